@@ -1,0 +1,201 @@
+# Celforge: build, dependencies, demo, tests, benchmarks, install.
+#
+#   make              builds build/celforge and says which libraries it found
+#   make demo         all set-up, then renders data, trains on it and translates a clip
+#   make test         all set-up, then builds and runs every test
+#   make bench        trains beside PyTorch and prints the table of the README
+#   make help         the rest
+#
+# Settings: CC, BUILD (folder), ARCH (-march), WITH_FFMPEG=0, WITH_CUDA=0, SANITIZE=address,undefined | thread,
+# PREFIX, DESTDIR.
+
+BUILD       ?= build
+PREFIX      ?= /usr/local
+ARCH        ?= native
+SANITIZE    ?=
+PKG_CONFIG  ?= pkg-config
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
+# --- What Debian 12 must provide, and why -------------------------------------------------------
+# build-essential pkg-config     compiler, linker, make; finds the libraries below
+# libopenmpi-dev openmpi-bin     MPI: starts the ranks, carries what is small, and gradients on CPUs
+# libdnnl-dev                    oneDNN: convolutions on the CPU
+# libhdf5-dev                    HDF5: the shards
+# libyaml-dev                    YAML: configs
+# libjansson-dev                 JSON: manifests, metrics, safetensors headers
+# zlib1g-dev                     deflate: compressed shards
+# libpng-dev                     PNG: sample sheets, frame folders
+# libav*-dev libswscale-dev      FFmpeg: reading, filtering and writing video (optional)
+# libcmocka-dev                  the unit tests
+# python3-torch python3-h5py     the tests' oracles: PyTorch for ops and whole steps, h5py and
+# hdf5-tools ffmpeg              h5dump for shards, ffprobe and the psnr filter for videos
+# python3-numpy valgrind clang clang-tidy clang-format   more of the tests' tools
+DEPS_BUILD := build-essential pkg-config libopenmpi-dev openmpi-bin libdnnl-dev libhdf5-dev \
+  libyaml-dev libjansson-dev zlib1g-dev libpng-dev \
+  libavformat-dev libavcodec-dev libavfilter-dev libavutil-dev libswscale-dev
+DEPS_TEST  := libcmocka-dev python3-torch python3-numpy python3-h5py hdf5-tools ffmpeg valgrind \
+  clang clang-tidy clang-format
+
+# --- Libraries ----------------------------------------------------------------------------------
+has = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo 1 || echo 0)
+
+WITH_FFMPEG ?= $(call has,libavformat libavcodec libavfilter libavutil libswscale)
+FFMPEG_PKGS := libavformat libavcodec libavfilter libavutil libswscale
+
+base_PKGS        := jansson yaml-0.1
+engine_LIBS      := -ldnnl
+comm_PKGS        := ompi-c
+data_PKGS        := hdf5 zlib libpng $(if $(filter 1,$(WITH_FFMPEG)),$(FFMPEG_PKGS))
+checkpoints_PKGS :=
+trainer_PKGS     := libpng
+
+ROOMS := base engine comm data checkpoints trainer
+
+# --- Flags --------------------------------------------------------------------------------------
+IS_CLANG := $(findstring clang,$(shell $(CC) --version 2>/dev/null))
+WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
+  -Wundef -Wpointer-arith -Wwrite-strings -Werror
+# libgomp is what oneDNN is linked with; clang's own runtime must not join it. Clang then compiles
+# the parallel loops as plain ones, which is right for a lint and sanitizer build.
+OPENMP   := $(if $(IS_CLANG),-Wno-source-uses-openmp -Wno-unknown-pragmas,-fopenmp)
+OPT      := $(if $(SANITIZE),-O1 -fno-omit-frame-pointer,-O3)
+SAN      := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
+CPPFLAGS_ALL := -I. -D_GNU_SOURCE -DWITH_FFMPEG=$(WITH_FFMPEG) -MMD -MP $(CPPFLAGS)
+CFLAGS_ALL   := -std=c17 -g $(OPT) -march=$(ARCH) -fno-math-errno $(OPENMP) $(WARNINGS) $(SAN) $(CFLAGS)
+LDFLAGS_ALL  := -g $(SAN) $(if $(IS_CLANG),,-fopenmp) -pthread $(LDFLAGS)
+pkg_cflags = $(if $(1),$(patsubst -I%,-isystem %,$(shell $(PKG_CONFIG) --cflags $(1) 2>/dev/null)))
+pkg_libs   = $(if $(1),$(shell $(PKG_CONFIG) --libs $(1) 2>/dev/null))
+
+# --- Rooms: one static library each; a room may use base and, for the trainer, every other --------
+define ROOM
+$(1)_SRC    := $$(filter-out trainer/main.c,$$(sort $$(wildcard $(1)/*.c $(1)/ops/*.c $(1)/cpu/*.c)))
+$(1)_OBJ    := $$($(1)_SRC:%.c=$$(BUILD)/obj/%.o)
+$(1)_CFLAGS := $$(call pkg_cflags,$$($(1)_PKGS) $$(if $$(filter-out base,$(1)),$$(base_PKGS)))
+$$($(1)_OBJ): ROOM_CFLAGS = $$($(1)_CFLAGS)
+$$(BUILD)/lib$(1).a: $$($(1)_OBJ)
+	@rm -f $$@
+	@ar rcs $$@ $$^
+.PHONY: $(1)
+$(1): $$(BUILD)/lib$(1).a
+endef
+$(foreach r,$(ROOMS),$(eval $(call ROOM,$(r))))
+
+LIBS_base        := $(BUILD)/libbase.a
+LIBS_engine      := $(BUILD)/libengine.a $(LIBS_base)
+LIBS_comm        := $(BUILD)/libcomm.a $(LIBS_base)
+LIBS_data        := $(BUILD)/libdata.a $(LIBS_base)
+LIBS_checkpoints := $(BUILD)/libcheckpoints.a $(LIBS_base)
+LIBS_trainer     := $(BUILD)/libtrainer.a $(foreach r,engine comm data checkpoints,$(BUILD)/lib$(r).a) $(LIBS_base)
+SYS_base         := $(call pkg_libs,$(base_PKGS)) -lm
+SYS_engine       := $(engine_LIBS) $(SYS_base)
+SYS_comm         := $(call pkg_libs,$(comm_PKGS)) $(SYS_base)
+SYS_data         := $(call pkg_libs,$(data_PKGS)) $(SYS_base)
+SYS_checkpoints  := $(SYS_base)
+SYS_trainer      := $(engine_LIBS) $(call pkg_libs,$(comm_PKGS) $(data_PKGS)) $(SYS_base)
+
+.DEFAULT_GOAL := all
+.PHONY: all
+all: found $(BUILD)/celforge
+
+$(BUILD)/celforge: $(BUILD)/obj/trainer/main.o $(LIBS_trainer)
+	@echo "  link    $@"
+	@$(CC) $(LDFLAGS_ALL) -o $@ $^ $(SYS_trainer)
+
+$(BUILD)/obj/trainer/main.o: ROOM_CFLAGS = $(trainer_CFLAGS)
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  compile $<"
+	@$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(ROOM_CFLAGS) -c -o $@ $<
+
+# Objects are made again when the flags change.
+FLAGS_NOW := $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(LDFLAGS_ALL)
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(FLAGS_NOW)' | cmp -s - $@ || echo '$(FLAGS_NOW)' > $@
+.PHONY: FORCE
+FORCE:
+
+# --- Unit tests: tests/unit/ROOM/test_NAME.c links that room and base alone, so an arrow in the
+# wrong direction does not link ---------------------------------------------------------------------
+define UNIT
+$(1)_TESTS := $$(patsubst tests/unit/%.c,$$(BUILD)/tests/unit/%,$$(sort $$(wildcard tests/unit/$(1)/test_*.c)))
+$$(BUILD)/obj/tests/unit/$(1)/%.o: ROOM_CFLAGS = $$($(1)_CFLAGS) -Wno-missing-prototypes
+$$(BUILD)/tests/unit/$(1)/%: $$(BUILD)/obj/tests/unit/$(1)/%.o $$(LIBS_$(1))
+	@mkdir -p $$(@D)
+	@$$(CC) $$(LDFLAGS_ALL) -o $$@ $$^ -lcmocka $$(SYS_$(1))
+.PHONY: unit-$(1)
+unit-$(1): $$($(1)_TESTS)
+endef
+$(foreach r,$(ROOMS),$(eval $(call UNIT,$(r))))
+UNIT_TESTS := $(foreach r,$(ROOMS),$($(r)_TESTS))
+
+# --- Fuzz targets: tests/fuzz/fuzz_ROOM_NAME.c, libFuzzer (clang) -----------------------------------
+FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+FUZZ     := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
+.PHONY: fuzz-targets
+fuzz-targets: $(FUZZ)
+$(BUILD)/fuzz/%: tests/fuzz/%.c FORCE
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz-obj CC=clang SANITIZE=fuzzer-no-link,address,undefined \
+	  $(patsubst %,$(BUILD)/fuzz-obj/lib%.a,$(word 2,$(subst _, ,$*)) base) >/dev/null
+	@mkdir -p $(@D)
+	@echo "  fuzz    $@"
+	@clang -std=c17 -g -O1 -I. -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -o $@ $< \
+	  $(base_CFLAGS) $($(word 2,$(subst _, ,$*))_CFLAGS) \
+	  $(patsubst %,$(BUILD)/fuzz-obj/lib%.a,$(word 2,$(subst _, ,$*)) base) \
+	  $(SYS_$(word 2,$(subst _, ,$*))) -pthread
+
+# --- Commands -------------------------------------------------------------------------------------
+.PHONY: help found deps demo test bench install format lint clean unit
+
+help:
+	@sed -n '3,11p' Makefile | cut -c3-
+	@echo "  make unit | unit-ROOM   builds the unit tests (of one room)"
+	@echo "  make format | lint      clang-format in place; clang-format and clang-tidy checks"
+	@echo "  make fuzz-targets       builds the fuzz targets into $(BUILD)/fuzz"
+	@echo "  make install            PREFIX=$(PREFIX)"
+
+FOUND = printf '  %-10s %s\n'
+found:
+	@$(FOUND) compiler "$$($(CC) --version | head -n1), -march=$(ARCH)"
+	@$(FOUND) MPI "$$($(PKG_CONFIG) --modversion ompi-c 2>/dev/null || echo 'missing: make deps')"
+	@$(FOUND) HDF5 "$$($(PKG_CONFIG) --modversion hdf5 2>/dev/null || echo 'missing: make deps')"
+	@$(FOUND) oneDNN "$$(test -e /usr/include/dnnl.h && dpkg-query -Wf '$${Version}' libdnnl-dev 2>/dev/null || echo 'missing: make deps')"
+	@$(FOUND) libyaml "$$($(PKG_CONFIG) --modversion yaml-0.1 2>/dev/null || echo 'missing: make deps')"
+	@$(FOUND) FFmpeg "$(if $(filter 1,$(WITH_FFMPEG)),libavformat $$($(PKG_CONFIG) --modversion libavformat),left out (no video; pack and translate work on PNG folders))"
+
+deps:
+	@tests/deps $(DEPS_BUILD) $(DEPS_TEST)
+
+unit: $(UNIT_TESTS)
+
+test: deps
+	@$(MAKE) --no-print-directory all unit
+	@tests/run
+
+demo: deps
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) tests/demo
+
+bench: deps
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) tests/bench/run
+
+install: all
+	install -D -m 755 $(BUILD)/celforge $(DESTDIR)$(PREFIX)/bin/celforge
+	install -d $(DESTDIR)$(PREFIX)/share/celforge/configs
+	install -m 644 configs/*.yaml $(DESTDIR)$(PREFIX)/share/celforge/configs
+
+C_FILES = $(shell git ls-files '*.c' '*.h')
+format:
+	clang-format -i $(C_FILES)
+
+lint:
+	clang-format --dry-run -Werror $(C_FILES)
+	@tests/lint $(foreach r,$(ROOMS),"$(r)=$($(r)_CFLAGS)")
+
+clean:
+	rm -rf $(BUILD)
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,54 @@
+/* Files and folders that are whole or absent.
+ *
+ * A file is written under a temporary name in its own folder, fsynced, renamed over the final name,
+ * and its folder fsynced. A folder of files likewise: written as NAME.tmp, every file fsynced, then
+ * renamed. What a killed process leaves behind ends in ".tmp" and is never taken for the real
+ * thing. Errors name the path and say what the operating system said (ERROR_IO). */
+#ifndef CELFORGE_BASE_FILES_H
+#define CELFORGE_BASE_FILES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+typedef struct AtomicFile {
+  int descriptor; /* write through file_write, or pass to a library by descriptor or `temporary` */
+  char *temporary, *final;
+} AtomicFile;
+
+Status atomic_file_open(const char *path, AtomicFile *file, Error *error);
+Status atomic_file_write(AtomicFile *file, const void *data, size_t size, Error *error);
+/* fsync, rename, fsync of the folder. Frees; on failure the temporary file is removed. */
+Status atomic_file_commit(AtomicFile *file, Error *error);
+/* Removes the temporary file and frees. Does nothing on a zeroed or committed file. */
+void atomic_file_abort(AtomicFile *file);
+/* The whole of it for content at hand. */
+Status atomic_file_replace(const char *path, const void *data, size_t size, Error *error);
+
+/* Renames folder `temporary` to `final` (which must not exist) and fsyncs both and the parent. The
+ * files inside must have been fsynced (file_sync). */
+Status folder_commit(const char *temporary, const char *final, Error *error);
+/* Removes a folder and all in it; a missing one is no error. Never follows links. */
+Status folder_remove(const char *path, Error *error);
+/* mkdir -p. */
+Status folder_create(const char *path, Error *error);
+/* Sorted names of what `path` holds, without "." and ".."; free each and the list. */
+Status folder_list(const char *path, char ***names, size_t *count, Error *error);
+void folder_list_free(char **names, size_t count);
+
+/* Reads all of a file of at most `max_bytes` (more is ERROR_DATA), NUL behind it. Caller frees. */
+Status file_read(const char *path, size_t max_bytes, char **data, size_t *size, Error *error);
+Status file_sync(const char *path, Error *error);
+bool path_exists(const char *path);
+bool path_is_folder(const char *path);
+/* pread/pwrite that go on after short transfers and EINTR; a read past the end is ERROR_DATA that
+ * says how many bytes were wanted and found. */
+Status file_pread(int descriptor, const char *path, void *data, size_t size, uint64_t offset,
+                  Error *error);
+Status file_write(int descriptor, const char *path, const void *data, size_t size, Error *error);
+/* "folder/name"; caller frees. */
+char *path_join(const char *folder, const char *name);
+
+#endif

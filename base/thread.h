@@ -1,0 +1,38 @@
+/* Threads, a bounded queue, and clocks. */
+#ifndef CELFORGE_BASE_THREAD_H
+#define CELFORGE_BASE_THREAD_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+/* A bounded first-in-first-out queue of pointers between threads. */
+typedef struct Queue Queue;
+
+Queue *queue_new(size_t capacity);
+void queue_free(Queue *queue); /* must be empty of waiters; does not free the items */
+/* Waits while full. False when the queue was closed: the item was not taken. */
+bool queue_push(Queue *queue, void *item);
+/* Waits while empty. False when the queue is closed and empty. */
+bool queue_pop(Queue *queue, void **item);
+/* As queue_pop but gives up after `seconds`: then *timed_out is true and it returns false. */
+bool queue_pop_within(Queue *queue, double seconds, void **item, bool *timed_out);
+void queue_close(Queue *queue); /* wakes every waiter; items inside can still be popped */
+size_t queue_length(Queue *queue);
+
+/* Starts a joinable thread with all signals blocked (signals are the main thread's) and a name
+ * (at most 15 characters) that debuggers show. */
+Status thread_start(pthread_t *thread, const char *name, void *(*run)(void *), void *argument,
+                    Error *error);
+
+double clock_seconds(void);      /* monotonic */
+double clock_wall_seconds(void); /* since the epoch */
+/* Condition variables made by this wait on the monotonic clock. */
+void condition_init(pthread_cond_t *condition);
+/* False on timeout. `deadline` is in clock_seconds. */
+bool condition_wait_until(pthread_cond_t *condition, pthread_mutex_t *mutex, double deadline);
+
+#endif
