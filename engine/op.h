@@ -1,0 +1,150 @@
+/* What an op is, for those who plan, differentiate, print or run ops. Users include graph.h. */
+#ifndef CELFORGE_ENGINE_OP_H
+#define CELFORGE_ENGINE_OP_H
+
+#include "engine/graph.h"
+
+typedef enum OpKind {
+  OP_VIEW,                    /* -> view of a buffer; nothing runs */
+  OP_RESHAPE,                 /* x -> same memory, other shape; nothing runs */
+  OP_POINTWISE,               /* 0..8 inputs -> 1..4 outputs of one shape, by a small program */
+  OP_REDUCE,                  /* 1..8 inputs, pointwise program -> scale * sum over axes, f32 */
+  OP_CONV3D,                  /* x, w, [bias] -> y = activation(conv + bias); zero padding only */
+  OP_CONV3D_BACKWARD_DATA,    /* dy, w -> dx */
+  OP_CONV3D_BACKWARD_WEIGHTS, /* x, dy -> dw f32, [dbias f32] */
+  OP_NORM,                    /* x, [gain, bias], [residual] -> y = activation(norm) + residual */
+  OP_NORM_BACKWARD,           /* dy, x, [gain, bias] -> dx, [dgain, dbias]; dy is behind the activation */
+  OP_CONCAT,                  /* 1..8 inputs -> y */
+  OP_SLICE,                   /* x -> y */
+  OP_PAD,                     /* x -> y */
+  OP_PAD_BACKWARD,            /* dy -> dx: the transpose of OP_PAD (reflect, replicate) */
+  OP_RESIZE,                  /* x -> y */
+  OP_RESIZE_BACKWARD,         /* dy -> dx: the transpose */
+  OP_AVERAGE_POOL,            /* x -> y */
+  OP_AVERAGE_POOL_BACKWARD,   /* dy -> dx: the transpose */
+  OP_STORE,                   /* value, target -> ; writes target, adds when attributes say so */
+  OP_FILL,                    /* target -> ; */
+  OP_ALL_REDUCE,              /* target -> ; run by the program through the collectives */
+  OP_ADAM,                    /* AdamViews in order -> ; */
+  OP_KIND_COUNT,
+} OpKind;
+
+/* --- Pointwise programs -------------------------------------------------------------------------------
+ * Registers 0 .. inputs-1 hold the inputs as f32, broadcast; instruction k writes register inputs+k.
+ * A unary instruction reads a; a binary one a and b; p and q are constants. */
+typedef enum PointwiseCode {
+  PW_CONSTANT,   /* p */
+  PW_COPY,       /* a */
+  PW_ADD,        /* a + b */
+  PW_SUB,        /* a - b */
+  PW_MUL,        /* a * b */
+  PW_DIV,        /* a / b */
+  PW_AFFINE,     /* p * a + q */
+  PW_LEAKY_RELU, /* a > 0 ? a : p * a */
+  PW_LEAKY_STEP, /* a > 0 ? 1 : p */
+  PW_TANH,
+  PW_SIGMOID,
+  PW_SOFTPLUS,
+  PW_ABS,
+  PW_SIGN,
+  PW_SQRT,
+  PW_SAFE_RECIPROCAL, /* a == 0 ? 0 : 1 / a: for the derivative of sqrt */
+  PW_EXP,
+  PW_LOG,
+  PW_CLAMP,      /* min(max(a, p), q) */
+  PW_CLAMP_STEP, /* p < a && a < q ? 1 : 0 */
+  PW_CODE_COUNT,
+} PointwiseCode;
+
+typedef struct PointwiseInstruction {
+  PointwiseCode code;
+  int a, b;
+  float p, q;
+} PointwiseInstruction;
+
+enum { POINTWISE_MAX_INPUTS = 8, POINTWISE_MAX_INSTRUCTIONS = 24, POINTWISE_MAX_OUTPUTS = 4 };
+
+typedef struct PointwiseProgram {
+  int instruction_count;
+  PointwiseInstruction instructions[POINTWISE_MAX_INSTRUCTIONS];
+  int outputs[POINTWISE_MAX_OUTPUTS]; /* the register each output is (of OP_REDUCE: one) */
+} PointwiseProgram;
+
+/* --- Attributes ----------------------------------------------------------------------------------------*/
+typedef enum Activation { ACTIVATION_NONE, ACTIVATION_LEAKY_RELU, ACTIVATION_TANH } Activation;
+
+typedef struct ConvAttributes {
+  int stride[3], before[3], after[3]; /* zero padding */
+  Activation activation;              /* of OP_CONV3D, set by fusion */
+  float slope;
+} ConvAttributes;
+
+typedef struct NormAttributes {
+  NormKind kind;
+  int groups;
+  float epsilon;
+  Activation activation; /* NONE or LEAKY_RELU, set by fusion; the backward op finds the sign again from x */
+  float slope;
+} NormAttributes;
+
+typedef struct OpAttributes {
+  union {
+    struct {
+      Buffer *buffer;
+      int64_t offset;
+    } view;
+    PointwiseProgram pointwise;
+    struct {
+      PointwiseProgram program; /* instruction_count 0: outputs[0] is register 0 */
+      unsigned axes;
+      float scale;
+      Shape full; /* the shape that is reduced: inputs broadcast to it */
+    } reduce;
+    ConvAttributes conv;
+    NormAttributes norm;
+    struct {
+      int axis;
+    } concat;
+    struct {
+      Shape begin;
+    } slice;
+    struct {
+      Shape before, after;
+      PadMode mode;
+    } pad;
+    struct {
+      ResizeMode mode;
+    } resize;
+    struct {
+      int size, stride, pad;
+    } pool;
+    struct {
+      bool accumulate;
+    } store;
+    struct {
+      float value;
+    } fill;
+    struct {
+      float beta1, beta2, epsilon, weight_decay;
+    } adam;
+  };
+} OpAttributes;
+
+enum { OP_MAX_INPUTS = 9, OP_MAX_OUTPUTS = 4 };
+
+/* Optional inputs and outputs that are absent are NO_VALUE; places do not shift, except that counts
+ * may end before absent trailing ones. */
+typedef struct Op {
+  OpKind kind;
+  char *name; /* "generator.block3.conv1" */
+  int input_count, output_count;
+  Value inputs[OP_MAX_INPUTS];
+  Value outputs[OP_MAX_OUTPUTS];
+  OpAttributes attributes;
+} Op;
+
+/* The inputs (a bit each) that an op of this kind writes to: they are views. */
+unsigned op_written_inputs(const Op *op);
+const char *op_kind_name(OpKind kind); /* "conv3d_backward_data" */
+
+#endif

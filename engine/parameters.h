@@ -1,0 +1,69 @@
+/* A network's state as a few flat arrays: parameters, gradients, both Adam moments, EMA, and the
+ * bf16 copy the convolutions read. Each parameter is a named range, the same in all of them, in the
+ * order in which the network declares them; ranges begin at multiples of 16 elements, the gaps are
+ * zero and stay zero. */
+#ifndef CELFORGE_ENGINE_PARAMETERS_H
+#define CELFORGE_ENGINE_PARAMETERS_H
+
+#include "engine/graph.h"
+
+typedef enum InitKind { INIT_ZERO, INIT_ONE, INIT_NORMAL } InitKind;
+
+typedef struct Parameter {
+  char *name; /* "block3.conv1.weight" */
+  Shape shape;
+  int64_t offset, count; /* elements, into each flat array */
+  InitKind init;
+  float deviation; /* of INIT_NORMAL */
+} Parameter;
+
+typedef struct Parameters {
+  char *network; /* "generator" */
+  DType precision; /* what convolutions compute in: f32 or bf16 */
+  bool frozen;     /* no more may be declared */
+  int count, capacity;
+  Parameter *items;
+  int64_t total; /* elements of each flat array */
+  Buffer master, gradient, moment1, moment2, ema; /* f32 */
+  Buffer compute;                                 /* bf16, used when precision is bf16 */
+  Buffer counters;                                /* f32, 3: see graph_adam */
+} Parameters;
+
+void parameters_init(Parameters *parameters, const char *network, DType precision);
+void parameters_free(Parameters *parameters);
+
+/* Which array a graph reads: training reads master (through compute where precision is bf16),
+ * inference the master alone or the EMA, in f32. */
+typedef enum ParameterSource { READ_TRAINING, READ_MASTER, READ_EMA } ParameterSource;
+
+/* Declares `name` on first use, finds it afterwards (a shape that differs fails the graph), and
+ * returns a view of it. Names are given without the network's. A convolution's weight has the
+ * precision's dtype in READ_TRAINING; everything else is f32. */
+Value parameters_weight(Parameters *parameters, Graph *graph, ParameterSource source,
+                        const char *name, Shape shape, float deviation);
+Value parameters_vector(Parameters *parameters, Graph *graph, const char *name, int64_t channels,
+                        ParameterSource source, InitKind init);
+
+/* Ends declaration; flat lengths are final. */
+void parameters_freeze(Parameters *parameters);
+/* Allocates. `for_training` false: master alone (and EMA when asked). */
+Status parameters_allocate(Parameters *parameters, Backend *backend, bool for_training,
+                           bool with_ema, Error *error);
+/* Draws initial values from Philox by (seed, network, parameter's name), fills ema and compute. */
+Status parameters_initialize(Parameters *parameters, uint64_t seed, Error *error);
+/* Makes compute equal to master again (after master was uploaded). */
+Status parameters_refresh(Parameters *parameters, Error *error);
+const Parameter *parameters_find(const Parameters *parameters, const char *name);
+
+/* For each parameter: the view the training graph read for it, as wrt of graph_gradients. Appends
+ * graph_store (or graph_accumulate) of each gradient to the flat gradient, then the all-reduces:
+ * buckets of about `bucket_bytes`, cut at parameter borders from the last parameter to the first. */
+void parameters_differentiate(Parameters *parameters, Graph *graph, Value loss, bool accumulate,
+                              bool all_reduce, int64_t bucket_bytes);
+/* Appends the global norm of the flat gradient: a scalar. */
+Value parameters_gradient_norm(Parameters *parameters, Graph *graph);
+
+/* The name of the first parameter whose gradient holds a value that is not finite, or NULL. */
+const char *parameters_first_bad_gradient(const Parameters *parameters, Error *error);
+
+#endif

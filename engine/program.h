@@ -1,0 +1,74 @@
+/* A graph planned for a backend, run many times.
+ *
+ * Planning removes dead ops (nothing they compute reaches a buffer), fuses, orders the all-reduces,
+ * gives every value a place in one arena from its lifetime, and asks the backend for a kernel for
+ * each op. It allocates no memory but bookkeeping, so a plan can be printed on any machine. */
+#ifndef CELFORGE_ENGINE_PROGRAM_H
+#define CELFORGE_ENGINE_PROGRAM_H
+
+#include "base/text.h"
+#include "engine/backend.h"
+
+/* How the engine reaches other ranks; filled by whoever owns the communication. */
+typedef struct Collectives {
+  void *context;
+  /* Starts target = mean over the ranks, `count` elements of f32 or bf16, and returns at once.
+   * `stream` is the backend's. Calls come in the same order on every rank. */
+  Status (*all_reduce_start)(void *context, void *data, int64_t count, DType dtype, void *stream,
+                             Error *error);
+  /* Returns when (or, on a device, makes the stream wait until) all started ones have ended. */
+  Status (*all_reduce_wait)(void *context, void *stream, Error *error);
+} Collectives;
+
+/* Memory for values, shared by programs that never run at the same time. */
+typedef struct Arena Arena;
+Arena *arena_new(void);
+void arena_free(Arena *arena);
+size_t arena_bytes(const Arena *arena); /* the most any planned program needs */
+
+typedef struct ProgramOptions {
+  const char *name;                /* "train", "sample": for messages */
+  Arena *arena;                    /* not NULL; outlives the program */
+  const Collectives *collectives;  /* NULL: one rank, all-reduces do nothing */
+  bool without_fusion;             /* for tests: the plain ops */
+} ProgramOptions;
+
+typedef struct Program Program;
+
+/* Reads `graph` (which may be freed afterwards; the buffers its views name must live on). */
+Status program_plan(const Graph *graph, Backend *backend, const ProgramOptions *options,
+                    Program **out, Error *error);
+/* Allocates (or grows) the arena. Buffers must be allocated. Called by the first program_run. */
+Status program_bind(Program *program, Error *error);
+void program_free(Program *program);
+
+/* Runs every op in order. With `without_collectives`, all-reduces are left out (micro-batches but
+ * the last). Returns when the host may read buffers through buffer_download. */
+Status program_run(Program *program, bool without_collectives, Error *error);
+
+typedef struct ProgramCost {
+  double flops;             /* a run: multiply and add count as two */
+  double convolution_flops; /* of it, in the three convolution kinds */
+  double bytes;             /* read and written by the ops */
+  size_t arena_bytes, workspace_bytes;
+  int ops, ops_before_fusion;
+} ProgramCost;
+ProgramCost program_cost(const Program *program);
+
+/* A table a person can read: ops with shapes, dtypes, FLOPs, bytes, arena offsets; the all-reduce
+ * buckets; totals. */
+void program_print(const Program *program, Text *out);
+
+/* Time per op over the runs since profiling was switched on: seconds, share, GF/s, GB/s; grouped by
+ * kind below. */
+void program_profile(Program *program, bool on);
+void program_print_profile(const Program *program, Text *out);
+/* The same as numbers: seconds spent in the three convolution kinds, in everything else, and waiting
+ * for collectives, over the profiled runs. The wait is measured always. */
+typedef struct ProgramTimes {
+  double convolutions, others, waiting;
+  int64_t runs;
+} ProgramTimes;
+ProgramTimes program_times(const Program *program);
+
+#endif
