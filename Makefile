@@ -118,11 +118,12 @@ $(BUILD)/flags: FORCE
 FORCE:
 
 # --- Unit tests: tests/unit/ROOM/test_NAME.c links that room and base alone, so an arrow in the
-# wrong direction does not link ---------------------------------------------------------------------
+# wrong direction does not link. tests/unit/ROOM/support_*.c is linked into all tests of a room. -----
 define UNIT
 $(1)_TESTS := $$(patsubst tests/unit/%.c,$$(BUILD)/tests/unit/%,$$(sort $$(wildcard tests/unit/$(1)/test_*.c)))
+$(1)_SUPPORT := $$(patsubst %.c,$$(BUILD)/obj/%.o,$$(sort $$(wildcard tests/unit/$(1)/support_*.c)))
 $$(BUILD)/obj/tests/unit/$(1)/%.o: ROOM_CFLAGS = $$($(1)_CFLAGS) -Wno-missing-prototypes
-$$(BUILD)/tests/unit/$(1)/%: $$(BUILD)/obj/tests/unit/$(1)/%.o $$(LIBS_$(1))
+$$(BUILD)/tests/unit/$(1)/%: $$(BUILD)/obj/tests/unit/$(1)/%.o $$($(1)_SUPPORT) $$(LIBS_$(1))
 	@mkdir -p $$(@D)
 	@$$(CC) $$(LDFLAGS_ALL) -o $$@ $$^ -lcmocka $$(SYS_$(1))
 .PHONY: unit-$(1)
