@@ -1,0 +1,103 @@
+#include "base/text.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+/* Room for `more` bytes and a NUL behind what is there. */
+static void reserve(Text *text, size_t more) {
+  size_t needed = text->length + more + 1;
+  if (needed <= text->capacity) return;
+  size_t capacity = text->capacity ? text->capacity : 64;
+  while (capacity < needed) capacity *= 2;
+  text->data = mem_resize(text->data, capacity, 1);
+  text->capacity = capacity;
+}
+
+void text_append(Text *text, const char *format, ...) {
+  va_list arguments, again;
+  va_start(arguments, format);
+  va_copy(again, arguments);
+  int length = vsnprintf(NULL, 0, format, arguments);
+  va_end(arguments);
+  if (length >= 0) {
+    reserve(text, (size_t)length);
+    vsnprintf(text->data + text->length, (size_t)length + 1, format, again);
+    text->length += (size_t)length;
+  }
+  va_end(again);
+}
+
+void text_append_bytes(Text *text, const void *bytes, size_t size) {
+  reserve(text, size);
+  if (size > 0) memcpy(text->data + text->length, bytes, size);
+  text->length += size;
+  text->data[text->length] = '\0';
+}
+
+void text_clear(Text *text) {
+  text->length = 0;
+  if (text->data) text->data[0] = '\0';
+}
+
+void text_free(Text *text) {
+  free(text->data);
+  *text = (Text){0};
+}
+
+/* The value in the largest unit that leaves at least 1, with one decimal but for whole units. */
+static void append_scaled(Text *text, double value, double step, const char *const units[],
+                          int unit_count) {
+  int unit = 0;
+  /* 1023.96 would be printed as 1024.0: it belongs to the next unit. */
+  while (unit + 1 < unit_count && fabs(value) >= (unit ? step - 0.05 : step) && isfinite(value)) {
+    value /= step;
+    unit++;
+  }
+  if (unit > 0)
+    text_append(text, "%.1f%s", value, units[unit]);
+  else
+    text_append(text, "%.4g%s", value, units[unit]);
+}
+
+void text_append_bytes_size(Text *text, double bytes) {
+  static const char *const units[] = {" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"};
+  append_scaled(text, bytes, 1024, units, 7);
+}
+
+void text_append_count(Text *text, double count) {
+  static const char *const units[] = {"", " K", " M", " G", " T", " P", " E"};
+  append_scaled(text, count, 1000, units, 7);
+}
+
+static int smaller(int a, int b) {
+  return a < b ? a : b;
+}
+
+/* Optimal string alignment: dynamic programming over prefixes, of which three rows are kept. */
+int text_distance(const char *a, const char *b) {
+  size_t n = strlen(a), m = strlen(b);
+  int *rows = mem_new(3 * (m + 1), sizeof *rows);
+  int *before = rows, *above = rows + m + 1, *row = rows + 2 * (m + 1);
+  for (size_t j = 0; j <= m; j++) row[j] = (int)j;
+  for (size_t i = 1; i <= n; i++) {
+    int *free_row = before;
+    before = above;
+    above = row;
+    row = free_row;
+    row[0] = (int)i;
+    for (size_t j = 1; j <= m; j++) {
+      int replaced = above[j - 1] + (a[i - 1] != b[j - 1]);
+      row[j] = smaller(replaced, smaller(above[j], row[j - 1]) + 1);
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        row[j] = smaller(row[j], before[j - 2] + 1);
+    }
+  }
+  int distance = row[m];
+  free(rows);
+  return distance;
+}
