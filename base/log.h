@@ -7,7 +7,8 @@
 
 typedef enum LogLevel { LOG_DEBUG, LOG_INFO, LOG_WARNING, LOG_ERROR } LogLevel;
 
-/* Messages below `level` are dropped. Starts at LOG_INFO, or at CELFORGE_LOG=debug|info|warning|error. */
+/* Messages below `level` are dropped. Starts at LOG_INFO, or at
+ * CELFORGE_LOG=debug|info|warning|error. */
 void log_set_level(LogLevel level);
 
 /* Told once after the process group is up. Info of ranks other than 0 is dropped from then on;

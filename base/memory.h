@@ -13,9 +13,9 @@
 
 #include "base/error.h"
 
-void *mem_new(size_t count, size_t size);               /* zeroed */
+void *mem_new(size_t count, size_t size);                  /* zeroed */
 void *mem_resize(void *memory, size_t count, size_t size); /* new part not zeroed */
-char *mem_string(const char *text);                     /* copy */
+char *mem_string(const char *text);                        /* copy */
 char *mem_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* `what` names the purpose in the error: "the activation arena". */

@@ -1,0 +1,70 @@
+/* safetensors files: named arrays behind a JSON header, read without copying the whole file first.
+ *
+ * Format: u64 little-endian header length, that many bytes of JSON (space-padded to a multiple of
+ * 8), then the data. https://github.com/huggingface/safetensors (format specification in its
+ * README). A reader here accepts a file only if lengths, offsets, dtypes, shapes and names are
+ * consistent to the last byte: no gaps, no overlaps, no duplicate keys, no trailing bytes. */
+#ifndef CELFORGE_CHECKPOINTS_SAFETENSORS_H
+#define CELFORGE_CHECKPOINTS_SAFETENSORS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+typedef enum TensorType {
+  TENSOR_F32,
+  TENSOR_BF16,
+  TENSOR_F16,
+  TENSOR_I64,
+  TENSOR_U8,
+  TENSOR_F64,
+  TENSOR_I32,
+  TENSOR_I16,
+  TENSOR_I8,
+  TENSOR_U16,
+  TENSOR_U32,
+  TENSOR_U64,
+  TENSOR_BOOL
+} TensorType;
+
+enum { TENSOR_MAX_RANK = 8 };
+
+typedef struct NamedTensor {
+  const char *name;
+  TensorType type;
+  int rank;
+  int64_t shape[TENSOR_MAX_RANK];
+  const void *data; /* row-major, little-endian */
+} NamedTensor;
+
+typedef struct Metadata {
+  const char *key, *value;
+} Metadata;
+
+size_t tensor_type_size(TensorType type);
+const char *tensor_type_name(TensorType type); /* "F32" */
+/* Product of shape and type; 0 for an empty tensor. */
+size_t named_tensor_bytes(const NamedTensor *tensor);
+
+/* Writes and fsyncs `path` (not atomic by itself: checkpoints are committed as folders; give a
+ * temporary name). Tensors are written widest type first, then by name. `crc` (may be NULL)
+ * receives the CRC32C and `size` the length of the whole file. */
+Status safetensors_write(const char *path, const NamedTensor *tensors, int count,
+                         const Metadata *metadata, int metadata_count, uint32_t *crc,
+                         uint64_t *size, Error *error);
+
+typedef struct Safetensors Safetensors;
+Status safetensors_open(const char *path, Safetensors **out, Error *error); /* maps the file */
+/* As safetensors_open, from memory that must outlive it. */
+Status safetensors_parse(const char *name, const void *bytes, size_t size, Safetensors **out,
+                         Error *error);
+void safetensors_close(Safetensors *file);
+int safetensors_count(const Safetensors *file);
+/* In file order; data points into the mapping. */
+const NamedTensor *safetensors_tensor(const Safetensors *file, int index);
+/* NULL when there is none of that name. */
+const NamedTensor *safetensors_find(const Safetensors *file, const char *name);
+const char *safetensors_metadata(const Safetensors *file, const char *key); /* NULL: none */
+
+#endif

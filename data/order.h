@@ -1,0 +1,21 @@
+/* Which sample comes when: a keyed Feistel permutation of [0, n) for each epoch. No state, a true
+ * global shuffle, any position in O(1), the same for every world size.
+ *
+ * Black, Rogaway: "Ciphers with arbitrary finite domains", CT-RSA 2002 (cycle walking over a
+ * balanced Feistel network); the round function is Philox. */
+#ifndef CELFORGE_DATA_ORDER_H
+#define CELFORGE_DATA_ORDER_H
+
+#include <stdint.h>
+
+/* The index of the clip at `position` (0 .. n-1) of `epoch`. n >= 1. */
+int64_t order_clip(uint64_t seed, int64_t epoch, int64_t position, int64_t n);
+
+/* A sample is a position in the endless sequence of epochs: step * global_batch + place in batch.
+ */
+typedef struct SamplePlace {
+  int64_t epoch, position, clip;
+} SamplePlace;
+SamplePlace order_sample(uint64_t seed, int64_t sample, int64_t n);
+
+#endif
