@@ -1,0 +1,102 @@
+/* What the files of the CPU backend share. Not for users of the engine.
+ *
+ * A kernel is a struct of its own whose first member is `Kernel`; its constructor reads shapes and
+ * dtypes (an absent optional input or output has a zero shape), its run the addresses. Loops are
+ * `#pragma omp parallel for num_threads(...)` with the backend's thread count and a static
+ * schedule, so that the same thread count gives the same bytes. */
+#ifndef CELFORGE_ENGINE_CPU_CPU_H
+#define CELFORGE_ENGINE_CPU_CPU_H
+
+#include <string.h>
+
+#include "engine/backend.h"
+
+struct Onednn; /* engine/cpu/onednn.h: the engine, the stream, the reordered weights */
+
+typedef struct CpuBackend {
+  Backend base;
+  int threads;
+  struct Onednn *onednn;
+  char description[96];
+} CpuBackend;
+
+static inline int cpu_threads(const Backend *backend) {
+  return ((const CpuBackend *)(const void *)backend)->threads;
+}
+
+/* --- Constructors, one for each kind of op
+ * -------------------------------------------------------- */
+typedef Status CpuKernelNew(Backend *backend, const Op *op, const Tensor *inputs,
+                            const Tensor *outputs, Kernel **out, Error *error);
+
+CpuKernelNew cpu_pointwise_new;
+CpuKernelNew cpu_reduce_new;
+CpuKernelNew cpu_conv3d_new;
+CpuKernelNew cpu_conv3d_backward_data_new;
+CpuKernelNew cpu_conv3d_backward_weights_new;
+CpuKernelNew cpu_norm_new;
+CpuKernelNew cpu_norm_backward_new;
+CpuKernelNew cpu_concat_new;
+CpuKernelNew cpu_slice_new;
+CpuKernelNew cpu_pad_new;
+CpuKernelNew cpu_pad_backward_new;
+CpuKernelNew cpu_resize_new;
+CpuKernelNew cpu_resize_backward_new;
+CpuKernelNew cpu_average_pool_new;
+CpuKernelNew cpu_average_pool_backward_new;
+CpuKernelNew cpu_store_new;
+CpuKernelNew cpu_fill_new;
+CpuKernelNew cpu_adam_new;
+
+/* --- Helpers
+ * ---------------------------------------------------------------------------------------- */
+/* Whether an optional input (or output) is there. */
+static inline bool cpu_has_input(const Op *op, const Tensor *inputs, int index) {
+  return index < op->input_count && inputs[index].shape.dim[0] > 0;
+}
+static inline bool cpu_has_output(const Op *op, const Tensor *outputs, int index) {
+  return index < op->output_count && outputs[index].shape.dim[0] > 0;
+}
+
+static inline size_t cpu_align(size_t bytes) {
+  return (bytes + 63) & ~(size_t)63;
+}
+
+/* The same numbers as bf16_to_f32 and bf16_from_f32, in a form that compilers vectorise. */
+static inline float cpu_bf16_to_f32(uint16_t value) {
+  uint32_t bits = (uint32_t)value << 16;
+  float result;
+  memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+static inline uint16_t cpu_bf16_from_f32(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  uint32_t quiet = (bits >> 16) | 0x40u;
+  return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+}
+
+/* `count` elements of an f32 or bf16 tensor, from element `first` on, as f32. */
+static inline void cpu_load(float *restrict to, const void *data, DType dtype, int64_t first,
+                            int64_t count) {
+  if (dtype == DTYPE_F32) {
+    memcpy(to, (const float *)data + first, (size_t)count * sizeof *to);
+  } else {
+    const uint16_t *from = (const uint16_t *)data + first;
+    for (int64_t i = 0; i < count; i++) to[i] = cpu_bf16_to_f32(from[i]);
+  }
+}
+
+static inline void cpu_store(void *data, DType dtype, int64_t first, const float *restrict from,
+                             int64_t count) {
+  if (dtype == DTYPE_F32) {
+    memcpy((float *)data + first, from, (size_t)count * sizeof *from);
+  } else {
+    uint16_t *to = (uint16_t *)data + first;
+    for (int64_t i = 0; i < count; i++) to[i] = cpu_bf16_from_f32(from[i]);
+  }
+}
+
+#endif
