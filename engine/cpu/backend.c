@@ -1,0 +1,127 @@
+/* The CPU backend's table, and which constructor makes the kernel of which op. */
+#include <stdio.h>
+#include <stdlib.h>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#include <unistd.h>
+#endif
+
+#include "base/memory.h"
+#include "engine/cpu/cpu.h"
+#include "engine/cpu/onednn.h"
+
+static CpuKernelNew *const constructors[OP_KIND_COUNT] = {
+    [OP_POINTWISE] = cpu_pointwise_new,
+    [OP_REDUCE] = cpu_reduce_new,
+    [OP_CONV3D] = cpu_conv3d_new,
+    [OP_CONV3D_BACKWARD_DATA] = cpu_conv3d_backward_data_new,
+    [OP_CONV3D_BACKWARD_WEIGHTS] = cpu_conv3d_backward_weights_new,
+    [OP_NORM] = cpu_norm_new,
+    [OP_NORM_BACKWARD] = cpu_norm_backward_new,
+    [OP_CONCAT] = cpu_concat_new,
+    [OP_SLICE] = cpu_slice_new,
+    [OP_PAD] = cpu_pad_new,
+    [OP_PAD_BACKWARD] = cpu_pad_backward_new,
+    [OP_RESIZE] = cpu_resize_new,
+    [OP_RESIZE_BACKWARD] = cpu_resize_backward_new,
+    [OP_AVERAGE_POOL] = cpu_average_pool_new,
+    [OP_AVERAGE_POOL_BACKWARD] = cpu_average_pool_backward_new,
+    [OP_STORE] = cpu_store_new,
+    [OP_FILL] = cpu_fill_new,
+    [OP_ADAM] = cpu_adam_new,
+};
+
+static CpuBackend *cpu(Backend *backend) {
+  return (CpuBackend *)(void *)backend;
+}
+
+static Status cpu_allocate(Backend *backend, size_t bytes, const char *what, void **out,
+                           Error *error) {
+  (void)backend;
+  return mem_bulk(bytes, what, out, error);
+}
+
+static void cpu_release(Backend *backend, void *memory) {
+  (void)backend;
+  free(memory);
+}
+
+static Status cpu_copy(Backend *backend, void *destination, const void *source, size_t bytes,
+                       Error *error) {
+  (void)backend, (void)error;
+  memcpy(destination, source, bytes);
+  return OK;
+}
+
+static Status cpu_synchronize(Backend *backend, Error *error) {
+  (void)backend, (void)error;
+  return OK;
+}
+
+static Status cpu_kernel_new(Backend *backend, const Op *op, const Tensor *inputs,
+                             const Tensor *outputs, Kernel **out, Error *error) {
+  *out = NULL;
+  CpuKernelNew *constructor =
+      op->kind >= 0 && op->kind < OP_KIND_COUNT ? constructors[op->kind] : NULL;
+  if (!constructor)
+    return error_set(error, ERROR_INTERNAL, "%s: the CPU backend has no kernel for op kind %d",
+                     op->name ? op->name : "op", (int)op->kind);
+  return constructor(backend, op, inputs, outputs, out, error);
+}
+
+static const char *cpu_describe(Backend *backend) {
+  return cpu(backend)->description;
+}
+
+static bool cpu_supports_bf16(Backend *backend) {
+  (void)backend;
+  return onednn_bf16() != BF16_NONE;
+}
+
+static void cpu_free(Backend *backend) {
+  if (!backend) return;
+  onednn_free(cpu(backend)->onednn);
+  free(backend);
+}
+
+static int default_threads(void) {
+#ifdef _OPENMP
+  return omp_get_max_threads();
+#else
+  long cores = sysconf(_SC_NPROCESSORS_ONLN);
+  return cores > 0 ? (int)cores : 1;
+#endif
+}
+
+Status backend_cpu_new(int threads, Backend **out, Error *error) {
+  static const char *const bf16_names[] = {
+      [BF16_NONE] = "not supported", [BF16_EMULATED] = "emulated", [BF16_NATIVE] = "native"};
+  Status status = OK;
+  *out = NULL;
+  CpuBackend *made = mem_new(1, sizeof *made);
+  if (threads < 0)
+    FAIL(error, ERROR_USAGE, "%d threads asked of the CPU backend; allowed are 0 (all) and up",
+         threads);
+  made->threads = threads > 0 ? threads : default_threads();
+  made->base = (Backend){
+      .name = "cpu",
+      .allocate = cpu_allocate,
+      .release = cpu_release,
+      .upload = cpu_copy,
+      .download = cpu_copy,
+      .synchronize = cpu_synchronize,
+      .kernel_new = cpu_kernel_new,
+      .describe = cpu_describe,
+      .supports_bf16 = cpu_supports_bf16,
+      .free = cpu_free,
+  };
+  TRY(onednn_new(made->threads, &made->onednn, error));
+  snprintf(made->description, sizeof made->description, "cpu: %d thread%s, %s, bf16 %s",
+           made->threads, made->threads == 1 ? "" : "s", onednn_instructions(),
+           bf16_names[onednn_bf16()]);
+  *out = &made->base;
+done:
+  if (status != OK) cpu_free(&made->base);
+  return status;
+}
