@@ -1,0 +1,179 @@
+#include "trainer/config.h"
+
+#include <string.h>
+
+#include "data/loader.h"
+
+#define INT(key, field, low, high, text, help)                                                     \
+  { key, CONFIG_INT, offsetof(Config, field), low, high, text, NULL, help }
+#define REAL(key, field, low, high, text, help)                                                    \
+  { key, CONFIG_REAL, offsetof(Config, field), low, high, text, NULL, help }
+#define BOOL(key, field, text, help)                                                               \
+  { key, CONFIG_BOOL, offsetof(Config, field), 0, 0, text, NULL, help }
+#define STRING(key, field, text, help)                                                             \
+  { key, CONFIG_STRING, offsetof(Config, field), 0, 0, text, NULL, help }
+#define CHOICE(key, field, choices, text, help)                                                    \
+  { key, CONFIG_CHOICE, offsetof(Config, field), 0, 0, text, choices, help }
+
+static const ConfigKey KEYS[] = {
+    STRING("run.dir", run.dir, "runs/default", "folder that everything a run writes lies in"),
+    INT("run.seed", run.seed, 0, 9007199254740992.0, "1",
+        "seed of weights, order, augmentation, noise"),
+
+    STRING("data.path", data.path, "data/demo", "dataset folder (celforge synth, celforge pack)"),
+    INT("data.frames", data.frames, 0, 1024, "0",
+        "frames of a sample, a random run of the clip's; 0: all"),
+    INT("data.crop_height", data.crop_height, 0, 8192, "0",
+        "random crop of the target, pixels; 0: whole frames"),
+    INT("data.crop_width", data.crop_width, 0, 8192, "0", "as crop_height"),
+    BOOL("data.flip", data.flip, "true", "mirror half of the samples left to right"),
+    INT("data.threads", data.threads, 1, 64, "1", "threads that read ahead, per rank"),
+    INT("data.ahead", data.ahead, 1, 256, "4", "micro-batches read ahead, per rank"),
+    CHOICE("data.on_corrupt", data.on_corrupt, "stop|substitute", "stop",
+           "what a clip with a bad checksum does to the run"),
+
+    CHOICE("model.generator", model.generator, "celnet", "celnet",
+           "network that turns film into cartoon"),
+    INT("model.channels", model.channels, 4, 1024, "32",
+        "channels at full resolution; doubled at each of the two halvings"),
+    INT("model.blocks", model.blocks, 0, 64, "4", "residual blocks at a quarter of the resolution"),
+    CHOICE("model.temporal", model.temporal, "none|conv3d", "conv3d",
+           "how time enters: not at all, or causal 3-tap convolutions"),
+    CHOICE("model.norm", model.norm, "none|rms|instance|group", "rms", "the generator's norm"),
+    INT("model.noise_channels", model.noise_channels, 0, 64, "0",
+        "channels of Gaussian noise beside the source"),
+    INT("model.image_scales", model.image_scales, 0, 4, "2",
+        "scales of the discriminator on single frames; 0: none"),
+    INT("model.image_channels", model.image_channels, 4, 1024, "32",
+        "its channels in the first layer"),
+    INT("model.image_layers", model.image_layers, 1, 6, "3", "its stride-2 layers"),
+    BOOL("model.video", model.video, "true", "a discriminator on whole clips"),
+    INT("model.video_channels", model.video_channels, 4, 1024, "32",
+        "its channels in the first layer"),
+    INT("model.video_layers", model.video_layers, 1, 6, "3", "its stride-2 layers"),
+    CHOICE("model.discriminator_norm", model.discriminator_norm, "none|rms|instance|group",
+           "instance", "norm in the discriminators' inner layers"),
+
+    CHOICE("loss.adversarial", loss.adversarial, "bce|lsgan|hinge", "lsgan",
+           "the game: cross-entropy (Goodfellow 2014, non-saturating), least squares, hinge"),
+    REAL("loss.adversarial_weight", loss.adversarial_weight, 0, 1e6, "1",
+         "weight of the discriminators' verdict; 0: no discriminators"),
+    REAL("loss.l1", loss.l1, 0, 1e6, "10", "weight of mean |output - target|"),
+    REAL("loss.feature_matching", loss.feature_matching, 0, 1e6, "0",
+         "weight of mean |D's features of output - of target|"),
+    REAL("loss.temporal", loss.temporal, 0, 1e6, "10",
+         "weight of mean |change of output - change of target| between frames"),
+    REAL("loss.total_variation", loss.total_variation, 0, 1e6, "0",
+         "weight of mean |differences of neighbouring pixels|"),
+
+    REAL("optim.generator_rate", optim.generator_rate, 0, 1, "2e-4",
+         "Adam's learning rate of the generator"),
+    REAL("optim.discriminator_rate", optim.discriminator_rate, 0, 1, "2e-4",
+         "Adam's learning rate of the discriminators"),
+    REAL("optim.beta1", optim.beta1, 0, 0.999999, "0.5", "Adam's decay of the first moment"),
+    REAL("optim.beta2", optim.beta2, 0, 0.999999, "0.999", "Adam's decay of the second moment"),
+    REAL("optim.epsilon", optim.epsilon, 1e-16, 1, "1e-8", "Adam's epsilon"),
+    REAL("optim.weight_decay", optim.weight_decay, 0, 1, "0", "decoupled weight decay"),
+    REAL("optim.clip", optim.clip, 0, 1e9, "0",
+         "largest global gradient norm of a network; 0: no clipping"),
+    REAL("optim.ema", optim.ema, 0, 0.999999999, "0.999",
+         "decay of the averaged generator weights used for samples and inference"),
+    CHOICE("optim.schedule", optim.schedule, "constant|linear|cosine", "linear",
+           "how both rates fall from decay_from on"),
+    REAL("optim.decay_from", optim.decay_from, 0, 1, "0.5",
+         "share of the steps after which rates fall"),
+    REAL("optim.rate_floor", optim.rate_floor, 0, 1, "0",
+         "share of the rate that is left at the end"),
+    INT("optim.rate_warmup", optim.rate_warmup, 0, 1e12, "0", "steps over which rates rise from 0"),
+    INT("optim.l1_warmup", optim.l1_warmup, 0, 1e12, "0",
+        "first steps, on L1 alone, without discriminators"),
+    INT("optim.fade_in", optim.fade_in, 0, 1e12, "0",
+        "steps behind l1_warmup over which the adversarial weight rises from 0"),
+
+    INT("train.steps", train.steps, 1, 1e12, "1000", "steps of the whole run"),
+    INT("train.global_batch", train.global_batch, 1, 1048576, "4", "clips a step, over all ranks"),
+    INT("train.micro_batch", train.micro_batch, 1, 65536, "1", "clips a rank computes at once"),
+    INT("train.threads", train.threads, 0, 1024, "0",
+        "compute threads per rank; 0: OMP_NUM_THREADS, or the host's cores shared by its ranks"),
+    CHOICE("train.precision", train.precision, "f32|bf16", "f32",
+           "what convolutions compute in; master weights and losses are f32"),
+    CHOICE("train.device", train.device, "auto|cpu|cuda", "auto",
+           "auto: cuda where there is a GPU, else cpu"),
+
+    INT("guard.max_skips", guard.max_skips, 1, 1e9, "20",
+        "updates in a row skipped for non-finite gradients before the run stops"),
+
+    INT("checkpoint.every", checkpoint.every, 0, 1e12, "500",
+        "steps between checkpoints; 0: only at the end"),
+    INT("checkpoint.keep", checkpoint.keep, 2, 1e6, "3", "newest checkpoints kept"),
+    INT("metrics.every", metrics.every, 1, 1e12, "10", "steps between lines of metrics.jsonl"),
+    INT("samples.every", samples.every, 0, 1e12, "500", "steps between sample sheets; 0: none"),
+    INT("samples.clips", samples.clips, 1, 16, "4", "clips on a sample sheet"),
+    REAL("comm.timeout", comm.timeout, 1, 1e6, "600",
+         "seconds a rank waits for the others before the run ends with a diagnosis"),
+    REAL("comm.bucket_mib", comm.bucket_mib, 0.001, 1024, "4",
+         "gradients all-reduced at once, MiB"),
+};
+
+static const char *section_help(const char *section) {
+  static const struct {
+    const char *name, *help;
+  } SECTIONS[] = {
+      {"run", "Where the run lives."},
+      {"data", "What it learns from."},
+      {"model", "The networks."},
+      {"loss", "What the generator is asked for. A weight of 0 switches a term off."},
+      {"optim", "How weights change."},
+      {"train", "How long, how much at once, on what."},
+      {"guard", "When to give up."},
+      {"checkpoint", "What survives a kill."},
+      {"metrics", "What is written down."},
+      {"samples", "Pictures of source, output and target side by side."},
+      {"comm", "How ranks talk."},
+  };
+  for (size_t i = 0; i < sizeof SECTIONS / sizeof *SECTIONS; i++)
+    if (strcmp(SECTIONS[i].name, section) == 0) return SECTIONS[i].help;
+  return NULL;
+}
+
+const ConfigSchema config_schema = {KEYS, sizeof KEYS / sizeof *KEYS, section_help};
+
+static Status check_batch(const Config *config, int world_size, Error *error) {
+  int64_t global = config->train.global_batch, micro = config->train.micro_batch;
+  if (global % micro != 0)
+    return config_error("train.global_batch", error,
+                        "%lld is not a multiple of train.micro_batch %lld", (long long)global,
+                        (long long)micro);
+  if ((global / micro) % world_size == 0) return OK;
+  Text sizes = {0};
+  loader_world_sizes(global, (int)micro, 4096, &sizes);
+  Status status = config_error("train.global_batch", error,
+                               "%lld clips in micro-batches of %lld cannot be shared by %d ranks; "
+                               "world sizes that would do: %s",
+                               (long long)global, (long long)micro, world_size, sizes.data);
+  text_free(&sizes);
+  return status;
+}
+
+Status config_check(const Config *config, int world_size, Error *error) {
+  const ModelConfig *model = &config->model;
+  const LossConfig *loss = &config->loss;
+  if ((config->data.crop_height == 0) != (config->data.crop_width == 0))
+    return config_error(config->data.crop_height ? "data.crop_height" : "data.crop_width", error,
+                        "crop_height and crop_width are both 0 or both not");
+  bool judged = model->image_scales > 0 || model->video;
+  if (loss->adversarial_weight > 0 && !judged)
+    return config_error("loss.adversarial_weight", error,
+                        "%g needs a discriminator: model.image_scales above 0 or model.video true",
+                        loss->adversarial_weight);
+  if (loss->feature_matching > 0 && loss->adversarial_weight <= 0)
+    return config_error("loss.feature_matching", error,
+                        "%g needs trained discriminators: loss.adversarial_weight above 0",
+                        loss->feature_matching);
+  if (loss->adversarial_weight <= 0 && loss->l1 <= 0)
+    return config_error("loss.l1", error,
+                        "the generator needs loss.l1 or loss.adversarial_weight above 0");
+  if (config->optim.l1_warmup > 0 && loss->l1 <= 0)
+    return config_error("optim.l1_warmup", error, "a warm-up on L1 needs loss.l1 above 0");
+  return check_batch(config, world_size, error);
+}

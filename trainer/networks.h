@@ -1,0 +1,57 @@
+/* The networks, as functions that append them to a graph.
+ *
+ * Frames are NTHWC in [-1, 1]. All convolutions are initialised from N(0, 2 / fan-in) (He, Zhang,
+ * Ren, Sun 2015), the generator's head at a tenth of that, so training starts near the identity. */
+#ifndef CELFORGE_TRAINER_NETWORKS_H
+#define CELFORGE_TRAINER_NETWORKS_H
+
+#include "engine/parameters.h"
+#include "trainer/config.h"
+
+/* What a temporal convolution saw of the two frames before, for translating frame by frame. */
+typedef struct StreamState {
+  int count, capacity;
+  Buffer **buffers; /* each f32 [1,2,H,W,C]; zeros: before the first frame */
+} StreamState;
+
+Status stream_state_allocate(StreamState *state, Backend *backend, Error *error);
+Status stream_state_reset(StreamState *state, Error *error); /* to before the first frame */
+void stream_state_free(StreamState *state);
+
+/* Frames u8 [N,T,H,W,C] to [-1, 1] in `dtype`. */
+Value frames_normalize(Graph *graph, Value frames, DType dtype);
+
+typedef struct GeneratorInput {
+  Value source;          /* [N,T,H,W,3k] in the dtype to compute in */
+  Value noise;           /* [N,T,H',W',noise_channels], or NO_VALUE without noise channels */
+  int64_t height, width; /* of the output; a smaller source is enlarged first */
+} GeneratorInput;
+
+/* celnet: a causal encoder and decoder with residual blocks between, whose output is added to the
+ * first three source channels. Returns [N,T,H',W',3] in the dtype of the source. With `stream` not
+ * NULL, T is 1 and temporal convolutions take the frames before from it (and leave theirs there);
+ * buffers are described on first use and must be allocated before the program runs. */
+Value generator_build(Graph *graph, Parameters *parameters, ParameterSource source,
+                      const ModelConfig *config, const GeneratorInput *input, StreamState *stream);
+
+enum { DISCRIMINATOR_MAX_HEADS = 5, DISCRIMINATOR_MAX_FEATURES = 8 };
+
+/* One head: the logits of each patch and the activations before them. */
+typedef struct Verdict {
+  Value logits;
+  int feature_count;
+  Value features[DISCRIMINATOR_MAX_FEATURES];
+} Verdict;
+
+typedef struct Verdicts {
+  int count;
+  Verdict heads[DISCRIMINATOR_MAX_HEADS];
+  int image_count; /* the first so many are scales of the image discriminator; the rest is video */
+} Verdicts;
+
+/* Conditional PatchGANs (Isola et al. 2017; multi-scale: Wang et al. 2018) on frames and on the
+ * clip: `pair` [N,T,H,W,3k+3] is source and candidate along the channels. */
+void discriminators_build(Graph *graph, Parameters *parameters, const ModelConfig *config,
+                          Value pair, Verdicts *verdicts);
+
+#endif
