@@ -1,0 +1,190 @@
+/* Convolution and its two gradients. The three are the same trilinear form
+ *   F(x, w, dy) = sum dy[n,o,p] * w[o,k,c] * x[n, p * stride + k - before, c]
+ * seen from its three sides: y = dF/d(dy), dx = dF/dx, dw = dF/dw. So each one's gradients are the
+ * other two. */
+#include "engine/ops/rules.h"
+
+ConvSpec conv_spec_same(int taps_time, int taps_space, int stride_space, PadMode mode) {
+  int half = (taps_space - 1) / 2;
+  return (ConvSpec){.stride = {1, stride_space, stride_space},
+                    .before = {taps_time - 1, half, half},
+                    .after = {0, half, half},
+                    .mode = mode};
+}
+
+/* --- The three ops, attributes and shapes known to be right
+ * ------------------------------------------- */
+
+static Value append_forward(Graph *graph, const ConvAttributes *conv, Value x, Value w, Value bias,
+                            Shape shape) {
+  Op op = {.kind = OP_CONV3D, .input_count = bias.id >= 0 ? 3 : 2, .inputs = {x, w, bias}};
+  op.attributes.conv = *conv;
+  return append_one(graph, &op, NULL, shape, graph_dtype(graph, x));
+}
+
+static Value append_backward_data(Graph *graph, const ConvAttributes *conv, Value dy, Value w,
+                                  Shape shape) {
+  Op op = {.kind = OP_CONV3D_BACKWARD_DATA, .input_count = 2, .inputs = {dy, w}};
+  op.attributes.conv = *conv;
+  return append_one(graph, &op, NULL, shape, graph_dtype(graph, dy));
+}
+
+static Value append_backward_weights(Graph *graph, const ConvAttributes *conv, Value x, Value dy,
+                                     Shape shape) {
+  Op op = {.kind = OP_CONV3D_BACKWARD_WEIGHTS, .input_count = 2, .inputs = {x, dy}};
+  op.attributes.conv = *conv;
+  return append_one(graph, &op, NULL, shape, DTYPE_F32);
+}
+
+/* --- Builder
+ * ------------------------------------------------------------------------------------------ */
+
+static bool operands_fit(Graph *graph, Value x, Value weight, Value bias) {
+  Shape xs = graph_shape(graph, x), ws = graph_shape(graph, weight);
+  char left[SHAPE_TEXT_SIZE], right[SHAPE_TEXT_SIZE];
+  shape_text(xs, left);
+  shape_text(ws, right);
+  if (xs.dim[AXIS_C] != ws.dim[AXIS_C]) {
+    graph_fail(graph, "conv3d: input %s and weight %s have different numbers of input channels",
+               left, right);
+    return false;
+  }
+  if (graph_dtype(graph, x) != graph_dtype(graph, weight)) {
+    graph_fail(graph, "conv3d: input is %s and weight is %s; they must have one dtype",
+               dtype_name(graph_dtype(graph, x)), dtype_name(graph_dtype(graph, weight)));
+    return false;
+  }
+  if (bias.id < 0) return true;
+  if (!shape_equal(graph_shape(graph, bias), shape_vector(ws.dim[0])) ||
+      graph_dtype(graph, bias) != DTYPE_F32) {
+    graph_fail(graph, "conv3d: bias is %s %s; weight %s needs f32 [1,1,1,1,%lld]",
+               dtype_name(graph_dtype(graph, bias)), shape_text(graph_shape(graph, bias), left),
+               right, (long long)ws.dim[0]);
+    return false;
+  }
+  return true;
+}
+
+/* Checks the spec and gives y's length along each of time, height, width. */
+static bool infer_lengths(Graph *graph, const ConvSpec *spec, Shape x, Shape weight, Shape *y) {
+  static const char *const names[] = {"time", "height", "width"};
+  *y = shape_make(x.dim[AXIS_N], 0, 0, 0, weight.dim[0]);
+  for (int i = 0; i < 3; i++) {
+    int64_t length = x.dim[1 + i], taps = weight.dim[1 + i];
+    int64_t before = spec->before[i], after = spec->after[i];
+    if (spec->stride[i] < 1 || before < 0 || after < 0) {
+      graph_fail(graph,
+                 "conv3d: stride %d, padding %d and %d in %s; stride must be at least 1, "
+                 "padding at least 0",
+                 spec->stride[i], spec->before[i], spec->after[i], names[i]);
+      return false;
+    }
+    if (i > 0 && spec->mode == PAD_REFLECT && (before >= length || after >= length)) {
+      graph_fail(graph, "conv3d: reflect padding %d and %d in %s must be less than the length %lld",
+                 spec->before[i], spec->after[i], names[i], (long long)length);
+      return false;
+    }
+    if (length + before + after < taps) {
+      graph_fail(graph, "conv3d: %lld taps in %s, but input and padding have only %lld",
+                 (long long)taps, names[i], (long long)(length + before + after));
+      return false;
+    }
+    y->dim[1 + i] = (length + before + after - taps) / spec->stride[i] + 1;
+  }
+  return true;
+}
+
+Value graph_conv3d(Graph *graph, Value x, Value weight, Value bias, ConvSpec spec) {
+  Value operands[] = {x, weight, bias};
+  if (!operands_usable(graph, "conv3d", operands, bias.id >= 0 ? 3 : 2)) return NO_VALUE;
+  Shape shape;
+  if (!operands_fit(graph, x, weight, bias) ||
+      !infer_lengths(graph, &spec, graph_shape(graph, x), graph_shape(graph, weight), &shape))
+    return NO_VALUE;
+  ConvAttributes conv = {.activation = ACTIVATION_NONE};
+  for (int i = 0; i < 3; i++) {
+    conv.stride[i] = spec.stride[i];
+    conv.before[i] = spec.before[i];
+    conv.after[i] = spec.after[i];
+  }
+  if (spec.mode != PAD_ZERO) {
+    Shape before = shape_make(0, 0, spec.before[1], spec.before[2], 0);
+    Shape after = shape_make(0, 0, spec.after[1], spec.after[2], 0);
+    x = graph_pad(graph, x, before, after, spec.mode);
+    for (int i = 1; i < 3; i++) conv.before[i] = conv.after[i] = 0;
+  }
+  return append_forward(graph, &conv, x, weight, bias, shape);
+}
+
+/* --- Gradients
+ * ------------------------------------------------------------------------------------------ */
+
+static bool differentiable(Graph *graph, const Op *op) {
+  bool plain = op->attributes.conv.activation == ACTIVATION_NONE && op->output_count == 1;
+  if (!plain)
+    graph_fail(graph,
+               "%s: a fused convolution cannot be differentiated; differentiate before "
+               "fusion",
+               op_kind_name(op->kind));
+  return plain;
+}
+
+static void conv3d_gradient(Graph *graph, const Op *op, const Value *output_gradients,
+                            const bool *wanted, Value *gradients) {
+  enum { PIXELS = 1u << AXIS_N | 1u << AXIS_T | 1u << AXIS_H | 1u << AXIS_W };
+  if (!differentiable(graph, op)) return;
+  const ConvAttributes *conv = &op->attributes.conv;
+  Value x = op->inputs[0], w = op->inputs[1], dy = output_gradients[0];
+  if (wanted[0]) gradients[0] = append_backward_data(graph, conv, dy, w, graph_shape(graph, x));
+  if (wanted[1]) gradients[1] = append_backward_weights(graph, conv, x, dy, graph_shape(graph, w));
+  if (op->input_count > 2 && wanted[2]) gradients[2] = graph_reduce_sum(graph, dy, PIXELS, 1);
+}
+
+static void backward_data_gradient(Graph *graph, const Op *op, const Value *output_gradients,
+                                   const bool *wanted, Value *gradients) {
+  if (!differentiable(graph, op)) return;
+  const ConvAttributes *conv = &op->attributes.conv;
+  Value dy = op->inputs[0], w = op->inputs[1], u = output_gradients[0]; /* u stands in for x */
+  if (wanted[0]) gradients[0] = append_forward(graph, conv, u, w, NO_VALUE, graph_shape(graph, dy));
+  if (wanted[1]) gradients[1] = append_backward_weights(graph, conv, u, dy, graph_shape(graph, w));
+}
+
+static void backward_weights_gradient(Graph *graph, const Op *op, const Value *output_gradients,
+                                      const bool *wanted, Value *gradients) {
+  if (!differentiable(graph, op)) return;
+  const ConvAttributes *conv = &op->attributes.conv;
+  Value x = op->inputs[0], dy = op->inputs[1];
+  /* v stands in for w; it is f32, a convolution's operands are of one dtype. */
+  Value v = graph_cast(graph, output_gradients[0], graph_dtype(graph, x));
+  if (wanted[0]) gradients[0] = append_backward_data(graph, conv, dy, v, graph_shape(graph, x));
+  if (wanted[1]) gradients[1] = append_forward(graph, conv, x, v, NO_VALUE, graph_shape(graph, dy));
+}
+
+/* A multiplication and an addition for each element of y, tap and input channel. Taps that fall on
+ * padding are counted, as frameworks do. */
+static double form_flops(Shape y, Shape w) {
+  double per_output = (double)shape_count(w) / (double)w.dim[0];
+  return 2 * (double)shape_count(y) * per_output;
+}
+
+static double conv3d_flops(const Op *op, const Shape *inputs, const Shape *outputs) {
+  (void)op;
+  return form_flops(outputs[0], inputs[1]);
+}
+
+static double backward_data_flops(const Op *op, const Shape *inputs, const Shape *outputs) {
+  (void)op;
+  (void)outputs;
+  return form_flops(inputs[0], inputs[1]);
+}
+
+static double backward_weights_flops(const Op *op, const Shape *inputs, const Shape *outputs) {
+  (void)op;
+  return form_flops(inputs[1], outputs[0]);
+}
+
+const OpRule rule_conv3d = {"conv3d", conv3d_gradient, conv3d_flops};
+const OpRule rule_conv3d_backward_data = {"conv3d_backward_data", backward_data_gradient,
+                                          backward_data_flops};
+const OpRule rule_conv3d_backward_weights = {"conv3d_backward_weights", backward_weights_gradient,
+                                             backward_weights_flops};

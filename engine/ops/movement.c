@@ -1,0 +1,183 @@
+/* Ops that move elements and compute nothing: view, reshape, concat, slice, pad. */
+#include "engine/ops/rules.h"
+
+const OpRule rule_view = {"view", NULL, NULL}; /* the builder stands in graph.c */
+
+/* --- Reshape
+ * ---------------------------------------------------------------------------------------- */
+
+Value graph_reshape(Graph *graph, Value x, Shape shape) {
+  if (!operands_usable(graph, "reshape", &x, 1)) return NO_VALUE;
+  Shape from = graph_shape(graph, x);
+  if (shape_equal(from, shape)) return x;
+  if (shape_count(from) != shape_count(shape)) {
+    char left[SHAPE_TEXT_SIZE], right[SHAPE_TEXT_SIZE];
+    graph_fail(graph, "reshape: %s to %s; the numbers of elements differ", shape_text(from, left),
+               shape_text(shape, right));
+    return NO_VALUE;
+  }
+  Op op = {.kind = OP_RESHAPE, .input_count = 1, .inputs = {x}};
+  return append_one(graph, &op, NULL, shape, graph_dtype(graph, x));
+}
+
+static void reshape_gradient(Graph *graph, const Op *op, const Value *output_gradients,
+                             const bool *wanted, Value *gradients) {
+  (void)wanted;
+  gradients[0] = graph_reshape(graph, output_gradients[0], graph_shape(graph, op->inputs[0]));
+}
+
+const OpRule rule_reshape = {"reshape", reshape_gradient, NULL};
+
+/* --- Concat
+ * ------------------------------------------------------------------------------------------ */
+
+static bool concat_fits(Graph *graph, const Value *values, int count, int axis) {
+  Shape first = graph_shape(graph, values[0]);
+  for (int i = 1; i < count; i++) {
+    Shape shape = graph_shape(graph, values[i]);
+    shape.dim[axis] = first.dim[axis];
+    if (shape_equal(shape, first) && graph_dtype(graph, values[i]) == graph_dtype(graph, values[0]))
+      continue;
+    char left[SHAPE_TEXT_SIZE], right[SHAPE_TEXT_SIZE];
+    graph_fail(graph,
+               "concat: operand 0 is %s %s and operand %d is %s %s; only axis %d and no "
+               "dtype may differ",
+               dtype_name(graph_dtype(graph, values[0])), shape_text(first, left), i,
+               dtype_name(graph_dtype(graph, values[i])),
+               shape_text(graph_shape(graph, values[i]), right), axis);
+    return false;
+  }
+  return true;
+}
+
+Value graph_concat(Graph *graph, const Value *values, int count, int axis) {
+  enum { MAX_OPERANDS = 8 };
+  if (!graph_usable(graph, NULL, 0)) return NO_VALUE;
+  if (count < 1 || count > MAX_OPERANDS || axis < 0 || axis >= RANK) {
+    graph_fail(graph, "concat: %d operands along axis %d; 1 to %d along 0 to %d", count, axis,
+               MAX_OPERANDS, RANK - 1);
+    return NO_VALUE;
+  }
+  if (!operands_usable(graph, "concat", values, count)) return NO_VALUE;
+  if (!concat_fits(graph, values, count, axis)) return NO_VALUE;
+  if (count == 1) return values[0];
+  Op op = {.kind = OP_CONCAT, .input_count = count};
+  op.attributes.concat.axis = axis;
+  Shape shape = graph_shape(graph, values[0]);
+  shape.dim[axis] = 0;
+  for (int i = 0; i < count; i++) {
+    op.inputs[i] = values[i];
+    shape.dim[axis] += graph_shape(graph, values[i]).dim[axis];
+  }
+  return append_one(graph, &op, NULL, shape, graph_dtype(graph, values[0]));
+}
+
+static void concat_gradient(Graph *graph, const Op *op, const Value *output_gradients,
+                            const bool *wanted, Value *gradients) {
+  int axis = op->attributes.concat.axis;
+  Shape begin = {{0}};
+  for (int i = 0; i < op->input_count; i++) {
+    Shape size = graph_shape(graph, op->inputs[i]);
+    if (wanted[i]) gradients[i] = graph_slice(graph, output_gradients[0], begin, size);
+    begin.dim[axis] += size.dim[axis];
+  }
+}
+
+const OpRule rule_concat = {"concat", concat_gradient, NULL};
+
+/* --- Slice
+ * -------------------------------------------------------------------------------------------- */
+
+Value graph_slice(Graph *graph, Value x, Shape begin, Shape size) {
+  if (!operands_usable(graph, "slice", &x, 1)) return NO_VALUE;
+  Shape from = graph_shape(graph, x);
+  for (int axis = 0; axis < RANK; axis++) {
+    int64_t length = from.dim[axis], first = begin.dim[axis], count = size.dim[axis];
+    if (first >= 0 && count >= 1 && first <= length && count <= length - first) continue;
+    char a[SHAPE_TEXT_SIZE], b[SHAPE_TEXT_SIZE], c[SHAPE_TEXT_SIZE];
+    graph_fail(graph, "slice: %s elements from %s on do not lie in %s", shape_text(size, a),
+               shape_text(begin, b), shape_text(from, c));
+    return NO_VALUE;
+  }
+  if (shape_equal(size, from)) return x;
+  Op op = {.kind = OP_SLICE, .input_count = 1, .inputs = {x}};
+  op.attributes.slice.begin = begin;
+  return append_one(graph, &op, NULL, size, graph_dtype(graph, x));
+}
+
+static void slice_gradient(Graph *graph, const Op *op, const Value *output_gradients,
+                           const bool *wanted, Value *gradients) {
+  (void)wanted;
+  Shape from = graph_shape(graph, op->inputs[0]), size = graph_shape(graph, op->outputs[0]);
+  Shape begin = op->attributes.slice.begin, after;
+  for (int axis = 0; axis < RANK; axis++)
+    after.dim[axis] = from.dim[axis] - begin.dim[axis] - size.dim[axis];
+  gradients[0] = graph_pad(graph, output_gradients[0], begin, after, PAD_ZERO);
+}
+
+const OpRule rule_slice = {"slice", slice_gradient, NULL};
+
+/* --- Pad
+ * ---------------------------------------------------------------------------------------------- */
+
+static bool pad_fits(Graph *graph, Shape from, Shape before, Shape after, PadMode mode) {
+  static const char *const modes[] = {"zero", "reflect", "replicate"};
+  for (int axis = 0; axis < RANK; axis++) {
+    int64_t first = before.dim[axis], last = after.dim[axis], length = from.dim[axis];
+    bool in_space = axis == AXIS_H || axis == AXIS_W;
+    bool allowed = first >= 0 && last >= 0;
+    if (mode != PAD_ZERO && !in_space) allowed &= first == 0 && last == 0;
+    if (mode == PAD_REFLECT && in_space) allowed &= first < length && last < length;
+    if (allowed) continue;
+    char a[SHAPE_TEXT_SIZE], b[SHAPE_TEXT_SIZE], c[SHAPE_TEXT_SIZE];
+    graph_fail(graph,
+               "pad: %s by %s before and %s after, mode %s; padding is at least 0, reflect "
+               "and replicate go in height and width only, reflect by less than the length",
+               shape_text(from, a), shape_text(before, b), shape_text(after, c), modes[mode]);
+    return false;
+  }
+  return true;
+}
+
+static Value append_pad(Graph *graph, OpKind kind, Value x, const OpAttributes *attributes,
+                        Shape shape) {
+  Op op = {.kind = kind, .input_count = 1, .inputs = {x}, .attributes = *attributes};
+  return append_one(graph, &op, NULL, shape, graph_dtype(graph, x));
+}
+
+Value graph_pad(Graph *graph, Value x, Shape before, Shape after, PadMode mode) {
+  if (!operands_usable(graph, "pad", &x, 1)) return NO_VALUE;
+  Shape from = graph_shape(graph, x), shape;
+  if (!pad_fits(graph, from, before, after, mode)) return NO_VALUE;
+  for (int axis = 0; axis < RANK; axis++)
+    shape.dim[axis] = before.dim[axis] + from.dim[axis] + after.dim[axis];
+  if (shape_equal(shape, from)) return x;
+  OpAttributes attributes = {.pad = {.before = before, .after = after, .mode = mode}};
+  return append_pad(graph, OP_PAD, x, &attributes, shape);
+}
+
+static void pad_gradient(Graph *graph, const Op *op, const Value *output_gradients,
+                         const bool *wanted, Value *gradients) {
+  (void)wanted;
+  Value dy = output_gradients[0];
+  Shape from = graph_shape(graph, op->inputs[0]);
+  gradients[0] = op->attributes.pad.mode == PAD_ZERO
+                     ? graph_slice(graph, dy, op->attributes.pad.before, from)
+                     : append_pad(graph, OP_PAD_BACKWARD, dy, &op->attributes, from);
+}
+
+static void pad_backward_gradient(Graph *graph, const Op *op, const Value *output_gradients,
+                                  const bool *wanted, Value *gradients) {
+  (void)wanted;
+  gradients[0] = append_pad(graph, OP_PAD, output_gradients[0], &op->attributes,
+                            graph_shape(graph, op->inputs[0]));
+}
+
+/* One addition for each padded element that is folded back. */
+static double pad_backward_flops(const Op *op, const Shape *inputs, const Shape *outputs) {
+  (void)op;
+  return (double)(shape_count(inputs[0]) - shape_count(outputs[0]));
+}
+
+const OpRule rule_pad = {"pad", pad_gradient, NULL};
+const OpRule rule_pad_backward = {"pad_backward", pad_backward_gradient, pad_backward_flops};
