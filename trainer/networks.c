@@ -150,6 +150,12 @@ Value frames_normalize(Graph *graph, Value frames, DType dtype) {
   return graph_cast(graph, x, dtype);
 }
 
+Value frames_enlarge(Graph *graph, Value frames, int64_t height, int64_t width) {
+  Shape shape = graph_shape(graph, frames);
+  if (shape.dim[AXIS_H] == height && shape.dim[AXIS_W] == width) return frames;
+  return graph_resize(graph, frames, height, width, RESIZE_BILINEAR);
+}
+
 /* --- Generator ----------------------------------------------------------------------------------
  */
 
@@ -216,20 +222,15 @@ static Value pad_to_multiple(Graph *graph, Value x, int64_t multiple) {
 }
 
 Value generator_build(Graph *graph, Parameters *parameters, ParameterSource source,
-                      const ModelConfig *config, const GeneratorInput *input, StreamState *stream) {
+                      const ModelConfig *config, Value film, Value noise, StreamState *stream) {
   Net net = net_begin(graph, parameters, source, stream);
-  Value film = input->source;
-  Shape shape = graph_shape(graph, film);
-  if (shape.dim[AXIS_H] != input->height || shape.dim[AXIS_W] != input->width)
-    film = graph_resize(graph, film, input->height, input->width, RESIZE_BILINEAR);
-  shape = graph_shape(graph, film);
   Value x = film;
-  if (config->noise_channels > 0)
-    x = graph_concat(graph,
-                     (Value[]){film, graph_cast(graph, input->noise, graph_dtype(graph, film))}, 2,
-                     AXIS_C);
+  if (config->noise_channels > 0) {
+    noise = graph_cast(graph, noise, graph_dtype(graph, film));
+    x = graph_concat(graph, (Value[]){film, noise}, 2, AXIS_C);
+  }
   Value change = encode_decode(&net, config, pad_to_multiple(graph, x, 4));
-  Shape result = shape;
+  Shape result = graph_shape(graph, film);
   result.dim[AXIS_C] = 3;
   Shape origin = shape_make(0, 0, 0, 0, 0);
   Value output = graph_add(graph, graph_slice(graph, change, origin, result),

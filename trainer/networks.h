@@ -28,11 +28,13 @@ typedef struct GeneratorInput {
 } GeneratorInput;
 
 /* celnet: a causal encoder and decoder with residual blocks between, whose output is added to the
- * first three source channels. Returns [N,T,H',W',3] in the dtype of the source. With `stream` not
- * NULL, T is 1 and temporal convolutions take the frames before from it (and leave theirs there);
- * buffers are described on first use and must be allocated before the program runs. */
+ * first three source channels. `film` is [N,T,H,W,3k] in the dtype to compute in, at the output's
+ * size; `noise` [N,T,H,W,noise_channels] f32, or NO_VALUE without noise channels. Returns
+ * [N,T,H,W,3] in film's dtype. With `stream` not NULL, N and T are 1 and temporal convolutions take
+ * the frames before from it (and leave theirs there); its buffers are described on the first build
+ * and must be allocated before the program runs. */
 Value generator_build(Graph *graph, Parameters *parameters, ParameterSource source,
-                      const ModelConfig *config, const GeneratorInput *input, StreamState *stream);
+                      const ModelConfig *config, Value film, Value noise, StreamState *stream);
 
 enum { DISCRIMINATOR_MAX_HEADS = 5, DISCRIMINATOR_MAX_FEATURES = 8 };
 

@@ -1,0 +1,30 @@
+/* The losses, as functions that append them to a graph. Each returns an f32 scalar; frames are
+ * NTHWC in
+ * [-1, 1]; weights are the caller's. */
+#ifndef CELFORGE_TRAINER_LOSSES_H
+#define CELFORGE_TRAINER_LOSSES_H
+
+#include "trainer/networks.h"
+
+/* mean |a - b| */
+Value loss_l1(Graph *graph, Value a, Value b);
+/* mean |(o_t - o_{t-1}) - (b_t - b_{t-1})|; the clip must have two frames. */
+Value loss_temporal(Graph *graph, Value output, Value target);
+/* mean |horizontal differences| + mean |vertical differences| */
+Value loss_total_variation(Graph *graph, Value output);
+
+/* What the discriminators minimise. Per patch, with logit r for real and f for fake:
+ *   bce    softplus(-r) + softplus(f)      Goodfellow et al. 2014, eq. 1
+ *   lsgan  ((r - 1)^2 + f^2) / 2           Mao et al. 2017, eq. 9 (a = 0, b = c = 1)
+ *   hinge  max(0, 1 - r) + max(0, 1 + f)   Lim, Ye 2017
+ * averaged over patches, then over the scales of the image discriminator; image and video add up.
+ * `both` are verdicts on a batch whose first half is real. */
+Value loss_discriminator(Graph *graph, Adversarial game, const Verdicts *both);
+/* What the generator minimises: softplus(-f) (the non-saturating form of 2014, section 3), (f -
+ * 1)^2 / 2 or -f, averaged likewise. */
+Value loss_generator(Graph *graph, Adversarial game, const Verdicts *fake);
+/* mean |features of fake - of real|, averaged over the layers of a head and the scales of the image
+ * discriminator; image and video add up (Wang et al. 2018, eq. 4, with means). */
+Value loss_feature_matching(Graph *graph, const Verdicts *fake, const Verdicts *real);
+
+#endif

@@ -1,0 +1,340 @@
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/random.h"
+#include "trainer/model_internal.h"
+
+static const char *const PROGRAM_NAMES[PROGRAM_KIND_COUNT] = {
+    [PROGRAM_STEP] = "step",
+    [PROGRAM_WARMUP] = "warm-up step",
+    [PROGRAM_D_MICRO] = "discriminator, micro-batch",
+    [PROGRAM_D_UPDATE] = "discriminator, update",
+    [PROGRAM_G_MICRO] = "generator, micro-batch",
+    [PROGRAM_G_UPDATE] = "generator, update",
+    [PROGRAM_WARMUP_MICRO] = "warm-up, micro-batch",
+};
+
+const char *model_metric_name(Metric metric) {
+  static const char *const NAMES[METRIC_COUNT] = {
+      [METRIC_LOSS_G] = "loss/g",
+      [METRIC_LOSS_D] = "loss/d",
+      [METRIC_L1] = "loss/l1",
+      [METRIC_ADVERSARIAL] = "loss/adversarial",
+      [METRIC_FEATURE_MATCHING] = "loss/feature_matching",
+      [METRIC_TEMPORAL] = "loss/temporal",
+      [METRIC_TOTAL_VARIATION] = "loss/total_variation",
+      [METRIC_NORM_G] = "grad_norm/g",
+      [METRIC_NORM_D] = "grad_norm/d",
+  };
+  return NAMES[metric];
+}
+
+/* --- Planning -----------------------------------------------------------------------------------
+ */
+
+static void describe_buffers(Model *model) {
+  const ClipShape *clip = &model->options.shape;
+  int64_t batch = model->config->train.micro_batch;
+  int64_t pixels = (int64_t)clip->frames * clip->target_height * clip->target_width;
+  model->source =
+      buffer_describe("source frames", DTYPE_U8, batch * (int64_t)clip_source_bytes(clip));
+  model->target =
+      buffer_describe("target frames", DTYPE_U8, batch * (int64_t)clip_target_bytes(clip));
+  model->noise =
+      buffer_describe("noise", DTYPE_F32, batch * pixels * model->config->model.noise_channels);
+  model->controls = buffer_describe("controls", DTYPE_F32, CONTROL_COUNT);
+  model->metrics = buffer_describe("metrics", DTYPE_F32, METRIC_COUNT);
+}
+
+static Status declare_parameters(Model *model, Error *error) {
+  DType precision = model->config->train.precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
+  parameters_init(&model->generator, "generator", precision);
+  parameters_init(&model->discriminator, "discriminator", precision);
+  Graph *graph = graph_new();
+  model_graph_declare(model, graph);
+  Status status = graph_status(graph, error);
+  graph_free(graph);
+  parameters_freeze(&model->generator);
+  parameters_freeze(&model->discriminator);
+  return status;
+}
+
+static Status plan_program(Model *model, ProgramKind kind, Error *error) {
+  Status status = OK;
+  Graph *graph = graph_new();
+  model_graph_build(model, kind, graph);
+  TRY(graph_status(graph, error));
+  ProgramOptions options = {.name = PROGRAM_NAMES[kind],
+                            .arena = model->arena,
+                            .collectives = model->options.collectives};
+  TRY(program_plan(graph, model->backend, &options, &model->programs[kind], error));
+done:
+  graph_free(graph);
+  return status;
+}
+
+Status model_plan(const Config *config, Backend *backend, const ModelOptions *options, Model **out,
+                  Error *error) {
+  Status status = OK;
+  Model *model = mem_new(1, sizeof *model);
+  model->config = config;
+  model->backend = backend;
+  model->options = *options;
+  model->adversarial = config->loss.adversarial_weight > 0;
+  model->arena = arena_new();
+  if (config->train.precision == PRECISION_BF16 && !backend->supports_bf16(backend))
+    FAIL(error, ERROR_USAGE, "train.precision: bf16 does not run on this device (%s); allowed: f32",
+         backend->describe(backend));
+  describe_buffers(model);
+  TRY(declare_parameters(model, error));
+  for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++)
+    if (model_needs_program(model, kind)) TRY(plan_program(model, kind, error));
+  *out = model;
+  model = NULL;
+done:
+  model_free(model);
+  return status;
+}
+
+void model_free(Model *model) {
+  if (!model) return;
+  for (int i = 0; i < PROGRAM_KIND_COUNT; i++) program_free(model->programs[i]);
+  parameters_free(&model->generator);
+  parameters_free(&model->discriminator);
+  buffer_free(&model->source);
+  buffer_free(&model->target);
+  buffer_free(&model->noise);
+  buffer_free(&model->controls);
+  buffer_free(&model->metrics);
+  arena_free(model->arena);
+  free(model);
+}
+
+Status model_allocate(Model *model, Error *error) {
+  Status status = OK;
+  Backend *backend = model->backend;
+  TRY(parameters_allocate(&model->generator, backend, true, true, error));
+  TRY(parameters_allocate(&model->discriminator, backend, true, false, error));
+  TRY(buffer_allocate(&model->source, backend, error));
+  TRY(buffer_allocate(&model->target, backend, error));
+  if (model->noise.count > 0) TRY(buffer_allocate(&model->noise, backend, error));
+  TRY(buffer_allocate(&model->controls, backend, error));
+  TRY(buffer_allocate(&model->metrics, backend, error));
+  for (int i = 0; i < PROGRAM_KIND_COUNT; i++)
+    if (model->programs[i]) TRY(program_bind(model->programs[i], error));
+done:
+  return status;
+}
+
+Status model_initialize(Model *model, Error *error) {
+  Status status =
+      parameters_initialize(&model->generator, (uint64_t)model->config->run.seed, error);
+  if (status != OK) return status;
+  return parameters_initialize(&model->discriminator, (uint64_t)model->config->run.seed, error);
+}
+
+/* --- Stepping -----------------------------------------------------------------------------------
+ */
+
+static Status upload_controls(Model *model, const StepControls *controls, Error *error) {
+  const OptimConfig *optim = &model->config->optim;
+  float clip = (float)optim->clip;
+  const float values[CONTROL_COUNT] = {
+      [CONTROL_GENERATOR] = controls->generator_rate,
+      [CONTROL_GENERATOR + 1] = clip,
+      [CONTROL_GENERATOR + 2] = (float)optim->ema,
+      [CONTROL_DISCRIMINATOR] = controls->discriminator_rate,
+      [CONTROL_DISCRIMINATOR + 1] = clip,
+      [CONTROL_ADVERSARIAL_WEIGHT] = controls->adversarial_weight,
+  };
+  static const float zeros[METRIC_COUNT];
+  Status status = buffer_upload(&model->controls, 0, values, CONTROL_COUNT, error);
+  if (status != OK) return status;
+  return buffer_upload(&model->metrics, 0, zeros, METRIC_COUNT, error);
+}
+
+/* Standard normal, keyed by (seed, global sample): the same for every world size. */
+static Status upload_noise(Model *model, const int64_t *samples, Error *error) {
+  if (model->noise.count == 0) return OK;
+  Status status = OK;
+  float *values = NULL;
+  int64_t batch = model->config->train.micro_batch, each = model->noise.count / batch;
+  TRY(mem_bulk((size_t)model->noise.count * sizeof *values, "a batch of noise", (void **)&values,
+               error));
+  for (int64_t i = 0; i < batch; i++) {
+    Random random =
+        random_stream((uint64_t)model->config->run.seed, RANDOM_NOISE, (uint64_t)samples[i], 0);
+    random_fill_normal(&random, values + i * each, (size_t)each, 1);
+  }
+  TRY(buffer_upload(&model->noise, 0, values, model->noise.count, error));
+done:
+  free(values);
+  return status;
+}
+
+static Status upload_batch(Model *model, const MicroBatch *batch, Error *error) {
+  Status status = OK;
+  TRY(buffer_upload(&model->source, 0, batch->source, model->source.count, error));
+  TRY(buffer_upload(&model->target, 0, batch->target, model->target.count, error));
+  TRY(upload_noise(model, batch->samples, error));
+done:
+  return status;
+}
+
+/* One program on every micro-batch, then its update; only the last pass all-reduces. */
+static Status run_half(Model *model, ProgramKind micro, ProgramKind update_kind,
+                       const MicroBatch *batches, Error *error) {
+  Status status = OK;
+  int count = model->options.micro_batches;
+  for (int i = 0; i < count; i++) {
+    TRY(upload_batch(model, &batches[i], error));
+    TRY(program_run(model->programs[micro], i < count - 1, error));
+  }
+  TRY(program_run(model->programs[update_kind], false, error));
+done:
+  return status;
+}
+
+Status model_step(Model *model, const StepControls *controls, const MicroBatch *batches,
+                  Error *error) {
+  Status status = OK;
+  bool warmup = controls->kind == STEP_WARMUP;
+  for (Metric metric = 0; metric < METRIC_COUNT; metric++)
+    model->metric_seen[metric] = model_computes_metric(model, controls->kind, metric);
+  TRY(upload_controls(model, controls, error));
+  if (model->options.micro_batches == 1) {
+    TRY(upload_batch(model, &batches[0], error));
+    TRY(program_run(model->programs[warmup ? PROGRAM_WARMUP : PROGRAM_STEP], false, error));
+    goto done;
+  }
+  if (model->adversarial && !warmup)
+    TRY(run_half(model, PROGRAM_D_MICRO, PROGRAM_D_UPDATE, batches, error));
+  TRY(run_half(model, warmup ? PROGRAM_WARMUP_MICRO : PROGRAM_G_MICRO, PROGRAM_G_UPDATE, batches,
+               error));
+done:
+  return status;
+}
+
+Status model_metrics(Model *model, double metrics[METRIC_COUNT], Error *error) {
+  float values[METRIC_COUNT];
+  Status status = buffer_download(&model->metrics, 0, values, METRIC_COUNT, error);
+  if (status != OK) return status;
+  for (int i = 0; i < METRIC_COUNT; i++)
+    metrics[i] = model->metric_seen[i] ? (double)values[i] : (double)NAN;
+  return OK;
+}
+
+static Status read_counters(const Parameters *parameters, ModelCounters *out, Error *error) {
+  float values[3] = {0};
+  *out = (ModelCounters){0};
+  if (parameters->total == 0) return OK;
+  Status status = buffer_download(&parameters->counters, 0, values, 3, error);
+  if (status != OK) return status;
+  *out = (ModelCounters){(int64_t)values[0], (int64_t)values[1], (int64_t)values[2]};
+  return OK;
+}
+
+Status model_counters(Model *model, ModelCounters *generator, ModelCounters *discriminator,
+                      Error *error) {
+  Status status = read_counters(&model->generator, generator, error);
+  if (status != OK) return status;
+  return read_counters(&model->discriminator, discriminator, error);
+}
+
+/* --- Looking at it ------------------------------------------------------------------------------
+ */
+
+Parameters *model_generator(Model *model) {
+  return &model->generator;
+}
+Parameters *model_discriminator(Model *model) {
+  return &model->discriminator;
+}
+const Config *model_config(const Model *model) {
+  return model->config;
+}
+ClipShape model_shape(const Model *model) {
+  return model->options.shape;
+}
+
+/* How often a GAN step runs a program. */
+static int runs_per_step(const Model *model, ProgramKind kind) {
+  if (!model->programs[kind] || kind == PROGRAM_WARMUP || kind == PROGRAM_WARMUP_MICRO) return 0;
+  return kind == PROGRAM_D_MICRO || kind == PROGRAM_G_MICRO ? model->options.micro_batches : 1;
+}
+
+ProgramCost model_cost(const Model *model) {
+  ProgramCost sum = {0};
+  for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++) {
+    int runs = runs_per_step(model, kind);
+    if (runs == 0) continue;
+    ProgramCost cost = program_cost(model->programs[kind]);
+    sum.flops += runs * cost.flops;
+    sum.convolution_flops += runs * cost.convolution_flops;
+    sum.bytes += runs * cost.bytes;
+    sum.ops += runs * cost.ops;
+    sum.ops_before_fusion += runs * cost.ops_before_fusion;
+    if (cost.workspace_bytes > sum.workspace_bytes) sum.workspace_bytes = cost.workspace_bytes;
+  }
+  sum.arena_bytes = arena_bytes(model->arena);
+  return sum;
+}
+
+static void print_parameters(const Parameters *parameters, Text *out) {
+  if (parameters->total == 0) return;
+  int64_t used = 0;
+  for (int i = 0; i < parameters->count; i++) used += parameters->items[i].count;
+  text_append(out, "%s: %d parameters, ", parameters->network, parameters->count);
+  text_append_count(out, (double)used);
+  text_append(out, " numbers\n");
+  for (int i = 0; i < parameters->count; i++) {
+    char shape[SHAPE_TEXT_SIZE];
+    const Parameter *item = &parameters->items[i];
+    text_append(out, "  %-32s %-18s at %lld\n", item->name, shape_text(item->shape, shape),
+                (long long)item->offset);
+  }
+}
+
+void model_print(const Model *model, Text *out) {
+  text_append(out, "device: %s\n\n", model->backend->describe(model->backend));
+  print_parameters(&model->generator, out);
+  print_parameters(&model->discriminator, out);
+  for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++) {
+    if (!model->programs[kind]) continue;
+    text_append(out, "\n");
+    program_print(model->programs[kind], out);
+  }
+  ProgramCost cost = model_cost(model);
+  text_append(out, "\none step of this rank: ");
+  text_append_count(out, cost.flops);
+  text_append(out, "FLOP, ");
+  text_append_bytes_size(out, cost.bytes);
+  text_append(out, " moved; arena ");
+  text_append_bytes_size(out, (double)cost.arena_bytes);
+  text_append(out, "\n");
+}
+
+void model_profile(Model *model, bool on) {
+  for (int i = 0; i < PROGRAM_KIND_COUNT; i++)
+    if (model->programs[i]) program_profile(model->programs[i], on);
+}
+
+void model_print_profile(const Model *model, Text *out) {
+  for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++)
+    if (runs_per_step(model, kind) > 0) program_print_profile(model->programs[kind], out);
+}
+
+ProgramTimes model_times(const Model *model) {
+  ProgramTimes sum = {0};
+  for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++) {
+    if (!model->programs[kind]) continue;
+    ProgramTimes times = program_times(model->programs[kind]);
+    sum.convolutions += times.convolutions;
+    sum.others += times.others;
+    sum.waiting += times.waiting;
+    sum.runs += times.runs;
+  }
+  return sum;
+}

@@ -1,0 +1,93 @@
+/* The GAN and its training step.
+ *
+ * One step, as a graph: the generator's forward pass; the discriminators' forward and backward pass
+ * on [real; fake], their update; the updated discriminators on the same fake; the generator's
+ * backward pass, its update; the metrics. With one micro-batch a step that is one program. With
+ * more, each half runs once a micro-batch, adding up gradients, and the updates are programs of
+ * their own; the mean gradient is the same. During optim.l1_warmup the generator alone learns, on
+ * L1.
+ *
+ * Host side everything is u8 frames and f32 numbers; buffers are the backend's. */
+#ifndef CELFORGE_TRAINER_MODEL_H
+#define CELFORGE_TRAINER_MODEL_H
+
+#include "data/dataset.h"
+#include "engine/program.h"
+#include "trainer/networks.h"
+
+/* One number a step; the names in metrics.jsonl are model_metric_name's. */
+typedef enum Metric {
+  METRIC_LOSS_G,
+  METRIC_LOSS_D,
+  METRIC_L1,
+  METRIC_ADVERSARIAL,
+  METRIC_FEATURE_MATCHING,
+  METRIC_TEMPORAL,
+  METRIC_TOTAL_VARIATION,
+  METRIC_NORM_G, /* of the gradient, before clipping */
+  METRIC_NORM_D,
+  METRIC_COUNT,
+} Metric;
+const char *model_metric_name(Metric metric); /* "loss/g" */
+
+typedef enum StepKind { STEP_GAN, STEP_WARMUP } StepKind;
+
+/* What changes from step to step, computed by schedule_at. */
+typedef struct StepControls {
+  StepKind kind;
+  float generator_rate, discriminator_rate, adversarial_weight;
+} StepControls;
+/* The controls of step `step` (0: the first) of a run. */
+StepControls schedule_at(const Config *config, int64_t step);
+
+typedef struct Model Model;
+
+typedef struct ModelOptions {
+  ClipShape shape;   /* of one sample, after cropping */
+  int micro_batches; /* a rank computes per step */
+  int world_size;    /* above 1: gradients are all-reduced */
+  const Collectives *collectives;
+} ModelOptions;
+
+/* Builds and plans; allocates nothing large. `config` and `backend` outlive the model. */
+Status model_plan(const Config *config, Backend *backend, const ModelOptions *options, Model **out,
+                  Error *error);
+void model_free(Model *model);
+/* Parameters, moments, batch buffers, arena. */
+Status model_allocate(Model *model, Error *error);
+/* Initial weights from run.seed. */
+Status model_initialize(Model *model, Error *error);
+
+/* One micro-batch on the host: source u8 [B,T,H,W,C], target u8 [B,T,H',W',3], and the global
+ * numbers of its samples, which key the noise. */
+typedef struct MicroBatch {
+  const uint8_t *source, *target;
+  const int64_t *samples;
+} MicroBatch;
+
+/* Runs one step on `micro_batches` of them. When it returns, metrics can be read. */
+Status model_step(Model *model, const StepControls *controls, const MicroBatch *batches,
+                  Error *error);
+/* This rank's numbers of the last step: NaN for those that were not computed. */
+Status model_metrics(Model *model, double metrics[METRIC_COUNT], Error *error);
+
+typedef struct ModelCounters {
+  int64_t applied, skipped, skipped_in_a_row;
+} ModelCounters;
+Status model_counters(Model *model, ModelCounters *generator, ModelCounters *discriminator,
+                      Error *error);
+
+Parameters *model_generator(Model *model);
+Parameters *model_discriminator(Model *model); /* no parameters without adversarial loss */
+const Config *model_config(const Model *model);
+ClipShape model_shape(const Model *model);
+
+/* FLOPs of one GAN step of this rank, all micro-batches. */
+ProgramCost model_cost(const Model *model);
+/* The plan a person can read: programs, parameters, memory. */
+void model_print(const Model *model, Text *out);
+void model_profile(Model *model, bool on);
+void model_print_profile(const Model *model, Text *out);
+ProgramTimes model_times(const Model *model); /* summed over the programs of a GAN step */
+
+#endif

@@ -1,0 +1,251 @@
+#include "trainer/losses.h"
+#include "trainer/model_internal.h"
+
+/* The values that the halves of a step hand on to each other. */
+typedef struct Step {
+  Model *model;
+  Graph *graph;
+  Value film, target, output; /* [N,T,H,W,*] in the precision's dtype */
+} Step;
+
+static bool in_micro_batches(const Model *model) {
+  return model->options.micro_batches > 1;
+}
+
+static DType compute_dtype(const Model *model) {
+  return model->config->train.precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
+}
+
+static Value control(Step *step, int place, int count) {
+  return graph_view(step->graph, &step->model->controls, place, shape_vector(count));
+}
+
+static Value metric_view(Step *step, Metric metric) {
+  return graph_view(step->graph, &step->model->metrics, metric, shape_scalar());
+}
+
+/* A term of a loss as a metric: the mean over this rank's micro-batches. */
+static void report(Step *step, Metric metric, Value value) {
+  if (in_micro_batches(step->model)) {
+    float share = 1 / (float)step->model->options.micro_batches;
+    graph_accumulate(step->graph, graph_affine(step->graph, value, share, 0),
+                     metric_view(step, metric));
+  } else {
+    graph_store(step->graph, value, metric_view(step, metric));
+  }
+}
+
+static void forward(Step *step) {
+  Model *model = step->model;
+  Graph *graph = step->graph;
+  const ClipShape *clip = &model->options.shape;
+  int64_t batch = model->config->train.micro_batch, noise = model->config->model.noise_channels;
+  Shape source = shape_make(batch, clip->frames, clip->source_height, clip->source_width,
+                            clip->source_channels);
+  Shape target = shape_make(batch, clip->frames, clip->target_height, clip->target_width, 3);
+  Shape noise_shape = target;
+  noise_shape.dim[AXIS_C] = noise;
+  DType dtype = compute_dtype(model);
+  Value film = frames_normalize(graph, graph_view(graph, &model->source, 0, source), dtype);
+  step->film = frames_enlarge(graph, film, clip->target_height, clip->target_width);
+  step->target = frames_normalize(graph, graph_view(graph, &model->target, 0, target), dtype);
+  Value noise_view = noise > 0 ? graph_view(graph, &model->noise, 0, noise_shape) : NO_VALUE;
+  step->output = generator_build(graph, &model->generator, READ_TRAINING, &model->config->model,
+                                 step->film, noise_view, NULL);
+}
+
+static Value pair(Step *step, Value candidate) {
+  return graph_concat(step->graph, (Value[]){step->film, candidate}, 2, AXIS_C);
+}
+
+static void judge(Step *step, Value pairs, Verdicts *verdicts) {
+  discriminators_build(step->graph, &step->model->discriminator, &step->model->config->model, pairs,
+                       verdicts);
+}
+
+static void differentiate(Step *step, Parameters *parameters, Value loss) {
+  Model *model = step->model;
+  bool micro = in_micro_batches(model);
+  if (micro) loss = graph_affine(step->graph, loss, 1 / (float)model->options.micro_batches, 0);
+  int64_t bucket = (int64_t)(model->config->comm.bucket_mib * 1048576);
+  parameters_differentiate(parameters, step->graph, loss, micro, model->options.world_size > 1,
+                           bucket);
+}
+
+static void discriminator_half(Step *step) {
+  Graph *graph = step->graph;
+  Verdicts both;
+  Value pairs =
+      graph_concat(graph, (Value[]){pair(step, step->target), pair(step, step->output)}, 2, AXIS_N);
+  judge(step, pairs, &both);
+  Value loss = loss_discriminator(graph, (Adversarial)step->model->config->loss.adversarial, &both);
+  report(step, METRIC_LOSS_D, loss);
+  differentiate(step, &step->model->discriminator, loss);
+}
+
+static Value add_term(Step *step, Value sum, Metric metric, double weight, Value term) {
+  report(step, metric, term);
+  Value weighted = graph_affine(step->graph, term, (float)weight, 0);
+  return sum.id < 0 ? weighted : graph_add(step->graph, sum, weighted);
+}
+
+static Value adversarial_terms(Step *step, Value sum) {
+  Graph *graph = step->graph;
+  const LossConfig *loss = &step->model->config->loss;
+  Verdicts fake, real;
+  judge(step, pair(step, step->output), &fake);
+  Value verdict = loss_generator(graph, (Adversarial)loss->adversarial, &fake);
+  report(step, METRIC_ADVERSARIAL, verdict);
+  Value weighted = graph_mul(graph, verdict, control(step, CONTROL_ADVERSARIAL_WEIGHT, 1));
+  sum = sum.id < 0 ? weighted : graph_add(graph, sum, weighted);
+  if (loss->feature_matching <= 0) return sum;
+  judge(step, pair(step, step->target), &real);
+  return add_term(step, sum, METRIC_FEATURE_MATCHING, loss->feature_matching,
+                  loss_feature_matching(graph, &fake, &real));
+}
+
+static void generator_half(Step *step, StepKind kind) {
+  Graph *graph = step->graph;
+  Model *model = step->model;
+  const LossConfig *loss = &model->config->loss;
+  Value sum = NO_VALUE;
+  if (model_computes_metric(model, kind, METRIC_L1))
+    sum = add_term(step, sum, METRIC_L1, loss->l1, loss_l1(graph, step->output, step->target));
+  if (model_computes_metric(model, kind, METRIC_ADVERSARIAL)) sum = adversarial_terms(step, sum);
+  if (model_computes_metric(model, kind, METRIC_TEMPORAL))
+    sum = add_term(step, sum, METRIC_TEMPORAL, loss->temporal,
+                   loss_temporal(graph, step->output, step->target));
+  if (model_computes_metric(model, kind, METRIC_TOTAL_VARIATION))
+    sum = add_term(step, sum, METRIC_TOTAL_VARIATION, loss->total_variation,
+                   loss_total_variation(graph, step->output));
+  report(step, METRIC_LOSS_G, sum);
+  differentiate(step, &model->generator, sum);
+}
+
+static void update(Step *step, Parameters *parameters, int controls, Metric norm_metric, Value gate,
+                   bool with_ema) {
+  Graph *graph = step->graph;
+  const OptimConfig *optim = &step->model->config->optim;
+  Shape flat = shape_vector(parameters->total);
+  Value norm = parameters_gradient_norm(parameters, graph);
+  graph_store(graph, norm, metric_view(step, norm_metric));
+  if (gate.id >= 0) /* 0 * NaN is NaN: a gate that is not finite skips this update too */
+    norm = graph_add(graph, norm, graph_affine(graph, gate, 0, 0));
+  bool half = parameters->precision == DTYPE_BF16;
+  AdamViews views = {
+      .parameters = graph_view(graph, &parameters->master, 0, flat),
+      .gradients = graph_view(graph, &parameters->gradient, 0, flat),
+      .moment1 = graph_view(graph, &parameters->moment1, 0, flat),
+      .moment2 = graph_view(graph, &parameters->moment2, 0, flat),
+      .ema = with_ema ? graph_view(graph, &parameters->ema, 0, flat) : NO_VALUE,
+      .compute = half ? graph_view(graph, &parameters->compute, 0, flat) : NO_VALUE,
+      .norm = norm,
+      .controls = control(step, controls, 3),
+      .counters = graph_view(graph, &parameters->counters, 0, shape_vector(3)),
+  };
+  graph_adam(graph, &views, (float)optim->beta1, (float)optim->beta2, (float)optim->epsilon,
+             (float)optim->weight_decay);
+  if (in_micro_batches(step->model)) graph_fill(graph, views.gradients, 0);
+}
+
+static void discriminator_update(Step *step) {
+  update(step, &step->model->discriminator, CONTROL_DISCRIMINATOR, METRIC_NORM_D, NO_VALUE, false);
+}
+
+static void generator_update(Step *step, bool gated) {
+  Value gate = gated ? metric_view(step, METRIC_NORM_D) : NO_VALUE;
+  update(step, &step->model->generator, CONTROL_GENERATOR, METRIC_NORM_G, gate, true);
+}
+
+void model_graph_declare(Model *model, Graph *graph) {
+  Step step = {.model = model, .graph = graph};
+  Verdicts verdicts;
+  forward(&step);
+  if (model->adversarial) judge(&step, pair(&step, step.target), &verdicts);
+}
+
+void model_graph_build(Model *model, ProgramKind kind, Graph *graph) {
+  Step step = {.model = model, .graph = graph};
+  switch (kind) {
+  case PROGRAM_STEP:
+    forward(&step);
+    if (model->adversarial) {
+      discriminator_half(&step);
+      discriminator_update(&step);
+    }
+    generator_half(&step, STEP_GAN);
+    generator_update(&step, model->adversarial);
+    break;
+  case PROGRAM_WARMUP:
+    forward(&step);
+    generator_half(&step, STEP_WARMUP);
+    generator_update(&step, false);
+    break;
+  case PROGRAM_D_MICRO:
+    forward(&step);
+    discriminator_half(&step);
+    break;
+  case PROGRAM_D_UPDATE:
+    discriminator_update(&step);
+    break;
+  case PROGRAM_G_MICRO:
+    forward(&step);
+    generator_half(&step, STEP_GAN);
+    break;
+  case PROGRAM_G_UPDATE:
+    generator_update(&step, model->adversarial);
+    break;
+  case PROGRAM_WARMUP_MICRO:
+    forward(&step);
+    generator_half(&step, STEP_WARMUP);
+    break;
+  case PROGRAM_KIND_COUNT:
+    break;
+  }
+}
+
+bool model_needs_program(const Model *model, ProgramKind kind) {
+  bool warmup = model->config->optim.l1_warmup > 0, micro = in_micro_batches(model);
+  switch (kind) {
+  case PROGRAM_STEP:
+    return !micro;
+  case PROGRAM_WARMUP:
+    return !micro && warmup;
+  case PROGRAM_D_MICRO:
+  case PROGRAM_D_UPDATE:
+    return micro && model->adversarial;
+  case PROGRAM_G_MICRO:
+  case PROGRAM_G_UPDATE:
+    return micro;
+  case PROGRAM_WARMUP_MICRO:
+    return micro && warmup;
+  case PROGRAM_KIND_COUNT:
+    break;
+  }
+  return false;
+}
+
+bool model_computes_metric(const Model *model, StepKind kind, Metric metric) {
+  const LossConfig *loss = &model->config->loss;
+  bool gan = kind == STEP_GAN;
+  switch (metric) {
+  case METRIC_LOSS_G:
+  case METRIC_NORM_G:
+    return true;
+  case METRIC_L1:
+    return loss->l1 > 0;
+  case METRIC_LOSS_D:
+  case METRIC_NORM_D:
+  case METRIC_ADVERSARIAL:
+    return gan && model->adversarial;
+  case METRIC_FEATURE_MATCHING:
+    return gan && model->adversarial && loss->feature_matching > 0;
+  case METRIC_TEMPORAL:
+    return gan && loss->temporal > 0 && model->options.shape.frames > 1;
+  case METRIC_TOTAL_VARIATION:
+    return gan && loss->total_variation > 0;
+  case METRIC_COUNT:
+    break;
+  }
+  return false;
+}

@@ -1,0 +1,46 @@
+/* The model's parts, for model.c (life, steps) and model_graph.c (what the programs compute). */
+#ifndef CELFORGE_TRAINER_MODEL_INTERNAL_H
+#define CELFORGE_TRAINER_MODEL_INTERNAL_H
+
+#include "trainer/model.h"
+
+/* Places in the controls buffer: what graph_adam wants for each network, then the fade. */
+enum {
+  CONTROL_GENERATOR, /* rate, clip, EMA decay */
+  CONTROL_DISCRIMINATOR = CONTROL_GENERATOR + 3,
+  CONTROL_ADVERSARIAL_WEIGHT = CONTROL_DISCRIMINATOR + 3,
+  CONTROL_COUNT,
+};
+
+typedef enum ProgramKind {
+  PROGRAM_STEP,    /* one micro-batch a step: everything */
+  PROGRAM_WARMUP,  /* the same for the warm-up */
+  PROGRAM_D_MICRO, /* more: the discriminators' half of a micro-batch */
+  PROGRAM_D_UPDATE,
+  PROGRAM_G_MICRO,
+  PROGRAM_G_UPDATE,
+  PROGRAM_WARMUP_MICRO,
+  PROGRAM_KIND_COUNT,
+} ProgramKind;
+
+struct Model {
+  const Config *config;
+  Backend *backend;
+  ModelOptions options;
+  bool adversarial; /* are there discriminators */
+  Parameters generator, discriminator;
+  Buffer source, target, noise, controls, metrics;
+  Arena *arena;
+  Program *programs[PROGRAM_KIND_COUNT]; /* NULL: not needed */
+  uint8_t metric_seen[METRIC_COUNT];     /* the last step computed it */
+};
+
+/* Appends what a program computes. */
+void model_graph_declare(Model *model, Graph *graph); /* only to declare parameters */
+void model_graph_build(Model *model, ProgramKind kind, Graph *graph);
+/* Whether the config needs this program. */
+bool model_needs_program(const Model *model, ProgramKind kind);
+/* The metrics a step of this kind computes. */
+bool model_computes_metric(const Model *model, StepKind kind, Metric metric);
+
+#endif
