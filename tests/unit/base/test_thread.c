@@ -1,0 +1,268 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/thread.h"
+
+static void *number(intptr_t n) {
+  return (void *)n;
+}
+
+static void first_in_first_out(void **state) {
+  (void)state;
+  Queue *queue = queue_new(3);
+  void *item;
+  for (intptr_t round = 0; round < 5; round++) {
+    for (intptr_t i = 0; i < 3; i++) assert_true(queue_push(queue, number(10 * round + i)));
+    assert_int_equal(queue_length(queue), 3);
+    for (intptr_t i = 0; i < 3; i++) {
+      assert_true(queue_pop(queue, &item));
+      assert_ptr_equal(item, number(10 * round + i));
+    }
+  }
+  assert_int_equal(queue_length(queue), 0);
+  queue_free(queue);
+  queue_free(NULL);
+}
+
+static void room_for_one_at_least(void **state) {
+  (void)state;
+  Queue *queue = queue_new(0);
+  void *item;
+  assert_true(queue_push(queue, number(1)));
+  assert_true(queue_pop(queue, &item));
+  queue_free(queue);
+}
+
+enum { PRODUCERS = 3, CONSUMERS = 2, ITEMS = 2000, ROOM = 7 };
+
+typedef struct Crowd {
+  Queue *queue;
+  intptr_t first;     /* of a producer */
+  uint8_t *seen;      /* of a consumer: how often each item came */
+  bool rising, bound; /* each producer's items came in order; never more than ROOM inside */
+} Crowd;
+
+static void *produce(void *argument) {
+  Crowd *crowd = argument;
+  for (intptr_t i = 0; i < ITEMS; i++) queue_push(crowd->queue, number(crowd->first + i));
+  return NULL;
+}
+
+static void *consume(void *argument) {
+  Crowd *crowd = argument;
+  intptr_t last[PRODUCERS] = {-1, -1, -1};
+  void *item;
+  while (queue_pop(crowd->queue, &item)) {
+    intptr_t n = (intptr_t)item;
+    crowd->seen[n]++;
+    crowd->rising &= n > last[n / ITEMS];
+    crowd->bound &= queue_length(crowd->queue) <= ROOM;
+    last[n / ITEMS] = n;
+  }
+  return NULL;
+}
+
+static void many_threads(void **state) {
+  (void)state;
+  static uint8_t seen[CONSUMERS][PRODUCERS * ITEMS];
+  memset(seen, 0, sizeof seen);
+  Queue *queue = queue_new(ROOM);
+  Crowd producers[PRODUCERS], consumers[CONSUMERS];
+  pthread_t makers[PRODUCERS], takers[CONSUMERS];
+  Error error;
+  for (int i = 0; i < CONSUMERS; i++) {
+    consumers[i] = (Crowd){queue, 0, seen[i], true, true};
+    assert_int_equal(thread_start(&takers[i], "taker", consume, &consumers[i], &error), OK);
+  }
+  for (int i = 0; i < PRODUCERS; i++) {
+    producers[i] = (Crowd){.queue = queue, .first = i * ITEMS};
+    assert_int_equal(thread_start(&makers[i], "maker", produce, &producers[i], &error), OK);
+  }
+  for (int i = 0; i < PRODUCERS; i++) pthread_join(makers[i], NULL);
+  queue_close(queue);
+  for (int i = 0; i < CONSUMERS; i++) pthread_join(takers[i], NULL);
+  for (int i = 0; i < PRODUCERS * ITEMS; i++) assert_int_equal(seen[0][i] + seen[1][i], 1);
+  for (int i = 0; i < CONSUMERS; i++) assert_true(consumers[i].rising && consumers[i].bound);
+  queue_free(queue);
+}
+
+static void closed(void **state) {
+  (void)state;
+  Queue *queue = queue_new(2);
+  void *item = NULL;
+  bool timed_out = true;
+  queue_push(queue, number(1));
+  queue_close(queue);
+  assert_false(queue_push(queue, number(2)));
+  assert_true(queue_pop(queue, &item)); /* what was inside comes out */
+  assert_ptr_equal(item, number(1));
+  assert_false(queue_pop(queue, &item));
+  assert_false(queue_pop_within(queue, 10, &item, &timed_out));
+  assert_false(timed_out);
+  queue_free(queue);
+}
+
+typedef struct Waiter {
+  Queue *queue;
+  bool result;
+} Waiter;
+
+static void *wait_to_push(void *argument) {
+  Waiter *waiter = argument;
+  waiter->result = queue_push(waiter->queue, number(2));
+  return NULL;
+}
+
+static void *wait_to_pop(void *argument) {
+  Waiter *waiter = argument;
+  void *item;
+  waiter->result = queue_pop(waiter->queue, &item);
+  return NULL;
+}
+
+static void close_wakes_all(void **state) {
+  (void)state;
+  Queue *full = queue_new(1), *empty = queue_new(1);
+  queue_push(full, number(1));
+  Waiter waiters[4] = {{full, true}, {full, true}, {empty, true}, {empty, true}};
+  pthread_t threads[4];
+  for (int i = 0; i < 4; i++)
+    thread_start(&threads[i], "waiter", i < 2 ? wait_to_push : wait_to_pop, &waiters[i], NULL);
+  usleep(20000);
+  queue_close(full);
+  queue_close(empty);
+  for (int i = 0; i < 4; i++) {
+    pthread_join(threads[i], NULL);
+    assert_false(waiters[i].result);
+  }
+  queue_free(full);
+  queue_free(empty);
+}
+
+static void *push_late(void *argument) {
+  usleep(30000);
+  queue_push(argument, number(5));
+  return NULL;
+}
+
+static void pop_within(void **state) {
+  (void)state;
+  Queue *queue = queue_new(1);
+  void *item = NULL;
+  bool timed_out = false;
+  double begin = clock_seconds();
+  assert_false(queue_pop_within(queue, 0.05, &item, &timed_out));
+  double waited = clock_seconds() - begin;
+  assert_true(timed_out);
+  assert_true(waited >= 0.05 && waited < 5);
+  assert_false(queue_pop_within(queue, -1, &item, &timed_out));
+  assert_true(timed_out);
+  pthread_t thread;
+  thread_start(&thread, "late", push_late, queue, NULL);
+  assert_true(queue_pop_within(queue, 60, &item, &timed_out));
+  assert_false(timed_out);
+  assert_ptr_equal(item, number(5));
+  pthread_join(thread, NULL);
+  queue_free(queue);
+}
+
+typedef struct Self {
+  Queue *named; /* told when the name is set */
+  char name[16];
+  sigset_t blocked;
+} Self;
+
+static void *look_at_self(void *argument) {
+  Self *self = argument;
+  void *item;
+  pthread_sigmask(SIG_SETMASK, NULL, &self->blocked);
+  queue_pop(self->named, &item);
+  pthread_getname_np(pthread_self(), self->name, sizeof self->name);
+  return NULL;
+}
+
+static void started_threads(void **state) {
+  (void)state;
+  Self self = {.named = queue_new(1)};
+  sigset_t before, after;
+  pthread_t thread;
+  pthread_sigmask(SIG_SETMASK, NULL, &before);
+  assert_int_equal(thread_start(&thread, "celforge-loader-17", look_at_self, &self, NULL), OK);
+  queue_push(self.named, NULL);
+  pthread_join(thread, NULL);
+  assert_string_equal(self.name, "celforge-loader");
+  static const int for_main[] = {SIGTERM, SIGINT, SIGUSR1, SIGHUP, SIGCHLD, SIGALRM};
+  for (size_t i = 0; i < sizeof for_main / sizeof *for_main; i++)
+    assert_true(sigismember(&self.blocked, for_main[i]));
+  assert_false(sigismember(&self.blocked, SIGSEGV)); /* its own fault */
+  pthread_sigmask(SIG_SETMASK, NULL, &after);
+  for (int signal = 1; signal < 32; signal++)
+    assert_int_equal(sigismember(&before, signal), sigismember(&after, signal));
+  queue_free(self.named);
+}
+
+static void thread_that_cannot_start(void **state) {
+  (void)state;
+  pthread_attr_t usual, enormous;
+  assert_int_equal(pthread_getattr_default_np(&usual), 0);
+  pthread_attr_init(&enormous);
+  pthread_attr_setstacksize(&enormous, (size_t)1 << 47);
+  if (pthread_setattr_default_np(&enormous) != 0) skip();
+  Error error = {0};
+  pthread_t thread;
+  Status status = thread_start(&thread, "reader", look_at_self, NULL, &error);
+  pthread_setattr_default_np(&usual);
+  assert_int_equal(status, ERROR_INTERNAL);
+  assert_non_null(strstr(error.message, "thread \"reader\" could not be started: "));
+  pthread_attr_destroy(&enormous);
+  pthread_attr_destroy(&usual);
+}
+
+static void clocks(void **state) {
+  (void)state;
+  double a = clock_seconds(), wall = clock_wall_seconds();
+  usleep(2000);
+  double b = clock_seconds();
+  assert_true(b - a >= 0.002 && b - a < 5);
+  assert_true(wall > 1.6e9); /* later than 2020 */
+}
+
+static void condition_times_out(void **state) {
+  (void)state;
+  pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+  pthread_cond_t condition;
+  condition_init(&condition);
+  pthread_mutex_lock(&mutex);
+  double deadline = clock_seconds() + 0.02;
+  while (condition_wait_until(&condition, &mutex, deadline)) {
+  }
+  assert_true(clock_seconds() >= deadline);
+  assert_false(condition_wait_until(&condition, &mutex, -INFINITY));
+  pthread_mutex_unlock(&mutex);
+  pthread_cond_destroy(&condition);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(first_in_first_out),
+      cmocka_unit_test(room_for_one_at_least),
+      cmocka_unit_test(many_threads),
+      cmocka_unit_test(closed),
+      cmocka_unit_test(close_wakes_all),
+      cmocka_unit_test(pop_within),
+      cmocka_unit_test(started_threads),
+      cmocka_unit_test(thread_that_cannot_start),
+      cmocka_unit_test(clocks),
+      cmocka_unit_test(condition_times_out),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
