@@ -1,0 +1,179 @@
+#include "comm/comm.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "comm/internal.h"
+
+/* Blocking collectives share about this much scratch memory. */
+enum { SCRATCH_BYTES = 4 << 20, LARGEST_PIECE = 1 << 20, SMALLEST_PIECE = 4096 };
+/* MPI_Abort itself can hang where a daemon is gone. */
+enum { ABORT_SECONDS = 10 };
+
+static int environment_number(const char *name) {
+  const char *text = getenv(name);
+  return text ? atoi(text) : 0;
+}
+
+/* How many ranks a launcher announced, and in which variable; 0: none said anything. What started
+ * this very process counts before what the job was granted. */
+static int announced_ranks(const char **variable) {
+  static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS",
+                                      "SLURM_NTASKS"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    int number = environment_number(names[i]);
+    *variable = names[i];
+    if (number > 0) return number;
+  }
+  return 0;
+}
+
+/* Without a launcher MPI would start a daemon for this one rank: a third of a second for nothing.
+ */
+static bool started_by_launcher(void) {
+  const char *variable;
+  return getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMIX_RANK") || getenv("PMI_RANK") ||
+         announced_ranks(&variable) > 1;
+}
+
+static void warn_of_missing_ranks(const Comm *comm) {
+  const char *variable;
+  int announced = announced_ranks(&variable);
+  if (announced > comm->size)
+    log_warning("%s announces %d ranks, but MPI sees %d: processes that do not find each other "
+                "each train alone; start them with mpirun or srun --mpi=pmix",
+                variable, announced, comm->size);
+}
+
+static Status open_mpi(Comm *comm, int *argc, char ***argv, Error *error) {
+  Status status = OK;
+  int provided = 0, initialized = 0;
+  MPI_Comm host = MPI_COMM_NULL;
+  MPI_Initialized(&initialized);
+  if (initialized) FAIL(error, ERROR_INTERNAL, "MPI can be started only once in a process");
+  MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided);
+  comm->uses_mpi = true;
+  MPI_Comm_rank(MPI_COMM_WORLD, &comm->rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &comm->size);
+  Operation operation = {"starting the group", comm->rank, comm->size, 0, 0};
+  if (provided < MPI_THREAD_MULTIPLE)
+    FAIL(error, ERROR_INTERNAL,
+         "this MPI gives thread level %d; MPI_THREAD_MULTIPLE (%d) is needed", provided,
+         MPI_THREAD_MULTIPLE);
+  TRY(mpi_check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
+                &operation, error));
+  MPI_Comm_rank(host, &comm->local_rank);
+  MPI_Comm_size(host, &comm->local_size);
+  MPI_Comm_free(&host);
+  if (comm->size == 1) goto done;
+
+  size_t piece = SCRATCH_BYTES / ((size_t)comm->size + 1) / 64 * 64;
+  comm->piece = piece > LARGEST_PIECE    ? LARGEST_PIECE
+                : piece < SMALLEST_PIECE ? SMALLEST_PIECE
+                                         : piece;
+  void *scratch;
+  TRY(mem_bulk(((size_t)comm->size + 1) * comm->piece, "the collectives' buffer", &scratch, error));
+  comm->scratch = scratch;
+  TRY(mpi_check(MPI_Comm_dup(MPI_COMM_WORLD, &comm->group), &operation, error));
+  MPI_Comm_set_errhandler(comm->group, MPI_ERRORS_RETURN);
+  TRY(averager_open(comm->rank, comm->size, &comm->averager, error));
+done:
+  return status;
+}
+
+Status comm_open(int *argc, char ***argv, double timeout, Comm **out, Error *error) {
+  Status status = OK;
+  *out = NULL;
+  if (!(timeout > 0)) return error_set(error, ERROR_INTERNAL, "timeout of %g s", timeout);
+  Comm *comm = mem_new(1, sizeof *comm);
+  *comm = (Comm){.size = 1, .local_size = 1, .timeout = timeout, .group = MPI_COMM_NULL};
+  if (started_by_launcher()) {
+    Watchdog watchdog;
+    TRY(watchdog_start(&watchdog, "MPI_Init", timeout, error));
+    status = open_mpi(comm, argc, argv, error);
+    watchdog_stop(&watchdog);
+    if (status != OK) goto done;
+    warn_of_missing_ranks(comm);
+  }
+  *out = comm;
+  comm = NULL;
+done:
+  if (comm) {
+    free(comm->scratch);
+    free(comm);
+  }
+  return status;
+}
+
+void comm_close(Comm *comm) {
+  Error error = {0};
+  Watchdog watchdog;
+  if (!comm) return;
+  if (comm->uses_mpi) {
+    if (comm_average_wait(comm, &error) != OK || comm_barrier(comm, &error) != OK) {
+      log_error("the group cannot end in order: %s", error.message);
+      comm_abort(comm, ERROR_INTERNAL);
+    }
+    bool watched = watchdog_start(&watchdog, "MPI_Finalize", comm->timeout, &error) == OK;
+    averager_close(comm->averager);
+    if (comm->group != MPI_COMM_NULL) MPI_Comm_free(&comm->group);
+    MPI_Finalize();
+    if (watched) watchdog_stop(&watchdog);
+  }
+  free(comm->scratch);
+  free(comm);
+}
+
+void comm_abort(Comm *comm, int exit_code) {
+  if (comm && comm->uses_mpi) {
+    sigset_t alarm_only;
+    signal(SIGALRM, SIG_DFL);
+    sigemptyset(&alarm_only);
+    sigaddset(&alarm_only, SIGALRM);
+    pthread_sigmask(SIG_UNBLOCK, &alarm_only, NULL);
+    alarm(ABORT_SECONDS);
+    MPI_Abort(MPI_COMM_WORLD, exit_code);
+  }
+  _exit(exit_code);
+}
+
+void comm_set_timeout(Comm *comm, double seconds) {
+  comm->timeout = seconds;
+}
+
+int comm_rank(const Comm *comm) {
+  return comm->rank;
+}
+int comm_size(const Comm *comm) {
+  return comm->size;
+}
+int comm_local_rank(const Comm *comm) {
+  return comm->local_rank;
+}
+int comm_local_size(const Comm *comm) {
+  return comm->local_size;
+}
+
+Status comm_average_start(Comm *comm, void *data, int64_t count, CommType type, Error *error) {
+  if (count < 0 || (type != COMM_F32 && type != COMM_BF16))
+    return error_set(error, ERROR_INTERNAL,
+                     "mean over the ranks: %lld elements of type %d; must be F32 or BF16",
+                     (long long)count, (int)type);
+  if (comm->size == 1 || count == 0) return OK;
+  return averager_start(comm->averager, data, count, type, comm->timeout, error);
+}
+
+Status comm_average_wait(Comm *comm, Error *error) {
+  if (comm->size == 1) return OK;
+  Status status = averager_wait(comm->averager, comm->timeout, error);
+  if (status != OK) comm->broken = true;
+  return status;
+}
+
+CommStats comm_stats(const Comm *comm) {
+  return comm->averager ? averager_stats(comm->averager) : (CommStats){0};
+}
