@@ -1,0 +1,195 @@
+#include "data/image.h"
+
+#include <errno.h>
+#include <math.h>
+#include <png.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/files.h"
+#include "base/memory.h"
+
+enum { MAX_SIDE = 32768 };
+
+Status image_new(int width, int height, Image *out, Error *error) {
+  void *pixels = NULL;
+  *out = (Image){0};
+  if (width < 1 || height < 1 || width > MAX_SIDE || height > MAX_SIDE)
+    return error_set(error, ERROR_USAGE, "a picture of %dx%d; allowed: 1x1 to %dx%d", width, height,
+                     MAX_SIDE, MAX_SIDE);
+  Status status = mem_bulk((size_t)width * (size_t)height * 3, "a picture", &pixels, error);
+  if (status == OK) *out = (Image){width, height, pixels};
+  return status;
+}
+
+void image_free(Image *image) {
+  free(image->pixels);
+  *image = (Image){0};
+}
+
+/* --- libpng: errors leave by longjmp, so what must survive one lives in a struct, and no function
+ * that calls libpng behind setjmp keeps anything of its own. -------------------------------------
+ */
+
+typedef struct Png {
+  png_structp png;
+  png_infop info;
+  FILE *file;
+  png_bytep *rows;
+  AtomicFile *target; /* when writing */
+  Error write_error;
+  char reason[200];
+} Png;
+
+static void keep_reason(png_structp png, png_const_charp message) {
+  Png *state = png_get_error_ptr(png);
+  snprintf(state->reason, sizeof state->reason, "%s", message);
+  png_longjmp(png, 1);
+}
+
+static void ignore_warning(png_structp png, png_const_charp message) {
+  (void)png;
+  (void)message;
+}
+
+/* Every kind of PNG as 8-bit RGB. */
+static void set_conversions(png_structp png, png_infop info) {
+  int type = png_get_color_type(png, info);
+  png_set_expand(png);
+  if (png_get_bit_depth(png, info) == 16) png_set_scale_16(png);
+  if (type == PNG_COLOR_TYPE_GRAY || type == PNG_COLOR_TYPE_GRAY_ALPHA) png_set_gray_to_rgb(png);
+  png_set_strip_alpha(png);
+  png_set_interlace_handling(png);
+  png_read_update_info(png, info);
+}
+
+static bool read_header(Png *state) {
+  if (setjmp(png_jmpbuf(state->png))) return false;
+  png_set_user_limits(state->png, MAX_SIDE, MAX_SIDE);
+  png_init_io(state->png, state->file);
+  png_read_info(state->png, state->info);
+  set_conversions(state->png, state->info);
+  return true;
+}
+
+static bool read_rows(Png *state) {
+  if (setjmp(png_jmpbuf(state->png))) return false;
+  png_read_image(state->png, state->rows);
+  png_read_end(state->png, NULL);
+  return true;
+}
+
+static png_bytep *row_pointers(const Image *image) {
+  png_bytep *rows = mem_new((size_t)image->height, sizeof *rows);
+  for (int y = 0; y < image->height; y++)
+    rows[y] = image->pixels + (size_t)y * (size_t)image->width * 3;
+  return rows;
+}
+
+Status image_read_png(const char *path, Image *out, Error *error) {
+  Status status = OK;
+  Png state = {0};
+  unsigned char signature[8];
+  *out = (Image){0};
+  state.file = fopen(path, "rbe");
+  if (!state.file) return error_errno(error, errno, "%s: cannot open", path);
+  if (path_is_folder(path)) FAIL(error, ERROR_IO, "%s: is a folder, not a picture", path);
+  if (fread(signature, 1, 8, state.file) != 8 || png_sig_cmp(signature, 0, 8) != 0)
+    FAIL(error, ERROR_DATA, "%s: not a PNG file (its first bytes are others)", path);
+  rewind(state.file);
+  state.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &state, keep_reason, ignore_warning);
+  if (state.png) state.info = png_create_info_struct(state.png);
+  if (!state.info) FAIL(error, ERROR_INTERNAL, "%s: libpng could not start", path);
+  if (!read_header(&state)) FAIL(error, ERROR_DATA, "%s: broken PNG: %s", path, state.reason);
+  TRY(image_new((int)png_get_image_width(state.png, state.info),
+                (int)png_get_image_height(state.png, state.info), out, error));
+  state.rows = row_pointers(out);
+  if (!read_rows(&state)) FAIL(error, ERROR_DATA, "%s: broken PNG: %s", path, state.reason);
+done:
+  if (state.png) png_destroy_read_struct(&state.png, &state.info, NULL);
+  free(state.rows);
+  fclose(state.file);
+  if (status != OK) image_free(out);
+  return status;
+}
+
+static void write_bytes(png_structp png, png_bytep data, size_t size) {
+  Png *state = png_get_io_ptr(png);
+  if (atomic_file_write(state->target, data, size, &state->write_error) != OK)
+    png_error(png, "the file could not be written");
+}
+
+static void flush_bytes(png_structp png) {
+  (void)png; /* the commit flushes */
+}
+
+static bool write_rows(Png *state, const Image *image) {
+  if (setjmp(png_jmpbuf(state->png))) return false;
+  png_set_write_fn(state->png, state, write_bytes, flush_bytes);
+  png_set_IHDR(state->png, state->info, (png_uint_32)image->width, (png_uint_32)image->height, 8,
+               PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
+               PNG_FILTER_TYPE_DEFAULT);
+  png_set_compression_level(state->png, 6);
+  png_write_info(state->png, state->info);
+  png_write_image(state->png, state->rows);
+  png_write_end(state->png, NULL);
+  return true;
+}
+
+Status image_write_png(const char *path, const Image *image, Error *error) {
+  Status status = OK;
+  Png state = {0};
+  AtomicFile file = {.descriptor = -1};
+  TRY(atomic_file_open(path, &file, error));
+  state.target = &file;
+  state.rows = row_pointers(image);
+  state.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &state, keep_reason, ignore_warning);
+  if (state.png) state.info = png_create_info_struct(state.png);
+  if (!state.info) FAIL(error, ERROR_INTERNAL, "%s: libpng could not start", path);
+  if (!write_rows(&state, image)) {
+    if (state.write_error.status != OK)
+      FAIL(error, state.write_error.status, "%s", state.write_error.message);
+    FAIL(error, ERROR_INTERNAL, "%s: libpng: %s", path, state.reason);
+  }
+  TRY(atomic_file_commit(&file, error));
+done:
+  if (state.png) png_destroy_write_struct(&state.png, &state.info);
+  free(state.rows);
+  atomic_file_abort(&file);
+  return status;
+}
+
+/* --- Resizing
+ * --------------------------------------------------------------------------------------- */
+
+/* Where pixel `i` of `to` lies among `from` pixels: the lower neighbour and the upper one's weight.
+ */
+static int neighbour(int i, int from, int to, float *weight) {
+  float at = ((float)i + 0.5f) * (float)from / (float)to - 0.5f;
+  if (at < 0) at = 0;
+  int low = (int)at;
+  if (low > from - 1) low = from - 1;
+  *weight = at - (float)low;
+  return low;
+}
+
+void image_resize(const Image *from, Image *to) {
+  size_t stride = (size_t)from->width * 3;
+  for (int y = 0; y < to->height; y++) {
+    float v, u;
+    int y0 = neighbour(y, from->height, to->height, &v), y1 = y0 + (y0 + 1 < from->height);
+    for (int x = 0; x < to->width; x++) {
+      int x0 = neighbour(x, from->width, to->width, &u), x1 = x0 + (x0 + 1 < from->width);
+      const uint8_t *top = from->pixels + (size_t)y0 * stride,
+                    *low = from->pixels + (size_t)y1 * stride;
+      uint8_t *out = to->pixels + ((size_t)y * (size_t)to->width + (size_t)x) * 3;
+      for (int c = 0; c < 3; c++) {
+        float a = (float)top[3 * x0 + c] * (1 - u) + (float)top[3 * x1 + c] * u;
+        float b = (float)low[3 * x0 + c] * (1 - u) + (float)low[3 * x1 + c] * u;
+        out[c] = (uint8_t)(a * (1 - v) + b * v + 0.5f);
+      }
+    }
+  }
+}
