@@ -1,0 +1,47 @@
+/* A table with every type and kind of range, for the tests of the config. */
+#ifndef CELFORGE_TESTS_UNIT_BASE_CONFIG_EXAMPLE_H
+#define CELFORGE_TESTS_UNIT_BASE_CONFIG_EXAMPLE_H
+
+#include <float.h>
+#include <string.h>
+
+#include "base/config.h"
+
+typedef struct Example {
+  int64_t seed;
+  ConfigString dir;
+  bool resume;
+  int64_t steps, batch, offset;
+  double rate, weight;
+  int game;
+  ConfigString notes;
+} Example;
+
+static const ConfigKey example_keys[] = {
+    {"seed", CONFIG_INT, offsetof(Example, seed), 0, 0x1p63, "1", NULL, "Of all random numbers."},
+    {"run.dir", CONFIG_STRING, offsetof(Example, dir), 0, 0, "runs/demo", NULL,
+     "Where everything is written."},
+    {"run.resume", CONFIG_BOOL, offsetof(Example, resume), 0, 0, "true", NULL,
+     "Goes on where the run was."},
+    {"train.steps", CONFIG_INT, offsetof(Example, steps), 1, 1000000, "400", NULL, "Steps in all."},
+    {"train.global_batch", CONFIG_INT, offsetof(Example, batch), 1, 4096, "8", NULL,
+     "Clips a step, over all ranks."},
+    {"train.offset", CONFIG_INT, offsetof(Example, offset), -0x1p63, 0x1p63, "0", NULL,
+     "Any number."},
+    {"optim.generator_rate", CONFIG_REAL, offsetof(Example, rate), 0, 1, "2e-4", NULL,
+     "Learning rate of the generator."},
+    {"loss.weight", CONFIG_REAL, offsetof(Example, weight), -DBL_MAX, DBL_MAX, "10", NULL,
+     "Weight, per unit."},
+    {"loss.game", CONFIG_CHOICE, offsetof(Example, game), 0, 0, "bce", "lsgan|bce|hinge",
+     "The adversarial loss."},
+    {"loss.notes", CONFIG_STRING, offsetof(Example, notes), 0, 0, "", NULL, "For people."},
+};
+
+static inline const char *example_section_help(const char *section) {
+  return strcmp(section, "train") == 0 ? "How long, and with how much." : NULL;
+}
+
+static const ConfigSchema example = {example_keys, sizeof example_keys / sizeof *example_keys,
+                                     example_section_help};
+
+#endif

@@ -1,0 +1,308 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/unit/base/config_example.h"
+
+static Error error;
+
+typedef struct Case {
+  const char *yaml, *message;
+} Case;
+
+/* Every case fails with this message, and the config stays as it was. */
+static void check(const Case *cases, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    Example config, before;
+    memset(&config, 0x55, sizeof config);
+    before = config;
+    const char *yaml = cases[i].yaml;
+    Status status = config_parse(&example, "run.yaml", yaml, strlen(yaml), &config, &error);
+    if (status != ERROR_USAGE) fail_msg("accepted: %s", yaml);
+    assert_int_equal(error.status, ERROR_USAGE);
+    assert_string_equal(error.message, cases[i].message);
+    assert_memory_equal(&config, &before, sizeof config);
+  }
+}
+
+#define CHECK(cases) check(cases, sizeof cases / sizeof *cases)
+
+static void unknown_keys(void **state) {
+  (void)state;
+  static const Case cases[] = {
+      {"seed: 1\n\ntrian:\n  steps: 3\n",
+       "run.yaml:3:1: trian: unknown key; did you mean \"train\"?"},
+      {"train:\n  stesp: 3\n",
+       "run.yaml:2:3: train.stesp: unknown key; did you mean \"train.steps\"?"},
+      {"train.globl_batch: 3\n",
+       "run.yaml:1:1: train.globl_batch: unknown key; did you mean \"train.global_batch\"?"},
+      {"steps: 3\n", "run.yaml:1:1: steps: unknown key; did you mean \"train.steps\"?"},
+      {"train: {generator_rate: 1}\n",
+       "run.yaml:1:9: train.generator_rate: unknown key; did you mean \"optim.generator_rate\"?"},
+      {"optm.generator_rate: 1\n",
+       "run.yaml:1:1: optm.generator_rate: unknown key; did you mean \"optim.generator_rate\"?"},
+      {"Seed: 1\n", "run.yaml:1:1: Seed: unknown key; did you mean \"seed\"?"},
+      {"train:\n  epochs: 3\n", "run.yaml:2:3: train.epochs: unknown key; section \"train\" has "
+                                "steps, global_batch, offset"},
+      {"colour: 3\n", "run.yaml:1:1: colour: unknown key; known are seed, run, train, optim, loss"},
+      {"colour:\n  steps.x: 3\n",
+       "run.yaml:1:1: colour: unknown key; known are seed, run, train, optim, loss"},
+      {"\"a\\nb\\u00e9\": 3\n",
+       "run.yaml:1:1: a?b\xc3\xa9: unknown key; known are seed, run, train, optim, loss"},
+      {"<<: {seed: 1}\n", "run.yaml:1:1: <<: unknown key; known are seed, run, train, optim, loss"},
+      {"? seed\n? 5\n", "run.yaml:2:1: seed: has no value; must be an integer"},
+      {"\"\": 5\n", "run.yaml:1:1: \"\": unknown key; known are seed, run, train, optim, loss"},
+  };
+  CHECK(cases);
+}
+
+static void wrong_types(void **state) {
+  (void)state;
+  static const Case cases[] = {
+      {"train:\n  steps: fast\n",
+       "run.yaml:2:10: train.steps: \"fast\" is not an integer; allowed: 1 to 1000000"},
+      {"train.steps: 1_000",
+       "run.yaml:1:14: train.steps: \"1_000\" is not an integer; allowed: 1 to 1000000"},
+      {"train.steps: 4k",
+       "run.yaml:1:14: train.steps: \"4k\" is not an integer; allowed: 1 to 1000000"},
+      {"train.steps: 1.0",
+       "run.yaml:1:14: train.steps: \"1.0\" is not an integer; allowed: 1 to 1000000"},
+      {"train.steps: 0x10",
+       "run.yaml:1:14: train.steps: \"0x10\" is not an integer; allowed: 1 to 1000000"},
+      {"train.steps: 010",
+       "run.yaml:1:14: train.steps: \"010\" is not an integer; allowed: 1 to 1000000"},
+      {"train.steps: '10'",
+       "run.yaml:1:14: train.steps: \"10\" is text, being in quotes; allowed: 1 to 1000000"},
+      {"train.offset: -",
+       "run.yaml:1:15: not valid YAML: block sequence entries are not allowed in "
+       "this context"},
+      {"train.offset: +-1", "run.yaml:1:15: train.offset: \"+-1\" is not an integer"},
+      {"seed: x", "run.yaml:1:7: seed: \"x\" is not an integer; allowed: at least 0"},
+      {"optim.generator_rate: fast",
+       "run.yaml:1:23: optim.generator_rate: \"fast\" is not a number; allowed: 0 to 1"},
+      {"optim.generator_rate: 1e",
+       "run.yaml:1:23: optim.generator_rate: \"1e\" is not a number; allowed: 0 to 1"},
+      {"loss.weight: .inf", "run.yaml:1:14: loss.weight: \".inf\" is not a number"},
+      {"loss.weight: nan", "run.yaml:1:14: loss.weight: \"nan\" is not a number"},
+      {"loss.weight: 0x1p3", "run.yaml:1:14: loss.weight: \"0x1p3\" is not a number"},
+      {"loss.weight: 1.5 2", "run.yaml:1:14: loss.weight: \"1.5 2\" is not a number"},
+      {"run.resume: yes",
+       "run.yaml:1:13: run.resume: \"yes\" is not a truth value; allowed: true or false"},
+      {"loss.game: lsgn", "run.yaml:1:12: loss.game: \"lsgn\" is not one of the choices; allowed: "
+                          "lsgan, bce, hinge"},
+      {"loss.game: lsgan|bce", "run.yaml:1:12: loss.game: \"lsgan|bce\" is not one of the choices; "
+                               "allowed: lsgan, bce, hinge"},
+      {"run.dir: [a, b]", "run.yaml:1:10: run.dir: must be a text, not a list"},
+      {"train:\n  steps:\n    - 1\n    - 2\n",
+       "run.yaml:3:5: train.steps: must be an integer, not a list"},
+      {"train:\n  steps:\n    most: 1\n",
+       "run.yaml:3:5: train.steps: must be an integer, not a section"},
+      {"run.dir: \"a\\0b\"", "run.yaml:1:10: run.dir: holds a NUL character"},
+  };
+  CHECK(cases);
+}
+
+static void out_of_range(void **state) {
+  (void)state;
+  static const Case cases[] = {
+      {"train:\n  steps: 0\n",
+       "run.yaml:2:10: train.steps: \"0\" is out of range; allowed: 1 to 1000000"},
+      {"train.steps: 1000001",
+       "run.yaml:1:14: train.steps: \"1000001\" is out of range; allowed: 1 to 1000000"},
+      {"seed: -1", "run.yaml:1:7: seed: \"-1\" is out of range; allowed: at least 0"},
+      {"seed: 9223372036854775808",
+       "run.yaml:1:7: seed: \"9223372036854775808\" is out of range; allowed: at least 0"},
+      {"train.offset: -9223372036854775809",
+       "run.yaml:1:15: train.offset: \"-9223372036854775809\" is out of range"},
+      {"optim.generator_rate: 1.0000001",
+       "run.yaml:1:23: optim.generator_rate: \"1.0000001\" is out of range; allowed: 0 to 1"},
+      {"optim.generator_rate: -1e-9",
+       "run.yaml:1:23: optim.generator_rate: \"-1e-9\" is out of range; allowed: 0 to 1"},
+      {"loss.weight: 1e999", "run.yaml:1:14: loss.weight: \"1e999\" is out of range"},
+  };
+  CHECK(cases);
+}
+
+static void no_value(void **state) {
+  (void)state;
+  static const Case cases[] = {
+      {"train:\n  steps:\n  global_batch: 2\n",
+       "run.yaml:2:9: train.steps: has no value; must be an integer"},
+      {"loss.game: ~", "run.yaml:1:12: loss.game: has no value; must be one of its choices"},
+      {"run.dir: null",
+       "run.yaml:1:10: run.dir: has no value; must be a text (\"\" is the empty one)"},
+      {"run.resume: NULL", "run.yaml:1:13: run.resume: has no value; must be true or false"},
+      {"loss.weight: Null", "run.yaml:1:14: loss.weight: has no value; must be a number"},
+  };
+  CHECK(cases);
+}
+
+static void set_twice(void **state) {
+  (void)state;
+  static const Case cases[] = {
+      {"train:\n  steps: 1\n  global_batch: 2\n  steps: 1\n",
+       "run.yaml:4:3: train.steps: set twice; first in line 2"},
+      {"train:\n  steps: 1\ntrain.steps: 1\n",
+       "run.yaml:3:1: train.steps: set twice; first in line 2"},
+      {"train: {steps: 1}\nseed: 1\ntrain: {offset: 1}\n",
+       "run.yaml:3:1: train: set twice; first in line 1"},
+      {"train:\nseed: 1\ntrain: {offset: 1}\n", "run.yaml:3:1: train: set twice; first in line 1"},
+  };
+  CHECK(cases);
+}
+
+static void wrong_structure(void **state) {
+  (void)state;
+  static const Case cases[] = {
+      {"train: 5\n", "run.yaml:1:8: train: is a section, not a key; it has steps, global_batch, "
+                     "offset"},
+      {"run: [dir]\n", "run.yaml:1:6: run: is a section, not a key; it has dir, resume"},
+      {"run: ~\n", "run.yaml:1:6: run: is a section, not a key; it has dir, resume"},
+      {"- seed\n", "run.yaml:1:1: must hold keys and sections (\"key: value\"), not a list or a "
+                   "bare value"},
+      {"seed\n", "run.yaml:1:1: must hold keys and sections (\"key: value\"), not a list or a bare "
+                 "value"},
+      {"[seed]: 1\n", "run.yaml:1:1: a key must be a word, not a list or a mapping"},
+      {"\"a\\0b\": 1\n", "run.yaml:1:1: a key holds a NUL character"},
+      {"seed: 1\n---\nseed: 2\n", "run.yaml:2:1: a second document; a config is one document"},
+      {"seed: &a 1\n", "run.yaml:1:7: anchors (&name) are not supported; remove it"},
+      {"train: &a {steps: 1}\n", "run.yaml:1:8: anchors (&name) are not supported; remove it"},
+      {"seed: *a\n", "run.yaml:1:7: aliases (*name) are not supported; write the value out"},
+      {"seed: !!int 1\n", "run.yaml:1:7: tags (!name) are not supported; remove it"},
+      {"run.dir: ! [1]\n", "run.yaml:1:10: tags (!name) are not supported; remove it"},
+  };
+  CHECK(cases);
+}
+
+static void invalid_yaml(void **state) {
+  (void)state;
+  static const Case cases[] = {
+      {"seed: 1\ntrain:\n\tsteps: 2\n",
+       "run.yaml:3:1: not valid YAML: found character that cannot start any token while scanning "
+       "for the next token"},
+      {"run.dir: a\n  steps: 2\n",
+       "run.yaml:2:8: not valid YAML: mapping values are not allowed in this context"},
+      {"run: {dir: a\n",
+       "run.yaml:2:1: not valid YAML: did not find expected ',' or '}' while parsing a flow "
+       "mapping"},
+      {"run.dir: \"a\nb: 2\n",
+       "run.yaml:3:1: not valid YAML: found unexpected end of stream while scanning a quoted "
+       "scalar"},
+      {"seed: 1\nrun.dir: \xc3\xa9\xff\n",
+       "run.yaml:2:11: not valid YAML: invalid leading UTF-8 octet"},
+      {"seed: 1\nrun.dir: \x01\n",
+       "run.yaml:2:10: not valid YAML: control characters are not allowed"},
+  };
+  CHECK(cases);
+}
+
+static void columns_count_characters(void **state) {
+  (void)state;
+  static const Case cases[] = {
+      {"{run.dir: \xc3\xa9\xe2\x82\xac\xf0\x9f\x8e\xac, seed: x}",
+       "run.yaml:1:22: seed: \"x\" is not an integer; allowed: at least 0"},
+  };
+  CHECK(cases);
+}
+
+static void bad_assignments(void **state) {
+  (void)state;
+  static const Case cases[] = {
+      {"train.steps", "--set:1:1: train.steps: has no value; write KEY=VALUE"},
+      {"train.steps=", "--set:1:13: train.steps: \"\" is not an integer; allowed: 1 to 1000000"},
+      {"train.steps=x", "--set:1:13: train.steps: \"x\" is not an integer; allowed: 1 to 1000000"},
+      {"train.steps= 5",
+       "--set:1:13: train.steps: \" 5\" is not an integer; allowed: 1 to 1000000"},
+      {"loss.weight= 5", "--set:1:13: loss.weight: \" 5\" is not a number"},
+      {"loss.weight=", "--set:1:13: loss.weight: \"\" is not a number"},
+      {"loss.game=", "--set:1:11: loss.game: \"\" is not one of the choices; allowed: lsgan, bce, "
+                     "hinge"},
+      {"train.stpes=5", "--set:1:1: train.stpes: unknown key; did you mean \"train.steps\"?"},
+      {"train=5", "--set:1:1: train: is a section, not a key; it has steps, global_batch, offset"},
+      {"=5", "--set:1:1: \"\": unknown key; known are seed, run, train, optim, loss"},
+      {"run.dir=\xff", "--set:1:9: run.dir: is not valid UTF-8"},
+      {"run.dir=\xed\xa0\x80", "--set:1:9: run.dir: is not valid UTF-8"},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Example config, before;
+    memset(&config, 0x55, sizeof config);
+    before = config;
+    assert_int_equal(config_assign(&example, cases[i].yaml, &config, &error), ERROR_USAGE);
+    assert_string_equal(error.message, cases[i].message);
+    assert_memory_equal(&config, &before, sizeof config);
+  }
+}
+
+static void long_values_are_cut(void **state) {
+  (void)state;
+  Example config;
+  char yaml[3000] = "train.steps: ";
+  for (size_t i = strlen(yaml); i + 2 < sizeof yaml; i += 2) memcpy(yaml + i, "\xc3\xa9", 3);
+  assert_int_equal(config_parse(&example, "x", yaml, strlen(yaml), &config, &error), ERROR_USAGE);
+  assert_non_null(strstr(error.message, "\xc3\xa9...\" is not an integer"));
+  assert_true(strlen(error.message) < 200);
+  memset(yaml, 'k', 1000); /* a key of a thousand letters is near to none */
+  memcpy(yaml + 1000, ": 1", 4);
+  assert_int_equal(config_parse(&example, "x", yaml, strlen(yaml), &config, &error), ERROR_USAGE);
+  assert_non_null(strstr(error.message, "kkk...: unknown key; known are seed"));
+}
+
+static void check_place(const char *key, const char *message) {
+  assert_int_equal(config_error(key, &error, "must be %d", 3), ERROR_USAGE);
+  assert_string_equal(error.message, message);
+}
+
+static void *other_thread(void *argument) {
+  (void)argument;
+  Example config = {0};
+  check_place("train.steps", "default: train.steps: must be 3");
+  config_assign(&example, "train.steps=9", &config, &error);
+  check_place("train.steps", "--set:1:13: train.steps: must be 3");
+  return NULL;
+}
+
+static void places_are_remembered(void **state) {
+  (void)state;
+  Example config = {0};
+  const char *yaml = "train:\n  steps: 5\n  offset: 2\n";
+  assert_int_equal(config_set_defaults(&example, &config, &error), OK);
+  check_place("train.steps", "default: train.steps: must be 3");
+  assert_int_equal(config_parse(&example, "a.yaml", yaml, strlen(yaml), &config, &error), OK);
+  check_place("train.steps", "a.yaml:2:10: train.steps: must be 3");
+  check_place("train.offset", "a.yaml:3:11: train.offset: must be 3");
+  check_place("seed", "default: seed: must be 3");
+  assert_int_equal(config_assign(&example, "train.steps=9", &config, &error), OK);
+  check_place("train.steps", "--set:1:13: train.steps: must be 3");
+  assert_int_equal(config_assign(&example, "train.offset=x", &config, &error), ERROR_USAGE);
+  check_place("train.offset", "a.yaml:3:11: train.offset: must be 3"); /* a failure sets nothing */
+  pthread_t thread;
+  assert_int_equal(pthread_create(&thread, NULL, other_thread, NULL), 0);
+  pthread_join(thread, NULL);
+  check_place("train.steps", "--set:1:13: train.steps: must be 3");
+  assert_int_equal(config_set_defaults(&example, &config, &error), OK);
+  check_place("train.steps", "default: train.steps: must be 3");
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(unknown_keys),
+      cmocka_unit_test(wrong_types),
+      cmocka_unit_test(out_of_range),
+      cmocka_unit_test(no_value),
+      cmocka_unit_test(set_twice),
+      cmocka_unit_test(wrong_structure),
+      cmocka_unit_test(invalid_yaml),
+      cmocka_unit_test(columns_count_characters),
+      cmocka_unit_test(bad_assignments),
+      cmocka_unit_test(long_values_are_cut),
+      cmocka_unit_test(places_are_remembered),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
