@@ -1,4 +1,243 @@
+/* What is done in one op instead of several: activations and residuals behind convolutions and
+ * norms, the activation in front of a norm's backward pass, gradients of biases, stores. */
 #include "engine/plan.h"
+
+/* --- Patterns
+ * --------------------------------------------------------------------------------------- */
+
+/* The only instruction of a pointwise op as the builders make it, else NULL. */
+static const PointwiseInstruction *single_instruction(const Op *op, PointwiseCode code) {
+  if (op->kind != OP_POINTWISE || op->output_count != 1) return NULL;
+  const PointwiseProgram *program = &op->attributes.pointwise;
+  if (program->instruction_count != 1 || program->instructions[0].code != code) return NULL;
+  return &program->instructions[0];
+}
+
+static const Op *producer_of(const Plan *plan, Value value) {
+  int producer = value.id < 0 ? -1 : plan_value(plan, value)->producer;
+  return producer < 0 ? NULL : &plan->ops[producer];
+}
+
+static bool same_type(const Plan *plan, Value a, Value b) {
+  const PlanValue *x = plan_value(plan, a), *y = plan_value(plan, b);
+  return x->dtype == y->dtype && shape_equal(x->shape, y->shape);
+}
+
+static bool ready_before(const Plan *plan, Value value, int op) {
+  return plan_value(plan, value)->producer < op;
+}
+
+/* The op that alone reads `value`, and in one place alone; -1: none. */
+static int single_user(const Plan *plan, Value value) {
+  const PlanValue *info = plan_value(plan, value);
+  return info->use_count == 1 ? info->uses[0] : -1;
+}
+
+/* For a binary op with two different operands: the one that is not `value`. */
+static Value other_operand(const Op *op, Value value) {
+  if (op->input_count != 2) return NO_VALUE;
+  if (op->inputs[0].id == value.id) return op->inputs[1];
+  return op->inputs[1].id == value.id ? op->inputs[0] : NO_VALUE;
+}
+
+/* --- Aliases
+ * ------------------------------------------------------------------------------------------ */
+
+/* A reshape to the shape that is there already: its readers read what it reads. */
+static void remove_aliases(Plan *plan) {
+  for (int i = 0; i < plan->op_count; i++) {
+    const Op *op = &plan->ops[i];
+    if (!plan->live[i] || op->kind != OP_RESHAPE) continue;
+    if (!same_type(plan, op->inputs[0], op->outputs[0])) continue;
+    const PlanValue *out = plan_value(plan, op->outputs[0]);
+    while (out->use_count > 0) {
+      int user = out->uses[0];
+      for (int j = 0; j < plan->ops[user].input_count; j++) {
+        if (plan->ops[user].inputs[j].id == op->outputs[0].id) {
+          plan_set_input(plan, user, j, op->inputs[0]);
+        }
+      }
+    }
+    plan_remove(plan, i);
+  }
+}
+
+/* --- A norm's backward pass behind an activation
+ * ------------------------------------------------------- */
+
+/* The slot of the plain norm whose output is `value`, or was before a leaky ReLU; -1: none. The
+ * step of an activation's output is that of its input, as the slope is not negative. */
+static int norm_behind(const Plan *plan, Value value) {
+  const Op *op = producer_of(plan, value);
+  if (!op) return -1;
+  const PointwiseInstruction *leaky = single_instruction(op, PW_LEAKY_RELU);
+  if (leaky && leaky->p >= 0) {
+    value = op->inputs[0];
+    op = producer_of(plan, value);
+  }
+  bool plain = op && op->kind == OP_NORM && op->input_count <= 3 &&
+               op->attributes.norm.activation == ACTIVATION_NONE;
+  return plain ? plan_value(plan, value)->producer : -1;
+}
+
+static bool same_norm(const Op *norm, const Op *backward) {
+  const NormAttributes *a = &norm->attributes.norm, *b = &backward->attributes.norm;
+  if (norm->input_count + 1 != backward->input_count) return false;
+  for (int i = 0; i < norm->input_count; i++) {
+    if (norm->inputs[i].id != backward->inputs[i + 1].id) return false;
+  }
+  return a->kind == b->kind && a->groups == b->groups && a->epsilon == b->epsilon;
+}
+
+/* norm_backward(dy * leaky_step(y)) finds the sign of y again: the product is not needed. */
+static void fuse_norm_backward(Plan *plan, int slot) {
+  const Op *op = &plan->ops[slot];
+  if (op->attributes.norm.activation != ACTIVATION_NONE) return;
+  Value product = op->inputs[0];
+  const Op *multiply = producer_of(plan, product);
+  if (!multiply || !single_instruction(multiply, PW_MUL) || single_user(plan, product) != slot) {
+    return;
+  }
+  for (int i = 0; i < multiply->input_count; i++) {
+    const Op *step = producer_of(plan, multiply->inputs[i]);
+    const PointwiseInstruction *leaky = step ? single_instruction(step, PW_LEAKY_STEP) : NULL;
+    Value dy = other_operand(multiply, multiply->inputs[i]);
+    if (!leaky || dy.id < 0 || !same_type(plan, dy, product)) continue;
+    int norm = norm_behind(plan, step->inputs[0]);
+    if (norm < 0 || !same_norm(&plan->ops[norm], op) || !plan_inputs_steady(plan, norm, slot)) {
+      continue;
+    }
+    plan->ops[slot].attributes.norm.activation = ACTIVATION_LEAKY_RELU;
+    plan->ops[slot].attributes.norm.slope = leaky->p;
+    int freed = plan_value(plan, product)->producer;
+    plan_set_input(plan, slot, 0, dy);
+    plan_remove(plan, freed);
+    return;
+  }
+}
+
+/* Gradients of gain and bias that nobody reads are not made. */
+static void drop_parameter_gradients(Plan *plan, int slot) {
+  Op *op = &plan->ops[slot];
+  for (int i = 1; i < op->output_count; i++) {
+    if (op->outputs[i].id >= 0 && plan_value(plan, op->outputs[i])->use_count > 0) return;
+  }
+  for (int i = 1; i < op->output_count; i++) plan_set_output(plan, slot, i, NO_VALUE);
+  op->output_count = 1;
+}
+
+/* --- Bias, activation, residual
+ * --------------------------------------------------------------------------- */
+
+/* conv3d(x, w) + vector, the sum alone reading the convolution. */
+static void fuse_bias(Plan *plan, int slot) {
+  const Op *op = &plan->ops[slot];
+  int user = single_user(plan, op->outputs[0]);
+  if (op->input_count > 2 || user < 0 || !single_instruction(&plan->ops[user], PW_ADD)) return;
+  Value sum = plan->ops[user].outputs[0], bias = other_operand(&plan->ops[user], op->outputs[0]);
+  if (bias.id < 0 || !same_type(plan, sum, op->outputs[0])) return;
+  const PlanValue *vector = plan_value(plan, bias);
+  int64_t channels = plan_value(plan, sum)->shape.dim[AXIS_C];
+  if (vector->dtype != DTYPE_F32 || !shape_equal(vector->shape, shape_vector(channels))) return;
+  if (!ready_before(plan, bias, slot) || !plan_steady(plan, bias, slot, user)) return;
+  plan_remove(plan, user);
+  plan_set_input(plan, slot, 2, bias);
+  plan_set_output(plan, slot, 0, sum);
+}
+
+/* The derivative of leaky_relu(x) is a step of x; a step of the output is the same for slopes of 0
+ * and above. Where nobody else reads x, its steps become steps of the output, so that the
+ * activation can join x's producer. */
+static void rewrite_steps(Plan *plan, Value x) {
+  const PlanValue *info = plan_value(plan, x);
+  int activation = -1;
+  for (int i = 0; i < info->use_count; i++) {
+    const Op *user = &plan->ops[info->uses[i]];
+    const PointwiseInstruction *leaky = single_instruction(user, PW_LEAKY_RELU);
+    if (leaky && leaky->p >= 0 && activation < 0) {
+      activation = info->uses[i];
+    } else if (!single_instruction(user, PW_LEAKY_STEP)) {
+      return;
+    }
+  }
+  if (activation < 0) return;
+  for (int i = 0; i < info->use_count; i++) {
+    if (info->uses[i] < activation) return;
+  }
+  Value y = plan->ops[activation].outputs[0];
+  while (info->use_count > 1) {
+    int step = info->uses[0] == activation ? info->uses[1] : info->uses[0];
+    plan_set_input(plan, step, 0, y);
+  }
+}
+
+/* Takes over the activation that alone reads the op's output. */
+static void fuse_activation(Plan *plan, int slot, Activation *activation, float *slope) {
+  Value x = plan->ops[slot].outputs[0];
+  rewrite_steps(plan, x);
+  int user = single_user(plan, x);
+  if (user < 0 || *activation != ACTIVATION_NONE) return;
+  const PointwiseInstruction *leaky = single_instruction(&plan->ops[user], PW_LEAKY_RELU);
+  bool tanh =
+      plan->ops[slot].kind == OP_CONV3D && single_instruction(&plan->ops[user], PW_TANH) != NULL;
+  Value y = plan->ops[user].outputs[0];
+  if ((!leaky && !tanh) || !same_type(plan, x, y)) return;
+  *activation = leaky ? ACTIVATION_LEAKY_RELU : ACTIVATION_TANH;
+  *slope = leaky ? leaky->p : 0;
+  plan_remove(plan, user);
+  plan_set_output(plan, slot, 0, y);
+}
+
+/* norm(x) + residual: the norm runs in the place of the sum. */
+static void fuse_residual(Plan *plan, int slot) {
+  const Op *op = &plan->ops[slot];
+  int user = single_user(plan, op->outputs[0]);
+  if (op->input_count > 3 || user < 0 || !single_instruction(&plan->ops[user], PW_ADD)) return;
+  Value sum = plan->ops[user].outputs[0],
+        residual = other_operand(&plan->ops[user], op->outputs[0]);
+  if (residual.id < 0 || !same_type(plan, residual, op->outputs[0]) ||
+      !same_type(plan, sum, op->outputs[0]) || !plan_inputs_steady(plan, slot, user)) {
+    return;
+  }
+  plan_remove(plan, user);
+  plan_move(plan, slot, user);
+  plan_set_input(plan, user, 3, residual);
+  plan_set_output(plan, user, 0, sum);
+}
+
+/* --- Gradients of biases
+ * ---------------------------------------------------------------------------------- */
+
+/* The slot of a sum of `dy` over all but its channels, else -1. */
+static int channel_sum(const Plan *plan, Value dy) {
+  const PlanValue *info = plan_value(plan, dy);
+  for (int i = 0; i < info->use_count; i++) {
+    const Op *user = &plan->ops[info->uses[i]];
+    if (user->kind != OP_REDUCE || user->attributes.reduce.program.instruction_count != 0) continue;
+    Shape vector = shape_vector(info->shape.dim[AXIS_C]);
+    if (user->attributes.reduce.scale == 1 && user->input_count == 1 &&
+        shape_equal(plan_value(plan, user->outputs[0])->shape, vector)) {
+      return info->uses[i];
+    }
+  }
+  return -1;
+}
+
+/* conv3d_backward_weights(x, dy) reads dy anyway. It runs where the first of the two stood. */
+static void fuse_bias_gradient(Plan *plan, int slot) {
+  const Op *op = &plan->ops[slot];
+  if (op->output_count > 1) return;
+  int sum = channel_sum(plan, op->inputs[1]);
+  if (sum < 0) return;
+  Value bias_gradient = plan->ops[sum].outputs[0];
+  bool moves = sum < slot;
+  if (moves && (!ready_before(plan, op->inputs[0], sum) || !plan_inputs_steady(plan, slot, sum))) {
+    return;
+  }
+  plan_remove(plan, sum);
+  if (moves) plan_move(plan, slot, sum);
+  plan_set_output(plan, moves ? sum : slot, 1, bias_gradient);
+}
 
 /* --- Stores
  * ------------------------------------------------------------------------------------------- */
@@ -43,13 +282,44 @@ static void bind_store(Plan *plan, int store) {
   plan_remove(plan, store);
 }
 
-void plan_bind_stores(Plan *plan) {
+static void bind_stores(Plan *plan) {
   for (int i = 0; i < plan->op_count; i++) {
     if (plan->live[i] && plan->ops[i].kind == OP_STORE) bind_store(plan, i);
   }
 }
 
+/* --- All of it
+ * -------------------------------------------------------------------------------------------- */
+
+static void fuse_forward(Plan *plan, int slot) {
+  Op *op = &plan->ops[slot];
+  if (op->kind == OP_CONV3D) {
+    fuse_bias(plan, slot);
+    fuse_activation(plan, slot, &op->attributes.conv.activation, &op->attributes.conv.slope);
+  } else if (op->kind == OP_NORM && op->input_count <= 3) { /* the residual comes last */
+    fuse_activation(plan, slot, &op->attributes.norm.activation, &op->attributes.norm.slope);
+    fuse_residual(plan, slot);
+  }
+}
+
 void plan_fuse(Plan *plan) {
-  plan_bind_stores(plan);
+  remove_aliases(plan);
+  /* Backward passes of norms first: the steps they take over need no rewriting. */
+  for (int i = 0; i < plan->op_count; i++) {
+    if (!plan->live[i] || plan->ops[i].kind != OP_NORM_BACKWARD) continue;
+    fuse_norm_backward(plan, i);
+    drop_parameter_gradients(plan, i);
+  }
   plan_remove_dead(plan);
+  for (int i = 0; i < plan->op_count; i++) {
+    if (plan->live[i]) fuse_forward(plan, i);
+  }
+  for (int i = 0; i < plan->op_count; i++) {
+    if (plan->live[i] && plan->ops[i].kind == OP_CONV3D_BACKWARD_WEIGHTS) {
+      fuse_bias_gradient(plan, i);
+    }
+  }
+  plan_fuse_pointwise(plan);
+  plan_remove_dead(plan);
+  bind_stores(plan);
 }

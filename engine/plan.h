@@ -75,13 +75,13 @@ bool plan_inputs_steady(const Plan *plan, int op, int to);
  * ---------------------------------------------- */
 void plan_fuse(Plan *plan);
 void plan_fuse_pointwise(Plan *plan);
-/* Lets values that are only stored be made in the buffer itself. */
-void plan_bind_stores(Plan *plan);
 
 /* One op doing the work of pointwise `producer` and then of `consumer` (pointwise or reduce), which
  * reads it: made in `*fused`, whose outputs are the consumer's followed by those of the producer
  * marked in the mask `kept`. False when it does not fit the limits of a pointwise program. */
 bool pointwise_compose(const Op *producer, const Op *consumer, unsigned kept, Op *fused);
+/* A pointwise op that makes only the outputs in the mask. */
+bool pointwise_trim(const Op *op, unsigned kept, Op *trimmed);
 
 /* --- Order of collectives (engine/schedule.c)
  * ---------------------------------------------------------- */
