@@ -324,7 +324,7 @@ static void test_agree(void **state) {
 static int leave(Status status, const Error *error) {
   if (status == OK) return 1;
   fprintf(stderr, "%s\n", error->message);
-  comm_abort(group, status);
+  comm_abort(group, (int)status);
 }
 
 static int stuck(const char *operation) {
@@ -414,7 +414,7 @@ int main(int argc, char **argv) {
   if (late) sleep(60);
   if (comm_open(&argc, &argv, argc > 1 ? 1.5 : 30, &group, &error) != OK) {
     fprintf(stderr, "%s\n", error.message);
-    return error.status;
+    return (int)error.status;
   }
   if (argc > 1) return play(argv[1]);
   if (comm_rank(group) > 0 && !freopen("/dev/null", "w", stdout)) return ERROR_IO;
