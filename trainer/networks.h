@@ -21,11 +21,8 @@ void stream_state_free(StreamState *state);
 /* Frames u8 [N,T,H,W,C] to [-1, 1] in `dtype`. */
 Value frames_normalize(Graph *graph, Value frames, DType dtype);
 
-typedef struct GeneratorInput {
-  Value source;          /* [N,T,H,W,3k] in the dtype to compute in */
-  Value noise;           /* [N,T,H',W',noise_channels], or NO_VALUE without noise channels */
-  int64_t height, width; /* of the output; a smaller source is enlarged first */
-} GeneratorInput;
+/* Bilinear to the target's size; the same value where it has that size already. */
+Value frames_enlarge(Graph *graph, Value frames, int64_t height, int64_t width);
 
 /* celnet: a causal encoder and decoder with residual blocks between, whose output is added to the
  * first three source channels. `film` is [N,T,H,W,3k] in the dtype to compute in, at the output's

@@ -1,0 +1,305 @@
+#include "trainer/state.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/files.h"
+#include "base/log.h"
+#include "base/memory.h"
+
+static const char GENERATOR_FILE[] = "generator.safetensors";
+static const char DISCRIMINATOR_FILE[] = "discriminator.safetensors";
+static const char OPTIMIZER_FILE[] = "optimizer.safetensors";
+
+/* --- Tensor lists --------------------------------------------------------------------------------
+ * A flat array as named tensors: the same walk serves writing and reading. */
+
+typedef struct TensorList {
+  int count, capacity;
+  NamedTensor *tensors;
+  float **arrays; /* host copies that `tensors` point into */
+  int array_count, array_capacity;
+} TensorList;
+
+static void list_free(TensorList *list) {
+  for (int i = 0; i < list->count; i++) free((void *)(uintptr_t)list->tensors[i].name);
+  for (int i = 0; i < list->array_count; i++) free(list->arrays[i]);
+  free(list->tensors);
+  free(list->arrays);
+}
+
+static NamedTensor tensor_of(const Parameter *parameter, char *name, const float *flat) {
+  NamedTensor tensor = {.name = name, .type = TENSOR_F32, .data = flat + parameter->offset};
+  const int64_t *dim = parameter->shape.dim;
+  bool vector = dim[0] == 1 && dim[1] == 1 && dim[2] == 1 && dim[3] == 1;
+  tensor.rank = vector ? 1 : RANK;
+  for (int i = 0; i < tensor.rank; i++) tensor.shape[i] = vector ? dim[AXIS_C] : dim[i];
+  return tensor;
+}
+
+static Status list_add_flat(TensorList *list, const Buffer *buffer, const Parameters *parameters,
+                            const char *prefix, Error *error) {
+  Status status = OK;
+  float *flat = NULL;
+  TRY(mem_bulk((size_t)buffer->count * sizeof *flat, "a snapshot of the weights", (void **)&flat,
+               error));
+  MEM_PUSH_SLOT(list->arrays, list->array_count, list->array_capacity);
+  list->arrays[list->array_count++] = flat;
+  TRY(buffer_download(buffer, 0, flat, buffer->count, error));
+  for (int i = 0; i < parameters->count; i++) {
+    const Parameter *parameter = &parameters->items[i];
+    MEM_PUSH_SLOT(list->tensors, list->count, list->capacity);
+    list->tensors[list->count++] =
+        tensor_of(parameter, mem_format("%s%s", prefix, parameter->name), flat);
+  }
+done:
+  return status;
+}
+
+static Status list_add_counters(TensorList *list, const Parameters *parameters, Error *error) {
+  Status status = OK;
+  float *values = mem_new(3, sizeof *values);
+  MEM_PUSH_SLOT(list->arrays, list->array_count, list->array_capacity);
+  list->arrays[list->array_count++] = values;
+  TRY(buffer_download(&parameters->counters, 0, values, 3, error));
+  MEM_PUSH_SLOT(list->tensors, list->count, list->capacity);
+  list->tensors[list->count++] =
+      (NamedTensor){.name = mem_format("%s.counters", parameters->network),
+                    .type = TENSOR_F32,
+                    .rank = 1,
+                    .shape = {3},
+                    .data = values};
+done:
+  return status;
+}
+
+static Status list_add_moments(TensorList *list, const Parameters *parameters, Error *error) {
+  Status status = OK;
+  char prefix[64];
+  snprintf(prefix, sizeof prefix, "%s.moment1.", parameters->network);
+  TRY(list_add_flat(list, &parameters->moment1, parameters, prefix, error));
+  snprintf(prefix, sizeof prefix, "%s.moment2.", parameters->network);
+  TRY(list_add_flat(list, &parameters->moment2, parameters, prefix, error));
+  TRY(list_add_counters(list, parameters, error));
+done:
+  return status;
+}
+
+/* --- Saving
+ * --------------------------------------------------------------------------------------- */
+
+/* The config without what may differ between two places the same run is kept in. */
+static void portable_config(const Config *config, Text *out) {
+  Config copy = *config;
+  copy.run.dir[0] = '\0';
+  copy.data.path[0] = '\0';
+  config_write(&config_schema, &copy, false, out);
+}
+
+Status state_save(Model *model, int64_t step, const char *dataset_uuid, int64_t lines,
+                  CheckpointWriter *writer, Error *error) {
+  Status status = OK;
+  const Config *config = model_config(model);
+  Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
+  TensorList weights = {0}, judges = {0}, moments = {0};
+  Text text = {0};
+  portable_config(config, &text);
+  json_t *state = json_pack("{s:I, s:I, s:I, s:I}", "step", (json_int_t)step, "samples",
+                            (json_int_t)(step * config->train.global_batch), "seed",
+                            (json_int_t)config->run.seed, "metrics_lines", (json_int_t)lines);
+  json_t *manifest = json_pack("{s:s, s:s}", "dataset_uuid", dataset_uuid, "config", text.data);
+  TRY(list_add_flat(&weights, &generator->master, generator, "", error));
+  TRY(list_add_flat(&weights, &generator->ema, generator, "ema.", error));
+  TRY(list_add_moments(&moments, generator, error));
+  CheckpointFile files[3] = {{GENERATOR_FILE, weights.tensors, weights.count}};
+  int file_count = 1;
+  if (discriminator->total > 0) {
+    TRY(list_add_flat(&judges, &discriminator->master, discriminator, "", error));
+    TRY(list_add_moments(&moments, discriminator, error));
+    files[file_count++] = (CheckpointFile){DISCRIMINATOR_FILE, judges.tensors, judges.count};
+  }
+  files[file_count++] = (CheckpointFile){OPTIMIZER_FILE, moments.tensors, moments.count};
+  CheckpointContent content = {step, files, file_count, state, manifest};
+  TRY(checkpoint_writer_submit(writer, &content, error));
+done:
+  list_free(&weights);
+  list_free(&judges);
+  list_free(&moments);
+  json_decref(state);
+  json_decref(manifest);
+  text_free(&text);
+  return status;
+}
+
+/* --- Restoring
+ * ------------------------------------------------------------------------------------ */
+
+static Status find_tensor(const Checkpoint *checkpoint, const char *file_name, const char *name,
+                          const NamedTensor *like, const NamedTensor **out, Error *error) {
+  const Safetensors *file = checkpoint_file(checkpoint, file_name);
+  const NamedTensor *found = file ? safetensors_find(file, name) : NULL;
+  if (!found)
+    return error_set(error, ERROR_USAGE,
+                     "%s/%s: has no tensor \"%s\", which this config's networks need",
+                     checkpoint->path, file_name, name);
+  bool same = found->type == like->type && found->rank == like->rank &&
+              memcmp(found->shape, like->shape, sizeof(int64_t) * (size_t)like->rank) == 0;
+  if (!same)
+    return error_set(
+        error, ERROR_USAGE,
+        "%s/%s: tensor \"%s\" does not have the shape that this config's networks need; "
+        "model.* must be as when the checkpoint was written",
+        checkpoint->path, file_name, name);
+  *out = found;
+  return OK;
+}
+
+/* Reads a flat array on rank 0; the others' is left as it is. */
+static Status read_flat(const Checkpoint *checkpoint, const char *file_name, const char *prefix,
+                        const Parameters *parameters, float *flat, Error *error) {
+  Status status = OK;
+  char *name = NULL;
+  for (int i = 0; i < parameters->count; i++) {
+    const Parameter *parameter = &parameters->items[i];
+    free(name);
+    name = mem_format("%s%s", prefix, parameter->name);
+    NamedTensor like = tensor_of(parameter, name, flat);
+    const NamedTensor *found = NULL;
+    TRY(find_tensor(checkpoint, file_name, name, &like, &found, error));
+    memcpy(flat + parameter->offset, found->data, (size_t)parameter->count * sizeof *flat);
+  }
+done:
+  free(name);
+  return status;
+}
+
+static Status restore_flat(Comm *comm, const Checkpoint *checkpoint, const char *file_name,
+                           const char *prefix, const Parameters *parameters, Buffer *buffer,
+                           Error *error) {
+  Status status = OK;
+  float *flat = NULL;
+  size_t bytes = (size_t)buffer->count * sizeof *flat;
+  TRY(mem_bulk(bytes, "a network's weights", (void **)&flat, error));
+  if (checkpoint) status = read_flat(checkpoint, file_name, prefix, parameters, flat, error);
+  TRY(comm_agree(comm, status, error));
+  TRY(comm_broadcast(comm, flat, bytes, 0, error));
+  TRY(buffer_upload(buffer, 0, flat, buffer->count, error));
+done:
+  free(flat);
+  return status;
+}
+
+static Status restore_counters(Comm *comm, const Checkpoint *checkpoint, Parameters *parameters,
+                               Error *error) {
+  Status status = OK;
+  float values[3] = {0};
+  char *name = mem_format("%s.counters", parameters->network);
+  NamedTensor like = {.type = TENSOR_F32, .rank = 1, .shape = {3}};
+  const NamedTensor *found = NULL;
+  if (checkpoint) status = find_tensor(checkpoint, OPTIMIZER_FILE, name, &like, &found, error);
+  if (found) memcpy(values, found->data, sizeof values);
+  TRY(comm_agree(comm, status, error));
+  TRY(comm_broadcast(comm, values, sizeof values, 0, error));
+  TRY(buffer_upload(&parameters->counters, 0, values, 3, error));
+done:
+  free(name);
+  return status;
+}
+
+static Status restore_network(Comm *comm, const Checkpoint *checkpoint, const char *file_name,
+                              Parameters *parameters, Error *error) {
+  Status status = OK;
+  char *first = mem_format("%s.moment1.", parameters->network);
+  char *second = mem_format("%s.moment2.", parameters->network);
+  TRY(restore_flat(comm, checkpoint, file_name, "", parameters, &parameters->master, error));
+  TRY(restore_flat(comm, checkpoint, OPTIMIZER_FILE, first, parameters, &parameters->moment1,
+                   error));
+  TRY(restore_flat(comm, checkpoint, OPTIMIZER_FILE, second, parameters, &parameters->moment2,
+                   error));
+  TRY(restore_counters(comm, checkpoint, parameters, error));
+  TRY(parameters_refresh(parameters, error));
+done:
+  free(first);
+  free(second);
+  return status;
+}
+
+Status state_config(const Checkpoint *checkpoint, Config *config, Error *error) {
+  const char *yaml = NULL;
+  char *where = path_join(checkpoint->path, "manifest.json");
+  Status status = json_get_string(checkpoint->manifest, where, "config", &yaml, error);
+  if (status == OK) status = config_set_defaults(&config_schema, config, error);
+  if (status == OK) status = config_parse(&config_schema, where, yaml, strlen(yaml), config, error);
+  free(where);
+  return status;
+}
+
+static Status check_same_int(const char *key, int64_t now, int64_t then, Error *error) {
+  if (now == then) return OK;
+  return config_error(key, error, "%lld, but the checkpoint was written with %lld", (long long)now,
+                      (long long)then);
+}
+
+/* What must not change under a run, and a line in the log for what did. */
+static Status check_config(const Config *now, const Checkpoint *checkpoint,
+                           const char *dataset_uuid, Error *error) {
+  Status status = OK;
+  Config then;
+  Text ours = {0}, theirs = {0};
+  const char *uuid = NULL;
+  TRY(state_config(checkpoint, &then, error));
+  TRY(check_same_int("run.seed", now->run.seed, then.run.seed, error));
+  TRY(check_same_int("train.global_batch", now->train.global_batch, then.train.global_batch,
+                     error));
+  TRY(json_get_string(checkpoint->manifest, checkpoint->path, "dataset_uuid", &uuid, error));
+  if (strcmp(uuid, dataset_uuid) != 0)
+    FAIL(error, ERROR_USAGE,
+         "%s: was trained on dataset %s, but %s holds dataset %s; resuming would mix them",
+         checkpoint->path, uuid, now->data.path, dataset_uuid);
+  portable_config(now, &ours);
+  portable_config(&then, &theirs);
+  if (strcmp(ours.data, theirs.data) != 0)
+    log_warning("%s: the config has changed since this checkpoint was written", checkpoint->path);
+done:
+  text_free(&ours);
+  text_free(&theirs);
+  return status;
+}
+
+Status state_restore(Model *model, Comm *comm, const Checkpoint *checkpoint,
+                     const char *dataset_uuid, ResumePoint *point, Error *error) {
+  Status status = OK;
+  Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
+  *point = (ResumePoint){0};
+  if (checkpoint) {
+    status = check_config(model_config(model), checkpoint, dataset_uuid, error);
+    if (status == OK)
+      status = json_get_int(checkpoint->state, checkpoint->path, "step", 0, INT64_MAX, &point->step,
+                            error);
+    if (status == OK)
+      status = json_get_int(checkpoint->state, checkpoint->path, "metrics_lines", 0, INT64_MAX,
+                            &point->lines, error);
+  }
+  TRY(comm_agree(comm, status, error));
+  TRY(comm_broadcast(comm, point, sizeof *point, 0, error));
+  TRY(restore_network(comm, checkpoint, GENERATOR_FILE, generator, error));
+  TRY(restore_flat(comm, checkpoint, GENERATOR_FILE, "ema.", generator, &generator->ema, error));
+  if (discriminator->total > 0)
+    TRY(restore_network(comm, checkpoint, DISCRIMINATOR_FILE, discriminator, error));
+done:
+  return status;
+}
+
+Status state_load_generator(const Checkpoint *checkpoint, bool ema, Parameters *parameters,
+                            Error *error) {
+  Status status = OK;
+  float *flat = NULL;
+  TRY(mem_bulk((size_t)parameters->master.count * sizeof *flat, "the generator's weights",
+               (void **)&flat, error));
+  TRY(read_flat(checkpoint, GENERATOR_FILE, ema ? "ema." : "", parameters, flat, error));
+  TRY(buffer_upload(&parameters->master, 0, flat, parameters->master.count, error));
+done:
+  free(flat);
+  return status;
+}

@@ -1,0 +1,43 @@
+/* A run's state in a checkpoint, and back.
+ *
+ *   generator.safetensors      NAME (master weights, our layout), ema.NAME
+ *   discriminator.safetensors  NAME; absent without discriminators
+ *   optimizer.safetensors      NETWORK.moment1.NAME, NETWORK.moment2.NAME, NETWORK.counters
+ *   state.json                 step, samples, seed, metrics
+ *   manifest.json              config (YAML), dataset uuid, world-independent facts alone
+ *
+ * All of it is a function of config, data and step: an undisturbed run and one resumed anywhere
+ * write the same bytes. Convolution weights are [O,T,H,W,I] (PyTorch's is [O,I,T,H,W]); vectors are
+ * [C]. */
+#ifndef CELFORGE_TRAINER_STATE_H
+#define CELFORGE_TRAINER_STATE_H
+
+#include "checkpoints/checkpoint.h"
+#include "comm/comm.h"
+#include "trainer/model.h"
+
+/* Hands the state after `step` steps to the writer (rank 0). `lines` is how many lines
+ * metrics.jsonl holds. */
+Status state_save(Model *model, int64_t step, const char *dataset_uuid, int64_t lines,
+                  CheckpointWriter *writer, Error *error);
+
+typedef struct ResumePoint {
+  int64_t step;  /* steps done: the next one's number */
+  int64_t lines; /* of metrics.jsonl that belong to it */
+} ResumePoint;
+
+/* Fills the model (allocated) on every rank from rank 0's `checkpoint` (NULL on the others), which
+ * must fit the config: network shapes, seed, global batch and dataset must agree (ERROR_USAGE
+ * naming what differs); other differences are logged. */
+Status state_restore(Model *model, Comm *comm, const Checkpoint *checkpoint,
+                     const char *dataset_uuid, ResumePoint *point, Error *error);
+
+/* The config a checkpoint was written with. */
+Status state_config(const Checkpoint *checkpoint, Config *config, Error *error);
+
+/* Fills `parameters`' master array (allocated, frozen) from a checkpoint's generator: the EMA
+ * weights, or the plain ones. */
+Status state_load_generator(const Checkpoint *checkpoint, bool ema, Parameters *parameters,
+                            Error *error);
+
+#endif
