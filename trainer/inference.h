@@ -1,0 +1,38 @@
+/* The generator at work: a whole clip at once, or frame by frame with cached state. Both give the
+ * same pixels. Programs are planned for a size on first use and kept. */
+#ifndef CELFORGE_TRAINER_INFERENCE_H
+#define CELFORGE_TRAINER_INFERENCE_H
+
+#include "checkpoints/checkpoint.h"
+#include "engine/program.h"
+#include "trainer/networks.h"
+
+typedef struct Inference Inference;
+
+/* From a model in training: reads its parameters at every call (EMA or master). All outlive it. */
+Status inference_of_parameters(const Config *config, Parameters *parameters, ParameterSource source,
+                               Backend *backend, Inference **out, Error *error);
+/* From a checkpoint, which may be closed afterwards. `ema` false: the plain weights. */
+Status inference_of_checkpoint(const Checkpoint *checkpoint, bool ema, Backend *backend,
+                               Inference **out, Error *error);
+void inference_free(Inference *inference);
+const Config *inference_config(const Inference *inference);
+
+/* Frames u8 [T,H,W,C] to [T,H',W',3] f32 in about [-1, 1] (not clamped). The output has `height` by
+ * `width`; a smaller source is enlarged. `first_frame` keys the noise, where the model has noise.
+ */
+typedef struct InferenceShape {
+  int64_t frames, source_height, source_width, source_channels, height, width;
+} InferenceShape;
+Status inference_clip(Inference *inference, const InferenceShape *shape, const uint8_t *source,
+                      int64_t first_frame, float *output, Error *error);
+
+/* Streaming: shape->frames is 1. inference_stream_begin forgets the frames before. */
+Status inference_stream_begin(Inference *inference, const InferenceShape *shape, Error *error);
+Status inference_stream_frame(Inference *inference, const uint8_t *source, float *output,
+                              Error *error);
+
+/* [-1, 1] to 0..255, clamped, rounded to nearest. */
+void frames_to_u8(const float *frames, size_t count, uint8_t *out);
+
+#endif
