@@ -102,7 +102,7 @@ static bool countable(Shape shape) {
     if (shape.dim[axis] < 1) return false;
     if (__builtin_mul_overflow(count, shape.dim[axis], &count)) return false;
   }
-  return count <= INT64_MAX / 16; /* bytes of it can be counted, too */
+  return count < INT64_C(1) << 59; /* so that bytes can be counted, too */
 }
 
 Op *graph_append(Graph *graph, const Op *op, const char *label, const Shape *shapes,
@@ -113,8 +113,8 @@ Op *graph_append(Graph *graph, const Op *op, const char *label, const Shape *sha
     char text[SHAPE_TEXT_SIZE];
     if (countable(shapes[i])) continue;
     graph_fail(graph,
-               "%s: the result would be %s; every axis must be at least 1 and their product "
-               "fit in 59 bits",
+               "%s: the result would be %s; every axis must be at least 1, their product "
+               "below 2^59",
                label, shape_text(shapes[i], text));
     return NULL;
   }
@@ -148,7 +148,9 @@ Value graph_view(Graph *graph, Buffer *buffer, int64_t offset, Shape shape) {
   if (!graph_usable(graph, NULL, 0)) return NO_VALUE;
   char text[SHAPE_TEXT_SIZE];
   if (!countable(shape)) {
-    graph_fail(graph, "view: %s of buffer %s; every axis must be at least 1",
+    graph_fail(graph,
+               "view: %s of buffer %s; every axis must be at least 1, their product below "
+               "2^59",
                shape_text(shape, text), buffer->name);
     return NO_VALUE;
   }

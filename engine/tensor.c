@@ -87,18 +87,19 @@ done:
 }
 
 Status buffer_allocate(Buffer *buffer, Backend *backend, Error *error) {
+  if (buffer->data != NULL)
+    return error_set(error, ERROR_INTERNAL, "buffer %s: allocated twice", buffer->name);
+  if (buffer->count < 1)
+    return error_set(error, ERROR_INTERNAL, "buffer %s: %" PRId64 " elements; at least 1 is needed",
+                     buffer->name, buffer->count);
   Status status = OK;
   size_t bytes = (size_t)buffer->count * dtype_size(buffer->dtype);
-  if (buffer->data != NULL) FAIL(error, ERROR_INTERNAL, "buffer %s: allocated twice", buffer->name);
-  if (buffer->count < 1)
-    FAIL(error, ERROR_INTERNAL, "buffer %s: %" PRId64 " elements; at least 1 is needed",
-         buffer->name, buffer->count);
   TRY(backend->allocate(backend, bytes, buffer->name, &buffer->data, error));
   buffer->backend = backend;
-  TRY(fill_with_zeros(buffer, bytes, error));
   buffer->version++;
+  TRY(fill_with_zeros(buffer, bytes, error));
 done:
-  if (status != OK && buffer->backend == backend) buffer_free(buffer);
+  if (status != OK) buffer_free(buffer);
   return status;
 }
 

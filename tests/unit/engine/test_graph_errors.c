@@ -1,0 +1,224 @@
+/* Every wrong call of a builder, and what it says. Each case builds on a fresh graph in the scope
+ * "net.layer". */
+#include "graph_checks.h"
+
+#include <math.h>
+#include <stdio.h>
+
+typedef struct Case {
+  void (*build)(Fixture *f);
+  const char *message; /* behind "net.layer: " */
+} Case;
+
+static Value floats(Fixture *f, int64_t n, int64_t t, int64_t h, int64_t w, int64_t c) {
+  return source(f, DTYPE_F32, shape_make(n, t, h, w, c));
+}
+
+static Value image(Fixture *f) {
+  return floats(f, 1, 1, 4, 5, 6);
+}
+
+#define BUILD(name, ...)                                                                           \
+  static void name(Fixture *f) {                                                                   \
+    Graph *g = f->graph;                                                                           \
+    __VA_ARGS__;                                                                                   \
+  }
+
+BUILD(view_outside, graph_view(g, &f->buffers[0], (1 << 20) - 3, shape_vector(4)))
+BUILD(view_empty, graph_view(g, &f->buffers[0], 0, shape_make(1, 1, 0, 1, 1)))
+BUILD(view_too_large, graph_view(g, &f->buffers[0], 0, shape_make(1LL << 40, 1LL << 40, 1, 1, 1)))
+BUILD(constant_huge, graph_constant(g, shape_make(1LL << 40, 1LL << 40, 1, 1, 1), 0))
+BUILD(cast_to_bytes, graph_cast(g, image(f), DTYPE_U8))
+BUILD(cast_nothing, graph_cast(g, NO_VALUE, DTYPE_F32))
+BUILD(bytes_in_pointwise, graph_tanh(g, source(f, DTYPE_U8, shape_scalar())))
+BUILD(broadcast_shrinks, graph_broadcast(g, image(f), shape_vector(6)))
+BUILD(broadcast_other, graph_broadcast(g, image(f), shape_make(1, 1, 4, 5, 7)))
+BUILD(clamp_reversed, graph_clamp(g, image(f), 1, -1))
+BUILD(affine_nan, graph_affine(g, image(f), NAN, 0))
+BUILD(reduce_axis, graph_reduce_sum(g, image(f), 1u << 5, 1))
+BUILD(reduce_scale, graph_reduce_sum(g, image(f), 1, INFINITY))
+BUILD(reshape_count, graph_reshape(g, image(f), shape_vector(119)))
+BUILD(concat_none, graph_concat(g, NULL, 0, AXIS_C))
+BUILD(concat_axis, Value x = image(f); graph_concat(g, &x, 1, 5))
+BUILD(concat_shapes, Value x[] = {image(f), floats(f, 1, 1, 4, 6, 6)};
+      graph_concat(g, x, 2, AXIS_C))
+BUILD(concat_dtypes, Value x[] = {image(f), source(f, DTYPE_BF16, shape_make(1, 1, 4, 5, 6))};
+      graph_concat(g, x, 2, AXIS_C))
+BUILD(slice_outside, graph_slice(g, image(f), shape_make(0, 0, 2, 0, 0), shape_make(1, 1, 3, 5, 6)))
+BUILD(slice_negative,
+      graph_slice(g, image(f), shape_make(0, 0, -1, 0, 0), shape_make(1, 1, 3, 5, 6)))
+BUILD(slice_empty, graph_slice(g, image(f), shape_make(0, 0, 0, 0, 0), shape_make(1, 1, 0, 5, 6)))
+BUILD(pad_negative, graph_pad(g, image(f), shape_make(0, 0, -1, 0, 0), (Shape){{0}}, PAD_ZERO))
+BUILD(pad_reflect_long,
+      graph_pad(g, image(f), shape_make(0, 0, 4, 0, 0), (Shape){{0}}, PAD_REFLECT))
+BUILD(pad_replicate_time,
+      graph_pad(g, image(f), (Shape){{0}}, shape_make(0, 1, 0, 0, 0), PAD_REPLICATE))
+BUILD(resize_to_nothing, graph_resize(g, image(f), 0, 3, RESIZE_NEAREST))
+BUILD(pool_padding, graph_average_pool(g, image(f), 3, 1, 2))
+BUILD(pool_window, graph_average_pool(g, image(f), 6, 1, 0))
+BUILD(norm_gain_alone,
+      graph_norm(g, image(f), source(f, DTYPE_F32, shape_vector(6)), NO_VALUE, NORM_RMS, 0, 1e-5f))
+BUILD(norm_gain_length, Value v = source(f, DTYPE_F32, shape_vector(5));
+      graph_norm(g, image(f), v, v, NORM_RMS, 0, 1e-5f))
+BUILD(norm_bias_dtype, Value v = source(f, DTYPE_F32, shape_vector(6));
+      graph_norm(g, image(f), v, source(f, DTYPE_BF16, shape_vector(6)), NORM_RMS, 0, 1e-5f))
+BUILD(norm_groups, graph_norm(g, image(f), NO_VALUE, NO_VALUE, NORM_GROUP, 4, 1e-5f))
+BUILD(norm_epsilon, graph_norm(g, image(f), NO_VALUE, NO_VALUE, NORM_RMS, 0, 0))
+
+static void convolve(Fixture *f, Value weight, Value bias, ConvSpec spec) {
+  graph_conv3d(f->graph, image(f), weight, bias, spec);
+}
+
+#define SAME   conv_spec_same(1, 3, 1, PAD_ZERO)
+#define WEIGHT floats(f, 2, 1, 3, 3, 6)
+#define CONVOLVE(name, ...)                                                                        \
+  static void name(Fixture *f) {                                                                   \
+    __VA_ARGS__;                                                                                   \
+  }
+CONVOLVE(conv_channels, convolve(f, floats(f, 2, 1, 3, 3, 4), NO_VALUE, SAME))
+CONVOLVE(conv_dtypes, convolve(f, source(f, DTYPE_BF16, shape_make(2, 1, 3, 3, 6)), NO_VALUE, SAME))
+CONVOLVE(conv_bias, convolve(f, WEIGHT, source(f, DTYPE_F32, shape_vector(3)), SAME))
+CONVOLVE(conv_stride, ConvSpec s = SAME; s.stride[1] = 0; convolve(f, WEIGHT, NO_VALUE, s))
+CONVOLVE(conv_padding, ConvSpec s = SAME; s.after[2] = -1; convolve(f, WEIGHT, NO_VALUE, s))
+CONVOLVE(conv_reflect, ConvSpec s = conv_spec_same(1, 9, 1, PAD_REFLECT);
+         convolve(f, floats(f, 2, 1, 9, 9, 6), NO_VALUE, s))
+CONVOLVE(conv_taps, ConvSpec s = SAME; s.before[0] = 1;
+         convolve(f, floats(f, 2, 3, 3, 3, 6), NO_VALUE, s))
+
+BUILD(store_shapes, graph_store(g, image(f), source(f, DTYPE_F32, shape_vector(120))))
+BUILD(store_no_view, Value x = image(f); graph_store(g, x, graph_tanh(g, x)))
+BUILD(accumulate_bytes, Value x = image(f);
+      graph_accumulate(g, x, source(f, DTYPE_U8, shape_make(1, 1, 4, 5, 6))))
+BUILD(fill_no_view, graph_fill(g, graph_tanh(g, image(f)), 0))
+BUILD(all_reduce_nothing, graph_all_reduce(g, NO_VALUE))
+
+static AdamViews adam_views(Fixture *f) {
+  AdamViews views = {.ema = NO_VALUE, .compute = NO_VALUE};
+  views.parameters = source(f, DTYPE_F32, shape_vector(8));
+  views.gradients = source(f, DTYPE_F32, shape_vector(8));
+  views.moment1 = source(f, DTYPE_F32, shape_vector(8));
+  views.moment2 = source(f, DTYPE_F32, shape_vector(8));
+  views.norm = graph_mean(f->graph, views.gradients);
+  views.controls = source(f, DTYPE_F32, shape_vector(3));
+  views.counters = source(f, DTYPE_F32, shape_vector(3));
+  return views;
+}
+
+BUILD(adam_length, AdamViews v = adam_views(f); v.moment2 = source(f, DTYPE_F32, shape_vector(7));
+      graph_adam(g, &v, 0.9f, 0.99f, 1e-8f, 0))
+BUILD(adam_compute, AdamViews v = adam_views(f); v.compute = source(f, DTYPE_F32, shape_vector(8));
+      graph_adam(g, &v, 0.9f, 0.99f, 1e-8f, 0))
+BUILD(adam_no_view, AdamViews v = adam_views(f); v.ema = graph_tanh(g, v.moment1);
+      graph_adam(g, &v, 0.9f, 0.99f, 1e-8f, 0))
+BUILD(adam_norm, AdamViews v = adam_views(f); v.norm = v.controls;
+      graph_adam(g, &v, 0.9f, 0.99f, 1e-8f, 0))
+BUILD(adam_beta, AdamViews v = adam_views(f); graph_adam(g, &v, 1, 0.99f, 1e-8f, 0))
+
+BUILD(gradients_of_tensor, Value x = image(f), y; graph_gradients(g, graph_tanh(g, x), &x, 1, &y))
+BUILD(gradients_of_bf16, Value x = source(f, DTYPE_BF16, shape_scalar()), y;
+      graph_gradients(g, graph_tanh(g, x), &x, 1, &y))
+BUILD(gradients_missing, Value x = image(f), y[2], w[] = {x, NO_VALUE};
+      graph_gradients(g, graph_mean(g, x), w, 2, y))
+BUILD(gradients_independent, Value first = image(f), w[] = {first, image(f)}, y[2];
+      graph_gradients(g, graph_mean(g, first), w, 2, y))
+BUILD(gradients_zero, Value x = graph_tanh(g, image(f)), y;
+      graph_gradients(g, graph_mean(g, graph_sign(g, x)), &x, 1, &y))
+
+static const Case cases[] = {
+    {view_outside, "view: [1,1,1,1,4] at element 1048573 of buffer floats, which holds 1048576"},
+    {view_empty, "view: [1,1,0,1,1] of buffer floats; every axis must be at least 1, their product "
+                 "below 2^59"},
+    {view_too_large, "view: [1099511627776,1099511627776,1,1,1] of buffer floats; every axis must "
+                     "be at least 1, their product below 2^59"},
+    {constant_huge, "constant: the result would be [1099511627776,1099511627776,1,1,1]; every axis "
+                    "must be at least 1, their product below 2^59"},
+    {cast_to_bytes, "cast: to u8; only f32 and bf16 can be computed with"},
+    {cast_nothing, "cast: operand 0 is missing"},
+    {bytes_in_pointwise, "tanh: operand 0 is u8; cast it to f32 or bf16"},
+    {broadcast_shrinks, "broadcast: [1,1,4,5,6] to [1,1,1,1,6]; lengths must be equal or 1 before"},
+    {broadcast_other, "broadcast: [1,1,4,5,6] to [1,1,4,5,7]; lengths must be equal or 1 before"},
+    {clamp_reversed, "clamp: from 1 to -1; the first must not be above the second"},
+    {affine_nan, "affine: a constant is not a number"},
+    {reduce_axis, "reduce: axes 0x20, scale 1; axes are bits 0 to 4, the scale is finite"},
+    {reduce_scale, "reduce: axes 0x1, scale inf; axes are bits 0 to 4, the scale is finite"},
+    {reshape_count, "reshape: [1,1,4,5,6] to [1,1,1,1,119]; the numbers of elements differ"},
+    {concat_none, "concat: 0 operands along axis 4; 1 to 8 along 0 to 4"},
+    {concat_axis, "concat: 1 operands along axis 5; 1 to 8 along 0 to 4"},
+    {concat_shapes, "concat: operand 0 is f32 [1,1,4,5,6] and operand 1 is f32 [1,1,4,6,6]; only "
+                    "axis 4 and no dtype may differ"},
+    {concat_dtypes, "concat: operand 0 is f32 [1,1,4,5,6] and operand 1 is bf16 [1,1,4,5,6]; only "
+                    "axis 4 and no dtype may differ"},
+    {slice_outside, "slice: [1,1,3,5,6] elements from [0,0,2,0,0] on do not lie in [1,1,4,5,6]"},
+    {slice_negative, "slice: [1,1,3,5,6] elements from [0,0,-1,0,0] on do not lie in [1,1,4,5,6]"},
+    {slice_empty, "slice: [1,1,0,5,6] elements from [0,0,0,0,0] on do not lie in [1,1,4,5,6]"},
+    {pad_negative, "pad: [1,1,4,5,6] by [0,0,-1,0,0] before and [0,0,0,0,0] after, mode zero; "
+                   "padding is at least 0, reflect and replicate go in height and width only, "
+                   "reflect by less than the length"},
+    {pad_reflect_long, "pad: [1,1,4,5,6] by [0,0,4,0,0] before and [0,0,0,0,0] after, mode "
+                       "reflect; padding is at least 0, reflect and replicate go in height and "
+                       "width only, reflect by less than the length"},
+    {pad_replicate_time, "pad: [1,1,4,5,6] by [0,0,0,0,0] before and [0,1,0,0,0] after, mode "
+                         "replicate; padding is at least 0, reflect and replicate go in height and "
+                         "width only, reflect by less than the length"},
+    {resize_to_nothing, "resize: to height 0 and width 3; both must be at least 1"},
+    {pool_padding, "average_pool: size 3, stride 1, padding 2 on [1,1,4,5,6]; size and stride are "
+                   "at least 1, padding 0 to half the size, and the window fits into the padded "
+                   "picture"},
+    {pool_window, "average_pool: size 6, stride 1, padding 0 on [1,1,4,5,6]; size and stride are "
+                  "at least 1, padding 0 to half the size, and the window fits into the padded "
+                  "picture"},
+    {norm_gain_alone, "norm: gain and bias come together or not at all"},
+    {norm_gain_length, "norm: gain is f32 [1,1,1,1,5]; it must be f32 [1,1,1,1,6]"},
+    {norm_bias_dtype, "norm: bias is bf16 [1,1,1,1,6]; it must be f32 [1,1,1,1,6]"},
+    {norm_groups, "norm: 4 groups of 6 channels; groups must divide the channels"},
+    {norm_epsilon, "norm: epsilon 0; it must be above 0"},
+    {conv_channels, "conv3d: input [1,1,4,5,6] and weight [2,1,3,3,4] have different numbers of "
+                    "input channels"},
+    {conv_dtypes, "conv3d: input is f32 and weight is bf16; they must have one dtype"},
+    {conv_bias, "conv3d: bias is f32 [1,1,1,1,3]; weight [2,1,3,3,6] needs f32 [1,1,1,1,2]"},
+    {conv_stride, "conv3d: stride 0, padding 1 and 1 in height; stride must be at least 1, padding "
+                  "at least 0"},
+    {conv_padding,
+     "conv3d: stride 1, padding 1 and -1 in width; stride must be at least 1, padding "
+     "at least 0"},
+    {conv_reflect, "conv3d: reflect padding 4 and 4 in height must be less than the length 4"},
+    {conv_taps, "conv3d: 3 taps in time, but input and padding have only 2"},
+    {store_shapes, "store: [1,1,4,5,6] into [1,1,1,1,120]; the shapes must be equal"},
+    {store_no_view, "store: the target is net.layer.tanh; it must be a view of a buffer"},
+    {accumulate_bytes, "accumulate: operand 0 is u8; cast it to f32 or bf16"},
+    {fill_no_view, "fill: the target is net.layer.tanh; it must be a view of a buffer"},
+    {all_reduce_nothing, "all_reduce: operand 0 is missing"},
+    {adam_length, "adam: moment2 is f32 [1,1,1,1,7]; it must be a view of f32 with 8 elements"},
+    {adam_compute, "adam: compute is f32 [1,1,1,1,8]; it must be a view of bf16 with 8 elements"},
+    {adam_no_view, "adam: ema is f32 [1,1,1,1,8] and no view; it must be a view of f32 with 8 "
+                   "elements"},
+    {adam_norm, "adam: norm is f32 [1,1,1,1,3]; it must be a value of f32 with 1 elements"},
+    {adam_beta, "adam: betas 1 and 0.99, epsilon 1e-08, decay 0; betas lie in [0, 1), epsilon is "
+                "above 0, decay at least 0"},
+    {gradients_of_tensor, "gradients: the loss is f32 [1,1,4,5,6]; it must be f32 [1,1,1,1,1]"},
+    {gradients_of_bf16, "gradients: the loss is bf16 [1,1,1,1,1]; it must be f32 [1,1,1,1,1]"},
+    {gradients_missing, "gradients: the loss or an entry is missing"},
+    {gradients_independent,
+     "gradients: the loss does not depend on net.layer.view (entry 1, buffer "
+     "floats from 120 on)"},
+    {gradients_zero, "gradients: the loss does not depend on net.layer.tanh (entry 0)"},
+};
+
+static void every_wrong_call(void **state) {
+  (void)state;
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Fixture f = fixture_new();
+    char message[ERROR_MESSAGE_SIZE];
+    graph_scope_push(f.graph, "net");
+    graph_scope_push(f.graph, "layer");
+    snprintf(message, sizeof message, "net.layer: %s", cases[i].message);
+    cases[i].build(&f);
+    check_error(f.graph, message);
+    graph_free(f.graph);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(every_wrong_call)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
