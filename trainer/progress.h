@@ -1,0 +1,15 @@
+/* What a person watches: on a terminal a bar with step, losses, clips a second, time left and the
+ * shares of time spent waiting; without one a log line every ten seconds. */
+#ifndef CELFORGE_TRAINER_PROGRESS_H
+#define CELFORGE_TRAINER_PROGRESS_H
+
+#include "trainer/metrics.h"
+
+typedef struct Progress Progress;
+
+Progress *progress_new(const char *what, int64_t first, int64_t total);
+/* `record` may be NULL (no losses to show). Cheap: call it for every step, frame or clip. */
+void progress_update(Progress *progress, int64_t done, const MetricsRecord *record);
+void progress_end(Progress *progress); /* removes the bar and frees */
+
+#endif

@@ -1,0 +1,13 @@
+/* Sample sheets: source, output and target side by side. */
+#ifndef CELFORGE_TRAINER_SAMPLES_H
+#define CELFORGE_TRAINER_SAMPLES_H
+
+#include "data/dataset.h"
+#include "trainer/inference.h"
+
+/* `clips` clips spread evenly over the dataset, a row each: source, output, target of the first and
+ * of the last frame. Writes a PNG, whole or not at all. */
+Status samples_write(const Dataset *dataset, Inference *inference, int clips, const char *path,
+                     Error *error);
+
+#endif
