@@ -226,6 +226,17 @@ Status model_metrics(Model *model, double metrics[METRIC_COUNT], Error *error) {
   return OK;
 }
 
+const char *model_first_bad_loss(Model *model, Error *error) {
+  double values[METRIC_COUNT];
+  if (model_metrics(model, values, error) != OK) return NULL;
+  for (Metric metric = 0; metric < METRIC_COUNT; metric++) {
+    bool is_loss = metric != METRIC_LOSS_G && metric != METRIC_NORM_G && metric != METRIC_NORM_D;
+    if (is_loss && model->metric_seen[metric] && !isfinite(values[metric]))
+      return model_metric_name(metric);
+  }
+  return NULL;
+}
+
 static Status read_counters(const Parameters *parameters, ModelCounters *out, Error *error) {
   float values[3] = {0};
   *out = (ModelCounters){0};

@@ -71,6 +71,9 @@ Status model_step(Model *model, const StepControls *controls, const MicroBatch *
 /* This rank's numbers of the last step: NaN for those that were not computed. */
 Status model_metrics(Model *model, double metrics[METRIC_COUNT], Error *error);
 
+/* The name of a loss of the last step that is not finite, or NULL. */
+const char *model_first_bad_loss(Model *model, Error *error);
+
 typedef struct ModelCounters {
   int64_t applied, skipped, skipped_in_a_row;
 } ModelCounters;
