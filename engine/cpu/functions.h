@@ -1,9 +1,10 @@
 /* Elementary functions of one float, written so that a loop over them becomes SIMD code: no
  * branches, no table, no call. Infinities, NaN and denormals come out as from libm.
  *
- * Largest errors against libm in double, over the whole range of f32 (tests/unit/engine/test_ops.c
- * holds them to these): exp 2 ulp, log 3 ulp, tanh 4 ulp, sigmoid 4 ulp, softplus 4 ulp; below the
- * smallest normal number they are absolute, in units of it. */
+ * Largest errors against libm in double, over the whole range of f32
+ * (tests/unit/engine/test_functions.c holds them to these): exp 2 ulp, log 3 ulp, tanh 4 ulp,
+ * sigmoid 4 ulp, softplus 4 ulp; below the smallest normal number they are absolute, in units of
+ * it. */
 #ifndef CELFORGE_ENGINE_CPU_FUNCTIONS_H
 #define CELFORGE_ENGINE_CPU_FUNCTIONS_H
 

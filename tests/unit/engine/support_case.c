@@ -80,12 +80,20 @@ static double element(const Tensor *tensor, int64_t i) {
   return ((const uint8_t *)tensor->data)[i];
 }
 
-static void fill_random(const Tensor *tensor, Random *random, bool positive) {
+static void set_element(const Tensor *tensor, int64_t i, float value) {
+  if (tensor->dtype == DTYPE_F32) ((float *)tensor->data)[i] = value;
+  if (tensor->dtype == DTYPE_BF16) ((uint16_t *)tensor->data)[i] = bf16_from_f32(value);
+}
+
+static void fill_input(const Case *test, int input, Random *random) {
+  static const float specials[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 0x1p-40f, -0x1p40f};
+  const Tensor *tensor = &test->inputs[input];
   for (int64_t i = 0; i < shape_count(tensor->shape); i++) {
-    const float normal = random_normal(random);
-    const float value = positive ? fabsf(normal) + 0.01f : normal;
-    if (tensor->dtype == DTYPE_F32) ((float *)tensor->data)[i] = value;
-    if (tensor->dtype == DTYPE_BF16) ((uint16_t *)tensor->data)[i] = bf16_from_f32(value);
+    float value = random_normal(random);
+    if (test->positive[input]) value = fabsf(value) + 0.01f;
+    if (test->special && draw(random, 0, 9) == 0) value = specials[draw(random, 0, 6)];
+    if (test->content[input]) value = test->content[input][i];
+    set_element(tensor, i, value);
     if (tensor->dtype == DTYPE_U8) ((uint8_t *)tensor->data)[i] = (uint8_t)draw(random, 0, 255);
   }
 }
@@ -121,7 +129,7 @@ static void run_prepare(Run *run, Random *random) {
     const int64_t offset = test->alignment * draw(random, 0, test->alignment == 1 ? 15 : 1);
     run->pieces[i] = piece_new(tensor_bytes(tensor), (size_t)offset * dtype_size(tensor->dtype));
     tensor->data = run->pieces[i].data;
-    fill_random(tensor, random, test->positive[i]);
+    fill_input(test, i, random);
     run->inputs[i] = (Array){tensor->shape, as_doubles(tensor)};
   }
   for (int i = 0; i < test->op.output_count; i++) {

@@ -8,10 +8,12 @@
 typedef struct Case {
   Op op;
   Tensor inputs[OP_MAX_INPUTS], outputs[OP_MAX_OUTPUTS]; /* shape and dtype; dim 0: absent */
-  bool positive[OP_MAX_INPUTS];                          /* contents above 0 (second moments) */
-  int in_place;     /* output 0 lies in this input's memory; -1: in its own */
-  int alignment;    /* of data, in elements: 1 any, 16 that of parameters */
-  double tolerance; /* relative, in norm; 0: by the output's dtype */
+  const float *content[OP_MAX_INPUTS]; /* what an input holds (f32); NULL: normal random numbers */
+  bool special;                        /* with infinities, NaN and zeros among them */
+  bool positive[OP_MAX_INPUTS];        /* contents above 0 (second moments) */
+  int in_place;                        /* output 0 lies in this input's memory; -1: in its own */
+  int alignment;                       /* of data, in elements: 1 any, 16 that of parameters */
+  double tolerance;                    /* relative, in norm; 0: by the output's dtype */
 } Case;
 
 Case case_new(OpKind kind);

@@ -57,7 +57,7 @@ static double instruction(const PointwiseInstruction *i, double a, double b) {
   case PW_SIGMOID:
     return a >= 0 ? 1 / (1 + exp(-a)) : exp(a) / (1 + exp(a));
   case PW_SOFTPLUS:
-    return (a > 0 ? a : 0) + log1p(exp(-fabs(a))) + (a - a);
+    return (a > 0 ? a : 0) + log1p(exp(-fabs(a)));
   case PW_ABS:
     return fabs(a);
   case PW_SIGN:

@@ -96,6 +96,25 @@ static Case draw_pointwise(Random *random) {
   return test;
 }
 
+/* Each instruction alone, with infinities, NaN and zeros among the numbers. */
+static Case draw_instruction(Random *random) {
+  Case test = case_new(OP_POINTWISE);
+  const Tensor x = {.shape = draw_large_shape(random), .dtype = draw_dtype(random)};
+  test.special = true;
+  test.op.input_count = 2;
+  test.op.output_count = 1;
+  test.op.attributes.pointwise = (PointwiseProgram){
+      .instruction_count = 1,
+      .instructions = {{.code = (PointwiseCode)draw(random, 0, PW_CODE_COUNT - 1),
+                        .b = 1,
+                        .p = -0.25f,
+                        .q = 0.75f}},
+      .outputs = {2},
+  };
+  test.inputs[0] = test.inputs[1] = test.outputs[0] = x;
+  return test;
+}
+
 static Case draw_reduce(Random *random) {
   Case test = case_new(OP_REDUCE);
   static const unsigned usual[] = {ALL_AXES, 0x0f, 0x10, 0x0c, 0x08, 0x02};
@@ -362,9 +381,10 @@ static Case draw_fill(Random *random) {
   return test;
 }
 
-/* Controls and counters are random positive numbers: a rate, a norm to clip to, an EMA decay, and
- * an amount of updates, here not whole. */
 static Case draw_adam(Random *random) {
+  static const float norms[][1] = {{0.3f}, {5.0f}, {40.0f}, {INFINITY}, {NAN}};
+  static const float controls[][3] = {{0.01f, 0.0f, 0.9f}, {0.1f, 1.0f, 0.999f}};
+  static const float counters[][3] = {{0, 0, 0}, {7, 2, 0}, {1000, 3, 3}};
   Case test = case_new(OP_ADAM);
   const Shape flat = shape_vector(draw(random, 1, 60000));
   test.op.input_count = 9;
@@ -374,8 +394,11 @@ static Case draw_adam(Random *random) {
   if (draw(random, 0, 1)) test.inputs[5] = (Tensor){0};
   test.inputs[6] = (Tensor){.shape = shape_scalar()};
   test.inputs[7] = test.inputs[8] = (Tensor){.shape = shape_vector(3)};
-  test.positive[3] = test.positive[6] = test.positive[7] = test.positive[8] = true;
-  test.op.attributes.adam.beta1 = 0.5f;
+  test.content[6] = norms[draw(random, 0, 4)];
+  test.content[7] = controls[draw(random, 0, 1)];
+  test.content[8] = counters[draw(random, 0, 2)];
+  test.positive[3] = true;
+  test.op.attributes.adam.beta1 = draw(random, 0, 1) ? 0.5f : 0.9f;
   test.op.attributes.adam.beta2 = 0.999f;
   test.op.attributes.adam.epsilon = 1e-6f;
   test.op.attributes.adam.weight_decay = draw(random, 0, 1) ? 0.01f : 0.0f;
@@ -391,6 +414,7 @@ static Case draw_adam(Random *random) {
   }
 
 TEST_OF(pointwise, draw_pointwise, 150)
+TEST_OF(instructions, draw_instruction, 150)
 TEST_OF(reduce, draw_reduce, 150)
 TEST_OF(conv3d, draw_conv3d, 60)
 TEST_OF(conv3d_backward_data, draw_conv3d_backward_data, 60)
@@ -407,7 +431,7 @@ TEST_OF(average_pool, draw_pool, 100)
 TEST_OF(average_pool_backward, draw_pool_backward, 100)
 TEST_OF(store, draw_store, 40)
 TEST_OF(fill, draw_fill, 20)
-TEST_OF(adam, draw_adam, 20)
+TEST_OF(adam, draw_adam, 40)
 
 static int set_up(void **state) {
   (void)state;
@@ -430,6 +454,7 @@ static int tear_down(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_pointwise),
+      cmocka_unit_test(test_instructions),
       cmocka_unit_test(test_reduce),
       cmocka_unit_test(test_conv3d),
       cmocka_unit_test(test_conv3d_backward_data),
