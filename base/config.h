@@ -34,7 +34,7 @@ typedef struct ConfigKey {
   const char *key; /* "train.steps" */
   ConfigType type;
   size_t offset;            /* into the config struct */
-  double minimum, maximum;  /* of INT and REAL */
+  double minimum, maximum;  /* of INT and REAL; at or past 2^63 or DBL_MAX: no bound */
   const char *default_text; /* as it would stand in YAML */
   const char *choices;      /* of CHOICE: "lsgan|bce|hinge" */
   const char *help;         /* one sentence, with the unit */
@@ -46,13 +46,16 @@ typedef struct ConfigSchema {
   const char *(*section_help)(const char *section); /* may be NULL */
 } ConfigSchema;
 
-/* Every function below leaves *config untouched when it fails. ERROR_USAGE on bad content. */
+/* Every function below leaves *config untouched when it fails. ERROR_USAGE on bad content.
+ *
+ * Defaults come first; what is loaded or assigned then sets the keys that it names and leaves the
+ * others as they are. A default that its own table does not allow is ERROR_INTERNAL. */
 Status config_set_defaults(const ConfigSchema *schema, void *config, Error *error);
 Status config_load(const ConfigSchema *schema, const char *path, void *config, Error *error);
 /* As config_load, from memory; `name` stands for the file in errors. */
 Status config_parse(const ConfigSchema *schema, const char *name, const char *yaml, size_t size,
                     void *config, Error *error);
-/* `assignment` is "key=value". */
+/* `assignment` is "key=value"; a text stands as it is, without quotes. */
 Status config_assign(const ConfigSchema *schema, const char *assignment, void *config,
                      Error *error);
 

@@ -40,11 +40,13 @@ typedef struct Error {
 Status error_set(Error *error, Status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Like error_set with ERROR_IO, with ": " and the text of `errnum` (an errno value) behind it. */
+/* Like error_set with ERROR_IO, with ": " and the text of `errnum` (an errno value) behind it,
+ * which is kept whole when the message is cut. */
 Status error_errno(Error *error, int errnum, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Puts "<context>: " before the message that is there and returns its status unchanged. */
+/* Puts "<context>: " before the message that is there and returns its status unchanged (with a NULL
+ * `error` that is not known: ERROR_INTERNAL). */
 Status error_context(Error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Evaluates a call that returns Status; on failure goes to `done` with `status` set. */

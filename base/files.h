@@ -2,8 +2,9 @@
  *
  * A file is written under a temporary name in its own folder, fsynced, renamed over the final name,
  * and its folder fsynced. A folder of files likewise: written as NAME.tmp, every file fsynced, then
- * renamed. What a killed process leaves behind ends in ".tmp" and is never taken for the real
- * thing. Errors name the path and say what the operating system said (ERROR_IO). */
+ * renamed. A file's temporary name is "NAME.PID.tmp", so one process may write a name once at a
+ * time. What a killed process leaves behind ends in ".tmp" and is never taken for the real thing.
+ * Errors name the path and say what the operating system said (ERROR_IO). */
 #ifndef CELFORGE_BASE_FILES_H
 #define CELFORGE_BASE_FILES_H
 
@@ -20,27 +21,30 @@ typedef struct AtomicFile {
 
 Status atomic_file_open(const char *path, AtomicFile *file, Error *error);
 Status atomic_file_write(AtomicFile *file, const void *data, size_t size, Error *error);
-/* fsync, rename, fsync of the folder. Frees; on failure the temporary file is removed. */
+/* fsync, rename, fsync of the folder. Frees; on failure the temporary file is removed. A link at
+ * the final name is replaced, not followed. */
 Status atomic_file_commit(AtomicFile *file, Error *error);
 /* Removes the temporary file and frees. Does nothing on a zeroed or committed file. */
 void atomic_file_abort(AtomicFile *file);
 /* The whole of it for content at hand. */
 Status atomic_file_replace(const char *path, const void *data, size_t size, Error *error);
 
-/* Renames folder `temporary` to `final` (which must not exist) and fsyncs both and the parent. The
- * files inside must have been fsynced (file_sync). */
+/* Renames folder `temporary` to `final` (which must not exist) and fsyncs it and the parents. The
+ * files inside, and folders inside, must have been fsynced (file_sync). */
 Status folder_commit(const char *temporary, const char *final, Error *error);
-/* Removes a folder and all in it; a missing one is no error. Never follows links. */
+/* Removes a folder and all in it; a missing one is no error. Never follows links: one in place of
+ * the folder is an error. */
 Status folder_remove(const char *path, Error *error);
-/* mkdir -p. */
+/* mkdir -p, each new folder's entry fsynced. */
 Status folder_create(const char *path, Error *error);
 /* Sorted names of what `path` holds, without "." and ".."; free each and the list. */
 Status folder_list(const char *path, char ***names, size_t *count, Error *error);
 void folder_list_free(char **names, size_t count);
 
-/* Reads all of a file of at most `max_bytes` (more is ERROR_DATA), NUL behind it. Caller frees. */
+/* Reads all of a regular file of at most `max_bytes` (more is ERROR_DATA), NUL behind it. Caller
+ * frees. */
 Status file_read(const char *path, size_t max_bytes, char **data, size_t *size, Error *error);
-Status file_sync(const char *path, Error *error);
+Status file_sync(const char *path, Error *error); /* of a folder too */
 bool path_exists(const char *path);
 bool path_is_folder(const char *path);
 /* pread/pwrite that go on after short transfers and EINTR; a read past the end is ERROR_DATA that

@@ -15,13 +15,15 @@
 Status json_parse(const char *name, const char *text, size_t size, json_t **out, Error *error);
 Status json_read_file(const char *path, size_t max_bytes, json_t **out, Error *error);
 
-/* Compact or indented, keys in the order of insertion, one newline at the end; replaces `path`
- * whole (base/files.h). */
+/* Indented by two, keys in the order of insertion, numbers such that they read back the same, one
+ * newline at the end; replaces `path` whole (base/files.h). */
 Status json_write_file(const char *path, const json_t *value, Error *error);
 
-/* `where` describes the object in errors, for example "data/film/manifest.json: shards[3]". */
+/* `where` describes the object in errors: "data/film/manifest.json: shards[3]", or the file's name
+ * alone for its root. A getter leaves *out as it was when it fails with ERROR_DATA. */
 Status json_get_int(const json_t *object, const char *where, const char *key, int64_t minimum,
                     int64_t maximum, int64_t *out, Error *error);
+/* Integers are taken too. */
 Status json_get_double(const json_t *object, const char *where, const char *key, double *out,
                        Error *error);
 /* Borrowed from the object. */

@@ -1,5 +1,6 @@
 /* A levelled log on standard error: "12:30:01.123 [2] warning: text". The rank in brackets is
- * printed when there is more than one rank. Safe to call from any thread; one write(2) a line. */
+ * printed when there is more than one rank. Safe to call from any thread; one write(2) a line;
+ * errno is left alone. */
 #ifndef CELFORGE_BASE_LOG_H
 #define CELFORGE_BASE_LOG_H
 
@@ -7,7 +8,7 @@
 
 typedef enum LogLevel { LOG_DEBUG, LOG_INFO, LOG_WARNING, LOG_ERROR } LogLevel;
 
-/* Messages below `level` are dropped. Starts at LOG_INFO, or at
+/* Messages below `level` are dropped. Starts at LOG_INFO, or at what the environment says:
  * CELFORGE_LOG=debug|info|warning|error. */
 void log_set_level(LogLevel level);
 
@@ -21,8 +22,8 @@ void log_warning(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void log_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* A line that stays at the bottom of the terminal and is redrawn (a progress bar). NULL removes it.
- * The log clears it before a message and draws it again behind it. Does nothing where standard
- * error is no terminal; log_is_terminal says which. */
+ * It is cut to the terminal's width; the log clears it before a message and draws it again behind.
+ * Does nothing where standard error is no terminal; log_is_terminal says which. */
 void log_status_line(const char *text);
 bool log_is_terminal(void);
 

@@ -10,8 +10,9 @@
 /* One block: four 32-bit words for a 128-bit counter and a 64-bit key. */
 void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
-/* A stream of numbers for one purpose. Two streams that differ in seed, purpose or either index
- * are independent; how one consumes its numbers never disturbs another. */
+/* A stream of 2^34 words for one purpose. Two streams that differ in seed, purpose or either index
+ * are independent; how one consumes its numbers never disturbs another. Runs are resumed and
+ * compared by these numbers: what a stream gives may never change. */
 typedef struct Random {
   uint32_t key[2];
   uint32_t counter[4];
@@ -34,6 +35,7 @@ uint32_t random_u32(Random *random);
 uint64_t random_below(Random *random, uint64_t bound); /* unbiased, bound > 0 */
 double random_uniform(Random *random);                 /* [0, 1), 53 bits */
 float random_normal(Random *random);                   /* mean 0, variance 1 (Box-Muller) */
+/* Two numbers from each pair of words, so not the numbers that random_normal would give. */
 void random_fill_normal(Random *random, float *out, size_t count, float standard_deviation);
 
 #endif

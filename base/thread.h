@@ -12,8 +12,8 @@
 /* A bounded first-in-first-out queue of pointers between threads. */
 typedef struct Queue Queue;
 
-Queue *queue_new(size_t capacity);
-void queue_free(Queue *queue); /* must be empty of waiters; does not free the items */
+Queue *queue_new(size_t capacity); /* at least 1 */
+void queue_free(Queue *queue);     /* must be empty of waiters; does not free the items */
 /* Waits while full. False when the queue was closed: the item was not taken. */
 bool queue_push(Queue *queue, void *item);
 /* Waits while empty. False when the queue is closed and empty. */
@@ -23,8 +23,9 @@ bool queue_pop_within(Queue *queue, double seconds, void **item, bool *timed_out
 void queue_close(Queue *queue); /* wakes every waiter; items inside can still be popped */
 size_t queue_length(Queue *queue);
 
-/* Starts a joinable thread with all signals blocked (signals are the main thread's) and a name
- * (at most 15 characters) that debuggers show. */
+/* Starts a joinable thread with all signals blocked (signals are the main thread's) but those of
+ * its own faults, and a name (cut to 15 characters) that debuggers show. ERROR_INTERNAL if the
+ * system has no thread to give. */
 Status thread_start(pthread_t *thread, const char *name, void *(*run)(void *), void *argument,
                     Error *error);
 

@@ -63,8 +63,7 @@ static void nested_dotted_and_flow(void **state) {
       "seed: 7\ntrain:\n  steps: 12\n  global_batch: 16\nloss:\n  game: hinge\n",
       "seed: 7\ntrain.steps: 12\ntrain.global_batch: 16\nloss.game: hinge\n",
       "{seed: 7, train: {steps: 12, global_batch: 16}, loss.game: 'hinge'}",
-      "---\n\"seed\": 7 # a comment\ntrain: {steps: 12}\ntrain.global_batch: 16\r\nloss: \n"
-      "  game: \"hinge\"\n...\n",
+      "---\n\"seed\": 7 #\ntrain: {steps: 12}\ntrain.global_batch: 16\r\nloss.game: hinge",
       "\xef\xbb\xbfseed: 7\ntrain: {steps: +12, global_batch: 16}\nloss: {game: hinge}",
   };
   for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
@@ -193,7 +192,7 @@ static void long_comments_wrap(void **state) {
   ConfigKey key = example_keys[3];
   ConfigSchema schema = {&key, 1, NULL};
   Example config = defaults();
-  char help[600] = "";
+  char help[601] = "";
   for (int i = 0; i < 60; i++) strcat(help, "words and ");
   key.help = help;
   Text text = {0};

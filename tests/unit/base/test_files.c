@@ -219,7 +219,7 @@ static int on_a_small_disk(const char *disk) {
   char *path = path_join(disk, "final"), **names;
   size_t count;
   if (unshare(CLONE_NEWNS) != 0 && unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return NO_MOUNT;
-  mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL);
+  mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL);
   if (mount("tmpfs", disk, "tmpfs", 0, "size=64k") != 0) return NO_MOUNT;
   if (atomic_file_replace(path, "old", 3, &error) != OK) return 1;
   if (atomic_file_replace(path, data, sizeof data, &error) != ERROR_IO) return 2;
@@ -237,7 +237,11 @@ static void full_disk(void **state) {
   int status;
   assert_int_equal(mkdir(disk, 0777), 0);
   pid_t child = fork();
-  if (child == 0) _exit(on_a_small_disk(disk));
+  if (child == 0) {
+    int result = on_a_small_disk(disk);
+    free(disk);
+    _exit(result);
+  }
   assert_int_equal(waitpid(child, &status, 0), child);
   free(disk);
   assert_true(WIFEXITED(status));
