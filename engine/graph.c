@@ -23,8 +23,7 @@ void graph_free(Graph *graph) {
   free(graph);
 }
 
-/* --- Errors and scopes --------------------------------------------------------------------------
- */
+/* --- Errors and scopes ------------------------------------------------------------------------ */
 
 Status graph_status(const Graph *graph, Error *error) {
   if (graph->error.status == OK) return OK;
@@ -66,8 +65,7 @@ void graph_scope_pop(Graph *graph) {
   graph->scope.data[graph->scope.length] = '\0';
 }
 
-/* --- Values
- * --------------------------------------------------------------------------------------- */
+/* --- Values ----------------------------------------------------------------------------------- */
 
 static bool is_value(const Graph *graph, Value value) {
   return value.id >= 0 && value.id < graph->value_count;
@@ -93,8 +91,7 @@ const Op *graph_producer(const Graph *graph, Value value) {
   return &graph->ops[graph->values[value.id].producer];
 }
 
-/* --- Appending
- * ------------------------------------------------------------------------------------ */
+/* --- Appending -------------------------------------------------------------------------------- */
 
 static bool countable(Shape shape) {
   int64_t count = 1;

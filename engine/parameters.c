@@ -13,8 +13,7 @@ enum { ALIGNMENT = 16, COUNTERS = 3 };
 /* Elements that go through the host at a time. */
 enum { PIECE = 1 << 16 };
 
-/* --- Declaration
- * ---------------------------------------------------------------------------------- */
+/* --- Declaration ------------------------------------------------------------------------------ */
 
 static Buffer named_buffer(const char *network, const char *what, DType dtype, int64_t count) {
   return buffer_describe(mem_format("%s.%s", network, what), dtype, count);
@@ -138,8 +137,7 @@ void parameters_freeze(Parameters *parameters) {
   parameters->frozen = true;
 }
 
-/* --- Memory and initial values
- * -------------------------------------------------------------------- */
+/* --- Memory and initial values ---------------------------------------------------------------- */
 
 Status parameters_allocate(Parameters *parameters, Backend *backend, bool for_training,
                            bool with_ema, Error *error) {
@@ -218,8 +216,7 @@ done:
   return status;
 }
 
-/* --- Gradients
- * ------------------------------------------------------------------------------------- */
+/* --- Gradients -------------------------------------------------------------------------------- */
 
 typedef struct Bucket {
   int64_t begin, end; /* elements of the flat gradient */

@@ -12,8 +12,7 @@ ConvSpec conv_spec_same(int taps_time, int taps_space, int stride_space, PadMode
                     .mode = mode};
 }
 
-/* --- The three ops, attributes and shapes known to be right
- * ------------------------------------------- */
+/* --- The three ops, attributes and shapes known to be right ----------------------------------- */
 
 static Value append_forward(Graph *graph, const ConvAttributes *conv, Value x, Value w, Value bias,
                             Shape shape) {
@@ -36,8 +35,7 @@ static Value append_backward_weights(Graph *graph, const ConvAttributes *conv, V
   return append_one(graph, &op, NULL, shape, DTYPE_F32);
 }
 
-/* --- Builder
- * ------------------------------------------------------------------------------------------ */
+/* --- Builder ---------------------------------------------------------------------------------- */
 
 static bool operands_fit(Graph *graph, Value x, Value weight, Value bias) {
   Shape xs = graph_shape(graph, x), ws = graph_shape(graph, weight);
@@ -116,8 +114,7 @@ Value graph_conv3d(Graph *graph, Value x, Value weight, Value bias, ConvSpec spe
   return append_forward(graph, &conv, x, weight, bias, shape);
 }
 
-/* --- Gradients
- * ------------------------------------------------------------------------------------------ */
+/* --- Gradients -------------------------------------------------------------------------------- */
 
 static bool differentiable(Graph *graph, const Op *op) {
   bool plain = op->attributes.conv.activation == ACTIVATION_NONE && op->output_count == 1;

@@ -16,8 +16,7 @@ static bool target_usable(Graph *graph, const char *what, Value target) {
   return false;
 }
 
-/* --- Store, fill, all-reduce
- * --------------------------------------------------------------------------- */
+/* --- Store, fill, all-reduce ------------------------------------------------------------------ */
 
 static void append_store(Graph *graph, const char *label, Value value, Value target,
                          bool accumulate) {
@@ -66,8 +65,7 @@ void graph_all_reduce(Graph *graph, Value target) {
 
 const OpRule rule_all_reduce = {"all_reduce", NULL, NULL};
 
-/* --- Adam
- * ---------------------------------------------------------------------------------------------- */
+/* --- Adam ------------------------------------------------------------------------------------- */
 
 enum { ADAM_NORM = 6, ADAM_INPUTS = 9 };
 

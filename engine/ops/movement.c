@@ -3,8 +3,7 @@
 
 const OpRule rule_view = {"view", NULL, NULL}; /* the builder stands in graph.c */
 
-/* --- Reshape
- * ---------------------------------------------------------------------------------------- */
+/* --- Reshape ---------------------------------------------------------------------------------- */
 
 Value graph_reshape(Graph *graph, Value x, Shape shape) {
   if (!operands_usable(graph, "reshape", &x, 1)) return NO_VALUE;
@@ -28,8 +27,7 @@ static void reshape_gradient(Graph *graph, const Op *op, const Value *output_gra
 
 const OpRule rule_reshape = {"reshape", reshape_gradient, NULL};
 
-/* --- Concat
- * ------------------------------------------------------------------------------------------ */
+/* --- Concat ----------------------------------------------------------------------------------- */
 
 static bool concat_fits(Graph *graph, const Value *values, int count, int axis) {
   Shape first = graph_shape(graph, values[0]);
@@ -85,8 +83,7 @@ static void concat_gradient(Graph *graph, const Op *op, const Value *output_grad
 
 const OpRule rule_concat = {"concat", concat_gradient, NULL};
 
-/* --- Slice
- * -------------------------------------------------------------------------------------------- */
+/* --- Slice ------------------------------------------------------------------------------------ */
 
 Value graph_slice(Graph *graph, Value x, Shape begin, Shape size) {
   if (!operands_usable(graph, "slice", &x, 1)) return NO_VALUE;
@@ -117,8 +114,7 @@ static void slice_gradient(Graph *graph, const Op *op, const Value *output_gradi
 
 const OpRule rule_slice = {"slice", slice_gradient, NULL};
 
-/* --- Pad
- * ---------------------------------------------------------------------------------------------- */
+/* --- Pad -------------------------------------------------------------------------------------- */
 
 static bool pad_fits(Graph *graph, Shape from, Shape before, Shape after, PadMode mode) {
   static const char *const modes[] = {"zero", "reflect", "replicate"};

@@ -75,10 +75,10 @@ static void norm_gradient(Graph *graph, const Op *op, const Value *output_gradie
   for (int i = 0; i < op->input_count; i++) gradients[i] = appended->outputs[i];
 }
 
-/* --- The gradient of the gradient
- * ------------------------------------------------------------------------ OP_NORM_BACKWARD written
- * out in elementary ops on f32, which are then differentiated. Groups are split from the channels
- * by a reshape to [N*T,H,W,groups,C/groups]. */
+/* --- The gradient of the gradient ------------------------------------------------------------- */
+
+/* OP_NORM_BACKWARD is written out in elementary ops on f32, which are then differentiated. Groups
+ * are split from the channels by a reshape to [N*T,H,W,groups,C/groups]. */
 typedef struct Layout {
   Shape x, vector; /* shapes of x and of gain and bias in it */
   unsigned axes;   /* what statistics go over */

@@ -89,8 +89,7 @@ static Value append_binary(Graph *graph, PointwiseCode code, Value a, Value b) {
                             result_dtype(graph, operands, shape));
 }
 
-/* --- Builders
- * ------------------------------------------------------------------------------------- */
+/* --- Builders --------------------------------------------------------------------------------- */
 
 Value graph_constant(Graph *graph, Shape shape, float value) {
   PointwiseInstruction instruction = {.code = PW_CONSTANT, .p = value};
@@ -205,8 +204,7 @@ Value append_clamp_step(Graph *graph, Value x, float low, float high) {
   return append_unary(graph, PW_CLAMP_STEP, x, low, high);
 }
 
-/* --- Gradients
- * --------------------------------------------------------------------------------------- */
+/* --- Gradients -------------------------------------------------------------------------------- */
 
 /* dy times the derivative of y = code(x), for the unary codes. */
 static Value unary_gradient(Graph *graph, const PointwiseInstruction *instruction, Value x, Value y,

@@ -14,8 +14,7 @@ static void map_gradient(Graph *graph, const Op *op, OpKind transpose, Value dy,
   gradients[0] = append_map(graph, transpose, dy, &op->attributes, shape);
 }
 
-/* --- Resize
- * ---------------------------------------------------------------------------------------- */
+/* --- Resize ----------------------------------------------------------------------------------- */
 
 Value graph_resize(Graph *graph, Value x, int64_t height, int64_t width, ResizeMode mode) {
   if (!operands_usable(graph, "resize", &x, 1)) return NO_VALUE;
@@ -61,8 +60,7 @@ const OpRule rule_resize = {"resize", resize_gradient, resize_flops};
 const OpRule rule_resize_backward = {"resize_backward", resize_backward_gradient,
                                      resize_backward_flops};
 
-/* --- Average pool
- * ------------------------------------------------------------------------------------ */
+/* --- Average pool ----------------------------------------------------------------------------- */
 
 Value graph_average_pool(Graph *graph, Value x, int size, int stride, int pad) {
   if (!operands_usable(graph, "average_pool", &x, 1)) return NO_VALUE;

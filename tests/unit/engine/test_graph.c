@@ -2,8 +2,7 @@
 
 static const PadMode zero = PAD_ZERO, reflect = PAD_REFLECT, replicate = PAD_REPLICATE;
 
-/* --- Tensors ------------------------------------------------------------------------------------
- */
+/* --- Tensors ---------------------------------------------------------------------------------- */
 
 static void bf16_rounds_to_nearest_even(void **state) {
   (void)state;
@@ -33,8 +32,7 @@ static void shapes_as_text(void **state) {
   assert_int_equal(shape_count(shape_make(2, 3, 4, 5, 6)), 720);
 }
 
-/* --- Scopes, errors, views
- * ------------------------------------------------------------------------ */
+/* --- Scopes, errors, views -------------------------------------------------------------------- */
 
 static void names_and_scopes(void **state) {
   (void)state;
@@ -96,8 +94,7 @@ static void views_are_unique(void **state) {
   graph_free(f.graph);
 }
 
-/* --- Shapes and dtypes
- * ------------------------------------------------------------------------------ */
+/* --- Shapes and dtypes ------------------------------------------------------------------------ */
 
 static void pointwise_dtypes(void **state) {
   (void)state;

@@ -6,8 +6,7 @@
 #include "engine/backend.h"
 #include "engine/parameters.h"
 
-/* --- A backend of plain memory, not zeroed; `limit` bytes and then no more
- * ------------------------ */
+/* --- A backend of plain memory, not zeroed; `limit` bytes and then no more -------------------- */
 
 typedef struct PlainBackend {
   Backend backend;
@@ -47,8 +46,7 @@ static PlainBackend plain_backend(size_t limit) {
                         .limit = limit};
 }
 
-/* --- A small network
- * -------------------------------------------------------------------------------- */
+/* --- A small network -------------------------------------------------------------------------- */
 
 static const Shape first_shape = {{5, 1, 3, 3, 3}}, second_shape = {{2, 1, 3, 3, 5}};
 
@@ -164,8 +162,7 @@ static void wrong_declarations(void **state) {
   }
 }
 
-/* --- Initial values
- * ------------------------------------------------------------------------------------ */
+/* --- Initial values --------------------------------------------------------------------------- */
 
 static void allocate(Parameters *p, PlainBackend *plain) {
   Error error = {0};
@@ -262,8 +259,7 @@ static void allocation_failures(void **state) {
   network_free(&n);
 }
 
-/* --- Gradients and buckets
- * ------------------------------------------------------------------------------ */
+/* --- Gradients and buckets -------------------------------------------------------------------- */
 
 static const Buffer *target_buffer(const Graph *g, const Op *op, int place, int64_t *offset) {
   const Op *view = graph_producer(g, op->inputs[place]);
