@@ -112,6 +112,7 @@ static char *describe(const ConfigKey *key) {
   text_append(&text, "%.*s", (int)length, key->help);
   text_append(&text, "; ");
   size_t before = text.length;
+  if (key->type == CONFIG_CHOICE) text_append(&text, "one of ");
   config_append_allowed(key, &text);
   if (text.length > before) text_append(&text, "; ");
   text_append(&text, "default: %s", *key->default_text ? key->default_text : "\"\"");

@@ -11,7 +11,7 @@
 #define HAVE_SSE42 0
 #endif
 
-enum { STRIDE = 1024 }; /* bytes of each of the three streams of the hardware way */
+static const size_t STRIDE = 1024; /* bytes of each of the three streams of the hardware way */
 
 /* slices[k][b]: byte b followed by k zero bytes. */
 static uint32_t slices[8][256];
@@ -65,7 +65,7 @@ __attribute__((target("sse4.2"))) static void make_behind(void) {
   if (!have_hardware) return;
   for (int bit = 0; bit < 32; bit++) {
     uint64_t crc = (uint64_t)1 << bit;
-    for (int i = 0; i < STRIDE; i += 8) crc = _mm_crc32_u64(crc, 0);
+    for (size_t i = 0; i < STRIDE; i += 8) crc = _mm_crc32_u64(crc, 0);
     behind[bit / 8][1 << bit % 8] = (uint32_t)crc;
   }
   for (int k = 0; k < 4; k++)
@@ -84,7 +84,7 @@ __attribute__((target("sse4.2"))) static uint32_t crc32c_hardware(uint32_t start
   uint64_t crc = (uint32_t)~start;
   for (; size >= 3 * STRIDE; p += 3 * STRIDE, size -= 3 * STRIDE) {
     uint64_t second = 0, third = 0;
-    for (int i = 0; i < STRIDE; i += 8) {
+    for (size_t i = 0; i < STRIDE; i += 8) {
       crc = _mm_crc32_u64(crc, load64(p + i));
       second = _mm_crc32_u64(second, load64(p + STRIDE + i));
       third = _mm_crc32_u64(third, load64(p + 2 * STRIDE + i));

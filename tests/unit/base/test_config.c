@@ -182,7 +182,7 @@ static void commented_defaults(void **state) {
   assert_int_equal(strncmp(text.data, start, strlen(start)), 0);
   assert_non_null(strstr(text.data, "  # Learning rate of the generator; 0 to 1; default: 2e-4\n"
                                     "  generator_rate: 0.0002\n"));
-  assert_non_null(strstr(text.data, "; lsgan, bce, hinge; default: bce\n  game: bce\n"));
+  assert_non_null(strstr(text.data, "; one of lsgan, bce, hinge; default: bce\n  game: bce\n"));
   assert_non_null(strstr(text.data, "  notes: \"\"\n"));
   text_free(&text);
 }

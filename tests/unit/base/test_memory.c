@@ -14,9 +14,13 @@
 
 #include "base/memory.h"
 
-/* AddressSanitizer otherwise ends the process where malloc would return NULL. */
+/* The sanitizers otherwise end the process where malloc would return NULL. */
 const char *__asan_default_options(void);
 const char *__asan_default_options(void) {
+  return "allocator_may_return_null=1";
+}
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void) {
   return "allocator_may_return_null=1";
 }
 
