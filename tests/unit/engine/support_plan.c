@@ -1,0 +1,258 @@
+#include "support_plan.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "base/memory.h"
+
+/* --- The backend
+ * ------------------------------------------------------------------------------------ */
+
+typedef struct FakeKernel {
+  Kernel kernel;
+  FakeBackend *backend;
+} FakeKernel;
+
+static Status fake_run(Kernel *kernel, const Tensor *inputs, const Tensor *outputs, void *workspace,
+                       Error *error) {
+  (void)inputs;
+  (void)outputs;
+  (void)workspace;
+  (void)error;
+  ((FakeKernel *)kernel)->backend->runs++;
+  return OK;
+}
+
+static void fake_kernel_free(Kernel *kernel) {
+  ((FakeKernel *)kernel)->backend->kernels--;
+  free(kernel);
+}
+
+static Status fake_kernel_new(Backend *backend, const Op *op, const Tensor *inputs,
+                              const Tensor *outputs, Kernel **out, Error *error) {
+  FakeBackend *fake = (FakeBackend *)backend;
+  (void)inputs;
+  (void)outputs;
+  if (op->kind == OP_VIEW || op->kind == OP_RESHAPE || op->kind == OP_ALL_REDUCE) {
+    return error_set(error, ERROR_INTERNAL, "asked for a kernel of %s", op_kind_name(op->kind));
+  }
+  if (op->kind == fake->refused) return error_set(error, ERROR_INTERNAL, "cannot run this");
+  FakeKernel *kernel = mem_new(1, sizeof *kernel);
+  size_t workspace = fake->with_workspaces ? (size_t)(fake->kernels % 4) * 192 : 0;
+  kernel->kernel = (Kernel){.workspace = workspace, .run = fake_run, .free = fake_kernel_free};
+  kernel->backend = fake;
+  fake->kernels++;
+  *out = &kernel->kernel;
+  return OK;
+}
+
+static Status fake_allocate(Backend *backend, size_t bytes, const char *what, void **out,
+                            Error *error) {
+  ((FakeBackend *)backend)->allocations++;
+  ((FakeBackend *)backend)->live++;
+  return mem_bulk(bytes, what, out, error);
+}
+
+static void fake_release(Backend *backend, void *memory) {
+  ((FakeBackend *)backend)->live--;
+  free(memory);
+}
+
+static Status fake_synchronize(Backend *backend, Error *error) {
+  (void)backend;
+  (void)error;
+  return OK;
+}
+
+FakeBackend fake_backend(void) {
+  return (FakeBackend){.backend = {.name = "fake",
+                                   .allocate = fake_allocate,
+                                   .release = fake_release,
+                                   .synchronize = fake_synchronize,
+                                   .kernel_new = fake_kernel_new},
+                       .refused = OP_VIEW};
+}
+
+/* --- Programs
+ * --------------------------------------------------------------------------------------- */
+
+Planned plan_for(Backend *backend, const Graph *graph, bool without_fusion,
+                 const Collectives *collectives) {
+  Planned planned = {.arena = arena_new()};
+  ProgramOptions options = {.name = "test",
+                            .arena = planned.arena,
+                            .collectives = collectives,
+                            .without_fusion = without_fusion};
+  Error error = {0};
+  if (program_plan(graph, backend, &options, &planned.program, &error) != OK) {
+    fail_msg("%s", error.message);
+  }
+  return planned;
+}
+
+void planned_free(Planned *planned) {
+  program_free(planned->program);
+  arena_free(planned->arena);
+}
+
+int count_ops(const Program *program, OpKind kind) {
+  int count = 0;
+  for (int i = 0; i < program->step_count; i++) count += program->plan->ops[i].kind == kind;
+  return count;
+}
+
+int only_op(const Program *program, OpKind kind) {
+  assert_int_equal(count_ops(program, kind), 1);
+  int index = 0;
+  while (program->plan->ops[index].kind != kind) index++;
+  return index;
+}
+
+const Op *op_at(const Program *program, int index) {
+  return &program->plan->ops[index];
+}
+
+/* --- Random graphs
+ * ------------------------------------------------------------------------------------ */
+
+enum { POOL = 24 };
+
+typedef struct Maker {
+  Graph *graph;
+  Buffer *buffer;
+  Random random;
+  bool halving;
+  int count;
+  Value pool[POOL]; /* of values to choose from */
+} Maker;
+
+static int pick(Maker *maker, int bound) {
+  return (int)random_below(&maker->random, (uint64_t)bound);
+}
+
+static void add(Maker *maker, Value value) {
+  int place = maker->count < POOL ? maker->count++ : pick(maker, POOL);
+  maker->pool[place] = value;
+}
+
+static Value any(Maker *maker) {
+  return maker->pool[pick(maker, maker->count)];
+}
+
+/* All of them broadcast to one another. */
+static Shape any_shape(Maker *maker) {
+  const Shape shapes[] = {shape_make(2, 1, 3, 2, 4), shape_make(2, 1, 3, 2, 4), shape_vector(4),
+                          shape_scalar()};
+  return shapes[pick(maker, 4)];
+}
+
+/* Offsets are multiples of 8 elements, so that views overlap often and are aligned at times. */
+static Value any_view(Maker *maker, Shape shape) {
+  int64_t offset = 8 * (int64_t)pick(maker, RANDOM_GRAPH_BUFFER / 16);
+  return graph_view(maker->graph, maker->buffer, offset, shape);
+}
+
+static Value unary(Maker *maker, Value x) {
+  switch (pick(maker, 7)) {
+  case 0:
+    return graph_tanh(maker->graph, x);
+  case 1:
+    return graph_leaky_relu(maker->graph, x, 0.2f);
+  case 2:
+    return graph_abs(maker->graph, x);
+  case 3:
+    return graph_affine(maker->graph, x, 0.75f, 0.125f);
+  case 4:
+    return graph_sigmoid(maker->graph, x);
+  case 5:
+    return graph_cast(maker->graph, x, DTYPE_F32);
+  default:
+    return graph_square(maker->graph, graph_tanh(maker->graph, x));
+  }
+}
+
+static Value binary(Maker *maker, Value a, Value b) {
+  Graph *graph = maker->graph;
+  switch (pick(maker, 3)) {
+  case 0:
+    return graph_add(graph, graph_affine(graph, a, 0.5f, 0), graph_affine(graph, b, 0.5f, 0));
+  case 1:
+    return graph_sub(graph, graph_affine(graph, a, 0.25f, 0), graph_affine(graph, b, 0.5f, 0));
+  default:
+    return graph_mul(graph, graph_tanh(graph, a), b);
+  }
+}
+
+static Value reduced(Maker *maker, Value x) {
+  const unsigned axes[] = {ALL_AXES, ALL_AXES & ~(1u << AXIS_C)};
+  return graph_reduce_sum(maker->graph, x, axes[pick(maker, 2)], 0.0625f);
+}
+
+static Value reshaped(Maker *maker, Value x) {
+  Shape shape = graph_shape(maker->graph, x);
+  Shape turned = {{shape.dim[1], shape.dim[0], shape.dim[3], shape.dim[2], shape.dim[4]}};
+  Value there = graph_reshape(maker->graph, x, turned);
+  return graph_reshape(maker->graph, unary(maker, there), shape);
+}
+
+static void all_reduce(Maker *maker, Value target) {
+  if (maker->halving) {
+    graph_store(maker->graph, graph_affine(maker->graph, target, 0.5f, 0), target);
+  } else {
+    graph_all_reduce(maker->graph, target);
+  }
+}
+
+static void effect(Maker *maker) {
+  Value value = any(maker);
+  /* Storing a view into one that overlaps it means nothing. */
+  if (graph_producer(maker->graph, value)->kind == OP_VIEW) value = unary(maker, value);
+  if (graph_producer(maker->graph, value)->kind == OP_VIEW) return;
+  Value target = any_view(maker, graph_shape(maker->graph, value));
+  switch (pick(maker, 5)) {
+  case 0:
+    graph_fill(maker->graph, target, 0.5f);
+    break;
+  case 1:
+    graph_accumulate(maker->graph, graph_affine(maker->graph, value, 0.5f, 0), target);
+    break;
+  case 2:
+    all_reduce(maker, target);
+    break;
+  default:
+    graph_store(maker->graph, value, target);
+  }
+}
+
+Graph *random_graph(uint64_t seed, int ops, Buffer *buffer, bool halving) {
+  Maker maker = {.graph = graph_new(),
+                 .buffer = buffer,
+                 .random = random_stream(seed, RANDOM_TEST, 0, 0),
+                 .halving = halving};
+  add(&maker, any_view(&maker, shape_make(2, 1, 3, 2, 4)));
+  for (int i = 0; i < ops; i++) {
+    int choice = pick(&maker, 16);
+    if (choice < 5) {
+      add(&maker, unary(&maker, any(&maker)));
+    } else if (choice < 9) {
+      Value a = any(&maker), b = any(&maker);
+      add(&maker, binary(&maker, a, b));
+    } else if (choice == 9) {
+      add(&maker, reduced(&maker, any(&maker)));
+    } else if (choice == 10) {
+      add(&maker, reshaped(&maker, any(&maker)));
+    } else if (choice == 11) {
+      add(&maker, graph_broadcast(maker.graph, any(&maker), shape_make(2, 1, 3, 2, 4)));
+    } else if (choice == 12) {
+      add(&maker, graph_constant(maker.graph, any_shape(&maker), 0.25f * (float)pick(&maker, 5)));
+    } else if (choice == 13) {
+      add(&maker, any_view(&maker, any_shape(&maker)));
+    } else {
+      effect(&maker);
+    }
+  }
+  return maker.graph;
+}
