@@ -1,0 +1,498 @@
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "data/dataset.h"
+#include "support_dataset.h"
+
+static int set_up(void **state) {
+  *state = temporary_folder();
+  return 0;
+}
+
+static int tear_down(void **state) {
+  remove_folder(*state);
+  return 0;
+}
+
+static Dataset *open_good(const char *folder) {
+  Error error;
+  Dataset *dataset = NULL;
+  if (dataset_open(inside(folder, "data"), &dataset, &error) != OK) fail_msg("%s", error.message);
+  return dataset;
+}
+
+static void assert_clip(const Dataset *dataset, int64_t index) {
+  Error error;
+  const ClipShape *shape = &dataset_info(dataset)->shape;
+  size_t size[2] = {clip_source_bytes(shape), clip_target_bytes(shape)};
+  uint8_t *found[2], *expected = mem_new(size[0] + size[1], 1);
+  for (int side = 0; side < 2; side++) found[side] = mem_new(size[side], 1);
+  if (dataset_read(dataset, index, found[0], found[1], &error) != OK) fail_msg("%s", error.message);
+  for (int side = 0; side < 2; side++) {
+    clip_bytes(index, side, expected, size[side]);
+    assert_memory_equal(found[side], expected, size[side]);
+    free(found[side]);
+  }
+  free(expected);
+}
+
+static void check_whole(const char *folder, bool deflate) {
+  Error error;
+  ClipName name;
+  Dataset *dataset = open_good(folder);
+  const DatasetInfo *info = dataset_info(dataset);
+  assert_int_equal(info->clips, 10);
+  assert_int_equal(info->shards, 3);
+  assert_int_equal(info->deflated, deflate);
+  assert_int_equal(info->fps_numerator, 25);
+  assert_int_equal(info->shape.target_width, 16);
+  assert_int_equal(strlen(info->uuid), 36);
+  for (int64_t i = 9; i >= 0; i--) assert_clip(dataset, i);
+  assert_int_equal(dataset_clip_name(dataset, 9, &name, &error), OK);
+  assert_string_equal(name.id, "clip-9");
+  assert_string_equal(name.origin, "film 4.mp4");
+  assert_int_equal(name.start_frame, 27);
+  uint8_t byte;
+  assert_int_equal(dataset_read(dataset, 10, &byte, &byte, &error), ERROR_INTERNAL);
+  assert_int_equal(dataset_read(dataset, -1, &byte, &byte, &error), ERROR_INTERNAL);
+  dataset_close(dataset);
+  if (dataset_verify(inside(folder, "data"), NULL, &error) != OK) fail_msg("%s", error.message);
+}
+
+static void plain_clips_come_back(void **state) {
+  DatasetSpec spec = small_spec();
+  make_dataset(*state, &spec, 10);
+  check_whole(*state, false);
+}
+
+static void deflated_clips_come_back(void **state) {
+  DatasetSpec spec = small_spec();
+  spec.deflate = true;
+  make_dataset(*state, &spec, 10);
+  check_whole(*state, true);
+}
+
+/* Every file of two folders, which hold the same names. */
+static void assert_same_folders(const char *a, const char *b) {
+  Error error;
+  char **names, **others;
+  size_t count, other_count;
+  assert_int_equal(folder_list(a, &names, &count, &error), OK);
+  assert_int_equal(folder_list(b, &others, &other_count, &error), OK);
+  assert_int_equal(count, other_count);
+  for (size_t i = 0; i < count; i++) {
+    assert_string_equal(names[i], others[i]);
+    assert_same_file(inside(a, names[i]), inside(b, names[i]));
+  }
+  folder_list_free(names, count);
+  folder_list_free(others, other_count);
+}
+
+static void equal_runs_give_equal_bytes(void **state) {
+  for (int deflate = 0; deflate < 2; deflate++) {
+    DatasetSpec spec = small_spec();
+    spec.deflate = deflate;
+    char *one = temporary_folder(), *two = temporary_folder();
+    make_dataset(one, &spec, 10);
+    usleep(1100000); /* HDF5 keeps times in whole seconds, if it is let */
+    make_dataset(two, &spec, 10);
+    assert_same_folders(inside(one, "data"), inside(two, "data"));
+    remove_folder(one);
+    remove_folder(two);
+  }
+  (void)state;
+}
+
+static void uuid_follows_the_spec(void **state) {
+  DatasetSpec spec = small_spec();
+  char *other = temporary_folder();
+  make_dataset(*state, &spec, 2);
+  spec.maker = "test --seed 2";
+  make_dataset(other, &spec, 2);
+  Dataset *a = open_good(*state), *b = open_good(other);
+  assert_string_not_equal(dataset_info(a)->uuid, dataset_info(b)->uuid);
+  dataset_close(a);
+  dataset_close(b);
+  remove_folder(other);
+}
+
+/* Stops after `clips` of 10 in every way there is, goes on, and must end with the same bytes. */
+static void continue_after(int64_t clips, bool deflate, bool partial_shard) {
+  Error error;
+  DatasetWriter *writer;
+  int64_t already;
+  DatasetSpec spec = small_spec();
+  spec.deflate = deflate;
+  char *whole = temporary_folder(), *broken = temporary_folder();
+  make_dataset(whole, &spec, 10);
+  const char *data = inside(broken, "data");
+  assert_int_equal(dataset_writer_open(data, &spec, &writer, &already, &error), OK);
+  add_clips(writer, &spec.shape, 0, clips);
+  if (partial_shard) { /* killed between the last shard and the manifest */
+    assert_int_equal(dataset_writer_finish(writer, &error), OK);
+    assert_int_equal(unlink(inside(broken, "data/manifest.json")), 0);
+  } else {
+    dataset_writer_abandon(writer);
+  }
+  FILE *left = fopen(inside(broken, "data/shard-00001.h5.77.tmp"), "w"); /* killed in a shard */
+  if (left) fclose(left);
+  if (clips == 0) folder_create(data, NULL);
+  if (dataset_writer_open(data, &spec, &writer, &already, &error) != OK)
+    fail_msg("%s", error.message);
+  assert_int_equal(already, clips / 4 * 4);
+  add_clips(writer, &spec.shape, already, 10 - already);
+  assert_int_equal(dataset_writer_finish(writer, &error), OK);
+  assert_same_folders(inside(whole, "data"), inside(broken, "data"));
+  remove_folder(whole);
+  remove_folder(broken);
+}
+
+static void interrupted_writing_goes_on(void **state) {
+  (void)state;
+  const int64_t stops[] = {0, 1, 4, 7, 8, 10};
+  for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
+    continue_after(stops[i], false, false);
+    continue_after(stops[i], true, false);
+  }
+  continue_after(10, false, true);
+  continue_after(6, true, true);
+}
+
+static void damaged_leftovers_are_written_again(void **state) {
+  Error error;
+  DatasetWriter *writer;
+  int64_t already;
+  uint8_t bytes[3 * 6 * 8 * 3];
+  DatasetSpec spec = small_spec();
+  char *whole = temporary_folder();
+  make_dataset(whole, &spec, 10);
+  make_dataset(*state, &spec, 10);
+  unlink(inside(*state, "data/manifest.json"));
+  clip_bytes(5, 0, bytes, sizeof bytes); /* in shard 1 */
+  const char *shard = inside(*state, "data/shard-00001.h5");
+  flip_byte(shard, find_bytes(shard, bytes, sizeof bytes) + 3);
+  assert_int_equal(dataset_writer_open(inside(*state, "data"), &spec, &writer, &already, &error),
+                   OK);
+  assert_int_equal(already, 4);
+  add_clips(writer, &spec.shape, 4, 6);
+  assert_int_equal(dataset_writer_finish(writer, &error), OK);
+  assert_same_folders(inside(whole, "data"), inside(*state, "data"));
+  remove_folder(whole);
+}
+
+static Status open_writer(const char *folder, const DatasetSpec *spec, Error *error) {
+  DatasetWriter *writer = NULL;
+  int64_t already;
+  Status status = dataset_writer_open(folder, spec, &writer, &already, error);
+  if (status == OK) dataset_writer_abandon(writer);
+  return status;
+}
+
+static void writer_refuses(void **state) {
+  Error error;
+  DatasetSpec spec = small_spec();
+  make_dataset(*state, &spec, 5);
+  const char *data = inside(*state, "data");
+  assert_int_equal(open_writer(data, &spec, &error), ERROR_USAGE);
+  assert_says(&error, "already holds a dataset", NULL);
+  unlink(inside(*state, "data/manifest.json"));
+  spec.maker = "another";
+  assert_int_equal(open_writer(data, &spec, &error), ERROR_USAGE);
+  assert_says(&error, "shard-00000.h5", "other settings", NULL);
+  assert_true(path_exists(inside(*state, "data/shard-00000.h5")));
+  assert_int_equal(open_writer(*state, &spec, &error), ERROR_USAGE);
+  assert_says(&error, "\"data\"", "no part of a dataset", NULL);
+  spec.shape.source_channels = 4;
+  assert_int_equal(open_writer(inside(*state, "new"), &spec, &error), ERROR_USAGE);
+  assert_says(&error, "source channels is 4", NULL);
+  assert_false(path_exists(inside(*state, "new")));
+  spec = small_spec();
+  spec.shape.frames = 0;
+  assert_int_equal(open_writer(inside(*state, "new"), &spec, &error), ERROR_USAGE);
+  assert_says(&error, "frames is 0", "1 to 65536", NULL);
+}
+
+static void writers_do_not_meet(void **state) {
+  Error error;
+  DatasetWriter *writer;
+  int64_t already;
+  DatasetSpec spec = small_spec();
+  const char *data = inside(*state, "data");
+  assert_int_equal(dataset_writer_open(data, &spec, &writer, &already, &error), OK);
+  assert_int_equal(open_writer(data, &spec, &error), ERROR_USAGE);
+  assert_says(&error, "another process", NULL);
+  assert_int_equal(dataset_writer_finish(writer, &error), ERROR_DATA);
+  assert_says(&error, "at least one", NULL);
+  assert_false(path_exists(inside(*state, "data"))); /* nothing was written, nothing is left */
+}
+
+static void expect_open(const char *folder, ...) {
+  Error error = {0};
+  Dataset *dataset = NULL;
+  va_list texts;
+  assert_int_equal(dataset_open(inside(folder, "data"), &dataset, &error), ERROR_DATA);
+  assert_null(dataset);
+  va_start(texts, folder);
+  for (const char *text; (text = va_arg(texts, const char *));) assert_says(&error, text, NULL);
+  va_end(texts);
+}
+
+static void missing_things_are_named(void **state) {
+  DatasetSpec spec = small_spec();
+  expect_open(*state, "data: no such folder", NULL);
+  make_dataset(*state, &spec, 5);
+  unlink(inside(*state, "data/shard-00001.h5"));
+  expect_open(*state, "shard-00001.h5: missing; the manifest lists it", NULL);
+  unlink(inside(*state, "data/manifest.json"));
+  expect_open(*state,
+              "not a dataset: no manifest.json; an interrupted synth or pack can be run "
+              "again to finish it",
+              NULL);
+}
+
+static void truncated_shards_are_named(void **state) {
+  DatasetSpec spec = small_spec();
+  make_dataset(*state, &spec, 5);
+  const char *shard = inside(*state, "data/shard-00000.h5");
+  int64_t bytes = file_bytes(shard);
+  char expected[64];
+  snprintf(expected, sizeof expected, "has %lld bytes; the manifest says %lld",
+           (long long)bytes - 100, (long long)bytes);
+  assert_int_equal(truncate(shard, bytes - 100), 0);
+  expect_open(*state, "shard-00000.h5", expected, "truncated", NULL);
+}
+
+static void foreign_shards_are_named(void **state) {
+  DatasetSpec spec = small_spec();
+  make_dataset(*state, &spec, 5);
+  const char *shard = inside(*state, "data/shard-00000.h5");
+  size_t bytes = (size_t)file_bytes(shard);
+  char *noise = mem_new(bytes, 1);
+  memset(noise, 'x', bytes);
+  FILE *file = fopen(shard, "wb");
+  fwrite(noise, 1, bytes, file);
+  fclose(file);
+  free(noise);
+  expect_open(*state, "shard-00000.h5: is not an HDF5 file", NULL);
+  char *other = temporary_folder();
+  spec.maker = "other --seed1"; /* as long, so that the file is */
+  make_dataset(other, &spec, 5);
+  rename(inside(other, "data/shard-00000.h5"), shard);
+  expect_open(*state, "shard-00000.h5: belongs to another dataset", NULL);
+  remove_folder(other);
+}
+
+static void swapped_shards_are_named(void **state) {
+  DatasetSpec spec = small_spec();
+  make_dataset(*state, &spec, 8);
+  const char *a = inside(*state, "data/shard-00000.h5"), *b = inside(*state, "data/shard-00001.h5");
+  const char *between = inside(*state, "between");
+  rename(a, between);
+  rename(b, a);
+  rename(between, b);
+  expect_open(*state, "shard-00000.h5: shard is 1; the manifest says 0", NULL);
+}
+
+/* A byte of a clip: found when it is read, and by verify, which lists all of them. */
+static void flipped_byte(const char *folder, bool deflate, int64_t offset) {
+  Error error;
+  Text report = {0};
+  Dataset *dataset = open_good(folder);
+  const ClipShape *shape = &dataset_info(dataset)->shape;
+  uint8_t *source = mem_new(clip_source_bytes(shape), 1);
+  uint8_t *target = mem_new(clip_target_bytes(shape), 1);
+  flip_byte(inside(folder, "data/shard-00001.h5"), offset);
+  assert_int_equal(dataset_read(dataset, 5, source, target, &error), ERROR_DATA);
+  assert_says(&error, "clip 5 of the dataset", "shard-00001.h5: clip 1 (source)", NULL);
+  if (!deflate) assert_says(&error, "CRC-32C found ", ", expected ", NULL);
+  assert_clip(dataset, 4);
+  assert_clip(dataset, 6);
+  dataset_close(dataset);
+  assert_int_equal(dataset_verify(inside(folder, "data"), NULL, &error), ERROR_DATA);
+  assert_says(&error, "shard-00001.h5: clip 1 (source)", NULL);
+  assert_int_equal(dataset_verify(inside(folder, "data"), &report, &error), ERROR_DATA);
+  assert_says(&error, "2 checksums are wrong", NULL); /* the clip's and the file's */
+  assert_non_null(strstr(report.data, "clip 1 (source)"));
+  assert_non_null(strstr(report.data, "the file's CRC-32C found "));
+  text_free(&report);
+  free(source);
+  free(target);
+}
+
+static void flipped_bytes_are_named(void **state) {
+  uint8_t bytes[3 * 6 * 8 * 3];
+  DatasetSpec spec = small_spec();
+  make_dataset(*state, &spec, 8);
+  clip_bytes(5, 0, bytes, sizeof bytes);
+  flipped_byte(*state, false,
+               find_bytes(inside(*state, "data/shard-00001.h5"), bytes, sizeof bytes) + 7);
+}
+
+static void flipped_deflated_bytes_are_named(void **state) {
+  DatasetSpec spec = small_spec();
+  spec.deflate = true;
+  make_dataset(*state, &spec, 8);
+  Error error;
+  json_t *manifest, *offsets;
+  assert_int_equal(json_read_file(inside(*state, "data/manifest.json"), 1 << 20, &manifest, &error),
+                   OK);
+  offsets =
+      json_object_get(json_array_get(json_object_get(manifest, "shards"), 1), "source_offsets");
+  int64_t offset = json_integer_value(json_array_get(offsets, 1));
+  json_decref(manifest);
+  flipped_byte(*state, true, offset + 40);
+}
+
+/* Any byte of what is not clips: refused when opened, or harmless. */
+static void flipped_structure_never_crashes(void **state) {
+  DatasetSpec spec = small_spec();
+  make_dataset(*state, &spec, 4);
+  char *path = mem_string(inside(*state, "data/shard-00000.h5"));
+  int64_t bytes = file_bytes(path);
+  int refused = 0;
+  for (int64_t offset = 0; offset < bytes; offset += offset < 4096 ? 7 : 311) {
+    Error error;
+    Dataset *dataset = NULL;
+    flip_byte(path, offset);
+    Status status = dataset_open(inside(*state, "data"), &dataset, &error);
+    assert_true(status == OK || status == ERROR_DATA);
+    refused += status != OK;
+    dataset_close(dataset);
+    flip_byte(path, offset);
+  }
+  assert_true(refused > 10);
+  free(path);
+  dataset_close(open_good(*state));
+}
+
+/* Replaces a text of the manifest by another. */
+static void edit_manifest(const char *folder, const char *from, const char *to) {
+  Error error;
+  char *data;
+  size_t size;
+  const char *path = inside(folder, "data/manifest.json");
+  assert_int_equal(file_read(path, 1 << 20, &data, &size, &error), OK);
+  char *at = strstr(data, from);
+  assert_non_null(at);
+  char *edited = mem_format("%.*s%s%s", (int)(at - data), data, to, at + strlen(from));
+  assert_int_equal(atomic_file_replace(path, edited, strlen(edited), &error), OK);
+  free(edited);
+  free(data);
+}
+
+static void bad_manifests_are_named(void **state) {
+  static const struct {
+    const char *from, *to, *says;
+  } edits[] = {
+      {"celforge-dataset", "other", "format is \"other\"; must be \"celforge-dataset\""},
+      {"\"schema_version\": 1", "\"schema_version\": 2", "schema_version: is 2"},
+      {"\"clips\": 5", "\"clips\": 6", "clips is 6; the shards hold 5"},
+      {"\"frames\": 3", "\"frames\": 0", "frames: is 0"},
+      {"\"frames\": 3", "\"frames\": 4", "frames is 3; the manifest says 4"},
+      {"25/1", "25", "fps is \"25\"; must be like \"25/1\""},
+      {"25/1", "24/1", "fps (numerator) is 25; the manifest says 24"},
+      {"\"none\"", "\"zstd\"", "compression is \"zstd\""},
+      {"shard-00000.h5", "../shard-0.h5", "file is \"../shard-0.h5\"; must be \"shard-00000.h5\""},
+      {"\"source_offset\": ", "\"source_offset\": 9", "source_offset"},
+      {"\"source_offset\": ", "\"source_offset\": \"\", \"x\": ", "source_offset"},
+      {"\"shards\"", "\"no\"", "shards: missing"},
+      {"{", "{{", "manifest.json:1:"},
+  };
+  for (size_t i = 0; i < sizeof edits / sizeof *edits; i++) {
+    DatasetSpec spec = small_spec();
+    make_dataset(*state, &spec, 5);
+    edit_manifest(*state, edits[i].from, edits[i].to);
+    expect_open(*state, "data", edits[i].says, NULL);
+    Error error;
+    assert_int_equal(folder_remove(inside(*state, "data"), &error), OK);
+  }
+}
+
+/* No space left, played by a limit on the size of files: an error, no shard, no crash at exit. */
+static void full_disk_leaves_nothing_half(void **state) {
+  struct rlimit before, small;
+  Error error;
+  DatasetWriter *writer;
+  int64_t already;
+  DatasetSpec spec = small_spec();
+  spec.shape.target_height = spec.shape.target_width = 256;
+  spec.shape.source_height = spec.shape.source_width = 256;
+  size_t bytes = clip_source_bytes(&spec.shape);
+  uint8_t *clip = mem_new(bytes, 1);
+  ClipName name = {0};
+  signal(SIGXFSZ, SIG_IGN);
+  getrlimit(RLIMIT_FSIZE, &before);
+  small = before;
+  small.rlim_cur = 3 * bytes;
+  for (int deflate = 0; deflate < 2; deflate++) {
+    spec.deflate = deflate;
+    for (size_t i = 0; i < bytes; i++) clip[i] = (uint8_t)rand();
+    assert_int_equal(dataset_writer_open(inside(*state, "data"), &spec, &writer, &already, &error),
+                     OK);
+    setrlimit(RLIMIT_FSIZE, &small);
+    Status status = OK;
+    for (int i = 0; i < 4 && status == OK; i++)
+      status = dataset_writer_add(writer, clip, clip, &name, &error);
+    setrlimit(RLIMIT_FSIZE, &before); /* what truncating the file gives back on a full disk */
+    dataset_writer_abandon(writer);
+    assert_int_equal(status, ERROR_IO);
+    assert_says(&error, "shard-00000.h5: cannot write", "File too large", NULL);
+    assert_false(path_exists(inside(*state, "data")));
+  }
+  free(clip);
+}
+
+static void descriptions_say_what_it_is(void **state) {
+  Error error;
+  Text text = {0};
+  DatasetSpec spec = small_spec();
+  make_dataset(*state, &spec, 10);
+  assert_int_equal(dataset_describe(inside(*state, "data"), &text, &error), OK);
+  assert_non_null(strstr(text.data, "10 in 3 shards"));
+  assert_non_null(strstr(text.data, "made by      test --seed 1"));
+  assert_non_null(strstr(text.data, "clip-0, from film 0.mp4, frame 0"));
+  text_clear(&text);
+  assert_int_equal(dataset_describe(inside(*state, "data/shard-00002.h5"), &text, &error), OK);
+  assert_non_null(strstr(text.data, "its shard 2"));
+  assert_non_null(strstr(text.data, "source       8x6, 3 channels"));
+  assert_int_equal(dataset_describe(inside(*state, "nothing"), &text, &error), ERROR_DATA);
+  text_free(&text);
+}
+
+int main(void) {
+#define WITH_FOLDER(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+  const struct CMUnitTest tests[] = {
+      WITH_FOLDER(plain_clips_come_back),
+      WITH_FOLDER(deflated_clips_come_back),
+      WITH_FOLDER(equal_runs_give_equal_bytes),
+      WITH_FOLDER(uuid_follows_the_spec),
+      WITH_FOLDER(interrupted_writing_goes_on),
+      WITH_FOLDER(damaged_leftovers_are_written_again),
+      WITH_FOLDER(writer_refuses),
+      WITH_FOLDER(writers_do_not_meet),
+      WITH_FOLDER(missing_things_are_named),
+      WITH_FOLDER(truncated_shards_are_named),
+      WITH_FOLDER(foreign_shards_are_named),
+      WITH_FOLDER(swapped_shards_are_named),
+      WITH_FOLDER(flipped_bytes_are_named),
+      WITH_FOLDER(flipped_deflated_bytes_are_named),
+      WITH_FOLDER(flipped_structure_never_crashes),
+      WITH_FOLDER(bad_manifests_are_named),
+      WITH_FOLDER(full_disk_leaves_nothing_half),
+      WITH_FOLDER(descriptions_say_what_it_is),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
