@@ -1,0 +1,424 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/thread.h"
+#include "data/augment.h"
+#include "data/loader.h"
+#include "support_dataset.h"
+
+enum { CLIPS = 10 };
+
+typedef struct Fixture {
+  char *folder;
+  Dataset *dataset;
+} Fixture;
+
+static int set_up(void **state) {
+  Error error;
+  Fixture *fixture = mem_new(1, sizeof *fixture);
+  DatasetSpec spec = small_spec();
+  fixture->folder = temporary_folder();
+  make_dataset(fixture->folder, &spec, CLIPS);
+  if (dataset_open(inside(fixture->folder, "data"), &fixture->dataset, &error) != OK) return 1;
+  *state = fixture;
+  return 0;
+}
+
+static int tear_down(void **state) {
+  Fixture *fixture = *state;
+  dataset_close(fixture->dataset);
+  remove_folder(fixture->folder);
+  free(fixture);
+  return 0;
+}
+
+static LoaderOptions plain_options(void) {
+  return (LoaderOptions){.seed = 11,
+                         .global_batch = 8,
+                         .micro_batch = 2,
+                         .world_size = 1,
+                         .threads = 3,
+                         .batches_ahead = 4,
+                         .timeout = 20};
+}
+
+static Loader *open_loader(const Fixture *fixture, const LoaderOptions *options, int64_t step) {
+  Error error;
+  Loader *loader = NULL;
+  if (loader_open(fixture->dataset, options, step, &loader, &error) != OK)
+    fail_msg("%s", error.message);
+  return loader;
+}
+
+static Batch *next(Loader *loader) {
+  Error error;
+  Batch *batch = NULL;
+  if (loader_next(loader, &batch, &error) != OK) fail_msg("%s", error.message);
+  return batch;
+}
+
+/* The plain reference: pixel by pixel. */
+static uint8_t expected_pixel(const ClipShape *clip, int side, const uint8_t *bytes, int t, int y,
+                              int x, int c) {
+  int height = side ? clip->target_height : clip->source_height;
+  int width = side ? clip->target_width : clip->source_width;
+  int channels = side ? 3 : clip->source_channels;
+  return bytes[((t * height + y) * width + x) * channels + c];
+}
+
+static void assert_side(const ClipShape *clip, const ClipShape *shape, const Augment *augment,
+                        int side, int64_t index, const uint8_t *found) {
+  size_t size = side ? clip_target_bytes(clip) : clip_source_bytes(clip);
+  uint8_t *bytes = mem_new(size, 1);
+  clip_bytes(index, side, bytes, size);
+  int height = side ? shape->target_height : shape->source_height;
+  int width = side ? shape->target_width : shape->source_width;
+  int channels = side ? 3 : shape->source_channels;
+  int top = side ? augment->target_y : augment->source_y;
+  int left = side ? augment->target_x : augment->source_x;
+  for (int t = 0; t < shape->frames; t++)
+    for (int y = 0; y < height; y++)
+      for (int x = 0; x < width; x++)
+        for (int c = 0; c < channels; c++) {
+          int from = augment->flip ? width - 1 - x : x;
+          uint8_t expected =
+              expected_pixel(clip, side, bytes, augment->frame + t, top + y, left + from, c);
+          if (*found++ != expected)
+            fail_msg("clip %lld, side %d: t %d y %d x %d c %d", (long long)index, side, t, y, x, c);
+        }
+  free(bytes);
+}
+
+static void assert_batch(const Fixture *fixture, const LoaderOptions *o, const Batch *batch) {
+  AugmentPlan plan;
+  Error error;
+  const ClipShape *clip = &dataset_info(fixture->dataset)->shape;
+  assert_int_equal(augment_plan(clip, o->frames, o->crop_height, o->crop_width, o->crop_multiple,
+                                o->flip, &plan, &error),
+                   OK);
+  int64_t micros = o->global_batch / o->micro_batch / o->world_size;
+  for (int i = 0; i < batch->count; i++) {
+    int64_t sample =
+        batch->step * o->global_batch + (o->rank * micros + batch->micro) * o->micro_batch + i;
+    SamplePlace place = order_sample(o->seed, sample, CLIPS);
+    assert_int_equal(batch->samples[i], sample);
+    assert_int_equal(batch->places[i].epoch, place.epoch);
+    assert_int_equal(batch->places[i].position, place.position);
+    assert_int_equal(batch->places[i].clip, place.clip);
+    Augment augment = augment_draw(&plan, o->seed, sample);
+    assert_side(clip, &plan.out, &augment, 0, place.clip,
+                batch->source + (size_t)i * clip_source_bytes(&plan.out));
+    assert_side(clip, &plan.out, &augment, 1, place.clip,
+                batch->target + (size_t)i * clip_target_bytes(&plan.out));
+  }
+}
+
+static void run_steps(const Fixture *fixture, const LoaderOptions *options, int64_t first,
+                      int steps) {
+  Loader *loader = open_loader(fixture, options, first);
+  int micros = (int)(options->global_batch / options->micro_batch / options->world_size);
+  for (int64_t step = first; step < first + steps; step++)
+    for (int micro = 0; micro < micros; micro++) {
+      Batch *batch = next(loader);
+      assert_int_equal(batch->step, step);
+      assert_int_equal(batch->micro, micro);
+      assert_int_equal(batch->count, options->micro_batch);
+      assert_int_equal(batch->substituted, 0);
+      assert_batch(fixture, options, batch);
+      loader_release(loader, batch);
+    }
+  loader_close(loader);
+}
+
+static void whole_clips_come_in_order(void **state) {
+  LoaderOptions options = plain_options();
+  run_steps(*state, &options, 0, 6);
+  run_steps(*state, &options, 1000000007, 2);
+  options.threads = 1;
+  options.batches_ahead = 1;
+  run_steps(*state, &options, 3, 4);
+}
+
+static void crops_and_flips_match_the_reference(void **state) {
+  LoaderOptions options = plain_options();
+  options.frames = 2;
+  options.crop_height = 6;
+  options.crop_width = 10;
+  options.crop_multiple = 2;
+  options.flip = true;
+  run_steps(*state, &options, 5, 8);
+  options.frames = 0;
+  options.crop_height = options.crop_width = 0;
+  run_steps(*state, &options, 0, 3); /* flips alone */
+}
+
+static void ranks_share_the_same_micro_batches(void **state) {
+  LoaderOptions options = plain_options();
+  for (options.world_size = 2; options.world_size <= 4; options.world_size *= 2)
+    for (options.rank = 0; options.rank < options.world_size; options.rank++)
+      run_steps(*state, &options, 7, 3);
+}
+
+static void crops_take_every_place(void **state) {
+  AugmentPlan plan;
+  Error error;
+  int seen_y[7] = {0}, seen_x[7] = {0}, seen_t[2] = {0}, flips = 0;
+  const Fixture *fixture = *state;
+  const ClipShape *clip = &dataset_info(fixture->dataset)->shape;
+  assert_int_equal(augment_plan(clip, 2, 6, 10, 1, true, &plan, &error), OK);
+  assert_int_equal(plan.out.source_height, 3);
+  assert_int_equal(plan.out.source_width, 5);
+  for (int64_t sample = 0; sample < 2000; sample++) {
+    Augment augment = augment_draw(&plan, 3, sample);
+    assert_int_equal(augment.target_y, 2 * augment.source_y);
+    assert_int_equal(augment.target_x, 2 * augment.source_x);
+    seen_y[augment.target_y]++;
+    seen_x[augment.target_x]++;
+    seen_t[augment.frame]++;
+    flips += augment.flip;
+  }
+  for (int i = 0; i <= 6; i += 2) {
+    assert_in_range(seen_y[i], 400, 600); /* 500 +- 5 deviations of 19 */
+    assert_in_range(seen_x[i], 400, 600);
+  }
+  assert_in_range(seen_t[0], 888, 1112);
+  assert_in_range(flips, 888, 1112);
+}
+
+static void expect_refusal(const Fixture *fixture, const LoaderOptions *options, const char *says) {
+  Error error = {0};
+  Loader *loader = NULL;
+  assert_int_equal(loader_open(fixture->dataset, options, 0, &loader, &error), ERROR_USAGE);
+  assert_null(loader);
+  assert_says(&error, says, NULL);
+}
+
+static void impossible_options_are_refused(void **state) {
+  LoaderOptions options = plain_options();
+  options.global_batch = 12;
+  options.world_size = 4;
+  expect_refusal(*state, &options, "these numbers of ranks can: 1, 2, 3, 6");
+  options = plain_options();
+  options.micro_batch = 3;
+  expect_refusal(*state, &options, "a global batch of 8 cannot be cut into micro-batches of 3");
+  options = plain_options();
+  options.crop_width = 17;
+  expect_refusal(*state, &options, "the crop's width is 17; the clips have only 16");
+  options.crop_width = 7;
+  expect_refusal(*state, &options, "must be a multiple of 2");
+  options = plain_options();
+  options.frames = 4;
+  expect_refusal(*state, &options, "4 frames asked for; the clips have only 3");
+  options = plain_options();
+  options.threads = 0;
+  expect_refusal(*state, &options, "0 loader threads");
+}
+
+/* --- Corrupt clips ---------------------------------------------------------------------------- */
+
+static void corrupt(const Fixture *fixture, int64_t clip) {
+  uint8_t bytes[3 * 6 * 8 * 3];
+  char name[64];
+  snprintf(name, sizeof name, "data/shard-%05d.h5", (int)(clip / 4));
+  clip_bytes(clip, 0, bytes, sizeof bytes);
+  const char *path = inside(fixture->folder, name);
+  flip_byte(path, find_bytes(path, bytes, sizeof bytes) + 1);
+}
+
+static void corrupt_clips_stop(void **state) {
+  Error error;
+  LoaderOptions options = plain_options();
+  corrupt(*state, 6);
+  Loader *loader = open_loader(*state, &options, 0);
+  Status status = OK;
+  Batch *batch;
+  int64_t place = 0; /* of clip 6 in the first epoch */
+  while (order_clip(options.seed, 0, place, CLIPS) != 6) place++;
+  for (int64_t i = 0; i < place / 2; i++) loader_release(loader, next(loader));
+  for (int again = 0; again < 2; again++) {
+    status = loader_next(loader, &batch, &error);
+    assert_int_equal(status, ERROR_DATA);
+    assert_null(batch);
+    assert_says(&error, "clip 6 of the dataset", "shard-00001.h5: clip 2 (source)", "CRC-32C",
+                NULL);
+  }
+  loader_close(loader);
+}
+
+/* The clips read for samples 0 .. count-1 by one of `ranks` ranks, in order of the samples. */
+static int64_t read_clips(const Fixture *fixture, int ranks, int threads, int64_t *clips,
+                          int64_t count, int *substituted) {
+  LoaderOptions options = plain_options();
+  options.on_corrupt = CORRUPT_SUBSTITUTE;
+  options.world_size = ranks;
+  options.threads = threads;
+  int64_t corrupt_total = 0;
+  *substituted = 0;
+  for (options.rank = 0; options.rank < ranks; options.rank++) {
+    Loader *loader = open_loader(fixture, &options, 0);
+    for (int64_t i = 0; i < count / ranks / options.micro_batch; i++) {
+      Batch *batch = next(loader);
+      for (int k = 0; k < batch->count; k++) clips[batch->samples[k]] = batch->places[k].clip;
+      *substituted += batch->substituted;
+      loader_release(loader, batch);
+    }
+    corrupt_total += loader_stats(loader).corrupt;
+    loader_close(loader);
+  }
+  return corrupt_total;
+}
+
+static void substitutes_are_the_same_for_all_ranks(void **state) {
+  enum { SAMPLES = 80 };
+  int64_t one[SAMPLES], four[SAMPLES];
+  int substituted[2];
+  corrupt(*state, 6);
+  corrupt(*state, 1);
+  log_set_level(LOG_ERROR);
+  assert_true(read_clips(*state, 1, 3, one, SAMPLES, &substituted[0]) >= 16);
+  assert_true(read_clips(*state, 4, 2, four, SAMPLES, &substituted[1]) >= 16);
+  log_set_level(LOG_INFO);
+  assert_memory_equal(one, four, sizeof one);
+  assert_int_equal(substituted[0], 16); /* 8 epochs, two clips each */
+  assert_int_equal(substituted[1], 16);
+  for (int64_t i = 0; i < SAMPLES; i++) {
+    int64_t clip = order_sample(11, i, CLIPS).clip;
+    assert_true(one[i] != 6 && one[i] != 1);
+    if (clip != 6 && clip != 1) assert_int_equal(one[i], clip);
+  }
+}
+
+static void all_corrupt_fails(void **state) {
+  Error error;
+  LoaderOptions options = plain_options();
+  options.on_corrupt = CORRUPT_SUBSTITUTE;
+  Batch *batch;
+  for (int64_t i = 0; i < CLIPS; i++) corrupt(*state, i);
+  log_set_level(LOG_ERROR);
+  Loader *loader = open_loader(*state, &options, 0);
+  assert_int_equal(loader_next(loader, &batch, &error), ERROR_DATA);
+  assert_says(&error, "8 substitutes are corrupt", NULL);
+  loader_close(loader);
+  log_set_level(LOG_INFO);
+}
+
+/* --- Time ------------------------------------------------------------------------------------- */
+
+static void unreleased_batches_time_out(void **state) {
+  Error error;
+  LoaderOptions options = plain_options();
+  options.batches_ahead = 2;
+  options.timeout = 0.2;
+  Loader *loader = open_loader(*state, &options, 0);
+  Batch *batches[3], *none;
+  for (int i = 0; i < 3; i++) batches[i] = next(loader);
+  double begin = clock_seconds();
+  assert_int_equal(loader_next(loader, &none, &error), ERROR_INTERNAL);
+  assert_says(&error, "step 0, micro-batch 3", "not released", NULL);
+  assert_true(clock_seconds() - begin >= 0.19);
+  assert_true(loader_stats(loader).seconds_waiting >= 0.19);
+  for (int i = 0; i < 3; i++) loader_release(loader, batches[i]);
+  Batch *batch = next(loader);
+  assert_int_equal(batch->micro, 3);
+  loader_close(loader); /* with a batch lent out */
+}
+
+static void closing_does_not_wait(void **state) {
+  LoaderOptions options = plain_options();
+  options.threads = 8;
+  options.batches_ahead = 64;
+  double begin = clock_seconds();
+  for (int i = 0; i < 50; i++) {
+    Loader *loader = open_loader(*state, &options, i);
+    for (int k = 0; k < i % 4; k++) {
+      Batch *batch = next(loader);
+      if (k % 2) loader_release(loader, batch);
+    }
+    loader_close(loader);
+  }
+  assert_true(clock_seconds() - begin < 20);
+}
+
+static void statistics_count(void **state) {
+  LoaderOptions options = plain_options();
+  const Fixture *fixture = *state;
+  const ClipShape *clip = &dataset_info(fixture->dataset)->shape;
+  Loader *loader = open_loader(fixture, &options, 0);
+  for (int i = 0; i < 20; i++) loader_release(loader, next(loader));
+  LoaderStats stats = loader_stats(loader);
+  assert_true(stats.clips >= 40);
+  assert_int_equal(stats.bytes_read,
+                   stats.clips * (int64_t)(clip_source_bytes(clip) + clip_target_bytes(clip)));
+  assert_int_equal(stats.corrupt, 0);
+  loader_close(loader);
+}
+
+/* Batches lent and released out of order by a second thread while the first goes on. */
+static void *release_all(void *argument) {
+  Queue *queue = argument;
+  void *item;
+  while (queue_pop(queue, &item)) loader_release(((Batch *)item)->loader, item);
+  return NULL;
+}
+
+static void stress(void **state) {
+  Error error;
+  LoaderOptions options = plain_options();
+  options.threads = 6;
+  options.batches_ahead = 7;
+  options.flip = true;
+  options.crop_width = options.crop_height = 8;
+  Queue *queue = queue_new(4);
+  pthread_t thread;
+  Loader *loader = open_loader(*state, &options, 0);
+  assert_int_equal(thread_start(&thread, "release", release_all, queue, &error), OK);
+  for (int64_t i = 0; i < 600; i++) {
+    Batch *batch = next(loader);
+    assert_int_equal(batch->step * 4 + batch->micro, i);
+    if (i % 37 == 0) assert_batch(*state, &options, batch);
+    assert_true(queue_push(queue, batch));
+  }
+  queue_close(queue);
+  pthread_join(thread, NULL);
+  loader_close(loader);
+  queue_free(queue);
+}
+
+static void world_sizes_are_listed(void **state) {
+  (void)state;
+  Text text = {0};
+  loader_world_sizes(24, 2, 8, &text);
+  assert_string_equal(text.data, "1, 2, 3, 4, 6");
+  text_free(&text);
+}
+
+int main(void) {
+#define WITH_DATA(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+  const struct CMUnitTest tests[] = {
+      WITH_DATA(whole_clips_come_in_order),
+      WITH_DATA(crops_and_flips_match_the_reference),
+      WITH_DATA(ranks_share_the_same_micro_batches),
+      WITH_DATA(crops_take_every_place),
+      WITH_DATA(impossible_options_are_refused),
+      WITH_DATA(corrupt_clips_stop),
+      WITH_DATA(substitutes_are_the_same_for_all_ranks),
+      WITH_DATA(all_corrupt_fails),
+      WITH_DATA(unreleased_batches_time_out),
+      WITH_DATA(closing_does_not_wait),
+      WITH_DATA(statistics_count),
+      WITH_DATA(stress),
+      cmocka_unit_test(world_sizes_are_listed),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
