@@ -18,10 +18,13 @@
 #include "base/text.h"
 #include "checkpoints/safetensors.h"
 
-enum { CHECKPOINT_MAX_FILES = 8 };
+enum {
+  CHECKPOINT_MAX_FILES = 8,
+  CHECKPOINT_WAIT_SECONDS = 1800, /* for the write before: submit and close give up after it */
+};
 
-/* One file of a checkpoint. While a snapshot is being written its tensors' data are the snapshot's
- * own copies. */
+/* One file of a checkpoint; `name` ends in ".safetensors". While a snapshot is being written its
+ * tensors' data are the snapshot's own copies. */
 typedef struct CheckpointFile {
   const char *name; /* "generator.safetensors" */
   const NamedTensor *tensors;
@@ -41,12 +44,17 @@ typedef struct CheckpointContent {
 typedef struct CheckpointWriter CheckpointWriter;
 
 /* `folder` is RUN/checkpoints; made when missing, leftovers (*.tmp) removed. Keeps the newest
- * `keep` (at least 2) and never removes `protected` ("step-00012000", or NULL). */
+ * `keep` (at least 2) good ones and never removes `protected` ("step-00012000", or NULL): the one
+ * the run was resumed from, which is taken to be good. Others that this writer has not written are
+ * validated before they count. */
 Status checkpoint_writer_open(const char *folder, int keep, const char *protected,
                               CheckpointWriter **out, Error *error);
 /* Copies the content aside (the stall: one memory copy) and returns while a thread writes it. When
- * the one before is still being written, waits for it first. A failed write is reported by the next
- * call and leaves older checkpoints alone. */
+ * the one before is still being written, waits for it first. A failed write is reported once, by
+ * the next call (a submit then takes nothing), and leaves older checkpoints alone.
+ * Checkpoints of this step or a later one that lie there belong to a course the run has left (it
+ * went back to an older one): they are renamed to step-N.left, with a warning, lest a resume take
+ * them for the newest; only this writer's own last one, of the same step, is replaced. */
 Status checkpoint_writer_submit(CheckpointWriter *writer, const CheckpointContent *content,
                                 Error *error);
 /* Waits until nothing is being written, at most `timeout` seconds. */

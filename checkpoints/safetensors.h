@@ -35,7 +35,8 @@ typedef struct NamedTensor {
   TensorType type;
   int rank;
   int64_t shape[TENSOR_MAX_RANK];
-  const void *data; /* row-major, little-endian */
+  const void
+      *data; /* row-major, little-endian; of a foreign file perhaps not aligned to its type */
 } NamedTensor;
 
 typedef struct Metadata {

@@ -1,0 +1,230 @@
+#include "checkpoints/checkpoint.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/crc32c.h"
+#include "base/files.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "checkpoints/internal.h"
+
+enum { MAX_STATE_BYTES = 256 << 20 };
+
+/* --- One checkpoint --------------------------------------------------------------------------- */
+
+static Status read_state(const char *path, uint64_t size, uint32_t crc, json_t **out,
+                         Error *error) {
+  Status status = OK;
+  char *text = NULL;
+  size_t found = 0;
+  TRY(file_read(path, MAX_STATE_BYTES, &text, &found, error));
+  if (found != size)
+    FAIL(error, ERROR_DATA, "%s: has %zu bytes; its manifest says %llu", path, found,
+         (unsigned long long)size);
+  uint32_t actual = crc32c(0, text, found);
+  if (actual != crc)
+    FAIL(error, ERROR_DATA, "%s: CRC-32C is %08x; its manifest says %08x: the content has changed",
+         path, actual, crc);
+  TRY(json_parse(path, text, found, out, error));
+done:
+  free(text);
+  return status;
+}
+
+/* One member of the manifest's "files". */
+static Status open_file(Checkpoint *checkpoint, const char *name, const json_t *entry,
+                        Error *error) {
+  Status status = OK;
+  int64_t size, crc;
+  char *path = path_join(checkpoint->path, name);
+  char *where = mem_format("%s/%s: files.%.80s", checkpoint->path, CHECKPOINT_MANIFEST, name);
+  if (name[0] == '.' || strchr(name, '/')) FAIL(error, ERROR_DATA, "%s: not a plain name", where);
+  TRY(json_get_int(entry, where, "bytes", 0, INT64_MAX, &size, error));
+  TRY(json_get_int(entry, where, "crc32c", 0, UINT32_MAX, &crc, error));
+  if (!path_exists(path) && errno == ENOENT)
+    FAIL(error, ERROR_DATA, "%s: is missing; the manifest lists it", path);
+  if (strcmp(name, CHECKPOINT_STATE) == 0) {
+    TRY(read_state(path, (uint64_t)size, (uint32_t)crc, &checkpoint->state, error));
+    goto done;
+  }
+  if (checkpoint->file_count == CHECKPOINT_MAX_FILES)
+    FAIL(error, ERROR_DATA, "%s: more than %d files", where, CHECKPOINT_MAX_FILES);
+  TRY(safetensors_open_checked(path, (uint64_t)size, (uint32_t)crc,
+                               &checkpoint->files[checkpoint->file_count], error));
+  checkpoint->names[checkpoint->file_count++] = mem_string(name);
+done:
+  free(path);
+  free(where);
+  return status;
+}
+
+Status checkpoint_open(const char *path, Checkpoint **out, Error *error) {
+  Status status = OK;
+  const char *name;
+  json_t *files, *entry;
+  Checkpoint *checkpoint = mem_new(1, sizeof *checkpoint);
+  checkpoint->path = mem_string(path);
+  char *where = path_join(path, CHECKPOINT_MANIFEST);
+  *out = NULL;
+  TRY(manifest_read(path, &checkpoint->manifest, &checkpoint->step, error));
+  TRY(json_get_object(checkpoint->manifest, where, "files", &files, error));
+  json_object_foreach(files, name, entry) {
+    TRY(open_file(checkpoint, name, entry, error));
+  }
+  if (!checkpoint->state)
+    FAIL(error, ERROR_DATA, "%s: files: %s is not among them", where, CHECKPOINT_STATE);
+  *out = checkpoint;
+  checkpoint = NULL;
+done:
+  checkpoint_close(checkpoint);
+  free(where);
+  return status;
+}
+
+void checkpoint_close(Checkpoint *checkpoint) {
+  if (!checkpoint) return;
+  for (int i = 0; i < checkpoint->file_count; i++) {
+    safetensors_close(checkpoint->files[i]);
+    free(checkpoint->names[i]);
+  }
+  json_decref(checkpoint->state);
+  json_decref(checkpoint->manifest);
+  free(checkpoint->path);
+  free(checkpoint);
+}
+
+const Safetensors *checkpoint_file(const Checkpoint *checkpoint, const char *name) {
+  for (int i = 0; i < checkpoint->file_count; i++) {
+    if (strcmp(checkpoint->names[i], name) == 0) return checkpoint->files[i];
+  }
+  return NULL;
+}
+
+/* --- Which one -------------------------------------------------------------------------------- */
+
+Status checkpoint_open_latest(const char *folder, Checkpoint **out, Error *error) {
+  Status status = OK;
+  int64_t *steps = NULL;
+  size_t count = 0;
+  *out = NULL;
+  if (!path_exists(folder) && errno == ENOENT) return OK;
+  TRY(steps_list(folder, &steps, &count, error));
+  for (size_t i = count; i-- > 0 && !*out;) {
+    char *name = step_name(steps[i], ""), *path = path_join(folder, name);
+    Error found;
+    if (checkpoint_open(path, out, &found) != OK)
+      log_warning("%s; %s", found.message,
+                  i > 0 ? "trying the checkpoint before it" : "there is none before it");
+    free(name);
+    free(path);
+  }
+  if (count > 0 && !*out)
+    FAIL(error, ERROR_DATA, "%s: none of its checkpoints can be used (tried %zu, reasons above)",
+         folder, count);
+done:
+  free(steps);
+  return status;
+}
+
+static Status open_latest_of(const char *folder, Checkpoint **out, Error *error) {
+  Status status = checkpoint_open_latest(folder, out, error);
+  if (status == OK && !*out) return error_set(error, ERROR_DATA, "%s: holds no checkpoint", folder);
+  return status;
+}
+
+static bool holds_steps(const char *folder) {
+  int64_t *steps;
+  size_t count;
+  Error ignored;
+  bool found = steps_list(folder, &steps, &count, &ignored) == OK && count > 0;
+  free(steps);
+  return found;
+}
+
+Status checkpoint_open_path(const char *path, Checkpoint **out, Error *error) {
+  Status status = OK;
+  char *manifest = path_join(path, CHECKPOINT_MANIFEST), *state = path_join(path, CHECKPOINT_STATE);
+  char *folder = path_join(path, "checkpoints");
+  *out = NULL;
+  if (!path_exists(path)) {
+    status = error_errno(error, errno, "%s: cannot be taken for a checkpoint or a run", path);
+    goto done;
+  }
+  if (!path_is_folder(path))
+    FAIL(error, ERROR_DATA, "%s: is a file; a checkpoint and a run are folders", path);
+  if (path_exists(manifest) || path_exists(state))
+    status = checkpoint_open(path, out, error);
+  else if (path_is_folder(folder))
+    status = open_latest_of(folder, out, error);
+  else if (holds_steps(path))
+    status = open_latest_of(path, out, error);
+  else
+    FAIL(error, ERROR_DATA, "%s: neither a checkpoint (no %s) nor a run (no checkpoints/)", path,
+         CHECKPOINT_MANIFEST);
+done:
+  free(manifest);
+  free(state);
+  free(folder);
+  return status;
+}
+
+/* --- For people ------------------------------------------------------------------------------- */
+
+static void describe_shape(const NamedTensor *tensor, Text *out) {
+  text_append(out, "    %-4s [", tensor_type_name(tensor->type));
+  for (int i = 0; i < tensor->rank; i++)
+    text_append(out, "%s%lld", i ? ", " : "", (long long)tensor->shape[i]);
+  text_append(out, "] %s\n", tensor->name);
+}
+
+static void describe_file(const char *name, const Safetensors *file, Text *out) {
+  size_t bytes = 0;
+  for (int i = 0; i < safetensors_count(file); i++)
+    bytes += named_tensor_bytes(safetensors_tensor(file, i));
+  text_append(out, "  %s: %d tensors, ", name, safetensors_count(file));
+  text_append_bytes_size(out, (double)bytes);
+  text_append(out, "\n");
+  for (int i = 0; i < safetensors_count(file); i++)
+    describe_shape(safetensors_tensor(file, i), out);
+}
+
+/* A string of several lines (a config) is shown as it is, indented. */
+static void describe_lines(const char *text, Text *out) {
+  while (*text) {
+    size_t length = strcspn(text, "\n");
+    text_append(out, "    %.*s\n", (int)length, text);
+    text += length + (text[length] == '\n');
+  }
+}
+
+static void describe_member(const char *key, const json_t *value, Text *out) {
+  const char *string = json_string_value(value);
+  char *dump = string ? NULL : json_dumps(value, JSON_ENCODE_ANY | JSON_INDENT(2));
+  const char *text = string ? string : dump;
+  if (text && !strchr(text, '\n')) {
+    text_append(out, "  %s: %s\n", key, text);
+  } else if (text) {
+    text_append(out, "  %s:\n", key);
+    describe_lines(text, out);
+  }
+  free(dump);
+}
+
+Status checkpoint_describe(const char *path, Text *out, Error *error) {
+  const char *key;
+  json_t *value;
+  Checkpoint *checkpoint;
+  Status status = checkpoint_open_path(path, &checkpoint, error);
+  if (status != OK) return status;
+  text_append(out, "checkpoint %s\n  step: %lld\n", checkpoint->path, (long long)checkpoint->step);
+  for (int i = 0; i < checkpoint->file_count; i++)
+    describe_file(checkpoint->names[i], checkpoint->files[i], out);
+  json_object_foreach(checkpoint->manifest, key, value) {
+    if (!manifest_reserves(key)) describe_member(key, value, out);
+  }
+  checkpoint_close(checkpoint);
+  return OK;
+}

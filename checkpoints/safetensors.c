@@ -1,0 +1,463 @@
+#include "checkpoints/safetensors.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/crc32c.h"
+#include "base/files.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "base/text.h"
+#include "checkpoints/internal.h"
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian");
+
+enum { LENGTH_BYTES = 8, MAX_HEADER_BYTES = 100000000, WRITE_BYTES = 4 << 20 };
+static const char METADATA_KEY[] = "__metadata__";
+
+static const struct {
+  const char *name;
+  size_t size;
+} TYPES[] = {
+    [TENSOR_F32] = {"F32", 4},   [TENSOR_BF16] = {"BF16", 2}, [TENSOR_F16] = {"F16", 2},
+    [TENSOR_I64] = {"I64", 8},   [TENSOR_U8] = {"U8", 1},     [TENSOR_F64] = {"F64", 8},
+    [TENSOR_I32] = {"I32", 4},   [TENSOR_I16] = {"I16", 2},   [TENSOR_I8] = {"I8", 1},
+    [TENSOR_U16] = {"U16", 2},   [TENSOR_U32] = {"U32", 4},   [TENSOR_U64] = {"U64", 8},
+    [TENSOR_BOOL] = {"BOOL", 1},
+};
+enum { TYPE_COUNT = sizeof TYPES / sizeof *TYPES };
+
+size_t tensor_type_size(TensorType type) {
+  return TYPES[type].size;
+}
+
+const char *tensor_type_name(TensorType type) {
+  return TYPES[type].name;
+}
+
+size_t named_tensor_bytes(const NamedTensor *tensor) {
+  size_t bytes = tensor_type_size(tensor->type);
+  for (int i = 0; i < tensor->rank; i++) bytes *= (size_t)tensor->shape[i];
+  return bytes;
+}
+
+/* --- Writing ---------------------------------------------------------------------------------- */
+
+/* Widest type first, so that every tensor is aligned to its type; then by name. */
+static int compare_for_writing(const void *a, const void *b) {
+  const NamedTensor *const *left = a, *const *right = b;
+  size_t left_size = tensor_type_size((*left)->type), right_size = tensor_type_size((*right)->type);
+  if (left_size != right_size) return left_size < right_size ? 1 : -1;
+  return strcmp((*left)->name, (*right)->name);
+}
+
+/* A promise of the caller, hence ERROR_INTERNAL. */
+static Status check_tensor(const char *path, const NamedTensor *tensor, Error *error) {
+  const char *name = tensor->name ? tensor->name : "(null)";
+  if (!tensor->name || strcmp(name, METADATA_KEY) == 0)
+    return error_set(error, ERROR_INTERNAL, "%s: a tensor cannot be named %s", path, name);
+  if ((int)tensor->type < 0 || (int)tensor->type >= TYPE_COUNT)
+    return error_set(error, ERROR_INTERNAL, "%s: tensor \"%s\": unknown type %d", path, name,
+                     (int)tensor->type);
+  if (tensor->rank < 0 || tensor->rank > TENSOR_MAX_RANK)
+    return error_set(error, ERROR_INTERNAL, "%s: tensor \"%s\": rank %d; allowed: 0 to %d", path,
+                     name, tensor->rank, TENSOR_MAX_RANK);
+  size_t bytes = tensor_type_size(tensor->type);
+  for (int i = 0; i < tensor->rank; i++) {
+    if (tensor->shape[i] < 0 || __builtin_mul_overflow(bytes, (size_t)tensor->shape[i], &bytes))
+      return error_set(error, ERROR_INTERNAL, "%s: tensor \"%s\": dimension %d is %lld", path, name,
+                       i, (long long)tensor->shape[i]);
+  }
+  if (bytes > 0 && !tensor->data)
+    return error_set(error, ERROR_INTERNAL, "%s: tensor \"%s\": has no data", path, name);
+  return OK;
+}
+
+static json_t *describe_metadata(const Metadata *metadata, int count) {
+  json_t *object = json_object();
+  for (int i = 0; i < count; i++)
+    json_object_set_new(object, metadata[i].key, json_string(metadata[i].value));
+  return object;
+}
+
+static json_t *describe_tensor(const NamedTensor *tensor, uint64_t begin, uint64_t end) {
+  json_t *shape = json_array();
+  for (int i = 0; i < tensor->rank; i++)
+    json_array_append_new(shape, json_integer(tensor->shape[i]));
+  return json_pack("{s:s, s:o, s:[I,I]}", "dtype", tensor_type_name(tensor->type), "shape", shape,
+                   "data_offsets", (json_int_t)begin, (json_int_t)end);
+}
+
+/* Length and padded JSON, ready to be written. */
+static Status make_header(const char *path, const NamedTensor *const *sorted, int count,
+                          const Metadata *metadata, int metadata_count, Text *out, Error *error) {
+  Status status = OK;
+  char *dump = NULL;
+  json_t *header = json_object();
+  uint64_t offset = 0;
+  if (metadata_count > 0) {
+    json_object_set_new(header, METADATA_KEY, describe_metadata(metadata, metadata_count));
+    if (json_object_size(json_object_get(header, METADATA_KEY)) != (size_t)metadata_count)
+      FAIL(error, ERROR_INTERNAL, "%s: metadata must be UTF-8 and its keys distinct", path);
+  }
+  for (int i = 0; i < count; i++) {
+    uint64_t end = offset + named_tensor_bytes(sorted[i]);
+    if (json_object_get(header, sorted[i]->name))
+      FAIL(error, ERROR_INTERNAL, "%s: two tensors are named \"%s\"", path, sorted[i]->name);
+    if (json_object_set_new(header, sorted[i]->name, describe_tensor(sorted[i], offset, end)) != 0)
+      FAIL(error, ERROR_INTERNAL, "%s: the name of tensor %d is not UTF-8", path, i);
+    offset = end;
+  }
+  dump = json_dumps(header, JSON_COMPACT);
+  if (!dump) FAIL(error, ERROR_INTERNAL, "%s: the header cannot be written as JSON", path);
+  uint64_t length = (strlen(dump) + 7) / 8 * 8;
+  if (length > MAX_HEADER_BYTES)
+    FAIL(error, ERROR_INTERNAL, "%s: a header of %llu bytes; at most %d are allowed", path,
+         (unsigned long long)length, MAX_HEADER_BYTES);
+  text_append_bytes(out, &length, LENGTH_BYTES);
+  text_append_bytes(out, dump, strlen(dump));
+  while (out->length < LENGTH_BYTES + length) text_append_bytes(out, " ", 1);
+done:
+  free(dump);
+  json_decref(header);
+  return status;
+}
+
+/* Writes in pieces that are still in the cache when the checksum has read them. */
+static Status write_summed(int descriptor, const char *path, const void *data, size_t size,
+                           uint32_t *crc, uint64_t *total, Error *error) {
+  const char *bytes = data;
+  *total += size;
+  while (size > 0) {
+    size_t length = size < WRITE_BYTES ? size : WRITE_BYTES;
+    *crc = crc32c(*crc, bytes, length);
+    Status status = file_write(descriptor, path, bytes, length, error);
+    if (status != OK) return status;
+    bytes += length;
+    size -= length;
+  }
+  return OK;
+}
+
+Status safetensors_write(const char *path, const NamedTensor *tensors, int count,
+                         const Metadata *metadata, int metadata_count, uint32_t *crc,
+                         uint64_t *size, Error *error) {
+  Status status = OK;
+  Text header = {0};
+  int descriptor = -1;
+  uint32_t sum = 0;
+  uint64_t total = 0;
+  const NamedTensor **sorted = mem_new((size_t)count + 1, sizeof *sorted);
+  for (int i = 0; i < count; i++) {
+    TRY(check_tensor(path, &tensors[i], error));
+    sorted[i] = &tensors[i];
+  }
+  qsort(sorted, (size_t)count, sizeof *sorted, compare_for_writing);
+  TRY(make_header(path, sorted, count, metadata, metadata_count, &header, error));
+
+  descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (descriptor < 0) {
+    status = error_errno(error, errno, "%s: cannot create", path);
+    goto done;
+  }
+  TRY(write_summed(descriptor, path, header.data, header.length, &sum, &total, error));
+  for (int i = 0; i < count; i++)
+    TRY(write_summed(descriptor, path, sorted[i]->data, named_tensor_bytes(sorted[i]), &sum, &total,
+                     error));
+  if (fsync(descriptor) != 0) status = error_errno(error, errno, "%s: cannot flush", path);
+done:
+  if (descriptor >= 0) {
+    if (close(descriptor) != 0 && status == OK)
+      status = error_errno(error, errno, "%s: cannot close", path);
+    if (status != OK) unlink(path);
+  }
+  if (status == OK && crc) *crc = sum;
+  if (status == OK && size) *size = total;
+  text_free(&header);
+  free(sorted);
+  return status;
+}
+
+/* --- Reading ---------------------------------------------------------------------------------- */
+
+struct Safetensors {
+  json_t *header; /* owns the names */
+  NamedTensor *tensors;
+  int count;
+  void *mapping; /* NULL when parsed from memory */
+  size_t mapped;
+};
+
+typedef struct Entry {
+  NamedTensor tensor;
+  uint64_t begin, end; /* in the data */
+} Entry;
+
+static int compare_by_place(const void *a, const void *b) {
+  const Entry *left = a, *right = b;
+  if (left->begin != right->begin) return left->begin < right->begin ? -1 : 1;
+  if (left->end != right->end) return left->end < right->end ? -1 : 1;
+  return strcmp(left->tensor.name, right->tensor.name);
+}
+
+static Status parse_type(const char *where, const json_t *object, TensorType *out, Error *error) {
+  const char *name;
+  Status status = json_get_string(object, where, "dtype", &name, error);
+  if (status != OK) return status;
+  for (int i = 0; i < TYPE_COUNT; i++) {
+    if (strcmp(TYPES[i].name, name) != 0) continue;
+    *out = (TensorType)i;
+    return OK;
+  }
+  Text known = {0};
+  for (int i = 0; i < TYPE_COUNT; i++) text_append(&known, "%s%s", i ? ", " : "", TYPES[i].name);
+  error_set(error, ERROR_DATA, "%s.dtype: is \"%.40s\"; known are %s", where, name, known.data);
+  text_free(&known);
+  return ERROR_DATA;
+}
+
+/* The array's integers, each from 0. */
+static Status parse_numbers(const char *where, const char *key, const json_t *array, int64_t *out,
+                            Error *error) {
+  for (size_t i = 0; i < json_array_size(array); i++) {
+    json_t *value = json_array_get(array, i);
+    if (!json_is_integer(value) || json_integer_value(value) < 0)
+      return error_set(error, ERROR_DATA, "%s.%s[%zu]: must be an integer from 0 on", where, key,
+                       i);
+    out[i] = json_integer_value(value);
+  }
+  return OK;
+}
+
+static Status parse_shape(const char *where, const json_t *object, NamedTensor *tensor,
+                          uint64_t *bytes, Error *error) {
+  Status status = OK;
+  json_t *shape;
+  TRY(json_get_array(object, where, "shape", &shape, error));
+  if (json_array_size(shape) > TENSOR_MAX_RANK)
+    FAIL(error, ERROR_DATA, "%s.shape: has %zu dimensions; at most %d are read", where,
+         json_array_size(shape), TENSOR_MAX_RANK);
+  tensor->rank = (int)json_array_size(shape);
+  TRY(parse_numbers(where, "shape", shape, tensor->shape, error));
+  *bytes = tensor_type_size(tensor->type);
+  for (int i = 0; i < tensor->rank; i++) {
+    if (__builtin_mul_overflow(*bytes, (uint64_t)tensor->shape[i], bytes))
+      FAIL(error, ERROR_DATA, "%s.shape: its product does not fit 64 bits", where);
+  }
+done:
+  return status;
+}
+
+static Status parse_entry(const char *where, const json_t *object, Entry *entry, Error *error) {
+  Status status = OK;
+  uint64_t bytes = 0;
+  int64_t place[2];
+  json_t *offsets;
+  if (!json_is_object(object))
+    FAIL(error, ERROR_DATA, "%s: must be an object with dtype, shape and data_offsets", where);
+  TRY(parse_type(where, object, &entry->tensor.type, error));
+  TRY(parse_shape(where, object, &entry->tensor, &bytes, error));
+  TRY(json_get_array(object, where, "data_offsets", &offsets, error));
+  if (json_array_size(offsets) != 2)
+    FAIL(error, ERROR_DATA, "%s.data_offsets: has %zu numbers; must be [begin, end]", where,
+         json_array_size(offsets));
+  TRY(parse_numbers(where, "data_offsets", offsets, place, error));
+  if (json_object_size(object) != 3)
+    FAIL(error, ERROR_DATA, "%s: has members other than dtype, shape and data_offsets", where);
+  entry->begin = (uint64_t)place[0];
+  entry->end = (uint64_t)place[1];
+  if (entry->end < entry->begin || entry->end - entry->begin != bytes)
+    FAIL(error, ERROR_DATA,
+         "%s.data_offsets: [%llu, %llu] for %llu bytes of %s: length and shape disagree", where,
+         (unsigned long long)entry->begin, (unsigned long long)entry->end,
+         (unsigned long long)bytes, tensor_type_name(entry->tensor.type));
+done:
+  return status;
+}
+
+static Status check_metadata(const char *name, const json_t *metadata, Error *error) {
+  const char *key;
+  json_t *value;
+  if (!json_is_object(metadata))
+    return error_set(error, ERROR_DATA, "%s: %s: must be an object of strings", name, METADATA_KEY);
+  json_object_foreach((json_t *)metadata, key, value) {
+    if (!json_is_string(value))
+      return error_set(error, ERROR_DATA, "%s: %s.%.80s: must be a string", name, METADATA_KEY,
+                       key);
+  }
+  return OK;
+}
+
+static Status parse_entries(const char *name, json_t *header, Entry *entries, int *count,
+                            Error *error) {
+  const char *key;
+  json_t *value;
+  json_object_foreach(header, key, value) {
+    Status status;
+    if (strcmp(key, METADATA_KEY) == 0) {
+      status = check_metadata(name, value, error);
+    } else {
+      char *where = mem_format("%s: \"%.120s\"", name, key);
+      Entry *entry = &entries[(*count)++];
+      entry->tensor.name = key;
+      status = parse_entry(where, value, entry, error);
+      free(where);
+    }
+    if (status != OK) return status;
+  }
+  return OK;
+}
+
+/* Sorted by place, the tensors must cover the data without gap, overlap or rest. */
+static Status check_cover(const char *name, const Entry *entries, int count, uint64_t data_bytes,
+                          Error *error) {
+  uint64_t covered = 0;
+  for (int i = 0; i < count; i++) {
+    if (entries[i].begin != covered)
+      return error_set(error, ERROR_DATA,
+                       "%s: \"%.120s\" begins at byte %llu of the data, not at %llu: %s", name,
+                       entries[i].tensor.name, (unsigned long long)entries[i].begin,
+                       (unsigned long long)covered,
+                       entries[i].begin > covered ? "there is a gap" : "tensors overlap");
+    covered = entries[i].end;
+  }
+  if (covered != data_bytes)
+    return error_set(error, ERROR_DATA, "%s: has %llu bytes of data; its header describes %llu",
+                     name, (unsigned long long)data_bytes, (unsigned long long)covered);
+  return OK;
+}
+
+static Status check_lengths(const char *name, const char *bytes, size_t size, uint64_t *length,
+                            Error *error) {
+  if (size < LENGTH_BYTES)
+    return error_set(error, ERROR_DATA, "%s: has %zu bytes; a safetensors file has 8 or more", name,
+                     size);
+  memcpy(length, bytes, LENGTH_BYTES);
+  if (*length > MAX_HEADER_BYTES)
+    return error_set(error, ERROR_DATA, "%s: a header of %llu bytes; at most %d are allowed", name,
+                     (unsigned long long)*length, MAX_HEADER_BYTES);
+  if (*length > size - LENGTH_BYTES)
+    return error_set(error, ERROR_DATA, "%s: ends in its header: %llu bytes announced, %zu there",
+                     name, (unsigned long long)*length, size - LENGTH_BYTES);
+  if (*length == 0 || bytes[LENGTH_BYTES] != '{')
+    return error_set(error, ERROR_DATA, "%s: its header does not begin with {", name);
+  return OK;
+}
+
+Status safetensors_parse(const char *name, const void *bytes, size_t size, Safetensors **out,
+                         Error *error) {
+  Status status = OK;
+  Entry *entries = NULL;
+  uint64_t length = 0;
+  int count = 0;
+  Safetensors *file = mem_new(1, sizeof *file);
+  *out = NULL;
+  TRY(check_lengths(name, bytes, size, &length, error));
+  const char *text = (const char *)bytes + LENGTH_BYTES, *data = text + length;
+  TRY(json_parse(name, text, length, &file->header, error));
+  entries = mem_new(json_object_size(file->header) + 1, sizeof *entries);
+  TRY(parse_entries(name, file->header, entries, &count, error));
+  qsort(entries, (size_t)count, sizeof *entries, compare_by_place);
+  TRY(check_cover(name, entries, count, size - LENGTH_BYTES - length, error));
+  file->tensors = mem_new((size_t)count + 1, sizeof *file->tensors);
+  file->count = count;
+  for (int i = 0; i < count; i++) {
+    file->tensors[i] = entries[i].tensor;
+    file->tensors[i].data = data + entries[i].begin;
+  }
+  *out = file;
+  file = NULL;
+done:
+  free(entries);
+  safetensors_close(file);
+  return status;
+}
+
+/* The whole file, read-only; an empty one is mapped to NULL. */
+static Status map_file(const char *path, void **mapping, size_t *size, Error *error) {
+  struct stat info;
+  Status status = OK;
+  *mapping = NULL;
+  *size = 0;
+  int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) return error_errno(error, errno, "%s: cannot open", path);
+  if (fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode))
+    FAIL(error, ERROR_IO, "%s: is not a regular file", path);
+  if (info.st_size == 0) goto done;
+  void *start = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+  if (start == MAP_FAILED) {
+    status = error_errno(error, errno, "%s: cannot map", path);
+    goto done;
+  }
+  *mapping = start;
+  *size = (size_t)info.st_size;
+done:
+  close(descriptor);
+  return status;
+}
+
+/* `expected_size` and `expected_crc` may be NULL. */
+static Status open_mapped(const char *path, const uint64_t *expected_size,
+                          const uint32_t *expected_crc, Safetensors **out, Error *error) {
+  Status status = OK;
+  void *mapping;
+  size_t size;
+  *out = NULL;
+  TRY(map_file(path, &mapping, &size, error));
+  if (expected_size && size != *expected_size)
+    FAIL(error, ERROR_DATA, "%s: has %zu bytes; its manifest says %llu", path, size,
+         (unsigned long long)*expected_size);
+  uint32_t crc = expected_crc ? crc32c(0, mapping, size) : 0;
+  if (expected_crc && crc != *expected_crc)
+    FAIL(error, ERROR_DATA, "%s: CRC-32C is %08x; its manifest says %08x: the content has changed",
+         path, crc, *expected_crc);
+  TRY(safetensors_parse(path, mapping, size, out, error));
+  (*out)->mapping = mapping;
+  (*out)->mapped = size;
+  mapping = NULL;
+done:
+  if (mapping) munmap(mapping, size);
+  return status;
+}
+
+Status safetensors_open(const char *path, Safetensors **out, Error *error) {
+  return open_mapped(path, NULL, NULL, out, error);
+}
+
+Status safetensors_open_checked(const char *path, uint64_t size, uint32_t crc, Safetensors **out,
+                                Error *error) {
+  return open_mapped(path, &size, &crc, out, error);
+}
+
+void safetensors_close(Safetensors *file) {
+  if (!file) return;
+  if (file->mapping) munmap(file->mapping, file->mapped);
+  json_decref(file->header);
+  free(file->tensors);
+  free(file);
+}
+
+int safetensors_count(const Safetensors *file) {
+  return file->count;
+}
+
+const NamedTensor *safetensors_tensor(const Safetensors *file, int index) {
+  return index >= 0 && index < file->count ? &file->tensors[index] : NULL;
+}
+
+const NamedTensor *safetensors_find(const Safetensors *file, const char *name) {
+  for (int i = 0; i < file->count; i++) {
+    if (strcmp(file->tensors[i].name, name) == 0) return &file->tensors[i];
+  }
+  return NULL;
+}
+
+const char *safetensors_metadata(const Safetensors *file, const char *key) {
+  return json_string_value(json_object_get(json_object_get(file->header, METADATA_KEY), key));
+}
