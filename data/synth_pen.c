@@ -58,7 +58,7 @@ static Primitive *add(Shape *shape, PrimitiveKind kind) {
 
 /* How far beyond its edge a shape may still paint: the line, a blend's bulge, one pixel. */
 static float reach(const Pen *pen, const Shape *shape) {
-  return pen->frame->ink * shape->material.ink + shape->blend + 1.5f;
+  return 2.2f * pen->frame->ink * shape->material.ink + shape->blend + 1.5f;
 }
 
 void pen_capsule(const Pen *pen, Shape *shape, float ax, float ay, float ra, float bx, float by,

@@ -237,8 +237,12 @@ static void paint_pixel(const Frame *frame, const Shape *shape, float x, float y
     paint_shadow(s, film_left, cel_left);
     return;
   }
-  if (s.distance > ink + 0.5f) return;
-  if (ink > 0) lay(cel, cel_left, INK, clamp01(ink + 0.5f - fabsf(s.distance)));
+  float soft = 2.2f * ink + 0.6f;
+  if (s.distance > soft) return;
+  if (ink > 0) {
+    lay(cel, cel_left, INK, 0.92f * clamp01(ink + 0.5f - fabsf(s.distance)));
+    *film_left *= 1 - 0.38f * clamp01(1 - fabsf(s.distance) / soft); /* little light gets there */
+  }
   float cover = clamp01(0.5f - s.distance);
   if (cover <= 0) return;
   float dx = (x - shape->ox) / shape->scale, dy = (y - shape->oy) / shape->scale;

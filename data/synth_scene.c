@@ -77,7 +77,7 @@ static Ridge *add_ridge(Scene *scene, Random *random, float y, float depth, floa
                            .grain = between(random, 0.08f, 0.22f),
                            .grain_size = between(random, 0.02f, 0.06f),
                            .period = 0.2f,
-                           .level = between(random, 0.60f, 0.80f),
+                           .level = between(random, 0.64f, 0.76f),
                            .ink = 0.85f};
   r->material.slope_y = between(random, -0.9f, -0.3f);
   r->seed = random_u32(random);
@@ -356,9 +356,9 @@ static void set_lens(Scene *scene, Random *random) {
   l->balance.r = between(random, 0.97f, 1.04f);
   l->balance.g = between(random, 0.99f, 1.01f);
   l->balance.b = between(random, 0.96f, 1.03f);
-  l->vignette = between(random, 0.05f, 0.28f);
-  l->defocus = between(random, 0.1f, 0.8f);
-  l->noise = between(random, 0.008f, 0.03f);
+  l->vignette = between(random, 0.05f, 0.22f);
+  l->defocus = between(random, 0.05f, 0.6f);
+  l->noise = between(random, 0.006f, 0.024f);
 }
 
 void scene_draw(uint64_t seed, int64_t clip, Scene *out) {
@@ -429,7 +429,7 @@ void scene_pose(const Scene *scene, float seconds, int width, int height, Frame 
   zoom = zoom < 0.8f ? 0.8f : zoom > 2 ? 2 : zoom; /* however long the clip */
   out->width = width;
   out->height = height;
-  out->ink = 0.42f + 0.0034f * (float)height;
+  out->ink = 0.20f + 0.0050f * (float)height;
   out->count = 0;
   Pen near_pen = pen_at(out, x, y, zoom, 1);
   light_frame(scene, seconds, &near_pen, out);
