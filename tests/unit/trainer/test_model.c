@@ -1,0 +1,243 @@
+/* The GAN step as a whole: it learns, micro-batches add up to the batch they came from, and a step
+ * whose gradients are not finite changes nothing. (Every loss and parameter beside PyTorch:
+ * tests/oracle.) */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/random.h"
+#include "trainer/model.h"
+
+enum { FRAMES = 3, SIDE = 32, CLIP_BYTES = FRAMES * SIDE * SIDE * 3 };
+
+static Backend *backend;
+static Error error;
+
+static int open_backend(void **state) {
+  (void)state;
+  return backend_cpu_new(1, &backend, &error) == OK ? 0 : -1;
+}
+
+static int close_backend(void **state) {
+  (void)state;
+  backend->free(backend);
+  return 0;
+}
+
+static Config small_config(const char *const *assignments) {
+  static const char *const SMALL[] = {"model.channels=4",       "model.blocks=1",
+                                      "model.image_channels=4", "model.image_layers=2",
+                                      "model.video_channels=4", "model.video_layers=2",
+                                      "optim.schedule=constant"};
+  Config config;
+  assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
+  for (size_t i = 0; i < sizeof SMALL / sizeof *SMALL; i++)
+    assert_int_equal(config_assign(&config_schema, SMALL[i], &config, &error), OK);
+  for (; *assignments; assignments++)
+    if (config_assign(&config_schema, *assignments, &config, &error) != OK)
+      fail_msg("%s", error.message);
+  return config;
+}
+
+static Model *make_model(const Config *config, int micro_batches) {
+  ModelOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
+                          .micro_batches = micro_batches,
+                          .world_size = 1};
+  Model *model = NULL;
+  if (model_plan(config, backend, &options, &model, &error) != OK) fail_msg("%s", error.message);
+  if (model_allocate(model, &error) != OK) fail_msg("%s", error.message);
+  assert_int_equal(model_initialize(model, &error), OK);
+  return model;
+}
+
+/* Two clips: a smooth moving pattern, and the same in two tones. */
+static void make_clips(uint8_t *source, uint8_t *target) {
+  for (int i = 0; i < 2 * CLIP_BYTES; i++) {
+    int x = i / 3 % SIDE, y = i / 3 / SIDE % SIDE, t = i / 3 / SIDE / SIDE;
+    double value = 0.5 + 0.5 * sin(0.4 * x + 0.3 * y + 0.8 * t + i % 3);
+    source[i] = (uint8_t)(255 * value);
+    target[i] = value > 0.5 ? 220 : 40;
+  }
+}
+
+static void step(Model *model, int64_t number, const MicroBatch *batches) {
+  StepControls controls = schedule_at(model_config(model), number);
+  if (model_step(model, &controls, batches, &error) != OK) fail_msg("%s", error.message);
+}
+
+static float *download(const Buffer *buffer) {
+  float *values = mem_new((size_t)buffer->count, sizeof *values);
+  assert_int_equal(buffer_download(buffer, 0, values, buffer->count, &error), OK);
+  return values;
+}
+
+static void assert_close(const Buffer *a, const Buffer *b, double tolerance) {
+  float *x = download(a), *y = download(b);
+  double worst = 0;
+  assert_int_equal(a->count, b->count);
+  for (int64_t i = 0; i < a->count; i++) worst = fmax(worst, fabs((double)x[i] - (double)y[i]));
+  free(x);
+  free(y);
+  if (!(worst <= tolerance)) fail_msg("%s differ by %g", a->name, worst);
+}
+
+static void learns(const char *precision) {
+  const char *const assignments[] = {precision,
+                                     "loss.feature_matching=1",
+                                     "loss.total_variation=0.01",
+                                     "train.micro_batch=2",
+                                     "optim.generator_rate=2e-3",
+                                     NULL};
+  Config config = small_config(assignments);
+  Model *model = make_model(&config, 1);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batch = {source, target, (int64_t[]){0, 1}};
+  double first[METRIC_COUNT], last[METRIC_COUNT];
+  step(model, 0, &batch);
+  assert_int_equal(model_metrics(model, first, &error), OK);
+  for (int i = 1; i < 30; i++) step(model, i, &batch);
+  assert_int_equal(model_metrics(model, last, &error), OK);
+  for (int i = 0; i < METRIC_COUNT; i++)
+    if (!isfinite(last[i])) fail_msg("%s is %g", model_metric_name(i), last[i]);
+  if (!(last[METRIC_L1] < 0.7 * first[METRIC_L1]))
+    fail_msg("L1 went from %g to %g", first[METRIC_L1], last[METRIC_L1]);
+  model_free(model);
+}
+
+static void test_learns_f32(void **state) {
+  (void)state;
+  learns("train.precision=f32");
+}
+
+static void test_learns_bf16(void **state) {
+  (void)state;
+  if (!backend->supports_bf16(backend)) skip();
+  learns("train.precision=bf16");
+}
+
+static void test_micro_batches_add_up(void **state) {
+  (void)state;
+  const char *const whole[] = {"train.micro_batch=2", "optim.l1_warmup=1", "optim.clip=1", NULL};
+  const char *const halves[] = {"train.micro_batch=1", "optim.l1_warmup=1", "optim.clip=1", NULL};
+  Config config_a = small_config(whole), config_b = small_config(halves);
+  Model *a = make_model(&config_a, 1), *b = make_model(&config_b, 2);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batch = {source, target, (int64_t[]){0, 1}};
+  MicroBatch split[2] = {{source, target, (int64_t[]){0}},
+                         {source + CLIP_BYTES, target + CLIP_BYTES, (int64_t[]){1}}};
+  for (int i = 0; i < 3; i++) {
+    step(a, i, &batch);
+    step(b, i, split);
+    double x[METRIC_COUNT], y[METRIC_COUNT];
+    assert_int_equal(model_metrics(a, x, &error), OK);
+    assert_int_equal(model_metrics(b, y, &error), OK);
+    for (int m = 0; m < METRIC_COUNT; m++) {
+      bool same = isnan(x[m]) ? isnan(y[m]) : fabs(x[m] - y[m]) <= 1e-4 * fabs(x[m]);
+      if (!same) fail_msg("step %d: %s is %.9g and %.9g", i, model_metric_name(m), x[m], y[m]);
+    }
+  }
+  assert_close(&model_generator(a)->moment1, &model_generator(b)->moment1, 1e-5);
+  assert_close(&model_discriminator(a)->moment1, &model_discriminator(b)->moment1, 1e-5);
+  model_free(a);
+  model_free(b);
+}
+
+static void test_bad_gradients_change_nothing(void **state) {
+  (void)state;
+  const char *const assignments[] = {"train.micro_batch=1", NULL};
+  Config config = small_config(assignments);
+  Model *model = make_model(&config, 1);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batch = {source, target, (int64_t[]){0}};
+  step(model, 0, &batch);
+  Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
+  float *before[] = {download(&generator->master), download(&generator->moment2),
+                     download(&generator->ema), download(&discriminator->master),
+                     download(&discriminator->moment1)};
+  const Buffer *buffers[] = {&generator->master, &generator->moment2, &generator->ema,
+                             &discriminator->master, &discriminator->moment1};
+  /* An infinite weight of the adversarial term makes the generator's loss, and with a NaN rate even
+   * an update's result, useless. The discriminators' gradients stay finite: only they may learn. */
+  StepControls controls = schedule_at(&config, 1);
+  controls.adversarial_weight = INFINITY;
+  assert_int_equal(model_step(model, &controls, &batch, &error), OK);
+  ModelCounters g, d;
+  assert_int_equal(model_counters(model, &g, &d, &error), OK);
+  assert_int_equal(g.applied, 1);
+  assert_int_equal(g.skipped, 1);
+  assert_int_equal(g.skipped_in_a_row, 1);
+  assert_int_equal(d.applied, 2);
+  assert_non_null(parameters_first_bad_gradient(generator, &error));
+  for (int i = 0; i < 3; i++) {
+    float *now = download(buffers[i]);
+    assert_memory_equal(now, before[i], (size_t)buffers[i]->count * sizeof *now);
+    free(now);
+  }
+  step(model, 2, &batch);
+  assert_int_equal(model_counters(model, &g, &d, &error), OK);
+  assert_int_equal(g.skipped_in_a_row, 0);
+  for (size_t i = 0; i < sizeof before / sizeof *before; i++) free(before[i]);
+  model_free(model);
+}
+
+static void test_discriminators_poison_the_generator_too(void **state) {
+  (void)state;
+  const char *const assignments[] = {"train.micro_batch=1", NULL};
+  Config config = small_config(assignments);
+  Model *model = make_model(&config, 1);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batch = {source, target, (int64_t[]){0}};
+  Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
+  const float nan = NAN;
+  assert_int_equal(buffer_upload(&discriminator->master, 0, &nan, 1, &error), OK);
+  float *before = download(&generator->master);
+  step(model, 0, &batch);
+  ModelCounters g, d;
+  assert_int_equal(model_counters(model, &g, &d, &error), OK);
+  assert_int_equal(d.skipped, 1);
+  assert_int_equal(g.skipped, 1);
+  assert_non_null(model_first_bad_loss(model, &error));
+  float *now = download(&generator->master);
+  assert_memory_equal(now, before, (size_t)generator->master.count * sizeof *now);
+  free(now);
+  free(before);
+  model_free(model);
+}
+
+static void test_schedule(void **state) {
+  (void)state;
+  const char *const assignments[] = {
+      "train.steps=100",      "optim.schedule=linear",     "optim.decay_from=0.5",
+      "optim.rate_floor=0.1", "optim.generator_rate=1e-3", "optim.l1_warmup=10",
+      "optim.fade_in=10",     "loss.adversarial_weight=2", NULL};
+  Config config = small_config(assignments);
+  assert_int_equal(schedule_at(&config, 9).kind, STEP_WARMUP);
+  assert_int_equal(schedule_at(&config, 10).kind, STEP_GAN);
+  assert_float_equal(schedule_at(&config, 10).adversarial_weight, 0.2f, 1e-6);
+  assert_float_equal(schedule_at(&config, 19).adversarial_weight, 2, 1e-6);
+  assert_float_equal(schedule_at(&config, 49).generator_rate, 1e-3f, 1e-9);
+  assert_float_equal(schedule_at(&config, 75).generator_rate, 0.55e-3f, 1e-9);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_schedule),
+      cmocka_unit_test(test_learns_f32),
+      cmocka_unit_test(test_learns_bf16),
+      cmocka_unit_test(test_micro_batches_add_up),
+      cmocka_unit_test(test_bad_gradients_change_nothing),
+      cmocka_unit_test(test_discriminators_poison_the_generator_too),
+  };
+  return cmocka_run_group_tests(tests, open_backend, close_backend);
+}
