@@ -23,8 +23,10 @@ static bool same_type(const Plan *plan, Value a, Value b) {
   return x->dtype == y->dtype && shape_equal(x->shape, y->shape);
 }
 
+/* Views are there from the beginning, wherever the graph first names them. */
 static bool ready_before(const Plan *plan, Value value, int op) {
-  return plan_value(plan, value)->producer < op;
+  const PlanValue *info = plan_value(plan, value);
+  return info->buffer || info->producer < op;
 }
 
 /* The op that alone reads `value`, and in one place alone; -1: none. */

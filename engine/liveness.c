@@ -113,17 +113,6 @@ static void find_last_uses(const Plan *plan, int *last) {
   }
 }
 
-/* True when every place in which the op reads this memory has the output's full shape, so that an
- * element is read before it is overwritten. */
-static bool read_elementwise(const Plan *plan, const Op *op, const int *lifetime_of, int lifetime,
-                             Shape full) {
-  for (int i = 0; i < op->input_count; i++) {
-    const PlanValue *in = plan_value(plan, op->inputs[i]);
-    if (lifetime_of[in->root] == lifetime && !shape_equal(in->shape, full)) return false;
-  }
-  return true;
-}
-
 static bool taken_by_output(const Op *op, const int *lifetime_of, int lifetime) {
   for (int i = 0; i < op->output_count; i++) {
     if (op->outputs[i].id >= 0 && lifetime_of[op->outputs[i].id] == lifetime) return true;
@@ -131,7 +120,8 @@ static bool taken_by_output(const Op *op, const int *lifetime_of, int lifetime) 
   return false;
 }
 
-/* The lifetime of an input of a pointwise op that ends there and has room for exactly `output`. */
+/* The lifetime of an input of a pointwise op that ends there and has room for exactly `output`: an
+ * input of the output's shape, each element of which is read before it is overwritten. */
 static int reusable_lifetime(const Plan *plan, int at, Value output, const Lifetime *items,
                              const int *lifetime_of) {
   const Op *op = &plan->ops[at];
@@ -141,11 +131,10 @@ static int reusable_lifetime(const Plan *plan, int at, Value output, const Lifet
     const PlanValue *in = plan_value(plan, op->inputs[i]);
     int lifetime = lifetime_of[in->root];
     if (lifetime < 0 || items[lifetime].last != at) continue;
-    if (taken_by_output(op, lifetime_of, lifetime)) continue;
-    if (!shape_equal(in->shape, out->shape) || dtype_size(in->dtype) != dtype_size(out->dtype)) {
-      continue;
+    if (shape_equal(in->shape, out->shape) && dtype_size(in->dtype) == dtype_size(out->dtype) &&
+        !taken_by_output(op, lifetime_of, lifetime)) {
+      return lifetime;
     }
-    if (read_elementwise(plan, op, lifetime_of, lifetime, out->shape)) return lifetime;
   }
   return -1;
 }

@@ -230,6 +230,33 @@ static void arena_is_reused(void **state) {
   graph_free(graph);
 }
 
+/* Two outputs, one of which nobody reads, and one input to take the place of. */
+static void outputs_never_share(void **state) {
+  (void)state;
+  FakeBackend fake = fake_backend();
+  Buffer buffer = buffer_describe("b", DTYPE_F32, 16);
+  Graph *graph = graph_new();
+  Shape shapes[] = {shape_vector(16), shape_vector(16)};
+  DType dtypes[] = {DTYPE_F32, DTYPE_F32};
+  Value view = graph_view(graph, &buffer, 0, shapes[0]);
+  Op op = {.kind = OP_POINTWISE, .input_count = 1, .output_count = 2};
+  op.inputs[0] = graph_tanh(graph, view);
+  op.attributes.pointwise =
+      (PointwiseProgram){.instruction_count = 2,
+                         .instructions = {{.code = PW_ABS}, {.code = PW_SIGN}},
+                         .outputs = {1, 2}};
+  const Op *pair = graph_append(graph, &op, "pair", shapes, dtypes);
+  graph_store(graph, pair->outputs[1], view);
+  Planned planned = plan_for(&fake.backend, graph, true, NULL);
+  const int *lifetime_of = planned.program->lifetime_of;
+  assert_int_equal(lifetime_of[op.inputs[0].id],
+                   lifetime_of[op_at(planned.program, 1)->outputs[0].id]);
+  check_arena(graph, planned.program);
+  assert_int_equal(program_cost(planned.program).arena_bytes, 128);
+  planned_free(&planned);
+  graph_free(graph);
+}
+
 static void gaps_are_filled(void **state) {
   (void)state;
   Lifetime items[] = {
@@ -458,6 +485,7 @@ int main(void) {
       cmocka_unit_test(errors_name_the_op),
       cmocka_unit_test(live_values_never_overlap),
       cmocka_unit_test(arena_is_reused),
+      cmocka_unit_test(outputs_never_share),
       cmocka_unit_test(gaps_are_filled),
       cmocka_unit_test(programs_share_an_arena),
       cmocka_unit_test(all_reduces_start_early),
