@@ -1,0 +1,205 @@
+/* synth, pack, verify: datasets made and checked. */
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "data/dataset.h"
+#include "data/make.h"
+#include "trainer/commandline.h"
+#include "trainer/progress.h"
+
+/* --- What both makers share ---------------------------------------------------------------------
+ */
+
+static void show_progress(void *context, int64_t done, int64_t total, const char *what) {
+  Progress **progress = context;
+  if (!*progress) *progress = progress_new(what, done, total);
+  progress_update(*progress, done, NULL);
+}
+
+static Status report(const char *folder, Error *error) {
+  Dataset *dataset = NULL;
+  Status status = dataset_open(folder, &dataset, error);
+  if (status != OK) return status;
+  const DatasetInfo *info = dataset_info(dataset);
+  const ClipShape *shape = &info->shape;
+  log_info("%s: %lld clips of %d frames, %dx%d, in %d shard%s", folder, (long long)info->clips,
+           shape->frames, shape->target_width, shape->target_height, info->shards,
+           info->shards == 1 ? "" : "s");
+  dataset_close(dataset);
+  return OK;
+}
+
+#define SHARD_OPTIONS(Values)                                                                      \
+  {"deflate", OPTION_FLAG, offsetof(Values, deflate),                                              \
+   .help = "compress the clips, for slow storage"},                                                \
+      {"clips-per-shard",                                                                          \
+       OPTION_NUMBER,                                                                              \
+       offsetof(Values, clips_per_shard),                                                          \
+       .maximum = 1000000,                                                                         \
+       .value = "N",                                                                               \
+       .default_text = "0",                                                                        \
+       .help = "clips a file; 0: as many as make about 256 MiB"},
+
+/* --- synth --------------------------------------------------------------------------------------
+ */
+
+typedef struct Synth {
+  const char *out;
+  int64_t clips, frames, seed, first_clip, threads, clips_per_shard;
+  PictureSize size;
+  bool deflate;
+} Synth;
+
+static const Option SYNTH_OPTIONS[] = {
+    {"OUT", OPTION_ARGUMENT, offsetof(Synth, out), true, .help = "the dataset's folder, made new"},
+    {"clips", OPTION_NUMBER, offsetof(Synth, clips), .minimum = 1, .maximum = 100000000,
+     .value = "N", .default_text = "256", .help = "how many"},
+    {"frames", OPTION_NUMBER, offsetof(Synth, frames), .minimum = 1, .maximum = 4096, .value = "T",
+     .default_text = "8", .help = "frames of a clip"},
+    {"size", OPTION_SIZE, offsetof(Synth, size), .value = "WxH", .default_text = "64x64",
+     .help = "pixels of a frame"},
+    {"seed", OPTION_NUMBER, offsetof(Synth, seed), .maximum = INT64_MAX, .value = "S",
+     .default_text = "1", .help = "names an endless series of clips"},
+    {"first-clip", OPTION_NUMBER, offsetof(Synth, first_clip), .maximum = INT64_MAX / 2,
+     .value = "K", .default_text = "0", .help = "where in the series to begin"},
+    {"threads", OPTION_NUMBER, offsetof(Synth, threads), .maximum = 1024, .value = "N",
+     .default_text = "0", .help = "threads that render; 0: every core"},
+    SHARD_OPTIONS(Synth)};
+
+static Status run_synth(const void *values, const Invocation *invocation, Error *error) {
+  const Synth *synth = values;
+  Progress *progress = NULL;
+  SynthOptions options = {.out = synth->out,
+                          .clips = synth->clips,
+                          .first_clip = synth->first_clip,
+                          .frames = (int)synth->frames,
+                          .width = synth->size.width,
+                          .height = synth->size.height,
+                          .seed = (uint64_t)synth->seed,
+                          .threads = (int)synth->threads,
+                          .deflate = synth->deflate,
+                          .clips_per_shard = synth->clips_per_shard,
+                          .command = invocation->line,
+                          .progress = show_progress,
+                          .progress_context = &progress};
+  Status status = synth_run(&options, error);
+  progress_end(progress);
+  return status == OK ? report(synth->out, error) : status;
+}
+
+const Command command_synth = {.name = "synth",
+                               .summary = "renders paired clips: film and cartoon",
+                               .options = SYNTH_OPTIONS,
+                               .option_count = sizeof SYNTH_OPTIONS / sizeof *SYNTH_OPTIONS,
+                               .values_size = sizeof(Synth),
+                               .run = run_synth};
+
+/* --- pack ---------------------------------------------------------------------------------------
+ */
+
+typedef struct Pack {
+  const char *out, *target, *source_filter, *target_filter, *range;
+  TextList sources;
+  int64_t frames, stride, scale, seed, clips_per_shard;
+  PictureSize size;
+  bool deflate;
+} Pack;
+
+static const Option PACK_OPTIONS[] = {
+    {"OUT", OPTION_ARGUMENT, offsetof(Pack, out), true, .help = "the dataset's folder, made new"},
+    {"source", OPTION_LIST, offsetof(Pack, sources), true, .value = "PATH",
+     .help = "film: a video or a folder of PNG frames; given again: stacked inputs"},
+    {"target", OPTION_TEXT, offsetof(Pack, target), .value = "PATH",
+     .help = "its cartoon; without it the (first) source through --target-filter"},
+    {"source-filter", OPTION_TEXT, offsetof(Pack, source_filter), .value = "GRAPH",
+     .help = "an FFmpeg filter graph on the sources"},
+    {"target-filter", OPTION_TEXT, offsetof(Pack, target_filter), .value = "GRAPH",
+     .help = "an FFmpeg filter graph on the target"},
+    {"frames", OPTION_NUMBER, offsetof(Pack, frames), .minimum = 1, .maximum = 4096, .value = "T",
+     .default_text = "8", .help = "frames of a clip"},
+    {"size", OPTION_SIDES, offsetof(Pack, size), .value = "WxH",
+     .help = "resize the target to this; \"320x\" keeps the aspect; without it: its own size"},
+    {"scale", OPTION_NUMBER, offsetof(Pack, scale), .minimum = 1, .maximum = 16, .value = "N",
+     .default_text = "1", .help = "the source is this many times smaller (super-resolution)"},
+    {"range", OPTION_TEXT, offsetof(Pack, range), .value = "A:B",
+     .help = "frames A to B, B excluded; A: or :B are open"},
+    {"stride", OPTION_NUMBER, offsetof(Pack, stride), .maximum = 1000000, .value = "N",
+     .default_text = "0", .help = "frames between the beginnings of clips; 0: those of a clip"},
+    {"seed", OPTION_NUMBER, offsetof(Pack, seed), .maximum = INT64_MAX, .value = "S",
+     .default_text = "1", .help = "names the dataset"},
+    SHARD_OPTIONS(Pack)};
+
+static Status run_pack(const void *values, const Invocation *invocation, Error *error) {
+  Status status = OK;
+  const Pack *pack = values;
+  Progress *progress = NULL;
+  PackOptions options = {.out = pack->out,
+                         .target = pack->target,
+                         .source_filter = pack->source_filter,
+                         .target_filter = pack->target_filter,
+                         .frames = (int)pack->frames,
+                         .width = pack->size.width,
+                         .height = pack->size.height,
+                         .scale = (int)pack->scale,
+                         .stride = (int)pack->stride,
+                         .range_end = -1,
+                         .seed = (uint64_t)pack->seed,
+                         .deflate = pack->deflate,
+                         .clips_per_shard = pack->clips_per_shard,
+                         .command = invocation->line,
+                         .progress = show_progress,
+                         .progress_context = &progress};
+  if (pack->sources.count > PACK_MAX_SOURCES)
+    FAIL(error, ERROR_USAGE, "pack: --source: given %d times; allowed: at most %d",
+         pack->sources.count, PACK_MAX_SOURCES);
+  for (int i = 0; i < pack->sources.count; i++)
+    options.sources[options.source_count++] = pack->sources.items[i];
+  if (!pack->target && !pack->target_filter)
+    FAIL(error, ERROR_USAGE, "pack: --target or --target-filter is missing");
+  if (pack->range)
+    TRY(pack_parse_range(pack->range, &options.range_begin, &options.range_end, error));
+  TRY(pack_run(&options, error));
+  progress_end(progress);
+  progress = NULL;
+  TRY(report(pack->out, error));
+done:
+  progress_end(progress);
+  return status;
+}
+
+const Command command_pack = {.name = "pack",
+                              .summary = "cuts paired clips from video",
+                              .options = PACK_OPTIONS,
+                              .option_count = sizeof PACK_OPTIONS / sizeof *PACK_OPTIONS,
+                              .values_size = sizeof(Pack),
+                              .run = run_pack};
+
+/* --- verify -------------------------------------------------------------------------------------
+ */
+
+typedef struct Verify {
+  const char *path;
+} Verify;
+
+static const Option VERIFY_OPTIONS[] = {
+    {"DATASET", OPTION_ARGUMENT, offsetof(Verify, path), true, .help = "a dataset's folder"}};
+
+static Status run_verify(const void *values, const Invocation *invocation, Error *error) {
+  const Verify *verify = values;
+  (void)invocation;
+  Text bad = {0};
+  Status status = dataset_verify(verify->path, &bad, error);
+  if (bad.data) fputs(bad.data, stdout);
+  if (status == OK) printf("%s: every checksum is right\n", verify->path);
+  text_free(&bad);
+  return status;
+}
+
+const Command command_verify = {.name = "verify",
+                                .summary = "checks a dataset: its structure, then every checksum",
+                                .options = VERIFY_OPTIONS,
+                                .option_count = sizeof VERIFY_OPTIONS / sizeof *VERIFY_OPTIONS,
+                                .values_size = sizeof(Verify),
+                                .run = run_verify};

@@ -1,0 +1,16 @@
+/* celforge: finds the subcommand and turns its Status into an exit code. */
+#include <stdio.h>
+
+#include "trainer/commandline.h"
+
+static const Command *const COMMANDS[] = {
+    &command_synth, &command_pack, &command_verify, &command_train, &command_config,
+};
+
+int main(int argc, char **argv) {
+  Error error = {0};
+  int count = (int)(sizeof COMMANDS / sizeof *COMMANDS);
+  Status status = commandline_run(COMMANDS, count, &argc, &argv, &error);
+  if (status != OK) fprintf(stderr, "celforge: %s\n", error.message);
+  return (int)status;
+}
