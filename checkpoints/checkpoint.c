@@ -69,7 +69,7 @@ Status checkpoint_open(const char *path, Checkpoint **out, Error *error) {
   checkpoint->path = mem_string(path);
   char *where = path_join(path, CHECKPOINT_MANIFEST);
   *out = NULL;
-  TRY(manifest_read(path, &checkpoint->manifest, &checkpoint->step, error));
+  TRY(checkpoint_manifest_read(path, &checkpoint->manifest, &checkpoint->step, error));
   TRY(json_get_object(checkpoint->manifest, where, "files", &files, error));
   json_object_foreach(files, name, entry) {
     TRY(open_file(checkpoint, name, entry, error));
@@ -223,7 +223,7 @@ Status checkpoint_describe(const char *path, Text *out, Error *error) {
   for (int i = 0; i < checkpoint->file_count; i++)
     describe_file(checkpoint->names[i], checkpoint->files[i], out);
   json_object_foreach(checkpoint->manifest, key, value) {
-    if (!manifest_reserves(key)) describe_member(key, value, out);
+    if (!checkpoint_manifest_reserves(key)) describe_member(key, value, out);
   }
   checkpoint_close(checkpoint);
   return OK;

@@ -58,10 +58,10 @@ Status snapshot_write(const Snapshot *snapshot, const char *folder, int64_t *byt
  */
 
 /* Over the canonical text of all members but "crc32c". */
-uint32_t manifest_crc(const json_t *manifest);
+uint32_t checkpoint_manifest_crc(const json_t *manifest);
 /* Whether the commit protocol itself writes a member of this name. */
-bool manifest_reserves(const char *key);
+bool checkpoint_manifest_reserves(const char *key);
 /* Reads and checks it, all but what it says about the files. ERROR_DATA when missing or wrong. */
-Status manifest_read(const char *checkpoint, json_t **out, int64_t *step, Error *error);
+Status checkpoint_manifest_read(const char *checkpoint, json_t **out, int64_t *step, Error *error);
 
 #endif

@@ -10,7 +10,7 @@
 
 enum { MAX_MANIFEST_BYTES = 64 << 20 };
 
-bool manifest_reserves(const char *key) {
+bool checkpoint_manifest_reserves(const char *key) {
   static const char *const keys[] = {"format", "version", "step", "files", "crc32c"};
   for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
     if (strcmp(key, keys[i]) == 0) return true;
@@ -18,7 +18,7 @@ bool manifest_reserves(const char *key) {
   return false;
 }
 
-uint32_t manifest_crc(const json_t *manifest) {
+uint32_t checkpoint_manifest_crc(const json_t *manifest) {
   uint32_t crc = 0;
   json_t *rest = json_copy((json_t *)manifest);
   json_object_del(rest, "crc32c");
@@ -39,7 +39,7 @@ static Status check_format(const char *path, const json_t *manifest, Error *erro
          CHECKPOINT_FORMAT);
   TRY(json_get_int(manifest, path, "version", 1, CHECKPOINT_VERSION, &version, error));
   TRY(json_get_int(manifest, path, "crc32c", 0, UINT32_MAX, &crc, error));
-  uint32_t actual = manifest_crc(manifest);
+  uint32_t actual = checkpoint_manifest_crc(manifest);
   if (actual != crc)
     FAIL(error, ERROR_DATA, "%s: its own CRC-32C is %08x; it says %08x: the content has changed",
          path, actual, (uint32_t)crc);
@@ -56,7 +56,7 @@ static char *last_part(const char *path) {
   return mem_format("%.*s", (int)(end - begin), path + begin);
 }
 
-Status manifest_read(const char *checkpoint, json_t **out, int64_t *step, Error *error) {
+Status checkpoint_manifest_read(const char *checkpoint, json_t **out, int64_t *step, Error *error) {
   Status status = OK;
   json_t *manifest = NULL;
   char *path = path_join(checkpoint, CHECKPOINT_MANIFEST), *name = last_part(checkpoint);

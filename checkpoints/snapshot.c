@@ -46,7 +46,7 @@ Status snapshot_check(const CheckpointContent *content, Error *error) {
   if (!json_is_object(content->state))
     FAIL(error, ERROR_INTERNAL, "checkpoint of step %lld: the state must be an object", step);
   json_object_foreach((json_t *)content->manifest, key, value) {
-    if (manifest_reserves(key))
+    if (checkpoint_manifest_reserves(key))
       FAIL(error, ERROR_INTERNAL, "checkpoint of step %lld: manifest member \"%s\" is reserved",
            step, key);
   }
@@ -169,7 +169,8 @@ Status snapshot_write(const Snapshot *snapshot, const char *folder, int64_t *byt
   list_file(files, CHECKPOINT_STATE, size, crc);
   total += size;
   json_object_update(manifest, (json_t *)content->manifest);
-  json_object_set_new(manifest, "crc32c", json_integer((json_int_t)manifest_crc(manifest)));
+  json_object_set_new(manifest, "crc32c",
+                      json_integer((json_int_t)checkpoint_manifest_crc(manifest)));
   TRY(write_json(folder, CHECKPOINT_MANIFEST, manifest, &size, &crc, error));
   *bytes = (int64_t)(total + size);
 done:

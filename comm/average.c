@@ -58,7 +58,7 @@ static Status start_piece(Averager *averager, const Job *job, Piece *piece, int6
   piece->count = (int)(left < PIECE_ELEMENTS ? left : PIECE_ELEMENTS);
   const float *mine = piece->widened;
   if (job->type == COMM_BF16)
-    bf16_to_f32((const uint16_t *)job->data + first, piece->widened, piece->count);
+    comm_widen_bf16((const uint16_t *)job->data + first, piece->widened, piece->count);
   else
     mine = (const float *)job->data + first;
   Operation operation = operation_of(averager);
@@ -72,7 +72,8 @@ static void finish_piece(Averager *averager, const Job *job, Piece *piece) {
   float size = (float)averager->size;
   float *mean = job->type == COMM_BF16 ? piece->sum : (float *)job->data + piece->first;
   for (int i = 0; i < piece->count; i++) mean[i] = piece->sum[i] / size;
-  if (job->type == COMM_BF16) f32_to_bf16(mean, (uint16_t *)job->data + piece->first, piece->count);
+  if (job->type == COMM_BF16)
+    comm_narrow_bf16(mean, (uint16_t *)job->data + piece->first, piece->count);
   pthread_mutex_lock(&averager->mutex);
   averager->progress++;
   averager->job_done += (size_t)piece->count * element_bytes(job->type);

@@ -2,14 +2,14 @@
 
 #include "comm/internal.h"
 
-void bf16_to_f32(const uint16_t *from, float *to, int64_t count) {
+void comm_widen_bf16(const uint16_t *from, float *to, int64_t count) {
   for (int64_t i = 0; i < count; i++) {
     uint32_t bits = (uint32_t)from[i] << 16;
     memcpy(&to[i], &bits, sizeof bits);
   }
 }
 
-void f32_to_bf16(const float *from, uint16_t *to, int64_t count) {
+void comm_narrow_bf16(const float *from, uint16_t *to, int64_t count) {
   for (int64_t i = 0; i < count; i++) {
     uint32_t bits;
     memcpy(&bits, &from[i], sizeof bits);

@@ -100,7 +100,7 @@ static double load_real(const void *from, CommType type) {
     memcpy(&f32, from, sizeof f32);
   } else {
     memcpy(&bf16, from, sizeof bf16);
-    bf16_to_f32(&bf16, &f32, 1);
+    comm_widen_bf16(&bf16, &f32, 1);
   }
   return (double)f32;
 }
@@ -111,7 +111,7 @@ static void store_real(double value, void *to, CommType type) {
   if (type == COMM_F64) memcpy(to, &value, sizeof value);
   if (type == COMM_F32) memcpy(to, &f32, sizeof f32);
   if (type == COMM_BF16) {
-    f32_to_bf16(&f32, &bf16, 1);
+    comm_narrow_bf16(&f32, &bf16, 1);
     memcpy(to, &bf16, sizeof bf16);
   }
 }

@@ -70,7 +70,7 @@ CommStats averager_stats(Averager *averager);
  */
 
 /* bfloat16 is the upper half of an IEEE 754 binary32; rounded to nearest, ties to even. */
-void bf16_to_f32(const uint16_t *from, float *to, int64_t count);
-void f32_to_bf16(const float *from, uint16_t *to, int64_t count);
+void comm_widen_bf16(const uint16_t *from, float *to, int64_t count);
+void comm_narrow_bf16(const float *from, uint16_t *to, int64_t count);
 
 #endif
