@@ -9,6 +9,10 @@
 #include "base/files.h"
 #include "base/memory.h"
 
+/* Deflate makes at most so many bytes of one (zlib's "Technical Details"): a small file cannot ask
+ * for much memory. */
+enum { DEFLATE_MOST = 1032 };
+
 void shard_layout_free(ShardLayout *layout) {
   for (int side = 0; side < SIDES; side++) {
     free(layout->chunks[side]);
@@ -97,17 +101,17 @@ Status shard_layout_check(const char *path, const ShardLayout *layout, const Cli
                          (unsigned long long)layout->bytes);
       continue;
     }
-    uint64_t largest = compressBound(size);
+    uint64_t largest = compressBound(size), smallest = size / DEFLATE_MOST + 1;
     for (int64_t i = 0; i < layout->clips; i++) {
       ClipPlace place = layout->chunks[side][i];
-      if (place.size < 1 || place.size > largest || place.offset > layout->bytes ||
+      if (place.size < smallest || place.size > largest || place.offset > layout->bytes ||
           place.size > layout->bytes - place.offset)
         return error_set(error, ERROR_DATA,
-                         "%s: clip %lld (%s): a chunk of %llu bytes at offset %llu; must be 1 to "
-                         "%llu bytes within the file's %llu",
+                         "%s: clip %lld (%s): a chunk of %llu bytes at offset %llu; must be %llu "
+                         "to %llu bytes within the file's %llu",
                          path, (long long)i, side_name(side), (unsigned long long)place.size,
-                         (unsigned long long)place.offset, (unsigned long long)largest,
-                         (unsigned long long)layout->bytes);
+                         (unsigned long long)place.offset, (unsigned long long)smallest,
+                         (unsigned long long)largest, (unsigned long long)layout->bytes);
     }
   }
   return OK;

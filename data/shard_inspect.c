@@ -58,10 +58,10 @@ static Status require_hard_link(const Reader *reader, hid_t place, const char *n
 
 static Status open_shard(Reader *reader, Error *error) {
   Status status = OK;
+  hid_t access = H5I_INVALID_HID;
   TRY(check_signature(reader, error));
-  hid_t access = hdf5_file_access();
+  access = hdf5_file_access();
   reader->file = H5Fopen(reader->path, H5F_ACC_RDONLY, access);
-  H5Pclose(access);
   if (reader->file < 0) {
     status = hdf5_error(error, ERROR_DATA, reader->path, "HDF5 cannot open it");
     goto done;
@@ -71,6 +71,7 @@ static Status open_shard(Reader *reader, Error *error) {
   if (reader->group < 0)
     status = hdf5_error(error, ERROR_DATA, reader->path, "\"clips\" is not a group");
 done:
+  if (access >= 0) H5Pclose(access);
   return status;
 }
 

@@ -12,6 +12,12 @@
 #include "base/files.h"
 #include "base/memory.h"
 
+/* HDF5 1.10 itself loses memory when it meets a damaged file; LeakSanitizer asks this. */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void) {
+  return "leak:libhdf5";
+}
+
 char *temporary_folder(void) {
   const char *root = getenv("TMPDIR");
   char *path = mem_format("%s/celforge-data-XXXXXX", root && *root ? root : "/tmp");
