@@ -1,0 +1,149 @@
+#!/usr/bin/python3
+"""Stock readers on the shards that `celforge synth` writes: h5py sees the documented arrays and
+attributes, the checksums are those of the decoded bytes, the manifest's offsets and chunk tables are
+where h5py finds the data, and h5dump reads it all."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+CELFORGE = os.path.join(os.environ.get("BUILD", "build"), "celforge")
+CLIPS, FRAMES, WIDTH, HEIGHT = 5, 3, 48, 32
+
+count = 0
+failed = False
+
+
+def check(name, condition, detail=""):
+    global count, failed
+    count += 1
+    failed |= not condition
+    print(f"{'ok' if condition else 'not ok'} {count} - {name}")
+    if not condition and detail:
+        print(f"# {detail}")
+
+
+def skip(reason):
+    print(f"ok 1 - stock readers on shards # SKIP {reason}")
+    sys.exit(0)
+
+
+try:
+    import h5py
+    import numpy
+except ImportError as error:
+    skip(f"{error.name} is not installed")
+if not os.access(CELFORGE, os.X_OK):
+    skip(f"{CELFORGE} is not built")
+
+
+def make_table():
+    table = []
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+        table.append(crc)
+    return table
+
+
+TABLE = make_table()
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = (crc >> 8) ^ TABLE[(crc ^ byte) & 255]
+    return crc ^ 0xFFFFFFFF
+
+
+def synth(folder, *more):
+    command = [CELFORGE, "synth", folder, "--clips", str(CLIPS), "--frames", str(FRAMES), "--size",
+               f"{WIDTH}x{HEIGHT}", "--seed", "7", *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def text(value):
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def check_shard(kind, folder, manifest, entry, index):
+    path = os.path.join(folder, entry["file"])
+    name = f"{kind}: {entry['file']}"
+    with open(path, "rb") as stream:
+        raw = stream.read()
+    check(f"{name} has the manifest's size and CRC-32C",
+          len(raw) == entry["bytes"] and crc32c(raw) == entry["crc32c"])
+    with h5py.File(path, "r") as shard:
+        attributes = {key: text(value) for key, value in shard.attrs.items()}
+        expected = {"format": "celforge-shard", "schema_version": "1",
+                    "dataset_uuid": manifest["uuid"], "shard": str(index),
+                    "clips": str(entry["clips"]), "frames": str(FRAMES), "fps": manifest["fps"],
+                    "color": "rgb24", "layout": "NTHWC"}
+        check(f"{name} has the documented attributes", attributes == expected, str(attributes))
+        clips = shard["clips"]
+        arrays = {key: (clips[key].shape, str(clips[key].dtype)) for key in clips}
+        n = entry["clips"]
+        expected = {"source": ((n, FRAMES, HEIGHT, WIDTH, 3), "uint8"),
+                    "target": ((n, FRAMES, HEIGHT, WIDTH, 3), "uint8"),
+                    "crc32c": ((n, 2), "uint32"), "id": ((n,), "|S64"),
+                    "origin": ((n,), "|S192"), "start_frame": ((n,), "int64")}
+        check(f"{name} has the documented arrays", arrays == expected, str(arrays))
+        sums = [[crc32c(clips[side][i].tobytes()) for side in ("source", "target")]
+                for i in range(n)]
+        check(f"{name} has the checksums of its clips",
+              numpy.array_equal(numpy.array(sums, "uint32"), clips["crc32c"][...]))
+        check(f"{name} names its clips", all(text(i) for i in clips["id"]))
+        check(f"{name} lies where the manifest says", offsets(clips, entry) == recorded(entry))
+
+
+def offsets(clips, entry):
+    found = {}
+    for side in ("source", "target"):
+        identity = clips[side].id
+        if f"{side}_offset" in entry:
+            found[side] = identity.get_offset()
+        else:
+            chunks = [identity.get_chunk_info(i) for i in range(identity.get_num_chunks())]
+            found[side] = [(chunk.byte_offset, chunk.size) for chunk in chunks]
+    return found
+
+
+def recorded(entry):
+    return {side: entry[f"{side}_offset"] if f"{side}_offset" in entry else
+            list(zip(entry[f"{side}_offsets"], entry[f"{side}_sizes"]))
+            for side in ("source", "target")}
+
+
+def check_dataset(kind, folder, *more):
+    result = synth(folder, *more)
+    check(f"{kind}: synth writes a dataset", result.returncode == 0, result.stderr[-500:])
+    if result.returncode != 0:
+        return
+    with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as stream:
+        manifest = json.load(stream)
+    check(f"{kind}: the manifest counts the clips",
+          manifest["clips"] == CLIPS == sum(shard["clips"] for shard in manifest["shards"]))
+    for index, entry in enumerate(manifest["shards"]):
+        check_shard(kind, folder, manifest, entry, index)
+    if shutil.which("h5dump"):
+        dump = subprocess.run(["h5dump", "-d", "/clips/crc32c",
+                               os.path.join(folder, manifest["shards"][0]["file"])],
+                              capture_output=True, text=True, timeout=60, check=False)
+        check(f"{kind}: h5dump reads it", dump.returncode == 0 and "H5T_STD_U32LE" in dump.stdout,
+              dump.stderr)
+
+
+def main():
+    with tempfile.TemporaryDirectory(prefix="celforge-h5py-") as root:
+        check_dataset("plain", os.path.join(root, "plain"))
+        check_dataset("deflated", os.path.join(root, "deflated"), "--deflate")
+    print(f"1..{count}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
