@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -194,6 +195,16 @@ struct Safetensors {
   size_t mapped;
 };
 
+/* A name from the file as errors show it: short, and without control characters. */
+typedef char ShownName[124];
+static const char *show(const char *name, ShownName buffer) {
+  snprintf(buffer, sizeof(ShownName), "%.117s%s", name, strlen(name) > 117 ? "..." : "");
+  for (char *c = buffer; *c; c++) {
+    if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
+  }
+  return buffer;
+}
+
 typedef struct Entry {
   NamedTensor tensor;
   uint64_t begin, end; /* in the data */
@@ -216,8 +227,10 @@ static Status parse_type(const char *where, const json_t *object, TensorType *ou
     return OK;
   }
   Text known = {0};
+  ShownName shown;
   for (int i = 0; i < TYPE_COUNT; i++) text_append(&known, "%s%s", i ? ", " : "", TYPES[i].name);
-  error_set(error, ERROR_DATA, "%s.dtype: is \"%.40s\"; known are %s", where, name, known.data);
+  error_set(error, ERROR_DATA, "%s.dtype: is \"%s\"; known are %s", where, show(name, shown),
+            known.data);
   text_free(&known);
   return ERROR_DATA;
 }
@@ -284,12 +297,13 @@ done:
 static Status check_metadata(const char *name, const json_t *metadata, Error *error) {
   const char *key;
   json_t *value;
+  ShownName shown;
   if (!json_is_object(metadata))
     return error_set(error, ERROR_DATA, "%s: %s: must be an object of strings", name, METADATA_KEY);
   json_object_foreach((json_t *)metadata, key, value) {
     if (!json_is_string(value))
-      return error_set(error, ERROR_DATA, "%s: %s.%.80s: must be a string", name, METADATA_KEY,
-                       key);
+      return error_set(error, ERROR_DATA, "%s: %s.%s: must be a string", name, METADATA_KEY,
+                       show(key, shown));
   }
   return OK;
 }
@@ -298,12 +312,13 @@ static Status parse_entries(const char *name, json_t *header, Entry *entries, in
                             Error *error) {
   const char *key;
   json_t *value;
+  ShownName shown;
   json_object_foreach(header, key, value) {
     Status status;
     if (strcmp(key, METADATA_KEY) == 0) {
       status = check_metadata(name, value, error);
     } else {
-      char *where = mem_format("%s: \"%.120s\"", name, key);
+      char *where = mem_format("%s: \"%s\"", name, show(key, shown));
       Entry *entry = &entries[(*count)++];
       entry->tensor.name = key;
       status = parse_entry(where, value, entry, error);
@@ -318,11 +333,12 @@ static Status parse_entries(const char *name, json_t *header, Entry *entries, in
 static Status check_cover(const char *name, const Entry *entries, int count, uint64_t data_bytes,
                           Error *error) {
   uint64_t covered = 0;
+  ShownName shown;
   for (int i = 0; i < count; i++) {
     if (entries[i].begin != covered)
       return error_set(error, ERROR_DATA,
-                       "%s: \"%.120s\" begins at byte %llu of the data, not at %llu: %s", name,
-                       entries[i].tensor.name, (unsigned long long)entries[i].begin,
+                       "%s: \"%s\" begins at byte %llu of the data, not at %llu: %s", name,
+                       show(entries[i].tensor.name, shown), (unsigned long long)entries[i].begin,
                        (unsigned long long)covered,
                        entries[i].begin > covered ? "there is a gap" : "tensors overlap");
     covered = entries[i].end;

@@ -1,4 +1,5 @@
-/* safetensors files: round trips, and everything a reader must refuse. */
+/* safetensors files: round trips, and everything a reader must refuse. With arguments it reads or
+ * writes files for tests/interop/test_safetensors.py (see `interop`). */
 #include "support_checkpoints.h"
 
 #include <stdio.h>
@@ -59,7 +60,7 @@ static void test_known_bytes(void **state) {
 static void test_round_trip_of_every_type(void **state) {
   (void)state;
   static unsigned char bytes[13][48];
-  static char names[13][16];
+  static char names[13][32];
   NamedTensor tensors[13];
   for (int t = 0; t < 13; t++) {
     for (int i = 0; i < 48; i++) bytes[t][i] = (unsigned char)(t * 31 + i);
@@ -214,6 +215,15 @@ static void test_bad_headers(void **state) {
     MUST_FAIL(parse(cases[i].header, cases[i].data_bytes), ERROR_DATA, cases[i].message);
 }
 
+/* A name from a foreign file cannot write lines of its own into the log. */
+static void test_names_in_messages(void **state) {
+  (void)state;
+  MUST_FAIL(parse("{\"a\\n\\u001b[2J\":1}", 0), ERROR_DATA, "x: \"a??[2J\": must be");
+  MUST_FAIL(parse("{\"__metadata__\":{\"\\r\":1}}", 0), ERROR_DATA, "x: __metadata__.?: must be");
+  MUST_FAIL(parse("{\"\\t\":" ENTRY("U8", "[1]", "[1,2]") "}", 2), ERROR_DATA,
+            "x: \"?\" begins at");
+}
+
 static void test_good_headers(void **state) {
   (void)state;
   /* Any order of names, empty tensors at a border, zero before a large dimension. */
@@ -241,7 +251,94 @@ static void test_every_truncation(void **state) {
   free(bytes);
 }
 
-int main(void) {
+/* --- For other readers and writers --------------------------------------------------------------
+ */
+
+static void print_hex(const void *data, size_t size) {
+  const unsigned char *bytes = data;
+  for (size_t i = 0; i < size; i++) printf("%02x", bytes[i]);
+}
+
+/* "file PATH" or "refused PATH", and for every tensor "tensor NAME TYPE D,D,D DATA"; name and data
+ * in hexadecimal digits. */
+static void print_file(const char *path) {
+  Safetensors *file;
+  if (safetensors_open(path, &file, &error) != OK) {
+    printf("refused %s\n", path);
+    return;
+  }
+  printf("file %s\n", path);
+  for (int i = 0; i < safetensors_count(file); i++) {
+    const NamedTensor *tensor = safetensors_tensor(file, i);
+    printf("tensor ");
+    print_hex(tensor->name, strlen(tensor->name));
+    printf(" %s ", tensor_type_name(tensor->type));
+    for (int d = 0; d < tensor->rank; d++)
+      printf("%s%lld", d ? "," : "", (long long)tensor->shape[d]);
+    printf(" ");
+    print_hex(tensor->data, named_tensor_bytes(tensor));
+    printf("\n");
+  }
+  safetensors_close(file);
+}
+
+/* One tensor of every type, byte i of it being (7 i + type) mod 2 for BOOL, mod 120 otherwise; and
+ * names and shapes that try a reader. */
+static Status write_every_type(const char *path) {
+  static const char *const names[13] = {"b",
+                                        "a.weight",
+                                        "\xc3\xa9\xe2\x82\xac",
+                                        "with \"quotes\"",
+                                        "back\\slash",
+                                        "z/y",
+                                        "new\nline",
+                                        "f",
+                                        "",
+                                        "i",
+                                        "j",
+                                        "k",
+                                        "l"};
+  unsigned char bytes[13][48];
+  NamedTensor tensors[15];
+  for (int t = 0; t < 13; t++) {
+    for (int i = 0; i < 48; i++)
+      bytes[t][i] = (unsigned char)((7 * i + t) % (t == TENSOR_BOOL ? 2 : 120));
+    tensors[t] = (NamedTensor){names[t], (TensorType)t, 3, {3, 1, 2}, bytes[t]};
+  }
+  tensors[13] = (NamedTensor){"scalar", TENSOR_F32, 0, {0}, bytes[0]};
+  tensors[14] = (NamedTensor){"none", TENSOR_F64, 2, {4, 0}, NULL};
+  const Metadata metadata[] = {{"format", "pt"}, {"note", "\xc3\xa9"}};
+  return safetensors_write(path, tensors, 15, metadata, 2, NULL, NULL, &error);
+}
+
+/* The numbers 0, 1, 2, ... under a few names. */
+static Status write_floats(const char *path) {
+  float values[24];
+  for (int i = 0; i < 24; i++) values[i] = (float)i;
+  const NamedTensor tensors[] = {{"stem.weight", TENSOR_F32, 4, {2, 3, 2, 2}, values},
+                                 {"stem.bias", TENSOR_F32, 1, {2}, values},
+                                 {"head", TENSOR_F32, 0, {0}, values + 5}};
+  const Metadata metadata[] = {{"format", "pt"}};
+  return safetensors_write(path, tensors, 3, metadata, 1, NULL, NULL, &error);
+}
+
+static int interop(int argc, char **argv) {
+  Status status = OK;
+  if (strcmp(argv[1], "write-types") == 0 && argc == 3) {
+    status = write_every_type(argv[2]);
+  } else if (strcmp(argv[1], "write-floats") == 0 && argc == 3) {
+    status = write_floats(argv[2]);
+  } else if (strcmp(argv[1], "read") == 0) {
+    for (int i = 2; i < argc; i++) print_file(argv[i]);
+  } else {
+    status = error_set(&error, ERROR_USAGE, "write-types PATH | write-floats PATH | read PATH...");
+  }
+  if (status != OK) fprintf(stderr, "%s\n", error.message);
+  return (int)status;
+}
+
+int main(int argc, char **argv) {
+  if (argc > 1) return interop(argc, argv);
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_known_bytes, make_folder, remove_folder),
       cmocka_unit_test_setup_teardown(test_round_trip_of_every_type, make_folder, remove_folder),
@@ -249,6 +346,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_writer_refuses, make_folder, remove_folder),
       cmocka_unit_test_setup_teardown(test_lengths, make_folder, remove_folder),
       cmocka_unit_test(test_bad_headers),
+      cmocka_unit_test(test_names_in_messages),
       cmocka_unit_test(test_good_headers),
       cmocka_unit_test(test_every_truncation),
   };

@@ -237,6 +237,12 @@ static void test_failure_is_told_by_the_next_submit(void **state) {
   must_open(20, ELEMENTS);
 }
 
+/* Also when the test has failed half-way. */
+static int unmount_and_remove(void **state) {
+  umount2(in_folder("checkpoints"), MNT_DETACH);
+  return remove_folder(state);
+}
+
 static void test_full_disk(void **state) {
   (void)state;
   const char *folder = in_folder("checkpoints");
@@ -253,7 +259,6 @@ static void test_full_disk(void **state) {
   write_step(writer, 40, ELEMENTS);
   must_hold("00000020 00000040");
   MUST_OK(checkpoint_writer_close(writer, &error));
-  assert_int_equal(umount(folder), 0);
 }
 
 static void test_wait_has_a_deadline(void **state) {
@@ -326,7 +331,7 @@ int main(void) {
       IN_FOLDER(test_refusals),
       IN_FOLDER(test_failed_write),
       IN_FOLDER(test_failure_is_told_by_the_next_submit),
-      IN_FOLDER(test_full_disk),
+      cmocka_unit_test_setup_teardown(test_full_disk, make_folder, unmount_and_remove),
       IN_FOLDER(test_wait_has_a_deadline),
       IN_FOLDER(test_kills),
   };

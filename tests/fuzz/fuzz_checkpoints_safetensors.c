@@ -1,0 +1,33 @@
+/* Any bytes as a safetensors file: refused with a message, or consistent to the last byte. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checkpoints/safetensors.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  Error error = {0};
+  Safetensors *file = NULL;
+  Status status = safetensors_parse("input", data, size, &file, &error);
+  if (status != OK) {
+    if (status != ERROR_DATA || error.status != status || error.message[0] == '\0' || file) abort();
+    return 0;
+  }
+  size_t total = 0;
+  for (int i = 0; i < safetensors_count(file); i++) {
+    const NamedTensor *tensor = safetensors_tensor(file, i);
+    size_t bytes = named_tensor_bytes(tensor);
+    const volatile uint8_t *first = tensor->data;
+    if (bytes > 0) (void)(first[0] + first[bytes - 1]); /* inside, or the sanitizer says */
+    if (safetensors_find(file, tensor->name) != tensor) abort();
+    total += bytes;
+  }
+  uint64_t header;
+  memcpy(&header, data, sizeof header);
+  if (total + header + sizeof header != size) abort();
+  (void)safetensors_metadata(file, "format");
+  safetensors_close(file);
+  return 0;
+}
