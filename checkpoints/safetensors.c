@@ -270,7 +270,7 @@ done:
 static Status parse_entry(const char *where, const json_t *object, Entry *entry, Error *error) {
   Status status = OK;
   uint64_t bytes = 0;
-  int64_t place[2];
+  int64_t place[2] = {0};
   json_t *offsets;
   if (!json_is_object(object))
     FAIL(error, ERROR_DATA, "%s: must be an object with dtype, shape and data_offsets", where);

@@ -153,8 +153,8 @@ Status snapshot_write(const Snapshot *snapshot, const char *folder, int64_t *byt
   json_t *manifest =
       json_pack("{s:s, s:i, s:I, s:o}", "format", CHECKPOINT_FORMAT, "version", CHECKPOINT_VERSION,
                 "step", (json_int_t)content->step, "files", files);
-  uint64_t size, total = 0;
-  uint32_t crc;
+  uint64_t size = 0, total = 0;
+  uint32_t crc = 0;
   for (int f = 0; f < content->file_count; f++) {
     const CheckpointFile *file = &content->files[f];
     char *path = path_join(folder, file->name);
