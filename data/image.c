@@ -164,32 +164,69 @@ done:
 /* --- Resizing
  * --------------------------------------------------------------------------------------- */
 
-/* Where pixel `i` of `to` lies among `from` pixels: the lower neighbour and the upper one's weight.
- */
-static int neighbour(int i, int from, int to, float *weight) {
-  float at = ((float)i + 0.5f) * (float)from / (float)to - 0.5f;
-  if (at < 0) at = 0;
-  int low = (int)at;
-  if (low > from - 1) low = from - 1;
-  *weight = at - (float)low;
-  return low;
+/* The weights of one output pixel along one axis: a triangle as wide as the coarser grid, cut at
+ * the borders, its sum 1. */
+typedef struct Taps {
+  int first, count;
+  float *weights; /* [count] */
+} Taps;
+
+static void set_taps(Taps *taps, int i, int from, int to) {
+  float ratio = (float)from / (float)to, reach = ratio > 1 ? ratio : 1, sum = 0;
+  float centre = ((float)i + 0.5f) * ratio - 0.5f;
+  int last = (int)floorf(centre + reach);
+  taps->first = (int)ceilf(centre - reach);
+  if (taps->first < 0) taps->first = 0;
+  if (last > from - 1) last = from - 1;
+  taps->count = last - taps->first + 1;
+  for (int k = 0; k < taps->count; k++) {
+    float weight = 1 - fabsf((float)(taps->first + k) - centre) / reach;
+    taps->weights[k] = weight > 0 ? weight : 0;
+    sum += taps->weights[k];
+  }
+  for (int k = 0; k < taps->count; k++) taps->weights[k] /= sum;
+}
+
+/* For every output pixel of an axis, `*weights` holding them all. */
+static Taps *axis_taps(int from, int to, float **weights) {
+  int most = 2 * ((from > to ? from / to : 1) + 1) + 1;
+  Taps *taps = mem_new((size_t)to, sizeof *taps);
+  *weights = mem_new((size_t)to * (size_t)most, sizeof **weights);
+  for (int i = 0; i < to; i++) {
+    taps[i].weights = *weights + (size_t)i * (size_t)most;
+    set_taps(&taps[i], i, from, to);
+  }
+  return taps;
+}
+
+/* One row of `from`'s width out of the rows under the taps. */
+static void blend_rows(const Image *from, const Taps *taps, float *row) {
+  size_t values = (size_t)from->width * 3;
+  memset(row, 0, values * sizeof *row);
+  for (int k = 0; k < taps->count; k++) {
+    const uint8_t *pixels = from->pixels + (size_t)(taps->first + k) * values;
+    for (size_t i = 0; i < values; i++) row[i] += taps->weights[k] * (float)pixels[i];
+  }
 }
 
 void image_resize(const Image *from, Image *to) {
-  size_t stride = (size_t)from->width * 3;
+  float *across_weights, *down_weights, *row = mem_new((size_t)from->width, 3 * sizeof *row);
+  Taps *across = axis_taps(from->width, to->width, &across_weights);
+  Taps *down = axis_taps(from->height, to->height, &down_weights);
   for (int y = 0; y < to->height; y++) {
-    float v, u;
-    int y0 = neighbour(y, from->height, to->height, &v), y1 = y0 + (y0 + 1 < from->height);
-    for (int x = 0; x < to->width; x++) {
-      int x0 = neighbour(x, from->width, to->width, &u), x1 = x0 + (x0 + 1 < from->width);
-      const uint8_t *top = from->pixels + (size_t)y0 * stride,
-                    *low = from->pixels + (size_t)y1 * stride;
-      uint8_t *out = to->pixels + ((size_t)y * (size_t)to->width + (size_t)x) * 3;
-      for (int c = 0; c < 3; c++) {
-        float a = (float)top[3 * x0 + c] * (1 - u) + (float)top[3 * x1 + c] * u;
-        float b = (float)low[3 * x0 + c] * (1 - u) + (float)low[3 * x1 + c] * u;
-        out[c] = (uint8_t)(a * (1 - v) + b * v + 0.5f);
-      }
+    blend_rows(from, &down[y], row);
+    uint8_t *out = to->pixels + (size_t)y * (size_t)to->width * 3;
+    for (int x = 0; x < to->width; x++, out += 3) {
+      float sum[3] = {0.5f, 0.5f, 0.5f};
+      for (int k = 0; k < across[x].count; k++)
+        for (int c = 0; c < 3; c++)
+          sum[c] += across[x].weights[k] * row[3 * (across[x].first + k) + c];
+      for (int c = 0; c < 3; c++) out[c] = (uint8_t)(sum[c] < 255 ? sum[c] : 255);
     }
   }
+  free(across);
+  free(down);
+  free(across_weights);
+  free(down_weights);
+  free(row);
 }

@@ -16,7 +16,8 @@ void image_free(Image *image);
 /* Any PNG becomes RGB (palette, grey and 16 bits are converted, alpha dropped). */
 Status image_read_png(const char *path, Image *out, Error *error);
 Status image_write_png(const char *path, const Image *image, Error *error); /* whole or absent */
-/* Bilinear (half-pixel centres). */
+/* Bilinear (half-pixel centres); shrinking widens the triangle to the coarser grid, so that nothing
+ * aliases. */
 void image_resize(const Image *from, Image *to);
 
 #endif

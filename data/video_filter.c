@@ -20,6 +20,8 @@ struct FrameFilter {
   AVFrame *filtered, *picture;    /* picture: what frame_filter_send_rgb fills */
   int width, height;              /* of what comes out */
   int64_t sent, received;
+  int64_t end;  /* the time the last frame sent ends, in the source's time base */
+  int64_t pace; /* a frame's duration where it does not say */
 };
 
 /* A filter behind `*last`, which it becomes. */
@@ -147,6 +149,10 @@ Status frame_filter_open(const FilterInput *input, const VideoReaderOptions *opt
     frame_filter_close(filter);
     return status;
   }
+  filter->pace = input->rate_numerator > 0
+                     ? av_rescale_q(1, (AVRational){input->rate_denominator, input->rate_numerator},
+                                    (AVRational){input->base_numerator, input->base_denominator})
+                     : 0;
   filter->width = av_buffersink_get_w(filter->sink);
   filter->height = av_buffersink_get_h(filter->sink);
   *out = filter;
@@ -195,8 +201,15 @@ void frame_filter_shape(const FrameFilter *filter, int *width, int *height, int 
 }
 
 Status frame_filter_send(FrameFilter *filter, AVFrame *frame, Error *error) {
+  int code;
   video_log_forget();
-  int code = av_buffersrc_add_frame_flags(filter->source, frame, AV_BUFFERSRC_FLAG_KEEP_REF);
+  if (frame) {
+    int64_t duration = frame->pkt_duration > 0 ? frame->pkt_duration : filter->pace;
+    filter->end = frame->pts + duration;
+    code = av_buffersrc_add_frame_flags(filter->source, frame, AV_BUFFERSRC_FLAG_KEEP_REF);
+  } else {
+    code = av_buffersrc_close(filter->source, filter->end, 0); /* the last frame has its length */
+  }
   if (code < 0 && code != AVERROR_EOF)
     return video_error(error, ERROR_DATA, code, "filtering frame %lld", (long long)filter->sent);
   if (frame) filter->sent++;

@@ -21,9 +21,10 @@ typedef struct StreamReader {
   AVFrame *frame;
   FrameFilter *filter;
   int width, height; /* of every frame, before the filter */
-  int64_t decoded;
-  bool pending; /* `frame` was decoded to learn its format and not yet filtered */
-  bool no_more_packets, no_more_frames;
+  int64_t decoded, packets;
+  int64_t reached; /* the end of the latest packet of any stream, in AV_TIME_BASE */
+  bool pending;    /* `frame` was decoded to learn its format and not yet filtered */
+  bool no_more_frames;
 } StreamReader;
 
 Status video_demux(const char *path, AVFormatContext **out, Error *error) {
@@ -57,8 +58,6 @@ static Status open_decoder(StreamReader *reader, Error *error) {
     return video_error(error, ERROR_DATA, index, "%s: has no video that can be decoded",
                        reader->path);
   reader->stream = reader->format->streams[index];
-  for (unsigned i = 0; i < reader->format->nb_streams; i++)
-    if ((int)i != index) reader->format->streams[i]->discard = AVDISCARD_ALL;
   reader->codec = avcodec_alloc_context3(decoder);
   reader->packet = av_packet_alloc();
   reader->frame = av_frame_alloc();
@@ -82,21 +81,49 @@ static Status broken(const StreamReader *reader, int code, Error *error) {
                      (long long)reader->decoded);
 }
 
+/* Some demuxers take a hole in a file for its end, so what came is held against what the container
+ * promised: half a second, or a hundredth, may be missing. */
+static Status check_end(const StreamReader *reader, Error *error) {
+  const AVFormatContext *format = reader->format;
+  int64_t promised = format->duration, start = format->start_time;
+  if (reader->stream->nb_frames > reader->packets)
+    return error_set(error, ERROR_DATA, "%s: breaks at frame %lld of %lld: the file is cut short",
+                     reader->path, (long long)reader->decoded,
+                     (long long)reader->stream->nb_frames);
+  if (promised <= 0 || format->duration_estimation_method == AVFMT_DURATION_FROM_BITRATE) return OK;
+  int64_t got = reader->reached - (start != AV_NOPTS_VALUE ? start : 0);
+  int64_t slack = promised / 100 > AV_TIME_BASE / 2 ? promised / 100 : AV_TIME_BASE / 2;
+  if (got + slack >= promised) return OK;
+  return error_set(error, ERROR_DATA,
+                   "%s: breaks at frame %lld: %.2f of %.2f seconds could be read", reader->path,
+                   (long long)reader->decoded, (double)got / AV_TIME_BASE,
+                   (double)promised / AV_TIME_BASE);
+}
+
+static void note_packet(StreamReader *reader, const AVPacket *packet) {
+  int64_t stamp = packet->pts != AV_NOPTS_VALUE ? packet->pts : packet->dts;
+  if (packet->stream_index == reader->stream->index) reader->packets++;
+  if (stamp == AV_NOPTS_VALUE) return;
+  AVRational base = reader->format->streams[packet->stream_index]->time_base;
+  int64_t end = av_rescale_q(stamp + packet->duration, base, AV_TIME_BASE_Q);
+  if (end > reader->reached) reader->reached = end;
+}
+
 /* The next packet of the video, or the end, to the decoder. */
 static Status feed(StreamReader *reader, Error *error) {
   Status status = OK;
   AVPacket *packet = reader->packet;
   for (;;) {
     int code = av_read_frame(reader->format, packet);
-    bool file_error = code == AVERROR_EOF && reader->format->pb && reader->format->pb->error < 0 &&
-                      reader->format->pb->error != AVERROR_EOF;
-    if (file_error) code = reader->format->pb->error;
+    const AVIOContext *file = reader->format->pb;
+    if (code == AVERROR_EOF && file && file->error < 0 && file->error != AVERROR_EOF)
+      code = file->error;
     if (code == AVERROR_EOF) {
-      reader->no_more_packets = true;
       avcodec_send_packet(reader->codec, NULL);
       return OK;
     }
     if (code < 0) return broken(reader, code, error);
+    note_packet(reader, packet);
     if (packet->stream_index == reader->stream->index) break;
     av_packet_unref(packet);
   }
@@ -115,7 +142,7 @@ static Status decode(StreamReader *reader, Error *error) {
     int code = avcodec_receive_frame(reader->codec, frame);
     if (code == AVERROR_EOF) {
       reader->no_more_frames = true;
-      return OK;
+      return check_end(reader, error);
     }
     if (code == AVERROR(EAGAIN)) {
       Status status = feed(reader, error);

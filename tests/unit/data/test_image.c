@@ -1,0 +1,134 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/files.h"
+#include "data/image.h"
+#include "tests/unit/data/support_media.h"
+
+static Error error;
+static char output[4096];
+
+static void round_trip(void **state) {
+  (void)state;
+  Image image, read;
+  assert_done(image_new(31, 7, &image, &error), &error);
+  for (int i = 0; i < 31 * 7 * 3; i++) image.pixels[i] = (uint8_t)(i * 73);
+  assert_done(image_write_png(media_path("a.png"), &image, &error), &error);
+  assert_done(image_read_png(media_path("a.png"), &read, &error), &error);
+  assert_int_equal(read.width, 31);
+  assert_int_equal(read.height, 7);
+  assert_memory_equal(read.pixels, image.pixels, 31 * 7 * 3);
+  image_free(&read);
+  image_free(&image);
+}
+
+/* Other kinds of PNG, made by ffmpeg, are read as ffmpeg reads them. */
+static void other_kinds(void **state) {
+  (void)state;
+  static const char *formats[] = {"gray", "gray16be", "rgb48be", "rgba", "ya8", "monob", "pal8"};
+  if (!have_tool("ffmpeg")) skip();
+  for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+    Image image = {0};
+    char *bytes = NULL;
+    size_t size;
+    int code =
+        media_shell(output, sizeof output,
+                    "ffmpeg -y -v error -f lavfi -i testsrc=size=40x30 -frames:v 1 -pix_fmt "
+                    "%s '%s' 2>&1 && ffmpeg -y -v error -i '%s' -f rawvideo -pix_fmt rgb24 "
+                    "'%s' 2>&1",
+                    formats[i], media_path("a.png"), media_path("a.png"), media_path("a.rgb"));
+    if (code != 0) fail_msg("%s: %s", formats[i], output);
+    assert_done(file_read(media_path("a.rgb"), 1 << 20, &bytes, &size, &error), &error);
+    assert_done(image_read_png(media_path("a.png"), &image, &error), &error);
+    assert_int_equal(image.width, 40);
+    assert_int_equal(image.height, 30);
+    assert_int_equal(size, 40 * 30 * 3);
+    for (size_t p = 0; p < size; p++)
+      if (abs(image.pixels[p] - (uint8_t)bytes[p]) > 2)
+        fail_msg("%s: byte %zu: %d, not %d", formats[i], p, image.pixels[p], (uint8_t)bytes[p]);
+    image_free(&image);
+    free(bytes);
+  }
+}
+
+static void bad_files(void **state) {
+  (void)state;
+  Image image;
+  char *bytes = NULL;
+  size_t size;
+  assert_int_equal(image_read_png(media_path("none.png"), &image, &error), ERROR_IO);
+  assert_mentions(&error, "none.png");
+  assert_done(atomic_file_replace(media_path("text.png"), "no picture", 10, &error), &error);
+  assert_int_equal(image_read_png(media_path("text.png"), &image, &error), ERROR_DATA);
+  assert_mentions(&error, "text.png: not a PNG");
+  media_make(media_path("a.png"), 1, 40, 40, 25);
+  assert_done(file_read(media_path("a.png"), 1 << 20, &bytes, &size, &error), &error);
+  for (size_t cut = 8; cut < size - 12; cut += 97) { /* behind that only the end mark is missing */
+    assert_done(atomic_file_replace(media_path("cut.png"), bytes, cut, &error), &error);
+    assert_int_equal(image_read_png(media_path("cut.png"), &image, &error), ERROR_DATA);
+    assert_mentions(&error, "cut.png: broken PNG");
+    assert_null(image.pixels);
+  }
+  bytes[size / 2] = (char)(bytes[size / 2] ^ 0x10);
+  assert_done(atomic_file_replace(media_path("flip.png"), bytes, size, &error), &error);
+  assert_int_equal(image_read_png(media_path("flip.png"), &image, &error), ERROR_DATA);
+  free(bytes);
+  assert_int_equal(image_new(0, 5, &image, &error), ERROR_USAGE);
+  assert_done(image_new(4, 4, &image, &error), &error);
+  assert_int_equal(image_write_png(media_path("no/a.png"), &image, &error), ERROR_IO);
+  image_free(&image);
+}
+
+/* The definition, a weight at a time: a triangle as wide as the coarser of the two grids. */
+static double reference(const Image *from, int to_width, int to_height, int x, int y, int c) {
+  double rx = (double)from->width / to_width, ry = (double)from->height / to_height;
+  double sx = rx > 1 ? rx : 1, sy = ry > 1 ? ry : 1, sum = 0, weights = 0;
+  for (int j = 0; j < from->height; j++)
+    for (int i = 0; i < from->width; i++) {
+      double u = 1 - fabs((i + 0.5 - (x + 0.5) * rx) / sx);
+      double v = 1 - fabs((j + 0.5 - (y + 0.5) * ry) / sy);
+      if (u <= 0 || v <= 0) continue;
+      sum += u * v * from->pixels[3 * (j * from->width + i) + c];
+      weights += u * v;
+    }
+  return sum / weights;
+}
+
+static void resizing(void **state) {
+  (void)state;
+  static const int sizes[][4] = {{13, 9, 26, 27}, {13, 9, 13, 9}, {40, 30, 10, 7},
+                                 {5, 40, 17, 11}, {1, 1, 6, 4},   {9, 8, 1, 1}};
+  for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+    Image from, to;
+    assert_done(image_new(sizes[s][0], sizes[s][1], &from, &error), &error);
+    assert_done(image_new(sizes[s][2], sizes[s][3], &to, &error), &error);
+    for (int i = 0; i < from.width * from.height * 3; i++)
+      from.pixels[i] = (uint8_t)(i * 91 + i / 7);
+    image_resize(&from, &to);
+    for (int y = 0; y < to.height; y++)
+      for (int x = 0; x < to.width; x++)
+        for (int c = 0; c < 3; c++) {
+          double wanted = reference(&from, to.width, to.height, x, y, c);
+          double got = to.pixels[3 * (y * to.width + x) + c];
+          if (fabs(got - wanted) > 0.51) fail_msg("%zu: %d,%d: %g, not %g", s, x, y, got, wanted);
+        }
+    image_free(&from);
+    image_free(&to);
+  }
+}
+
+#define TEST(function) cmocka_unit_test_setup_teardown(function, media_setup, media_teardown)
+
+int main(void) {
+  const struct CMUnitTest tests[] = {TEST(round_trip), TEST(other_kinds), TEST(bad_files),
+                                     TEST(resizing)};
+  return cmocka_run_group_tests_name("image", tests, NULL, NULL);
+}

@@ -1,0 +1,321 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/files.h"
+#include "base/memory.h"
+#include "data/dataset.h"
+#include "data/image.h"
+#include "data/make.h"
+#include "data/video.h"
+#include "tests/unit/data/support_media.h"
+
+static Error error;
+
+static PackOptions options(const char *source, const char *target) {
+  return (PackOptions){.out = media_path("data"),
+                       .sources = {source},
+                       .source_count = 1,
+                       .target = target,
+                       .frames = 4,
+                       .range_end = -1,
+                       .command = "test"};
+}
+
+/* A folder of `frames` frames whose every byte is base + index. */
+static void flat_folder(const char *path, int frames, int width, int height, int base) {
+  VideoWriter *writer = NULL;
+  VideoWriterOptions spec = {.width = width, .height = height};
+  size_t bytes = (size_t)(width * height * 3);
+  uint8_t *rgb = mem_new(bytes, 1);
+  assert_done(video_writer_open(path, &spec, &writer, &error), &error);
+  for (int i = 0; i < frames; i++) {
+    memset(rgb, base + i, bytes);
+    assert_done(video_write(writer, rgb, NULL, &error), &error);
+  }
+  assert_done(video_writer_finish(writer, &error), &error);
+  free(rgb);
+}
+
+typedef struct Clip {
+  Dataset *dataset;
+  uint8_t *source, *target;
+} Clip;
+
+static Clip open_packed(void) {
+  Clip clip = {0};
+  assert_done(dataset_open(media_path("data"), &clip.dataset, &error), &error);
+  const ClipShape *shape = &dataset_info(clip.dataset)->shape;
+  clip.source = mem_new(clip_source_bytes(shape), 1);
+  clip.target = mem_new(clip_target_bytes(shape), 1);
+  return clip;
+}
+
+static void read_clip(Clip *clip, int64_t index) {
+  assert_done(dataset_read(clip->dataset, index, clip->source, clip->target, &error), &error);
+}
+
+static void close_packed(Clip *clip) {
+  dataset_close(clip->dataset);
+  free(clip->source);
+  free(clip->target);
+}
+
+static void ranges(void **state) {
+  (void)state;
+  static const char *bad[] = {"", ":", "5", "5:5", "6:5", "-1:5", "a:b", "1:2:3", "1 :2", "1:2x"};
+  int64_t begin, end;
+  assert_done(pack_parse_range("0:200", &begin, &end, &error), &error);
+  assert_true(begin == 0 && end == 200);
+  assert_done(pack_parse_range("200:", &begin, &end, &error), &error);
+  assert_true(begin == 200 && end == -1);
+  assert_done(pack_parse_range(":7", &begin, &end, &error), &error);
+  assert_true(begin == 0 && end == 7);
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    assert_int_equal(pack_parse_range(bad[i], &begin, &end, &error), ERROR_USAGE);
+    assert_mentions(&error, "A:B");
+  }
+}
+
+/* Which frames of which side stand where, for strides and ranges. */
+static void frames_in_place(void **state) {
+  (void)state;
+  static const struct {
+    int stride, begin, end, clips;
+  } cases[] = {{0, 0, -1, 4}, {4, 0, -1, 4},  {2, 0, -1, 8}, {7, 0, -1, 3},
+               {1, 3, 9, 3},  {0, 10, -1, 2}, {0, 0, 5, 1},  {6, 5, 18, 2}};
+  flat_folder(media_path("live"), 18, 8, 6, 10);
+  flat_folder(media_path("toon"), 18, 8, 6, 100);
+  for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+    PackOptions o = options(media_path("live"), media_path("toon"));
+    o.stride = cases[c].stride;
+    o.range_begin = cases[c].begin;
+    o.range_end = cases[c].end;
+    o.clips_per_shard = 2;
+    assert_done(pack_run(&o, &error), &error);
+    Clip clip = open_packed();
+    assert_int_equal(dataset_info(clip.dataset)->clips, cases[c].clips);
+    assert_int_equal(dataset_info(clip.dataset)->fps_numerator, 0);
+    for (int i = 0; i < cases[c].clips; i++) {
+      int first = cases[c].begin + i * (cases[c].stride ? cases[c].stride : 4);
+      ClipName name;
+      read_clip(&clip, i);
+      for (int t = 0; t < 4; t++) {
+        assert_int_equal(clip.source[t * 8 * 6 * 3 + 17], 10 + first + t);
+        assert_int_equal(clip.target[t * 8 * 6 * 3 + 17], 100 + first + t);
+      }
+      assert_done(dataset_clip_name(clip.dataset, i, &name, &error), &error);
+      assert_int_equal(name.start_frame, first);
+    }
+    close_packed(&clip);
+    assert_done(folder_remove(media_path("data"), &error), &error);
+  }
+}
+
+static void sources_are_stacked(void **state) {
+  (void)state;
+  flat_folder(media_path("a"), 4, 8, 6, 10);
+  flat_folder(media_path("b"), 4, 16, 12, 50); /* resized to the target */
+  flat_folder(media_path("toon"), 4, 8, 6, 100);
+  PackOptions o = options(media_path("a"), media_path("toon"));
+  o.sources[1] = media_path("b");
+  o.source_count = 2;
+  assert_done(pack_run(&o, &error), &error);
+  Clip clip = open_packed();
+  assert_int_equal(dataset_info(clip.dataset)->shape.source_channels, 6);
+  read_clip(&clip, 0);
+  for (int t = 0; t < 4; t++)
+    for (int p = 0; p < 8 * 6; p++)
+      for (int c = 0; c < 6; c++)
+        assert_int_equal(clip.source[(t * 8 * 6 + p) * 6 + c], (c < 3 ? 10 : 50) + t);
+  close_packed(&clip);
+}
+
+static void scaled_sources(void **state) {
+  (void)state;
+  flat_folder(media_path("live"), 4, 32, 24, 10);
+  PackOptions o = options(media_path("live"), NULL);
+  o.scale = 4;
+  assert_done(pack_run(&o, &error), &error);
+  Clip clip = open_packed();
+  const ClipShape *shape = &dataset_info(clip.dataset)->shape;
+  assert_int_equal(shape->source_width, 8);
+  assert_int_equal(shape->source_height, 6);
+  assert_int_equal(shape->target_width, 32);
+  assert_int_equal(shape->target_height, 24);
+  close_packed(&clip);
+  o.out = media_path("other");
+  o.scale = 5;
+  assert_int_equal(pack_run(&o, &error), ERROR_USAGE);
+  assert_mentions(&error, "32x24");
+  assert_false(path_exists(media_path("other")));
+}
+
+static void sizes_follow_the_target(void **state) {
+  (void)state;
+  flat_folder(media_path("live"), 4, 32, 24, 10);
+  flat_folder(media_path("toon"), 4, 40, 20, 100);
+  PackOptions o = options(media_path("live"), media_path("toon"));
+  o.width = 20;
+  assert_done(pack_run(&o, &error), &error);
+  Clip clip = open_packed();
+  const ClipShape *shape = &dataset_info(clip.dataset)->shape;
+  assert_int_equal(shape->target_width, 20);
+  assert_int_equal(shape->target_height, 10);
+  assert_int_equal(shape->source_width, 20);
+  assert_int_equal(shape->source_height, 10);
+  close_packed(&clip);
+}
+
+static void lengths_must_agree(void **state) {
+  (void)state;
+  flat_folder(media_path("live"), 17, 8, 6, 10);
+  flat_folder(media_path("toon"), 13, 8, 6, 100);
+  for (int side = 0; side < 2; side++) {
+    PackOptions o = options(media_path(side ? "toon" : "live"), media_path(side ? "live" : "toon"));
+    o.clips_per_shard = 1;
+    assert_int_equal(pack_run(&o, &error), ERROR_DATA);
+    assert_mentions(&error, "live has 17 frames");
+    assert_mentions(&error, "toon has 13 frames");
+    assert_false(path_exists(media_path("data")));
+    /* Also where the difference lies behind the range. */
+    o.range_end = 8;
+    assert_int_equal(pack_run(&o, &error), ERROR_DATA);
+    assert_mentions(&error, "17 frames");
+    assert_false(path_exists(media_path("data")));
+  }
+}
+
+static void bad_options(void **state) {
+  (void)state;
+  flat_folder(media_path("live"), 3, 8, 6, 10);
+  PackOptions o = options(media_path("live"), NULL);
+  assert_int_equal(pack_run(&o, &error), ERROR_USAGE);
+  assert_mentions(&error, "neither a target nor a filter");
+  o = options(media_path("live"), media_path("live"));
+  assert_int_equal(pack_run(&o, &error), ERROR_DATA);
+  assert_mentions(&error, "too few for a clip of 4");
+  o.frames = 0;
+  assert_int_equal(pack_run(&o, &error), ERROR_USAGE);
+  o = options(media_path("none"), media_path("live"));
+  assert_int_equal(pack_run(&o, &error), ERROR_IO);
+  assert_mentions(&error, "none");
+  o.source_count = 0;
+  assert_int_equal(pack_run(&o, &error), ERROR_USAGE);
+  assert_false(path_exists(media_path("data")));
+}
+
+#if WITH_FFMPEG
+
+static void filters_make_pairs(void **state) {
+  (void)state;
+  media_make(media_path("live.mp4"), 10, 64, 48, 25);
+  PackOptions o = options(media_path("live.mp4"), NULL);
+  o.target_filter = "negate";
+  o.width = 32;
+  assert_done(pack_run(&o, &error), &error);
+  Clip clip = open_packed();
+  const DatasetInfo *info = dataset_info(clip.dataset);
+  assert_int_equal(info->clips, 2);
+  assert_int_equal(info->shape.target_width, 32);
+  assert_int_equal(info->shape.target_height, 24);
+  assert_int_equal(info->fps_numerator, 25);
+  read_clip(&clip, 1);
+  for (int i = 0; i < 4 * 32 * 24 * 3; i++)
+    assert_in_range(clip.source[i] + clip.target[i], 245, 265);
+  close_packed(&clip);
+}
+
+/* The filter sees the frames before the range too, so what it remembers is right. */
+static void ranges_count_behind_filters(void **state) {
+  (void)state;
+  media_make(media_path("live.mp4"), 20, 64, 48, 25);
+  PackOptions o = options(media_path("live.mp4"), NULL);
+  o.source_filter = o.target_filter = "tmix=frames=3";
+  o.range_begin = 8;
+  o.range_end = 12;
+  assert_done(pack_run(&o, &error), &error);
+  VideoReader *reader = NULL;
+  static uint8_t rgb[64 * 48 * 3];
+  bool end = false;
+  assert_done(video_open(media_path("live.mp4"), &(VideoReaderOptions){.filter = "tmix=frames=3"},
+                         &reader, &error),
+              &error);
+  Clip clip = open_packed();
+  read_clip(&clip, 0);
+  for (int i = 0; i < 12; i++) {
+    assert_done(video_read(reader, rgb, &end, &error), &error);
+    if (i < 8) continue;
+    assert_memory_equal(rgb, clip.source + (size_t)(i - 8) * sizeof rgb, sizeof rgb);
+    assert_memory_equal(rgb, clip.target + (size_t)(i - 8) * sizeof rgb, sizeof rgb);
+  }
+  video_close(reader);
+  close_packed(&clip);
+}
+
+static void filters_may_not_change_the_count(void **state) {
+  (void)state;
+  media_make(media_path("live.mp4"), 20, 64, 48, 25);
+  PackOptions o = options(media_path("live.mp4"), NULL);
+  o.target_filter = "select=not(mod(n\\,2))";
+  assert_int_equal(pack_run(&o, &error), ERROR_DATA);
+  assert_mentions(&error, "has 20 frames");
+  assert_mentions(&error, "has 10 frames");
+  assert_false(path_exists(media_path("data")));
+  o.target_filter = "fps=50";
+  assert_int_equal(pack_run(&o, &error), ERROR_DATA);
+  assert_mentions(&error, "25/1");
+  assert_mentions(&error, "50/1");
+  o.target_filter = "nosuchfilter";
+  assert_int_equal(pack_run(&o, &error), ERROR_USAGE);
+  assert_mentions(&error, "nosuchfilter");
+  assert_false(path_exists(media_path("data")));
+}
+
+static void rates_must_agree(void **state) {
+  (void)state;
+  media_make(media_path("live.mp4"), 8, 64, 48, 25);
+  media_make(media_path("toon.mp4"), 8, 64, 48, 30);
+  PackOptions o = options(media_path("live.mp4"), media_path("toon.mp4"));
+  assert_int_equal(pack_run(&o, &error), ERROR_DATA);
+  assert_mentions(&error, "25/1");
+  assert_mentions(&error, "30/1");
+  assert_false(path_exists(media_path("data")));
+  /* A folder has no rate and takes the other side's. */
+  media_make(media_path("toon"), 8, 64, 48, 25);
+  o.target = media_path("toon");
+  assert_done(pack_run(&o, &error), &error);
+  Clip clip = open_packed();
+  assert_int_equal(dataset_info(clip.dataset)->fps_numerator, 25);
+  close_packed(&clip);
+}
+
+#endif
+
+#define TEST(function) cmocka_unit_test_setup_teardown(function, media_setup, media_teardown)
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+    TEST(ranges),
+    TEST(frames_in_place),
+    TEST(sources_are_stacked),
+    TEST(scaled_sources),
+    TEST(sizes_follow_the_target),
+    TEST(lengths_must_agree),
+    TEST(bad_options),
+#if WITH_FFMPEG
+    TEST(filters_make_pairs),
+    TEST(ranges_count_behind_filters),
+    TEST(filters_may_not_change_the_count),
+    TEST(rates_must_agree),
+#endif
+  };
+  return cmocka_run_group_tests_name("pack", tests, NULL, NULL);
+}
