@@ -2,10 +2,13 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
+#include "base/memory.h"
 #include "data/dataset.h"
 #include "data/make.h"
+#include "data/video.h"
 #include "trainer/commandline.h"
 #include "trainer/progress.h"
 
@@ -31,6 +34,8 @@ static Status report(const char *folder, Error *error) {
   return OK;
 }
 
+enum { SYNTH_FPS = 25 };
+
 #define SHARD_OPTIONS(Values)                                                                      \
   {"deflate", OPTION_FLAG, offsetof(Values, deflate),                                              \
    .help = "compress the clips, for slow storage"},                                                \
@@ -53,7 +58,8 @@ typedef struct Synth {
 } Synth;
 
 static const Option SYNTH_OPTIONS[] = {
-    {"OUT", OPTION_ARGUMENT, offsetof(Synth, out), true, .help = "the dataset's folder, made new"},
+    {"OUT", OPTION_ARGUMENT, offsetof(Synth, out), true,
+     .help = "the dataset's folder, made new; NAME.mp4: one clip's film as a video"},
     {"clips", OPTION_NUMBER, offsetof(Synth, clips), .minimum = 1, .maximum = 100000000,
      .value = "N", .default_text = "256", .help = "how many"},
     {"frames", OPTION_NUMBER, offsetof(Synth, frames), .minimum = 1, .maximum = 4096, .value = "T",
@@ -68,8 +74,46 @@ static const Option SYNTH_OPTIONS[] = {
      .default_text = "0", .help = "threads that render; 0: every core"},
     SHARD_OPTIONS(Synth)};
 
+static bool is_video_name(const char *path) {
+  static const char *const ENDINGS[] = {".mp4", ".mkv", ".mov", ".webm", ".avi"};
+  const char *dot = strrchr(path, '.');
+  for (size_t i = 0; dot && i < sizeof ENDINGS / sizeof *ENDINGS; i++)
+    if (strcmp(dot, ENDINGS[i]) == 0) return true;
+  return false;
+}
+
+/* The film side of one clip: something to translate. */
+static Status synth_video(const Synth *synth, Error *error) {
+  Status status = OK;
+  VideoWriter *writer = NULL;
+  uint8_t *film = NULL, *cel = NULL;
+  int width = synth->size.width, height = synth->size.height;
+  VideoWriterOptions options = {.width = width,
+                                .height = height,
+                                .fps_numerator = SYNTH_FPS,
+                                .fps_denominator = 1,
+                                .quality = -1};
+  size_t frame = (size_t)width * (size_t)height * 3, bytes = (size_t)synth->frames * frame;
+  TRY(mem_bulk(bytes, "the film", (void **)&film, error));
+  TRY(mem_bulk(bytes, "the cel", (void **)&cel, error));
+  TRY(video_writer_open(synth->out, &options, &writer, error));
+  synth_clip((uint64_t)synth->seed, synth->first_clip, (int)synth->frames, width, height, film,
+             cel);
+  for (int64_t t = 0; t < synth->frames; t++)
+    TRY(video_write(writer, film + (size_t)t * frame, NULL, error));
+  VideoWriter *finished = writer;
+  writer = NULL;
+  TRY(video_writer_finish(finished, error));
+done:
+  video_writer_abandon(writer);
+  free(film);
+  free(cel);
+  return status;
+}
+
 static Status run_synth(const void *values, const Invocation *invocation, Error *error) {
   const Synth *synth = values;
+  if (is_video_name(synth->out)) return synth_video(synth, error);
   Progress *progress = NULL;
   SynthOptions options = {.out = synth->out,
                           .clips = synth->clips,

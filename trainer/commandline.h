@@ -68,6 +68,8 @@ Status commandline_run(const Command *const *commands, int count, int *argc, cha
 Status command_load_config(const char *path, const TextList *assignments, Config *config,
                            Error *error);
 
-extern const Command command_synth, command_pack, command_verify, command_train, command_config;
+extern const Command command_synth, command_pack, command_verify;   /* command_data.c */
+extern const Command command_train, command_config;                 /* command_train.c */
+extern const Command command_eval, command_translate, command_info; /* command_use.c */
 
 #endif

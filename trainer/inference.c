@@ -197,6 +197,11 @@ const Config *inference_config(const Inference *inference) {
   return &inference->config;
 }
 
+int64_t inference_source_channels(const Inference *inference) {
+  const Parameter *stem = parameters_find(inference->parameters, "stem.weight");
+  return stem->shape.dim[AXIS_C] - inference->config.model.noise_channels;
+}
+
 /* --- Running
  * --------------------------------------------------------------------------------------- */
 

@@ -17,6 +17,8 @@ Status inference_of_checkpoint(const Checkpoint *checkpoint, bool ema, Backend *
                                Inference **out, Error *error);
 void inference_free(Inference *inference);
 const Config *inference_config(const Inference *inference);
+/* What the generator reads: 3 for each stacked input. */
+int64_t inference_source_channels(const Inference *inference);
 
 /* Frames u8 [T,H,W,C] to [T,H',W',3] f32 in about [-1, 1] (not clamped). The output has `height` by
  * `width`; a smaller source is enlarged. `first_frame` keys the noise, where the model has noise.

@@ -1,0 +1,123 @@
+/* eval, translate, info: what a trained model is for. */
+#include <stddef.h>
+
+#include "trainer/commandline.h"
+#include "trainer/commands.h"
+
+/* A run's folder or a checkpoint's; both commands take it with the same options. */
+#define MODEL_OPTIONS(Values)                                                                      \
+  {"checkpoint",                                                                                   \
+   OPTION_TEXT,                                                                                    \
+   offsetof(Values, checkpoint),                                                                   \
+   true,                                                                                           \
+   .value = "PATH",                                                                                \
+   .help = "a run's folder (its newest good checkpoint) or one checkpoint's"},                     \
+      {"plain-weights", OPTION_FLAG, offsetof(Values, plain),                                      \
+       .help = "use the weights themselves, not their running average"},                           \
+  {                                                                                                \
+    "threads", OPTION_NUMBER, offsetof(Values, threads),                                           \
+        .maximum = 1024, .value = "N", .default_text = "0",                                        \
+        .help = "compute threads; 0: OMP_NUM_THREADS, or every core"                               \
+  }
+
+/* --- eval ---------------------------------------------------------------------------------------
+ */
+
+typedef struct Eval {
+  const char *checkpoint, *data, *json;
+  bool plain;
+  int64_t threads, clips;
+} Eval;
+
+static const Option EVAL_OPTIONS[] = {
+    MODEL_OPTIONS(Eval),
+    {"data", OPTION_TEXT, offsetof(Eval, data), true, .value = "DATASET",
+     .help = "the clips to be judged on"},
+    {"clips", OPTION_NUMBER, offsetof(Eval, clips), .maximum = INT64_MAX, .value = "N",
+     .default_text = "0", .help = "only the first N; 0: all"},
+    {"json", OPTION_TEXT, offsetof(Eval, json), .value = "FILE", .help = "write the scores here"},
+};
+
+static Status run_eval(const void *values, const Invocation *invocation, Error *error) {
+  const Eval *eval = values;
+  (void)invocation;
+  EvalOptions options = {.checkpoint = eval->checkpoint,
+                         .data = eval->data,
+                         .json = eval->json,
+                         .ema = !eval->plain,
+                         .threads = (int)eval->threads,
+                         .clips = eval->clips};
+  return eval_run(&options, error);
+}
+
+const Command command_eval = {.name = "eval",
+                              .summary = "scores a model's output on a dataset",
+                              .options = EVAL_OPTIONS,
+                              .option_count = sizeof EVAL_OPTIONS / sizeof *EVAL_OPTIONS,
+                              .values_size = sizeof(Eval),
+                              .run = run_eval};
+
+/* --- translate ----------------------------------------------------------------------------------
+ */
+
+typedef struct Translate {
+  const char *checkpoint, *input, *output, *codec;
+  bool plain;
+  int64_t threads, quality;
+} Translate;
+
+static const Option TRANSLATE_OPTIONS[] = {
+    {"IN", OPTION_ARGUMENT, offsetof(Translate, input), true,
+     .help = "a video, a PNG picture, or a folder of PNG frames"},
+    {"OUT", OPTION_ARGUMENT, offsetof(Translate, output), true, .help = "the same, translated"},
+    MODEL_OPTIONS(Translate),
+    {"codec", OPTION_TEXT, offsetof(Translate, codec), .value = "NAME",
+     .help = "FFmpeg's name of a video encoder; without it libx264 (H.264)"},
+    {"quality", OPTION_NUMBER, offsetof(Translate, quality), .maximum = 63, .value = "N",
+     .default_text = "18", .help = "constant rate factor; 0: best"},
+};
+
+static Status run_translate(const void *values, const Invocation *invocation, Error *error) {
+  const Translate *translate = values;
+  (void)invocation;
+  TranslateOptions options = {.checkpoint = translate->checkpoint,
+                              .input = translate->input,
+                              .output = translate->output,
+                              .ema = !translate->plain,
+                              .threads = (int)translate->threads,
+                              .codec = translate->codec,
+                              .quality = (int)translate->quality};
+  return translate_run(&options, error);
+}
+
+const Command command_translate = {.name = "translate",
+                                   .summary = "turns video into cartoon video with a model",
+                                   .options = TRANSLATE_OPTIONS,
+                                   .option_count =
+                                       sizeof TRANSLATE_OPTIONS / sizeof *TRANSLATE_OPTIONS,
+                                   .values_size = sizeof(Translate),
+                                   .run = run_translate};
+
+/* --- info ---------------------------------------------------------------------------------------
+ */
+
+typedef struct Info {
+  const char *path;
+} Info;
+
+static const Option INFO_OPTIONS[] = {{"PATH", OPTION_ARGUMENT, offsetof(Info, path), true,
+                                       .help = "a shard, a dataset, a checkpoint or a run"}};
+
+static Status run_info(const void *values, const Invocation *invocation, Error *error) {
+  const Info *info = values;
+  (void)invocation;
+  return info_run(info->path, error);
+}
+
+const Command command_info = {.name = "info",
+                              .summary =
+                                  "says what a shard, a dataset, a checkpoint or a run holds",
+                              .options = INFO_OPTIONS,
+                              .option_count = sizeof INFO_OPTIONS / sizeof *INFO_OPTIONS,
+                              .values_size = sizeof(Info),
+                              .run = run_info};

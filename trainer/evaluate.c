@@ -1,0 +1,219 @@
+/* Scores of a checkpoint on a dataset. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "data/dataset.h"
+#include "data/image.h"
+#include "trainer/commands.h"
+#include "trainer/inference.h"
+#include "trainer/progress.h"
+#include "trainer/quality.h"
+
+/* What is held against the target. */
+typedef enum Candidate {
+  CANDIDATE_INPUT,  /* the source as it is, enlarged where the target is larger */
+  CANDIDATE_OUTPUT, /* the clip translated as a stream */
+  CANDIDATE_FRAME,  /* each frame translated alone */
+  CANDIDATE_COUNT,
+} Candidate;
+
+static const char *const NAMES[CANDIDATE_COUNT] = {"input", "output", "frame"};
+
+typedef struct Score {
+  double squared, ssim, temporal; /* sums over frames, frames, pairs of frames */
+} Score;
+
+typedef struct Evaluation {
+  const EvalOptions *options;
+  Dataset *dataset;
+  Checkpoint *checkpoint;
+  Backend *backend;
+  Inference *inference;
+  ClipShape shape;
+  size_t source_frame, target_frame; /* bytes of a frame */
+  int64_t clips, frames, pairs;
+  uint8_t *source, *target, *candidate; /* a clip each; candidate like target */
+  float *output;                        /* a frame */
+  Score scores[CANDIDATE_COUNT];
+} Evaluation;
+
+/* --- Candidates ---------------------------------------------------------------------------------
+ */
+
+static Status make_input(Evaluation *e, Error *error) {
+  Status status = OK;
+  const ClipShape *s = &e->shape;
+  Image small = {0}, full = {0};
+  TRY(image_new(s->source_width, s->source_height, &small, error));
+  TRY(image_new(s->target_width, s->target_height, &full, error));
+  size_t pixels = (size_t)s->source_width * (size_t)s->source_height;
+  bool same = s->source_width == s->target_width && s->source_height == s->target_height;
+  for (int t = 0; t < s->frames; t++) {
+    const uint8_t *frame = e->source + (size_t)t * e->source_frame;
+    for (size_t i = 0; i < pixels; i++)
+      memcpy(small.pixels + 3 * i, frame + (size_t)s->source_channels * i, 3);
+    if (!same) image_resize(&small, &full);
+    memcpy(e->candidate + (size_t)t * e->target_frame, same ? small.pixels : full.pixels,
+           e->target_frame);
+  }
+done:
+  image_free(&small);
+  image_free(&full);
+  return status;
+}
+
+static Status make_output(Evaluation *e, bool each_alone, Error *error) {
+  Status status = OK;
+  const ClipShape *s = &e->shape;
+  InferenceShape shape = {
+      1, s->source_height, s->source_width, s->source_channels, s->target_height, s->target_width};
+  for (int t = 0; t < s->frames; t++) {
+    if (t == 0 || each_alone) TRY(inference_stream_begin(e->inference, &shape, error));
+    TRY(inference_stream_frame(e->inference, e->source + (size_t)t * e->source_frame, e->output,
+                               error));
+    frames_to_u8(e->output, e->target_frame, e->candidate + (size_t)t * e->target_frame);
+  }
+done:
+  return status;
+}
+
+static Status make(Evaluation *e, Candidate candidate, Error *error) {
+  if (candidate == CANDIDATE_INPUT) return make_input(e, error);
+  return make_output(e, candidate == CANDIDATE_FRAME, error);
+}
+
+/* --- Scoring ------------------------------------------------------------------------------------
+ */
+
+static void score_clip(const Evaluation *e, Score *score) {
+  int64_t pixels = (int64_t)e->shape.target_height * e->shape.target_width;
+  for (int t = 0; t < e->shape.frames; t++) {
+    const uint8_t *a = e->candidate + (size_t)t * e->target_frame;
+    const uint8_t *b = e->target + (size_t)t * e->target_frame;
+    score->squared += quality_luma_mse(a, b, pixels);
+    score->ssim += quality_ssim(a, b, e->shape.target_height, e->shape.target_width);
+    if (t > 0)
+      score->temporal += quality_temporal(a - e->target_frame, a, b - e->target_frame, b, pixels);
+  }
+}
+
+static Status evaluate(Evaluation *e, Error *error) {
+  Status status = OK;
+  Progress *progress = progress_new("eval", 0, e->clips);
+  for (int64_t clip = 0; clip < e->clips; clip++) {
+    TRY(dataset_read(e->dataset, clip, e->source, e->target, error));
+    for (Candidate c = 0; c < CANDIDATE_COUNT; c++) {
+      TRY(make(e, c, error));
+      score_clip(e, &e->scores[c]);
+    }
+    e->frames += e->shape.frames;
+    e->pairs += e->shape.frames - 1;
+    progress_update(progress, clip + 1, NULL);
+  }
+done:
+  progress_end(progress);
+  return status;
+}
+
+/* --- Reporting ----------------------------------------------------------------------------------
+ */
+
+typedef enum Measure { MEASURE_PSNR, MEASURE_SSIM, MEASURE_TEMPORAL, MEASURE_COUNT } Measure;
+
+static const char *const MEASURES[MEASURE_COUNT] = {"psnr", "ssim", "temporal"};
+
+/* NaN for the temporal error of clips of one frame. */
+static double measure(const Evaluation *e, Candidate candidate, Measure which) {
+  const Score *score = &e->scores[candidate];
+  double frames = (double)e->frames;
+  if (which == MEASURE_PSNR) return quality_psnr(score->squared / frames);
+  if (which == MEASURE_SSIM) return score->ssim / frames;
+  return e->pairs > 0 ? score->temporal / (double)e->pairs : (double)NAN;
+}
+
+static void print_table(const Evaluation *e) {
+  static const char *const ROWS[CANDIDATE_COUNT] = {"untouched input", "output",
+                                                    "each frame alone"};
+  printf("%s (step %lld, %s weights) on %s: %lld clips, %lld frames\n\n", e->checkpoint->path,
+         (long long)e->checkpoint->step, e->options->ema ? "averaged" : "plain", e->options->data,
+         (long long)e->clips, (long long)e->frames);
+  printf("%-18s %10s %8s %16s\n", "against the target", "PSNR dB", "SSIM", "temporal error");
+  for (Candidate c = 0; c < CANDIDATE_COUNT; c++)
+    printf("%-18s %10.3f %8.4f %16.3f\n", ROWS[c], measure(e, c, MEASURE_PSNR),
+           measure(e, c, MEASURE_SSIM), measure(e, c, MEASURE_TEMPORAL));
+}
+
+static Status write_json(const Evaluation *e, Error *error) {
+  json_t *scores = json_object();
+  for (Measure m = 0; m < MEASURE_COUNT; m++)
+    for (Candidate c = 0; c < CANDIDATE_COUNT; c++) {
+      char key[32];
+      double value = measure(e, c, m);
+      snprintf(key, sizeof key, "%s_%s", MEASURES[m], NAMES[c]);
+      json_object_set_new(scores, key, isnan(value) ? json_null() : json_real(value));
+    }
+  json_object_set_new(scores, "clips", json_integer((json_int_t)e->clips));
+  json_object_set_new(scores, "frames", json_integer((json_int_t)e->frames));
+  json_object_set_new(scores, "checkpoint", json_string(e->checkpoint->path));
+  json_object_set_new(scores, "step", json_integer((json_int_t)e->checkpoint->step));
+  json_object_set_new(scores, "data", json_string(e->options->data));
+  json_object_set_new(scores, "weights", json_string(e->options->ema ? "ema" : "plain"));
+  Status status = json_write_file(e->options->json, scores, error);
+  json_decref(scores);
+  return status;
+}
+
+/* --- The command --------------------------------------------------------------------------------
+ */
+
+static Status set_up(Evaluation *e, Error *error) {
+  Status status = OK;
+  const EvalOptions *options = e->options;
+  TRY(checkpoint_open_path(options->checkpoint, &e->checkpoint, error));
+  TRY(dataset_open(options->data, &e->dataset, error));
+  TRY(backend_cpu_new(options->threads, &e->backend, error));
+  TRY(inference_of_checkpoint(e->checkpoint, options->ema, e->backend, &e->inference, error));
+  const DatasetInfo *info = dataset_info(e->dataset);
+  int64_t channels = inference_source_channels(e->inference);
+  e->shape = info->shape;
+  if (channels != e->shape.source_channels)
+    FAIL(error, ERROR_USAGE,
+         "%s: its generator reads %lld source channels, but the clips of %s have %d",
+         e->checkpoint->path, (long long)channels, options->data, e->shape.source_channels);
+  e->clips = options->clips > 0 && options->clips < info->clips ? options->clips : info->clips;
+  e->source_frame = clip_source_bytes(&e->shape) / (size_t)e->shape.frames;
+  e->target_frame = clip_target_bytes(&e->shape) / (size_t)e->shape.frames;
+  TRY(mem_bulk(clip_source_bytes(&e->shape), "a clip", (void **)&e->source, error));
+  TRY(mem_bulk(clip_target_bytes(&e->shape), "a clip", (void **)&e->target, error));
+  TRY(mem_bulk(clip_target_bytes(&e->shape), "a clip", (void **)&e->candidate, error));
+  TRY(mem_bulk(e->target_frame * sizeof(float), "a frame", (void **)&e->output, error));
+done:
+  return status;
+}
+
+static void tear_down(Evaluation *e) {
+  free(e->source);
+  free(e->target);
+  free(e->candidate);
+  free(e->output);
+  inference_free(e->inference);
+  if (e->backend) e->backend->free(e->backend);
+  checkpoint_close(e->checkpoint);
+  dataset_close(e->dataset);
+}
+
+Status eval_run(const EvalOptions *options, Error *error) {
+  Status status = OK;
+  Evaluation e = {.options = options};
+  TRY(set_up(&e, error));
+  TRY(evaluate(&e, error));
+  print_table(&e);
+  if (options->json) TRY(write_json(&e, error));
+done:
+  tear_down(&e);
+  return status;
+}
