@@ -80,7 +80,7 @@ static bool is_uuid(const char *text) {
 
 static Status parse_shape(const json_t *root, const char *name, ClipShape *shape, Error *error) {
   Status status = OK;
-  int64_t frames, source[3], target[3];
+  int64_t frames, source[3] = {0}, target[3] = {0};
   TRY(json_get_int(root, name, "frames", 1, CLIP_MAX_FRAMES, &frames, error));
   TRY(get_numbers(root, name, "source", 3, CLIP_MAX_EDGE, source, error));
   TRY(get_numbers(root, name, "target", 3, CLIP_MAX_EDGE, target, error));

@@ -352,7 +352,7 @@ static Status read_entry(const Reader *reader, const char *name, int64_t clip, b
                          size_t size, void *out, Error *error) {
   Status status = OK;
   hid_t table, type = H5I_INVALID_HID, space = H5I_INVALID_HID, one = H5I_INVALID_HID;
-  hsize_t clips;
+  hsize_t clips = 0;
   const hsize_t start = (hsize_t)clip, count = 1;
   uint64_t offset;
   TRY(open_array(reader, name, 1, &clips, &table, error));

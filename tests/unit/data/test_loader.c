@@ -334,6 +334,29 @@ static void unreleased_batches_time_out(void **state) {
   loader_close(loader); /* with a batch lent out */
 }
 
+/* A deadline no thread can keep: the message says which batch, and goes on afterwards. */
+static void late_batches_time_out(void **state) {
+  Error error;
+  Status status = OK;
+  LoaderOptions options = plain_options();
+  options.timeout = 1e-9;
+  options.global_batch = options.micro_batch = 4096;
+  options.batches_ahead = 1;
+  for (int i = 0; i < 100 && status == OK; i++) {
+    Batch *batch;
+    Loader *loader = open_loader(*state, &options, 5);
+    status = loader_next(loader, &batch, &error);
+    if (status != OK) {
+      assert_int_equal(status, ERROR_IO);
+      assert_says(&error, "step 5, micro-batch 0: not read within 1e-09 s", NULL);
+      while (loader_next(loader, &batch, &error) != OK) usleep(1000);
+      assert_int_equal(batch->step, 5);
+    }
+    loader_close(loader);
+  }
+  assert_int_equal(status, ERROR_IO);
+}
+
 static void closing_does_not_wait(void **state) {
   LoaderOptions options = plain_options();
   options.threads = 8;
@@ -415,6 +438,7 @@ int main(void) {
       WITH_DATA(substitutes_are_the_same_for_all_ranks),
       WITH_DATA(all_corrupt_fails),
       WITH_DATA(unreleased_batches_time_out),
+      WITH_DATA(late_batches_time_out),
       WITH_DATA(closing_does_not_wait),
       WITH_DATA(statistics_count),
       WITH_DATA(stress),
