@@ -35,6 +35,23 @@ typedef struct EvalOptions {
  * table on standard output. */
 Status eval_run(const EvalOptions *options, Error *error);
 
+typedef struct BenchStepOptions {
+  const char *json;          /* NULL or a path */
+  int64_t steps;             /* timed ones */
+  int frames, width, height; /* of random clips; 0: the config's crop, or the dataset's clips */
+} BenchStepOptions;
+/* Times training steps of this process alone on random clips: clips/s, GF/s, the convolutions'
+ * share, a profile of the ops, memory. */
+Status bench_step_run(const Config *config, const BenchStepOptions *options, Error *error);
+
+typedef struct BenchDataOptions {
+  const char *data, *json;
+  int threads;
+  double seconds; /* at least, for each of the two */
+} BenchDataOptions;
+/* The loader alone, against plain pread of the same files: clips/s and GB/s. */
+Status bench_data_run(const BenchDataOptions *options, Error *error);
+
 /* Prints what PATH is: a shard, a dataset, a checkpoint, a run. */
 Status info_run(const char *path, Error *error);
 

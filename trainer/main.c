@@ -4,8 +4,8 @@
 #include "trainer/commandline.h"
 
 static const Command *const COMMANDS[] = {
-    &command_synth, &command_pack,      &command_verify, &command_train,
-    &command_eval,  &command_translate, &command_info,   &command_config,
+    &command_synth,     &command_pack, &command_verify, &command_train, &command_eval,
+    &command_translate, &command_info, &command_config, &command_bench,
 };
 
 int main(int argc, char **argv) {

@@ -103,7 +103,7 @@ static Status translate_frames(Translation *t, Error *error) {
 done:
   progress_end(progress);
   if (status == OK)
-    log_info("%s: %lld frames of %dx%d", t->options->output, (long long)done,
+    log_info("%s: %lld frame%s of %dx%d", t->options->output, (long long)done, done == 1 ? "" : "s",
              video_info(t->reader)->width, video_info(t->reader)->height);
   return status;
 }

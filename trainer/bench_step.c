@@ -1,0 +1,240 @@
+/* bench step: how fast a training step is, and where its time goes. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "base/random.h"
+#include "base/thread.h"
+#include "trainer/commands.h"
+#include "trainer/model.h"
+#include "trainer/progress.h"
+
+enum { WARMUP_STEPS = 2 };
+
+typedef struct Bench {
+  const Config *config;
+  const BenchStepOptions *options;
+  Backend *backend;
+  Model *model;
+  ClipShape shape;
+  int micro_batches;
+  uint8_t *source, *target; /* one micro-batch of noise, used for all */
+  int64_t *samples;
+  double *seconds; /* [steps] of the timed steps */
+} Bench;
+
+typedef struct Result {
+  double step_seconds, clips_per_second, gflops;
+  double convolution_share, convolution_gflops, of_convolutions;
+  double arena, parameters, peak; /* bytes */
+} Result;
+
+/* --- Set-up -------------------------------------------------------------------------------------
+ */
+
+/* The size on the command line, else the config's crop, else the dataset's own. */
+static Status choose_shape(Bench *bench, Error *error) {
+  const Config *config = bench->config;
+  const BenchStepOptions *options = bench->options;
+  ClipShape *shape = &bench->shape;
+  *shape = (ClipShape){.frames = options->frames ? options->frames : (int)config->data.frames,
+                       .target_height = options->height,
+                       .target_width = options->width,
+                       .source_channels = 3};
+  if (shape->target_height == 0) {
+    shape->target_height = (int)config->data.crop_height;
+    shape->target_width = (int)config->data.crop_width;
+  }
+  if (shape->frames == 0 || shape->target_height == 0) {
+    Dataset *dataset = NULL;
+    Status status = dataset_open(config->data.path, &dataset, error);
+    if (status != OK)
+      return error_context(error, "give --size and --frames, or a dataset to take them from");
+    const ClipShape *clip = &dataset_info(dataset)->shape;
+    if (shape->frames == 0) shape->frames = clip->frames;
+    if (shape->target_height == 0) {
+      shape->target_height = clip->target_height;
+      shape->target_width = clip->target_width;
+    }
+    dataset_close(dataset);
+  }
+  shape->source_height = shape->target_height;
+  shape->source_width = shape->target_width;
+  return OK;
+}
+
+static Status make_clips(Bench *bench, Error *error) {
+  Status status = OK;
+  int64_t batch = bench->config->train.micro_batch;
+  size_t bytes = (size_t)batch * clip_source_bytes(&bench->shape);
+  Random random = random_stream((uint64_t)bench->config->run.seed, RANDOM_TEST, 0, 0);
+  TRY(mem_bulk(bytes, "a micro-batch", (void **)&bench->source, error));
+  TRY(mem_bulk(bytes, "a micro-batch", (void **)&bench->target, error));
+  for (size_t i = 0; i < bytes; i++) {
+    uint32_t bits = random_u32(&random);
+    bench->source[i] = (uint8_t)bits;
+    bench->target[i] = (uint8_t)(bits >> 8);
+  }
+  bench->samples = mem_new((size_t)batch, sizeof *bench->samples);
+  for (int64_t i = 0; i < batch; i++) bench->samples[i] = i;
+done:
+  return status;
+}
+
+static Status set_up(Bench *bench, Error *error) {
+  Status status = OK;
+  const Config *config = bench->config;
+  TRY(config_check(config, 1, error));
+  TRY(choose_shape(bench, error));
+  bench->micro_batches = (int)(config->train.global_batch / config->train.micro_batch);
+  TRY(backend_cpu_new((int)config->train.threads, &bench->backend, error));
+  ModelOptions options = {
+      .shape = bench->shape, .micro_batches = bench->micro_batches, .world_size = 1};
+  TRY(model_plan(config, bench->backend, &options, &bench->model, error));
+  TRY(model_allocate(bench->model, error));
+  TRY(model_initialize(bench->model, error));
+  TRY(make_clips(bench, error));
+  bench->seconds = mem_new((size_t)bench->options->steps, sizeof *bench->seconds);
+done:
+  return status;
+}
+
+/* --- Measuring ----------------------------------------------------------------------------------
+ */
+
+static Status run_steps(Bench *bench, const char *what, int64_t count, double *seconds,
+                        Error *error) {
+  Status status = OK;
+  /* The first step behind warm-up and fade-in: the whole GAN. */
+  const OptimConfig *optim = &bench->config->optim;
+  StepControls controls = schedule_at(bench->config, optim->l1_warmup + optim->fade_in);
+  MicroBatch *batches = mem_new((size_t)bench->micro_batches, sizeof *batches);
+  Progress *progress = progress_new(what, 0, count);
+  for (int i = 0; i < bench->micro_batches; i++)
+    batches[i] = (MicroBatch){bench->source, bench->target, bench->samples};
+  for (int64_t step = 0; step < count; step++) {
+    double begin = clock_seconds();
+    TRY(model_step(bench->model, &controls, batches, error));
+    if (seconds) seconds[step] = clock_seconds() - begin;
+    progress_update(progress, step + 1, NULL);
+  }
+done:
+  progress_end(progress);
+  free(batches);
+  return status;
+}
+
+static int ascending(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static double median(double *values, int64_t count) {
+  qsort(values, (size_t)count, sizeof *values, ascending);
+  return (values[(count - 1) / 2] + values[count / 2]) / 2;
+}
+
+static double parameter_bytes(const Parameters *parameters) {
+  const Buffer *buffers[] = {&parameters->master,  &parameters->gradient, &parameters->moment1,
+                             &parameters->moment2, &parameters->ema,      &parameters->compute};
+  double bytes = 0;
+  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
+    if (buffers[i]->data)
+      bytes += (double)buffers[i]->count * (double)dtype_size(buffers[i]->dtype);
+  return bytes;
+}
+
+/* Steps are timed plainly first, then profiled: reading the clock around every op costs a little.
+ */
+static Status measure(Bench *bench, Result *result, Error *error) {
+  Status status = OK;
+  int64_t steps = bench->options->steps;
+  TRY(run_steps(bench, "warm-up", WARMUP_STEPS, NULL, error));
+  TRY(run_steps(bench, "timing", steps, bench->seconds, error));
+  model_profile(bench->model, true);
+  TRY(run_steps(bench, "profiling", steps, NULL, error));
+  ProgramCost cost = model_cost(bench->model);
+  ProgramTimes times = model_times(bench->model);
+  struct rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  result->step_seconds = median(bench->seconds, steps);
+  result->clips_per_second = (double)bench->config->train.global_batch / result->step_seconds;
+  result->gflops = cost.flops / result->step_seconds / 1e9;
+  result->convolution_share = times.convolutions / (times.convolutions + times.others);
+  result->convolution_gflops = cost.convolution_flops * (double)steps / times.convolutions / 1e9;
+  result->of_convolutions = result->gflops / result->convolution_gflops;
+  result->arena = (double)cost.arena_bytes;
+  result->parameters = parameter_bytes(model_generator(bench->model)) +
+                       parameter_bytes(model_discriminator(bench->model));
+  result->peak = (double)usage.ru_maxrss * 1024;
+done:
+  return status;
+}
+
+/* --- Reporting ----------------------------------------------------------------------------------
+ */
+
+static void print_result(const Bench *bench, const Result *result) {
+  Text text = {0};
+  const ClipShape *shape = &bench->shape;
+  model_print_profile(bench->model, &text);
+  text_append(&text, "\n%s\n", bench->backend->describe(bench->backend));
+  text_append(&text, "a step of %lld clips of %dx%dx%d, %d micro-batch%s, median of %lld steps\n\n",
+              (long long)bench->config->train.global_batch, shape->frames, shape->target_height,
+              shape->target_width, bench->micro_batches, bench->micro_batches == 1 ? "" : "es",
+              (long long)bench->options->steps);
+  text_append(&text, "seconds a step                  %10.4f\n", result->step_seconds);
+  text_append(&text, "clips a second                  %10.3f\n", result->clips_per_second);
+  text_append(&text, "GF/s of the step                %10.1f\n", result->gflops);
+  text_append(&text, "GF/s of its convolutions alone  %10.1f\n", result->convolution_gflops);
+  text_append(&text, "the step reaches of that        %10.1f %%\n", 100 * result->of_convolutions);
+  text_append(&text, "time in convolutions            %10.1f %%\n",
+              100 * result->convolution_share);
+  text_append(&text, "arena, planned                  %10.1f MiB\n", result->arena / 1048576);
+  text_append(&text, "parameters and their state      %10.1f MiB\n", result->parameters / 1048576);
+  text_append(&text, "peak of the process             %10.1f MiB\n", result->peak / 1048576);
+  fputs(text.data, stdout);
+  text_free(&text);
+}
+
+static Status write_json(const Bench *bench, const Result *result, Error *error) {
+  const ClipShape *shape = &bench->shape;
+  json_t *json = json_pack(
+      "{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "clips_per_second", result->clips_per_second,
+      "step_seconds", result->step_seconds, "gflops", result->gflops, "convolution_gflops",
+      result->convolution_gflops, "share_of_convolution_speed", result->of_convolutions,
+      "share_of_time_in_convolutions", result->convolution_share, "arena_bytes", result->arena,
+      "parameter_bytes", result->parameters, "peak_resident_bytes", result->peak);
+  json_t *setting =
+      json_pack("{s:I, s:i, s:i, s:i, s:I, s:I, s:s}", "steps", (json_int_t)bench->options->steps,
+                "frames", shape->frames, "height", shape->target_height, "width",
+                shape->target_width, "global_batch", (json_int_t)bench->config->train.global_batch,
+                "micro_batch", (json_int_t)bench->config->train.micro_batch, "device",
+                bench->backend->describe(bench->backend));
+  json_object_update(json, setting);
+  Status status = json_write_file(bench->options->json, json, error);
+  json_decref(setting);
+  json_decref(json);
+  return status;
+}
+
+Status bench_step_run(const Config *config, const BenchStepOptions *options, Error *error) {
+  Status status = OK;
+  Bench bench = {.config = config, .options = options};
+  Result result;
+  TRY(set_up(&bench, error));
+  TRY(measure(&bench, &result, error));
+  print_result(&bench, &result);
+  if (options->json) TRY(write_json(&bench, &result, error));
+done:
+  model_free(bench.model);
+  if (bench.backend) bench.backend->free(bench.backend);
+  free(bench.source);
+  free(bench.target);
+  free(bench.samples);
+  free(bench.seconds);
+  return status;
+}
