@@ -1,9 +1,9 @@
 /* A backend: memory, and a kernel for each op.
  *
  * The program asks for a kernel when it is planned, knowing shapes and dtypes but no addresses, and
- * learns how much workspace it needs; it runs the kernel many times with the addresses. Kernels read
- * nothing from and write nothing to anywhere else, except that a backend may cache what it derives
- * from buffers (reordered weights), keyed by the buffer's version. */
+ * learns how much workspace it needs; it runs the kernel many times with the addresses. Kernels
+ * read nothing from and write nothing to anywhere else, except that a backend may cache what it
+ * derives from buffers (reordered weights), keyed by the buffer's version. */
 #ifndef CELFORGE_ENGINE_BACKEND_H
 #define CELFORGE_ENGINE_BACKEND_H
 

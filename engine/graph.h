@@ -46,14 +46,16 @@ DType graph_dtype(const Graph *graph, Value value);
 Value graph_view(Graph *graph, Buffer *buffer, int64_t offset, Shape shape);
 Value graph_constant(Graph *graph, Shape shape, float value); /* f32 */
 
-/* --- Pointwise, operands broadcast as in NumPy (axes of length 1) --------------------------------- */
+/* --- Pointwise, operands broadcast as in NumPy (axes of length 1)
+ * --------------------------------- */
 Value graph_cast(Graph *graph, Value x, DType dtype); /* to f32 or bf16 */
 Value graph_add(Graph *graph, Value a, Value b);
 Value graph_sub(Graph *graph, Value a, Value b);
 Value graph_mul(Graph *graph, Value a, Value b);
 Value graph_div(Graph *graph, Value a, Value b);
 Value graph_affine(Graph *graph, Value x, float scale, float shift); /* scale * x + shift */
-Value graph_leaky_relu(Graph *graph, Value x, float slope); /* x > 0 ? x : slope * x; derivative at 0 is slope */
+Value graph_leaky_relu(Graph *graph, Value x,
+                       float slope); /* x > 0 ? x : slope * x; derivative at 0 is slope */
 Value graph_relu(Graph *graph, Value x);
 Value graph_leaky_step(Graph *graph, Value x, float slope); /* x > 0 ? 1 : slope; derivative 0 */
 Value graph_tanh(Graph *graph, Value x);
@@ -65,21 +67,25 @@ Value graph_square(Graph *graph, Value x);
 Value graph_sqrt(Graph *graph, Value x); /* derivative taken as 0 where x is 0 */
 Value graph_exp(Graph *graph, Value x);
 Value graph_log(Graph *graph, Value x);
-Value graph_clamp(Graph *graph, Value x, float low, float high); /* derivative 1 inside, 0 outside */
+Value graph_clamp(Graph *graph, Value x, float low,
+                  float high); /* derivative 1 inside, 0 outside */
 Value graph_broadcast(Graph *graph, Value x, Shape shape);
 
-/* --- Reductions: f32; reduced axes become 1 ------------------------------------------------------- */
+/* --- Reductions: f32; reduced axes become 1
+ * ------------------------------------------------------- */
 /* `axes` is a mask: 1u << AXIS_C. The result is scale * sum. */
 Value graph_reduce_sum(Graph *graph, Value x, unsigned axes, float scale);
 Value graph_mean(Graph *graph, Value x); /* over everything, a scalar */
 enum { ALL_AXES = (1u << RANK) - 1 };
 
-/* --- Convolution ---------------------------------------------------------------------------------- */
+/* --- Convolution
+ * ---------------------------------------------------------------------------------- */
 typedef enum PadMode { PAD_ZERO, PAD_REFLECT, PAD_REPLICATE } PadMode;
 
-/* Cross-correlation, as in every framework: y[n,t,h,w,o] = sum x[n, t*st + i - before, ...] w[o,i,j,k,c].
- * Index 0, 1, 2 is time, height, width. Padding in time is always zeros; in space it is `mode`
- * (reflect: without the border itself, pad < size). Causal in time: before = taps - 1, after = 0. */
+/* Cross-correlation, as in every framework: y[n,t,h,w,o] = sum x[n, t*st + i - before, ...]
+ * w[o,i,j,k,c]. Index 0, 1, 2 is time, height, width. Padding in time is always zeros; in space it
+ * is `mode` (reflect: without the border itself, pad < size). Causal in time: before = taps - 1,
+ * after = 0. */
 typedef struct ConvSpec {
   int stride[3];
   int before[3], after[3];
@@ -93,7 +99,8 @@ ConvSpec conv_spec_same(int taps_time, int taps_space, int stride_space, PadMode
  * dtype, which is the result's. */
 Value graph_conv3d(Graph *graph, Value x, Value weight, Value bias, ConvSpec spec);
 
-/* --- Norms ---------------------------------------------------------------------------------------- */
+/* --- Norms
+ * ---------------------------------------------------------------------------------------- */
 typedef enum NormKind {
   NORM_RMS,      /* each pixel over its channels, mean not subtracted (Zhang, Sennrich 2019) */
   NORM_INSTANCE, /* each frame and channel over H, W (Ulyanov, Vedaldi, Lempitsky 2016) */
@@ -105,7 +112,8 @@ typedef enum NormKind {
 Value graph_norm(Graph *graph, Value x, Value gain, Value bias, NormKind kind, int groups,
                  float epsilon);
 
-/* --- Moving data ------------------------------------------------------------------------------------ */
+/* --- Moving data
+ * ------------------------------------------------------------------------------------ */
 Value graph_reshape(Graph *graph, Value x, Shape shape); /* same count; no copy */
 Value graph_concat(Graph *graph, const Value *values, int count, int axis);
 Value graph_slice(Graph *graph, Value x, Shape begin, Shape size);
@@ -118,8 +126,9 @@ Value graph_resize(Graph *graph, Value x, int64_t height, int64_t width, ResizeM
 /* H and W only; the mean over the cells inside the picture (PyTorch's count_include_pad=False). */
 Value graph_average_pool(Graph *graph, Value x, int size, int stride, int pad);
 
-/* --- Effects on buffers: `target` is a view --------------------------------------------------------- */
-void graph_store(Graph *graph, Value value, Value target);      /* target = value (target's dtype) */
+/* --- Effects on buffers: `target` is a view
+ * --------------------------------------------------------- */
+void graph_store(Graph *graph, Value value, Value target); /* target = value (target's dtype) */
 void graph_accumulate(Graph *graph, Value value, Value target); /* target += value */
 void graph_fill(Graph *graph, Value target, float value);
 /* target = mean over the ranks. Starts as soon as the last op before it that writes the target has
@@ -136,7 +145,8 @@ void graph_all_reduce(Graph *graph, Value target);
  *   p = p - rate * decay * p - rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
  *   ema = d ema + (1 - d) p;   compute = bf16(p)
  *
- * When `norm` is not finite nothing changes but the counters. All are views, f32 but for compute. */
+ * When `norm` is not finite nothing changes but the counters. All are views, f32 but for compute.
+ */
 typedef struct AdamViews {
   Value parameters, gradients, moment1, moment2;
   Value ema;      /* or NO_VALUE */
@@ -149,12 +159,13 @@ typedef struct AdamViews {
 void graph_adam(Graph *graph, const AdamViews *views, float beta1, float beta2, float epsilon,
                 float weight_decay);
 
-/* --- Differentiation ----------------------------------------------------------------------------------
- * Appends ops that compute the gradient of the scalar `loss` with respect to each of `wrt` (views or
- * other values) and writes them to `gradients`, each of its wrt's shape: f32 for views, else the
- * value's dtype. Ops appended are ordinary ones and can be differentiated again. What is not on a
- * path from wrt to loss is not walked, so other networks need no "detach". An entry the loss does
- * not depend on fails the graph. */
+/* --- Differentiation
+ * ---------------------------------------------------------------------------------- Appends ops
+ * that compute the gradient of the scalar `loss` with respect to each of `wrt` (views or other
+ * values) and writes them to `gradients`, each of its wrt's shape: f32 for views, else the value's
+ * dtype. Ops appended are ordinary ones and can be differentiated again. What is not on a path from
+ * wrt to loss is not walked, so other networks need no "detach". An entry the loss does not depend
+ * on fails the graph. */
 void graph_gradients(Graph *graph, Value loss, const Value *wrt, int count, Value *gradients);
 
 #endif

@@ -1,5 +1,5 @@
-/* How a graph is stored, and the rules of its ops: for engine/graph.c, engine/ops/, engine/gradients.c
- * and the planner. Not for users of the engine. */
+/* How a graph is stored, and the rules of its ops: for engine/graph.c, engine/ops/,
+ * engine/gradients.c and the planner. Not for users of the engine. */
 #ifndef CELFORGE_ENGINE_GRAPH_INTERNAL_H
 #define CELFORGE_ENGINE_GRAPH_INTERNAL_H
 
@@ -23,9 +23,9 @@ struct Graph {
   Error error;           /* status OK: none */
 };
 
-/* Appends a copy of `op`, named after the current scope and `label` (the kind's name when NULL), and
- * makes its `output_count` outputs with the shapes and dtypes given. Returns the op, valid until the
- * next append, or NULL when the graph has failed. */
+/* Appends a copy of `op`, named after the current scope and `label` (the kind's name when NULL),
+ * and makes its `output_count` outputs with the shapes and dtypes given. Returns the op, valid
+ * until the next append, or NULL when the graph has failed. */
 Op *graph_append(Graph *graph, const Op *op, const char *label, const Shape *shapes,
                  const DType *dtypes);
 /* True when the graph has not failed and all the values are valid. */
@@ -37,9 +37,9 @@ const Op *graph_producer(const Graph *graph, Value value);
 typedef struct OpRule {
   const char *name;
   /* Appends what gives the gradients of the inputs from those of the outputs (NO_VALUE where an
-   * output's is zero). Only inputs with wanted[i] need theirs; gradients[i] stays NO_VALUE where the
-   * derivative is zero everywhere. `op` is a copy: appending does not move it. NULL: the op has no
-   * derivative, and differentiating through it fails the graph. */
+   * output's is zero). Only inputs with wanted[i] need theirs; gradients[i] stays NO_VALUE where
+   * the derivative is zero everywhere. `op` is a copy: appending does not move it. NULL: the op has
+   * no derivative, and differentiating through it fails the graph. */
   void (*gradient)(Graph *graph, const Op *op, const Value *output_gradients, const bool *wanted,
                    Value *gradients);
   /* FLOPs of one run; NULL: none worth counting. Shapes as in Graph.values. */

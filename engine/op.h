@@ -13,25 +13,26 @@ typedef enum OpKind {
   OP_CONV3D_BACKWARD_DATA,    /* dy, w -> dx */
   OP_CONV3D_BACKWARD_WEIGHTS, /* x, dy -> dw f32, [dbias f32] */
   OP_NORM,                    /* x, [gain, bias], [residual] -> y = activation(norm) + residual */
-  OP_NORM_BACKWARD,           /* dy, x, [gain, bias] -> dx, [dgain, dbias]; dy is behind the activation */
-  OP_CONCAT,                  /* 1..8 inputs -> y */
-  OP_SLICE,                   /* x -> y */
-  OP_PAD,                     /* x -> y */
-  OP_PAD_BACKWARD,            /* dy -> dx: the transpose of OP_PAD (reflect, replicate) */
-  OP_RESIZE,                  /* x -> y */
-  OP_RESIZE_BACKWARD,         /* dy -> dx: the transpose */
-  OP_AVERAGE_POOL,            /* x -> y */
-  OP_AVERAGE_POOL_BACKWARD,   /* dy -> dx: the transpose */
-  OP_STORE,                   /* value, target -> ; writes target, adds when attributes say so */
-  OP_FILL,                    /* target -> ; */
-  OP_ALL_REDUCE,              /* target -> ; run by the program through the collectives */
-  OP_ADAM,                    /* AdamViews in order -> ; */
+  OP_NORM_BACKWARD,   /* dy, x, [gain, bias] -> dx, [dgain, dbias]; dy is behind the activation */
+  OP_CONCAT,          /* 1..8 inputs -> y */
+  OP_SLICE,           /* x -> y */
+  OP_PAD,             /* x -> y */
+  OP_PAD_BACKWARD,    /* dy -> dx: the transpose of OP_PAD (reflect, replicate) */
+  OP_RESIZE,          /* x -> y */
+  OP_RESIZE_BACKWARD, /* dy -> dx: the transpose */
+  OP_AVERAGE_POOL,    /* x -> y */
+  OP_AVERAGE_POOL_BACKWARD, /* dy -> dx: the transpose */
+  OP_STORE,                 /* value, target -> ; writes target, adds when attributes say so */
+  OP_FILL,                  /* target -> ; */
+  OP_ALL_REDUCE,            /* target -> ; run by the program through the collectives */
+  OP_ADAM,                  /* AdamViews in order -> ; */
   OP_KIND_COUNT,
 } OpKind;
 
-/* --- Pointwise programs -------------------------------------------------------------------------------
- * Registers 0 .. inputs-1 hold the inputs as f32, broadcast; instruction k writes register inputs+k.
- * A unary instruction reads a; a binary one a and b; p and q are constants. */
+/* --- Pointwise programs
+ * ------------------------------------------------------------------------------- Registers 0 ..
+ * inputs-1 hold the inputs as f32, broadcast; instruction k writes register inputs+k. A unary
+ * instruction reads a; a binary one a and b; p and q are constants. */
 typedef enum PointwiseCode {
   PW_CONSTANT,   /* p */
   PW_COPY,       /* a */
@@ -70,7 +71,8 @@ typedef struct PointwiseProgram {
   int outputs[POINTWISE_MAX_OUTPUTS]; /* the register each output is (of OP_REDUCE: one) */
 } PointwiseProgram;
 
-/* --- Attributes ----------------------------------------------------------------------------------------*/
+/* --- Attributes
+ * ----------------------------------------------------------------------------------------*/
 typedef enum Activation { ACTIVATION_NONE, ACTIVATION_LEAKY_RELU, ACTIVATION_TANH } Activation;
 
 typedef struct ConvAttributes {
@@ -83,7 +85,8 @@ typedef struct NormAttributes {
   NormKind kind;
   int groups;
   float epsilon;
-  Activation activation; /* NONE or LEAKY_RELU, set by fusion; the backward op finds the sign again from x */
+  Activation activation; /* NONE or LEAKY_RELU, set by fusion; the backward op finds the sign again
+                            from x */
   float slope;
 } NormAttributes;
 

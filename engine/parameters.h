@@ -18,12 +18,12 @@ typedef struct Parameter {
 } Parameter;
 
 typedef struct Parameters {
-  char *network; /* "generator" */
+  char *network;   /* "generator" */
   DType precision; /* what convolutions compute in: f32 or bf16 */
   bool frozen;     /* no more may be declared */
   int count, capacity;
   Parameter *items;
-  int64_t total; /* elements of each flat array */
+  int64_t total;                                  /* elements of each flat array */
   Buffer master, gradient, moment1, moment2, ema; /* f32 */
   Buffer compute;                                 /* bf16, used when precision is bf16 */
   Buffer counters;                                /* f32, 3: see graph_adam */
@@ -57,7 +57,8 @@ const Parameter *parameters_find(const Parameters *parameters, const char *name)
 
 /* For each parameter: the view the training graph read for it, as wrt of graph_gradients. Appends
  * graph_store (or graph_accumulate) of each gradient to the flat gradient, then the all-reduces:
- * buckets of about `bucket_bytes`, cut at parameter borders from the last parameter to the first. */
+ * buckets of about `bucket_bytes`, cut at parameter borders from the last parameter to the first.
+ */
 void parameters_differentiate(Parameters *parameters, Graph *graph, Value loss, bool accumulate,
                               bool all_reduce, int64_t bucket_bytes);
 /* Appends the global norm of the flat gradient: a scalar. */

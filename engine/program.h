@@ -27,10 +27,10 @@ void arena_free(Arena *arena);
 size_t arena_bytes(const Arena *arena); /* the most any planned program needs */
 
 typedef struct ProgramOptions {
-  const char *name;                /* "train", "sample": for messages */
-  Arena *arena;                    /* not NULL; outlives the program */
-  const Collectives *collectives;  /* NULL: one rank, all-reduces do nothing */
-  bool without_fusion;             /* for tests: the plain ops */
+  const char *name;               /* "train", "sample": for messages */
+  Arena *arena;                   /* not NULL; outlives the program */
+  const Collectives *collectives; /* NULL: one rank, all-reduces do nothing */
+  bool without_fusion;            /* for tests: the plain ops */
 } ProgramOptions;
 
 typedef struct Program Program;
@@ -63,8 +63,8 @@ void program_print(const Program *program, Text *out);
  * kind below. */
 void program_profile(Program *program, bool on);
 void program_print_profile(const Program *program, Text *out);
-/* The same as numbers: seconds spent in the three convolution kinds, in everything else, and waiting
- * for collectives, over the profiled runs. The wait is measured always. */
+/* The same as numbers: seconds spent in the three convolution kinds, in everything else, and
+ * waiting for collectives, over the profiled runs. The wait is measured always. */
 typedef struct ProgramTimes {
   double convolutions, others, waiting;
   int64_t runs;

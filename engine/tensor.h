@@ -47,7 +47,8 @@ typedef struct Buffer {
   int64_t count;
   Backend *backend; /* NULL until allocated */
   void *data;       /* the backend's memory, zeroed at allocation; NULL until allocated */
-  uint64_t version; /* grows with every write; caches of derived data (reordered weights) look at it */
+  uint64_t
+      version; /* grows with every write; caches of derived data (reordered weights) look at it */
 } Buffer;
 
 Buffer buffer_describe(const char *name, DType dtype, int64_t count);

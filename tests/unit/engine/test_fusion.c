@@ -82,8 +82,7 @@ static Value norm(Bench *bench, Value x) {
   return graph_norm(bench->graph, x, gain, bias, NORM_RMS, 1, 1e-5f);
 }
 
-/* --- Convolutions
- * --------------------------------------------------------------------------------------- */
+/* --- Convolutions ----------------------------------------------------------------------------- */
 
 static void convolution_takes_bias_and_activation(void **state) {
   (void)state;
@@ -154,9 +153,28 @@ static void convolution_activation_in_training(void **state) {
   bench_free(&b);
 }
 
-/* --- Norms
- * --------------------------------------------------------------------------------------------------
- */
+/* Of a negative slope the output's sign does not tell the input's; and a step that comes before the
+ * activation cannot be one of its output. */
+static void steps_that_need_the_input_keep_it(void **state) {
+  (void)state;
+  for (int early = 0; early < 2; early++) {
+    Bench b = bench_new();
+    Value x = convolution(&b, source(&b, image), NO_VALUE);
+    if (early) {
+      keep(&b, graph_average_pool(b.graph, graph_leaky_step(b.graph, x, 0.5f), 2, 2, 0));
+    }
+    float slope = early ? 0.5f : -0.5f;
+    keep(&b, graph_average_pool(b.graph, graph_leaky_relu(b.graph, x, slope), 2, 2, 0));
+    if (!early) {
+      keep(&b, graph_average_pool(b.graph, graph_leaky_step(b.graph, x, slope), 2, 2, 0));
+    }
+    bench_plan(&b);
+    assert_int_equal(only(&b, OP_CONV3D)->attributes.conv.activation, ACTIVATION_NONE);
+    bench_free(&b);
+  }
+}
+
+/* --- Norms ------------------------------------------------------------------------------------ */
 
 static void norm_takes_activation_and_residual(void **state) {
   (void)state;
@@ -226,8 +244,7 @@ static void norm_backward_sees_updates(void **state) {
   bench_free(&b);
 }
 
-/* --- Pointwise chains
- * ---------------------------------------------------------------------------------------- */
+/* --- Pointwise chains ------------------------------------------------------------------------- */
 
 static void chains_become_one_op(void **state) {
   (void)state;
@@ -314,9 +331,34 @@ static void limits_hold(void **state) {
   bench_free(&b);
 }
 
-/* --- Stores
- * ----------------------------------------------------------------------------------------------------
- */
+/* In whatever shape; a value made in a buffer is there to be read later. */
+static bool is_read(const Plan *plan, Value value) {
+  for (int i = 0; i < plan->value_count; i++) {
+    if (plan->values[i].root == value.id && plan->values[i].use_count > 0) return true;
+  }
+  return plan_value(plan, value)->buffer != NULL;
+}
+
+/* What nobody reads is not written. */
+static void outputs_are_read(void **state) {
+  (void)state;
+  Buffer buffer = buffer_describe("b", DTYPE_F32, RANDOM_GRAPH_BUFFER);
+  for (uint64_t seed = 0; seed < 60; seed++) {
+    FakeBackend fake = fake_backend();
+    Graph *graph = random_graph(seed, 150, &buffer, false);
+    Planned planned = plan_for(&fake.backend, graph, false, NULL);
+    for (int i = 0; i < planned.program->step_count; i++) {
+      const Op *op = op_at(planned.program, i);
+      for (int j = 0; j < op->output_count; j++) {
+        assert_true(is_read(planned.program->plan, op->outputs[j]));
+      }
+    }
+    planned_free(&planned);
+    graph_free(graph);
+  }
+}
+
+/* --- Stores ----------------------------------------------------------------------------------- */
 
 static void stores_vanish_where_they_can(void **state) {
   (void)state;
@@ -353,9 +395,7 @@ static void stores_vanish_where_they_can(void **state) {
   }
 }
 
-/* --- A network
- * --------------------------------------------------------------------------------------------------
- */
+/* --- A network -------------------------------------------------------------------------------- */
 
 typedef struct Training {
   Parameters parameters;
@@ -518,6 +558,7 @@ int main(void) {
       cmocka_unit_test(convolution_read_twice_stays),
       cmocka_unit_test(bias_is_not_read_too_early),
       cmocka_unit_test(convolution_activation_in_training),
+      cmocka_unit_test(steps_that_need_the_input_keep_it),
       cmocka_unit_test(norm_takes_activation_and_residual),
       cmocka_unit_test(activation_behind_residual_stays),
       cmocka_unit_test(norm_backward_takes_activation),
@@ -527,6 +568,7 @@ int main(void) {
       cmocka_unit_test(costly_values_are_made_once),
       cmocka_unit_test(readers_stay_before_writers),
       cmocka_unit_test(limits_hold),
+      cmocka_unit_test(outputs_are_read),
       cmocka_unit_test(stores_vanish_where_they_can),
       cmocka_unit_test(networks_fuse),
       cmocka_unit_test(networks_compute_the_same),

@@ -33,8 +33,7 @@ static void fill_random(Buffer *buffer, uint64_t seed) {
   random_fill_normal(&random, buffer->data, (size_t)buffer->count, 1);
 }
 
-/* --- Dead ops
- * ----------------------------------------------------------------------------------------- */
+/* --- Dead ops --------------------------------------------------------------------------------- */
 
 static void dead_ops_vanish(void **state) {
   (void)state;
@@ -71,8 +70,7 @@ static void empty_program_runs(void **state) {
   graph_free(graph);
 }
 
-/* --- Errors
- * ------------------------------------------------------------------------------------------- */
+/* --- Errors ----------------------------------------------------------------------------------- */
 
 static void errors_name_the_op(void **state) {
   (void)state;
@@ -102,8 +100,7 @@ static void errors_name_the_op(void **state) {
   graph_free(graph);
 }
 
-/* --- The arena
- * ---------------------------------------------------------------------------------------- */
+/* --- The arena -------------------------------------------------------------------------------- */
 
 /* Which value each byte of the arena holds, filled in as the program would run. */
 typedef struct Simulation {
@@ -293,8 +290,7 @@ static void programs_share_an_arena(void **state) {
   free(buffer.data);
 }
 
-/* --- Collectives
- * ---------------------------------------------------------------------------------------- */
+/* --- Collectives ------------------------------------------------------------------------------ */
 
 enum { MAX_PENDING = 256 };
 
@@ -396,8 +392,7 @@ static void all_reduce_stays_behind_readers(void **state) {
   free(other.data);
 }
 
-/* --- What is computed
- * ------------------------------------------------------------------------------------ */
+/* --- What is computed ------------------------------------------------------------------------- */
 
 static void run_and_compare(uint64_t seed, Backend *backend, bool plain, Buffer *buffer) {
   FakeCollectives context = {0};
@@ -437,8 +432,7 @@ static void random_graphs_compute_what_they_say(void **state) {
   backend->free(backend);
 }
 
-/* --- Reports
- * ---------------------------------------------------------------------------------------------- */
+/* --- Reports ---------------------------------------------------------------------------------- */
 
 static void reports_can_be_read(void **state) {
   (void)state;
