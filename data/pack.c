@@ -323,8 +323,7 @@ static Status pack_frames(Pack *pack, Error *error) {
     log_warning("pack: the range ends at frame %lld, the video at %lld", (long long)o->range_end,
                 (long long)pack->position);
   if (dropped > 0)
-    log_info("pack: the last %lld frames are less than a clip and were left out",
-             (long long)dropped);
+    log_info("pack: frames left out at the end, too few for a clip: %lld", (long long)dropped);
   report(pack);
 done:
   return status;

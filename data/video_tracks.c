@@ -202,10 +202,10 @@ static void describe(Timing *timing, TimingInfo *info) {
       .rate_denominator = known ? rate.den : 1,
       .aspect_numerator = turned ? aspect.den : aspect.num,
       .aspect_denominator = turned ? aspect.num : aspect.den,
-      .range = codec->color_range,
-      .primaries = codec->color_primaries,
-      .transfer = codec->color_trc,
-      .matrix = codec->color_space,
+      .range = (int)codec->color_range,
+      .primaries = (int)codec->color_primaries,
+      .transfer = (int)codec->color_trc,
+      .matrix = (int)codec->color_space,
   };
   timing->pace = known ? av_rescale_q(1, av_inv_q(rate), stream->time_base) : 1;
   if (timing->pace < 1) timing->pace = 1;

@@ -5,10 +5,11 @@
 
 #include <cmocka.h>
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/resource.h>
 
 #include "base/files.h"
 #include "base/memory.h"
@@ -17,14 +18,6 @@
 #include "tests/unit/data/support_media.h"
 
 static Error error;
-static char output[65536], other[65536];
-
-static void close_to(const uint8_t *a, const uint8_t *b, size_t size, int tolerance) {
-  for (size_t i = 0; i < size; i++) {
-    int difference = abs(a[i] - b[i]);
-    if (difference > tolerance) fail_msg("byte %zu: %d and %d", i, a[i], b[i]);
-  }
-}
 
 /* --- Without FFmpeg too
  * -------------------------------------------------------------------------------- */
@@ -121,6 +114,15 @@ static void pictures(void **state) {
 }
 
 #if WITH_FFMPEG
+
+static char output[65536], other[65536];
+
+static void close_to(const uint8_t *a, const uint8_t *b, size_t size, int tolerance) {
+  for (size_t i = 0; i < size; i++) {
+    int difference = abs(a[i] - b[i]);
+    if (difference > tolerance) fail_msg("byte %zu: %d and %d", i, a[i], b[i]);
+  }
+}
 
 /* --- Videos
  * ---------------------------------------------------------------------------------------- */
@@ -369,6 +371,57 @@ static void bad_videos(void **state) {
   free(bytes);
 }
 
+/* An index in front of a file promises frames that a cut took away. */
+static void cut_videos(void **state) {
+  (void)state;
+  char *bytes = NULL;
+  size_t size;
+  if (!have_tool("ffmpeg")) skip();
+  media_make(media_path("a.mp4"), 40, 64, 48, 25);
+  assert_int_equal(media_shell(output, sizeof output,
+                               "ffmpeg -v error -i '%s' -c copy -movflags +faststart '%s' 2>&1",
+                               media_path("a.mp4"), media_path("front.mp4")),
+                   0);
+  assert_done(file_read(media_path("front.mp4"), 1 << 24, &bytes, &size, &error), &error);
+  assert_done(atomic_file_replace(media_path("cut.mp4"), bytes, size * 9 / 10, &error), &error);
+  free(bytes);
+  assert_int_equal(media_count(media_path("cut.mp4"), NULL, NULL, &error), -1);
+  assert_int_equal(error.status, ERROR_DATA);
+  assert_mentions(&error, "cut.mp4: breaks at frame");
+}
+
+/* A file may not grow beyond a limit: what a full disk does. */
+static void full_disk(void **state) {
+  (void)state;
+  VideoWriter *writer = NULL;
+  VideoWriterOptions options = {
+      .width = 64, .height = 64, .fps_numerator = 25, .fps_denominator = 1, .quality = 0};
+  static uint8_t rgb[64 * 64 * 3];
+  Status status = OK;
+  struct rlimit before;
+  signal(SIGXFSZ, SIG_IGN);
+  assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+  assert_done(video_writer_open(media_path("a.mp4"), &options, &writer, &error), &error);
+  assert_int_equal(setrlimit(RLIMIT_FSIZE, &(struct rlimit){32768, before.rlim_max}), 0);
+  for (int i = 0; i < 200 && status == OK; i++) {
+    for (size_t k = 0; k < sizeof rgb; k++) rgb[k] = (uint8_t)((k * 2654435761u + (size_t)i) >> 7);
+    status = video_write(writer, rgb, NULL, &error);
+  }
+  if (status == OK)
+    status = video_writer_finish(writer, &error);
+  else
+    video_writer_abandon(writer);
+  assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+  assert_int_equal(status, ERROR_IO);
+  assert_mentions(&error, "a.mp4");
+  assert_mentions(&error, "File too large");
+  char **names;
+  size_t count;
+  assert_done(folder_list(media_path(""), &names, &count, &error), &error);
+  assert_int_equal(count, 0);
+  folder_list_free(names, count);
+}
+
 static void bad_targets(void **state) {
   (void)state;
   VideoWriter *writer = NULL;
@@ -450,6 +503,8 @@ int main(void) {
     TEST(filters),
     TEST(bad_filters),
     TEST(bad_videos),
+    TEST(cut_videos),
+    TEST(full_disk),
     TEST(bad_targets),
     TEST(abandoned_leaves_nothing),
 #else
