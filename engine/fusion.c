@@ -2,8 +2,7 @@
  * norms, the activation in front of a norm's backward pass, gradients of biases, stores. */
 #include "engine/plan.h"
 
-/* --- Patterns
- * --------------------------------------------------------------------------------------- */
+/* --- Patterns --------------------------------------------------------------------------------- */
 
 /* The only instruction of a pointwise op as the builders make it, else NULL. */
 static const PointwiseInstruction *single_instruction(const Op *op, PointwiseCode code) {
@@ -42,8 +41,7 @@ static Value other_operand(const Op *op, Value value) {
   return op->inputs[1].id == value.id ? op->inputs[0] : NO_VALUE;
 }
 
-/* --- Aliases
- * ------------------------------------------------------------------------------------------ */
+/* --- Aliases ---------------------------------------------------------------------------------- */
 
 /* A reshape to the shape that is there already: its readers read what it reads. */
 static void remove_aliases(Plan *plan) {
@@ -64,8 +62,7 @@ static void remove_aliases(Plan *plan) {
   }
 }
 
-/* --- A norm's backward pass behind an activation
- * ------------------------------------------------------- */
+/* --- A norm's backward pass behind an activation ---------------------------------------------- */
 
 /* The slot of the plain norm whose output is `value`, or was before a leaky ReLU; -1: none. The
  * step of an activation's output is that of its input, as the slope is not negative. */
@@ -128,8 +125,7 @@ static void drop_parameter_gradients(Plan *plan, int slot) {
   op->output_count = 1;
 }
 
-/* --- Bias, activation, residual
- * --------------------------------------------------------------------------- */
+/* --- Bias, activation, residual --------------------------------------------------------------- */
 
 /* conv3d(x, w) + vector, the sum alone reading the convolution. */
 static void fuse_bias(Plan *plan, int slot) {
@@ -207,8 +203,7 @@ static void fuse_residual(Plan *plan, int slot) {
   plan_set_output(plan, user, 0, sum);
 }
 
-/* --- Gradients of biases
- * ---------------------------------------------------------------------------------- */
+/* --- Gradients of biases ---------------------------------------------------------------------- */
 
 /* The slot of a sum of `dy` over all but its channels, else -1. */
 static int channel_sum(const Plan *plan, Value dy) {
@@ -241,8 +236,7 @@ static void fuse_bias_gradient(Plan *plan, int slot) {
   plan_set_output(plan, moves ? sum : slot, 1, bias_gradient);
 }
 
-/* --- Stores
- * ------------------------------------------------------------------------------------------- */
+/* --- Stores ----------------------------------------------------------------------------------- */
 
 enum { BOUND_ALIGNMENT = 64 };
 
@@ -290,8 +284,7 @@ static void bind_stores(Plan *plan) {
   }
 }
 
-/* --- All of it
- * -------------------------------------------------------------------------------------------- */
+/* --- All of it -------------------------------------------------------------------------------- */
 
 static void fuse_forward(Plan *plan, int slot) {
   Op *op = &plan->ops[slot];

@@ -85,8 +85,7 @@ static unsigned outputs_of_others(const Plan *plan, const Op *producer, int cons
   return mask;
 }
 
-/* --- Memory: far producers
- * ---------------------------------------------------------------------------- */
+/* --- Memory: far producers -------------------------------------------------------------------- */
 
 static bool used_from(const Plan *plan, Value value, int op) {
   const PlanValue *info = plan_value(plan, value);
@@ -122,8 +121,7 @@ static bool keeps_memory_low(const Plan *plan, int producer, int consumer) {
   return longer <= gone;
 }
 
-/* --- Joining
- * ------------------------------------------------------------------------------------------ */
+/* --- Joining ---------------------------------------------------------------------------------- */
 
 /* May the producer's work be done by the consumer, whatever the use of it? Fills `fused`. */
 static bool can_join(const Plan *plan, int producer, int consumer, unsigned kept, Op *fused) {
@@ -224,24 +222,6 @@ static bool absorb_everywhere(Plan *plan) {
   return changed;
 }
 
-/* Outputs whose readers all compute them themselves are not written. */
-static void drop_unread_outputs(Plan *plan, int op) {
-  Op *at = &plan->ops[op], trimmed;
-  unsigned kept = 0;
-  for (int i = 0; i < at->output_count; i++) {
-    if (plan_value(plan, at->outputs[i])->use_count > 0) kept |= 1u << i;
-  }
-  if (kept == 0 || kept == (1u << at->output_count) - 1) return;
-  if (!pointwise_trim(at, kept, &trimmed)) return;
-  for (int i = 0; i < at->output_count; i++) {
-    if (!(kept >> i & 1)) plan_value(plan, at->outputs[i])->producer = -1;
-  }
-  plan_set_inputs(plan, op, trimmed.inputs, trimmed.input_count);
-  at->attributes = trimmed.attributes;
-  at->output_count = trimmed.output_count;
-  memcpy(at->outputs, trimmed.outputs, sizeof at->outputs);
-}
-
 void plan_fuse_pointwise(Plan *plan) {
   bool changed = true;
   while (changed) {
@@ -251,8 +231,5 @@ void plan_fuse_pointwise(Plan *plan) {
         changed = true;
       }
     }
-  }
-  for (int i = 0; i < plan->op_count; i++) {
-    if (plan->live[i] && plan->ops[i].kind == OP_POINTWISE) drop_unread_outputs(plan, i);
   }
 }

@@ -41,8 +41,7 @@ int plan_remove_dead(Plan *plan) {
   return running;
 }
 
-/* --- Hazards
- * -------------------------------------------------------------------------------------- */
+/* --- Hazards ---------------------------------------------------------------------------------- */
 
 Range plan_range(const Plan *plan, Value value) {
   if (value.id < 0) return (Range){0};
@@ -99,8 +98,7 @@ bool plan_inputs_steady(const Plan *plan, int op, int to) {
   return true;
 }
 
-/* --- Lifetimes
- * ------------------------------------------------------------------------------------ */
+/* --- Lifetimes -------------------------------------------------------------------------------- */
 
 /* The last op that reads a value or another shape of it; for a value nobody reads, its producer. */
 static void find_last_uses(const Plan *plan, int *last) {
@@ -140,8 +138,8 @@ static int reusable_lifetime(const Plan *plan, int at, Value output, const Lifet
 }
 
 int plan_lifetimes(const Plan *plan, Lifetime **out, int *lifetime_of) {
-  Lifetime *items = NULL;
-  int count = 0, capacity = 0;
+  Lifetime *items = mem_new((size_t)plan->value_count, sizeof *items);
+  int count = 0;
   int *last = mem_new((size_t)plan->value_count, sizeof *last);
   find_last_uses(plan, last);
   for (int i = 0; i < plan->value_count; i++) lifetime_of[i] = -1;
@@ -152,7 +150,6 @@ int plan_lifetimes(const Plan *plan, Lifetime **out, int *lifetime_of) {
       if (value.id < 0 || plan_value(plan, value)->buffer) continue;
       int lifetime = reusable_lifetime(plan, i, value, items, lifetime_of);
       if (lifetime < 0) {
-        MEM_PUSH_SLOT(items, count, capacity);
         lifetime = count++;
         items[lifetime] = (Lifetime){.first = i, .bytes = (size_t)plan_bytes(plan, value)};
       }

@@ -37,8 +37,7 @@ static inline PlanValue *plan_value(const Plan *plan, Value value) {
 }
 int64_t plan_bytes(const Plan *plan, Value value); /* 0 for NO_VALUE */
 
-/* --- Rewriting
- * ------------------------------------------------------------------------------------ */
+/* --- Rewriting -------------------------------------------------------------------------------- */
 void plan_remove(Plan *plan, int op);
 /* Moves an op into the free slot `to`. */
 void plan_move(Plan *plan, int from, int to);
@@ -52,8 +51,7 @@ int plan_sole_user(const Plan *plan, Value value);
 /* Replaces the slots by `order[0..count)`, and drops the others. */
 void plan_reorder(Plan *plan, const int *order, int count);
 
-/* --- Liveness and hazards (engine/liveness.c)
- * ------------------------------------------------------- */
+/* --- Liveness and hazards (engine/liveness.c) ------------------------------------------------- */
 /* Removes what reaches no buffer. Returns how many ops that run are left. */
 int plan_remove_dead(Plan *plan);
 /* True for ops that do something when the program runs: all but views and reshapes. */
@@ -71,8 +69,7 @@ bool plan_steady(const Plan *plan, Value value, int slot_a, int slot_b);
 /* The same for all inputs of the op in slot `op`, which may then run in slot `to` as well. */
 bool plan_inputs_steady(const Plan *plan, int op, int to);
 
-/* --- Fusion (engine/fusion.c, engine/fusion_pointwise.c)
- * ---------------------------------------------- */
+/* --- Fusion (engine/fusion.c, engine/fusion_pointwise.c) -------------------------------------- */
 void plan_fuse(Plan *plan);
 void plan_fuse_pointwise(Plan *plan);
 
@@ -80,19 +77,15 @@ void plan_fuse_pointwise(Plan *plan);
  * reads it: made in `*fused`, whose outputs are the consumer's followed by those of the producer
  * marked in the mask `kept`. False when it does not fit the limits of a pointwise program. */
 bool pointwise_compose(const Op *producer, const Op *consumer, unsigned kept, Op *fused);
-/* A pointwise op that makes only the outputs in the mask. */
-bool pointwise_trim(const Op *op, unsigned kept, Op *trimmed);
 
-/* --- Order of collectives (engine/schedule.c)
- * ---------------------------------------------------------- */
+/* --- Order of collectives (engine/schedule.c) ------------------------------------------------- */
 /* Drops all that does not run, and moves each all-reduce up to right behind the last op that
  * touches its target; all-reduces keep their order. */
 void plan_schedule(Plan *plan);
 /* waits[i]: op i touches what an all-reduce started before it (and not yet waited for) works on. */
 void plan_waits(const Plan *plan, bool *waits);
 
-/* --- Memory (engine/arena.c, engine/liveness.c)
- * ----------------------------------------------------------*/
+/* --- Memory (engine/arena.c, engine/liveness.c) ----------------------------------------------- */
 typedef struct Lifetime {
   int first, last; /* ops */
   size_t bytes;

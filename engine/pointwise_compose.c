@@ -199,20 +199,3 @@ bool pointwise_compose(const Op *producer, const Op *consumer, unsigned kept, Op
   fused->output_count = count;
   return finish(&composer, outputs, count, fused);
 }
-
-bool pointwise_trim(const Op *op, unsigned kept, Op *trimmed) {
-  const PointwiseProgram *program = &op->attributes.pointwise;
-  Composer composer = {0};
-  int registers[OP_MAX_INPUTS + POINTWISE_MAX_INSTRUCTIONS];
-  int outputs[POINTWISE_MAX_OUTPUTS], count = 0;
-  for (int i = 0; i < op->input_count; i++) registers[i] = add_input(&composer, op->inputs[i]);
-  append_program(&composer, program, op->input_count, registers);
-  *trimmed = *op;
-  for (int i = 0; i < op->output_count; i++) {
-    if (!(kept >> i & 1)) continue;
-    trimmed->outputs[count] = op->outputs[i];
-    outputs[count++] = registers[program->outputs[i]];
-  }
-  trimmed->output_count = count;
-  return finish(&composer, outputs, count, trimmed);
-}

@@ -8,8 +8,7 @@
 #include "engine/arena.h"
 #include "engine/program_internal.h"
 
-/* --- Planning
- * ------------------------------------------------------------------------------------- */
+/* --- Planning --------------------------------------------------------------------------------- */
 
 static Tensor describe(const Plan *plan, Value value) {
   if (value.id < 0) return (Tensor){0};
@@ -153,8 +152,7 @@ void program_free(Program *program) {
   free(program);
 }
 
-/* --- Binding
- * -------------------------------------------------------------------------------------- */
+/* --- Binding ---------------------------------------------------------------------------------- */
 
 static Status bind_tensor(const Program *program, const Op *op, Value value, Tensor *tensor,
                           Error *error) {
@@ -198,8 +196,7 @@ done:
   return status;
 }
 
-/* --- Running
- * -------------------------------------------------------------------------------------- */
+/* --- Running ---------------------------------------------------------------------------------- */
 
 static void mark_written(const Step *step) {
   for (int i = 0; i < step->written_count; i++) step->written[i]->version++;
@@ -283,8 +280,7 @@ done:
   return status;
 }
 
-/* --- Numbers
- * -------------------------------------------------------------------------------------- */
+/* --- Numbers ---------------------------------------------------------------------------------- */
 
 ProgramCost program_cost(const Program *program) {
   return program->cost;

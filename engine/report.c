@@ -6,8 +6,7 @@
 #include "base/memory.h"
 #include "engine/program_internal.h"
 
-/* --- Cells
- * ------------------------------------------------------------------------------------------ */
+/* --- Cells ------------------------------------------------------------------------------------ */
 
 typedef enum Unit { UNIT_BYTES, UNIT_COUNT } Unit;
 
@@ -80,8 +79,7 @@ static Widths find_widths(const Program *program) {
   return widths;
 }
 
-/* --- The plan
- * ----------------------------------------------------------------------------------------- */
+/* --- The plan --------------------------------------------------------------------------------- */
 
 static void append_place(Text *out, const Program *program, const Op *op, const Tensor *tensor) {
   if (tensor->buffer) {
@@ -168,8 +166,7 @@ void program_print(const Program *program, Text *out) {
   append_totals(out, program);
 }
 
-/* --- The profile
- * ---------------------------------------------------------------------------------------- */
+/* --- The profile ------------------------------------------------------------------------------ */
 
 enum { PROFILE_ROWS = 40 };
 

@@ -8,8 +8,7 @@
 
 #include "base/memory.h"
 
-/* --- The backend
- * ------------------------------------------------------------------------------------ */
+/* --- The backend ------------------------------------------------------------------------------ */
 
 typedef struct FakeKernel {
   Kernel kernel;
@@ -41,7 +40,7 @@ static Status fake_kernel_new(Backend *backend, const Op *op, const Tensor *inpu
   }
   if (op->kind == fake->refused) return error_set(error, ERROR_INTERNAL, "cannot run this");
   FakeKernel *kernel = mem_new(1, sizeof *kernel);
-  size_t workspace = fake->with_workspaces ? (size_t)(fake->kernels % 4) * 200 : 0;
+  size_t workspace = fake->with_workspaces ? (size_t)(fake->kernels % 5) * 100 : 0;
   kernel->kernel = (Kernel){.workspace = workspace, .run = fake_run, .free = fake_kernel_free};
   kernel->backend = fake;
   fake->kernels++;
@@ -76,8 +75,7 @@ FakeBackend fake_backend(void) {
                        .refused = OP_VIEW};
 }
 
-/* --- Programs
- * --------------------------------------------------------------------------------------- */
+/* --- Programs --------------------------------------------------------------------------------- */
 
 Planned plan_for(Backend *backend, const Graph *graph, bool without_fusion,
                  const Collectives *collectives) {
@@ -115,8 +113,7 @@ const Op *op_at(const Program *program, int index) {
   return &program->plan->ops[index];
 }
 
-/* --- Random graphs
- * ------------------------------------------------------------------------------------ */
+/* --- Random graphs ---------------------------------------------------------------------------- */
 
 enum { POOL = 24 };
 
