@@ -404,7 +404,8 @@ static void full_disk(void **state) {
   assert_done(video_writer_open(media_path("a.mp4"), &options, &writer, &error), &error);
   assert_int_equal(setrlimit(RLIMIT_FSIZE, &(struct rlimit){32768, before.rlim_max}), 0);
   for (int i = 0; i < 200 && status == OK; i++) {
-    for (size_t k = 0; k < sizeof rgb; k++) rgb[k] = (uint8_t)((k * 2654435761u + (size_t)i) >> 7);
+    for (size_t k = 0; k < sizeof rgb; k++)
+      rgb[k] = (uint8_t)((k * 2654435761u + (size_t)i * 40503u * k) >> 9);
     status = video_write(writer, rgb, NULL, &error);
   }
   if (status == OK)
