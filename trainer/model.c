@@ -116,7 +116,8 @@ Status model_allocate(Model *model, Error *error) {
   Status status = OK;
   Backend *backend = model->backend;
   TRY(parameters_allocate(&model->generator, backend, true, true, error));
-  TRY(parameters_allocate(&model->discriminator, backend, true, false, error));
+  if (model->adversarial)
+    TRY(parameters_allocate(&model->discriminator, backend, true, false, error));
   TRY(buffer_allocate(&model->source, backend, error));
   TRY(buffer_allocate(&model->target, backend, error));
   if (model->noise.count > 0) TRY(buffer_allocate(&model->noise, backend, error));
@@ -131,7 +132,7 @@ done:
 Status model_initialize(Model *model, Error *error) {
   Status status =
       parameters_initialize(&model->generator, (uint64_t)model->config->run.seed, error);
-  if (status != OK) return status;
+  if (status != OK || !model->adversarial) return status;
   return parameters_initialize(&model->discriminator, (uint64_t)model->config->run.seed, error);
 }
 
