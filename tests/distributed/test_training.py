@@ -1,0 +1,53 @@
+#!/usr/bin/python3
+"""Training on several ranks: what is learnt does not depend on how many they are, and two equal runs
+leave equal bytes."""
+import os
+import shutil
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import runs  # noqa: E402
+
+STEPS = 20
+TOLERANCE = 1e-5
+
+
+def test_world_sizes(tap, folder):
+    """The same losses on 1, 2 and 4 ranks, the same bytes twice"""
+    data = runs.synth(os.path.join(folder, "data"))
+
+    def run(name, ranks):
+        return runs.Run(os.path.join(folder, name), data, train__steps=STEPS,
+                        checkpoint__every=10).must_train(ranks, "none")
+
+    one, two, four = run("one", 1), run("two", 2), run("four", 4)
+    tap.check([record["step"] for record in one.metrics()] == list(range(1, STEPS + 1)),
+              f"metrics of {STEPS} steps", one.metrics())
+    first, last = one.metrics()[0], one.metrics()[-1]
+    tap.check("loss/d" not in first and last["loss/d"] > 0 and first["loss/g"] != last["loss/g"],
+              "a warm-up, then the game, and losses that change", f"{first}\n{last}")
+    for name, other in (("2", two), ("4", four)):
+        worst, where = runs.largest_deviation(one.metrics(), other.metrics())
+        print(f"# {name} ranks: largest relative deviation {worst:.2g}, {where}")
+        tap.check(worst <= TOLERANCE, f"{name} ranks have the losses of one", where)
+    again = run("again", 2)
+    differs = runs.difference(two.last_checkpoint(), again.last_checkpoint())
+    tap.check(len(again.last_checkpoint()) == 6 and not differs, "two runs on 2 ranks leave the same bytes",
+              f"different: {differs}")
+    tap.check(two.metrics() == again.metrics(), "and write the same metrics")
+
+
+def test_refused_world_size(tap, folder):
+    """A number of ranks that cannot share the batch"""
+    run = runs.Run(os.path.join(folder, "three"), runs.synth(os.path.join(folder, "data")), train__steps=2)
+    code = run.train(3, "none")
+    tap.check(code == 64 and "cannot be shared by 3 ranks; world sizes that would do: 1, 2, 4" in run.said(),
+              "3 ranks are refused, with the numbers that would do", f"exit code {code}\n{run.said()}")
+    tap.check(not os.path.exists(run.folder), "and nothing is written")
+
+
+if __name__ == "__main__":
+    if not shutil.which("mpirun"):
+        print("ok 1 - training on several ranks # SKIP no mpirun")
+        sys.exit(0)
+    runs.main([test_world_sizes, test_refused_world_size])

@@ -1,0 +1,214 @@
+"""What the tests of whole training runs share: TAP, small configs, celforge as a process, and what a
+run leaves behind."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.dont_write_bytecode = True
+
+CELFORGE = os.path.abspath(os.path.join(os.environ.get("BUILD", "build"), "celforge"))
+LIMIT = 240  # seconds any one run may take; the machine may be busy
+
+ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+
+# A GAN step with everything in it that draws random numbers, in a few milliseconds.
+TINY = {
+    "run.seed": 7,
+    "data.flip": True,
+    "model.channels": 4,
+    "model.blocks": 1,
+    "model.noise_channels": 1,
+    "model.image_scales": 1,
+    "model.image_channels": 4,
+    "model.image_layers": 2,
+    "model.video_channels": 4,
+    "model.video_layers": 2,
+    "optim.clip": 5,
+    "optim.l1_warmup": 3,
+    "optim.fade_in": 4,
+    "train.global_batch": 4,
+    "train.micro_batch": 1,
+    "metrics.every": 1,
+    "samples.every": 0,
+}
+
+
+class Tap:
+    def __init__(self):
+        self.count = self.failed = 0
+
+    def check(self, good, name, detail=""):
+        self.count += 1
+        self.failed += not good
+        print(f"{'ok' if good else 'not ok'} {self.count} - {name}", flush=True)
+        if not good and detail:
+            print("\n".join(f"# {line}" for line in str(detail).splitlines()), flush=True)
+
+    def skip(self, name, reason):
+        self.count += 1
+        print(f"ok {self.count} - {name} # SKIP {reason}", flush=True)
+
+    def end(self):
+        print(f"1..{self.count}")
+        sys.exit(1 if self.failed else 0)
+
+
+def main(tests):
+    """Runs test(tap, folder) for each test, each in a folder of its own."""
+    tap = Tap()
+    if not os.access(CELFORGE, os.X_OK):
+        tap.check(False, f"{CELFORGE} is not built")
+        tap.end()
+    for test in tests:
+        folder = tempfile.mkdtemp(prefix="celforge-runs-")
+        try:
+            test(tap, folder)
+        except (OSError, ValueError, KeyError, AssertionError, subprocess.SubprocessError) as error:
+            tap.check(False, test.__doc__, f"{type(error).__name__}: {error}")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    tap.end()
+
+
+def synth(folder, seed=1):
+    subprocess.run([CELFORGE, "synth", folder, "--clips", "12", "--frames", "4", "--size", "32x32",
+                    "--threads", "1", "--seed", str(seed)],
+                   check=True, capture_output=True, timeout=LIMIT, env=ENVIRONMENT)
+    return folder
+
+
+class Run:
+    """A run's folder and the processes that work in it, one after the other."""
+
+    def __init__(self, folder, data, **settings):
+        self.folder = folder
+        self.settings = {**TINY, "run.dir": folder, "data.path": data}
+        self.settings.update((key.replace("__", "."), value) for key, value in settings.items())
+        self.config = folder + ".yaml"
+        self.log = folder + ".log"
+        self.process = None
+
+    def write_config(self):
+        sections = {}
+        for name, value in self.settings.items():
+            section, key = name.split(".")
+            sections.setdefault(section, {})[key] = value
+        with open(self.config, "w", encoding="utf-8") as file:
+            json.dump(sections, file, indent=1)  # JSON is YAML
+
+    def start(self, ranks=1, resume="auto"):
+        self.write_config()
+        command = [CELFORGE, "train", self.config, "--resume", resume]
+        if ranks > 1:
+            command = ["mpirun", "--oversubscribe", "-np", str(ranks)] + command
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            env=ENVIRONMENT)
+        return self
+
+    def wait(self):
+        try:
+            return self.process.wait(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return f"no end within {LIMIT} s"
+
+    def train(self, ranks=1, resume="auto"):
+        return self.start(ranks, resume).wait()
+
+    def must_train(self, ranks=1, resume="auto"):
+        code = self.train(ranks, resume)
+        assert code == 0, f"exit code {code}\n{self.said()}"
+        return self
+
+    def ranks(self):
+        """Process ids of the ranks: mpirun's children, or the process itself."""
+        with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="ascii") as file:
+            children = file.read().split()
+        return [int(child) for child in children] or [self.process.pid]
+
+    def running(self):
+        return self.process.poll() is None
+
+    def wait_for(self, condition):
+        """Until the condition holds (True) or the process has ended (False)."""
+        deadline = time.monotonic() + LIMIT
+        while self.running():
+            if condition():
+                return True
+            assert time.monotonic() < deadline, f"waited {LIMIT} s in vain\n{self.said()}"
+            time.sleep(0.0005)
+        return False
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        return self.wait()
+
+    def said(self):
+        with open(self.log, encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+    # What lies in the folder.
+
+    def path(self, *parts):
+        return os.path.join(self.folder, *parts)
+
+    def checkpoints(self):
+        """Steps of what bears a checkpoint's final name, oldest first."""
+        try:
+            names = os.listdir(self.path("checkpoints"))
+        except FileNotFoundError:
+            return []
+        return sorted(int(name[5:]) for name in names if name.startswith("step-") and name[5:].isdigit())
+
+    def checkpoint(self, step):
+        return self.path("checkpoints", f"step-{step:08d}")
+
+    def last_checkpoint(self):
+        """Its name, and the bytes of each of its files."""
+        folder = self.checkpoint(self.checkpoints()[-1])
+        content = {"": os.path.basename(folder)}
+        for name in sorted(os.listdir(folder)):
+            with open(os.path.join(folder, name), "rb") as file:
+                content[name] = file.read()
+        return content
+
+    def lines(self):
+        """How many lines of metrics there are now."""
+        try:
+            with open(self.path("metrics.jsonl"), "rb") as file:
+                return file.read().count(b"\n")
+        except FileNotFoundError:
+            return 0
+
+    def metrics(self):
+        """What is a function of config and data in each line of metrics."""
+        with open(self.path("metrics.jsonl"), encoding="utf-8") as file:
+            records = [json.loads(line) for line in file]
+        timed = ("clips_per_second", "step_seconds", "gflops", "wait/")
+        return [{key: value for key, value in record.items() if not key.startswith(timed)} for record in records]
+
+
+def difference(left, right):
+    """Which files of two last checkpoints differ, in words; empty where none does."""
+    names = sorted(set(left) | set(right))
+    return ", ".join(f"{name or 'name'}" for name in names if left.get(name) != right.get(name))
+
+
+def largest_deviation(left, right):
+    """The largest relative difference between two lists of metrics, and where it is."""
+    if [sorted(record) for record in left] != [sorted(record) for record in right]:
+        return float("inf"), "other steps or keys"
+    worst, where = 0.0, "nowhere"
+    for one, other in zip(left, right):
+        for key, value in one.items():
+            deviation = abs(value - other[key]) / max(abs(value), 1e-30) if value != other[key] else 0.0
+            if deviation > worst:
+                worst, where = deviation, f"step {one['step']}, {key}: {value} and {other[key]}"
+    return worst, where
