@@ -10,6 +10,7 @@ typedef struct Progress Progress;
 Progress *progress_new(const char *what, int64_t first, int64_t total);
 /* `record` may be NULL (no losses to show). Cheap: call it for every step, frame or clip. */
 void progress_update(Progress *progress, int64_t done, const MetricsRecord *record);
-void progress_end(Progress *progress); /* removes the bar and frees */
+/* Removes the bar, logs the last state, frees. */
+void progress_end(Progress *progress);
 
 #endif
