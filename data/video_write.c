@@ -8,6 +8,7 @@
 #include <libavutil/opt.h>
 #include <libswscale/swscale.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/files.h"
 #include "base/memory.h"
@@ -22,6 +23,7 @@ typedef struct StreamWriter {
   AVStream *stream; /* the format's */
   struct SwsContext *convert;
   AVFrame *frame;
+  AVFrame *picture; /* RGB with padded rows: swscale reads a few bytes beyond the last one */
   AVPacket *packet;
   Sound *sound;   /* NULL: none */
   Timing *timing; /* NULL: a constant rate */
@@ -128,8 +130,9 @@ static Status open_conversion(StreamWriter *writer, Error *error) {
       codec->width, codec->height, AV_PIX_FMT_RGB24, codec->width, codec->height, codec->pix_fmt,
       SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT, NULL, NULL, NULL);
   writer->frame = av_frame_alloc();
+  writer->picture = av_frame_alloc();
   writer->packet = av_packet_alloc();
-  if (!writer->convert || !writer->frame || !writer->packet)
+  if (!writer->convert || !writer->frame || !writer->picture || !writer->packet)
     return error_set(error, ERROR_INTERNAL, "%s: no memory for %dx%d frames", writer->path,
                      codec->width, codec->height);
   int matrix = codec->colorspace == AVCOL_SPC_UNSPECIFIED ? SWS_CS_DEFAULT : (int)codec->colorspace;
@@ -142,7 +145,11 @@ static Status open_conversion(StreamWriter *writer, Error *error) {
   writer->frame->height = codec->height;
   writer->frame->color_range = codec->color_range;
   writer->frame->colorspace = codec->colorspace;
+  writer->picture->format = AV_PIX_FMT_RGB24;
+  writer->picture->width = codec->width;
+  writer->picture->height = codec->height;
   int code = av_frame_get_buffer(writer->frame, 0);
+  if (code >= 0) code = av_frame_get_buffer(writer->picture, 0);
   if (code < 0) return failed(writer, ERROR_INTERNAL, code, "a frame's buffer", error);
   return OK;
 }
@@ -203,17 +210,28 @@ done:
   return status;
 }
 
+/* Rows go on with their last pixel: what swscale reads beyond the width may reach the border. */
+static void fill_picture(AVFrame *picture, const uint8_t *rgb) {
+  size_t bytes = (size_t)picture->width * 3, room = (size_t)picture->linesize[0];
+  for (int y = 0; y < picture->height; y++) {
+    uint8_t *row = picture->data[0] + (ptrdiff_t)y * picture->linesize[0];
+    memcpy(row, rgb + (size_t)y * bytes, bytes);
+    for (size_t i = bytes; i < room; i++) row[i] = row[i - 3];
+  }
+}
+
 static Status stream_write(void *state, const uint8_t *rgb, const char *name, Error *error) {
   Status status = OK;
   StreamWriter *writer = state;
   AVFrame *frame = writer->frame;
-  const uint8_t *planes[4] = {rgb};
-  const int strides[4] = {3 * frame->width};
+  const AVFrame *picture = writer->picture;
   (void)name; /* of frames in folders */
   video_log_forget();
   int code = av_frame_make_writable(frame);
   if (code < 0) return failed(writer, ERROR_INTERNAL, code, "a frame's buffer", error);
-  sws_scale(writer->convert, planes, strides, 0, frame->height, frame->data, frame->linesize);
+  fill_picture(writer->picture, rgb);
+  sws_scale(writer->convert, (const uint8_t *const *)picture->data, picture->linesize, 0,
+            picture->height, frame->data, frame->linesize);
   frame->pts = writer->written;
   writer->duration = 1;
   if (writer->timing) TRY(timing_next(writer->timing, &frame->pts, &writer->duration, error));
@@ -252,6 +270,7 @@ static void stream_writer_close(void *state) {
   timing_close(writer->timing);
   sws_freeContext(writer->convert);
   av_frame_free(&writer->frame);
+  av_frame_free(&writer->picture);
   av_packet_free(&writer->packet);
   avcodec_free_context(&writer->codec);
   if (writer->format) {
