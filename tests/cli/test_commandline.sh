@@ -1,0 +1,152 @@
+#!/bin/bash
+# The command line: help, what it refuses, how it says so, and its exit codes.
+set -u
+cd "$(dirname "$0")/../.."
+. tests/cli/support.sh
+cd "$work" || exit 1
+
+# --- Help ---------------------------------------------------------------------------------------
+commands="synth pack verify train eval translate info config bench"
+succeeds "celforge --help" "$celforge" --help
+for command in $commands; do
+  grep -qE "^  $command " out || echo "# $command is not listed"
+done >missing
+result "$(wc -l <missing)" "every command is listed"
+for command in $commands; do
+  succeeds "celforge $command --help" "$celforge" "$command" --help
+  says "its usage" "usage: celforge $command"
+done
+succeeds "celforge --version" "$celforge" --version
+says "a version" "celforge 0."
+succeeds "celforge pack --help" "$celforge" pack --help
+for option in source target source-filter target-filter frames size seed stride range deflate; do
+  grep -qF -- "--$option" out || echo "# --$option"
+done >missing
+result "$(wc -l <missing)" "pack lists the options that scripts rely on"
+succeeds "celforge train --help" "$celforge" train --help
+says "train --help lists config keys" "optim.generator_rate"
+
+# --- Words it does not know -----------------------------------------------------------------------
+refuses "no command" 64 "celforge --help" "$celforge"
+refuses "an unknown command" 64 'unknown command "trian"; did you mean "train"?' "$celforge" trian
+refuses "a command like no other" 64 'unknown command "frobnicate-it"' "$celforge" frobnicate-it
+refuses "a misspelt option" 64 'unknown option --frmaes; did you mean --frames?' \
+  "$celforge" synth x --frmaes 3
+refuses "an option like no other" 64 'unknown option --quux-quux' "$celforge" synth x --quux-quux
+refuses "a short option" 64 'unknown option -n' "$celforge" synth x -n 3
+refuses "no value" 64 '--clips: needs a value' "$celforge" synth x --clips
+refuses "an option in place of a value" 64 '--clips: needs a value' "$celforge" synth x --clips --frames 3
+refuses "an option twice" 64 '--clips: given twice' "$celforge" synth x --clips 1 --clips=2
+refuses "not a number" 64 '--clips: "4k" is not a whole number' "$celforge" synth x --clips 4k
+refuses "out of range" 64 '--clips: 0 is out of range; allowed: 1 to' "$celforge" synth x --clips=0
+refuses "a number past 64 bits" 64 'out of range' "$celforge" synth x --seed 99999999999999999999
+refuses "not a size" 64 '--size: "64" is not a size; allowed: WxH' "$celforge" synth x --size 64
+refuses "a size of nothing" 64 '--size: "0x0" is not a size' "$celforge" pack x --source y --size 0x0
+refuses "a flag with a value" 64 '--deflate: takes no value' "$celforge" synth x --deflate=yes
+refuses "one argument too many" 64 '"y": one argument too many' "$celforge" synth x y
+refuses "no OUT" 64 'OUT is missing' "$celforge" synth
+refuses "no source" 64 '--source is missing' "$celforge" pack x
+refuses "neither target nor filter" 64 '--target or --target-filter is missing' \
+  "$celforge" pack x --source y
+refuses "too many sources" 64 'at most 4' "$celforge" pack x --source a --source b --source c \
+  --source d --source e --target t
+refuses "a bad range" 64 '9:3' "$celforge" pack x --source y --target z --range 9:3
+refuses "config without a choice" 64 'one of --defaults and --check' "$celforge" config
+refuses "an unknown benchmark" 64 'allowed: step, data' "$celforge" bench stp x
+nothing_left "none of these left anything" x
+
+# --- Config files -----------------------------------------------------------------------------------
+succeeds "config --defaults" "$celforge" config --defaults
+cp out defaults.yaml
+succeeds "and they are valid" "$celforge" config --check defaults.yaml
+printf 'train:\n  steps: 3\n  stepz: 4\n' >bad.yaml
+refuses "a misspelt key" 64 'bad.yaml:3:3: train.stepz: unknown key; did you mean "train.steps"?' \
+  "$celforge" config --check bad.yaml
+refuses "train says the same" 64 'bad.yaml:3:3: train.stepz: unknown key; did you mean "train.steps"?' \
+  "$celforge" train bad.yaml
+printf 'modle:\n  channels: 3\n' >bad.yaml
+refuses "a misspelt section" 64 'did you mean "model' "$celforge" config --check bad.yaml
+printf 'train:\n  steps: many\n' >bad.yaml
+refuses "a wrong type" 64 'bad.yaml:2:10: train.steps: "many" is not an integer; allowed: 1 to' \
+  "$celforge" config --check bad.yaml
+printf 'optim:\n  beta1: 1.5\n' >bad.yaml
+refuses "out of range" 64 'bad.yaml:2:10: optim.beta1: "1.5" is out of range; allowed: 0 to' \
+  "$celforge" config --check bad.yaml
+printf 'model:\n  norm: batch\n' >bad.yaml
+refuses "not a choice" 64 'allowed: none, rms, instance, group' "$celforge" config --check bad.yaml
+printf 'train: [1, 2\n' >bad.yaml
+refuses "not YAML" 64 'bad.yaml:' "$celforge" config --check bad.yaml
+printf 'train:\n  global_batch: 6\n  micro_batch: 4\n' >bad.yaml
+refuses "a batch not of whole micro-batches" 64 \
+  'bad.yaml:2:17: train.global_batch: 6 is not a multiple of train.micro_batch 4' \
+  "$celforge" config --check bad.yaml
+refuses "no config file" 74 'missing.yaml: cannot open: No such file' "$celforge" train missing.yaml
+refuses "a misspelt key in --set" 64 'trian.steps: unknown key; did you mean "train.steps"?' \
+  "$celforge" train defaults.yaml --set trian.steps=4
+refuses "a bad value in --set" 64 'train.steps: "x" is not an integer' \
+  "$celforge" train defaults.yaml --set train.steps=x
+refuses "no value in --set" 64 '--set' "$celforge" train defaults.yaml --set train.steps
+refuses "no dataset" 65 'nowhere: no such folder' \
+  "$celforge" train defaults.yaml --set data.path=nowhere --set run.dir=run
+nothing_left "a refused run leaves nothing" run
+refuses "standard output that is full" 74 'standard output: No space left' \
+  bash -c '"$0" config --defaults >/dev/full' "$celforge"
+
+# --- Datasets and runs ----------------------------------------------------------------------------
+succeeds "a small dataset" "$celforge" synth data --clips 4 --frames 2 --size 32x32
+tiny_config tiny.yaml data run
+if command -v mpirun >/dev/null; then
+  run mpirun --oversubscribe -np 2 "$celforge" train tiny.yaml --set train.global_batch=3
+  [ $code -eq 64 ] && grep -qF 'cannot be shared by 2 ranks; world sizes that would do: 1, 3' err
+  result $? "a batch that two ranks cannot share, with the numbers that could"
+else
+  skip "a batch that two ranks cannot share" "no mpirun"
+fi
+refuses "a crop larger than the clips" 64 'crop' \
+  "$celforge" train tiny.yaml --set data.crop_height=64 --set data.crop_width=64
+refuses "more frames than the clips have" 64 'frames' "$celforge" train tiny.yaml --set data.frames=9
+nothing_left "no run so far" run
+succeeds "train --plan" "$celforge" train tiny.yaml --plan
+says "the plan has ops" "generator.stem.conv3d"
+says "the plan has the arena" "arena"
+nothing_left "a plan makes no run" run
+succeeds "a run" "$celforge" train tiny.yaml
+[ "$(wc -l <run/metrics.jsonl)" -eq 4 ]
+result $? "four lines of metrics"
+refuses "a run where one is" 64 'run: holds the checkpoints of an earlier run' \
+  "$celforge" train tiny.yaml
+refuses "resuming from what is not there" 74 'elsewhere: cannot be taken for a checkpoint or a run' \
+  "$celforge" train tiny.yaml --resume elsewhere
+succeeds "resuming a finished run" "$celforge" train tiny.yaml --resume auto
+for path in run run/checkpoints/step-00000004 data data/shard-00000.h5; do
+  succeeds "info $path" "$celforge" info $path
+done
+refuses "info of nothing" 65 'nothing: no such file' "$celforge" info nothing
+refuses "info of a foreign folder" 65 'neither a dataset' "$celforge" info /
+succeeds "eval" "$celforge" eval --checkpoint run --data data --json scores.json
+grep -q '"psnr_output"' scores.json && grep -q '"clips": 4' scores.json
+result $? "scores in JSON"
+refuses "eval without a run" 74 'norun: cannot be taken for a checkpoint or a run' \
+  "$celforge" eval --checkpoint norun --data data
+refuses "eval without a dataset" 65 'nodata: no such folder' \
+  "$celforge" eval --checkpoint run --data nodata
+refuses "eval of a dataset as checkpoint" 65 'data/manifest.json' \
+  "$celforge" eval --checkpoint data --data data
+refuses "scores into a folder that is not there" 74 'no/scores.json' \
+  "$celforge" eval --checkpoint run --data data --json no/scores.json
+nothing_left "and nothing is made there" no
+mkdir empty
+refuses "eval of a folder that is no run" 65 'empty: neither a checkpoint' \
+  "$celforge" eval --checkpoint empty --data data
+refuses "a dataset where one is" 64 'data: already holds a dataset' "$celforge" synth data --clips 4
+mkdir foreign && touch foreign/notes.txt
+refuses "a dataset among foreign files" 64 'foreign' "$celforge" synth foreign --clips 4
+[ "$(ls foreign)" = notes.txt ]
+result $? "which stay as they are"
+succeeds "bench data" "$celforge" bench data data --seconds 1 --json data.json
+grep -q '"gb_per_second"' data.json
+result $? "its numbers in JSON"
+succeeds "bench step" "$celforge" bench step tiny.yaml --steps 1 --size 32x32 --frames 2 --json step.json
+grep -q '"share_of_convolution_speed"' step.json
+result $? "its numbers in JSON"
+done_testing

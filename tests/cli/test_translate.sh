@@ -1,0 +1,84 @@
+#!/bin/bash
+# translate: the same size, rate, number of frames and sound; pictures and frame folders; memory that
+# does not grow with the length.
+set -u
+cd "$(dirname "$0")/../.."
+. tests/cli/support.sh
+cd "$work" || exit 1
+
+run "$celforge" synth data --clips 4 --frames 2 --size 32x32
+tiny_config tiny.yaml data run
+run "$celforge" train tiny.yaml
+result $code "a run to translate with"
+translate=("$celforge" translate --checkpoint run)
+
+if ! command -v ffmpeg >/dev/null; then
+  skip "translate" "no ffmpeg to make and judge videos"
+  done_testing
+fi
+facts() { # FILE; size, rate, frames counted
+  ffprobe -v error -count_frames -select_streams v:0 \
+    -show_entries stream=width,height,r_frame_rate,nb_read_frames -of default=nk=1:nw=1 "$1" | tr '\n' ' '
+}
+same() { # NAME EXPECTED FOUND
+  [ -n "$2" ] && [ "$2" = "$3" ]
+  result $? "$1"
+  [ "$2" = "$3" ] || echo "# expected $2, found $3"
+}
+sound() { # FILE; a checksum of the packets of every audio stream
+  ffmpeg -v error -i "$1" -map 0:a -c copy -f md5 -
+}
+
+# --- Video ----------------------------------------------------------------------------------------
+ffmpeg -v error -f lavfi -i testsrc2=size=70x46:rate=30000/1001 -f lavfi -i sine=frequency=440:duration=2 \
+  -f lavfi -i sine=frequency=880:duration=2 -map 0:v -map 1:a -map 2:a -frames:v 41 -c:a aac \
+  -pix_fmt yuv420p film.mp4
+succeeds "a video with two sound tracks" "${translate[@]}" film.mp4 cartoon.mp4
+same "the same size, rate and number of frames" "$(facts film.mp4)" "$(facts cartoon.mp4)"
+same "which are those it was made with" "70 46 30000/1001 41 " "$(facts cartoon.mp4)"
+same "the sound's packets are the same" "$(sound film.mp4)" "$(sound cartoon.mp4)"
+same "both tracks of it" 2 "$(ffprobe -v error -select_streams a -show_entries stream=index -of csv cartoon.mp4 | wc -l)"
+same "H.264" h264 "$(ffprobe -v error -select_streams v -show_entries stream=codec_name -of default=nk=1:nw=1 cartoon.mp4)"
+nothing_left "no temporary files" cartoon.mp4.
+succeeds "again, over what is there" "${translate[@]}" film.mp4 cartoon.mp4 --threads 1
+succeeds "the plain weights, another quality" "${translate[@]}" --plain-weights --quality 40 film.mp4 rough.mp4
+[ "$(stat -c %s rough.mp4)" -lt "$(stat -c %s cartoon.mp4)" ]
+result $? "a lower quality is a smaller file"
+ffmpeg -v error -f lavfi -i testsrc=size=33x27:rate=10 -frames:v 7 -c:v ffv1 odd.mkv
+succeeds "odd sizes, another container" "${translate[@]}" odd.mkv odd-cartoon.mkv
+same "the same size, rate and number of frames" "33 27 10/1 7 " "$(facts odd-cartoon.mkv)"
+ffmpeg -v error -i film.mp4 -t 0.5 -vf "select='not(mod(n,3))+lt(n,5)'" -vsync vfr -an uneven.mp4
+succeeds "an uneven rate" "${translate[@]}" uneven.mp4 uneven-cartoon.mp4
+times() { ffprobe -v error -select_streams v -show_entries frame=pts_time -of csv=p=0 "$1" | tr -d ,; }
+same "every frame keeps its time" "$(times uneven.mp4)" "$(times uneven-cartoon.mp4)"
+
+# --- Pictures and folders -------------------------------------------------------------------------
+mkdir frames && ffmpeg -v error -i film.mp4 -frames:v 5 frames/take-%02d.png
+succeeds "a folder of frames" "${translate[@]}" frames frames-cartoon
+same "the same names" "$(ls frames)" "$(ls frames-cartoon)"
+same "the same size" "70 46" "$(ffprobe -v error -show_entries stream=width,height -of csv=p=0 frames-cartoon/take-05.png | tr , ' ')"
+succeeds "a picture" "${translate[@]}" frames/take-01.png one.png
+cmp -s one.png frames-cartoon/take-01.png
+result $? "the first frame of a stream is the picture alone"
+cmp -s frames/take-01.png one.png
+result $((! $?)) "which the model has changed"
+refuses "a folder that is there already" 64 "frames-cartoon" "${translate[@]}" frames frames-cartoon
+mkdir empty
+refuses "a folder without frames" 65 "empty" "${translate[@]}" empty empty-cartoon
+nothing_left "nothing is made of it" empty-cartoon
+
+# --- Any length -----------------------------------------------------------------------------------
+peak() { # FILE; KiB
+  python3 - "${translate[@]}" "$1" "$work/peak.mp4" <<'PYTHON'
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stderr=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+PYTHON
+}
+ffmpeg -v error -f lavfi -i testsrc2=size=128x96:rate=25 -frames:v 60 -pix_fmt yuv420p short.mp4
+ffmpeg -v error -f lavfi -i testsrc2=size=128x96:rate=25 -frames:v 480 -pix_fmt yuv420p long.mp4
+short=$(peak short.mp4) long=$(peak long.mp4)
+[ $((long - short)) -lt 6000 ]
+result $? "480 frames take the memory of 60 (15 MiB of pictures more)"
+echo "# $short KiB, $long KiB"
+done_testing
