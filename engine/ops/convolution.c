@@ -132,9 +132,10 @@ static void conv3d_gradient(Graph *graph, const Op *op, const Value *output_grad
   if (!differentiable(graph, op)) return;
   const ConvAttributes *conv = &op->attributes.conv;
   Value x = op->inputs[0], w = op->inputs[1], dy = output_gradients[0];
-  if (wanted[0]) gradients[0] = append_backward_data(graph, conv, dy, w, graph_shape(graph, x));
+  /* The parameters' first: their bucket can be all-reduced while the rest is computed. */
   if (wanted[1]) gradients[1] = append_backward_weights(graph, conv, x, dy, graph_shape(graph, w));
   if (op->input_count > 2 && wanted[2]) gradients[2] = graph_reduce_sum(graph, dy, PIXELS, 1);
+  if (wanted[0]) gradients[0] = append_backward_data(graph, conv, dy, w, graph_shape(graph, x));
 }
 
 static void backward_data_gradient(Graph *graph, const Op *op, const Value *output_gradients,
