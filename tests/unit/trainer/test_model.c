@@ -106,7 +106,7 @@ static void learns(const char *precision) {
   for (int i = 1; i < 30; i++) step(model, i, &batch);
   assert_int_equal(model_metrics(model, last, &error), OK);
   for (int i = 0; i < METRIC_COUNT; i++)
-    if (!isfinite(last[i])) fail_msg("%s is %g", model_metric_name(i), last[i]);
+    if (!isfinite(last[i])) fail_msg("%s is %g", model_metric_name((Metric)i), last[i]);
   if (!(last[METRIC_L1] < 0.7 * first[METRIC_L1]))
     fail_msg("L1 went from %g to %g", first[METRIC_L1], last[METRIC_L1]);
   model_free(model);
@@ -142,7 +142,8 @@ static void test_micro_batches_add_up(void **state) {
     assert_int_equal(model_metrics(b, y, &error), OK);
     for (int m = 0; m < METRIC_COUNT; m++) {
       bool same = isnan(x[m]) ? isnan(y[m]) : fabs(x[m] - y[m]) <= 1e-4 * fabs(x[m]);
-      if (!same) fail_msg("step %d: %s is %.9g and %.9g", i, model_metric_name(m), x[m], y[m]);
+      if (!same)
+        fail_msg("step %d: %s is %.9g and %.9g", i, model_metric_name((Metric)m), x[m], y[m]);
     }
   }
   assert_close(&model_generator(a)->moment1, &model_generator(b)->moment1, 1e-5);
