@@ -351,9 +351,12 @@ static Status save_checkpoint(Run *run, Error *error) {
                     metrics_lines(run->metrics), run->checkpoints, error);
 }
 
-static Status between_steps(Run *run, const StepControls *controls, bool last, Error *error) {
+/* A run that is stopped saves its state and nothing else: its other files are to be those of one
+ * left alone. */
+static Status between_steps(Run *run, const StepControls *controls, bool stop, Error *error) {
   Status status = OK;
   const Config *config = run->config;
+  bool last = run->step == config->train.steps;
   TRY(check_skips(run, error));
   if (last || is_due(run->step, config->metrics.every)) TRY(record_metrics(run, controls, error));
   if (run->rank == 0) {
@@ -361,7 +364,7 @@ static Status between_steps(Run *run, const StepControls *controls, bool last, E
     if (config->samples.every > 0 && (last || is_due(run->step, config->samples.every)))
       TRY(write_sample_sheet(run, error));
   }
-  if (last || is_due(run->step, config->checkpoint.every)) TRY(save_checkpoint(run, error));
+  if (last || stop || is_due(run->step, config->checkpoint.every)) TRY(save_checkpoint(run, error));
 done:
   return status;
 }
@@ -398,8 +401,7 @@ static Status train_steps(Run *run, Error *error) {
     TRY(one_step(run, &controls, error));
     run->step++;
     TRY(agree_to_stop(run, &stop, error));
-    bool last = run->step == config->train.steps;
-    TRY(between_steps(run, &controls, last || stop, error));
+    TRY(between_steps(run, &controls, stop, error));
   }
   if (stop && run->step < config->train.steps) {
     status = error_set(error, STOPPED,

@@ -9,7 +9,6 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import runs  # noqa: E402
 
 STEPS = 20
-TOLERANCE = 1e-5
 
 
 def test_world_sizes(tap, folder):
@@ -17,8 +16,8 @@ def test_world_sizes(tap, folder):
     data = runs.synth(os.path.join(folder, "data"))
 
     def run(name, ranks):
-        return runs.Run(os.path.join(folder, name), data, train__steps=STEPS,
-                        checkpoint__every=10).must_train(ranks, "none")
+        settings = {**runs.STEADY, "train.steps": STEPS, "checkpoint.every": 10}
+        return runs.Run(os.path.join(folder, name), data, settings).must_train(ranks, "none")
 
     one, two, four = run("one", 1), run("two", 2), run("four", 4)
     tap.check([record["step"] for record in one.metrics()] == list(range(1, STEPS + 1)),
@@ -27,9 +26,7 @@ def test_world_sizes(tap, folder):
     tap.check("loss/d" not in first and last["loss/d"] > 0 and first["loss/g"] != last["loss/g"],
               "a warm-up, then the game, and losses that change", f"{first}\n{last}")
     for name, other in (("2", two), ("4", four)):
-        worst, where = runs.largest_deviation(one.metrics(), other.metrics())
-        print(f"# {name} ranks: largest relative deviation {worst:.2g}, {where}")
-        tap.check(worst <= TOLERANCE, f"{name} ranks have the losses of one", where)
+        runs.check_same_losses(tap, one.metrics(), other.metrics(), f"{name} ranks have the losses of one")
     again = run("again", 2)
     differs = runs.difference(two.last_checkpoint(), again.last_checkpoint())
     tap.check(len(again.last_checkpoint()) == 6 and not differs, "two runs on 2 ranks leave the same bytes",
@@ -39,7 +36,8 @@ def test_world_sizes(tap, folder):
 
 def test_refused_world_size(tap, folder):
     """A number of ranks that cannot share the batch"""
-    run = runs.Run(os.path.join(folder, "three"), runs.synth(os.path.join(folder, "data")), train__steps=2)
+    data = runs.synth(os.path.join(folder, "data"))
+    run = runs.Run(os.path.join(folder, "three"), data, {"train.steps": 2})
     code = run.train(3, "none")
     tap.check(code == 64 and "cannot be shared by 3 ranks; world sizes that would do: 1, 2, 4" in run.said(),
               "3 ranks are refused, with the numbers that would do", f"exit code {code}\n{run.said()}")

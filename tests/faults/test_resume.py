@@ -1,0 +1,304 @@
+#!/usr/bin/python3
+"""Runs that are killed, stopped, moved to another number of ranks or find damaged checkpoints: what they
+end with is what an undisturbed run ends with. CELFORGE_TEST_SEED chooses the moments of the kills."""
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import runs  # noqa: E402
+from runs import Run  # noqa: E402
+
+SEED = int(os.environ.get("CELFORGE_TEST_SEED", random.SystemRandom().randrange(1 << 32)))
+KILLS = 10
+STEPS = 100  # enough that a busy machine looks in time
+
+
+def crc32c_table():
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = (byte >> 1) ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    return table
+
+
+TABLE = crc32c_table()
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = (crc >> 8) ^ TABLE[(crc ^ byte) & 255]
+    return crc ^ 0xFFFFFFFF
+
+
+def half_checkpoints(run, checked):
+    """Under a final name: what is not whole. One whose removal began has lost its manifest, which only
+    the oldest may. `checked` holds the files that were found whole before."""
+    bad = []
+    steps = run.checkpoints()
+    for step in steps:
+        manifest = os.path.join(run.checkpoint(step), "manifest.json")
+        if not os.path.exists(manifest):
+            if step == steps[-1]:
+                bad.append(f"step {step}: the newest, without a manifest")
+            continue
+        with open(manifest, encoding="utf-8") as file:
+            files = json.load(file)["files"]
+        for name, entry in files.items():
+            path = os.path.join(run.checkpoint(step), name)
+            key = (run.folder, step, name, entry["crc32c"])
+            if os.path.getsize(path) != entry["bytes"]:
+                bad.append(f"{path}: {os.path.getsize(path)} bytes")
+            elif key not in checked:
+                with open(path, "rb") as file:
+                    if crc32c(file.read()) != entry["crc32c"]:
+                        bad.append(f"{path}: checksum")
+                checked.add(key)
+    return bad
+
+
+def is_writing(run):
+    try:
+        return any(name.endswith(".tmp") for name in os.listdir(run.path("checkpoints")))
+    except FileNotFoundError:
+        return False
+
+
+def live_and_die(run, moments, in_write):
+    """One life: started, killed a few steps on; True when it was killed before its end."""
+    before = run.lines()
+    run.start()
+    if not run.wait_for(lambda: run.lines() != before):
+        return False
+    steps = run.lines() + moments.randrange(5)
+    if not run.wait_for(lambda: run.lines() >= steps and (not in_write or is_writing(run))):
+        return False
+    time.sleep(moments.random() * (0.001 if in_write else 0.02))
+    return run.kill() == -signal.SIGKILL
+
+
+def kill_again_and_again(run, moments, checked):
+    """Until the run is done; (kills in a step, kills in a write, half checkpoints)."""
+    kills, bad = [0, 0], []
+    while run.running() or run.process.returncode != 0:
+        in_write = kills[1] < kills[0]
+        if sum(kills) >= KILLS:
+            run.must_train()
+        elif live_and_die(run, moments, in_write):
+            kills[is_writing(run)] += 1
+            bad += half_checkpoints(run, checked)
+        elif run.process.returncode != 0:
+            raise AssertionError(f"exit code {run.process.returncode}\n{run.said()}")
+    return kills, bad
+
+
+def check_same_end(tap, run, undisturbed, what):
+    differs = runs.difference(run.last_checkpoint(), undisturbed.last_checkpoint())
+    tap.check(not differs, f"{what} ends with the bytes of one left alone", f"different: {differs}")
+
+
+def test_kills(tap, folder, precision):
+    """Killed with SIGKILL at random moments"""
+    moments = random.Random(f"{SEED} {precision}")
+    data = runs.synth(os.path.join(folder, "data"))
+    settings = {"train.steps": STEPS, "train.precision": precision, "checkpoint.every": 2,
+                "checkpoint.keep": 2}
+    undisturbed = Run(os.path.join(folder, "undisturbed"), data, settings)
+    code = undisturbed.train()
+    if precision != "f32" and code == 64 and "does not run on this device" in undisturbed.said():
+        tap.skip(f"{precision}: killed and resumed", f"this processor has no {precision}")
+        return
+    tap.check(code == 0, f"{precision}: a run left alone", undisturbed.said())
+    total, checked, bad = [0, 0], set(), []
+    while sum(total) < KILLS:
+        run = Run(os.path.join(folder, f"killed-{sum(total)}"), data, settings)
+        run.write_config()
+        run.start()
+        run.kill()  # before it has done anything
+        kills, found = kill_again_and_again(run, moments, checked)
+        total = [total[0] + kills[0], total[1] + kills[1]]
+        bad += found
+        what = f"{precision}: a run killed {sum(kills)} times"
+        check_same_end(tap, run, undisturbed, what)
+        tap.check(run.metrics() == undisturbed.metrics(), f"{what} has the same metrics, each step once")
+    print(f"# {precision}: {total[0]} kills in a step, {total[1]} in a checkpoint write, seed {SEED}")
+    tap.check(total[1] > 0, f"{precision}: some kills met a checkpoint write")
+    tap.check(not bad, f"{precision}: {len(checked)} files of checkpoints seen after kills, none of them half",
+              "\n".join(bad))
+
+
+def test_f32_kills(tap, folder):
+    """f32: killed and resumed"""
+    test_kills(tap, folder, "f32")
+
+
+def test_bf16_kills(tap, folder):
+    """bf16: killed and resumed"""
+    test_kills(tap, folder, "bf16")
+
+
+def test_world_sizes(tap, folder):
+    """Resumed on 1 and 4 ranks after a rank of 2 was killed"""
+    if not shutil.which("mpirun"):
+        tap.skip("resumed on other numbers of ranks", "no mpirun")
+        return
+    moments = random.Random(f"{SEED} ranks")
+    data = runs.synth(os.path.join(folder, "data"))
+    settings = {**runs.STEADY, "train.steps": STEPS, "checkpoint.every": 2}
+    undisturbed = Run(os.path.join(folder, "undisturbed"), data, settings).must_train()
+    run = Run(os.path.join(folder, "moved"), data, settings).start(ranks=2)
+    run.wait_for(lambda: run.lines() >= 4 + moments.randrange(4) and len(run.checkpoints()) > 1)
+    begin = time.monotonic()
+    os.kill(moments.choice(run.ranks()), signal.SIGKILL)
+    code = run.wait()
+    tap.check(code not in (0, 75) and time.monotonic() - begin < 20, "a killed rank ends the whole job", code)
+    run.start(ranks=1)
+    run.wait_for(lambda: "training on" in run.said() and run.lines() >= 20 + moments.randrange(4))
+    run.kill()
+    resumed = "resuming from" in run.said()
+    code = run.train(ranks=4)
+    tap.check(code == 0 and resumed and "resuming from" in run.said(), "2, then 1, then 4 ranks do one run", run.said())
+    runs.check_same_losses(tap, undisturbed.metrics(), run.metrics(), "with the samples and the losses of 1 rank left alone")
+
+
+def stop_and_go_on(tap, folder, number, ranks, settings, moments):
+    name = f"{number.name}, {ranks} rank{'s' if ranks > 1 else ''}"
+    data = runs.synth(os.path.join(folder, f"data-{number.name}"))
+    settings = {**settings, "train.steps": STEPS, "checkpoint.every": 0, "metrics.every": 4}
+    undisturbed = Run(os.path.join(folder, f"undisturbed-{number.name}"), data, settings).must_train(ranks)
+    run = Run(os.path.join(folder, number.name), data, settings).start(ranks)
+    stop = 1 + moments.randrange(3)
+    run.wait_for(lambda: run.lines() >= stop)
+    time.sleep(moments.random() * 0.05)
+    run.process.send_signal(number)
+    code, said, steps = run.wait(), run.said(), run.checkpoints()
+    step = steps[0] if len(steps) == 1 else -1
+    tap.check(code == 75 and 4 <= step < STEPS and f"stopped by a signal after step {step} of {STEPS}" in said,
+              f"{name}: exit code 75 and a checkpoint of the step it stopped at",
+              f"exit code {code}, checkpoints {steps}\n{said}")
+    code = run.train(ranks)
+    tap.check(code == 0 and f"at step {step}" in run.said(), f"{name}: goes on from there", run.said())
+    check_same_end(tap, run, undisturbed, f"{name}: stopped and resumed, it")
+    tap.check(run.metrics() == undisturbed.metrics(), f"{name}: and writes the same metrics")
+
+
+def test_signals(tap, folder):
+    """Asked to stop by a signal"""
+    moments = random.Random(f"{SEED} signals")
+    stop_and_go_on(tap, folder, signal.SIGTERM, 1, {}, moments)
+    stop_and_go_on(tap, folder, signal.SIGINT, 1, {"loss.adversarial_weight": 0}, moments)
+    if shutil.which("mpirun"):
+        stop_and_go_on(tap, folder, signal.SIGUSR2, 2, {}, moments)
+    else:
+        tap.skip("stopped on 2 ranks", "no mpirun")
+
+
+def damage(path, how, moments):
+    with open(path, "r+b") as file:
+        size = os.path.getsize(path)
+        if how == "truncated":
+            file.truncate(moments.randrange(size))
+            return
+        place = moments.randrange(size)
+        file.seek(place)
+        byte = file.read(1)[0] ^ 1 << moments.randrange(8)
+        file.seek(place)
+        file.write(bytes([byte]))
+
+
+def test_damage(tap, folder):
+    """The newest checkpoint is damaged"""
+    moments = random.Random(f"{SEED} damage")
+    data = runs.synth(os.path.join(folder, "data"))
+    settings = {"train.steps": 12, "checkpoint.every": 4}
+    undisturbed = Run(os.path.join(folder, "undisturbed"), data, settings).must_train()
+    for name in sorted(os.listdir(undisturbed.checkpoint(12))):
+        for how in ("truncated", "bit-flipped"):
+            run = Run(os.path.join(folder, f"{how}-{name}"), data, settings)
+            shutil.copytree(undisturbed.folder, run.folder)
+            damage(os.path.join(run.checkpoint(12), name), how, moments)
+            code, said = run.train(), run.said()
+            named = any("warning" in line and f"step-00000012/{name}" in line and "trying the checkpoint before" in line
+                        for line in said.splitlines())
+            tap.check(code == 0 and named and "step-00000008 at step 8" in said,
+                      f"{name} {how}: named, and the checkpoint before is taken", f"exit code {code}\n{said}")
+            differs = runs.difference(run.last_checkpoint(), undisturbed.last_checkpoint())
+            tap.check(not differs, f"{name} {how}: and the end is the same", f"different: {differs}")
+    run = Run(os.path.join(folder, "all"), data, settings)
+    shutil.copytree(undisturbed.folder, run.folder)
+    for step in run.checkpoints():
+        damage(os.path.join(run.checkpoint(step), "generator.safetensors"), "truncated", moments)
+    code = run.train()
+    tap.check(code == 65 and "none of its checkpoints can be used" in run.said(), "all damaged: an error, no fresh start",
+              f"exit code {code}\n{run.said()}")
+
+
+def test_explicit(tap, folder):
+    """--resume PATH"""
+    moments = random.Random(f"{SEED} explicit")
+    data = runs.synth(os.path.join(folder, "data"))
+    settings = {"train.steps": 12, "checkpoint.every": 4}
+    undisturbed = Run(os.path.join(folder, "undisturbed"), data, settings).must_train()
+
+    def refused(name, code, words, resume, changes=None):
+        run = Run(os.path.join(folder, "refused"), data, {**settings, **(changes or {})})
+        found, said = run.train(resume=resume), run.said()
+        tap.check(found == code and words in said, f"{name}: refused, exit code {code}", f"exit code {found}\n{said}")
+        tap.check(not os.path.exists(run.path("checkpoints")), f"{name}: no checkpoint written")
+        shutil.rmtree(run.folder, ignore_errors=True)
+
+    good = undisturbed.checkpoint(8)
+    bad = os.path.join(folder, "bad")
+    shutil.copytree(good, bad)
+    damage(os.path.join(bad, "optimizer.safetensors"), "bit-flipped", moments)
+    refused("a path that is not there", 74, "nowhere: ", os.path.join(folder, "nowhere"))
+    refused("a folder that holds none", 65, "neither a checkpoint", folder)
+    refused("a dataset", 65, 'must be "celforge checkpoint"', data)
+    refused("a file", 65, "is a file", os.path.join(data, "manifest.json"))
+    refused("a damaged checkpoint", 65, "bad/optimizer.safetensors", bad)
+    refused("another seed", 64, "run.seed", good, {"run.seed": 8})
+    refused("another global batch", 64, "train.global_batch", good, {"train.global_batch": 8})
+    refused("other networks", 64, "model.* must be as", good, {"model.channels": 6})
+    refused("another dataset", 64, "resuming would mix them", good,
+            {"data.path": runs.synth(os.path.join(folder, "other"), seed=2)})
+
+    back = Run(os.path.join(folder, "back"), data, settings)
+    shutil.copytree(undisturbed.folder, back.folder)
+    code = back.train(resume=back.checkpoint(4))
+    tap.check(code == 0 and "step-00000004 at step 4" in back.said(), "back to an older checkpoint", back.said())
+    check_same_end(tap, back, undisturbed, "a run that went back")
+
+
+def test_folder(tap, folder):
+    """What a run's folder and its dataset are guarded against"""
+    data = runs.synth(os.path.join(folder, "data"))
+    first = Run(os.path.join(folder, "run"), data, {"train.steps": 1000000, "checkpoint.every": 4}).start()
+    first.wait_for(lambda: len(first.checkpoints()) > 1)
+    second = Run(first.folder, data, {"train.steps": 20})
+    second.log += "-second"
+    code = second.train()
+    tap.check(code == 64 and "another run is using this folder" in second.said(), "a second run in a folder is refused",
+              f"exit code {code}\n{second.said()}")
+    tap.check(first.running(), "and the first goes on", first.said())
+    first.kill()
+    code = second.train(resume="none")
+    tap.check(code == 64 and "--resume auto" in second.said(), "checkpoints of an earlier run are not overwritten",
+              f"exit code {code}\n{second.said()}")
+    steps = second.checkpoints()
+    shutil.rmtree(data)
+    runs.synth(data, seed=2)
+    code = second.train()
+    tap.check(code == 64 and "resuming would mix them" in second.said(), "a dataset changed under the run is refused",
+              f"exit code {code}\n{second.said()}")
+    tap.check(second.checkpoints() == steps, "and the checkpoints are left alone")
+
+
+if __name__ == "__main__":
+    print(f"# CELFORGE_TEST_SEED={SEED}", flush=True)
+    runs.main([test_f32_kills, test_bf16_kills, test_world_sizes, test_signals, test_damage, test_explicit, test_folder])
