@@ -31,12 +31,13 @@ endif
 # libcmocka-dev                  the unit tests
 # python3-torch python3-h5py     the tests' oracles: PyTorch for ops and whole steps, h5py and
 # hdf5-tools ffmpeg              h5dump for shards, ffprobe and the psnr filter for videos
-# python3-numpy valgrind clang clang-tidy clang-format   more of the tests' tools
+# python3-yaml python3-numpy     their configs and arrays
+# valgrind clang clang-tidy clang-format   more of the tests' tools
 DEPS_BUILD := build-essential pkg-config libopenmpi-dev openmpi-bin libdnnl-dev libhdf5-dev \
   libyaml-dev libjansson-dev zlib1g-dev libpng-dev \
   libavformat-dev libavcodec-dev libavfilter-dev libavutil-dev libswscale-dev
-DEPS_TEST  := libcmocka-dev python3-torch python3-numpy python3-h5py hdf5-tools ffmpeg valgrind \
-  clang clang-tidy clang-format
+DEPS_TEST  := libcmocka-dev python3-torch python3-numpy python3-yaml python3-h5py hdf5-tools ffmpeg \
+  valgrind clang clang-tidy clang-format
 
 # --- Libraries ----------------------------------------------------------------------------------
 has = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo 1 || echo 0)
@@ -132,6 +133,13 @@ endef
 $(foreach r,$(ROOMS),$(eval $(call UNIT,$(r))))
 UNIT_TESTS := $(foreach r,$(ROOMS),$($(r)_TESTS))
 
+# --- What tests/oracle runs beside PyTorch: tests/oracle/NAME.c, linked with every room ---------------
+ORACLES := $(patsubst tests/oracle/%.c,$(BUILD)/tests/oracle/%,$(sort $(wildcard tests/oracle/*.c)))
+$(BUILD)/obj/tests/oracle/%.o: ROOM_CFLAGS = $(trainer_CFLAGS)
+$(BUILD)/tests/oracle/%: $(BUILD)/obj/tests/oracle/%.o $(LIBS_trainer)
+	@mkdir -p $(@D)
+	@$(CC) $(LDFLAGS_ALL) -o $@ $^ $(SYS_trainer)
+
 # --- Fuzz targets: tests/fuzz/fuzz_ROOM_NAME.c, libFuzzer (clang) -----------------------------------
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 FUZZ     := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
@@ -169,7 +177,7 @@ found:
 deps:
 	@tests/deps $(DEPS_BUILD) $(DEPS_TEST)
 
-unit: $(UNIT_TESTS)
+unit: $(UNIT_TESTS) $(ORACLES)
 
 test: deps
 	@$(MAKE) --no-print-directory all unit

@@ -1,0 +1,467 @@
+"""Celforge's networks, losses and training step as plain PyTorch.
+
+Written from the definitions in trainer/networks.h, trainer/losses.h, trainer/model.h and
+engine/graph.h: the tests hold the engine against it, the benchmark runs beside it. Clips are
+[N, C, T, H, W] here; weights in checkpoints are [O, T, H, W, I].
+"""
+import json
+import math
+import os
+import re
+import struct
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import nn
+
+NORM_EPSILON = 1e-5
+LEAKY_SLOPE = 0.2
+GROUP_CHANNELS = 16
+
+# --- Files ----------------------------------------------------------------------------------------
+
+SAFETENSORS_TYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "U8": "u1"}
+
+
+def read_safetensors(path):
+    """Name -> array. Refuses anything that is not consistent to the last byte."""
+
+    def unique(pairs):
+        names = [name for name, _ in pairs]
+        if len(set(names)) != len(names):
+            raise ValueError(f"{path}: a name occurs twice")
+        return dict(pairs)
+
+    with open(path, "rb") as file:
+        content = file.read()
+    if len(content) < 8:
+        raise ValueError(f"{path}: {len(content)} bytes are no safetensors file")
+    (length,) = struct.unpack("<Q", content[:8])
+    if length % 8 != 0 or 8 + length > len(content):
+        raise ValueError(f"{path}: a header of {length} bytes")
+    header = json.loads(content[8 : 8 + length].decode("utf-8"), object_pairs_hook=unique)
+    header.pop("__metadata__", None)
+    data, arrays, expected = content[8 + length :], {}, 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        kind = np.dtype(SAFETENSORS_TYPES[entry["dtype"]])
+        if begin != expected or end - begin != math.prod(entry["shape"]) * kind.itemsize:
+            raise ValueError(f"{path}: {name} lies at {begin}..{end}, expected from {expected}")
+        arrays[name] = np.frombuffer(data[begin:end], kind).reshape(entry["shape"])
+        expected = end
+    if expected != len(data):
+        raise ValueError(f"{path}: {len(data) - expected} bytes behind the last array")
+    return arrays
+
+
+def write_safetensors(path, arrays):
+    """Contiguous f32 arrays by name."""
+    header, offset = {}, 0
+    for name, array in arrays.items():
+        size = array.size * 4
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array, "<f4").tobytes())
+
+
+def parse_config(text):
+    """A complete config (config.yaml of a run, `celforge config FILE`) as nested namespaces."""
+
+    def value(leaf):
+        # YAML 1.1 takes 2e-4 for a string.
+        if isinstance(leaf, str) and re.fullmatch(r"[-+]?[0-9.]+[eE][-+]?[0-9]+", leaf):
+            return float(leaf)
+        return leaf
+
+    sections = yaml.safe_load(text)
+    return SimpleNamespace(
+        **{
+            section: SimpleNamespace(**{key: value(leaf) for key, leaf in keys.items()})
+            for section, keys in sections.items()
+        }
+    )
+
+
+# --- Layers ---------------------------------------------------------------------------------------
+# A network without temporal taps works on frames [N*T, C, H, W], one with them on [N, C, T, H, W].
+
+
+def to_frames(clip):
+    return clip.transpose(1, 2).flatten(0, 1)
+
+
+def to_clip(frames, length):
+    return frames.unflatten(0, (-1, length)).transpose(1, 2)
+
+
+def per_frame(function, x):
+    if x.dim() == 4:
+        return function(x)
+    return to_clip(function(to_frames(x)), x.shape[2])
+
+
+class Norm(nn.Module):
+    def __init__(self, kind, channels):
+        super().__init__()
+        self.kind = kind
+        self.groups = channels // GROUP_CHANNELS if channels % GROUP_CHANNELS == 0 else 1
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x):
+        if self.kind == "rms":
+            shape = (1, -1) + (1,) * (x.dim() - 2)
+            scale = torch.rsqrt(x.square().mean(1, keepdim=True) + NORM_EPSILON)
+            return x * scale * self.gain.view(shape) + self.bias.view(shape)
+        if self.kind == "instance":
+            return self.instance(x)
+        group = lambda frames: F.group_norm(frames, self.groups, self.gain, self.bias, NORM_EPSILON)
+        return per_frame(group, x)
+
+    def instance(self, x):
+        # Every plane a channel of a batch norm, as F.instance_norm does it; a clip's frames too.
+        def spread(vector):
+            return vector.view(1, -1, 1).expand(x.shape[0], -1, x[0, 0, ..., 0, 0].numel()).reshape(-1)
+
+        planes = x.reshape(1, -1, *x.shape[-2:])
+        y = F.batch_norm(planes, None, None, spread(self.gain), spread(self.bias), True, 0, NORM_EPSILON)
+        return y.view(x.shape)
+
+
+class Convolution(nn.Module):
+    """A convolution and its norm, if any; bias where there is no norm."""
+
+    def __init__(self, inputs, outputs, taps, stride=1, norm="none", mode="reflect", centred=False, scale=1.0, dims=3):
+        super().__init__()
+        taps_time, taps_space = taps
+        self.dims, self.stride, self.mode, self.centred = dims, stride, mode, centred
+        self.time, self.space = taps_time, taps_space
+        size = (taps_time, taps_space, taps_space)[3 - dims :]
+        deviation = scale * math.sqrt(2 / (inputs * math.prod(size)))
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, *size) * deviation)
+        self.bias = nn.Parameter(torch.zeros(outputs)) if norm == "none" else None
+        self.norm = None if norm == "none" else Norm(norm, outputs)
+
+    def forward(self, x):
+        half = (self.space - 1) // 2
+        padding = 0
+        if self.mode == "reflect":
+            sides = (half,) * 4 + (0, 0) * (self.dims - 2)
+            x = F.pad(x, sides, mode="reflect") if half else x
+            if self.time > 1:  # causal
+                x = F.pad(x, (0, 0, 0, 0, self.time - 1, 0))
+        else:
+            padding = (self.time // 2, half, half)[3 - self.dims :]
+        stride = (1, self.stride, self.stride)[3 - self.dims :]
+        convolution = F.conv3d if self.dims == 3 else F.conv2d
+        y = convolution(x, self.weight, self.bias, stride, padding)
+        return self.norm(y) if self.norm else y
+
+
+class Residual(nn.Module):
+    def __init__(self, channels, taps_time, norm, dims):
+        super().__init__()
+        self.conv1 = Convolution(channels, channels, (taps_time, 3), norm=norm, dims=dims)
+        self.conv2 = Convolution(channels, channels, (1, 3), norm=norm, dims=dims)
+
+    def forward(self, x):
+        return self.conv2(F.relu(self.conv1(x))) + x
+
+
+class Generator(nn.Module):
+    def __init__(self, model, channels):
+        super().__init__()
+        taps = 3 if model.temporal == "conv3d" else 1
+        dims = 3 if model.temporal == "conv3d" else 2
+        c, layer = model.channels, dict(norm=model.norm, dims=dims)
+        self.dims = dims
+        self.stem = Convolution(channels + model.noise_channels, c, (taps, 7), **layer)
+        self.down1 = Convolution(c, 2 * c, (1, 3), stride=2, **layer)
+        self.down2 = Convolution(2 * c, 4 * c, (1, 3), stride=2, **layer)
+        self.blocks = [Residual(4 * c, taps, model.norm, dims) for _ in range(model.blocks)]
+        for i, block in enumerate(self.blocks):
+            self.add_module(f"block{i}", block)
+        self.up1 = Convolution(4 * c, 2 * c, (1, 3), **layer)
+        self.up2 = Convolution(2 * c, c, (1, 3), **layer)
+        self.head = Convolution(c, 3, (1, 7), scale=0.1, dims=dims)
+
+    def forward(self, film, noise=None):
+        length = film.shape[2]
+        x = film if noise is None else torch.cat((film, noise), 1)
+        x = x if self.dims == 3 else to_frames(x)
+        down, right = -film.shape[3] % 4, -film.shape[4] % 4
+        if down or right:
+            x = F.pad(x, (0, right, 0, down) + (0, 0) * (self.dims - 2), mode="reflect")
+        stem = F.relu(self.stem(x))
+        half = F.relu(self.down1(stem))
+        y = F.relu(self.down2(half))
+        for block in self.blocks:
+            y = block(y)
+        for layer, skip in ((self.up1, half), (self.up2, stem)):
+            y = F.relu(layer(F.interpolate(y, size=skip.shape[2:], mode="nearest"))) + skip
+        change = self.head(y)[..., : film.shape[3], : film.shape[4]]
+        change = change if self.dims == 3 else to_clip(change, length)
+        return change + film[:, :3]
+
+
+class PatchDiscriminator(nn.Module):
+    def __init__(self, inputs, channels, layers, norm, taps_time):
+        super().__init__()
+        self.layers = []
+        for i in range(layers + 2):
+            last = i == layers + 1
+            outputs = 1 if last else channels << min(i, 3)
+            layer = Convolution(
+                inputs,
+                outputs,
+                (taps_time, 4),
+                stride=2 if i < layers else 1,
+                norm=norm if 0 < i <= layers else "none",
+                mode="zero",
+                dims=3 if taps_time > 1 else 2,
+            )
+            self.add_module(f"conv{i}", layer)
+            self.layers.append(layer)
+            inputs = outputs
+
+    def forward(self, x):
+        features = []
+        for layer in self.layers[:-1]:
+            x = F.leaky_relu(layer(x), LEAKY_SLOPE)
+            features.append(x)
+        return self.layers[-1](x), features
+
+
+class Discriminators(nn.Module):
+    """Each verdict: logits with the batch first, features, its share in sums over heads."""
+
+    def __init__(self, model, channels):
+        super().__init__()
+        self.images, self.video = [], None
+        for scale in range(model.image_scales):
+            head = PatchDiscriminator(channels + 3, model.image_channels, model.image_layers, model.discriminator_norm, 1)
+            self.add_module(f"image{scale}", head)
+            self.images.append(head)
+        if model.video:
+            self.video = PatchDiscriminator(
+                channels + 3, model.video_channels, model.video_layers, model.discriminator_norm, 3
+            )
+
+    def forward(self, pair):
+        verdicts, x = [], to_frames(pair)
+        for scale, head in enumerate(self.images):
+            if scale > 0:
+                x = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
+            verdicts.append((*head(x), 1 / len(self.images)))
+        if self.video:
+            verdicts.append((*self.video(pair), 1.0))
+        return verdicts
+
+
+# --- Losses ---------------------------------------------------------------------------------------
+
+
+def loss_temporal(output, target):
+    return (output.diff(dim=2) - target.diff(dim=2)).abs().mean()
+
+
+def loss_total_variation(output):
+    return output.diff(dim=3).abs().mean() + output.diff(dim=4).abs().mean()
+
+
+def loss_discriminator(game, verdicts):
+    total = 0
+    for logits, _, share in verdicts:
+        real, fake = logits.chunk(2)
+        if game == "bce":
+            cost = F.binary_cross_entropy_with_logits(
+                real, torch.ones_like(real)
+            ) + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
+        elif game == "lsgan":
+            cost = ((real - 1).square().mean() + fake.square().mean()) / 2
+        else:
+            cost = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        total = total + share * cost
+    return total
+
+
+def loss_generator(game, verdicts):
+    total = 0
+    for logits, _, share in verdicts:
+        if game == "bce":
+            cost = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+        elif game == "lsgan":
+            cost = (logits - 1).square().mean() / 2
+        else:
+            cost = -logits.mean()
+        total = total + share * cost
+    return total
+
+
+def loss_feature_matching(fake, real):
+    total = 0
+    for (_, ours, share), (_, theirs, _) in zip(fake, real):
+        total = total + share * sum(F.l1_loss(a, b) for a, b in zip(ours, theirs)) / len(ours)
+    return total
+
+
+# --- The step -------------------------------------------------------------------------------------
+
+
+def normalize(frames, dtype=torch.float32):
+    """u8 [N, T, H, W, C] to [N, C, T, H, W] in [-1, 1]."""
+    return (torch.as_tensor(frames).to(dtype) / 127.5 - 1).permute(0, 4, 1, 2, 3)
+
+
+def enlarge(film, height, width):
+    if film.shape[3:] == (height, width):
+        return film
+    resize = lambda x: F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+    return per_frame(resize, film)
+
+
+class Training:
+    """Both networks, their optimizers and the EMA; step() is one whole step."""
+
+    def __init__(self, config, channels=3, dtype=torch.float32, norms=True):
+        self.config, self.norms = config, norms
+        self.generator = Generator(config.model, channels).to(dtype)
+        self.adversarial = config.loss.adversarial_weight > 0
+        self.discriminator = Discriminators(config.model, channels).to(dtype) if self.adversarial else nn.Module()
+        self.networks = {"generator": self.generator, "discriminator": self.discriminator}
+        self.ema = {name: p.detach().clone() for name, p in self.generator.named_parameters()}
+        optim = config.optim
+        self.optimizers = {
+            name: torch.optim.AdamW(
+                network.parameters(),
+                betas=(optim.beta1, optim.beta2),
+                eps=optim.epsilon,
+                weight_decay=optim.weight_decay,
+            )
+            for name, network in self.networks.items()
+            if list(network.parameters())
+        }
+
+    def to(self, **options):
+        self.generator.to(**options)
+        self.discriminator.to(**options)
+
+    # Checkpoints
+
+    @staticmethod
+    def from_checkpoint(array, parameter):
+        tensor = torch.tensor(array, dtype=parameter.dtype)
+        if tensor.dim() == 5:
+            tensor = tensor.permute(0, 4, 1, 2, 3)
+        return tensor.reshape(parameter.shape)
+
+    def load(self, folder):
+        """Weights, EMA, moments and counters of a checkpoint; every array must be used."""
+        moments = read_safetensors(os.path.join(folder, "optimizer.safetensors"))
+        for name, optimizer in self.optimizers.items():
+            arrays = read_safetensors(os.path.join(folder, f"{name}.safetensors"))
+            applied, skipped, _ = moments.pop(f"{name}.counters")
+            assert skipped == 0, f"{name}: {skipped} updates skipped"
+            for key, p in self.networks[name].named_parameters():
+                optimizer.state[p] = {
+                    "step": torch.tensor(float(applied)),
+                    "exp_avg": self.from_checkpoint(moments.pop(f"{name}.moment1.{key}"), p),
+                    "exp_avg_sq": self.from_checkpoint(moments.pop(f"{name}.moment2.{key}"), p),
+                }
+                p.data.copy_(self.from_checkpoint(arrays.pop(key), p))
+                if name == "generator":
+                    self.ema[key].copy_(self.from_checkpoint(arrays.pop(f"ema.{key}"), p))
+            assert not arrays, f"{name}.safetensors: arrays that no layer reads: {sorted(arrays)}"
+        assert not moments, f"optimizer.safetensors: arrays that nothing reads: {sorted(moments)}"
+
+    def state(self):
+        """Everything a checkpoint holds, flat by name, for comparison."""
+        result = {f"ema.{key}": value for key, value in self.ema.items()}
+        for name, optimizer in self.optimizers.items():
+            for key, p in self.networks[name].named_parameters():
+                result[f"{name}.{key}"] = p.detach().clone()
+                if p in optimizer.state:
+                    result[f"{name}.moment1.{key}"] = optimizer.state[p]["exp_avg"].clone()
+                    result[f"{name}.moment2.{key}"] = optimizer.state[p]["exp_avg_sq"].clone()
+        return result
+
+    # Schedules
+
+    def rate_factor(self, step):
+        optim, total = self.config.optim, self.config.train.steps
+        rise = min(1.0, (step + 1) / optim.rate_warmup) if optim.rate_warmup > 0 else 1.0
+        begin = optim.decay_from * total
+        if optim.schedule == "constant" or step < begin or begin >= total:
+            return rise
+        done = (step - begin) / (total - begin)
+        fall = 1 - done if optim.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return rise * (optim.rate_floor + (1 - optim.rate_floor) * fall)
+
+    def adversarial_weight(self, step):
+        optim = self.config.optim
+        fade = min(1.0, (step - optim.l1_warmup + 1) / optim.fade_in) if optim.fade_in > 0 else 1.0
+        return self.config.loss.adversarial_weight * fade
+
+    # Updates
+
+    def update(self, name, rate, losses, key):
+        optimizer, clip = self.optimizers[name], self.config.optim.clip
+        parameters = list(self.networks[name].parameters())
+        if clip > 0 or self.norms:
+            losses[key] = nn.utils.clip_grad_norm_(parameters, clip if clip > 0 else math.inf)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def discriminator_half(self, film, target, output, losses, rate):
+        pairs = torch.cat((torch.cat((film, target), 1), torch.cat((film, output.detach()), 1)))
+        loss = loss_discriminator(self.config.loss.adversarial, self.discriminator(pairs))
+        loss.backward()
+        losses["loss/d"] = loss.detach()
+        self.update("discriminator", rate, losses, "grad_norm/d")
+
+    def generator_loss(self, film, target, output, losses, weight, warmup):
+        weights, terms = self.config.loss, []
+        if weights.l1 > 0:
+            terms.append(("loss/l1", weights.l1, F.l1_loss(output, target)))
+        if self.adversarial and not warmup:
+            fake = self.discriminator(torch.cat((film, output), 1))
+            terms.append(("loss/adversarial", weight, loss_generator(weights.adversarial, fake)))
+            if weights.feature_matching > 0:
+                with torch.no_grad():
+                    real = self.discriminator(torch.cat((film, target), 1))
+                term = loss_feature_matching(fake, real)
+                terms.append(("loss/feature_matching", weights.feature_matching, term))
+        if weights.temporal > 0 and not warmup and output.shape[2] > 1:
+            terms.append(("loss/temporal", weights.temporal, loss_temporal(output, target)))
+        if weights.total_variation > 0 and not warmup:
+            terms.append(("loss/total_variation", weights.total_variation, loss_total_variation(output)))
+        losses.update({name: term.detach() for name, _, term in terms})
+        return sum(factor * term for _, factor, term in terms)
+
+    def step(self, number, film, target):
+        """Step `number` (0: the first) on normalised clips; the losses, as metrics.jsonl names them."""
+        optim, losses = self.config.optim, {}
+        factor, warmup = self.rate_factor(number), number < optim.l1_warmup
+        output = self.generator(film)
+        if self.adversarial and not warmup:
+            self.discriminator_half(film, target, output, losses, optim.discriminator_rate * factor)
+        self.discriminator.requires_grad_(False)
+        loss = self.generator_loss(film, target, output, losses, self.adversarial_weight(number), warmup)
+        loss.backward()
+        self.discriminator.requires_grad_(True)
+        losses["loss/g"] = loss.detach()
+        self.update("generator", optim.generator_rate * factor, losses, "grad_norm/g")
+        with torch.no_grad():
+            for name, p in self.generator.named_parameters():
+                self.ema[name].lerp_(p, 1 - optim.ema)
+        return losses

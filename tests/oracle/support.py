@@ -1,0 +1,64 @@
+"""What the oracle tests share: TAP, the binaries, a scratch folder, small runs."""
+import os
+import subprocess
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True
+
+BUILD = os.path.abspath(os.environ.get("BUILD", "build"))
+
+
+class Tap:
+    def __init__(self):
+        self.count = self.failed = 0
+
+    def check(self, good, name, detail=""):
+        self.count += 1
+        self.failed += not good
+        print(f"{'ok' if good else 'not ok'} {self.count} - {name}", flush=True)
+        if detail:
+            print("\n".join(f"# {line}" for line in detail.splitlines()), flush=True)
+
+    def skip(self, name, reason):
+        self.count += 1
+        print(f"ok {self.count} - {name} # SKIP {reason}", flush=True)
+
+    def end(self):
+        print(f"1..{self.count}")
+        sys.exit(1 if self.failed else 0)
+
+
+def scratch():
+    return tempfile.TemporaryDirectory(prefix="celforge-oracle-")
+
+
+def run(*command, **options):
+    """Standard output of a command; a failure says what it printed."""
+    done = subprocess.run(command, capture_output=True, timeout=600, check=False, **options)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr.decode()}")
+    return done.stdout
+
+
+def celforge(*arguments):
+    return run(os.path.join(BUILD, "celforge"), *arguments)
+
+
+def synth(folder, clips, frames, size):
+    celforge("synth", folder, "--clips", str(clips), "--frames", str(frames), "--size", size)
+
+
+def train(folder, settings):
+    """A run with these settings (section.key -> value); its folder."""
+    sections = {}
+    for name, value in settings.items():
+        section, key = name.split(".")
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        sections.setdefault(section, []).append(f"  {key}: {text}\n")
+    config = os.path.join(os.path.dirname(folder), os.path.basename(folder) + ".yaml")
+    with open(config, "w", encoding="utf-8") as file:
+        for section, lines in sections.items():
+            file.write(f"{section}:\n" + "".join(lines))
+    celforge("train", config, "--set", f"run.dir={folder}")
+    return folder

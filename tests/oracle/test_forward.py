@@ -1,0 +1,88 @@
+#!/usr/bin/python3
+"""The generator beside PyTorch, from the same checkpoint: whole clips and streams, odd sizes, a source
+smaller than the output. At the start of training the output is almost the source, so what the network
+adds to it is compared: ||a - b|| <= 1e-4 ||b|| for the change and 1e-5 at most anywhere."""
+import os
+
+import numpy as np
+import torch
+
+import support
+from celforge_torch import Training, enlarge, normalize, parse_config
+
+FRAMES = 5
+SMALL = {
+    "data.flip": False,
+    "model.channels": 8,
+    "model.blocks": 2,
+    "model.image_scales": 0,
+    "model.video": False,
+    "loss.adversarial_weight": 0,
+    "loss.temporal": 0,
+    "optim.generator_rate": 5e-3,
+    "optim.ema": 0.5,
+    "optim.schedule": "constant",
+    "train.steps": 4,
+    "train.global_batch": 2,
+    "train.micro_batch": 2,
+    "train.threads": 1,
+    "samples.every": 0,
+}
+NETWORKS = [
+    {"model.temporal": temporal, "model.norm": norm}
+    for temporal, norm in (("conv3d", "rms"), ("conv3d", "instance"), ("conv3d", "group"), ("conv3d", "none"), ("none", "rms"))
+]
+# source height and width, output height and width
+SIZES = [(32, 32, 32, 32), (37, 45, 37, 45), (20, 31, 40, 62)]
+
+
+def ours(folder, source, weights, way, size):
+    shape = [FRAMES, *source.shape[2:], *size]
+    command = [os.path.join(support.BUILD, "tests/oracle/forward"), folder, weights, way, *map(str, shape)]
+    output = np.frombuffer(support.run(*command, input=source.tobytes()), "<f4")
+    return torch.from_numpy(output.copy()).view(1, FRAMES, *size, 3).permute(0, 4, 1, 2, 3)
+
+
+def network(folder, weights):
+    with open(os.path.join(folder, "config.yaml"), encoding="utf-8") as file:
+        config = parse_config(file.read())
+    training = Training(config)
+    training.load(os.path.join(folder, "checkpoints", f"step-{config.train.steps:08d}"))
+    if weights == "ema":
+        for name, p in training.generator.named_parameters():
+            p.data.copy_(training.ema[name])
+    return training.generator
+
+
+def check(tap, folder, name, weights, way, size):
+    generator = network(folder, weights)
+    source = np.random.default_rng(1).integers(0, 256, (1, FRAMES, size[0], size[1], 3), np.uint8)
+    film = enlarge(normalize(source), *size[2:])
+    with torch.no_grad():
+        expected = generator(film)
+    output = ours(folder, source, weights, way, size[2:])
+    change = expected - film
+    error = float((output - expected).norm() / change.norm())
+    largest = float((output - expected).abs().max())
+    label = f"{name}, {weights}, {way}, {size[0]}x{size[1]} to {size[2]}x{size[3]}: forward within 1e-4"
+    detail = f"{error:.1e} of the change, which is {float(change.norm() / film.norm()):.2f} of the film; largest {largest:.1e}"
+    tap.check(error <= 1e-4 and largest <= 1e-5 * max(1, float(expected.abs().max())), label, detail)
+
+
+def main():
+    torch.set_num_threads(1)
+    tap = support.Tap()
+    with support.scratch() as root:
+        data = os.path.join(root, "data")
+        support.synth(data, 2, 2, "32x32")
+        for settings in NETWORKS:
+            name = f"{settings['model.temporal']}, {settings['model.norm']}"
+            folder = support.train(os.path.join(root, name.replace(", ", "-")), {**SMALL, **settings, "data.path": data})
+            for size in SIZES:
+                check(tap, folder, name, "plain", "clip", size)
+            check(tap, folder, name, "ema", "stream", SIZES[1])
+    tap.end()
+
+
+if __name__ == "__main__":
+    main()
