@@ -21,8 +21,7 @@ typedef struct Rate {
   double seconds, bytes, clips;
 } Rate;
 
-/* --- The loader ---------------------------------------------------------------------------------
- */
+/* --- The loader ------------------------------------------------------------------------------- */
 
 static Status measure_loader(const Dataset *dataset, const BenchDataOptions *options, Rate *rate,
                              Error *error) {
@@ -54,8 +53,7 @@ done:
   return status;
 }
 
-/* --- pread --------------------------------------------------------------------------------------
- */
+/* --- pread ------------------------------------------------------------------------------------ */
 
 typedef struct ShardFile {
   char *path;
@@ -105,7 +103,8 @@ static void *read_blocks(void *argument) {
   while (status == OK && clock_seconds() < reading->until && !reading->failed) {
     const ShardFile *file = NULL;
     uint64_t offset = 0;
-    find_block(reading, atomic_fetch_add(&reading->next, 1) % blocks, &file, &offset);
+    int64_t index = atomic_fetch_add(&reading->next, 1) % blocks;
+    if (!find_block(reading, index, &file, &offset)) break;
     status = file_pread(file->descriptor, file->path, buffer, reading->block, offset, &error);
     if (status == OK) atomic_fetch_add(&reading->bytes, (int64_t)reading->block);
   }
@@ -180,8 +179,7 @@ done:
   return status;
 }
 
-/* --- The command --------------------------------------------------------------------------------
- */
+/* --- The command ------------------------------------------------------------------------------ */
 
 static double per_second(double amount, const Rate *rate) {
   return rate->seconds > 0 ? amount / rate->seconds : 0;

@@ -32,8 +32,7 @@ typedef struct Result {
   double arena, parameters, peak; /* bytes */
 } Result;
 
-/* --- Set-up -------------------------------------------------------------------------------------
- */
+/* --- Set-up ----------------------------------------------------------------------------------- */
 
 /* The size on the command line, else the config's crop, else the dataset's own. */
 static Status choose_shape(Bench *bench, Error *error) {
@@ -102,8 +101,7 @@ done:
   return status;
 }
 
-/* --- Measuring ----------------------------------------------------------------------------------
- */
+/* --- Measuring -------------------------------------------------------------------------------- */
 
 static Status run_steps(Bench *bench, const char *what, int64_t count, double *seconds,
                         Error *error) {
@@ -137,14 +135,14 @@ static double median(double *values, int64_t count) {
   return (values[(count - 1) / 2] + values[count / 2]) / 2;
 }
 
+static double buffer_bytes(const Buffer *buffer) {
+  return buffer->data ? (double)buffer->count * (double)dtype_size(buffer->dtype) : 0;
+}
+
 static double parameter_bytes(const Parameters *parameters) {
-  const Buffer *buffers[] = {&parameters->master,  &parameters->gradient, &parameters->moment1,
-                             &parameters->moment2, &parameters->ema,      &parameters->compute};
-  double bytes = 0;
-  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
-    if (buffers[i]->data)
-      bytes += (double)buffers[i]->count * (double)dtype_size(buffers[i]->dtype);
-  return bytes;
+  return buffer_bytes(&parameters->master) + buffer_bytes(&parameters->gradient) +
+         buffer_bytes(&parameters->moment1) + buffer_bytes(&parameters->moment2) +
+         buffer_bytes(&parameters->ema) + buffer_bytes(&parameters->compute);
 }
 
 /* Steps are timed plainly first, then profiled: reading the clock around every op costs a little.
@@ -174,8 +172,7 @@ done:
   return status;
 }
 
-/* --- Reporting ----------------------------------------------------------------------------------
- */
+/* --- Reporting -------------------------------------------------------------------------------- */
 
 static void print_result(const Bench *bench, const Result *result) {
   Text text = {0};

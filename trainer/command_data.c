@@ -12,8 +12,7 @@
 #include "trainer/commandline.h"
 #include "trainer/progress.h"
 
-/* --- What both makers share ---------------------------------------------------------------------
- */
+/* --- What both makers share ------------------------------------------------------------------- */
 
 static void show_progress(void *context, int64_t done, int64_t total, const char *what) {
   Progress **progress = context;
@@ -36,19 +35,19 @@ static Status report(const char *folder, Error *error) {
 
 enum { SYNTH_FPS = 25 };
 
-#define SHARD_OPTIONS(Values)                                                                      \
-  {"deflate", OPTION_FLAG, offsetof(Values, deflate),                                              \
-   .help = "compress the clips, for slow storage"},                                                \
-      {"clips-per-shard",                                                                          \
-       OPTION_NUMBER,                                                                              \
-       offsetof(Values, clips_per_shard),                                                          \
-       .maximum = 1000000,                                                                         \
-       .value = "N",                                                                               \
-       .default_text = "0",                                                                        \
-       .help = "clips a file; 0: as many as make about 256 MiB"},
+#define DEFLATE_OPTION(Values)                                                                     \
+  {                                                                                                \
+    "deflate", OPTION_FLAG, offsetof(Values, deflate),                                             \
+        .help = "compress the clips, for slow storage"                                             \
+  }
+#define SHARD_OPTION(Values)                                                                       \
+  {                                                                                                \
+    "clips-per-shard", OPTION_NUMBER, offsetof(Values, clips_per_shard),                           \
+        .maximum = 1000000, .value = "N", .default_text = "0",                                     \
+        .help = "clips a file; 0: as many as make about 256 MiB, at most 2048"                     \
+  }
 
-/* --- synth --------------------------------------------------------------------------------------
- */
+/* --- synth ------------------------------------------------------------------------------------ */
 
 typedef struct Synth {
   const char *out;
@@ -72,7 +71,9 @@ static const Option SYNTH_OPTIONS[] = {
      .value = "K", .default_text = "0", .help = "where in the series to begin"},
     {"threads", OPTION_NUMBER, offsetof(Synth, threads), .maximum = 1024, .value = "N",
      .default_text = "0", .help = "threads that render; 0: every core"},
-    SHARD_OPTIONS(Synth)};
+    DEFLATE_OPTION(Synth),
+    SHARD_OPTION(Synth),
+};
 
 static bool is_video_name(const char *path) {
   static const char *const ENDINGS[] = {".mp4", ".mkv", ".mov", ".webm", ".avi"};
@@ -140,8 +141,7 @@ const Command command_synth = {.name = "synth",
                                .values_size = sizeof(Synth),
                                .run = run_synth};
 
-/* --- pack ---------------------------------------------------------------------------------------
- */
+/* --- pack ------------------------------------------------------------------------------------- */
 
 typedef struct Pack {
   const char *out, *target, *source_filter, *target_filter, *range;
@@ -173,7 +173,9 @@ static const Option PACK_OPTIONS[] = {
      .default_text = "0", .help = "frames between the beginnings of clips; 0: those of a clip"},
     {"seed", OPTION_NUMBER, offsetof(Pack, seed), .maximum = INT64_MAX, .value = "S",
      .default_text = "1", .help = "names the dataset"},
-    SHARD_OPTIONS(Pack)};
+    DEFLATE_OPTION(Pack),
+    SHARD_OPTION(Pack),
+};
 
 static Status run_pack(const void *values, const Invocation *invocation, Error *error) {
   Status status = OK;
@@ -220,8 +222,7 @@ const Command command_pack = {.name = "pack",
                               .values_size = sizeof(Pack),
                               .run = run_pack};
 
-/* --- verify -------------------------------------------------------------------------------------
- */
+/* --- verify ----------------------------------------------------------------------------------- */
 
 typedef struct Verify {
   const char *path;

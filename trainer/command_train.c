@@ -5,8 +5,7 @@
 #include "trainer/commandline.h"
 #include "trainer/commands.h"
 
-/* --- train --------------------------------------------------------------------------------------
- */
+/* --- train ------------------------------------------------------------------------------------ */
 
 typedef struct Train {
   const char *config, *resume;
@@ -57,8 +56,7 @@ const Command command_train = {.name = "train",
                                .more_help = list_config_keys,
                                .run = run_train};
 
-/* --- config -------------------------------------------------------------------------------------
- */
+/* --- config ----------------------------------------------------------------------------------- */
 
 typedef struct ConfigCommand {
   bool defaults;

@@ -20,8 +20,7 @@
         .help = "compute threads; 0: OMP_NUM_THREADS, or every core"                               \
   }
 
-/* --- eval ---------------------------------------------------------------------------------------
- */
+/* --- eval ------------------------------------------------------------------------------------- */
 
 typedef struct Eval {
   const char *checkpoint, *data, *json;
@@ -57,8 +56,7 @@ const Command command_eval = {.name = "eval",
                               .values_size = sizeof(Eval),
                               .run = run_eval};
 
-/* --- translate ----------------------------------------------------------------------------------
- */
+/* --- translate -------------------------------------------------------------------------------- */
 
 typedef struct Translate {
   const char *checkpoint, *input, *output, *codec;
@@ -98,8 +96,7 @@ const Command command_translate = {.name = "translate",
                                    .values_size = sizeof(Translate),
                                    .run = run_translate};
 
-/* --- info ---------------------------------------------------------------------------------------
- */
+/* --- info ------------------------------------------------------------------------------------- */
 
 typedef struct Info {
   const char *path;

@@ -9,8 +9,7 @@
 
 enum { MAX_SIDE = 32768, HELP_COLUMN = 28 };
 
-/* --- Values -------------------------------------------------------------------------------------
- */
+/* --- Values ----------------------------------------------------------------------------------- */
 
 static void *value_at(void *values, const Option *option) {
   return (char *)values + option->offset;
@@ -92,8 +91,7 @@ static void free_values(const Command *command, void *values) {
   free(values);
 }
 
-/* --- Help ---------------------------------------------------------------------------------------
- */
+/* --- Help ------------------------------------------------------------------------------------- */
 
 static void print_usage(const Command *command, Text *out) {
   text_append(out, "usage: celforge %s", command->name);
@@ -139,8 +137,7 @@ static void print_help(const Command *const *commands, int count) {
          "output,\n75 stopped early with a checkpoint saved (run again).\n");
 }
 
-/* --- Parsing ------------------------------------------------------------------------------------
- */
+/* --- Parsing ---------------------------------------------------------------------------------- */
 
 /* The known word nearest to `word`, or NULL where none is near. */
 static const char *nearer(const char *word, const char *candidate, const char *best,

@@ -41,8 +41,7 @@ typedef struct Evaluation {
   Score scores[CANDIDATE_COUNT];
 } Evaluation;
 
-/* --- Candidates ---------------------------------------------------------------------------------
- */
+/* --- Candidates ------------------------------------------------------------------------------- */
 
 static Status make_input(Evaluation *e, Error *error) {
   Status status = OK;
@@ -86,8 +85,7 @@ static Status make(Evaluation *e, Candidate candidate, Error *error) {
   return make_output(e, candidate == CANDIDATE_FRAME, error);
 }
 
-/* --- Scoring ------------------------------------------------------------------------------------
- */
+/* --- Scoring ---------------------------------------------------------------------------------- */
 
 static void score_clip(const Evaluation *e, Score *score) {
   int64_t pixels = (int64_t)e->shape.target_height * e->shape.target_width;
@@ -119,8 +117,7 @@ done:
   return status;
 }
 
-/* --- Reporting ----------------------------------------------------------------------------------
- */
+/* --- Reporting -------------------------------------------------------------------------------- */
 
 typedef enum Measure { MEASURE_PSNR, MEASURE_SSIM, MEASURE_TEMPORAL, MEASURE_COUNT } Measure;
 
@@ -167,8 +164,7 @@ static Status write_json(const Evaluation *e, Error *error) {
   return status;
 }
 
-/* --- The command --------------------------------------------------------------------------------
- */
+/* --- The command ------------------------------------------------------------------------------ */
 
 static Status set_up(Evaluation *e, Error *error) {
   Status status = OK;
