@@ -177,7 +177,9 @@ Status stream_writer_open(const char *path, const VideoWriterOptions *options, v
                    &writer->sound, error));
   int code = avformat_write_header(writer->format, NULL);
   if (code < 0) {
-    status = failed(writer, ERROR_USAGE, code, "the container does not take the streams", error);
+    bool full = code == AVERROR(ENOSPC) || code == AVERROR(EIO);
+    status = failed(writer, full ? ERROR_IO : ERROR_USAGE, code,
+                    full ? "cannot be written" : "the container does not take the streams", error);
     goto done;
   }
   writer->header_written = true;

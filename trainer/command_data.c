@@ -164,7 +164,7 @@ static const Option PACK_OPTIONS[] = {
     {"frames", OPTION_NUMBER, offsetof(Pack, frames), .minimum = 1, .maximum = 4096, .value = "T",
      .default_text = "8", .help = "frames of a clip"},
     {"size", OPTION_SIDES, offsetof(Pack, size), .value = "WxH",
-     .help = "resize the target to this; \"320x\" keeps the aspect; without it: its own size"},
+     .help = "resize the target; \"320x\" keeps the aspect; without it: as it is"},
     {"scale", OPTION_NUMBER, offsetof(Pack, scale), .minimum = 1, .maximum = 16, .value = "N",
      .default_text = "1", .help = "the source is this many times smaller (super-resolution)"},
     {"range", OPTION_TEXT, offsetof(Pack, range), .value = "A:B",
