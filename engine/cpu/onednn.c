@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/fold.h"
+#include "engine/cpu/trust.h"
 
 /* Weights of one buffer in the layout some primitives want. */
 typedef struct Reordered {
@@ -38,6 +39,7 @@ struct ConvPrimitive {
   char *name;
   dnnl_primitive_t primitive;
   dnnl_memory_desc_t plain_weights, weights; /* as given; as the primitive wants them */
+  size_t x_bytes;
   bool reorders, mirrors;
   dnnl_primitive_t reorder; /* NULL unless `reorders` */
   dnnl_memory_t x, y, bias, scratchpad;
@@ -194,16 +196,10 @@ typedef struct Descriptions {
   dnnl_dims_t stride, before, after;
 } Descriptions;
 
-/* A convolution with one tap in time is one of images: those kernels are the faster ones (in bf16
- * with 3 input channels 3 times). */
-static bool is_planar(const ConvGeometry *g) {
-  return g->taps[0] == 1 && g->stride[0] == 1 && g->before[0] == 0 && g->after[0] == 0;
-}
-
 static dnnl_status_t describe_all(const ConvSetup *setup, Descriptions *out,
                                   dnnl_memory_desc_t *plain_weights) {
   const ConvGeometry *g = &setup->geometry;
-  bool planar = is_planar(g);
+  bool planar = conv_is_planar(g);
   DType x = setup->pass == PASS_BACKWARD_DATA ? setup->result : setup->operands;
   DType y = setup->pass == PASS_FORWARD ? setup->result : setup->operands;
   DType w = setup->pass == PASS_BACKWARD_WEIGHTS ? setup->result : setup->operands;
@@ -264,6 +260,30 @@ static dnnl_status_t make_hint(const ConvSetup *setup, const Descriptions *all,
   return dnnl_primitive_desc_create(out, &description, NULL, engine, NULL);
 }
 
+/* The first (fastest) kernel that is trusted. */
+static dnnl_status_t choose_kernel(const ConvSetup *setup, const dnnl_convolution_desc_t *wanted,
+                                   dnnl_engine_t engine, dnnl_primitive_attr_t attributes,
+                                   dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out) {
+  dnnl_primitive_desc_iterator_t iterator = NULL;
+  dnnl_status_t result =
+      dnnl_primitive_desc_iterator_create(&iterator, wanted, attributes, engine, hint);
+  while (result == dnnl_success) {
+    const char *kernel = NULL;
+    dnnl_primitive_desc_t found = dnnl_primitive_desc_iterator_fetch(iterator);
+    if (!found) result = dnnl_out_of_memory;
+    if (found)
+      result = dnnl_primitive_desc_query(found, dnnl_query_impl_info_str, 0, (void *)&kernel);
+    if (result == dnnl_success && conv_is_trusted(setup, kernel)) {
+      *out = found;
+      break;
+    }
+    if (found) dnnl_primitive_desc_destroy(found);
+    if (result == dnnl_success) result = dnnl_primitive_desc_iterator_next(iterator);
+  }
+  if (iterator) dnnl_primitive_desc_iterator_destroy(iterator);
+  return result;
+}
+
 static dnnl_status_t make_description(const ConvSetup *setup, const Descriptions *all,
                                       dnnl_engine_t engine, dnnl_primitive_attr_t attributes,
                                       dnnl_primitive_desc_t *out) {
@@ -283,7 +303,7 @@ static dnnl_status_t make_description(const ConvSetup *setup, const Descriptions
         &description, dnnl_convolution_direct, &all->x, &all->w, setup->bias ? &all->bias : NULL,
         &all->y, all->stride, all->before, all->after);
   if (result == dnnl_success)
-    result = dnnl_primitive_desc_create(out, &description, attributes, engine, hint);
+    result = choose_kernel(setup, &description, engine, attributes, hint, out);
   if (hint) dnnl_primitive_desc_destroy(hint);
   return result;
 }
@@ -374,6 +394,7 @@ Status conv_primitive_new(Onednn *onednn, const ConvSetup *given, ConvPrimitive 
   const dnnl_memory_desc_t *scratchpad =
       dnnl_primitive_desc_query_md(description, dnnl_query_scratchpad_md, 0);
   made->scratchpad_bytes = cpu_align(dnnl_memory_desc_get_size(scratchpad));
+  made->x_bytes = dnnl_memory_desc_get_size(&all.x);
   TRY(make_memories(made, &all, scratchpad, error));
   TRY(make_weight_path(made, error));
   *out = made;
@@ -508,10 +529,9 @@ static Status place_written_weights(ConvPrimitive *p, void *w, char *workspace, 
   const ConvSetup *setup = &p->setup;
   char *mirror_space = workspace + p->scratchpad_bytes;
   void *plain = p->mirrors ? mirror_space : w;
+  void *wanted = p->reorders ? mirror_space + p->mirror_bytes : plain;
   CALL(dnnl_memory_set_data_handle(p->plain_memory, plain), "setting the weights' address");
-  CALL(dnnl_memory_set_data_handle(p->wanted_memory,
-                                   p->reorders ? mirror_space + p->mirror_bytes : plain),
-       "setting the weights' address");
+  CALL(dnnl_memory_set_data_handle(p->wanted_memory, wanted), "setting the weights' address");
 done:
   return status;
 }
@@ -540,6 +560,8 @@ Status conv_primitive_run(ConvPrimitive *p, void *x, void *w, Buffer *buffer, vo
   bool writes = setup->pass == PASS_BACKWARD_WEIGHTS;
   dnnl_memory_t weights = p->wanted_memory;
   use_threads(p->onednn);
+  /* Frames that no tap reaches: a bf16 kernel leaves their gradient unwritten. */
+  if (setup->pass == PASS_BACKWARD_DATA && setup->geometry.after[0] < 0) memset(x, 0, p->x_bytes);
   if (writes)
     TRY(place_written_weights(p, w, workspace, error));
   else
