@@ -12,6 +12,7 @@ int main(int argc, char **argv) {
   Error error = {0};
   int count = (int)(sizeof COMMANDS / sizeof *COMMANDS);
   Status status = commandline_run(COMMANDS, count, &argc, &argv, &error);
-  if (status != OK) fprintf(stderr, "celforge: %s\n", error.message);
+  /* Ranks that leave the message to rank 0 return without one. */
+  if (status != OK && error.message[0]) fprintf(stderr, "celforge: %s\n", error.message);
   return (int)status;
 }

@@ -58,7 +58,10 @@ static Status declare_parameters(Model *model, Error *error) {
   graph_free(graph);
   parameters_freeze(&model->generator);
   parameters_freeze(&model->discriminator);
-  return status;
+  const ClipShape *clip = &model->options.shape;
+  if (status == OK) return OK;
+  return error_context(error, "model.* does not fit samples of %dx%d pixels and %d frames",
+                       clip->target_width, clip->target_height, clip->frames);
 }
 
 static Status plan_program(Model *model, ProgramKind kind, Error *error) {
