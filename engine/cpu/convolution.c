@@ -6,6 +6,7 @@
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/fold.h"
 #include "engine/cpu/onednn.h"
+#include "engine/cpu/trust.h"
 
 typedef enum FoldSide { FOLD_NONE, FOLD_INPUT, FOLD_OUTPUT } FoldSide;
 
@@ -21,6 +22,7 @@ typedef struct ConvKernel {
   bool bias;
   Activation activation; /* of a forward pass that ends in a fold */
   float slope;
+  double *part_sums; /* [threads, FOLD_MAX_CHANNELS], for dbias beside a fold */
 } ConvKernel;
 
 /* The tensors of an op by their part in the convolution, whatever the pass. */
@@ -51,12 +53,14 @@ static double fold_gain(int64_t channels, int64_t taps) {
   return (double)plain / (double)folded;
 }
 
-/* Measured: oneDNN's f32 kernels handle few channels well on the side that is summed over, and its
- * bf16 ones on neither side. A fold costs a pass over the folded tensor. */
+/* Measured: oneDNN's f32 kernels handle few channels well on the side that is summed over. Its bf16
+ * ones do so on neither side, but for the forward pass of images with up to 4 channels. A fold
+ * costs a pass over the folded tensor. */
 static FoldSide choose_side(ConvPass pass, DType dtype, const ConvGeometry *g) {
   const double worthwhile = 1.4;
   bool bf16 = dtype == DTYPE_BF16;
-  bool input = bf16 || pass == PASS_BACKWARD_DATA;
+  bool own_way = pass == PASS_FORWARD && conv_is_planar(g) && g->in_channels <= 4;
+  bool input = pass == PASS_BACKWARD_DATA || (bf16 && !own_way);
   bool output = bf16 || pass != PASS_BACKWARD_DATA;
   int64_t taps = g->taps[2];
   double gain_input = 0, gain_output = 0;
@@ -112,17 +116,27 @@ static bool writes_narrow(ConvPass pass, FoldSide side) {
          (pass == PASS_BACKWARD_DATA && side == FOLD_INPUT);
 }
 
-/* dbias where the primitive saw unfolded gradients: the sum over all pixels, in runs of fixed
- * length, so that the result does not depend on the threads. */
-static void sum_pixels(const Tensor *y, float *sums) {
-  int64_t channels = y->shape.dim[AXIS_C], pixels = shape_count(y->shape) / channels;
-  double totals[FOLD_MAX_CHANNELS] = {0};
-  float pixel[FOLD_MAX_CHANNELS];
-  for (int64_t p = 0; p < pixels; p++) {
-    cpu_load(pixel, y->data, y->dtype, p * channels, channels);
-    for (int64_t c = 0; c < channels; c++) totals[c] += (double)pixel[c];
+/* dbias where the primitive saw unfolded gradients: each thread's part of the pixels, then the
+ * parts in order. */
+static void sum_pixels(const ConvKernel *kernel, const Tensor *y, float *sums) {
+  const int64_t channels = y->shape.dim[AXIS_C], pixels = shape_count(y->shape) / channels;
+  const int parts = kernel->fold.threads;
+#pragma omp parallel for num_threads(parts) schedule(static)
+  for (int part = 0; part < parts; part++) {
+    double totals[FOLD_MAX_CHANNELS] = {0};
+    float pixel[FOLD_MAX_CHANNELS];
+    for (int64_t p = pixels * part / parts; p < pixels * (part + 1) / parts; p++) {
+      cpu_load(pixel, y->data, y->dtype, p * channels, channels);
+      for (int64_t c = 0; c < channels; c++) totals[c] += (double)pixel[c];
+    }
+    memcpy(kernel->part_sums + part * FOLD_MAX_CHANNELS, totals, sizeof totals);
   }
-  for (int64_t c = 0; c < channels; c++) sums[c] = (float)totals[c];
+  for (int64_t c = 0; c < channels; c++) {
+    double total = 0;
+    for (int part = 0; part < parts; part++)
+      total += kernel->part_sums[part * FOLD_MAX_CHANNELS + c];
+    sums[c] = (float)total;
+  }
 }
 
 static Status run_folded(ConvKernel *kernel, const ConvTensors *t, char *workspace, Error *error) {
@@ -138,7 +152,7 @@ static Status run_folded(ConvKernel *kernel, const ConvTensors *t, char *workspa
     fold_add(&kernel->fold, folded, t->bias.data, kernel->activation, kernel->slope, narrow->data,
              narrow->dtype, rows);
   if (kernel->pass == PASS_BACKWARD_WEIGHTS && kernel->bias && !input)
-    sum_pixels(narrow, t->bias.data);
+    sum_pixels(kernel, narrow, t->bias.data);
 done:
   return status;
 }
@@ -156,6 +170,7 @@ static void conv_free(Kernel *base) {
   ConvKernel *kernel = (ConvKernel *)(void *)base;
   if (!kernel) return;
   conv_primitive_free(kernel->primitive);
+  free(kernel->part_sums);
   free(kernel);
 }
 
@@ -247,6 +262,8 @@ static Status conv_new(Backend *backend, const Op *op, ConvPass pass, const Tens
     kernel->folded_at = kernel->base.workspace;
     kernel->rows_at = kernel->folded_at + cpu_align((size_t)folded * element);
     kernel->base.workspace = kernel->rows_at + fold_workspace(fold);
+    kernel->part_sums =
+        mem_new((size_t)fold->threads * FOLD_MAX_CHANNELS, sizeof *kernel->part_sums);
   }
   *out = &kernel->base;
 done:
