@@ -64,11 +64,12 @@ CASES = {
         "model.image_scales": 2,
         "loss.temporal": 0,
     },
-    "hinge, video, clip, weight decay": {
+    "hinge, video, clip, weight decay, large epsilon": {
         "loss.adversarial": "hinge",
         "model.image_scales": 0,
         "optim.clip": 0.5,
-        "optim.weight_decay": 0.01,
+        "optim.weight_decay": 1,
+        "optim.epsilon": 1e-3,
     },
     "feature matching and total variation": {
         "loss.feature_matching": 5,
