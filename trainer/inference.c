@@ -23,6 +23,7 @@ struct Inference {
   Parameters own;         /* of inference_of_checkpoint */
   Parameters *parameters; /* &own, or the model's */
   ParameterSource source;
+  int64_t scale;
   Arena *arena;
   int plan_count, plan_capacity;
   Plan **plans;
@@ -120,6 +121,7 @@ static Inference *inference_new(Backend *backend) {
   Inference *inference = mem_new(1, sizeof *inference);
   inference->backend = backend;
   inference->arena = arena_new();
+  inference->scale = 1;
   return inference;
 }
 
@@ -173,6 +175,7 @@ Status inference_of_checkpoint(const Checkpoint *checkpoint, bool ema, Backend *
   inference->parameters = &inference->own;
   inference->source = READ_MASTER;
   TRY(state_config(checkpoint, &inference->config, error));
+  TRY(state_scale(checkpoint, &inference->scale, error));
   TRY(source_channels(checkpoint, &inference->config, &channels, error));
   TRY(declare(inference, channels, error));
   TRY(parameters_allocate(&inference->own, backend, false, false, error));
@@ -195,6 +198,10 @@ void inference_free(Inference *inference) {
 
 const Config *inference_config(const Inference *inference) {
   return &inference->config;
+}
+
+int64_t inference_scale(const Inference *inference) {
+  return inference->scale;
 }
 
 int64_t inference_source_channels(const Inference *inference) {

@@ -18,6 +18,8 @@ Status inference_of_checkpoint(const Checkpoint *checkpoint, bool ema, Backend *
 void inference_free(Inference *inference);
 const Config *inference_config(const Inference *inference);
 /* What the generator reads: 3 for each stacked input. */
+/* Of a checkpoint's model: how many times larger than its source the output is. */
+int64_t inference_scale(const Inference *inference);
 int64_t inference_source_channels(const Inference *inference);
 
 /* Frames u8 [T,H,W,C] to [T,H',W',3] f32 in about [-1, 1] (not clamped). The output has `height` by

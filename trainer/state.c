@@ -102,13 +102,15 @@ Status state_save(Model *model, int64_t step, const char *dataset_uuid, int64_t 
   Status status = OK;
   const Config *config = model_config(model);
   Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
+  ClipShape shape = model_shape(model);
   TensorList weights = {0}, judges = {0}, moments = {0};
   Text text = {0};
   portable_config(config, &text);
   json_t *state = json_pack("{s:I, s:I, s:I, s:I}", "step", (json_int_t)step, "samples",
                             (json_int_t)(step * config->train.global_batch), "seed",
                             (json_int_t)config->run.seed, "metrics_lines", (json_int_t)lines);
-  json_t *manifest = json_pack("{s:s, s:s}", "dataset_uuid", dataset_uuid, "config", text.data);
+  json_t *manifest = json_pack("{s:s, s:s, s:I}", "dataset_uuid", dataset_uuid, "config", text.data,
+                               "scale", (json_int_t)(shape.target_height / shape.source_height));
   TRY(list_add_flat(&weights, &generator->master, generator, "", error));
   TRY(list_add_flat(&weights, &generator->ema, generator, "ema.", error));
   TRY(list_add_moments(&moments, generator, error));
@@ -231,6 +233,13 @@ Status state_config(const Checkpoint *checkpoint, Config *config, Error *error) 
   Status status = json_get_string(checkpoint->manifest, where, "config", &yaml, error);
   if (status == OK) status = config_set_defaults(&config_schema, config, error);
   if (status == OK) status = config_parse(&config_schema, where, yaml, strlen(yaml), config, error);
+  free(where);
+  return status;
+}
+
+Status state_scale(const Checkpoint *checkpoint, int64_t *scale, Error *error) {
+  char *where = path_join(checkpoint->path, "manifest.json");
+  Status status = json_get_int(checkpoint->manifest, where, "scale", 1, 64, scale, error);
   free(where);
   return status;
 }

@@ -4,7 +4,7 @@
  *   discriminator.safetensors  NAME; absent without discriminators
  *   optimizer.safetensors      NETWORK.moment1.NAME, NETWORK.moment2.NAME, NETWORK.counters
  *   state.json                 step, samples, seed, metrics
- *   manifest.json              config (YAML), dataset uuid, world-independent facts alone
+ *   manifest.json              config (YAML), dataset uuid, scale of the output over the source
  *
  * All of it is a function of config, data and step: an undisturbed run and one resumed anywhere
  * write the same bytes. Convolution weights are [O,T,H,W,I] (PyTorch's is [O,I,T,H,W]); vectors are
@@ -34,6 +34,9 @@ Status state_restore(Model *model, Comm *comm, const Checkpoint *checkpoint,
 
 /* The config a checkpoint was written with. */
 Status state_config(const Checkpoint *checkpoint, Config *config, Error *error);
+
+/* How many times larger than its source the output is (super-resolution), 1 otherwise. */
+Status state_scale(const Checkpoint *checkpoint, int64_t *scale, Error *error);
 
 /* Fills `parameters`' master array (allocated, frozen) from a checkpoint's generator: the EMA
  * weights, or the plain ones. */

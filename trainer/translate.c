@@ -16,7 +16,9 @@ typedef struct Translation {
   Inference *inference;
   VideoReader *reader;
   VideoWriter *writer;
-  uint8_t *source, *output_bytes; /* u8 [height,width,3] */
+  int width, height;     /* of the output: the input's, times the model's scale */
+  uint8_t *source;       /* u8, the input's height * width * 3 */
+  uint8_t *output_bytes; /* u8 [height,width,3] */
   float *output;
   size_t samples; /* height * width * 3 */
 } Translation;
@@ -64,17 +66,21 @@ static Status open_media(Translation *t, Error *error) {
   TRY(video_open(options->input, NULL, &t->reader, error));
   const VideoInfo *info = video_info(t->reader);
   bool video = info->kind == MEDIA_VIDEO;
-  InferenceShape shape = {1, info->height, info->width, 3, info->height, info->width};
-  VideoWriterOptions how = {.width = info->width,
-                            .height = info->height,
+  int scale = (int)inference_scale(t->inference);
+  t->width = info->width * scale;
+  t->height = info->height * scale;
+  InferenceShape shape = {1, info->height, info->width, 3, t->height, t->width};
+  VideoWriterOptions how = {.width = t->width,
+                            .height = t->height,
                             .fps_numerator = info->fps_numerator,
                             .fps_denominator = info->fps_denominator,
                             .codec = options->codec,
                             .quality = options->quality,
                             .audio_from = video && info->has_audio ? options->input : NULL,
                             .timing_from = video ? options->input : NULL};
-  t->samples = (size_t)info->height * (size_t)info->width * 3;
-  TRY(mem_bulk(t->samples, "a frame", (void **)&t->source, error));
+  t->samples = (size_t)t->height * (size_t)t->width * 3;
+  TRY(mem_bulk((size_t)info->height * (size_t)info->width * 3, "a frame", (void **)&t->source,
+               error));
   TRY(mem_bulk(t->samples, "a frame", (void **)&t->output_bytes, error));
   TRY(mem_bulk(t->samples * sizeof(float), "a frame", (void **)&t->output, error));
   TRY(inference_stream_begin(t->inference, &shape, error));
@@ -104,7 +110,7 @@ done:
   progress_end(progress);
   if (status == OK)
     log_info("%s: %lld frame%s of %dx%d", t->options->output, (long long)done, done == 1 ? "" : "s",
-             video_info(t->reader)->width, video_info(t->reader)->height);
+             t->width, t->height);
   return status;
 }
 

@@ -67,6 +67,16 @@ mkdir empty
 refuses "a folder without frames" 65 "empty" "${translate[@]}" empty empty-cartoon
 nothing_left "nothing is made of it" empty-cartoon
 
+# --- Super-resolution: the model knows how much larger its output is -------------------------------
+succeeds "sources half the targets' size" \
+  "$celforge" pack half --source film.mp4 --target-filter null --scale 2 --frames 4
+echo "run: {}" > plain.yaml
+succeeds "a model trained on them" "$celforge" train plain.yaml --set data.path=half \
+  --set run.dir=double --set model.channels=4 --set model.blocks=1 --set loss.adversarial_weight=0 \
+  --set train.steps=1 --set train.global_batch=1 --set samples.every=0
+succeeds "translates" "$celforge" translate --checkpoint double film.mp4 double.mp4
+same "to twice the size" "140 92" "$(ffprobe -v error -select_streams v -show_entries stream=width,height -of csv=p=0 double.mp4 | tr , ' ')"
+
 # --- Any length -----------------------------------------------------------------------------------
 peak() { # FILE; KiB
   # AddressSanitizer would keep what is freed for a while.
