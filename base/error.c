@@ -4,6 +4,10 @@
 #include <stdio.h>
 #include <string.h>
 
+/* The functions are defined here, also where error.h has macros for an analyser. */
+#undef error_set
+#undef error_errno
+
 /* The longest prefix of text[0..limit] that ends between two characters of UTF-8. */
 static size_t whole_characters(const char *text, size_t limit) {
   size_t end = limit;

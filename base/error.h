@@ -49,6 +49,11 @@ Status error_errno(Error *error, int errnum, const char *format, ...)
  * `error` that is not known: ERROR_INTERNAL). */
 Status error_context(Error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+#ifdef __clang_analyzer__ /* it cannot see into error.c that these never return OK */
+#define error_set(error, status, ...) ((error_set)(error, status, __VA_ARGS__), (status))
+#define error_errno(error, ...)       ((error_errno)(error, __VA_ARGS__), ERROR_IO)
+#endif
+
 /* Evaluates a call that returns Status; on failure goes to `done` with `status` set. */
 #define TRY(call)                                                                                  \
   do {                                                                                             \

@@ -158,7 +158,7 @@ Status stream_writer_open(const char *path, const VideoWriterOptions *options, v
                           Error *error) {
   Status status = OK;
   StreamWriter *writer = mem_new(1, sizeof *writer);
-  TimingInfo timing;
+  TimingInfo timing = {0};
   *state = writer;
   writer->path = mem_string(path);
   writer->file.descriptor = -1;

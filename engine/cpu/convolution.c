@@ -32,7 +32,7 @@ typedef struct ConvTensors {
 
 static ConvTensors tensors_of(ConvPass pass, bool bias, const Tensor *inputs,
                               const Tensor *outputs) {
-  ConvTensors t = {0};
+  ConvTensors t;
   if (pass == PASS_FORWARD) {
     t = (ConvTensors){.x = inputs[0], .w = inputs[1], .y = outputs[0]};
     if (bias) t.bias = inputs[2];
@@ -135,6 +135,7 @@ static void sum_pixels(const ConvKernel *kernel, const Tensor *y, float *sums) {
     double total = 0;
     for (int part = 0; part < parts; part++)
       total += kernel->part_sums[part * FOLD_MAX_CHANNELS + c];
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): there is one when there is a bias */
     sums[c] = (float)total;
   }
 }

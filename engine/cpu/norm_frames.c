@@ -101,7 +101,8 @@ static void set_group(const Norm *norm, const Frames *f, int64_t frame, int64_t 
 }
 
 static void take_statistics(const Norm *norm, const Frames *f) {
-  double count = (double)norm->pixels * (double)(norm->channels / norm->groups);
+  const int64_t channels_of_group = norm->channels / norm->groups;
+  double count = (double)(norm->pixels * channels_of_group);
 #pragma omp parallel for num_threads(norm->threads) schedule(static)
   for (int64_t task = 0; task < norm->frames * f->parts; task++) {
     Part part = part_of(norm, f, task);
@@ -132,6 +133,7 @@ static void forward_part(const Norm *norm, const Frames *f, const Part *part) {
     for (int64_t c = 0; c < channels; c++) {
       float v = gain[c] * ((x[c] - mean[c]) * r[c]) + bias[c];
       v = v > 0 ? v : slope * v;
+      /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): part->out is there for bf16 */
       y[c] = residual ? v + residual[c] : v;
     }
     norm_write(&norm->y, p * channels, channels, y);
@@ -203,7 +205,8 @@ static void add_parameters(const Norm *norm, const Frames *f) {
 
 void norm_frames_backward(const Norm *norm, void *workspace) {
   Frames f = frames_of(norm, workspace);
-  double count = (double)norm->pixels * (double)(norm->channels / norm->groups);
+  const int64_t channels_of_group = norm->channels / norm->groups;
+  double count = (double)(norm->pixels * channels_of_group);
   take_statistics(norm, &f);
 #pragma omp parallel for num_threads(norm->threads) schedule(static)
   for (int64_t task = 0; task < norm->frames * f.parts; task++) {

@@ -98,10 +98,12 @@ static void columns_job(const ReduceKernel *k, const Tensor *inputs, int64_t job
     tile_run(&k->plan, inputs, (kept * k->reduced + row) * k->lanes + lane, rows * width, workspace,
              NULL, &result);
 #pragma omp simd
+    /* NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign): width is above 0 */
     for (int64_t i = 0; i < rows * width; i++) wide[i] += (double)result[i];
   }
   for (int64_t c = 0; c < width; c++) total[c] = 0.0;
   for (int64_t i = 0; i < rows_at_once; i++) {
+    /* NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign): so all of it is set */
     for (int64_t c = 0; c < width; c++) total[c] += wide[i * width + c];
   }
 }

@@ -89,7 +89,7 @@ static void find_last_uses(const TilePlan *plan, int last[TILE_REGISTERS]) {
 static void place_registers(TilePlan *plan) {
   int last[TILE_REGISTERS];
   int free_slots[TILE_REGISTERS], free_count = 0;
-  int slots = 0, slot_of[TILE_REGISTERS];
+  int slots = 0, slot_of[TILE_REGISTERS] = {0};
   int64_t kept = 0;
   find_last_uses(plan, last);
   for (int r = 0; r < plan->input_count; r++) {
