@@ -196,13 +196,13 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/share/celforge/configs
 	install -m 644 configs/*.yaml $(DESTDIR)$(PREFIX)/share/celforge/configs
 
-C_FILES = $(shell git ls-files '*.c' '*.h')
+C_FILES = $(sort $(shell find $(ROOMS) tests -name '*.[ch]'))
 format:
 	clang-format -i $(C_FILES)
 
 lint:
-	clang-format --dry-run -Werror $(C_FILES)
-	@tests/lint $(foreach r,$(ROOMS),"$(r)=$($(r)_CFLAGS)")
+	@clang-format --dry-run -Werror $(C_FILES)
+	@WITH_FFMPEG=$(WITH_FFMPEG) tests/lint $(foreach r,$(ROOMS),"$(r)=$($(r)_CFLAGS)")
 
 clean:
 	rm -rf $(BUILD)
