@@ -6,7 +6,7 @@
 #   make bench        trains beside PyTorch and prints the table of the README
 #   make help         the rest
 #
-# Settings: CC, BUILD (folder), ARCH (-march), WITH_FFMPEG=0, WITH_CUDA=0, SANITIZE=address,undefined | thread,
+# Settings: CC, BUILD (folder), ARCH (-march), WITH_FFMPEG=0, SANITIZE=address,undefined | thread,
 # PREFIX, DESTDIR.
 
 BUILD       ?= build
@@ -14,6 +14,7 @@ PREFIX      ?= /usr/local
 ARCH        ?= native
 SANITIZE    ?=
 PKG_CONFIG  ?= pkg-config
+NVCC        ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) nvcc)
 ifeq ($(origin CC),default)
 CC := gcc
 endif
@@ -173,6 +174,7 @@ found:
 	@$(FOUND) oneDNN "$$(test -e /usr/include/dnnl.h && dpkg-query -Wf '$${Version}' libdnnl-dev 2>/dev/null || echo 'missing: make deps')"
 	@$(FOUND) libyaml "$$($(PKG_CONFIG) --modversion yaml-0.1 2>/dev/null || echo 'missing: make deps')"
 	@$(FOUND) FFmpeg "$(if $(filter 1,$(WITH_FFMPEG)),libavformat $$($(PKG_CONFIG) --modversion libavformat),left out (no video; pack and translate work on PNG folders))"
+	@$(FOUND) CUDA "$$($(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/toolkit \1 found; /p')this build runs on the CPU"
 
 deps:
 	@tests/deps $(DEPS_BUILD) $(DEPS_TEST)
