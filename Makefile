@@ -58,7 +58,7 @@ ROOMS := base engine comm data checkpoints trainer
 # --- Flags --------------------------------------------------------------------------------------
 IS_CLANG := $(findstring clang,$(shell $(CC) --version 2>/dev/null))
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
-  -Wundef -Wpointer-arith -Wwrite-strings -Werror
+  -Wundef -Wpointer-arith -Wwrite-strings -Wno-psabi -Werror
 # libgomp is what oneDNN is linked with; clang's own runtime must not join it. Clang then compiles
 # the parallel loops as plain ones, which is right for a lint and sanitizer build.
 OPENMP   := $(if $(IS_CLANG),-Wno-source-uses-openmp -Wno-unknown-pragmas,-fopenmp)

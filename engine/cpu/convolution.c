@@ -5,24 +5,28 @@
 #include "base/memory.h"
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/fold.h"
+#include "engine/cpu/image_head.h"
+#include "engine/cpu/lanes.h"
 #include "engine/cpu/onednn.h"
 #include "engine/cpu/trust.h"
 
 typedef enum FoldSide { FOLD_NONE, FOLD_INPUT, FOLD_OUTPUT } FoldSide;
 
-enum { LANES = 16, FOLD_MAX_CHANNELS = 16 };
+enum { FOLD_MAX_CHANNELS = 16 };
 
 typedef struct ConvKernel {
   Kernel base;
   ConvPass pass;
-  ConvPrimitive *primitive;
+  ConvPrimitive *primitive; /* NULL: image_head.c's own loops */
+  ConvGeometry geometry;
   FoldSide side;
   Fold fold;
+  int threads;
   size_t folded_at, rows_at; /* in the workspace, behind the primitive's */
   bool bias;
-  Activation activation; /* of a forward pass that ends in a fold */
+  Activation activation; /* of a forward pass that ends in a fold or in an image */
   float slope;
-  double *part_sums; /* [threads, FOLD_MAX_CHANNELS], for dbias beside a fold */
+  double *part_sums; /* [threads, FOLD_MAX_CHANNELS], for dbias without the primitive */
 } ConvKernel;
 
 /* The tensors of an op by their part in the convolution, whatever the pass. */
@@ -120,7 +124,7 @@ static bool writes_narrow(ConvPass pass, FoldSide side) {
  * parts in order. */
 static void sum_pixels(const ConvKernel *kernel, const Tensor *y, float *sums) {
   const int64_t channels = y->shape.dim[AXIS_C], pixels = shape_count(y->shape) / channels;
-  const int parts = kernel->fold.threads;
+  const int parts = kernel->threads;
 #pragma omp parallel for num_threads(parts) schedule(static)
   for (int part = 0; part < parts; part++) {
     double totals[FOLD_MAX_CHANNELS] = {0};
@@ -158,10 +162,25 @@ done:
   return status;
 }
 
+static void run_image_head(const ConvKernel *kernel, const ConvTensors *t, void *workspace) {
+  const ConvGeometry *g = &kernel->geometry;
+  if (kernel->pass == PASS_FORWARD) {
+    image_head_forward(g, t->x.data, t->w.data, t->bias.data, kernel->activation, kernel->slope,
+                       t->y.data, kernel->threads);
+  } else {
+    image_head_backward_weights(g, t->x.data, t->y.data, t->w.data, workspace, kernel->threads);
+    if (kernel->bias) sum_pixels(kernel, &t->y, t->bias.data);
+  }
+}
+
 static Status conv_run(Kernel *base, const Tensor *inputs, const Tensor *outputs, void *workspace,
                        Error *error) {
   ConvKernel *kernel = (ConvKernel *)(void *)base;
   ConvTensors t = tensors_of(kernel->pass, kernel->bias, inputs, outputs);
+  if (!kernel->primitive) {
+    run_image_head(kernel, &t, workspace);
+    return OK;
+  }
   if (kernel->side != FOLD_NONE) return run_folded(kernel, &t, workspace, error);
   return conv_primitive_run(kernel->primitive, t.x.data, t.w.data, t.w.buffer, t.bias.data,
                             t.y.data, workspace, error);
@@ -232,6 +251,17 @@ static ConvSetup setup_of(const Op *op, ConvPass pass, const ConvTensors *t, Fol
   return setup;
 }
 
+/* Puts the folded tensor and the fold's rows behind the primitive's workspace. */
+static void plan_fold(ConvKernel *kernel, DType operands) {
+  Fold *fold = &kernel->fold;
+  *fold = fold_of(kernel->side, &kernel->geometry, kernel->threads);
+  size_t element = dtype_size(writes_narrow(kernel->pass, kernel->side) ? DTYPE_F32 : operands);
+  int64_t folded = fold->rows * fold->positions * fold->taps * fold->channels;
+  kernel->folded_at = kernel->base.workspace;
+  kernel->rows_at = kernel->folded_at + cpu_align((size_t)folded * element);
+  kernel->base.workspace = kernel->rows_at + fold_workspace(fold);
+}
+
 static Status conv_new(Backend *backend, const Op *op, ConvPass pass, const Tensor *inputs,
                        const Tensor *outputs, Kernel **out, Error *error) {
   Status status = OK;
@@ -242,29 +272,25 @@ static Status conv_new(Backend *backend, const Op *op, ConvPass pass, const Tens
   kernel->bias = pass == PASS_FORWARD
                      ? cpu_has_input(op, inputs, 2)
                      : pass == PASS_BACKWARD_WEIGHTS && cpu_has_output(op, outputs, 1);
+  kernel->threads = cpu_threads(backend);
   ConvTensors t = tensors_of(pass, kernel->bias, inputs, outputs);
   TRY(check_dtypes(op, pass, &t, error));
-  ConvGeometry geometry = geometry_of(&op->attributes.conv, &t);
+  kernel->geometry = geometry_of(&op->attributes.conv, &t);
   DType operands = pass == PASS_BACKWARD_DATA ? t.y.dtype : t.x.dtype;
-  kernel->side = choose_side(pass, operands, &geometry);
   if (pass == PASS_FORWARD) {
     kernel->activation = op->attributes.conv.activation;
     kernel->slope = op->attributes.conv.slope;
   }
-  ConvSetup setup = setup_of(op, pass, &t, kernel->side, kernel->bias);
-  TRY(conv_primitive_new(((CpuBackend *)(void *)backend)->onednn, &setup, &kernel->primitive,
-                         error));
-  kernel->base.workspace = conv_primitive_workspace(kernel->primitive);
-  if (kernel->side != FOLD_NONE) {
-    Fold *fold = &kernel->fold;
-    *fold = fold_of(kernel->side, &geometry, cpu_threads(backend));
-    size_t element = dtype_size(writes_narrow(pass, kernel->side) ? DTYPE_F32 : operands);
-    int64_t folded = fold->rows * fold->positions * fold->taps * fold->channels;
-    kernel->folded_at = kernel->base.workspace;
-    kernel->rows_at = kernel->folded_at + cpu_align((size_t)folded * element);
-    kernel->base.workspace = kernel->rows_at + fold_workspace(fold);
-    kernel->part_sums =
-        mem_new((size_t)fold->threads * FOLD_MAX_CHANNELS, sizeof *kernel->part_sums);
+  kernel->part_sums = mem_new((size_t)kernel->threads * FOLD_MAX_CHANNELS, sizeof(double));
+  if (image_head_fits(pass, operands, &kernel->geometry)) {
+    kernel->base.workspace = image_head_workspace(pass, &kernel->geometry, kernel->threads);
+  } else {
+    kernel->side = choose_side(pass, operands, &kernel->geometry);
+    ConvSetup setup = setup_of(op, pass, &t, kernel->side, kernel->bias);
+    TRY(conv_primitive_new(((CpuBackend *)(void *)backend)->onednn, &setup, &kernel->primitive,
+                           error));
+    kernel->base.workspace = conv_primitive_workspace(kernel->primitive);
+    if (kernel->side != FOLD_NONE) plan_fold(kernel, operands);
   }
   *out = &kernel->base;
 done:

@@ -50,12 +50,12 @@ void fold_unfold(const Fold *fold, const void *narrow, void *folded, DType dtype
   }
 }
 
-static void finish_row(const Fold *fold, const float *bias, Activation activation, float slope,
-                       float *row) {
-  int64_t count = fold->width * fold->channels;
+void fold_finish_row(int64_t width, int64_t channels, const float *bias, Activation activation,
+                     float slope, float *row) {
+  int64_t count = width * channels;
   if (bias)
-    for (int64_t v = 0; v < fold->width; v++)
-      for (int64_t c = 0; c < fold->channels; c++) row[v * fold->channels + c] += bias[c];
+    for (int64_t v = 0; v < width; v++)
+      for (int64_t c = 0; c < channels; c++) row[v * channels + c] += bias[c];
   if (activation == ACTIVATION_LEAKY_RELU)
     for (int64_t i = 0; i < count; i++) row[i] = row[i] > 0 ? row[i] : slope * row[i];
   if (activation == ACTIVATION_TANH)
@@ -76,7 +76,7 @@ void fold_add(const Fold *fold, const float *folded, const float *bias, Activati
       for (int64_t i = 0; i < window; i++) to[i] += from[p * window + i];
     }
     row += fold->offset * fold->channels;
-    finish_row(fold, bias, activation, slope, row);
+    fold_finish_row(fold->width, fold->channels, bias, activation, slope, row);
     cpu_store(narrow, dtype, r * count, row, count);
   }
 }

@@ -37,6 +37,10 @@ void fold_unfold(const Fold *fold, const void *narrow, void *folded, DType dtype
 void fold_add(const Fold *fold, const float *folded, const float *bias, Activation activation,
               float slope, void *narrow, DType dtype, void *workspace);
 
+/* row = activation(row + bias), `width` pixels; bias may be NULL. */
+void fold_finish_row(int64_t width, int64_t channels, const float *bias, Activation activation,
+                     float slope, float *row);
+
 /* Weights [O,T,H,W,I] to [(W mirrored, O),T,H,1,I], and back. `planes` is T*H, elements of `size`
  * bytes. */
 typedef struct MirrorShape {

@@ -197,6 +197,27 @@ static void check_random(DType dtype, uint64_t seed) {
   }
 }
 
+/* The layer that makes an image of features, which has loops of its own. */
+static void test_image_heads(void **state) {
+  (void)state;
+  Dice dice = {4};
+  char label[512];
+  for (int i = 0; i < 24; i++) {
+    int64_t n = dice_range(&dice, 1, 2), c = dice_range(&dice, 1, 3) * 16;
+    int64_t t = dice_range(&dice, 1, 2), kt = dice_range(&dice, 1, 2);
+    int64_t h = dice_range(&dice, 1, 4), kh = dice_range(&dice, 1, 3);
+    int64_t w = dice_range(&dice, 6, 19);
+    Case k = {.x = shape_make(n, t + kt - 1, h + kh - 1, w + 6, c),
+              .w = shape_make(3, kt, kh, 7, c),
+              .y = shape_make(n, t, h, w, 3),
+              .conv = {.stride = {1, 1, 1}, .activation = (Activation)(i % 3), .slope = 0.2f},
+              .bias = i % 2 == 1};
+    label_of(label, sizeof label, "image head", &k, DTYPE_F32);
+    check_forward(&dice, &k, DTYPE_F32, label);
+    check_backward_weights(&dice, &k, DTYPE_F32, label);
+  }
+}
+
 static void test_f32(void **state) {
   (void)state;
   check_random(DTYPE_F32, 1);
@@ -303,6 +324,7 @@ static int teardown(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_image_heads),
       cmocka_unit_test(test_f32),
       cmocka_unit_test(test_bf16),
       cmocka_unit_test(test_shared_weights_follow_versions),
