@@ -83,8 +83,7 @@ Status config_error(const char *key, Error *error, const char *format, ...) {
   return ERROR_USAGE;
 }
 
-/* --- The texts
- * ------------------------------------------------------------------------------------ */
+/* --- The texts -------------------------------------------------------------------------------- */
 
 /* On one line, and cut between two characters where it is long. */
 static void append_shown(Text *out, const char *text) {

@@ -7,8 +7,7 @@
 
 #include "base/config_internal.h"
 
-/* --- What is allowed
- * ------------------------------------------------------------------------------ */
+/* --- What is allowed -------------------------------------------------------------------------- */
 
 /* Bounds are kept as doubles; those past the ends of int64_t mean that there is none. */
 static int64_t lowest_of(const ConfigKey *key) {
@@ -88,8 +87,7 @@ void config_append_allowed(const ConfigKey *key, Text *out) {
   }
 }
 
-/* --- Reading a value
- * ------------------------------------------------------------------------------ */
+/* --- Reading a value -------------------------------------------------------------------------- */
 
 static Status refuse(const ConfigKey *key, ConfigScalar scalar, ConfigPlace place, Error *error,
                      const char *problem) {

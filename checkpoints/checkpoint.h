@@ -39,8 +39,7 @@ typedef struct CheckpointContent {
   const json_t *manifest; /* further members of manifest.json: dataset uuid, config, build */
 } CheckpointContent;
 
-/* --- Writing
- * ---------------------------------------------------------------------------------------- */
+/* --- Writing ---------------------------------------------------------------------------------- */
 typedef struct CheckpointWriter CheckpointWriter;
 
 /* `folder` is RUN/checkpoints; made when missing, leftovers (*.tmp) removed. Keeps the newest
@@ -69,8 +68,7 @@ typedef struct CheckpointStats {
 } CheckpointStats;
 CheckpointStats checkpoint_writer_stats(const CheckpointWriter *writer);
 
-/* --- Reading
- * ---------------------------------------------------------------------------------------- */
+/* --- Reading ---------------------------------------------------------------------------------- */
 typedef struct Checkpoint {
   char *path; /* the checkpoint's folder */
   int64_t step;

@@ -65,8 +65,7 @@ Status dataset_verify(const char *folder, Text *report, Error *error);
 /* What a person wants to know of a shard file or a dataset folder. */
 Status dataset_describe(const char *path, Text *out, Error *error);
 
-/* --- Writing
- * ---------------------------------------------------------------------------------------- */
+/* --- Writing ---------------------------------------------------------------------------------- */
 typedef struct DatasetSpec {
   ClipShape shape;
   int fps_numerator, fps_denominator;

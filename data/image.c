@@ -161,8 +161,7 @@ done:
   return status;
 }
 
-/* --- Resizing
- * --------------------------------------------------------------------------------------- */
+/* --- Resizing --------------------------------------------------------------------------------- */
 
 /* The weights of one output pixel along one axis: a triangle as wide as the coarser grid, cut at
  * the borders, its sum 1. */

@@ -34,8 +34,7 @@ typedef struct Pack {
   DatasetWriter *writer;
 } Pack;
 
-/* --- Options
- * --------------------------------------------------------------------------------------- */
+/* --- Options ---------------------------------------------------------------------------------- */
 
 static bool parse_number(const char *text, size_t length, int64_t *out) {
   int64_t value = 0;
@@ -96,8 +95,7 @@ static Status check_options(const PackOptions *o, Error *error) {
   return check_numbers(o, error);
 }
 
-/* --- Opening both sides
- * ------------------------------------------------------------------------------- */
+/* --- Opening both sides ----------------------------------------------------------------------- */
 
 static Status open_side(Side *side, const char *path, const VideoReaderOptions *options,
                         int clip_frames, Error *error) {
@@ -195,8 +193,7 @@ done:
   return status;
 }
 
-/* --- Frames
- * ---------------------------------------------------------------------------------------- */
+/* --- Frames ----------------------------------------------------------------------------------- */
 
 /* The next frame of every side into place `held` of its window; *ended when the sides end. */
 static Status read_frames(Pack *pack, bool *ended, Error *error) {
@@ -240,8 +237,7 @@ done:
   return status;
 }
 
-/* --- Clips
- * ----------------------------------------------------------------------------------------- */
+/* --- Clips ------------------------------------------------------------------------------------ */
 
 /* Sources side by side along the channels: pixel by pixel three of each. */
 static const uint8_t *stack_sources(const Pack *pack) {

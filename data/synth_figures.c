@@ -63,8 +63,7 @@ static void two_bones(const Body *body, const Material *material, float *x, floa
   *y = end_y;
 }
 
-/* --- People
- * ----------------------------------------------------------------------------------------- */
+/* --- People ----------------------------------------------------------------------------------- */
 
 static void leg(const Body *body, float hip_y, float phase, float dim) {
   const Figure *f = body->figure;
@@ -140,8 +139,7 @@ static void person(const Body *body, float seconds) {
   arm(body, shoulder, phase, 1, dances && (f->style & 8));
 }
 
-/* --- Animals
- * ---------------------------------------------------------------------------------------- */
+/* --- Animals ---------------------------------------------------------------------------------- */
 
 static void paw(const Body *body, float x, float y, float phase, float dim) {
   const Figure *f = body->figure;
@@ -187,8 +185,7 @@ static void animal(const Body *body, float seconds) {
   paw(body, 0.36f, 0.44f, phase + 0.5f, 1);
 }
 
-/* --- Cars, balls, birds
- * -------------------------------------------------------------------------------- */
+/* --- Cars, balls, birds ----------------------------------------------------------------------- */
 
 static void wheel(const Body *body, float x, float turn) {
   Material tyre = cloth((Colour){0.16f, 0.16f, 0.19f}), hub = cloth((Colour){0.75f, 0.76f, 0.8f});

@@ -24,8 +24,7 @@ typedef struct Planes { /* [height,width] each, colours [height,width,3] */
   float *film, *cel, *film_left, *cel_left, *blurred;
 } Planes;
 
-/* --- Distances
- * ---------------------------------------------------------------------------------- */
+/* --- Distances -------------------------------------------------------------------------------- */
 
 static Surface capsule(const Primitive *p, float x, float y) {
   float px = x - p->ax, py = y - p->ay, bx = p->bx - p->ax, by = p->by - p->ay;
@@ -115,8 +114,7 @@ static Surface shape_surface(const Shape *shape, float x, float y) {
   return all;
 }
 
-/* --- Textures and patterns
- * ---------------------------------------------------------------------------------- */
+/* --- Textures and patterns -------------------------------------------------------------------- */
 
 static float hash01(int32_t x, int32_t y, uint32_t seed) {
   uint32_t h = (uint32_t)x * 0x9E3779B1u ^ (uint32_t)y * 0x85EBCA77u ^ seed;
@@ -156,8 +154,7 @@ static float pattern_share(Pattern pattern, float u, float v, float pixels) {
   return clamp01(0.5f + inside * pixels);
 }
 
-/* --- Paint
- * ------------------------------------------------------------------------------------ */
+/* --- Paint ------------------------------------------------------------------------------------ */
 
 /* What a film sees of a cel's paint: paler, darker. */
 static Colour film_paint(Colour c) {
@@ -293,8 +290,7 @@ static void paint_sky(const Frame *frame, uint32_t seed, const Planes *planes) {
   }
 }
 
-/* --- The camera
- * --------------------------------------------------------------------------------------- */
+/* --- The camera ------------------------------------------------------------------------------- */
 
 /* Weights (d/4, 1 - d/2, d/4) along `stride`; the border repeats itself. */
 static void blur_line(const float *from, float *to, int length, ptrdiff_t stride, float defocus) {

@@ -60,8 +60,7 @@ static Colour hazy(const Scene *scene, Colour c, float depth) {
   return colour_mix(c, scene->sky_bottom, 0.55f * (1 - depth));
 }
 
-/* --- The ground
- * --------------------------------------------------------------------------------------- */
+/* --- The ground ------------------------------------------------------------------------------- */
 
 static Ridge *add_ridge(Scene *scene, Random *random, float y, float depth, float rough,
                         Colour colour) {
@@ -92,8 +91,7 @@ static float ridge_top(const Ridge *r, float x) {
   return y;
 }
 
-/* --- What stands on it
- * -------------------------------------------------------------------------------- */
+/* --- What stands on it ------------------------------------------------------------------------ */
 
 static Prop *add_prop(Scene *scene, Random *random, PropKind kind, float x, float y, float width,
                       float height, float depth) {
@@ -170,8 +168,7 @@ static void add_post(Scene *scene, Random *random, float ground) {
   scene->lamp_y = ground + 0.04f - height;
 }
 
-/* --- Places
- * ---------------------------------------------------------------------------------------- */
+/* --- Places ----------------------------------------------------------------------------------- */
 
 static void meadow(Scene *scene, Random *random, float ground, bool snow) {
   static const Colour greens[] = {HEX(0x7FC257), HEX(0xA5C94F), HEX(0x5DAA62), HEX(0xD6B45A)};
@@ -257,8 +254,7 @@ static void room(Scene *scene, Random *random, float ground) {
   if (chance(random, 0.6f)) add_post(scene, random, ground);
 }
 
-/* --- Figures
- * --------------------------------------------------------------------------------------- */
+/* --- Figures ---------------------------------------------------------------------------------- */
 
 static void dress(Figure *f, Random *random) {
   for (int i = 0; i < 5; i++) f->colours[i] = near(random, PICK(random, CLOTHES));
@@ -322,8 +318,7 @@ static void add_figures(Scene *scene, Random *random, Place where, float ground)
   }
 }
 
-/* --- Camera, light, lens
- * ----------------------------------------------------------------------------- */
+/* --- Camera, light, lens ---------------------------------------------------------------------- */
 
 static void set_camera(Scene *scene, Random *random) {
   Camera *c = &scene->camera;
@@ -393,8 +388,7 @@ void scene_draw(uint64_t seed, int64_t clip, Scene *out) {
   set_lens(out, &random);
 }
 
-/* --- A moment
- * -------------------------------------------------------------------------------------- */
+/* --- A moment --------------------------------------------------------------------------------- */
 
 static Pen pen_at(Frame *frame, float x, float y, float zoom, float depth) {
   Pen pen = {.frame = frame};

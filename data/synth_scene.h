@@ -24,8 +24,7 @@ typedef struct Colour {
   float r, g, b; /* 0 to 1 */
 } Colour;
 
-/* --- A posed frame: shapes in pixels, back to front
- * ------------------------------------------------ */
+/* --- A posed frame: shapes in pixels, back to front ------------------------------------------- */
 enum { SHAPE_PRIMITIVES = 8, FRAME_SHAPES = 256 };
 
 typedef enum PrimitiveKind {
@@ -81,8 +80,7 @@ typedef struct Frame {
   int count;
 } Frame;
 
-/* --- A scene
- * --------------------------------------------------------------------------------------------- */
+/* --- A scene ---------------------------------------------------------------------------------- */
 typedef enum FigureKind {
   FIGURE_PERSON,
   FIGURE_ANIMAL,
@@ -177,8 +175,7 @@ enum { RENDER_PLANES = 11 };
 void frame_render(const Frame *frame, const Scene *scene, int index, float *scratch, uint8_t *film,
                   uint8_t *cel);
 
-/* --- Posing: a pen that draws in the world units of one depth
- * -------------------------------------- */
+/* --- Posing: a pen that draws in the world units of one depth --------------------------------- */
 typedef struct Pen {
   Frame *frame;
   float x, y, scale; /* pixel of the world's origin at this depth; pixels a unit */
@@ -201,8 +198,7 @@ void pen_turn(Shape *shape, float turn);
 void figure_pose(const Pen *pen, const Figure *figure, float seconds);
 void prop_pose(const Pen *pen, const Prop *prop, float seconds);
 
-/* --- Arithmetic
- * ------------------------------------------------------------------------------------------- */
+/* --- Arithmetic ------------------------------------------------------------------------------- */
 float synth_sine(float turns); /* sin(2 pi turns), within 4e-6 */
 static inline float synth_cosine(float turns) {
   return synth_sine(turns + 0.25f);

@@ -38,8 +38,7 @@ static Status check_size(const char *path, int width, int height, int least, Err
   return OK;
 }
 
-/* --- Reading
- * --------------------------------------------------------------------------------------- */
+/* --- Reading ---------------------------------------------------------------------------------- */
 
 Status video_open(const char *path, const VideoReaderOptions *options, VideoReader **out,
                   Error *error) {
@@ -82,8 +81,7 @@ const char *video_frame_name(const VideoReader *reader) {
   return reader->kind->frame_name ? reader->kind->frame_name(reader->state) : NULL;
 }
 
-/* --- Writing
- * --------------------------------------------------------------------------------------- */
+/* --- Writing ---------------------------------------------------------------------------------- */
 
 Status video_writer_open(const char *path, const VideoWriterOptions *options, VideoWriter **out,
                          Error *error) {

@@ -9,8 +9,7 @@
 #include "data/image.h"
 #include "data/video_parts.h"
 
-/* --- Reading
- * --------------------------------------------------------------------------------------- */
+/* --- Reading ---------------------------------------------------------------------------------- */
 
 typedef struct FolderReader {
   char *folder; /* NULL for a picture */
@@ -171,8 +170,7 @@ static void folder_reader_close(void *state) {
 
 const ReaderKind folder_reader = {folder_read, folder_frame_name, folder_reader_close};
 
-/* --- Writing
- * --------------------------------------------------------------------------------------- */
+/* --- Writing ---------------------------------------------------------------------------------- */
 
 typedef struct FolderWriter {
   char *path, *temporary; /* temporary: NULL for a picture, and once committed */

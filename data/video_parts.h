@@ -71,8 +71,7 @@ Status frame_filter_send_rgb(FrameFilter *filter, const uint8_t *rgb, Error *err
 /* *got is true and `rgb` written, or *end is true, or neither: send more. */
 Status frame_filter_receive(FrameFilter *filter, uint8_t *rgb, bool *got, bool *end, Error *error);
 
-/* --- FFmpeg's messages
- * --------------------------------------------------------------------------- */
+/* --- FFmpeg's messages ------------------------------------------------------------------------ */
 /* From here on FFmpeg prints nothing; its last error message of any thread is kept. */
 void video_log_start(void);
 void video_log_forget(void);
@@ -80,8 +79,7 @@ void video_log_forget(void);
 Status video_error(Error *error, Status status, int code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* --- What a written video takes from others
- * ------------------------------------------------------ */
+/* --- What a written video takes from others --------------------------------------------------- */
 struct AVFormatContext;
 
 typedef struct Sound Sound; /* copies audio packets into the output in step with its video */

@@ -36,8 +36,7 @@ static Status failed(const StreamWriter *writer, Status status, int code, const 
   return video_error(error, status, code, "%s: %s", writer->path, what);
 }
 
-/* --- Opening
- * --------------------------------------------------------------------------------------- */
+/* --- Opening ---------------------------------------------------------------------------------- */
 
 static Status open_container(StreamWriter *writer, Error *error) {
   Status status = OK;
@@ -187,8 +186,7 @@ done:
   return status;
 }
 
-/* --- Writing
- * --------------------------------------------------------------------------------------- */
+/* --- Writing ---------------------------------------------------------------------------------- */
 
 /* All packets the encoder has ready, the sound up to each before it. */
 static Status drain(StreamWriter *writer, Error *error) {

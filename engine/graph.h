@@ -46,8 +46,7 @@ DType graph_dtype(const Graph *graph, Value value);
 Value graph_view(Graph *graph, Buffer *buffer, int64_t offset, Shape shape);
 Value graph_constant(Graph *graph, Shape shape, float value); /* f32 */
 
-/* --- Pointwise, operands broadcast as in NumPy (axes of length 1)
- * --------------------------------- */
+/* --- Pointwise, operands broadcast as in NumPy (axes of length 1) ----------------------------- */
 Value graph_cast(Graph *graph, Value x, DType dtype); /* to f32 or bf16 */
 Value graph_add(Graph *graph, Value a, Value b);
 Value graph_sub(Graph *graph, Value a, Value b);
@@ -71,15 +70,13 @@ Value graph_clamp(Graph *graph, Value x, float low,
                   float high); /* derivative 1 inside, 0 outside */
 Value graph_broadcast(Graph *graph, Value x, Shape shape);
 
-/* --- Reductions: f32; reduced axes become 1
- * ------------------------------------------------------- */
+/* --- Reductions: f32; reduced axes become 1 --------------------------------------------------- */
 /* `axes` is a mask: 1u << AXIS_C. The result is scale * sum. */
 Value graph_reduce_sum(Graph *graph, Value x, unsigned axes, float scale);
 Value graph_mean(Graph *graph, Value x); /* over everything, a scalar */
 enum { ALL_AXES = (1u << RANK) - 1 };
 
-/* --- Convolution
- * ---------------------------------------------------------------------------------- */
+/* --- Convolution ------------------------------------------------------------------------------ */
 typedef enum PadMode { PAD_ZERO, PAD_REFLECT, PAD_REPLICATE } PadMode;
 
 /* Cross-correlation, as in every framework: y[n,t,h,w,o] = sum x[n, t*st + i - before, ...]
@@ -99,8 +96,7 @@ ConvSpec conv_spec_same(int taps_time, int taps_space, int stride_space, PadMode
  * dtype, which is the result's. */
 Value graph_conv3d(Graph *graph, Value x, Value weight, Value bias, ConvSpec spec);
 
-/* --- Norms
- * ---------------------------------------------------------------------------------------- */
+/* --- Norms ------------------------------------------------------------------------------------ */
 typedef enum NormKind {
   NORM_RMS,      /* each pixel over its channels, mean not subtracted (Zhang, Sennrich 2019) */
   NORM_INSTANCE, /* each frame and channel over H, W (Ulyanov, Vedaldi, Lempitsky 2016) */
@@ -112,8 +108,7 @@ typedef enum NormKind {
 Value graph_norm(Graph *graph, Value x, Value gain, Value bias, NormKind kind, int groups,
                  float epsilon);
 
-/* --- Moving data
- * ------------------------------------------------------------------------------------ */
+/* --- Moving data ------------------------------------------------------------------------------ */
 Value graph_reshape(Graph *graph, Value x, Shape shape); /* same count; no copy */
 Value graph_concat(Graph *graph, const Value *values, int count, int axis);
 Value graph_slice(Graph *graph, Value x, Shape begin, Shape size);
@@ -126,8 +121,7 @@ Value graph_resize(Graph *graph, Value x, int64_t height, int64_t width, ResizeM
 /* H and W only; the mean over the cells inside the picture (PyTorch's count_include_pad=False). */
 Value graph_average_pool(Graph *graph, Value x, int size, int stride, int pad);
 
-/* --- Effects on buffers: `target` is a view
- * --------------------------------------------------------- */
+/* --- Effects on buffers: `target` is a view --------------------------------------------------- */
 void graph_store(Graph *graph, Value value, Value target); /* target = value (target's dtype) */
 void graph_accumulate(Graph *graph, Value value, Value target); /* target += value */
 void graph_fill(Graph *graph, Value target, float value);

@@ -71,8 +71,7 @@ typedef struct PointwiseProgram {
   int outputs[POINTWISE_MAX_OUTPUTS]; /* the register each output is (of OP_REDUCE: one) */
 } PointwiseProgram;
 
-/* --- Attributes
- * ----------------------------------------------------------------------------------------*/
+/* --- Attributes ------------------------------------------------------------------------------- */
 typedef enum Activation { ACTIVATION_NONE, ACTIVATION_LEAKY_RELU, ACTIVATION_TANH } Activation;
 
 typedef struct ConvAttributes {

@@ -31,8 +31,7 @@ struct Inference {
   int64_t stream_frame; /* frames streamed since */
 };
 
-/* --- Planning
- * ------------------------------------------------------------------------------------- */
+/* --- Planning --------------------------------------------------------------------------------- */
 
 static void plan_free(Plan *plan) {
   if (!plan) return;
@@ -114,8 +113,7 @@ static Status find_plan(Inference *inference, const InferenceShape *s, bool stre
   return OK;
 }
 
-/* --- Life
- * ------------------------------------------------------------------------------------------ */
+/* --- Life ------------------------------------------------------------------------------------- */
 
 static Inference *inference_new(Backend *backend) {
   Inference *inference = mem_new(1, sizeof *inference);
@@ -209,8 +207,7 @@ int64_t inference_source_channels(const Inference *inference) {
   return stem->shape.dim[AXIS_C] - inference->config.model.noise_channels;
 }
 
-/* --- Running
- * --------------------------------------------------------------------------------------- */
+/* --- Running ---------------------------------------------------------------------------------- */
 
 /* Each frame's noise is its own stream, so that a clip and a stream draw the same. */
 static Status upload_noise(Inference *inference, Plan *plan, int64_t first_frame, Error *error) {

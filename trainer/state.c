@@ -86,8 +86,7 @@ done:
   return status;
 }
 
-/* --- Saving
- * --------------------------------------------------------------------------------------- */
+/* --- Saving ----------------------------------------------------------------------------------- */
 
 /* The config without what may differ between two places the same run is kept in. */
 static void portable_config(const Config *config, Text *out) {
@@ -134,8 +133,7 @@ done:
   return status;
 }
 
-/* --- Restoring
- * ------------------------------------------------------------------------------------ */
+/* --- Restoring -------------------------------------------------------------------------------- */
 
 static Status find_tensor(const Checkpoint *checkpoint, const char *file_name, const char *name,
                           const NamedTensor *like, const NamedTensor **out, Error *error) {

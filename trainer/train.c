@@ -44,8 +44,7 @@ typedef struct Run {
   } mark; /* clocks at the last record */
 } Run;
 
-/* --- Signals: a first one asks for a checkpoint and the end, a second one ends at once
- * ------------- */
+/* --- Signals: a first one asks for a checkpoint and the end, a second one ends at once -------- */
 
 static volatile sig_atomic_t stop_signal;
 
@@ -70,8 +69,7 @@ static Status agree_to_stop(Run *run, bool *stop, Error *error) {
   return status;
 }
 
-/* --- The engine's collectives, by comm
- * -------------------------------------------------------------- */
+/* --- The engine's collectives, by comm -------------------------------------------------------- */
 
 static Status average_start(void *context, void *data, int64_t count, DType dtype, void *stream,
                             Error *error) {
@@ -85,8 +83,7 @@ static Status average_wait(void *context, void *stream, Error *error) {
   return comm_average_wait(context, error);
 }
 
-/* --- Set-up
- * ------------------------------------------------------------------------------------------ */
+/* --- Set-up ----------------------------------------------------------------------------------- */
 
 static int threads_per_rank(const Run *run) {
   if (run->config->train.threads > 0) return (int)run->config->train.threads;
@@ -157,8 +154,7 @@ done:
   return comm_agree(run->comm, status, error);
 }
 
-/* --- Rank 0's files
- * ------------------------------------------------------------------------------------ */
+/* --- Rank 0's files --------------------------------------------------------------------------- */
 
 static char *checkpoints_folder(const Run *run) {
   return path_join(run->config->run.dir, "checkpoints");
@@ -269,8 +265,7 @@ static void mark_now(Run *run) {
   run->mark.step = run->step;
 }
 
-/* --- What happens between steps
- * -------------------------------------------------------------------------- */
+/* --- What happens between steps --------------------------------------------------------------- */
 
 /* The mean over ranks of this rank's numbers, and how the time went, as a line of metrics. */
 static Status record_metrics(Run *run, const StepControls *controls, Error *error) {
@@ -369,8 +364,7 @@ done:
   return status;
 }
 
-/* --- The loop
- * ---------------------------------------------------------------------------------------------- */
+/* --- The loop --------------------------------------------------------------------------------- */
 
 static Status one_step(Run *run, const StepControls *controls, Error *error) {
   Status status = OK;

@@ -24,8 +24,7 @@ static inline int cpu_threads(const Backend *backend) {
   return ((const CpuBackend *)(const void *)backend)->threads;
 }
 
-/* --- Constructors, one for each kind of op
- * -------------------------------------------------------- */
+/* --- Constructors, one for each kind of op ---------------------------------------------------- */
 typedef Status CpuKernelNew(Backend *backend, const Op *op, const Tensor *inputs,
                             const Tensor *outputs, Kernel **out, Error *error);
 
@@ -48,8 +47,7 @@ CpuKernelNew cpu_store_new;
 CpuKernelNew cpu_fill_new;
 CpuKernelNew cpu_adam_new;
 
-/* --- Helpers
- * ---------------------------------------------------------------------------------------- */
+/* --- Helpers ---------------------------------------------------------------------------------- */
 /* Whether an optional input (or output) is there. */
 static inline bool cpu_has_input(const Op *op, const Tensor *inputs, int index) {
   return index < op->input_count && inputs[index].shape.dim[0] > 0;

@@ -146,8 +146,7 @@ static void odd_sizes(void **state) {
   }
 }
 
-/* --- The dataset
- * ------------------------------------------------------------------------------------- */
+/* --- The dataset ------------------------------------------------------------------------------ */
 
 static SynthOptions options(const char *out, int threads) {
   return (SynthOptions){.out = out,

@@ -19,8 +19,7 @@
 
 static Error error;
 
-/* --- Without FFmpeg too
- * -------------------------------------------------------------------------------- */
+/* --- Without FFmpeg too ----------------------------------------------------------------------- */
 
 static void kinds_of_paths(void **state) {
   (void)state;
@@ -124,8 +123,7 @@ static void close_to(const uint8_t *a, const uint8_t *b, size_t size, int tolera
   }
 }
 
-/* --- Videos
- * ---------------------------------------------------------------------------------------- */
+/* --- Videos ----------------------------------------------------------------------------------- */
 
 static void videos_round_trip(void **state) {
   (void)state;
