@@ -9,7 +9,6 @@
 #include <immintrin.h>
 #endif
 
-
 enum { LANES = 16 };
 typedef float Lanes __attribute__((vector_size(64)));
 typedef int32_t LaneMask __attribute__((vector_size(64)));

@@ -9,6 +9,7 @@
 #include <omp.h>
 #endif
 
+#include "engine/cpu/lanes.h"
 #include "engine/cpu/norm.h"
 
 /* Pixels summed in f32 before the sum is added to a double one. */
@@ -53,9 +54,8 @@ static inline float inverse_rms(const float *x, int64_t channels, float epsilon)
   return 1.0f / sqrtf(sum / (float)channels + epsilon);
 }
 
-static inline __attribute__((always_inline)) void forward_pixels(const Norm *norm,
-                                                                 const Space *space, int64_t first,
-                                                                 int64_t last, int64_t channels) {
+static void forward_pixels(const Norm *norm, const Space *space, int64_t first, int64_t last) {
+  const int64_t channels = norm->channels;
   const float *gain = norm->gain, *bias = norm->bias;
   const float slope = norm->slope;
   for (int64_t p = first; p < last; p++) {
@@ -80,9 +80,8 @@ static inline __attribute__((always_inline)) void forward_pixels(const Norm *nor
   }
 }
 
-static inline __attribute__((always_inline)) void backward_pixels(const Norm *norm,
-                                                                  const Space *space, int64_t first,
-                                                                  int64_t last, int64_t channels) {
+static void backward_pixels(const Norm *norm, const Space *space, int64_t first, int64_t last) {
+  const int64_t channels = norm->channels;
   const float *gain = norm->gain, *bias = norm->bias;
   const float slope = norm->slope;
   float *dgain = space->block_dgain, *dbias = space->block_dbias, *h = space->h;
@@ -107,22 +106,146 @@ static inline __attribute__((always_inline)) void backward_pixels(const Norm *no
   }
 }
 
-/* The usual numbers of channels as constants, for which the compiler unrolls the loops. */
-#define WITH_CHANNELS(call, ...)                                                                   \
-  switch (norm->channels) {                                                                        \
-  case 16:                                                                                         \
-    call(__VA_ARGS__, 16);                                                                         \
-    break;                                                                                         \
-  case 32:                                                                                         \
-    call(__VA_ARGS__, 32);                                                                         \
-    break;                                                                                         \
-  case 64:                                                                                         \
-    call(__VA_ARGS__, 64);                                                                         \
-    break;                                                                                         \
-  default:                                                                                         \
-    call(__VA_ARGS__, norm->channels);                                                             \
-    break;                                                                                         \
+/* --- The usual numbers of channels: up to four vectors ------------------------------------------
+ */
+/* Sixteen pixels at a time, so that their sums over the channels become one vector and their chains
+ * of sum, root and division run side by side. A pixel's result does not depend on its group. */
+enum { GROUP = LANES, MOST_VECTORS = 4 };
+
+typedef uint16_t HalfLanes __attribute__((vector_size(32)));
+typedef uint32_t WordLanes __attribute__((vector_size(64)));
+
+LANES_INLINE Lanes read_lanes(const Tensor *tensor, int64_t first) {
+  if (tensor->dtype == DTYPE_F32) return lanes_load((const float *)tensor->data + first);
+  HalfLanes half;
+  memcpy(&half, (const uint16_t *)tensor->data + first, sizeof half);
+  return (Lanes)(__builtin_convertvector(half, WordLanes) << 16);
+}
+
+/* The same numbers as cpu_bf16_from_f32. */
+LANES_INLINE HalfLanes round_lanes(Lanes value) {
+  WordLanes bits = (WordLanes)value, high = bits >> 16;
+  WordLanes rounded = (bits + 0x7fffu + (high & 1u)) >> 16;
+  WordLanes nan = (WordLanes)((bits & 0x7fffffffu) > 0x7f800000u);
+  return __builtin_convertvector((nan & (high | 0x40u)) | (~nan & rounded), HalfLanes);
+}
+
+LANES_INLINE void write_lanes(const Tensor *tensor, int64_t first, Lanes value) {
+  if (tensor->dtype == DTYPE_F32) {
+    lanes_store((float *)tensor->data + first, value);
+  } else {
+    HalfLanes half = round_lanes(value);
+    memcpy((uint16_t *)tensor->data + first, &half, sizeof half);
   }
+}
+
+/* Reads x and gives 1 / rms of each pixel. */
+LANES_INLINE void read_group(const Norm *norm, int64_t first, int count, int vectors,
+                             Lanes x[GROUP][MOST_VECTORS], float r[GROUP]) {
+  const int channels = vectors * LANES;
+  Lanes squares[GROUP] = {{0}};
+  for (int p = 0; p < count; p++)
+    for (int k = 0; k < vectors; k++) {
+      x[p][k] = read_lanes(&norm->x, (first + p) * channels + k * LANES);
+      squares[p] = lanes_fma(x[p][k], x[p][k], squares[p]);
+    }
+  lanes_store(r, lanes_sums(squares));
+  for (int p = 0; p < GROUP; p++) r[p] = 1.0f / sqrtf(r[p] / (float)channels + norm->epsilon);
+}
+
+LANES_INLINE void forward_group(const Norm *norm, int64_t first, int count, int vectors) {
+  Lanes x[GROUP][MOST_VECTORS];
+  float r[GROUP];
+  read_group(norm, first, count, vectors, x, r);
+  for (int k = 0; k < vectors; k++) {
+    Lanes gain = lanes_load(norm->gain + k * LANES), bias = lanes_load(norm->bias + k * LANES);
+    for (int p = 0; p < count; p++) {
+      int64_t at = (first + p) * vectors * LANES + k * LANES;
+      Lanes v = lanes_fma(gain, x[p][k] * lanes_all(r[p]), bias);
+      Lanes y = lanes_where_positive(v, v, lanes_all(norm->slope) * v);
+      if (norm->residual.data) y += read_lanes(&norm->residual, at);
+      write_lanes(&norm->y, at, y);
+    }
+  }
+}
+
+LANES_INLINE void backward_group(const Norm *norm, int64_t first, int count, int vectors,
+                                 Lanes dgain[MOST_VECTORS], Lanes dbias[MOST_VECTORS]) {
+  const int channels = vectors * LANES;
+  Lanes x[GROUP][MOST_VECTORS], h[GROUP][MOST_VECTORS], along[GROUP] = {{0}};
+  float r[GROUP], back[GROUP];
+  read_group(norm, first, count, vectors, x, r);
+  for (int k = 0; k < vectors; k++) {
+    Lanes gain = lanes_load(norm->gain + k * LANES), bias = lanes_load(norm->bias + k * LANES);
+    for (int p = 0; p < count; p++) {
+      Lanes dy = read_lanes(&norm->dy, (first + p) * channels + k * LANES);
+      Lanes n = x[p][k] * lanes_all(r[p]);
+      Lanes g = lanes_where_positive(lanes_fma(gain, n, bias), dy, lanes_all(norm->slope) * dy);
+      dgain[k] = lanes_fma(g, n, dgain[k]);
+      dbias[k] += g;
+      h[p][k] = g * gain;
+      along[p] = lanes_fma(h[p][k], n, along[p]);
+    }
+  }
+  lanes_store(back, lanes_sums(along));
+  for (int p = 0; p < count; p++) {
+    Lanes scale = lanes_all(r[p]), less = lanes_all(back[p] * r[p] / (float)channels);
+    for (int k = 0; k < vectors; k++)
+      write_lanes(&norm->dx, (first + p) * channels + k * LANES,
+                  scale * (h[p][k] - x[p][k] * less));
+  }
+}
+
+LANES_INLINE void forward_groups(const Norm *norm, int64_t first, int64_t last, int vectors) {
+  for (; first + GROUP <= last; first += GROUP) forward_group(norm, first, GROUP, vectors);
+  if (first < last) forward_group(norm, first, (int)(last - first), vectors);
+}
+
+LANES_INLINE void backward_groups(const Norm *norm, const Space *space, int64_t first, int64_t last,
+                                  int vectors) {
+  Lanes dgain[MOST_VECTORS] = {{0}}, dbias[MOST_VECTORS] = {{0}};
+  for (; first + GROUP <= last; first += GROUP)
+    backward_group(norm, first, GROUP, vectors, dgain, dbias);
+  if (first < last) backward_group(norm, first, (int)(last - first), vectors, dgain, dbias);
+  for (int k = 0; k < vectors; k++) {
+    lanes_store(space->block_dgain + k * LANES, dgain[k]);
+    lanes_store(space->block_dbias + k * LANES, dbias[k]);
+  }
+}
+
+static void forward_block(const Norm *norm, const Space *space, int64_t first, int64_t last) {
+  switch (norm->channels) {
+  case LANES:
+    forward_groups(norm, first, last, 1);
+    break;
+  case 2 * LANES:
+    forward_groups(norm, first, last, 2);
+    break;
+  case MOST_VECTORS *LANES:
+    forward_groups(norm, first, last, MOST_VECTORS);
+    break;
+  default:
+    forward_pixels(norm, space, first, last);
+    break;
+  }
+}
+
+static void backward_block(const Norm *norm, const Space *space, int64_t first, int64_t last) {
+  switch (norm->channels) {
+  case LANES:
+    backward_groups(norm, space, first, last, 1);
+    break;
+  case 2 * LANES:
+    backward_groups(norm, space, first, last, 2);
+    break;
+  case MOST_VECTORS *LANES:
+    backward_groups(norm, space, first, last, MOST_VECTORS);
+    break;
+  default:
+    backward_pixels(norm, space, first, last);
+    break;
+  }
+}
 
 static int64_t block_count(const Norm *norm) {
   return (norm->frames * norm->pixels + BLOCK - 1) / BLOCK;
@@ -139,7 +262,7 @@ void norm_pixels_forward(const Norm *norm, void *workspace) {
     Space space = own_space(norm, workspace);
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < block_count(norm); b++)
-      WITH_CHANNELS(forward_pixels, norm, &space, b * BLOCK, block_end(norm, b))
+      forward_block(norm, &space, b * BLOCK, block_end(norm, b));
   }
 }
 
@@ -172,7 +295,7 @@ void norm_pixels_backward(const Norm *norm, void *workspace) {
     for (int64_t b = 0; b < block_count(norm); b++) {
       memset(space.block_dgain, 0, (size_t)norm_row(norm) * sizeof(float));
       memset(space.block_dbias, 0, (size_t)norm_row(norm) * sizeof(float));
-      WITH_CHANNELS(backward_pixels, norm, &space, b * BLOCK, block_end(norm, b))
+      backward_block(norm, &space, b * BLOCK, block_end(norm, b));
       add_block(norm, &space);
     }
   }
