@@ -1,4 +1,9 @@
-/* The communication thread: the mean over the ranks, piece by piece, while the caller computes. */
+/* The communication thread: the mean over the ranks, piece by piece, while the caller computes.
+ *
+ * Where the number of ranks is a power of two they are summed in stages: neighbours, then pairs of
+ * neighbours, and so on. A sum of two is the same whoever adds, so the result is that of a fixed
+ * tree, whatever algorithm MPI takes, and every such number of ranks continues the tree of the one
+ * before. */
 #include <stdlib.h>
 #include <sys/prctl.h>
 
@@ -7,7 +12,7 @@
 #include "comm/internal.h"
 
 /* Several pieces are under way at once, so that one look at MPI moves all of them on. */
-enum { PIECE_ELEMENTS = 1 << 18, IN_FLIGHT = 4, MAX_PENDING = 4096 };
+enum { PIECE_ELEMENTS = 1 << 18, IN_FLIGHT = 4, MAX_PENDING = 4096, MAX_STAGES = 31 };
 
 typedef struct Job {
   void *data; /* [count] */
@@ -25,7 +30,8 @@ typedef struct Piece {
 } Piece;
 
 struct Averager {
-  MPI_Comm group; /* the thread's own */
+  int stage_count;
+  MPI_Comm stages[MAX_STAGES]; /* the thread's own; of two ranks each, or one of all */
   int rank, size;
   pthread_t thread;
   Queue *queue; /* of Job */
@@ -63,8 +69,23 @@ static Status start_piece(Averager *averager, const Job *job, Piece *piece, int6
     mine = (const float *)job->data + first;
   Operation operation = operation_of(averager);
   return mpi_check(MPI_Iallreduce(mine, piece->sum, piece->count, MPI_FLOAT, MPI_SUM,
-                                  averager->group, &piece->request),
+                                  averager->stages[0], &piece->request),
                    &operation, error);
+}
+
+/* Waits for what start_piece began, and for the stages behind it. */
+static Status sum_piece(Averager *averager, Piece *piece, double timeout, Error *error) {
+  Status status = OK;
+  Operation operation = operation_of(averager);
+  TRY(mpi_wait(&piece->request, &operation, timeout, error));
+  for (int i = 1; i < averager->stage_count; i++) {
+    TRY(mpi_check(MPI_Iallreduce(MPI_IN_PLACE, piece->sum, piece->count, MPI_FLOAT, MPI_SUM,
+                                 averager->stages[i], &piece->request),
+                  &operation, error));
+    TRY(mpi_wait(&piece->request, &operation, timeout, error));
+  }
+done:
+  return status;
 }
 
 /* The sum is there: divides, stores, and tells who waits. */
@@ -92,8 +113,7 @@ static Status average(Averager *averager, const Job *job, Error *error) {
       started += next->count;
     }
     Piece *oldest = &averager->pieces[ended++ % IN_FLIGHT];
-    Operation operation = operation_of(averager);
-    TRY(mpi_wait(&oldest->request, &operation, job->timeout, error));
+    TRY(sum_piece(averager, oldest, job->timeout, error));
     finish_piece(averager, job, oldest);
     finished += oldest->count;
   }
@@ -129,15 +149,30 @@ static void *run(void *argument) {
   return NULL;
 }
 
+static Status open_stages(Averager *averager, Error *error) {
+  Status status = OK;
+  int rank = averager->rank, size = averager->size;
+  Operation operation = {"starting the communication thread", rank, size, 0, 0};
+  bool power_of_two = (size & (size - 1)) == 0;
+  for (int bit = 1; bit < size; bit <<= 1) {
+    MPI_Comm *stage = &averager->stages[averager->stage_count];
+    int partners = power_of_two ? rank & ~bit : 0; /* the same number on both */
+    TRY(mpi_check(MPI_Comm_split(MPI_COMM_WORLD, partners, rank, stage), &operation, error));
+    MPI_Comm_set_errhandler(*stage, MPI_ERRORS_RETURN);
+    averager->stage_count++;
+    if (!power_of_two) break;
+  }
+done:
+  return status;
+}
+
 Status averager_open(int rank, int size, Averager **out, Error *error) {
   Status status = OK;
   Averager *averager = mem_new(1, sizeof *averager);
-  Operation operation = {"starting the communication thread", rank, size, 0, 0};
   void *buffers = NULL;
   averager->rank = rank;
   averager->size = size;
   averager->queue = queue_new(MAX_PENDING);
-  averager->group = MPI_COMM_NULL;
   pthread_mutex_init(&averager->mutex, NULL);
   condition_init(&averager->changed);
   TRY(mem_bulk(sizeof(float) * PIECE_ELEMENTS * IN_FLIGHT * 2, "the communication buffers",
@@ -147,8 +182,7 @@ Status averager_open(int rank, int size, Averager **out, Error *error) {
     averager->pieces[i].sum = averager->buffers + (size_t)PIECE_ELEMENTS * (size_t)(2 * i);
     averager->pieces[i].widened = averager->pieces[i].sum + PIECE_ELEMENTS;
   }
-  TRY(mpi_check(MPI_Comm_dup(MPI_COMM_WORLD, &averager->group), &operation, error));
-  MPI_Comm_set_errhandler(averager->group, MPI_ERRORS_RETURN);
+  TRY(open_stages(averager, error));
   TRY(thread_start(&averager->thread, "comm", run, averager, error));
   *out = averager;
   averager = NULL;
@@ -167,7 +201,7 @@ void averager_close(Averager *averager) {
   if (!averager) return;
   queue_close(averager->queue);
   pthread_join(averager->thread, NULL);
-  MPI_Comm_free(&averager->group);
+  for (int i = 0; i < averager->stage_count; i++) MPI_Comm_free(&averager->stages[i]);
   pthread_cond_destroy(&averager->changed);
   pthread_mutex_destroy(&averager->mutex);
   queue_free(averager->queue);

@@ -56,7 +56,8 @@ Status comm_agree(Comm *comm, Status status, Error *error);
 /* data = mean over the ranks of `count` F32 or BF16 elements (BF16 is summed in f32). Returns at
  * once; `data` must not be touched until comm_average_wait. Same order of calls on every rank. The
  * result is the same on every rank, but for the payload of a NaN, and from run to run of as many
- * ranks. At most 4096 may be pending. */
+ * ranks; where the number of ranks is a power of two it is that of a fixed tree (neighbours, then
+ * pairs of neighbours, ...). At most 4096 may be pending. */
 Status comm_average_start(Comm *comm, void *data, int64_t count, CommType type, Error *error);
 Status comm_average_wait(Comm *comm, Error *error);
 

@@ -227,7 +227,7 @@ typedef struct Bucket {
 typedef struct Gathering {
   Parameters *parameters;
   Graph *graph;
-  bool accumulate;
+  const PartialSums *partial; /* or NULL */
   int bucket_count, buckets_done;
   Bucket *buckets; /* from the end of the flat gradient to its begin */
   int *bucket_of;  /* by parameter */
@@ -270,18 +270,20 @@ static void store_gradient(void *context, int index, Value gradient) {
   graph_scope_push(graph, "%s.%s", gathering->parameters->network, parameter->name);
   Value target =
       graph_view(graph, &gathering->parameters->gradient, parameter->offset, parameter->shape);
-  if (gathering->accumulate)
-    graph_accumulate(graph, gradient, target);
-  else
-    graph_store(graph, gradient, target);
+  for (int i = 0; gathering->partial && i < gathering->partial->count; i++) {
+    Buffer *array = gathering->partial->arrays[i];
+    gradient =
+        graph_add(graph, gradient, graph_view(graph, array, parameter->offset, parameter->shape));
+  }
+  graph_store(graph, gradient, target);
   graph_scope_pop(graph);
   if (gathering->bucket_count == 0) return;
   gathering->buckets[gathering->bucket_of[index]].missing--;
   append_ready_buckets(gathering);
 }
 
-void parameters_differentiate(Parameters *parameters, Graph *graph, Value loss, bool accumulate,
-                              bool all_reduce, int64_t bucket_bytes) {
+void parameters_differentiate(Parameters *parameters, Graph *graph, Value loss,
+                              const PartialSums *partial, bool all_reduce, int64_t bucket_bytes) {
   if (parameters->count == 0 || bucket_bytes < 1) {
     graph_fail(graph,
                "parameters: %s has %d parameters, buckets of %" PRId64 " bytes; both must be at "
@@ -290,7 +292,7 @@ void parameters_differentiate(Parameters *parameters, Graph *graph, Value loss, 
     return;
   }
   size_t count = (size_t)parameters->count;
-  Gathering gathering = {.parameters = parameters, .graph = graph, .accumulate = accumulate};
+  Gathering gathering = {.parameters = parameters, .graph = graph, .partial = partial};
   Value *wrt = mem_new(count, sizeof *wrt), *gradients = mem_new(count, sizeof *gradients);
   for (size_t i = 0; i < count; i++)
     wrt[i] = view_of(parameters, graph, &parameters->items[i], READ_TRAINING);

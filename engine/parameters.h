@@ -55,12 +55,20 @@ Status parameters_initialize(Parameters *parameters, uint64_t seed, Error *error
 Status parameters_refresh(Parameters *parameters, Error *error);
 const Parameter *parameters_find(const Parameters *parameters, const char *name);
 
+/* Gradients of earlier micro-batches, flat arrays of `total` f32, that are added one after the
+ * other:
+ * ((g + arrays[0]) + arrays[1]) and so on. */
+typedef struct PartialSums {
+  int count;
+  Buffer *const *arrays;
+} PartialSums;
+
 /* For each parameter: the view the training graph read for it, as wrt of graph_gradients. Appends
- * graph_store (or graph_accumulate) of each gradient to the flat gradient, then the all-reduces:
- * buckets of about `bucket_bytes`, cut at parameter borders from the last parameter to the first.
- */
-void parameters_differentiate(Parameters *parameters, Graph *graph, Value loss, bool accumulate,
-                              bool all_reduce, int64_t bucket_bytes);
+ * graph_store of each gradient, with `partial` (may be NULL) added, to the flat gradient, then the
+ * all-reduces: buckets of about `bucket_bytes`, cut at parameter borders from the last parameter to
+ * the first. */
+void parameters_differentiate(Parameters *parameters, Graph *graph, Value loss,
+                              const PartialSums *partial, bool all_reduce, int64_t bucket_bytes);
 /* Appends the global norm of the flat gradient: a scalar. */
 Value parameters_gradient_norm(Parameters *parameters, Graph *graph);
 

@@ -37,10 +37,6 @@ TINY = {
     "samples.every": 0,
 }
 
-# For comparisons of runs that round differently. A ReLU or a sign in L1 that flips by a rounding error turns a
-# gradient a little; small rates keep that from growing into the losses.
-STEADY = {"optim.generator_rate": 1e-5, "optim.discriminator_rate": 1e-5}
-
 
 class Tap:
     def __init__(self):

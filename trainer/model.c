@@ -10,10 +10,13 @@ static const char *const PROGRAM_NAMES[PROGRAM_KIND_COUNT] = {
     [PROGRAM_STEP] = "step",
     [PROGRAM_WARMUP] = "warm-up step",
     [PROGRAM_D_MICRO] = "discriminator, micro-batch",
+    [PROGRAM_D_LAST] = "discriminator, last micro-batch",
     [PROGRAM_D_UPDATE] = "discriminator, update",
     [PROGRAM_G_MICRO] = "generator, micro-batch",
+    [PROGRAM_G_LAST] = "generator, last micro-batch",
     [PROGRAM_G_UPDATE] = "generator, update",
     [PROGRAM_WARMUP_MICRO] = "warm-up, micro-batch",
+    [PROGRAM_WARMUP_LAST] = "warm-up, last micro-batch",
 };
 
 const char *model_metric_name(Metric metric) {
@@ -64,17 +67,51 @@ static Status declare_parameters(Model *model, Error *error) {
                        clip->target_width, clip->target_height, clip->frames);
 }
 
+/* Frees the graph. */
+static Status plan_graph(Model *model, Graph *graph, const char *name, Program **out,
+                         Error *error) {
+  ProgramOptions options = {
+      .name = name, .arena = model->arena, .collectives = model->options.collectives};
+  Status status = graph_status(graph, error);
+  if (status == OK) status = program_plan(graph, model->backend, &options, out, error);
+  graph_free(graph);
+  return status;
+}
+
 static Status plan_program(Model *model, ProgramKind kind, Error *error) {
-  Status status = OK;
   Graph *graph = graph_new();
   model_graph_build(model, kind, graph);
-  TRY(graph_status(graph, error));
-  ProgramOptions options = {.name = PROGRAM_NAMES[kind],
-                            .arena = model->arena,
-                            .collectives = model->options.collectives};
-  TRY(program_plan(graph, model->backend, &options, &model->programs[kind], error));
+  return plan_graph(model, graph, PROGRAM_NAMES[kind], &model->programs[kind], error);
+}
+
+static void describe_carries(const Model *model, const Parameters *parameters, Carries *carries) {
+  while (parameters->total > 0 && (model->options.micro_batches - 1) >> carries->count)
+    carries->sums[carries->count++] =
+        buffer_describe("gradients of micro-batches", DTYPE_F32, parameters->total);
+}
+
+static Status plan_folds(Model *model, Parameters *parameters, Carries *carries, Error *error) {
+  Status status = OK;
+  for (int k = 0; k < carries->count; k++) {
+    Graph *graph = graph_new();
+    model_graph_fold(parameters, carries, k, graph);
+    TRY(plan_graph(model, graph, "sum of micro-batches", &carries->fold[k], error));
+  }
 done:
-  graph_free(graph);
+  return status;
+}
+
+static void carries_free(Carries *carries) {
+  for (int k = 0; k < carries->count; k++) {
+    program_free(carries->fold[k]);
+    buffer_free(&carries->sums[k]);
+  }
+}
+
+static Status carries_allocate(Carries *carries, Backend *backend, Error *error) {
+  Status status = OK;
+  for (int k = 0; k < carries->count; k++) TRY(buffer_allocate(&carries->sums[k], backend, error));
+done:
   return status;
 }
 
@@ -92,8 +129,12 @@ Status model_plan(const Config *config, Backend *backend, const ModelOptions *op
          backend->describe(backend));
   describe_buffers(model);
   TRY(declare_parameters(model, error));
+  describe_carries(model, &model->generator, &model->generator_carries);
+  describe_carries(model, &model->discriminator, &model->discriminator_carries);
   for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++)
     if (model_needs_program(model, kind)) TRY(plan_program(model, kind, error));
+  TRY(plan_folds(model, &model->generator, &model->generator_carries, error));
+  TRY(plan_folds(model, &model->discriminator, &model->discriminator_carries, error));
   *out = model;
   model = NULL;
 done:
@@ -104,6 +145,8 @@ done:
 void model_free(Model *model) {
   if (!model) return;
   for (int i = 0; i < PROGRAM_KIND_COUNT; i++) program_free(model->programs[i]);
+  carries_free(&model->generator_carries);
+  carries_free(&model->discriminator_carries);
   parameters_free(&model->generator);
   parameters_free(&model->discriminator);
   buffer_free(&model->source);
@@ -121,6 +164,8 @@ Status model_allocate(Model *model, Error *error) {
   TRY(parameters_allocate(&model->generator, backend, true, true, error));
   if (model->adversarial)
     TRY(parameters_allocate(&model->discriminator, backend, true, false, error));
+  TRY(carries_allocate(&model->generator_carries, backend, error));
+  TRY(carries_allocate(&model->discriminator_carries, backend, error));
   TRY(buffer_allocate(&model->source, backend, error));
   TRY(buffer_allocate(&model->target, backend, error));
   if (model->noise.count > 0) TRY(buffer_allocate(&model->noise, backend, error));
@@ -187,16 +232,23 @@ done:
   return status;
 }
 
-/* One program on every micro-batch, then its update; only the last pass all-reduces. */
-static Status run_half(Model *model, ProgramKind micro, ProgramKind update_kind,
-                       const MicroBatch *batches, Error *error) {
+/* One network's half: every micro-batch, then its update. */
+typedef struct Half {
+  ProgramKind micro, last, update;
+  Carries *carries;
+} Half;
+
+static Status run_half(Model *model, const Half *half, const MicroBatch *batches, Error *error) {
   Status status = OK;
   int count = model->options.micro_batches;
   for (int i = 0; i < count; i++) {
+    bool last = i == count - 1;
     TRY(upload_batch(model, &batches[i], error));
-    TRY(program_run(model->programs[micro], i < count - 1, error));
+    TRY(program_run(model->programs[last ? half->last : half->micro], false, error));
+    /* As many carries as adding 1 to i makes. */
+    if (!last) TRY(program_run(half->carries->fold[__builtin_ctz((unsigned)i + 1)], false, error));
   }
-  TRY(program_run(model->programs[update_kind], false, error));
+  TRY(program_run(model->programs[half->update], false, error));
 done:
   return status;
 }
@@ -213,10 +265,12 @@ Status model_step(Model *model, const StepControls *controls, const MicroBatch *
     TRY(program_run(model->programs[warmup ? PROGRAM_WARMUP : PROGRAM_STEP], false, error));
     goto done;
   }
-  if (model->adversarial && !warmup)
-    TRY(run_half(model, PROGRAM_D_MICRO, PROGRAM_D_UPDATE, batches, error));
-  TRY(run_half(model, warmup ? PROGRAM_WARMUP_MICRO : PROGRAM_G_MICRO, PROGRAM_G_UPDATE, batches,
-               error));
+  Half judging = {PROGRAM_D_MICRO, PROGRAM_D_LAST, PROGRAM_D_UPDATE, &model->discriminator_carries};
+  Half drawing = {warmup ? PROGRAM_WARMUP_MICRO : PROGRAM_G_MICRO,
+                  warmup ? PROGRAM_WARMUP_LAST : PROGRAM_G_LAST, PROGRAM_G_UPDATE,
+                  &model->generator_carries};
+  if (model->adversarial && !warmup) TRY(run_half(model, &judging, batches, error));
+  TRY(run_half(model, &drawing, batches, error));
 done:
   return status;
 }
@@ -276,8 +330,11 @@ ClipShape model_shape(const Model *model) {
 
 /* How often a GAN step runs a program. */
 static int runs_per_step(const Model *model, ProgramKind kind) {
-  if (!model->programs[kind] || kind == PROGRAM_WARMUP || kind == PROGRAM_WARMUP_MICRO) return 0;
-  return kind == PROGRAM_D_MICRO || kind == PROGRAM_G_MICRO ? model->options.micro_batches : 1;
+  bool warmup =
+      kind == PROGRAM_WARMUP || kind == PROGRAM_WARMUP_MICRO || kind == PROGRAM_WARMUP_LAST;
+  if (!model->programs[kind] || warmup) return 0;
+  bool micro = kind == PROGRAM_D_MICRO || kind == PROGRAM_G_MICRO;
+  return micro ? model->options.micro_batches - 1 : 1;
 }
 
 ProgramCost model_cost(const Model *model) {

@@ -5,6 +5,7 @@
 typedef struct Step {
   Model *model;
   Graph *graph;
+  bool last;                  /* of the micro-batches */
   Value film, target, output; /* [N,T,H,W,*] in the precision's dtype */
 } Step;
 
@@ -63,13 +64,36 @@ static void judge(Step *step, Value pairs, Verdicts *verdicts) {
                        verdicts);
 }
 
+static Carries *carries_of(Model *model, const Parameters *parameters) {
+  return parameters == &model->generator ? &model->generator_carries
+                                         : &model->discriminator_carries;
+}
+
+/* Micro-batches are added up as a binary counter counts: neighbours first, then pairs of
+ * neighbours, and so on. Ranks hold neighbouring micro-batches and are added up the same way, so
+ * world sizes that are powers of two round alike. The last micro-batch takes all carries: the bits
+ * of its number. */
 static void differentiate(Step *step, Parameters *parameters, Value loss) {
   Model *model = step->model;
-  bool micro = in_micro_batches(model);
-  if (micro) loss = graph_affine(step->graph, loss, 1 / (float)model->options.micro_batches, 0);
+  int micro_batches = model->options.micro_batches;
+  Carries *carries = carries_of(model, parameters);
+  Buffer *carried[MAX_CARRIES];
+  PartialSums partial = {0, carried};
+  for (int k = 0; step->last && k < carries->count; k++)
+    if ((micro_batches - 1) >> k & 1) carried[partial.count++] = &carries->sums[k];
+  if (in_micro_batches(model)) loss = graph_affine(step->graph, loss, 1 / (float)micro_batches, 0);
+  bool complete = step->last || !in_micro_batches(model);
   int64_t bucket = (int64_t)(model->config->comm.bucket_mib * 1048576);
-  parameters_differentiate(parameters, step->graph, loss, micro, model->options.world_size > 1,
-                           bucket);
+  parameters_differentiate(parameters, step->graph, loss, &partial,
+                           complete && model->options.world_size > 1, bucket);
+}
+
+void model_graph_fold(Parameters *parameters, Carries *carries, int level, Graph *graph) {
+  Shape flat = shape_vector(parameters->total);
+  Value sum = graph_view(graph, &parameters->gradient, 0, flat);
+  for (int k = 0; k < level; k++)
+    sum = graph_add(graph, sum, graph_view(graph, &carries->sums[k], 0, flat));
+  graph_store(graph, sum, graph_view(graph, &carries->sums[level], 0, flat));
 }
 
 static void discriminator_half(Step *step) {
@@ -145,7 +169,6 @@ static void update(Step *step, Parameters *parameters, int controls, Metric norm
   };
   graph_adam(graph, &views, (float)optim->beta1, (float)optim->beta2, (float)optim->epsilon,
              (float)optim->weight_decay);
-  if (in_micro_batches(step->model)) graph_fill(graph, views.gradients, 0);
 }
 
 static void discriminator_update(Step *step) {
@@ -165,7 +188,8 @@ void model_graph_declare(Model *model, Graph *graph) {
 }
 
 void model_graph_build(Model *model, ProgramKind kind, Graph *graph) {
-  Step step = {.model = model, .graph = graph};
+  bool last = kind == PROGRAM_D_LAST || kind == PROGRAM_G_LAST || kind == PROGRAM_WARMUP_LAST;
+  Step step = {.model = model, .graph = graph, .last = last};
   switch (kind) {
   case PROGRAM_STEP:
     forward(&step);
@@ -182,6 +206,7 @@ void model_graph_build(Model *model, ProgramKind kind, Graph *graph) {
     generator_update(&step, false);
     break;
   case PROGRAM_D_MICRO:
+  case PROGRAM_D_LAST:
     forward(&step);
     discriminator_half(&step);
     break;
@@ -189,6 +214,7 @@ void model_graph_build(Model *model, ProgramKind kind, Graph *graph) {
     discriminator_update(&step);
     break;
   case PROGRAM_G_MICRO:
+  case PROGRAM_G_LAST:
     forward(&step);
     generator_half(&step, STEP_GAN);
     break;
@@ -196,6 +222,7 @@ void model_graph_build(Model *model, ProgramKind kind, Graph *graph) {
     generator_update(&step, model->adversarial);
     break;
   case PROGRAM_WARMUP_MICRO:
+  case PROGRAM_WARMUP_LAST:
     forward(&step);
     generator_half(&step, STEP_WARMUP);
     break;
@@ -212,12 +239,15 @@ bool model_needs_program(const Model *model, ProgramKind kind) {
   case PROGRAM_WARMUP:
     return !micro && warmup;
   case PROGRAM_D_MICRO:
+  case PROGRAM_D_LAST:
   case PROGRAM_D_UPDATE:
     return micro && model->adversarial;
   case PROGRAM_G_MICRO:
+  case PROGRAM_G_LAST:
   case PROGRAM_G_UPDATE:
     return micro;
   case PROGRAM_WARMUP_MICRO:
+  case PROGRAM_WARMUP_LAST:
     return micro && warmup;
   case PROGRAM_KIND_COUNT:
     break;

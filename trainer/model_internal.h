@@ -16,12 +16,23 @@ typedef enum ProgramKind {
   PROGRAM_STEP,    /* one micro-batch a step: everything */
   PROGRAM_WARMUP,  /* the same for the warm-up */
   PROGRAM_D_MICRO, /* more: the discriminators' half of a micro-batch */
+  PROGRAM_D_LAST,  /* of the last one: adds the others' and all-reduces */
   PROGRAM_D_UPDATE,
   PROGRAM_G_MICRO,
+  PROGRAM_G_LAST,
   PROGRAM_G_UPDATE,
   PROGRAM_WARMUP_MICRO,
+  PROGRAM_WARMUP_LAST,
   PROGRAM_KIND_COUNT,
 } ProgramKind;
+
+/* Sums of 1, 2, 4 ... micro-batches' gradients: the carries of a binary counter. */
+enum { MAX_CARRIES = 20 };
+typedef struct Carries {
+  int count; /* bits of (micro-batches - 1) */
+  Buffer sums[MAX_CARRIES];
+  Program *fold[MAX_CARRIES]; /* fold[k]: sums[k] = gradient + sums[0] + ... + sums[k-1] */
+} Carries;
 
 struct Model {
   const Config *config;
@@ -29,6 +40,7 @@ struct Model {
   ModelOptions options;
   bool adversarial; /* are there discriminators */
   Parameters generator, discriminator;
+  Carries generator_carries, discriminator_carries;
   Buffer source, target, noise, controls, metrics;
   Arena *arena;
   Program *programs[PROGRAM_KIND_COUNT]; /* NULL: not needed */
@@ -38,6 +50,7 @@ struct Model {
 /* Appends what a program computes. */
 void model_graph_declare(Model *model, Graph *graph); /* only to declare parameters */
 void model_graph_build(Model *model, ProgramKind kind, Graph *graph);
+void model_graph_fold(Parameters *parameters, Carries *carries, int level, Graph *graph);
 /* Whether the config needs this program. */
 bool model_needs_program(const Model *model, ProgramKind kind);
 /* The metrics a step of this kind computes. */

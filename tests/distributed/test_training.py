@@ -16,7 +16,7 @@ def test_world_sizes(tap, folder):
     data = runs.synth(os.path.join(folder, "data"))
 
     def run(name, ranks):
-        settings = {**runs.STEADY, "train.steps": STEPS, "checkpoint.every": 10}
+        settings = {"train.steps": STEPS, "checkpoint.every": 10}
         return runs.Run(os.path.join(folder, name), data, settings).must_train(ranks, "none")
 
     one, two, four = run("one", 1), run("two", 2), run("four", 4)
@@ -27,6 +27,8 @@ def test_world_sizes(tap, folder):
               "a warm-up, then the game, and losses that change", f"{first}\n{last}")
     for name, other in (("2", two), ("4", four)):
         runs.check_same_losses(tap, one.metrics(), other.metrics(), f"{name} ranks have the losses of one")
+        differs = runs.difference(one.last_checkpoint(), other.last_checkpoint())
+        tap.check(not differs, f"{name} ranks leave the bytes of one", f"different: {differs}")
     again = run("again", 2)
     differs = runs.difference(two.last_checkpoint(), again.last_checkpoint())
     tap.check(len(again.last_checkpoint()) == 6 and not differs, "two runs on 2 ranks leave the same bytes",

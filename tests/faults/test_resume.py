@@ -150,7 +150,7 @@ def test_world_sizes(tap, folder):
         return
     moments = random.Random(f"{SEED} ranks")
     data = runs.synth(os.path.join(folder, "data"))
-    settings = {**runs.STEADY, "train.steps": STEPS, "checkpoint.every": 2}
+    settings = {"train.steps": STEPS, "checkpoint.every": 2}
     undisturbed = Run(os.path.join(folder, "undisturbed"), data, settings).must_train()
     run = Run(os.path.join(folder, "moved"), data, settings).start(ranks=2)
     run.wait_for(lambda: run.lines() >= 4 + moments.randrange(4) and len(run.checkpoints()) > 1)

@@ -441,7 +441,7 @@ static void training_new(Training *t, DType precision) {
   Value l1 = graph_mean(g, graph_abs(g, difference));
   Value l2 = graph_mean(g, graph_square(g, difference));
   parameters_freeze(p);
-  parameters_differentiate(p, g, graph_add(g, l1, graph_affine(g, l2, 0.5f, 0)), false, true, 4096);
+  parameters_differentiate(p, g, graph_add(g, l1, graph_affine(g, l2, 0.5f, 0)), NULL, true, 4096);
   graph_store(g, l1, graph_view(g, &t->losses, 0, shape_scalar()));
   graph_store(g, l2, graph_view(g, &t->losses, 1, shape_scalar()));
   graph_store(g, parameters_gradient_norm(p, g), graph_view(g, &t->losses, 2, shape_scalar()));

@@ -156,7 +156,7 @@ static void wrong_declarations(void **state) {
     if (i == 3) parameters_vector(p, n.graph, "gain", 6, READ_MASTER, INIT_NORMAL);
     if (i == 4) parameters_weight(p, n.graph, READ_MASTER, "w", shape_vector(5), -1);
     if (i == 5) parameters_vector(p, n.graph, "empty", 0, READ_MASTER, INIT_ONE);
-    if (i == 6) parameters_differentiate(p, n.graph, n.loss, false, true, 0);
+    if (i == 6) parameters_differentiate(p, n.graph, n.loss, NULL, true, 0);
     check_error(n.graph, messages[i]);
     network_free(&n);
   }
@@ -269,11 +269,14 @@ static const Buffer *target_buffer(const Graph *g, const Op *op, int place, int6
 
 static void gradients_are_stored(void **state) {
   (void)state;
-  for (int accumulate = 0; accumulate < 2; accumulate++) {
+  for (int added = 0; added < 3; added++) {
     Network n;
     network_new(&n, DTYPE_BF16);
     Parameters *p = &n.parameters;
-    parameters_differentiate(p, n.graph, n.loss, accumulate, false, 1 << 20);
+    Buffer arrays[2] = {buffer_describe("first", DTYPE_F32, p->total),
+                        buffer_describe("second", DTYPE_F32, p->total)};
+    PartialSums partial = {added, (Buffer *const[]){&arrays[0], &arrays[1]}};
+    parameters_differentiate(p, n.graph, n.loss, &partial, false, 1 << 20);
     check_value(n.graph, n.loss, DTYPE_F32, shape_scalar());
     assert_int_equal(count_kind(n.graph, OP_ALL_REDUCE), 0);
     bool stored[5] = {false};
@@ -283,7 +286,14 @@ static void gradients_are_stored(void **state) {
       int64_t offset;
       if (op->kind != OP_STORE) continue;
       assert_ptr_equal(target_buffer(n.graph, op, 1, &offset), &p->gradient);
-      assert_int_equal(op->attributes.store.accumulate, accumulate);
+      assert_false(op->attributes.store.accumulate);
+      const Op *sum = graph_producer(n.graph, op->inputs[0]);
+      for (int i = added - 1; i >= 0; i--) { /* the last one was added last */
+        int64_t from;
+        assert_ptr_equal(target_buffer(n.graph, sum, 1, &from), &arrays[i]);
+        assert_int_equal(from, offset);
+        sum = graph_producer(n.graph, sum->inputs[0]);
+      }
       assert_int_equal(graph_dtype(n.graph, op->inputs[0]), DTYPE_F32);
       for (int i = 0; i < 5; i++) {
         if (p->items[i].offset == offset) stored[i] = true;
@@ -307,7 +317,7 @@ static void buckets_cover_everything(void **state) {
     Network n;
     network_new(&n, DTYPE_F32);
     Parameters *p = &n.parameters;
-    parameters_differentiate(p, n.graph, n.loss, false, true, sizes[s]);
+    parameters_differentiate(p, n.graph, n.loss, NULL, true, sizes[s]);
     int64_t end = p->total, offset;
     int buckets = 0;
     for (int k = 0; k < n.graph->op_count; k++) {
