@@ -27,7 +27,7 @@ static BoxCopy box_copy(Shape box, Shape to, Shape to_begin, Shape from, Shape f
     copy.to_begin += (size_t)to_begin.dim[axis] * to_step;
     copy.from_begin += (size_t)from_begin.dim[axis] * from_step;
     if (n != 1) {
-      const int top = copy.levels - 1; /* innermost first for now */
+      const int top = copy.levels - 1; /* innermost first */
       if (copy.levels == 0 && to_step == copy.row && from_step == copy.row) {
         copy.row *= (size_t)n;
       } else if (copy.levels > 0 && to_step == copy.to_step[top] * (size_t)copy.length[top] &&
