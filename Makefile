@@ -7,14 +7,17 @@
 #   make help         the rest
 #
 # Settings: CC, BUILD (folder), ARCH (-march), WITH_FFMPEG=0, SANITIZE=address,undefined | thread,
-# PREFIX, DESTDIR.
+# PREFIX, DESTDIR, CUDA_HOME, CUDA_ARCHS, WITH_CUDA=1 | 0 | emulated. The last one builds the CUDA
+# backend without a toolkit, with its kernels run on the CPU (tests/emulator): slow, for tests.
 
 BUILD       ?= build
 PREFIX      ?= /usr/local
 ARCH        ?= native
 SANITIZE    ?=
 PKG_CONFIG  ?= pkg-config
-NVCC        ?= $(firstword $(wildcard /usr/local/cuda/bin/nvcc) nvcc)
+CUDA_HOME   ?= /usr/local/cuda
+CUDA_ARCHS  ?= 80 90 100
+NVCC        ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) nvcc)
 ifeq ($(origin CC),default)
 CC := gcc
 endif
@@ -29,6 +32,7 @@ endif
 # zlib1g-dev                     deflate: compressed shards
 # libpng-dev                     PNG: sample sheets, frame folders
 # libav*-dev libswscale-dev      FFmpeg: reading, filtering and writing video (optional)
+# CUDA toolkit, cuDNN, NCCL      GPUs (optional; not Debian's: found below CUDA_HOME)
 # libcmocka-dev                  the unit tests
 # python3-torch python3-h5py     the tests' oracles: PyTorch for ops and whole steps, h5py and
 # hdf5-tools ffmpeg              h5dump for shards, ffprobe and the psnr filter for videos
@@ -46,9 +50,23 @@ has = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo 1 || echo 0)
 WITH_FFMPEG ?= $(call has,libavformat libavcodec libavfilter libavutil libswscale)
 FFMPEG_PKGS := libavformat libavcodec libavfilter libavutil libswscale
 
+# A sanitizer build leaves CUDA's libraries out: they were not built for one.
+CUDA_THERE  := $(and $(wildcard $(CUDA_HOME)/include/cuda_runtime.h),$(wildcard $(CUDA_HOME)/include/cudnn.h),$(wildcard $(CUDA_HOME)/include/nccl.h))
+WITH_CUDA   ?= $(if $(and $(CUDA_THERE),$(if $(SANITIZE),,1)),1,0)
+CUDA_LIB    := $(firstword $(wildcard $(CUDA_HOME)/lib64/libcudart_static.a $(CUDA_HOME)/lib/libcudart_static.a))
+cuda_CFLAGS_1        := -isystem $(CUDA_HOME)/include
+cuda_CFLAGS_emulated := -isystem tests/emulator/include
+cuda_LIBS_1          := -L$(patsubst %/,%,$(dir $(CUDA_LIB))) -Wl,-rpath,$(patsubst %/,%,$(dir $(CUDA_LIB))) \
+  -lcudnn -lnvrtc -lcudart_static -lstdc++ -lrt -ldl
+cuda_LIBS_emulated   := -lstdc++ -ldl
+nccl_LIBS_1          := -lnccl
+cuda_CFLAGS := $(cuda_CFLAGS_$(WITH_CUDA))
+cuda_LIBS   := $(cuda_LIBS_$(WITH_CUDA))
+
 base_PKGS        := jansson yaml-0.1
-engine_LIBS      := -ldnnl
+engine_LIBS      := -ldnnl $(cuda_LIBS)
 comm_PKGS        := ompi-c
+comm_LIBS        := $(if $(filter 1,$(WITH_CUDA)),$(nccl_LIBS_1) $(cuda_LIBS_1))
 data_PKGS        := hdf5 zlib libpng $(if $(filter 1,$(WITH_FFMPEG)),$(FFMPEG_PKGS))
 checkpoints_PKGS :=
 trainer_PKGS     := libpng
@@ -64,17 +82,35 @@ WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-pr
 OPENMP   := $(if $(IS_CLANG),-Wno-source-uses-openmp -Wno-unknown-pragmas,-fopenmp)
 OPT      := $(if $(SANITIZE),-O1 -fno-omit-frame-pointer,-O3)
 SAN      := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
-CPPFLAGS_ALL := -I. -D_GNU_SOURCE -DWITH_FFMPEG=$(WITH_FFMPEG) -MMD -MP $(CPPFLAGS)
+DEFINES      := -D_GNU_SOURCE -DWITH_FFMPEG=$(WITH_FFMPEG)
+CPPFLAGS_ALL := -I. $(DEFINES) -MMD -MP $(CPPFLAGS)
 CFLAGS_ALL   := -std=c17 -g $(OPT) -march=$(ARCH) -fno-math-errno $(OPENMP) $(WARNINGS) $(SAN) $(CFLAGS)
+NVCCFLAGS    := -std=c++17 -O3 -lineinfo -I. -Werror all-warnings -Xcompiler -Wall,-Wextra,-fPIC \
+  $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+  -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+EMULATOR_CXXFLAGS := -std=c++17 -g -O2 -I. $(cuda_CFLAGS_emulated) -include cuda_runtime.h -Wall -Wextra -Werror $(SAN) -MMD -MP
 LDFLAGS_ALL  := -g $(SAN) $(if $(IS_CLANG),,-fopenmp) -pthread $(LDFLAGS)
 pkg_cflags = $(if $(1),$(patsubst -I%,-isystem %,$(shell $(PKG_CONFIG) --cflags $(1) 2>/dev/null)))
 pkg_libs   = $(if $(1),$(shell $(PKG_CONFIG) --libs $(1) 2>/dev/null))
 
 # --- Rooms: one static library each; a room may use base and, for the trainer, every other --------
+
+# With CUDA: engine/cuda and comm/nccl*.c, without: engine/without_cuda.c and comm/without_nccl.c. The
+# emulator stands in for cuDNN, NVRTC and NCCL.
+without_CUDA_0        := engine/cuda/% comm/nccl%
+without_CUDA_1        := engine/without_cuda.c comm/without_nccl.c
+without_CUDA_emulated := $(without_CUDA_1) engine/cuda/convolution% engine/cuda/cudnn% engine/cuda/jit.c
+engine_EXTRA_1        := $(wildcard engine/cuda/*.c engine/cuda/*.cu)
+engine_EXTRA_emulated := $(engine_EXTRA_1) $(wildcard tests/emulator/*.c tests/emulator/*.cc)
+comm_EXTRA_emulated   := $(wildcard tests/emulator/nccl/*.c)
+
 define ROOM
-$(1)_SRC    := $$(filter-out trainer/main.c,$$(sort $$(wildcard $(1)/*.c $(1)/ops/*.c $(1)/cpu/*.c)))
-$(1)_OBJ    := $$($(1)_SRC:%.c=$$(BUILD)/obj/%.o)
-$(1)_CFLAGS := $$(call pkg_cflags,$$($(1)_PKGS) $$(if $$(filter-out base,$(1)),$$(base_PKGS)))
+$(1)_SRC    := $$(filter-out trainer/main.c $$(without_CUDA_$$(WITH_CUDA)),$$(sort \
+  $$(wildcard $(1)/*.c $(1)/ops/*.c $(1)/cpu/*.c) $$($(1)_EXTRA_$$(WITH_CUDA))))
+$(1)_OBJ    := $$(patsubst %,$$(BUILD)/obj/%.o,$$(basename $$(filter %.c,$$($(1)_SRC)))) \
+  $$(patsubst %,$$(BUILD)/obj/%.o,$$(filter %.cu %.cc,$$($(1)_SRC)))
+$(1)_CFLAGS := $$(call pkg_cflags,$$($(1)_PKGS) $$(if $$(filter-out base,$(1)),$$(base_PKGS))) \
+  $$(if $$(filter engine comm,$(1)),$$(cuda_CFLAGS))
 $$($(1)_OBJ): ROOM_CFLAGS = $$($(1)_CFLAGS)
 $$(BUILD)/lib$(1).a: $$($(1)_OBJ)
 	@rm -f $$@
@@ -92,10 +128,10 @@ LIBS_checkpoints := $(BUILD)/libcheckpoints.a $(LIBS_base)
 LIBS_trainer     := $(BUILD)/libtrainer.a $(foreach r,engine comm data checkpoints,$(BUILD)/lib$(r).a) $(LIBS_base)
 SYS_base         := $(call pkg_libs,$(base_PKGS)) -lm
 SYS_engine       := $(engine_LIBS) $(SYS_base)
-SYS_comm         := $(call pkg_libs,$(comm_PKGS)) $(SYS_base)
+SYS_comm         := $(call pkg_libs,$(comm_PKGS)) $(comm_LIBS) $(SYS_base)
 SYS_data         := $(call pkg_libs,$(data_PKGS)) $(SYS_base)
 SYS_checkpoints  := $(SYS_base)
-SYS_trainer      := $(engine_LIBS) $(call pkg_libs,$(comm_PKGS) $(data_PKGS)) $(SYS_base)
+SYS_trainer      := $(comm_LIBS) $(engine_LIBS) $(call pkg_libs,$(comm_PKGS) $(data_PKGS)) $(SYS_base)
 
 .DEFAULT_GOAL := all
 .PHONY: all
@@ -111,8 +147,24 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@echo "  compile $<"
 	@$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(ROOM_CFLAGS) -c -o $@ $<
 
+ifeq ($(WITH_CUDA),emulated)
+$(BUILD)/obj/%.cu.o: %.cu $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  compile $<"
+	@$(CXX) $(EMULATOR_CXXFLAGS) -x c++ -c -o $@ $<
+$(BUILD)/obj/%.cc.o: %.cc $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  compile $<"
+	@$(CXX) $(EMULATOR_CXXFLAGS) -c -o $@ $<
+else
+$(BUILD)/obj/%.cu.o: %.cu $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  nvcc    $<"
+	@$(NVCC) $(NVCCFLAGS) -ccbin $(CC) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+endif
+
 # Objects are made again when the flags change.
-FLAGS_NOW := $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(LDFLAGS_ALL)
+FLAGS_NOW := $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(LDFLAGS_ALL) $(WITH_CUDA) $(if $(filter 1,$(WITH_CUDA)),$(NVCCFLAGS))
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(FLAGS_NOW)' | cmp -s - $@ || echo '$(FLAGS_NOW)' > $@
@@ -141,6 +193,14 @@ $(BUILD)/tests/oracle/%: $(BUILD)/obj/tests/oracle/%.o $(LIBS_trainer)
 	@mkdir -p $(@D)
 	@$(CC) $(LDFLAGS_ALL) -o $@ $^ $(SYS_trainer)
 
+# --- What needs a GPU (or the emulator): tests/gpu/test_NAME.c, linked with every room ----------------
+GPU_SUPPORT := $(patsubst %.c,$(BUILD)/obj/%.o,$(sort $(wildcard tests/gpu/support_*.c)))
+GPU_TESTS   := $(if $(filter-out 0,$(WITH_CUDA)),$(patsubst tests/gpu/%.c,$(BUILD)/tests/gpu/%,$(sort $(wildcard tests/gpu/test_*.c))))
+$(BUILD)/obj/tests/gpu/%.o: ROOM_CFLAGS = $(trainer_CFLAGS) $(cuda_CFLAGS) -Wno-missing-prototypes
+$(BUILD)/tests/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(GPU_SUPPORT) $(LIBS_trainer)
+	@mkdir -p $(@D)
+	@$(CC) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(SYS_trainer)
+
 # --- Fuzz targets: tests/fuzz/fuzz_ROOM_NAME.c, libFuzzer (clang) -----------------------------------
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 FUZZ     := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
@@ -166,6 +226,12 @@ help:
 	@echo "  make fuzz-targets       builds the fuzz targets into $(BUILD)/fuzz"
 	@echo "  make install            PREFIX=$(PREFIX)"
 
+CUDA_FOUND_1 = toolkit $$($(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p'), for sm_$(subst $(space),$(comma) sm_,$(CUDA_ARCHS))
+CUDA_FOUND_0 = left out (no GPU)
+CUDA_FOUND_emulated = emulated on the CPU, for tests
+comma := ,
+empty :=
+space := $(empty) $(empty)
 FOUND = printf '  %-10s %s\n'
 found:
 	@$(FOUND) compiler "$$($(CC) --version | head -n1), -march=$(ARCH)"
@@ -174,12 +240,12 @@ found:
 	@$(FOUND) oneDNN "$$(test -e /usr/include/dnnl.h && dpkg-query -Wf '$${Version}' libdnnl-dev 2>/dev/null || echo 'missing: make deps')"
 	@$(FOUND) libyaml "$$($(PKG_CONFIG) --modversion yaml-0.1 2>/dev/null || echo 'missing: make deps')"
 	@$(FOUND) FFmpeg "$(if $(filter 1,$(WITH_FFMPEG)),libavformat $$($(PKG_CONFIG) --modversion libavformat),left out (no video; pack and translate work on PNG folders))"
-	@$(FOUND) CUDA "$$($(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/toolkit \1 found; /p')this build runs on the CPU"
+	@$(FOUND) CUDA "$(CUDA_FOUND_$(WITH_CUDA))"
 
 deps:
 	@tests/deps $(DEPS_BUILD) $(DEPS_TEST)
 
-unit: $(UNIT_TESTS) $(ORACLES)
+unit: $(UNIT_TESTS) $(ORACLES) $(GPU_TESTS)
 
 test: deps
 	@$(MAKE) --no-print-directory all unit
@@ -198,13 +264,13 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/share/celforge/configs
 	install -m 644 configs/*.yaml $(DESTDIR)$(PREFIX)/share/celforge/configs
 
-C_FILES = $(sort $(shell find $(ROOMS) tests -name '*.[ch]'))
+C_FILES = $(sort $(shell find $(ROOMS) tests -name '*.[ch]' -o -name '*.cu' -o -name '*.cc'))
 format:
 	clang-format -i $(C_FILES)
 
 lint:
 	@clang-format --dry-run -Werror $(C_FILES)
-	@WITH_FFMPEG=$(WITH_FFMPEG) tests/lint $(foreach r,$(ROOMS),"$(r)=$($(r)_CFLAGS)")
+	@DEFINES='$(DEFINES)' WITH_CUDA=$(WITH_CUDA) tests/lint $(foreach r,$(ROOMS),"$(r)=$($(r)_CFLAGS)")
 
 clean:
 	rm -rf $(BUILD)

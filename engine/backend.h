@@ -24,19 +24,40 @@ struct Kernel {
   void (*free)(Kernel *kernel);
 };
 
+/* A copy of a few numbers on their way back to the host: see the backend's readback functions. */
+typedef struct Readback Readback;
+
 struct Backend {
   const char *name; /* "cpu", "cuda" */
   Status (*allocate)(Backend *backend, size_t bytes, const char *what, void **out, Error *error);
   void (*release)(Backend *backend, void *memory);
+  /* Both in order with the kernels. `source` may be used again when upload returns (a device copies
+   * from a staging buffer of its own meanwhile); download returns when `destination` is filled. */
   Status (*upload)(Backend *backend, void *destination, const void *source, size_t bytes,
                    Error *error);
   Status (*download)(Backend *backend, void *destination, const void *source, size_t bytes,
                      Error *error);
+  /* A download that waits for nothing when it is started: it takes what the memory holds behind all
+   * kernels started so far. readback_wait waits for that copy alone and gives its bytes, which stay
+   * until the same readback is started again. Where the device does not come to it in time,
+   * ERROR_INTERNAL says so. A readback that was never started gives zeros. */
+  Status (*readback_new)(Backend *backend, size_t bytes, Readback **out, Error *error);
+  Status (*readback_start)(Backend *backend, Readback *readback, const void *source, Error *error);
+  Status (*readback_wait)(Backend *backend, Readback *readback, const void **data, Error *error);
+  void (*readback_free)(Backend *backend, Readback *readback);
   /* Waits until everything started has ended. */
   Status (*synchronize)(Backend *backend, Error *error);
+  /* NULL on a backend without. Between the two every kernel is recorded and none runs; `*out` is
+   * what a later capture_run starts as a whole, at the same addresses. After an error nothing is
+   * being captured. */
+  Status (*capture_begin)(Backend *backend, Error *error);
+  Status (*capture_end)(Backend *backend, void **out, Error *error);
+  Status (*capture_run)(Backend *backend, void *captured, Error *error);
+  void (*capture_free)(Backend *backend, void *captured);
   /* `op` gives kind and attributes; `inputs` and `outputs` shapes and dtypes (absent ones have a
    * zero shape). An op this backend cannot run is ERROR_INTERNAL naming it. Never called for
-   * OP_VIEW, OP_RESHAPE and OP_ALL_REDUCE. */
+   * OP_VIEW, OP_RESHAPE and OP_ALL_REDUCE. An output of OP_POINTWISE may lie where an input of its
+   * shape and element size does. */
   Status (*kernel_new)(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
                        Kernel **out, Error *error);
   /* What can be said of the device in one line: "cpu: 2 threads, AVX-512, bf16 native". */
@@ -49,5 +70,22 @@ struct Backend {
 
 /* oneDNN and OpenMP; `threads` 0 takes OMP_NUM_THREADS or every core. */
 Status backend_cpu_new(int threads, Backend **out, Error *error);
+
+/* How many GPUs this process may use; 0 where there is none, no driver, or no CUDA in this build,
+ * with the reason in `why` (may be NULL). Never an error: an answer. */
+int backend_cuda_devices(Error *why);
+
+typedef struct CudaOptions {
+  int device;
+  bool deterministic;           /* equal runs leave equal bytes: no engine, no order that varies */
+  bool tf32;                    /* f32 convolutions on tensor cores, with 10 bits of mantissa */
+  bool tune;                    /* measure convolution engines instead of trusting the heuristics */
+  bool plain_streams;           /* no CUDA graphs: capture_* are NULL */
+  size_t convolution_workspace; /* the most a convolution may ask for, bytes */
+  const char *cache; /* folder of plans and compiled kernels; NULL: $XDG_CACHE_HOME/celforge */
+  double timeout;    /* seconds a wait for the device may take */
+} CudaOptions;
+/* cuDNN, CUDA kernels. In a build without CUDA: ERROR_USAGE that says so. */
+Status backend_cuda_new(const CudaOptions *options, Backend **out, Error *error);
 
 #endif

@@ -139,14 +139,16 @@ void graph_all_reduce(Graph *graph, Value target);
  *   p = p - rate * decay * p - rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
  *   ema = d ema + (1 - d) p;   compute = bf16(p)
  *
- * When `norm` is not finite nothing changes but the counters. All are views, f32 but for compute.
+ * When `norm` is not finite, or above the largest allowed, nothing changes but the counters. All
+ * are views, f32 but for compute.
  */
 typedef struct AdamViews {
   Value parameters, gradients, moment1, moment2;
-  Value ema;      /* or NO_VALUE */
-  Value compute;  /* bf16 copy, or NO_VALUE */
-  Value norm;     /* scalar: the gradients' global norm (any value, not only a view) */
-  Value controls; /* view of 3: rate, clip (0: off), EMA decay d */
+  Value ema;     /* or NO_VALUE */
+  Value compute; /* bf16 copy, or NO_VALUE */
+  Value norm;    /* scalar: the gradients' global norm (any value, not only a view) */
+  Value
+      controls; /* view of 4: rate, clip (0: off), EMA decay d, largest norm (0: any finite one) */
   Value counters; /* view of 3: updates applied, updates skipped, skipped in a row; written */
 } AdamViews;
 

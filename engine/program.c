@@ -138,8 +138,15 @@ done:
   return status;
 }
 
+/* What was captured holds the addresses of its time. */
+static void forget_capture(Program *program) {
+  if (program->captured) program->backend->capture_free(program->backend, program->captured);
+  program->captured = NULL;
+}
+
 void program_free(Program *program) {
   if (!program) return;
+  forget_capture(program);
   for (int i = 0; i < program->step_count; i++) {
     Kernel *kernel = program->steps[i].kernel;
     if (kernel) kernel->free(kernel);
@@ -179,6 +186,7 @@ static Status bind_tensor(const Program *program, const Op *op, Value value, Ten
 
 Status program_bind(Program *program, Error *error) {
   Status status = OK;
+  forget_capture(program);
   program->is_bound = false;
   TRY(arena_memory(program->arena, &program->bound, error));
   for (int i = 0; i < program->step_count; i++) {
@@ -244,7 +252,7 @@ done:
   return OK;
 }
 
-static Status run_steps(Program *program, bool with_collectives, Error *error) {
+static Status run_steps(Program *program, Error *error) {
   Status status = OK;
   int first_pending = -1; /* the oldest collective under way */
   for (int i = 0; i < program->step_count; i++) {
@@ -256,7 +264,7 @@ static Status run_steps(Program *program, bool with_collectives, Error *error) {
     }
     if (step->kernel) {
       TRY(run_kernel(program, step, op, error));
-    } else if (with_collectives) {
+    } else if (program->has_collectives) {
       TRY(start_collective(program, step, op, error));
       if (first_pending < 0) first_pending = i;
     }
@@ -268,13 +276,48 @@ done:
   return status;
 }
 
-Status program_run(Program *program, bool without_collectives, Error *error) {
+/* --- Capturing ---------------------------------------------------------------------------------
+ */
+
+/* The first run goes op by op: libraries load what they need then, which no capture may hold. */
+static bool is_to_be_captured(const Program *program) {
+  bool collectives_can = !program->has_collectives || program->collectives.capturable;
+  return program->backend->capture_begin && collectives_can && !program->profiling &&
+         program->has_run;
+}
+
+static Status capture(Program *program, Error *error) {
+  Backend *backend = program->backend;
+  Error late = {0};
+  Status status = backend->capture_begin(backend, error);
+  if (status != OK) return error_context(error, "program %s", program->name);
+  status = run_steps(program, error);
+  Status ended = backend->capture_end(backend, &program->captured, status == OK ? error : &late);
+  if (status == OK && ended != OK) return error_context(error, "program %s", program->name);
+  if (status != OK) forget_capture(program);
+  return status;
+}
+
+static Status run_captured(Program *program, Error *error) {
+  Status status = OK;
+  if (!program->captured) TRY(capture(program, error));
+  TRY(program->backend->capture_run(program->backend, program->captured, error));
+  for (int i = 0; i < program->step_count; i++) mark_written(&program->steps[i]);
+done:
+  return status;
+}
+
+Status program_run(Program *program, Error *error) {
   Status status = OK;
   void *memory = NULL;
   TRY(arena_memory(program->arena, &memory, error));
   if (!program->is_bound || memory != program->bound) TRY(program_bind(program, error));
-  TRY(run_steps(program, program->has_collectives && !without_collectives, error));
-  TRY(program->backend->synchronize(program->backend, error));
+  if (is_to_be_captured(program)) {
+    TRY(run_captured(program, error));
+  } else {
+    TRY(run_steps(program, error));
+    program->has_run = true;
+  }
   if (program->profiling) program->profiled_runs++;
 done:
   return status;

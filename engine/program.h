@@ -12,6 +12,8 @@
 /* How the engine reaches other ranks; filled by whoever owns the communication. */
 typedef struct Collectives {
   void *context;
+  /* Whether a backend may capture the two calls below together with its kernels. */
+  bool capturable;
   /* Starts target = mean over the ranks, `count` elements of f32 or bf16, and returns at once.
    * `stream` is the backend's. Calls come in the same order on every rank. */
   Status (*all_reduce_start)(void *context, void *data, int64_t count, DType dtype, void *stream,
@@ -20,7 +22,8 @@ typedef struct Collectives {
   Status (*all_reduce_wait)(void *context, void *stream, Error *error);
 } Collectives;
 
-/* Memory for values, shared by programs that never run at the same time. */
+/* Memory for values, shared by programs that never run at the same time. Freed before the backend.
+ */
 typedef struct Arena Arena;
 Arena *arena_new(void);
 void arena_free(Arena *arena);
@@ -42,9 +45,11 @@ Status program_plan(const Graph *graph, Backend *backend, const ProgramOptions *
 Status program_bind(Program *program, Error *error);
 void program_free(Program *program);
 
-/* Runs every op in order. With `without_collectives`, all-reduces are left out (micro-batches but
- * the last). Returns when the host may read buffers through buffer_download. */
-Status program_run(Program *program, bool without_collectives, Error *error);
+/* Starts every op in order. The host may touch buffers again through buffer_upload, buffer_download
+ * and readbacks, which keep the order. On a backend that captures, the second run records the
+ * program and from then on a run is one launch; while profiling, and where the collectives cannot
+ * be captured, ops are started one by one. */
+Status program_run(Program *program, Error *error);
 
 typedef struct ProgramCost {
   double flops;             /* a run: multiply and add count as two */

@@ -31,6 +31,8 @@ struct Program {
   int *lifetime_of;    /* by value */
   void *bound;         /* the arena's memory that the steps' addresses point into */
   bool is_bound;
+  bool has_run;   /* at least once, op by op */
+  void *captured; /* the backend's; NULL: not captured, or not at these addresses */
   ProgramCost cost;
   bool profiling;
   int64_t profiled_runs;

@@ -15,6 +15,8 @@ typedef enum Adversarial { ADVERSARIAL_BCE, ADVERSARIAL_LSGAN, ADVERSARIAL_HINGE
 typedef enum Schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE } Schedule;
 typedef enum Precision { PRECISION_F32, PRECISION_BF16 } Precision;
 typedef enum Device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } Device;
+typedef enum CommBackend { COMM_BACKEND_AUTO, COMM_BACKEND_MPI, COMM_BACKEND_NCCL } CommBackend;
+typedef enum CommReduce { COMM_REDUCE_FAST, COMM_REDUCE_REPRODUCIBLE } CommReduce;
 
 /* CHOICE keys are ints in the order of the enums above. */
 typedef struct ModelConfig {
@@ -57,9 +59,16 @@ typedef struct Config {
   struct {
     int64_t steps, global_batch, micro_batch, threads;
     int precision, device;
+    bool recompute;
   } train;
   struct {
-    int64_t max_skips;
+    bool deterministic, tf32, graphs, tune;
+    double workspace_mib;
+    ConfigString cache;
+  } cuda;
+  struct {
+    int64_t max_skips, window, max_rollbacks;
+    double outlier;
   } guard;
   struct {
     int64_t every, keep;
@@ -71,7 +80,9 @@ typedef struct Config {
     int64_t every, clips;
   } samples;
   struct {
-    double timeout, bucket_mib;
+    int backend, reduce, gradients; /* gradients: a Precision */
+    bool overlap;
+    double timeout, start_timeout, evaluation_timeout, checkpoint_timeout, heartbeat, bucket_mib;
   } comm;
 } Config;
 

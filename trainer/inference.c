@@ -232,7 +232,7 @@ static Status run(Inference *inference, Plan *plan, const uint8_t *source, int64
   Status status = OK;
   TRY(buffer_upload(&plan->source, 0, source, plan->source.count, error));
   TRY(upload_noise(inference, plan, first_frame, error));
-  TRY(program_run(plan->program, false, error));
+  TRY(program_run(plan->program, error));
   TRY(buffer_download(&plan->output, 0, output, plan->output.count, error));
 done:
   return status;

@@ -6,6 +6,8 @@
 #include "base/random.h"
 #include "trainer/model_internal.h"
 
+enum { COUNTERS = 3 }; /* of a network: see graph_adam */
+
 static const char *const PROGRAM_NAMES[PROGRAM_KIND_COUNT] = {
     [PROGRAM_STEP] = "step",
     [PROGRAM_WARMUP] = "warm-up step",
@@ -101,6 +103,82 @@ done:
   return status;
 }
 
+/* --- Results ------------------------------------------------------------------------------------
+ */
+
+static Status result_allocate(Model *model, ResultSlot *slot, Error *error) {
+  Status status = OK;
+  Backend *backend = model->backend;
+  const size_t metrics = METRIC_COUNT * sizeof(float), counters = COUNTERS * sizeof(float);
+  TRY(backend->readback_new(backend, metrics, &slot->metrics, error));
+  TRY(backend->readback_new(backend, counters, &slot->generator, error));
+  if (model->adversarial)
+    TRY(backend->readback_new(backend, counters, &slot->discriminator, error));
+done:
+  return status;
+}
+
+static void result_free(Backend *backend, ResultSlot *slot) {
+  if (slot->metrics) backend->readback_free(backend, slot->metrics);
+  if (slot->generator) backend->readback_free(backend, slot->generator);
+  if (slot->discriminator) backend->readback_free(backend, slot->discriminator);
+}
+
+static Status result_start(Model *model, StepKind kind, Error *error) {
+  Status status = OK;
+  Backend *backend = model->backend;
+  ResultSlot *slot = &model->results[model->steps++ % RESULT_SLOTS];
+  for (Metric metric = 0; metric < METRIC_COUNT; metric++)
+    slot->computed[metric] = model_computes_metric(model, kind, metric);
+  TRY(backend->readback_start(backend, slot->metrics, model->metrics.data, error));
+  TRY(backend->readback_start(backend, slot->generator, model->generator.counters.data, error));
+  if (slot->discriminator)
+    TRY(backend->readback_start(backend, slot->discriminator, model->discriminator.counters.data,
+                                error));
+done:
+  return status;
+}
+
+static Status read_counters(Backend *backend, Readback *readback, ModelCounters *out,
+                            Error *error) {
+  const void *data = NULL;
+  if (!readback) return OK;
+  Status status = backend->readback_wait(backend, readback, &data, error);
+  if (status != OK) return status;
+  const float *values = data;
+  *out = (ModelCounters){(int64_t)values[0], (int64_t)values[1], (int64_t)values[2]};
+  return OK;
+}
+
+Status model_result(Model *model, int ago, StepResult *out, Error *error) {
+  Status status = OK;
+  Backend *backend = model->backend;
+  const void *data = NULL;
+  *out = (StepResult){0};
+  for (int i = 0; i < METRIC_COUNT; i++) out->metrics[i] = (double)NAN;
+  if (ago < 0 || ago >= RESULT_SLOTS || ago >= model->steps) goto done;
+  ResultSlot *slot = &model->results[(model->steps - 1 - ago) % RESULT_SLOTS];
+  TRY(backend->readback_wait(backend, slot->metrics, &data, error));
+  const float *values = data;
+  for (int i = 0; i < METRIC_COUNT; i++) {
+    out->computed[i] = slot->computed[i];
+    if (slot->computed[i]) out->metrics[i] = (double)values[i];
+  }
+  TRY(read_counters(backend, slot->generator, &out->generator, error));
+  TRY(read_counters(backend, slot->discriminator, &out->discriminator, error));
+done:
+  return status;
+}
+
+const char *model_first_bad_loss(const StepResult *result) {
+  for (Metric metric = 0; metric < METRIC_COUNT; metric++) {
+    bool is_loss = metric != METRIC_LOSS_G && metric != METRIC_NORM_G && metric != METRIC_NORM_D;
+    if (is_loss && result->computed[metric] && !isfinite(result->metrics[metric]))
+      return model_metric_name(metric);
+  }
+  return NULL;
+}
+
 static void carries_free(Carries *carries) {
   for (int k = 0; k < carries->count; k++) {
     program_free(carries->fold[k]);
@@ -149,6 +227,7 @@ void model_free(Model *model) {
   carries_free(&model->discriminator_carries);
   parameters_free(&model->generator);
   parameters_free(&model->discriminator);
+  for (int i = 0; i < RESULT_SLOTS; i++) result_free(model->backend, &model->results[i]);
   buffer_free(&model->source);
   buffer_free(&model->target);
   buffer_free(&model->noise);
@@ -171,6 +250,7 @@ Status model_allocate(Model *model, Error *error) {
   if (model->noise.count > 0) TRY(buffer_allocate(&model->noise, backend, error));
   TRY(buffer_allocate(&model->controls, backend, error));
   TRY(buffer_allocate(&model->metrics, backend, error));
+  for (int i = 0; i < RESULT_SLOTS; i++) TRY(result_allocate(model, &model->results[i], error));
   for (int i = 0; i < PROGRAM_KIND_COUNT; i++)
     if (model->programs[i]) TRY(program_bind(model->programs[i], error));
 done:
@@ -194,8 +274,10 @@ static Status upload_controls(Model *model, const StepControls *controls, Error 
       [CONTROL_GENERATOR] = controls->generator_rate,
       [CONTROL_GENERATOR + 1] = clip,
       [CONTROL_GENERATOR + 2] = (float)optim->ema,
+      [CONTROL_GENERATOR + 3] = controls->generator_limit,
       [CONTROL_DISCRIMINATOR] = controls->discriminator_rate,
       [CONTROL_DISCRIMINATOR + 1] = clip,
+      [CONTROL_DISCRIMINATOR + 3] = controls->discriminator_limit,
       [CONTROL_ADVERSARIAL_WEIGHT] = controls->adversarial_weight,
   };
   static const float zeros[METRIC_COUNT];
@@ -244,11 +326,11 @@ static Status run_half(Model *model, const Half *half, const MicroBatch *batches
   for (int i = 0; i < count; i++) {
     bool last = i == count - 1;
     TRY(upload_batch(model, &batches[i], error));
-    TRY(program_run(model->programs[last ? half->last : half->micro], false, error));
+    TRY(program_run(model->programs[last ? half->last : half->micro], error));
     /* As many carries as adding 1 to i makes. */
-    if (!last) TRY(program_run(half->carries->fold[__builtin_ctz((unsigned)i + 1)], false, error));
+    if (!last) TRY(program_run(half->carries->fold[__builtin_ctz((unsigned)i + 1)], error));
   }
-  TRY(program_run(model->programs[half->update], false, error));
+  TRY(program_run(model->programs[half->update], error));
 done:
   return status;
 }
@@ -257,13 +339,11 @@ Status model_step(Model *model, const StepControls *controls, const MicroBatch *
                   Error *error) {
   Status status = OK;
   bool warmup = controls->kind == STEP_WARMUP;
-  for (Metric metric = 0; metric < METRIC_COUNT; metric++)
-    model->metric_seen[metric] = model_computes_metric(model, controls->kind, metric);
   TRY(upload_controls(model, controls, error));
   if (model->options.micro_batches == 1) {
     TRY(upload_batch(model, &batches[0], error));
-    TRY(program_run(model->programs[warmup ? PROGRAM_WARMUP : PROGRAM_STEP], false, error));
-    goto done;
+    TRY(program_run(model->programs[warmup ? PROGRAM_WARMUP : PROGRAM_STEP], error));
+    return result_start(model, controls->kind, error);
   }
   Half judging = {PROGRAM_D_MICRO, PROGRAM_D_LAST, PROGRAM_D_UPDATE, &model->discriminator_carries};
   Half drawing = {warmup ? PROGRAM_WARMUP_MICRO : PROGRAM_G_MICRO,
@@ -271,45 +351,9 @@ Status model_step(Model *model, const StepControls *controls, const MicroBatch *
                   &model->generator_carries};
   if (model->adversarial && !warmup) TRY(run_half(model, &judging, batches, error));
   TRY(run_half(model, &drawing, batches, error));
+  TRY(result_start(model, controls->kind, error));
 done:
   return status;
-}
-
-Status model_metrics(Model *model, double metrics[METRIC_COUNT], Error *error) {
-  float values[METRIC_COUNT];
-  Status status = buffer_download(&model->metrics, 0, values, METRIC_COUNT, error);
-  if (status != OK) return status;
-  for (int i = 0; i < METRIC_COUNT; i++)
-    metrics[i] = model->metric_seen[i] ? (double)values[i] : (double)NAN;
-  return OK;
-}
-
-const char *model_first_bad_loss(Model *model, Error *error) {
-  double values[METRIC_COUNT];
-  if (model_metrics(model, values, error) != OK) return NULL;
-  for (Metric metric = 0; metric < METRIC_COUNT; metric++) {
-    bool is_loss = metric != METRIC_LOSS_G && metric != METRIC_NORM_G && metric != METRIC_NORM_D;
-    if (is_loss && model->metric_seen[metric] && !isfinite(values[metric]))
-      return model_metric_name(metric);
-  }
-  return NULL;
-}
-
-static Status read_counters(const Parameters *parameters, ModelCounters *out, Error *error) {
-  float values[3] = {0};
-  *out = (ModelCounters){0};
-  if (parameters->total == 0) return OK;
-  Status status = buffer_download(&parameters->counters, 0, values, 3, error);
-  if (status != OK) return status;
-  *out = (ModelCounters){(int64_t)values[0], (int64_t)values[1], (int64_t)values[2]};
-  return OK;
-}
-
-Status model_counters(Model *model, ModelCounters *generator, ModelCounters *discriminator,
-                      Error *error) {
-  Status status = read_counters(&model->generator, generator, error);
-  if (status != OK) return status;
-  return read_counters(&model->discriminator, discriminator, error);
 }
 
 /* --- Looking at it ------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ typedef enum StepKind { STEP_GAN, STEP_WARMUP } StepKind;
 typedef struct StepControls {
   StepKind kind;
   float generator_rate, discriminator_rate, adversarial_weight;
+  float generator_limit, discriminator_limit; /* largest gradient norm; 0: any finite one */
 } StepControls;
 /* The controls of step `step` (0: the first) of a run. */
 StepControls schedule_at(const Config *config, int64_t step);
@@ -66,20 +67,28 @@ typedef struct MicroBatch {
   const int64_t *samples;
 } MicroBatch;
 
-/* Runs one step on `micro_batches` of them. When it returns, metrics can be read. */
+/* Starts one step on `micro_batches` of them; they may be used again when it returns. */
 Status model_step(Model *model, const StepControls *controls, const MicroBatch *batches,
                   Error *error);
-/* This rank's numbers of the last step: NaN for those that were not computed. */
-Status model_metrics(Model *model, double metrics[METRIC_COUNT], Error *error);
-
-/* The name of a loss of the last step that is not finite, or NULL. */
-const char *model_first_bad_loss(Model *model, Error *error);
 
 typedef struct ModelCounters {
   int64_t applied, skipped, skipped_in_a_row;
 } ModelCounters;
-Status model_counters(Model *model, ModelCounters *generator, ModelCounters *discriminator,
-                      Error *error);
+
+/* What a step left: this rank's numbers, NaN for those that were not computed. */
+typedef struct StepResult {
+  double metrics[METRIC_COUNT];
+  bool computed[METRIC_COUNT];
+  ModelCounters generator, discriminator;
+} StepResult;
+
+/* The result of the last step (`ago` 0) or of the one before it (1). Numbers travel back behind
+ * each step, so asking for the one before waits for no step that has just been started. Before
+ * there were that many steps: counters 0, metrics NaN. */
+Status model_result(Model *model, int ago, StepResult *out, Error *error);
+
+/* The name of a loss among a step's numbers that is not finite though it was computed, or NULL. */
+const char *model_first_bad_loss(const StepResult *result);
 
 Parameters *model_generator(Model *model);
 Parameters *model_discriminator(Model *model); /* no parameters without adversarial loss */

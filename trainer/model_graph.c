@@ -164,7 +164,7 @@ static void update(Step *step, Parameters *parameters, int controls, Metric norm
       .ema = with_ema ? graph_view(graph, &parameters->ema, 0, flat) : NO_VALUE,
       .compute = half ? graph_view(graph, &parameters->compute, 0, flat) : NO_VALUE,
       .norm = norm,
-      .controls = control(step, controls, 3),
+      .controls = control(step, controls, 4),
       .counters = graph_view(graph, &parameters->counters, 0, shape_vector(3)),
   };
   graph_adam(graph, &views, (float)optim->beta1, (float)optim->beta2, (float)optim->epsilon,

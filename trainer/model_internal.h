@@ -6,9 +6,9 @@
 
 /* Places in the controls buffer: what graph_adam wants for each network, then the fade. */
 enum {
-  CONTROL_GENERATOR, /* rate, clip, EMA decay */
-  CONTROL_DISCRIMINATOR = CONTROL_GENERATOR + 3,
-  CONTROL_ADVERSARIAL_WEIGHT = CONTROL_DISCRIMINATOR + 3,
+  CONTROL_GENERATOR, /* rate, clip, EMA decay, largest norm */
+  CONTROL_DISCRIMINATOR = CONTROL_GENERATOR + 4,
+  CONTROL_ADVERSARIAL_WEIGHT = CONTROL_DISCRIMINATOR + 4,
   CONTROL_COUNT,
 };
 
@@ -34,6 +34,13 @@ typedef struct Carries {
   Program *fold[MAX_CARRIES]; /* fold[k]: sums[k] = gradient + sums[0] + ... + sums[k-1] */
 } Carries;
 
+/* A step's numbers on their way back. */
+typedef struct ResultSlot {
+  Readback *metrics, *generator, *discriminator;
+  bool computed[METRIC_COUNT];
+} ResultSlot;
+enum { RESULT_SLOTS = 2 };
+
 struct Model {
   const Config *config;
   Backend *backend;
@@ -44,7 +51,8 @@ struct Model {
   Buffer source, target, noise, controls, metrics;
   Arena *arena;
   Program *programs[PROGRAM_KIND_COUNT]; /* NULL: not needed */
-  uint8_t metric_seen[METRIC_COUNT];     /* the last step computed it */
+  ResultSlot results[RESULT_SLOTS];
+  int64_t steps; /* started; step k's result goes to slot k % RESULT_SLOTS */
 };
 
 /* Appends what a program computes. */

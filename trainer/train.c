@@ -131,7 +131,8 @@ static Status open_loader(Run *run, Error *error) {
 }
 
 static Status plan_model(Run *run, Error *error) {
-  run->collectives = (Collectives){run->comm, average_start, average_wait};
+  run->collectives = (Collectives){
+      .context = run->comm, .all_reduce_start = average_start, .all_reduce_wait = average_wait};
   ModelOptions options = {.shape = loader_shape(run->loader),
                           .micro_batches = run->micro_batches,
                           .world_size = run->world_size,
@@ -271,10 +272,9 @@ static void mark_now(Run *run) {
 static Status record_metrics(Run *run, const StepControls *controls, Error *error) {
   Status status = OK;
   MetricsRecord *record = &run->record;
-  double values[METRIC_COUNT];
-  ModelCounters generator, discriminator;
-  TRY(model_metrics(run->model, values, error));
-  TRY(model_counters(run->model, &generator, &discriminator, error));
+  StepResult result;
+  TRY(model_result(run->model, 0, &result, error));
+  double *values = result.metrics;
   TRY(comm_all_reduce(run->comm, values, METRIC_COUNT, COMM_F64, COMM_SUM, error));
   double seconds = clock_seconds() - run->mark.at;
   double steps = (double)(run->step - run->mark.step);
@@ -287,8 +287,8 @@ static Status record_metrics(Run *run, const StepControls *controls, Error *erro
       .discriminator_rate = (double)controls->discriminator_rate,
       .wait_data = (loader_stats(run->loader).seconds_waiting - run->mark.data) / seconds,
       .wait_comm = (comm_stats(run->comm).seconds_waiting - run->mark.comm) / seconds,
-      .skipped_generator = generator.skipped,
-      .skipped_discriminator = discriminator.skipped,
+      .skipped_generator = result.generator.skipped,
+      .skipped_discriminator = result.discriminator.skipped,
       .corrupt = loader_stats(run->loader).corrupt,
   };
   for (int i = 0; i < METRIC_COUNT; i++) record->values[i] = values[i] / run->world_size;
@@ -303,15 +303,17 @@ done:
  */
 static Status check_skips(Run *run, Error *error) {
   Status status = OK;
-  ModelCounters generator, discriminator;
-  TRY(model_counters(run->model, &generator, &discriminator, error));
-  bool of_discriminator = discriminator.skipped_in_a_row > 0;
-  if (generator.skipped_in_a_row == 0 && !of_discriminator) goto done;
+  StepResult result;
+  TRY(model_result(run->model, 0, &result, error));
+  const ModelCounters *generator = &result.generator, *discriminator = &result.discriminator;
+  bool of_discriminator = discriminator->skipped_in_a_row > 0;
+  if (generator->skipped_in_a_row == 0 && !of_discriminator) goto done;
   const Parameters *network =
       of_discriminator ? model_discriminator(run->model) : model_generator(run->model);
   const char *layer = parameters_first_bad_gradient(network, error);
-  const char *loss = model_first_bad_loss(run->model, error);
-  int64_t in_a_row = of_discriminator ? discriminator.skipped_in_a_row : generator.skipped_in_a_row;
+  const char *loss = model_first_bad_loss(&result);
+  int64_t in_a_row =
+      of_discriminator ? discriminator->skipped_in_a_row : generator->skipped_in_a_row;
   if (run->rank == 0)
     log_warning("step %lld skipped: the %s's gradient is not finite, first in %s (%s)",
                 (long long)run->step, network->network, layer ? layer : "its norm",

@@ -1,4 +1,5 @@
 /* The CPU backend's table, and which constructor makes the kernel of which op. */
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #ifdef _OPENMP
@@ -52,6 +53,40 @@ static Status cpu_copy(Backend *backend, void *destination, const void *source, 
   (void)backend, (void)error;
   memcpy(destination, source, bytes);
   return OK;
+}
+
+/* --- Readbacks: the CPU has done everything it was asked to, so a readback is a copy -------------
+ */
+
+struct Readback {
+  size_t bytes;
+  max_align_t data[];
+};
+
+static Status cpu_readback_new(Backend *backend, size_t bytes, Readback **out, Error *error) {
+  (void)backend, (void)error;
+  *out = mem_new(1, sizeof(Readback) + bytes);
+  (*out)->bytes = bytes;
+  return OK;
+}
+
+static Status cpu_readback_start(Backend *backend, Readback *readback, const void *source,
+                                 Error *error) {
+  (void)backend, (void)error;
+  memcpy(readback->data, source, readback->bytes);
+  return OK;
+}
+
+static Status cpu_readback_wait(Backend *backend, Readback *readback, const void **data,
+                                Error *error) {
+  (void)backend, (void)error;
+  *data = readback->data;
+  return OK;
+}
+
+static void cpu_readback_free(Backend *backend, Readback *readback) {
+  (void)backend;
+  free(readback);
 }
 
 static Status cpu_synchronize(Backend *backend, Error *error) {
@@ -110,6 +145,10 @@ Status backend_cpu_new(int threads, Backend **out, Error *error) {
       .release = cpu_release,
       .upload = cpu_copy,
       .download = cpu_copy,
+      .readback_new = cpu_readback_new,
+      .readback_start = cpu_readback_start,
+      .readback_wait = cpu_readback_wait,
+      .readback_free = cpu_readback_free,
       .synchronize = cpu_synchronize,
       .kernel_new = cpu_kernel_new,
       .describe = cpu_describe,

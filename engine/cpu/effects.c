@@ -186,7 +186,9 @@ static Status adam_run(Kernel *base, const Tensor *inputs, const Tensor *outputs
   (void)outputs, (void)workspace, (void)error;
   const AdamKernel *k = (const AdamKernel *)base;
   float *counters = inputs[COUNTERS].data;
-  if (!isfinite(*(const float *)inputs[NORM].data)) {
+  const float norm = *(const float *)inputs[NORM].data;
+  const float largest = ((const float *)inputs[CONTROLS].data)[3];
+  if (!isfinite(norm) || (largest > 0.0f && norm > largest)) {
     counters[1] += 1.0f;
     counters[2] += 1.0f;
     return OK;
@@ -211,7 +213,7 @@ static Status adam_check(const Op *op, const Tensor *inputs, int64_t count, Erro
   Status status = OK;
   for (int i = PARAMETERS; i <= COUNTERS; i++) {
     if ((i == EMA || i == COMPUTE) && !cpu_has_input(op, inputs, i)) continue;
-    const int64_t wanted = i < NORM ? count : i == NORM ? 1 : 3;
+    const int64_t wanted = i < NORM ? count : i == NORM ? 1 : i == CONTROLS ? 4 : 3;
     const DType dtype = i == COMPUTE ? DTYPE_BF16 : DTYPE_F32;
     if (!cpu_has_input(op, inputs, i) || shape_count(inputs[i].shape) != wanted ||
         inputs[i].dtype != dtype) {

@@ -98,7 +98,7 @@ void graph_adam(Graph *graph, const AdamViews *views, float beta1, float beta2, 
                       views->ema, views->compute, views->norm, views->controls, views->counters}};
   if (!graph_usable(graph, NULL, 0)) return;
   int64_t count = shape_count(graph_shape(graph, views->parameters));
-  const int64_t counts[ADAM_INPUTS] = {count, count, count, count, count, count, 1, 3, 3};
+  const int64_t counts[ADAM_INPUTS] = {count, count, count, count, count, count, 1, 4, 3};
   for (int i = 0; i < ADAM_INPUTS; i++) {
     if (!adam_operand_fits(graph, i, op.inputs[i], counts[i])) return;
   }

@@ -307,7 +307,7 @@ static Status run_graph(Interpreter *in, Error *error) {
   TRY(graph_status(in->graph, error));
   TRY(program_plan(in->graph, in->backend, &options, &program, error));
   TRY(upload_inputs(in, error));
-  TRY(program_run(program, false, error));
+  TRY(program_run(program, error));
   TRY(download_outputs(in, error));
 done:
   program_free(program);

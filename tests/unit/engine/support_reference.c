@@ -305,7 +305,7 @@ void reference_effect(const Op *op, const Array *inputs) {
   double *counters = inputs[COUNTERS].data;
   const double *controls = inputs[CONTROLS].data, norm = inputs[NORM].data[0];
   const double b1 = (double)op->attributes.adam.beta1, b2 = (double)op->attributes.adam.beta2;
-  if (!isfinite(norm)) {
+  if (!isfinite(norm) || (controls[3] > 0 && norm > controls[3])) {
     counters[1] += 1;
     counters[2] += 1;
     return;

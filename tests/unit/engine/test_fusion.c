@@ -530,7 +530,7 @@ static void check_training(Backend *backend, DType precision, double tolerance) 
     const double *losses = reference_buffer(reference, &t.losses);
     reference_evaluate(reference);
     for (int run = 0; run < 2; run++) {
-      assert_ok(program_run(planned.program, false, &error));
+      assert_ok(program_run(planned.program, &error));
       compare(plain ? "gradient, plain" : "gradient, fused", &t.parameters.gradient, gradient,
               tolerance);
       compare(plain ? "losses, plain" : "losses, fused", &t.losses, losses, tolerance);

@@ -180,7 +180,7 @@ static void check_backend(Net *net, const char *name, bool without_fusion, doubl
   Reference *reference = reference_new(net->graph);
   reference_evaluate(reference);
   if (program_plan(net->graph, backend, &options, &program, &error) != OK ||
-      program_run(program, false, &error) != OK) {
+      program_run(program, &error) != OK) {
     fail_msg("%s: %s", name, error.message);
   }
   int64_t offset = 0;

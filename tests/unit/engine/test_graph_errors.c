@@ -99,7 +99,7 @@ static AdamViews adam_views(Fixture *f) {
   views.moment1 = source(f, DTYPE_F32, shape_vector(8));
   views.moment2 = source(f, DTYPE_F32, shape_vector(8));
   views.norm = graph_mean(f->graph, views.gradients);
-  views.controls = source(f, DTYPE_F32, shape_vector(3));
+  views.controls = source(f, DTYPE_F32, shape_vector(4));
   views.counters = source(f, DTYPE_F32, shape_vector(3));
   return views;
 }
@@ -192,7 +192,7 @@ static const Case cases[] = {
     {adam_compute, "adam: compute is f32 [1,1,1,1,8]; it must be a view of bf16 with 8 elements"},
     {adam_no_view, "adam: ema is f32 [1,1,1,1,8] and no view; it must be a view of f32 with 8 "
                    "elements"},
-    {adam_norm, "adam: norm is f32 [1,1,1,1,3]; it must be a value of f32 with 1 elements"},
+    {adam_norm, "adam: norm is f32 [1,1,1,1,4]; it must be a value of f32 with 1 elements"},
     {adam_beta, "adam: betas 1 and 0.99, epsilon 1e-08, decay 0; betas lie in [0, 1), epsilon is "
                 "above 0, decay at least 0"},
     {gradients_of_tensor, "gradients: the loss is f32 [1,1,4,5,6]; it must be f32 [1,1,1,1,1]"},

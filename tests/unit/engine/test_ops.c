@@ -383,7 +383,8 @@ static Case draw_fill(Random *random) {
 
 static Case draw_adam(Random *random) {
   static const float norms[][1] = {{0.3f}, {5.0f}, {40.0f}, {INFINITY}, {NAN}};
-  static const float controls[][3] = {{0.01f, 0.0f, 0.9f}, {0.1f, 1.0f, 0.999f}};
+  static const float controls[][4] = {
+      {0.01f, 0.0f, 0.9f, 0.0f}, {0.1f, 1.0f, 0.999f, 0.0f}, {0.1f, 1.0f, 0.9f, 10.0f}};
   static const float counters[][3] = {{0, 0, 0}, {7, 2, 0}, {1000, 3, 3}};
   Case test = case_new(OP_ADAM);
   const Shape flat = shape_vector(draw(random, 1, 60000));
@@ -393,9 +394,10 @@ static Case draw_adam(Random *random) {
   if (draw(random, 0, 1)) test.inputs[4] = (Tensor){0};
   if (draw(random, 0, 1)) test.inputs[5] = (Tensor){0};
   test.inputs[6] = (Tensor){.shape = shape_scalar()};
-  test.inputs[7] = test.inputs[8] = (Tensor){.shape = shape_vector(3)};
+  test.inputs[7] = (Tensor){.shape = shape_vector(4)};
+  test.inputs[8] = (Tensor){.shape = shape_vector(3)};
   test.content[6] = norms[draw(random, 0, 4)];
-  test.content[7] = controls[draw(random, 0, 1)];
+  test.content[7] = controls[draw(random, 0, 2)];
   test.content[8] = counters[draw(random, 0, 2)];
   test.positive[3] = true;
   test.op.attributes.adam.beta1 = draw(random, 0, 1) ? 0.5f : 0.9f;

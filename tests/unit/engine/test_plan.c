@@ -51,7 +51,7 @@ static void dead_ops_vanish(void **state) {
   assert_int_equal(count_ops(planned.program, OP_POINTWISE), 1);
   assert_int_equal(program_cost(planned.program).ops_before_fusion, 4);
   graph_free(graph); /* the program must not need it */
-  assert_ok(program_run(planned.program, false, &error));
+  assert_ok(program_run(planned.program, &error));
   assert_int_equal(fake.runs, 3);
   planned_free(&planned);
   assert_int_equal(fake.kernels, 0);
@@ -64,7 +64,7 @@ static void empty_program_runs(void **state) {
   FakeBackend fake = fake_backend();
   Graph *graph = graph_new();
   Planned planned = plan_for(&fake.backend, graph, false, NULL);
-  assert_ok(program_run(planned.program, false, &error));
+  assert_ok(program_run(planned.program, &error));
   assert_int_equal(program_cost(planned.program).arena_bytes, 0);
   planned_free(&planned);
   graph_free(graph);
@@ -88,7 +88,7 @@ static void errors_name_the_op(void **state) {
   assert_string_equal(error.message, "program train, op layer.fill (fill): cannot run this");
   fake.refused = OP_VIEW;
   assert_ok(program_plan(graph, &fake.backend, &options, &program, &error));
-  assert_int_equal(program_run(program, false, &error), ERROR_INTERNAL);
+  assert_int_equal(program_run(program, &error), ERROR_INTERNAL);
   assert_string_equal(error.message,
                       "program train, op layer.fill: buffer weights is not allocated; "
                       "allocate it first");
@@ -277,11 +277,11 @@ static void programs_share_an_arena(void **state) {
     ProgramOptions options = {.name = "p", .arena = arena};
     assert_ok(program_plan(graph, &fake.backend, &options, &programs[i], &error));
     graph_free(graph);
-    assert_ok(program_run(programs[0], false, &error)); /* again, after the arena has moved */
+    assert_ok(program_run(programs[0], &error)); /* again, after the arena has moved */
   }
   assert_int_equal(arena_bytes(arena), 4096);
   assert_int_equal(fake.allocations, 2);
-  assert_ok(program_run(programs[1], false, &error));
+  assert_ok(program_run(programs[1], &error));
   assert_int_equal(fake.allocations, 2);
   assert_ptr_equal(programs[0]->steps[0].outputs[0].data, programs[1]->steps[0].outputs[0].data);
   for (int i = 0; i < 2; i++) program_free(programs[i]);
@@ -332,7 +332,8 @@ static void all_reduces_start_early(void **state) {
   (void)state;
   FakeBackend fake = fake_backend();
   FakeCollectives context = {0};
-  Collectives collectives = {&context, fake_start, fake_wait};
+  Collectives collectives = {
+      .context = &context, .all_reduce_start = fake_start, .all_reduce_wait = fake_wait};
   Buffer gradient = host_buffer("gradient", 64), other = host_buffer("other", 64);
   Graph *graph = graph_new();
   Shape half = shape_vector(32);
@@ -357,13 +358,10 @@ static void all_reduces_start_early(void **state) {
   }
   assert_int_equal(op_at(program, 3)->inputs[0].id, b.id); /* in the order they were appended */
   uint64_t version = gradient.version;
-  assert_ok(program_run(program, false, &error));
+  assert_ok(program_run(program, &error));
   assert_int_equal(context.starts, 2);
   assert_int_equal(context.waits, 1);
   assert_int_equal(gradient.version, version + 5); /* three stores, two means */
-  assert_ok(program_run(program, true, &error));
-  assert_int_equal(context.starts, 2);
-  assert_int_equal(context.waits, 1);
   planned_free(&planned);
   graph_free(graph);
   free(gradient.data);
@@ -375,7 +373,8 @@ static void all_reduce_stays_behind_readers(void **state) {
   (void)state;
   FakeBackend fake = fake_backend();
   FakeCollectives context = {0};
-  Collectives collectives = {&context, fake_start, fake_wait};
+  Collectives collectives = {
+      .context = &context, .all_reduce_start = fake_start, .all_reduce_wait = fake_wait};
   Buffer gradient = host_buffer("gradient", 32), other = host_buffer("other", 32);
   Graph *graph = graph_new();
   Value a = graph_view(graph, &gradient, 0, shape_vector(32));
@@ -384,7 +383,7 @@ static void all_reduce_stays_behind_readers(void **state) {
   graph_all_reduce(graph, a);
   Planned planned = plan_for(&fake.backend, graph, true, &collectives);
   assert_int_equal(only_op(planned.program, OP_ALL_REDUCE), 2);
-  assert_ok(program_run(planned.program, false, &error));
+  assert_ok(program_run(planned.program, &error));
   assert_int_equal(context.waits, 1);
   planned_free(&planned);
   graph_free(graph);
@@ -396,7 +395,8 @@ static void all_reduce_stays_behind_readers(void **state) {
 
 static void run_and_compare(uint64_t seed, Backend *backend, bool plain, Buffer *buffer) {
   FakeCollectives context = {0};
-  Collectives collectives = {&context, fake_start, fake_wait};
+  Collectives collectives = {
+      .context = &context, .all_reduce_start = fake_start, .all_reduce_wait = fake_wait};
   Graph *graph = random_graph(seed, 150, buffer, false);
   Graph *written_out = random_graph(seed, 150, buffer, true);
   Planned planned = plan_for(backend, graph, plain, &collectives);
@@ -405,7 +405,7 @@ static void run_and_compare(uint64_t seed, Backend *backend, bool plain, Buffer 
   Reference *reference = reference_new(written_out);
   const double *expected = reference_buffer(reference, buffer);
   reference_evaluate(reference);
-  assert_ok(program_run(planned.program, false, &error));
+  assert_ok(program_run(planned.program, &error));
   for (int64_t i = 0; i < buffer->count; i++) {
     double got = (double)((float *)buffer->data)[i];
     if (!(fabs(got - expected[i]) <= 1e-5 * (1 + fabs(expected[i])))) {
@@ -457,7 +457,7 @@ static void reports_can_be_read(void **state) {
   program_print_profile(planned.program, &text);
   assert_string_equal(text.data, "program test: no run was profiled\n");
   program_profile(planned.program, true);
-  for (int i = 0; i < 3; i++) assert_ok(program_run(planned.program, false, &error));
+  for (int i = 0; i < 3; i++) assert_ok(program_run(planned.program, &error));
   assert_int_equal(program_times(planned.program).runs, 3);
   assert_true(program_times(planned.program).convolutions > 0);
   text_clear(&text);

@@ -88,6 +88,12 @@ static void assert_close(const Buffer *a, const Buffer *b, double tolerance) {
   if (!(worst <= tolerance)) fail_msg("%s differ by %g", a->name, worst);
 }
 
+static StepResult result_of(Model *model, int ago) {
+  StepResult result;
+  if (model_result(model, ago, &result, &error) != OK) fail_msg("%s", error.message);
+  return result;
+}
+
 static void learns(const char *precision) {
   const char *const assignments[] = {precision,
                                      "loss.feature_matching=1",
@@ -100,15 +106,19 @@ static void learns(const char *precision) {
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {source, target, (int64_t[]){0, 1}};
-  double first[METRIC_COUNT], last[METRIC_COUNT];
   step(model, 0, &batch);
-  assert_int_equal(model_metrics(model, first, &error), OK);
-  for (int i = 1; i < 30; i++) step(model, i, &batch);
-  assert_int_equal(model_metrics(model, last, &error), OK);
+  StepResult first = result_of(model, 0), last;
+  for (int i = 1; i < 30; i++) {
+    last = result_of(model, 0);
+    step(model, i, &batch);
+    assert_memory_equal(result_of(model, 1).metrics, last.metrics, sizeof last.metrics);
+  }
+  last = result_of(model, 0);
   for (int i = 0; i < METRIC_COUNT; i++)
-    if (!isfinite(last[i])) fail_msg("%s is %g", model_metric_name((Metric)i), last[i]);
-  if (!(last[METRIC_L1] < 0.7 * first[METRIC_L1]))
-    fail_msg("L1 went from %g to %g", first[METRIC_L1], last[METRIC_L1]);
+    if (!isfinite(last.metrics[i]))
+      fail_msg("%s is %g", model_metric_name((Metric)i), last.metrics[i]);
+  if (!(last.metrics[METRIC_L1] < 0.7 * first.metrics[METRIC_L1]))
+    fail_msg("L1 went from %g to %g", first.metrics[METRIC_L1], last.metrics[METRIC_L1]);
   model_free(model);
 }
 
@@ -137,9 +147,8 @@ static void test_micro_batches_add_up(void **state) {
   for (int i = 0; i < 3; i++) {
     step(a, i, &batch);
     step(b, i, split);
-    double x[METRIC_COUNT], y[METRIC_COUNT];
-    assert_int_equal(model_metrics(a, x, &error), OK);
-    assert_int_equal(model_metrics(b, y, &error), OK);
+    const StepResult of_a = result_of(a, 0), of_b = result_of(b, 0);
+    const double *x = of_a.metrics, *y = of_b.metrics;
     for (int m = 0; m < METRIC_COUNT; m++) {
       bool same = isnan(x[m]) ? isnan(y[m]) : fabs(x[m] - y[m]) <= 1e-4 * fabs(x[m]);
       if (!same)
@@ -172,8 +181,8 @@ static void test_bad_gradients_change_nothing(void **state) {
   StepControls controls = schedule_at(&config, 1);
   controls.adversarial_weight = INFINITY;
   assert_int_equal(model_step(model, &controls, &batch, &error), OK);
-  ModelCounters g, d;
-  assert_int_equal(model_counters(model, &g, &d, &error), OK);
+  StepResult result = result_of(model, 0);
+  ModelCounters g = result.generator, d = result.discriminator;
   assert_int_equal(g.applied, 1);
   assert_int_equal(g.skipped, 1);
   assert_int_equal(g.skipped_in_a_row, 1);
@@ -185,9 +194,35 @@ static void test_bad_gradients_change_nothing(void **state) {
     free(now);
   }
   step(model, 2, &batch);
-  assert_int_equal(model_counters(model, &g, &d, &error), OK);
-  assert_int_equal(g.skipped_in_a_row, 0);
+  assert_int_equal(result_of(model, 0).generator.skipped_in_a_row, 0);
   for (size_t i = 0; i < sizeof before / sizeof *before; i++) free(before[i]);
+  model_free(model);
+}
+
+/* A finite norm above the limit is treated as one that is not finite. */
+static void test_outlying_gradients_change_nothing(void **state) {
+  (void)state;
+  const char *const assignments[] = {"train.micro_batch=1", NULL};
+  Config config = small_config(assignments);
+  Model *model = make_model(&config, 1);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batch = {source, target, (int64_t[]){0}};
+  step(model, 0, &batch);
+  double norm = result_of(model, 0).metrics[METRIC_NORM_G];
+  StepControls controls = schedule_at(&config, 1);
+  controls.generator_limit = (float)norm / 1000;
+  controls.discriminator_limit = 1e30f;
+  float *before = download(&model_generator(model)->master);
+  assert_int_equal(model_step(model, &controls, &batch, &error), OK);
+  StepResult result = result_of(model, 0);
+  assert_int_equal(result.generator.skipped, 1);
+  assert_int_equal(result.discriminator.applied, 2);
+  assert_null(model_first_bad_loss(&result));
+  float *now = download(&model_generator(model)->master);
+  assert_memory_equal(now, before, (size_t)model_generator(model)->master.count * sizeof *now);
+  free(now);
+  free(before);
   model_free(model);
 }
 
@@ -204,11 +239,11 @@ static void test_discriminators_poison_the_generator_too(void **state) {
   assert_int_equal(buffer_upload(&discriminator->master, 0, &nan, 1, &error), OK);
   float *before = download(&generator->master);
   step(model, 0, &batch);
-  ModelCounters g, d;
-  assert_int_equal(model_counters(model, &g, &d, &error), OK);
+  StepResult result = result_of(model, 0);
+  ModelCounters g = result.generator, d = result.discriminator;
   assert_int_equal(d.skipped, 1);
   assert_int_equal(g.skipped, 1);
-  assert_non_null(model_first_bad_loss(model, &error));
+  assert_non_null(model_first_bad_loss(&result));
   float *now = download(&generator->master);
   assert_memory_equal(now, before, (size_t)generator->master.count * sizeof *now);
   free(now);
@@ -238,6 +273,7 @@ int main(void) {
       cmocka_unit_test(test_learns_bf16),
       cmocka_unit_test(test_micro_batches_add_up),
       cmocka_unit_test(test_bad_gradients_change_nothing),
+      cmocka_unit_test(test_outlying_gradients_change_nothing),
       cmocka_unit_test(test_discriminators_poison_the_generator_too),
   };
   return cmocka_run_group_tests(tests, open_backend, close_backend);

@@ -1,0 +1,85 @@
+/* What the C files of the CUDA backend share. Not for users of the engine.
+ *
+ * A kernel is a struct of its own whose first member is `Kernel`, as on the CPU. Its run enqueues
+ * work on the backend's stream and returns: it allocates nothing and waits for nothing, so it can
+ * be captured. Families of CUDA kernels are three files: NAME.h (plain structs of what a launch
+ * needs, and the launchers, extern "C"), NAME.c (constructors: shapes, checks, workspace) and
+ * NAME.cu (kernels).
+ *
+ * Pointers are 64-byte aligned unless a tensor is a view; element counts and indices are 64-bit. */
+#ifndef CELFORGE_ENGINE_CUDA_CUDA_H
+#define CELFORGE_ENGINE_CUDA_CUDA_H
+
+#include <cuda_runtime.h>
+
+#include "engine/backend.h"
+
+struct Jit;   /* engine/cuda/jit.h: kernels compiled from source at plan time */
+struct Cudnn; /* engine/cuda/cudnn.h: handle, plans, engine choice */
+
+typedef struct CudaBackend {
+  Backend base; /* base.stream is `stream` */
+  CudaOptions options;
+  cudaStream_t stream;        /* kernels */
+  struct cudaDeviceProp info; /* of options.device */
+  const char *cache;          /* folder of plans and compiled kernels */
+  struct Jit *jit;
+  struct Cudnn *cudnn;
+} CudaBackend;
+
+static inline CudaBackend *cuda_backend(Backend *backend) {
+  return (CudaBackend *)(void *)backend;
+}
+
+/* --- Errors ----------------------------------------------------------------------------------- */
+/* ERROR_INTERNAL: "cudaMemcpyAsync (engine/cuda/backend.c:120): an illegal memory access was ...".
+ */
+Status cuda_error(cudaError_t code, const char *call, const char *file, int line, Error *error);
+
+/* TRY for a call of the CUDA runtime. */
+#define CUDA_TRY(call)                                                                             \
+  do {                                                                                             \
+    const cudaError_t cuda_code = (call);                                                          \
+    if (cuda_code != cudaSuccess) {                                                                \
+      status = cuda_error(cuda_code, #call, __FILE__, __LINE__, error);                            \
+      goto done;                                                                                   \
+    }                                                                                              \
+  } while (0)
+
+/* --- Constructors, one for each kind of op ---------------------------------------------------- */
+typedef Status CudaKernelNew(Backend *backend, const Op *op, const Tensor *inputs,
+                             const Tensor *outputs, Kernel **out, Error *error);
+
+CudaKernelNew cuda_pointwise_new; /* pointwise.c: compiled for each program */
+CudaKernelNew cuda_reduce_new;    /* reduce.c: likewise */
+CudaKernelNew cuda_conv3d_new;    /* convolution.c: cuDNN */
+CudaKernelNew cuda_conv3d_backward_data_new;
+CudaKernelNew cuda_conv3d_backward_weights_new;
+CudaKernelNew cuda_norm_new; /* norm.c */
+CudaKernelNew cuda_norm_backward_new;
+CudaKernelNew cuda_concat_new; /* movement.c */
+CudaKernelNew cuda_slice_new;
+CudaKernelNew cuda_pad_new;
+CudaKernelNew cuda_pad_backward_new;
+CudaKernelNew cuda_resize_new; /* resize.c */
+CudaKernelNew cuda_resize_backward_new;
+CudaKernelNew cuda_average_pool_new; /* pool.c */
+CudaKernelNew cuda_average_pool_backward_new;
+CudaKernelNew cuda_store_new; /* effects.c */
+CudaKernelNew cuda_fill_new;
+CudaKernelNew cuda_adam_new;
+
+/* --- Helpers ---------------------------------------------------------------------------------- */
+/* Whether an optional input (or output) is there. */
+static inline bool cuda_has_input(const Op *op, const Tensor *inputs, int index) {
+  return index < op->input_count && inputs[index].shape.dim[0] > 0;
+}
+static inline bool cuda_has_output(const Op *op, const Tensor *outputs, int index) {
+  return index < op->output_count && outputs[index].shape.dim[0] > 0;
+}
+
+static inline size_t cuda_align(size_t bytes) {
+  return (bytes + 63) & ~(size_t)63;
+}
+
+#endif

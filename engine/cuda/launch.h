@@ -1,0 +1,33 @@
+/* How a .cu file starts a kernel. Every kernel takes one struct by value:
+ *
+ *   __global__ void fill_kernel(const FillLaunch p) { ... }
+ *   extern "C" Status launch_fill(const FillLaunch *p, cudaStream_t stream, Error *error) {
+ *     return cuda_launch(fill_kernel, dim3(blocks), THREADS, 0, *p, stream, error);
+ *   }
+ */
+#ifndef CELFORGE_ENGINE_CUDA_LAUNCH_H
+#define CELFORGE_ENGINE_CUDA_LAUNCH_H
+
+#include <cuda_runtime.h>
+
+extern "C" {
+#include "base/error.h"
+Status cuda_error(cudaError_t code, const char *call, const char *file, int line, Error *error);
+}
+
+template <typename Parameters>
+static Status cuda_launch(void (*kernel)(Parameters), dim3 blocks, unsigned threads,
+                          size_t shared_bytes, const Parameters &parameters, cudaStream_t stream,
+                          Error *error) {
+#ifdef __CUDACC__
+  void *arguments[] = {const_cast<Parameters *>(&parameters)};
+  cudaError_t code = cudaLaunchKernel(reinterpret_cast<const void *>(kernel), blocks, dim3(threads),
+                                      arguments, shared_bytes, stream);
+#else /* the emulator of tests/emulator, which runs kernels on the CPU */
+  cudaError_t code = emulator_launch(kernel, blocks, threads, shared_bytes, parameters, stream);
+#endif
+  return code == cudaSuccess ? OK
+                             : cuda_error(code, "a kernel's launch", __FILE__, __LINE__, error);
+}
+
+#endif
