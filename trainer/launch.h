@@ -1,0 +1,15 @@
+/* Is this one run? Whether all ranks were started alike, before anything is computed or written. */
+#ifndef CELFORGE_TRAINER_LAUNCH_H
+#define CELFORGE_TRAINER_LAUNCH_H
+
+#include "comm/comm.h"
+#include "trainer/config.h"
+
+/* Every rank of the group must run the same program (the CRC-32C of its file), with the same
+ * effective config, on the same dataset; and a job step that srun started must be one group of
+ * SLURM_STEP_NUM_TASKS ranks. Under mpirun that variable counts mpirun's own daemons and says
+ * nothing. Called by all ranks together; all return the same status. ERROR_USAGE, with ranks,
+ * hosts and what differs: for a config the first key that does, with both values. */
+Status launch_check(const Config *config, Comm *comm, const char *dataset_uuid, Error *error);
+
+#endif
