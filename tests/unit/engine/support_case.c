@@ -48,44 +48,65 @@ double relative_error(const double *a, const double *b, int64_t count) {
 
 /* --- Memory ----------------------------------------------------------------------------------- */
 
-/* A piece of memory with known bytes behind it. */
+/* A piece of a backend's memory with known bytes behind it, and what it holds before and after two
+ * runs of the kernel. */
 typedef struct Piece {
-  char *memory, *data;
-  size_t bytes;
+  char *memory, *data;     /* the backend's; data lies `offset` bytes into it */
+  size_t bytes;            /* from data on, without the guard */
+  char *before, *after[2]; /* bytes + GUARD, on the host */
 } Piece;
 
-static Piece piece_new(size_t bytes, size_t offset) {
+static void must(Status status, const Error *error) {
+  if (status != OK) fail_msg("%s", error->message);
+}
+
+static Piece piece_new(Backend *backend, size_t bytes, size_t offset) {
   Piece piece = {.bytes = bytes};
-  void *memory;
-  assert_int_equal(mem_bulk(bytes + offset + GUARD, "a test's tensor", &memory, NULL), OK);
+  void *memory = NULL;
+  Error error = {0};
+  must(backend->allocate(backend, offset + bytes + GUARD, "a test's tensor", &memory, &error),
+       &error);
   piece.memory = memory;
   piece.data = piece.memory + offset;
-  memset(piece.memory, 0xff, bytes + offset); /* NaN in f32 and bf16 */
-  memset(piece.data + bytes, GUARD_BYTE, GUARD);
+  piece.before = mem_new(1, bytes + GUARD);
+  memset(piece.before, 0xff, bytes); /* NaN in f32 and bf16 */
+  memset(piece.before + bytes, GUARD_BYTE, GUARD);
+  for (int run = 0; run < 2; run++) piece.after[run] = mem_new(1, bytes + GUARD);
   return piece;
 }
 
+static void piece_free(Backend *backend, Piece *piece) {
+  if (!piece->memory) return;
+  backend->release(backend, piece->memory);
+  free(piece->before);
+  free(piece->after[0]);
+  free(piece->after[1]);
+}
+
+static void piece_upload(Backend *backend, const Piece *piece) {
+  Error error = {0};
+  if (!piece->memory) return;
+  must(backend->upload(backend, piece->data, piece->before, piece->bytes + GUARD, &error), &error);
+}
+
+static void piece_download(Backend *backend, const Piece *piece, int run) {
+  Error error = {0};
+  if (!piece->memory) return;
+  must(backend->download(backend, piece->after[run], piece->data, piece->bytes + GUARD, &error),
+       &error);
+}
+
 static bool piece_intact(const Piece *piece) {
-  for (size_t i = 0; i < GUARD; i++) {
-    if ((unsigned char)piece->data[piece->bytes + i] != GUARD_BYTE) return false;
-  }
-  return true;
+  return memcmp(piece->before + piece->bytes, piece->after[0] + piece->bytes, GUARD) == 0;
 }
 
-static double element(const Tensor *tensor, int64_t i) {
-  if (tensor->dtype == DTYPE_F32) return (double)((const float *)tensor->data)[i];
-  if (tensor->dtype == DTYPE_BF16) {
-    return (double)bf16_to_f32(((const uint16_t *)tensor->data)[i]);
-  }
-  return ((const uint8_t *)tensor->data)[i];
+static double element(const Tensor *tensor, const void *data, int64_t i) {
+  if (tensor->dtype == DTYPE_F32) return (double)((const float *)data)[i];
+  if (tensor->dtype == DTYPE_BF16) return (double)bf16_to_f32(((const uint16_t *)data)[i]);
+  return ((const uint8_t *)data)[i];
 }
 
-static void set_element(const Tensor *tensor, int64_t i, float value) {
-  if (tensor->dtype == DTYPE_F32) ((float *)tensor->data)[i] = value;
-  if (tensor->dtype == DTYPE_BF16) ((uint16_t *)tensor->data)[i] = bf16_from_f32(value);
-}
-
-static void fill_input(const Case *test, int input, Random *random) {
+static void fill_input(const Case *test, int input, Random *random, void *data) {
   static const float specials[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 0x1p-40f, -0x1p40f};
   const Tensor *tensor = &test->inputs[input];
   for (int64_t i = 0; i < shape_count(tensor->shape); i++) {
@@ -93,14 +114,16 @@ static void fill_input(const Case *test, int input, Random *random) {
     if (test->positive[input]) value = fabsf(value) + 0.01f;
     if (test->special && draw(random, 0, 9) == 0) value = specials[draw(random, 0, 6)];
     if (test->content[input]) value = test->content[input][i];
-    set_element(tensor, i, value);
-    if (tensor->dtype == DTYPE_U8) ((uint8_t *)tensor->data)[i] = (uint8_t)draw(random, 0, 255);
+    value += test->offset[input];
+    if (tensor->dtype == DTYPE_F32) ((float *)data)[i] = value;
+    if (tensor->dtype == DTYPE_BF16) ((uint16_t *)data)[i] = bf16_from_f32(value);
+    if (tensor->dtype == DTYPE_U8) ((uint8_t *)data)[i] = (uint8_t)draw(random, 0, 255);
   }
 }
 
-static double *as_doubles(const Tensor *tensor) {
+static double *as_doubles(const Tensor *tensor, const void *data) {
   double *values = mem_new((size_t)shape_count(tensor->shape), sizeof *values);
-  for (int64_t i = 0; i < shape_count(tensor->shape); i++) values[i] = element(tensor, i);
+  for (int64_t i = 0; i < shape_count(tensor->shape); i++) values[i] = element(tensor, data, i);
   return values;
 }
 
@@ -110,6 +133,7 @@ enum { MAX_TENSORS = OP_MAX_INPUTS + OP_MAX_OUTPUTS };
 
 typedef struct Run {
   Case *test;
+  Backend *backend;
   Piece pieces[MAX_TENSORS]; /* inputs, then outputs */
   Array inputs[OP_MAX_INPUTS], outputs[OP_MAX_OUTPUTS];
   const char *name;
@@ -124,75 +148,101 @@ static void run_prepare(Run *run, Random *random) {
   Case *test = run->test;
   for (int i = 0; i < test->op.input_count; i++) {
     Tensor *tensor = &test->inputs[i];
+    Piece *piece = &run->pieces[i];
     test->op.inputs[i] = tensor->shape.dim[0] > 0 ? (Value){i} : NO_VALUE;
     if (tensor->shape.dim[0] == 0) continue;
     const int64_t offset = test->alignment * draw(random, 0, test->alignment == 1 ? 15 : 1);
-    run->pieces[i] = piece_new(tensor_bytes(tensor), (size_t)offset * dtype_size(tensor->dtype));
-    tensor->data = run->pieces[i].data;
-    fill_input(test, i, random);
-    run->inputs[i] = (Array){tensor->shape, as_doubles(tensor)};
+    *piece =
+        piece_new(run->backend, tensor_bytes(tensor), (size_t)offset * dtype_size(tensor->dtype));
+    fill_input(test, i, random, piece->before);
+    run->inputs[i] = (Array){tensor->shape, as_doubles(tensor, piece->before)};
   }
   for (int i = 0; i < test->op.output_count; i++) {
     Tensor *tensor = &test->outputs[i];
     test->op.outputs[i] = tensor->shape.dim[0] > 0 ? (Value){OP_MAX_INPUTS + i} : NO_VALUE;
     if (tensor->shape.dim[0] == 0) continue;
-    if (i == 0 && test->in_place >= 0) {
-      tensor->data = test->inputs[test->in_place].data;
-    } else {
-      run->pieces[OP_MAX_INPUTS + i] = piece_new(tensor_bytes(tensor), 0);
-      tensor->data = run->pieces[OP_MAX_INPUTS + i].data;
-    }
+    if (i != 0 || test->in_place < 0)
+      run->pieces[OP_MAX_INPUTS + i] = piece_new(run->backend, tensor_bytes(tensor), 0);
     run->outputs[i].shape = tensor->shape;
     run->outputs[i].data = mem_new((size_t)shape_count(tensor->shape), sizeof(double));
   }
 }
 
-static void run_kernel(const Run *run, Backend *backend) {
-  Case *test = run->test;
+/* The piece of output i. */
+static const Piece *output_piece(const Run *run, int i) {
+  return i == 0 && run->test->in_place >= 0 ? &run->pieces[run->test->in_place]
+                                            : &run->pieces[OP_MAX_INPUTS + i];
+}
+
+static void run_kernel(const Run *run) {
+  const Case *test = run->test;
+  Backend *backend = run->backend;
   Kernel *kernel = NULL;
   Error error = {0};
-  if (backend->kernel_new(backend, &test->op, test->inputs, test->outputs, &kernel, &error) != OK) {
+  Tensor inputs[OP_MAX_INPUTS], outputs[OP_MAX_OUTPUTS];
+  memcpy(inputs, test->inputs, sizeof inputs);
+  memcpy(outputs, test->outputs, sizeof outputs);
+  if (backend->kernel_new(backend, &test->op, inputs, outputs, &kernel, &error) != OK) {
     fail_msg("%s, seed %llu: %s", run->name, (unsigned long long)run->seed, error.message);
   }
-  Piece workspace = piece_new(kernel->workspace, 0);
-  if (kernel->run(kernel, test->inputs, test->outputs, workspace.data, &error) != OK) {
-    fail_msg("%s, seed %llu: %s", run->name, (unsigned long long)run->seed, error.message);
+  for (int i = 0; i < test->op.input_count; i++) inputs[i].data = run->pieces[i].data;
+  for (int i = 0; i < test->op.output_count; i++) outputs[i].data = output_piece(run, i)->data;
+  Piece workspace = piece_new(backend, kernel->workspace, 0);
+  for (int again = 0; again < 2; again++) {
+    for (int i = 0; i < MAX_TENSORS; i++) piece_upload(backend, &run->pieces[i]);
+    piece_upload(backend, &workspace);
+    if (kernel->run(kernel, inputs, outputs, workspace.data, &error) != OK) {
+      fail_msg("%s, seed %llu: %s", run->name, (unsigned long long)run->seed, error.message);
+    }
+    for (int i = 0; i < MAX_TENSORS; i++) piece_download(backend, &run->pieces[i], again);
+    piece_download(backend, &workspace, again);
   }
-  assert_true(piece_intact(&workspace));
-  free(workspace.memory);
+  if (!piece_intact(&workspace)) {
+    fail_msg("%s, seed %llu: written behind the workspace", run->name,
+             (unsigned long long)run->seed);
+  }
+  piece_free(backend, &workspace);
   kernel->free(kernel);
 }
 
 static void compare(const Run *run, const char *what, int index, const Tensor *tensor,
-                    const Array *expected) {
+                    const Piece *piece, const Array *expected) {
   const double by_dtype = tensor->dtype == DTYPE_F32 ? 2e-5 : 1e-2;
   const double tolerance = run->test->tolerance > 0 ? run->test->tolerance : by_dtype;
-  double *values = as_doubles(tensor);
+  double *values = as_doubles(tensor, piece->after[0]);
   const double error = relative_error(values, expected->data, shape_count(tensor->shape));
-  free(values);
-  if (error <= tolerance) return;
   char shape[SHAPE_TEXT_SIZE];
-  fail_msg("%s, seed %llu: %s %d, %s %s: relative error %.3g, allowed %.3g", run->name,
-           (unsigned long long)run->seed, what, index, dtype_name(tensor->dtype),
-           shape_text(tensor->shape, shape), error, tolerance);
+  free(values);
+  shape_text(tensor->shape, shape);
+  if (!(error <= tolerance)) {
+    fail_msg("%s, seed %llu: %s %d, %s %s: relative error %.3g, allowed %.3g", run->name,
+             (unsigned long long)run->seed, what, index, dtype_name(tensor->dtype), shape, error,
+             tolerance);
+  }
+  if (memcmp(piece->after[0], piece->after[1], piece->bytes) != 0) {
+    fail_msg("%s, seed %llu: %s %d, %s %s: a second run left other bytes", run->name,
+             (unsigned long long)run->seed, what, index, dtype_name(tensor->dtype), shape);
+  }
+  if (!piece_intact(piece)) {
+    fail_msg("%s, seed %llu: written behind %s %d, %s %s", run->name, (unsigned long long)run->seed,
+             what, index, dtype_name(tensor->dtype), shape);
+  }
 }
 
 void case_check(Case *test, Backend *backend, Random *random, const char *name, uint64_t seed) {
-  Run run = {.test = test, .name = name, .seed = seed};
+  Run run = {.test = test, .backend = backend, .name = name, .seed = seed};
   run_prepare(&run, random);
   reference_run(&test->op, run.inputs, run.outputs);
-  run_kernel(&run, backend);
+  run_kernel(&run);
   for (int i = 0; i < test->op.output_count; i++) {
-    if (run.outputs[i].data) compare(&run, "output", i, &test->outputs[i], &run.outputs[i]);
+    if (!run.outputs[i].data) continue;
+    compare(&run, "output", i, &test->outputs[i], output_piece(&run, i), &run.outputs[i]);
   }
   for (int i = 0; i < test->op.input_count; i++) {
     if (i == test->in_place || !run.inputs[i].data) continue;
-    compare(&run, "input", i, &test->inputs[i], &run.inputs[i]);
+    compare(&run, "input", i, &test->inputs[i], &run.pieces[i], &run.inputs[i]);
   }
-  for (int i = 0; i < MAX_TENSORS; i++) {
-    if (run.pieces[i].memory) assert_true(piece_intact(&run.pieces[i]));
-    free(run.pieces[i].memory);
-  }
+  for (int i = 0; i < MAX_TENSORS; i++) piece_free(backend, &run.pieces[i]);
   for (int i = 0; i < OP_MAX_INPUTS; i++) free(run.inputs[i].data);
   for (int i = 0; i < OP_MAX_OUTPUTS; i++) free(run.outputs[i].data);
 }
