@@ -19,14 +19,19 @@ struct Reference {
 };
 
 static double *copy_buffer(const Buffer *buffer) {
-  double *data = mem_new((size_t)buffer->count, sizeof *data);
-  for (int64_t i = 0; i < buffer->count && buffer->data; i++) {
-    if (buffer->dtype == DTYPE_F32) data[i] = (double)((const float *)buffer->data)[i];
+  const size_t count = (size_t)buffer->count;
+  double *data = mem_new(count, sizeof *data);
+  char *content = mem_new(count, dtype_size(buffer->dtype));
+  Error error;
+  if (buffer->data && buffer_download(buffer, 0, content, buffer->count, &error) != OK) abort();
+  for (size_t i = 0; i < count; i++) {
+    if (buffer->dtype == DTYPE_F32) data[i] = (double)((const float *)(void *)content)[i];
     if (buffer->dtype == DTYPE_BF16) {
-      data[i] = (double)bf16_to_f32(((const uint16_t *)buffer->data)[i]);
+      data[i] = (double)bf16_to_f32(((const uint16_t *)(void *)content)[i]);
     }
-    if (buffer->dtype == DTYPE_U8) data[i] = ((const uint8_t *)buffer->data)[i];
+    if (buffer->dtype == DTYPE_U8) data[i] = ((const uint8_t *)content)[i];
   }
+  free(content);
   return data;
 }
 
