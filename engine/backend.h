@@ -75,6 +75,10 @@ Status backend_cpu_new(int threads, Backend **out, Error *error);
  * with the reason in `why` (may be NULL). Never an error: an answer. */
 int backend_cuda_devices(Error *why);
 
+/* Where a GPU sits in its host, "0000:3b:00.0": tells it from the others there. */
+enum { CUDA_BUS_SIZE = 32 };
+Status backend_cuda_bus(int device, char bus[CUDA_BUS_SIZE], Error *error);
+
 typedef struct CudaOptions {
   int device;
   bool deterministic;           /* equal runs leave equal bytes: no engine, no order that varies */

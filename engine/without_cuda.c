@@ -12,3 +12,10 @@ Status backend_cuda_new(const CudaOptions *options, Backend **out, Error *error)
   backend_cuda_devices(error);
   return ERROR_USAGE;
 }
+
+Status backend_cuda_bus(int device, char bus[CUDA_BUS_SIZE], Error *error) {
+  (void)device;
+  bus[0] = '\0';
+  backend_cuda_devices(error);
+  return ERROR_USAGE;
+}

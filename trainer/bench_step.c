@@ -9,6 +9,7 @@
 #include "base/random.h"
 #include "base/thread.h"
 #include "trainer/commands.h"
+#include "trainer/device.h"
 #include "trainer/model.h"
 #include "trainer/progress.h"
 
@@ -89,7 +90,7 @@ static Status set_up(Bench *bench, Error *error) {
   TRY(config_check(config, 1, error));
   TRY(choose_shape(bench, error));
   bench->micro_batches = (int)(config->train.global_batch / config->train.micro_batch);
-  TRY(backend_cpu_new((int)config->train.threads, &bench->backend, error));
+  TRY(device_open(config, NULL, (int)config->train.threads, &bench->backend, error));
   ModelOptions options = {
       .shape = bench->shape, .micro_batches = bench->micro_batches, .world_size = 1};
   TRY(model_plan(config, bench->backend, &options, &bench->model, error));
@@ -116,6 +117,7 @@ static Status run_steps(Bench *bench, const char *what, int64_t count, double *s
   for (int64_t step = 0; step < count; step++) {
     double begin = clock_seconds();
     TRY(model_step(bench->model, &controls, batches, error));
+    TRY(bench->backend->synchronize(bench->backend, error));
     if (seconds) seconds[step] = clock_seconds() - begin;
     progress_update(progress, step + 1, NULL);
   }

@@ -1,5 +1,6 @@
 /* eval, translate, info: what a trained model is for. */
 #include <stddef.h>
+#include <string.h>
 
 #include "trainer/commandline.h"
 #include "trainer/commands.h"
@@ -14,16 +15,32 @@
    .help = "a run's folder (its newest good checkpoint) or one checkpoint's"},                     \
       {"plain-weights", OPTION_FLAG, offsetof(Values, plain),                                      \
        .help = "use the weights themselves, not their running average"},                           \
+      {"device",                                                                                   \
+       OPTION_TEXT,                                                                                \
+       offsetof(Values, device),                                                                   \
+       .value = "DEVICE",                                                                          \
+       .default_text = "auto",                                                                     \
+       .help = "auto, cpu or cuda"},                                                               \
   {                                                                                                \
     "threads", OPTION_NUMBER, offsetof(Values, threads),                                           \
         .maximum = 1024, .value = "N", .default_text = "0",                                        \
         .help = "compute threads; 0: OMP_NUM_THREADS, or every core"                               \
   }
 
+static Status parse_device(const char *text, Device *out, Error *error) {
+  static const char *const NAMES[] = {
+      [DEVICE_AUTO] = "auto", [DEVICE_CPU] = "cpu", [DEVICE_CUDA] = "cuda"};
+  for (Device device = DEVICE_AUTO; device <= DEVICE_CUDA; device++) {
+    *out = device;
+    if (strcmp(text, NAMES[device]) == 0) return OK;
+  }
+  return error_set(error, ERROR_USAGE, "--device: %s; allowed: auto, cpu, cuda", text);
+}
+
 /* --- eval ------------------------------------------------------------------------------------- */
 
 typedef struct Eval {
-  const char *checkpoint, *data, *json;
+  const char *checkpoint, *data, *json, *device;
   bool plain;
   int64_t threads, clips;
 } Eval;
@@ -46,6 +63,8 @@ static Status run_eval(const void *values, const Invocation *invocation, Error *
                          .ema = !eval->plain,
                          .threads = (int)eval->threads,
                          .clips = eval->clips};
+  Status status = parse_device(eval->device, &options.device, error);
+  if (status != OK) return status;
   return eval_run(&options, error);
 }
 
@@ -59,7 +78,7 @@ const Command command_eval = {.name = "eval",
 /* --- translate -------------------------------------------------------------------------------- */
 
 typedef struct Translate {
-  const char *checkpoint, *input, *output, *codec;
+  const char *checkpoint, *input, *output, *codec, *device;
   bool plain;
   int64_t threads, quality;
 } Translate;
@@ -85,6 +104,8 @@ static Status run_translate(const void *values, const Invocation *invocation, Er
                               .threads = (int)translate->threads,
                               .codec = translate->codec,
                               .quality = (int)translate->quality};
+  Status status = parse_device(translate->device, &options.device, error);
+  if (status != OK) return status;
   return translate_run(&options, error);
 }
 

@@ -17,6 +17,7 @@ Status train_run(const Config *config, const TrainOptions *options, int *argc, c
 typedef struct TranslateOptions {
   const char *checkpoint, *input, *output;
   bool ema; /* default true */
+  Device device;
   int threads;
   const char *codec; /* NULL: H.264 */
   int quality;
@@ -28,6 +29,7 @@ Status translate_run(const TranslateOptions *options, Error *error);
 typedef struct EvalOptions {
   const char *checkpoint, *data, *json; /* json: NULL or a path */
   bool ema;
+  Device device;
   int threads;
   int64_t clips; /* 0: all */
 } EvalOptions;

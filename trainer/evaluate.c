@@ -9,6 +9,7 @@
 #include "data/dataset.h"
 #include "data/image.h"
 #include "trainer/commands.h"
+#include "trainer/device.h"
 #include "trainer/inference.h"
 #include "trainer/progress.h"
 #include "trainer/quality.h"
@@ -171,7 +172,7 @@ static Status set_up(Evaluation *e, Error *error) {
   const EvalOptions *options = e->options;
   TRY(checkpoint_open_path(options->checkpoint, &e->checkpoint, error));
   TRY(dataset_open(options->data, &e->dataset, error));
-  TRY(backend_cpu_new(options->threads, &e->backend, error));
+  TRY(device_open_default(options->device, options->threads, &e->backend, error));
   TRY(inference_of_checkpoint(e->checkpoint, options->ema, e->backend, &e->inference, error));
   const DatasetInfo *info = dataset_info(e->dataset);
   int64_t channels = inference_source_channels(e->inference);

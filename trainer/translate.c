@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "data/video.h"
 #include "trainer/commands.h"
+#include "trainer/device.h"
 #include "trainer/inference.h"
 #include "trainer/progress.h"
 
@@ -48,7 +49,7 @@ static Status open_model(Translation *t, Error *error) {
   Status status = OK;
   const TranslateOptions *options = t->options;
   TRY(checkpoint_open_path(options->checkpoint, &t->checkpoint, error));
-  TRY(backend_cpu_new(options->threads, &t->backend, error));
+  TRY(device_open_default(options->device, options->threads, &t->backend, error));
   TRY(inference_of_checkpoint(t->checkpoint, options->ema, t->backend, &t->inference, error));
   int64_t channels = inference_source_channels(t->inference);
   if (channels != 3)

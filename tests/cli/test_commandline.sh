@@ -51,6 +51,8 @@ refuses "neither target nor filter" 64 '--target or --target-filter is missing' 
 refuses "too many sources" 64 'at most 4' "$celforge" pack x --source a --source b --source c \
   --source d --source e --target t
 refuses "a bad range" 64 '9:3' "$celforge" pack x --source y --target z --range 9:3
+refuses "an unknown device" 64 '--device: gpu; allowed: auto, cpu, cuda' \
+  "$celforge" eval --checkpoint x --data y --device gpu
 refuses "config without a choice" 64 'one of --defaults and --check' "$celforge" config
 refuses "an unknown benchmark" 64 'allowed: step, data' "$celforge" bench stp x
 nothing_left "none of these left anything" x
