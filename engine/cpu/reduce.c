@@ -1,10 +1,6 @@
 /* Sums in double, cut into pieces by the shape alone: the result does not depend on how many
- * threads there are.
- *
- * With neighbouring axes joined a reduction is one of
- *   rows     [kept, reduced]        every output is the sum of one contiguous row;
- *   columns  [kept, reduced, lanes] every output row of lanes is the sum of many rows;
- *   scatter  anything else, rare: each element is added to where it belongs. */
+ * threads there are. The forms are those of engine/broadcast.h; a scatter adds each element to
+ * where it belongs. */
 #include <stdlib.h>
 
 #include "base/memory.h"
@@ -174,35 +170,21 @@ static void kernel_free(Kernel *kernel) {
   free(kernel);
 }
 
-/* Joins neighbouring axes and finds the form. */
 static void find_form(ReduceKernel *k, unsigned axes) {
-  int64_t length[RANK];
-  bool is_reduced[RANK];
-  int groups = 0;
-  k->outputs = 1;
+  const Reduction r = reduction_of(k->full, axes);
+  int64_t stride = 1;
   for (int axis = RANK - 1; axis >= 0; axis--) {
     const bool reduce = axes >> axis & 1u;
-    k->stride[axis] = reduce ? 0 : k->outputs;
-    if (!reduce) k->outputs *= k->full.dim[axis];
+    k->stride[axis] = reduce ? 0 : stride;
+    if (!reduce) stride *= k->full.dim[axis];
   }
-  for (int axis = 0; axis < RANK; axis++) {
-    const bool reduce = axes >> axis & 1u;
-    if (k->full.dim[axis] == 1) continue;
-    if (groups > 0 && is_reduced[groups - 1] == reduce) {
-      length[groups - 1] *= k->full.dim[axis];
-    } else {
-      length[groups] = k->full.dim[axis];
-      is_reduced[groups++] = reduce;
-    }
-  }
-  const int first = groups > 0 && !is_reduced[0] ? 1 : 0; /* a kept group in front */
-  const int behind = groups - first;                      /* groups from the first reduced one on */
-  k->kept = first ? length[0] : 1;
-  k->reduced = behind > 0 ? length[first] : 1;
-  k->lanes = behind > 1 ? length[first + 1] : 1;
-  if (behind > 2) {
+  k->outputs = r.outputs;
+  k->kept = r.kept;
+  k->reduced = r.reduced;
+  k->lanes = r.lanes;
+  if (r.form == REDUCTION_SCATTER) {
     k->form = FORM_SCATTER;
-  } else if (behind == 2) {
+  } else if (r.form == REDUCTION_COLUMNS) {
     k->form = FORM_COLUMNS;
   } else {
     k->form = k->reduced > TILE_LENGTH ? FORM_LONG_ROWS : FORM_SHORT_ROWS;

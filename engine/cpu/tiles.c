@@ -4,69 +4,22 @@
 
 /* --- Planning --------------------------------------------------------------------------------- */
 
-static bool is_binary(PointwiseCode code) {
-  return code == PW_ADD || code == PW_SUB || code == PW_MUL || code == PW_DIV;
-}
-
-/* Joins neighbouring axes along which the input is read contiguously, or broadcast. */
-static bool join_axes(TileInput *input, Shape shape, Shape full) {
-  int64_t stride = 1;
-  int64_t length[RANK], strides[RANK];
-  int groups = 0; /* innermost first */
-  for (int axis = RANK - 1; axis >= 0; axis--) {
-    const int64_t n = full.dim[axis];
-    if (shape.dim[axis] != n && shape.dim[axis] != 1) return false;
-    if (n == 1) continue;
-    const int64_t step = shape.dim[axis] == 1 ? 0 : stride;
-    if (groups > 0 && (strides[groups - 1] == 0) == (step == 0)) {
-      length[groups - 1] *= n;
-    } else {
-      length[groups] = n;
-      strides[groups++] = step;
-    }
-    stride *= shape.dim[axis];
-  }
-  input->groups = groups;
-  for (int i = 0; i < groups; i++) {
-    input->length[i] = length[groups - 1 - i];
-    input->stride[i] = strides[groups - 1 - i];
-  }
-  return true;
-}
-
 static bool plan_input(TileInput *input, const Tensor *tensor, Shape full, bool is_output) {
   input->dtype = tensor->dtype;
-  if (!join_axes(input, tensor->shape, full)) return false;
-  const bool repeats = input->groups == 2 && input->stride[0] == 0;
+  if (!broadcast_join(tensor->shape, full, &input->axes)) return false;
+  const Broadcast *axes = &input->axes;
+  const bool repeats = axes->groups == 2 && axes->stride[0] == 0;
   if (shape_equal(tensor->shape, full)) {
     /* An output that is an input as it stands might overwrite that input's memory before another
      * output has read it: such an input is copied. */
     input->kind = tensor->dtype == DTYPE_F32 && !is_output ? TILE_IN_PLACE : TILE_FULL;
   } else if (shape_count(tensor->shape) == 1) {
     input->kind = TILE_SCALAR;
-  } else if (repeats && input->length[1] <= TILE_MAX_PERIOD) {
+  } else if (repeats && axes->length[1] <= TILE_MAX_PERIOD) {
     input->kind = TILE_PERIODIC;
-    input->period = input->length[1];
+    input->period = axes->length[1];
   } else {
     input->kind = TILE_GENERAL;
-  }
-  return true;
-}
-
-static bool check_program(const PointwiseProgram *program, int inputs, int outputs) {
-  if (program->instruction_count < 0 || program->instruction_count > POINTWISE_MAX_INSTRUCTIONS ||
-      outputs > POINTWISE_MAX_OUTPUTS) {
-    return false;
-  }
-  for (int k = 0; k < program->instruction_count; k++) {
-    const PointwiseInstruction *i = &program->instructions[k];
-    if (i->code >= PW_CODE_COUNT) return false;
-    if (i->code != PW_CONSTANT && (i->a < 0 || i->a >= inputs + k)) return false;
-    if (is_binary(i->code) && (i->b < 0 || i->b >= inputs + k)) return false;
-  }
-  for (int k = 0; k < outputs; k++) {
-    const int r = program->outputs[k];
-    if (r < 0 || r >= inputs + program->instruction_count) return false;
   }
   return true;
 }
@@ -78,7 +31,7 @@ static void find_last_uses(const TilePlan *plan, int last[TILE_REGISTERS]) {
   for (int k = 0; k < program->instruction_count; k++) {
     const PointwiseInstruction *i = &program->instructions[k];
     if (i->code != PW_CONSTANT) last[i->a] = k;
-    if (is_binary(i->code)) last[i->b] = k;
+    if (pointwise_is_binary(i->code)) last[i->b] = k;
   }
   for (int k = 0; k < plan->output_count; k++) {
     last[program->outputs[k]] = program->instruction_count;
@@ -132,8 +85,7 @@ Status tile_plan(TilePlan *plan, const Op *op, const PointwiseProgram *program, 
   char have[SHAPE_TEXT_SIZE], want[SHAPE_TEXT_SIZE];
   *plan = (TilePlan){.program = *program, .input_count = op->input_count};
   plan->output_count = output_count;
-  if (op->input_count > POINTWISE_MAX_INPUTS ||
-      !check_program(program, op->input_count, output_count)) {
+  if (!pointwise_well_formed(program, op->input_count, output_count)) {
     FAIL(error, ERROR_INTERNAL, "%s: cpu: the pointwise program is not well formed", op->name);
   }
   for (int r = 0; r < op->input_count; r++) {
@@ -167,19 +119,19 @@ static float load_one(const Tensor *tensor, int64_t index) {
   return value;
 }
 
-static void load_broadcast(const TileInput *input, const Tensor *tensor, int64_t first,
+static void load_broadcast(const Broadcast *axes, const Tensor *tensor, int64_t first,
                            int64_t length, float *to) {
-  const int inner = input->groups - 1;
+  const int inner = axes->groups - 1;
   int64_t position[RANK] = {0}, rest = first, from = 0;
   for (int g = inner; g >= 0; g--) {
-    position[g] = rest % input->length[g];
-    rest /= input->length[g];
-    from += position[g] * input->stride[g];
+    position[g] = rest % axes->length[g];
+    rest /= axes->length[g];
+    from += position[g] * axes->stride[g];
   }
   for (int64_t done = 0; done < length;) {
-    int64_t run = input->length[inner] - position[inner];
+    int64_t run = axes->length[inner] - position[inner];
     if (run > length - done) run = length - done;
-    if (input->stride[inner] == 0) {
+    if (axes->stride[inner] == 0) {
       const float value = load_one(tensor, from);
       for (int64_t i = 0; i < run; i++) to[done + i] = value;
     } else {
@@ -187,12 +139,12 @@ static void load_broadcast(const TileInput *input, const Tensor *tensor, int64_t
     }
     done += run;
     /* On to the start of the next run. */
-    from -= position[inner] * input->stride[inner];
+    from -= position[inner] * axes->stride[inner];
     position[inner] = 0;
     for (int g = inner - 1; g >= 0; g--) {
-      from += input->stride[g];
-      if (++position[g] < input->length[g]) break;
-      from -= input->length[g] * input->stride[g];
+      from += axes->stride[g];
+      if (++position[g] < axes->length[g]) break;
+      from -= axes->length[g] * axes->stride[g];
       position[g] = 0;
     }
   }
@@ -229,7 +181,7 @@ static const float *load_input(const TilePlan *plan, int r, const Tensor *tensor
     load(place, tensor, first, length);
     break;
   case TILE_GENERAL:
-    load_broadcast(input, tensor, first, length, place);
+    load_broadcast(&input->axes, tensor, first, length, place);
     break;
   }
   return place;
@@ -340,7 +292,7 @@ void tile_run(const TilePlan *plan, const Tensor *inputs, int64_t first, int64_t
     const int r = plan->input_count + k;
     float *out = last && direct ? direct : workspace + plan->offset[r];
     const float *a = instruction->code == PW_CONSTANT ? NULL : registers[instruction->a];
-    const float *b = is_binary(instruction->code) ? registers[instruction->b] : NULL;
+    const float *b = pointwise_is_binary(instruction->code) ? registers[instruction->b] : NULL;
     run_instruction(instruction, a, b, out, length);
     registers[r] = out;
   }

@@ -7,6 +7,7 @@
 #ifndef CELFORGE_ENGINE_CPU_TILES_H
 #define CELFORGE_ENGINE_CPU_TILES_H
 
+#include "engine/broadcast.h"
 #include "engine/cpu/cpu.h"
 
 enum { TILE_LENGTH = 1024, TILE_MAX_PERIOD = 2048 };
@@ -24,9 +25,7 @@ typedef struct TileInput {
   TileInputKind kind;
   DType dtype;
   int64_t period;
-  /* The broadcast with neighbouring axes joined, outermost first; stride 0: broadcast. */
-  int groups;
-  int64_t length[RANK], stride[RANK];
+  Broadcast axes;
 } TileInput;
 
 typedef struct TilePlan {
