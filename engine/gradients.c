@@ -81,6 +81,7 @@ static void swap_scopes(Walk *walk) {
   Text scope = walk->graph->scope;
   walk->graph->scope = walk->scope;
   walk->scope = scope;
+  walk->graph->differentiating = !walk->graph->differentiating;
 }
 
 static void walk_op(Walk *walk, int k) {

@@ -117,6 +117,7 @@ Op *graph_append(Graph *graph, const Op *op, const char *label, const Shape *sha
   }
   Op copy = *op; /* `op` may lie in the list that grows */
   const char *scope = graph_scope(graph);
+  copy.is_gradient = graph->differentiating;
   copy.name = mem_format("%s%s%s", scope, *scope ? "." : "", label);
   for (int i = 0; i < copy.output_count; i++) {
     MEM_PUSH_SLOT(graph->values, graph->value_count, graph->value_capacity);

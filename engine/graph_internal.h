@@ -20,6 +20,7 @@ struct Graph {
   Text scope;
   int scope_depth, scope_capacity;
   size_t *scope_lengths; /* length of `scope` before each push */
+  bool differentiating;  /* what is appended computes gradients */
   Error error;           /* status OK: none */
 };
 

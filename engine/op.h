@@ -138,7 +138,8 @@ enum { OP_MAX_INPUTS = 9, OP_MAX_OUTPUTS = 4 };
  * may end before absent trailing ones. */
 typedef struct Op {
   OpKind kind;
-  char *name; /* "generator.block3.conv1" */
+  char *name;       /* "generator.block3.conv1" */
+  bool is_gradient; /* appended by differentiation */
   int input_count, output_count;
   Value inputs[OP_MAX_INPUTS];
   Value outputs[OP_MAX_OUTPUTS];

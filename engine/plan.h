@@ -85,6 +85,12 @@ void plan_schedule(Plan *plan);
 /* waits[i]: op i touches what an all-reduce started before it (and not yet waited for) works on. */
 void plan_waits(const Plan *plan, bool *waits);
 
+/* --- Memory for time (engine/recompute.c) ------------------------------------------------------
+ */
+/* Behind plan_schedule: what the backward pass reads of cheap ops of the forward pass is made again
+ * there instead of being kept. The numbers stay the same. */
+void plan_recompute(Plan *plan);
+
 /* --- Memory (engine/arena.c, engine/liveness.c) ----------------------------------------------- */
 typedef struct Lifetime {
   int first, last; /* ops */

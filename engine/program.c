@@ -127,6 +127,7 @@ Status program_plan(const Graph *graph, Backend *backend, const ProgramOptions *
   program->cost.ops_before_fusion = plan_remove_dead(program->plan);
   if (!options->without_fusion) plan_fuse(program->plan);
   plan_schedule(program->plan);
+  if (options->recompute) plan_recompute(program->plan);
   TRY(make_steps(program, error));
   place_memory(program);
   sum_costs(program);
@@ -345,4 +346,24 @@ ProgramTimes program_times(const Program *program) {
     *group += program->steps[i].seconds;
   }
   return times;
+}
+
+int program_op_count(const Program *program) {
+  return program->step_count;
+}
+
+ProgramOp program_op(const Program *program, int index) {
+  const Step *step = &program->steps[index];
+  const Op *op = &program->plan->ops[index];
+  double runs = program->profiled_runs > 0 ? (double)program->profiled_runs : 1;
+  const Tensor *target = &step->inputs[0];
+  return (ProgramOp){
+      .name = op->name,
+      .flops = step->flops,
+      .bytes = step->bytes,
+      .seconds = step->seconds / runs,
+      .reduced =
+          step->kernel ? 0 : (double)shape_count(target->shape) * (double)dtype_size(target->dtype),
+      .waits = step->waits,
+  };
 }

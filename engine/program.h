@@ -34,6 +34,7 @@ typedef struct ProgramOptions {
   Arena *arena;                   /* not NULL; outlives the program */
   const Collectives *collectives; /* NULL: one rank, all-reduces do nothing */
   bool without_fusion;            /* for tests: the plain ops */
+  bool recompute; /* norms, activations and padding again in the backward pass instead of kept */
 } ProgramOptions;
 
 typedef struct Program Program;
@@ -75,5 +76,17 @@ typedef struct ProgramTimes {
   int64_t runs;
 } ProgramTimes;
 ProgramTimes program_times(const Program *program);
+
+/* A planned op as a model of the step sees it. */
+typedef struct ProgramOp {
+  const char *name; /* the program's */
+  double flops, bytes;
+  double seconds; /* of one run: the mean of the profiled runs, 0 before */
+  double reduced; /* bytes of an all-reduce's target; 0: a kernel */
+  bool waits;     /* begins by waiting for the all-reduces started before */
+} ProgramOp;
+/* In the order of a run, which ends by waiting for what is still under way. */
+int program_op_count(const Program *program);
+ProgramOp program_op(const Program *program, int index);
 
 #endif

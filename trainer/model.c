@@ -72,8 +72,10 @@ static Status declare_parameters(Model *model, Error *error) {
 /* Frees the graph. */
 static Status plan_graph(Model *model, Graph *graph, const char *name, Program **out,
                          Error *error) {
-  ProgramOptions options = {
-      .name = name, .arena = model->arena, .collectives = model->options.collectives};
+  ProgramOptions options = {.name = name,
+                            .arena = model->arena,
+                            .collectives = model->options.collectives,
+                            .recompute = model->config->train.recompute};
   Status status = graph_status(graph, error);
   if (status == OK) status = program_plan(graph, model->backend, &options, out, error);
   graph_free(graph);

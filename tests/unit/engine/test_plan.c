@@ -393,6 +393,46 @@ static void all_reduce_stays_behind_readers(void **state) {
 
 /* --- What is computed ------------------------------------------------------------------------- */
 
+/* The second half is taken for a backward pass: what it reads of the first is made again, where
+ * nothing has written to what that is made from. */
+static int recompute_and_compare(uint64_t seed, Backend *backend, Buffer *buffer) {
+  Graph *graph = random_graph(seed, 150, buffer, true);
+  for (int i = graph->op_count / 2; i < graph->op_count; i++) graph->ops[i].is_gradient = true;
+  Arena *arena = arena_new();
+  Program *programs[2];
+  float *found[2];
+  for (int again = 0; again < 2; again++) {
+    ProgramOptions options = {.name = "test", .arena = arena, .recompute = again};
+    assert_ok(program_plan(graph, backend, &options, &programs[again], &error));
+    fill_random(buffer, seed);
+    assert_ok(program_run(programs[again], &error));
+    found[again] = mem_new((size_t)buffer->count, sizeof(float));
+    memcpy(found[again], buffer->data, (size_t)buffer->count * sizeof(float));
+  }
+  assert_memory_equal(found[0], found[1], (size_t)buffer->count * sizeof(float));
+  int more = programs[1]->step_count - programs[0]->step_count;
+  for (int i = 0; i < 2; i++) {
+    program_free(programs[i]);
+    free(found[i]);
+  }
+  arena_free(arena);
+  graph_free(graph);
+  return more;
+}
+
+static void recomputed_graphs_compute_the_same(void **state) {
+  (void)state;
+  Backend *backend = NULL;
+  assert_ok(backend_cpu_new(1, &backend, &error));
+  Buffer buffer = buffer_describe("b", DTYPE_F32, RANDOM_GRAPH_BUFFER);
+  assert_ok(buffer_allocate(&buffer, backend, &error));
+  int more = 0;
+  for (uint64_t seed = 0; seed < 60; seed++) more += recompute_and_compare(seed, backend, &buffer);
+  if (more < 40) fail_msg("only %d ops were run again", more);
+  buffer_free(&buffer);
+  backend->free(backend);
+}
+
 static void run_and_compare(uint64_t seed, Backend *backend, bool plain, Buffer *buffer) {
   FakeCollectives context = {0};
   Collectives collectives = {
@@ -485,6 +525,7 @@ int main(void) {
       cmocka_unit_test(all_reduces_start_early),
       cmocka_unit_test(all_reduce_stays_behind_readers),
       cmocka_unit_test(random_graphs_compute_what_they_say),
+      cmocka_unit_test(recomputed_graphs_compute_the_same),
       cmocka_unit_test(reports_can_be_read),
   };
   return cmocka_run_group_tests_name("plan", tests, NULL, NULL);

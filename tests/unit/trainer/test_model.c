@@ -161,6 +161,39 @@ static void test_micro_batches_add_up(void **state) {
   model_free(b);
 }
 
+/* What is made again is what was made before, so only memory tells the two apart. */
+static void check_recompute(const char *norm, const char *micro_batch) {
+  const char *const kept[] = {norm, micro_batch, "train.global_batch=2", NULL};
+  const char *const again[] = {norm, micro_batch, "train.global_batch=2", "train.recompute=true",
+                               NULL};
+  Config config_a = small_config(kept), config_b = small_config(again);
+  int micro_batches = 2 / (int)config_a.train.micro_batch;
+  Model *a = make_model(&config_a, micro_batches), *b = make_model(&config_b, micro_batches);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batches[2] = {{source, target, (int64_t[]){0, 1}},
+                           {source + CLIP_BYTES, target + CLIP_BYTES, (int64_t[]){1}}};
+  for (int i = 0; i < 2; i++) {
+    step(a, i, batches);
+    step(b, i, batches);
+  }
+  assert_close(&model_generator(a)->moment2, &model_generator(b)->moment2, 0);
+  assert_close(&model_generator(a)->master, &model_generator(b)->master, 0);
+  assert_close(&model_discriminator(a)->master, &model_discriminator(b)->master, 0);
+  double before = (double)model_cost(a).arena_bytes, now = (double)model_cost(b).arena_bytes;
+  if (!(now < 0.9 * before)) fail_msg("%s: the arena went from %g to %g bytes", norm, before, now);
+  assert_true(model_cost(b).ops > model_cost(a).ops);
+  model_free(a);
+  model_free(b);
+}
+
+static void test_recompute_changes_nothing_but_memory(void **state) {
+  (void)state;
+  check_recompute("model.norm=rms", "train.micro_batch=2");
+  check_recompute("model.norm=rms", "train.micro_batch=1");
+  check_recompute("model.norm=instance", "train.micro_batch=2");
+}
+
 static void test_bad_gradients_change_nothing(void **state) {
   (void)state;
   const char *const assignments[] = {"train.micro_batch=1", NULL};
@@ -272,6 +305,7 @@ int main(void) {
       cmocka_unit_test(test_learns_f32),
       cmocka_unit_test(test_learns_bf16),
       cmocka_unit_test(test_micro_batches_add_up),
+      cmocka_unit_test(test_recompute_changes_nothing_but_memory),
       cmocka_unit_test(test_bad_gradients_change_nothing),
       cmocka_unit_test(test_outlying_gradients_change_nothing),
       cmocka_unit_test(test_discriminators_poison_the_generator_too),
