@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "engine/backend.h"
+#include "engine/shared/bf16.h"
 
 struct Onednn; /* engine/cpu/onednn.h: the engine, the stream, the reordered weights */
 
@@ -37,12 +38,7 @@ CpuKernelNew cpu_norm_new;
 CpuKernelNew cpu_norm_backward_new;
 CpuKernelNew cpu_concat_new;
 CpuKernelNew cpu_slice_new;
-CpuKernelNew cpu_pad_new;
-CpuKernelNew cpu_pad_backward_new;
-CpuKernelNew cpu_resize_new;
-CpuKernelNew cpu_resize_backward_new;
-CpuKernelNew cpu_average_pool_new;
-CpuKernelNew cpu_average_pool_backward_new;
+CpuKernelNew cpu_separable_new; /* pad, resize, average pool and their transposes */
 CpuKernelNew cpu_store_new;
 CpuKernelNew cpu_fill_new;
 CpuKernelNew cpu_adam_new;
@@ -60,22 +56,6 @@ static inline size_t cpu_align(size_t bytes) {
   return (bytes + 63) & ~(size_t)63;
 }
 
-/* The same numbers as bf16_to_f32 and bf16_from_f32, in a form that compilers vectorise. */
-static inline float cpu_bf16_to_f32(uint16_t value) {
-  uint32_t bits = (uint32_t)value << 16;
-  float result;
-  memcpy(&result, &bits, sizeof result);
-  return result;
-}
-
-static inline uint16_t cpu_bf16_from_f32(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  uint32_t quiet = (bits >> 16) | 0x40u;
-  return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
-}
-
 /* `count` elements of an f32 or bf16 tensor, from element `first` on, as f32. */
 static inline void cpu_load(float *restrict to, const void *data, DType dtype, int64_t first,
                             int64_t count) {
@@ -83,7 +63,7 @@ static inline void cpu_load(float *restrict to, const void *data, DType dtype, i
     memcpy(to, (const float *)data + first, (size_t)count * sizeof *to);
   } else {
     const uint16_t *from = (const uint16_t *)data + first;
-    for (int64_t i = 0; i < count; i++) to[i] = cpu_bf16_to_f32(from[i]);
+    for (int64_t i = 0; i < count; i++) to[i] = shared_bf16_to_f32(from[i]);
   }
 }
 
@@ -93,7 +73,7 @@ static inline void cpu_store(void *data, DType dtype, int64_t first, const float
     memcpy((float *)data + first, from, (size_t)count * sizeof *from);
   } else {
     uint16_t *to = (uint16_t *)data + first;
-    for (int64_t i = 0; i < count; i++) to[i] = cpu_bf16_from_f32(from[i]);
+    for (int64_t i = 0; i < count; i++) to[i] = shared_bf16_from_f32(from[i]);
   }
 }
 

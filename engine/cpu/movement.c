@@ -1,50 +1,10 @@
-/* Concatenation, slices and padding: copies of boxes and, where borders are mirrored, sparse maps.
- */
+/* Concatenation and slices: copies of boxes. */
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "engine/box_copy.h"
+#include "engine/cpu/cpu.h"
 #include "engine/cpu/partition.h"
-#include "engine/cpu/separable.h"
-
-/* --- Copies of boxes -------------------------------------------------------------------------- */
-
-/* A box inside two tensors, as rows of contiguous bytes. */
-typedef struct BoxCopy {
-  size_t to_begin, from_begin; /* bytes */
-  size_t row;                  /* bytes that are contiguous in both */
-  int64_t rows;
-  int levels; /* loops over rows, outermost first */
-  int64_t length[RANK];
-  size_t to_step[RANK], from_step[RANK];
-} BoxCopy;
-
-static BoxCopy box_copy(Shape box, Shape to, Shape to_begin, Shape from, Shape from_begin,
-                        size_t size) {
-  BoxCopy copy = {.row = size, .rows = 1};
-  size_t to_step = size, from_step = size;
-  for (int axis = RANK - 1; axis >= 0; axis--) {
-    const int64_t n = box.dim[axis];
-    copy.to_begin += (size_t)to_begin.dim[axis] * to_step;
-    copy.from_begin += (size_t)from_begin.dim[axis] * from_step;
-    if (n != 1) {
-      const int top = copy.levels - 1; /* innermost first */
-      if (copy.levels == 0 && to_step == copy.row && from_step == copy.row) {
-        copy.row *= (size_t)n;
-      } else if (copy.levels > 0 && to_step == copy.to_step[top] * (size_t)copy.length[top] &&
-                 from_step == copy.from_step[top] * (size_t)copy.length[top]) {
-        copy.length[top] *= n;
-      } else {
-        copy.length[copy.levels] = n;
-        copy.to_step[copy.levels] = to_step;
-        copy.from_step[copy.levels++] = from_step;
-      }
-    }
-    to_step *= (size_t)to.dim[axis];
-    from_step *= (size_t)from.dim[axis];
-  }
-  for (int level = 0; level < copy.levels; level++) copy.rows *= copy.length[level];
-  return copy;
-}
 
 #define COPY_ROWS_OF(bytes)                                                                        \
   case bytes:                                                                                      \
@@ -173,45 +133,4 @@ Status cpu_slice_new(Backend *backend, const Op *op, const Tensor *inputs, const
                op->attributes.slice.begin, dtype_size(inputs[0].dtype));
   *out = &k->base;
   return OK;
-}
-
-/* --- Padding ---------------------------------------------------------------------------------- */
-
-static AxisMap pad_axis(int64_t in, int64_t before, int64_t out, PadMode mode) {
-  AxisMap map = axis_map_new(in);
-  for (int64_t o = 0; o < out; o++) {
-    int64_t i = o - before;
-    if (mode == PAD_REFLECT && i < 0) i = -i;
-    if (mode == PAD_REFLECT && i >= in) i = 2 * (in - 1) - i;
-    if (mode == PAD_REPLICATE && i < 0) i = 0;
-    if (mode == PAD_REPLICATE && i >= in) i = in - 1;
-    if (i >= 0 && i < in) axis_map_push(&map, i, 1.0f);
-    axis_map_next(&map);
-  }
-  return map;
-}
-
-static SeparableMap pad_map(const Op *op, Shape in, Shape out) {
-  const Shape before = op->attributes.pad.before;
-  const PadMode mode = op->attributes.pad.mode;
-  return (SeparableMap){
-      .h = pad_axis(in.dim[AXIS_H], before.dim[AXIS_H], out.dim[AXIS_H], mode),
-      .w = pad_axis(in.dim[AXIS_W], before.dim[AXIS_W], out.dim[AXIS_W], mode),
-      .shift_n = -before.dim[AXIS_N],
-      .shift_t = -before.dim[AXIS_T],
-      .shift_c = -before.dim[AXIS_C],
-  };
-}
-
-Status cpu_pad_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
-                   Kernel **out, Error *error) {
-  const SeparableMap map = pad_map(op, inputs[0].shape, outputs[0].shape);
-  return separable_kernel_new(backend, op, map, &inputs[0], &outputs[0], out, error);
-}
-
-Status cpu_pad_backward_new(Backend *backend, const Op *op, const Tensor *inputs,
-                            const Tensor *outputs, Kernel **out, Error *error) {
-  SeparableMap forward = pad_map(op, outputs[0].shape, inputs[0].shape);
-  const SeparableMap map = separable_transpose(&forward);
-  return separable_kernel_new(backend, op, map, &inputs[0], &outputs[0], out, error);
 }

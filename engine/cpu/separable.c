@@ -1,85 +1,11 @@
-#include "engine/cpu/separable.h"
+/* A kernel for any separable map: padding, resizing, pooling and their transposes. */
+#include "engine/axis_map.h"
+#include "engine/cpu/cpu.h"
 
 #include <stdlib.h>
 
 #include "base/memory.h"
 #include "engine/cpu/partition.h"
-
-/* --- Maps ------------------------------------------------------------------------------------- */
-
-AxisMap axis_map_new(int64_t inputs) {
-  AxisMap map = {.inputs = inputs};
-  map.begin = mem_new(1, sizeof *map.begin);
-  return map;
-}
-
-void axis_map_push(AxisMap *map, int64_t index, float weight) {
-  if (map->count == map->capacity) {
-    map->capacity = map->capacity ? 2 * map->capacity : 16;
-    map->index = mem_resize(map->index, (size_t)map->capacity, sizeof *map->index);
-    map->weight = mem_resize(map->weight, (size_t)map->capacity, sizeof *map->weight);
-  }
-  map->index[map->count] = index;
-  map->weight[map->count++] = weight;
-}
-
-void axis_map_next(AxisMap *map) {
-  map->outputs++;
-  map->begin = mem_resize(map->begin, (size_t)map->outputs + 1, sizeof *map->begin);
-  map->begin[map->outputs] = map->count;
-}
-
-static void axis_map_free(AxisMap *map) {
-  free(map->begin);
-  free(map->index);
-  free(map->weight);
-  *map = (AxisMap){0};
-}
-
-/* A counting sort of the entries by input: each input's outputs stay in ascending order. */
-static AxisMap axis_map_transpose(const AxisMap *map) {
-  AxisMap result = {.inputs = map->outputs, .outputs = map->inputs, .count = map->count};
-  result.capacity = map->count;
-  result.begin = mem_new((size_t)map->inputs + 1, sizeof *result.begin);
-  result.index = mem_new((size_t)map->count + 1, sizeof *result.index);
-  result.weight = mem_new((size_t)map->count + 1, sizeof *result.weight);
-  int64_t *next = mem_new((size_t)map->inputs + 1, sizeof *next);
-  for (int64_t k = 0; k < map->count; k++) result.begin[map->index[k] + 1]++;
-  for (int64_t i = 0; i < map->inputs; i++) {
-    result.begin[i + 1] += result.begin[i];
-    next[i] = result.begin[i];
-  }
-  for (int64_t o = 0; o < map->outputs; o++) {
-    for (int64_t k = map->begin[o]; k < map->begin[o + 1]; k++) {
-      const int64_t place = next[map->index[k]]++;
-      result.index[place] = o;
-      result.weight[place] = map->weight[k];
-    }
-  }
-  free(next);
-  return result;
-}
-
-SeparableMap separable_transpose(SeparableMap *map) {
-  const SeparableMap result = {
-      .h = axis_map_transpose(&map->h),
-      .w = axis_map_transpose(&map->w),
-      .shift_n = -map->shift_n,
-      .shift_t = -map->shift_t,
-      .shift_c = -map->shift_c,
-  };
-  axis_map_free(&map->h);
-  axis_map_free(&map->w);
-  return result;
-}
-
-/* Output o is input `*index` itself. */
-static bool is_copy(const AxisMap *map, int64_t o, int64_t *index) {
-  const int64_t k = map->begin[o];
-  if (map->begin[o + 1] - k != 1 || map->weight[k] != 1.0f) return false;
-  *index = map->index[k];
-  return true;
-}
 
 /* --- The kernel ------------------------------------------------------------------------------- */
 
@@ -112,7 +38,7 @@ static void find_runs(SeparableKernel *k) {
     int64_t from = 0;
     RunKind kind = RUN_COMBINE;
     if (w->begin[o] == w->begin[o + 1]) kind = RUN_ZERO;
-    if (is_copy(w, o, &from)) kind = RUN_COPY;
+    if (axis_map_copies(w, o, &from)) kind = RUN_COPY;
     Run *last = k->run_count > 0 ? &k->runs[k->run_count - 1] : NULL;
     if (last && last->kind == kind && (kind != RUN_COPY || from == last->from + last->count)) {
       last->count++;
@@ -137,7 +63,7 @@ static void add_scaled(float *restrict to, const void *data, DType dtype, int64_
     for (int64_t i = 0; i < count; i++) to[i] += scale * from[i];
   } else {
     const uint16_t *from = (const uint16_t *)data + first;
-    for (int64_t i = 0; i < count; i++) to[i] += scale * cpu_bf16_to_f32(from[i]);
+    for (int64_t i = 0; i < count; i++) to[i] += scale * shared_bf16_to_f32(from[i]);
   }
 }
 
@@ -150,7 +76,7 @@ static void add_two(float *restrict to, const void *data, DType dtype, int64_t a
   } else {
     const uint16_t *x = (const uint16_t *)data + a, *y = (const uint16_t *)data + b;
     for (int64_t i = 0; i < count; i++) {
-      to[i] = scale_a * cpu_bf16_to_f32(x[i]) + scale_b * cpu_bf16_to_f32(y[i]);
+      to[i] = scale_a * shared_bf16_to_f32(x[i]) + scale_b * shared_bf16_to_f32(y[i]);
     }
   }
 }
@@ -226,7 +152,7 @@ static void run_row(const SeparableKernel *k, const Tensor *input, int64_t index
   float *combined = (float *)(void *)workspace;
   Row row = {.data = combined, .dtype = DTYPE_F32};
   int64_t from;
-  if (is_copy(&k->map.h, h, &from)) {
+  if (axis_map_copies(&k->map.h, h, &from)) {
     row.data = (const char *)input->data + (size_t)(origin + from * step) * k->size;
     row.dtype = k->dtype;
   } else {
@@ -262,8 +188,7 @@ static Status run_kernel(Kernel *base, const Tensor *inputs, const Tensor *outpu
 
 static void kernel_free(Kernel *base) {
   SeparableKernel *k = (SeparableKernel *)base;
-  axis_map_free(&k->map.h);
-  axis_map_free(&k->map.w);
+  separable_map_free(&k->map);
   free(k->runs);
   free(k);
 }
@@ -279,12 +204,12 @@ static void plan_channels(SeparableKernel *k) {
   k->whole_pixels = shift == 0 && in == out;
 }
 
-Status separable_kernel_new(Backend *backend, const Op *op, SeparableMap map, const Tensor *input,
-                            const Tensor *output, Kernel **out, Error *error) {
+Status cpu_separable_new(Backend *backend, const Op *op, const Tensor *inputs,
+                         const Tensor *outputs, Kernel **out, Error *error) {
   Status status = OK;
+  const Tensor *input = &inputs[0], *output = &outputs[0];
   SeparableKernel *k = mem_new(1, sizeof *k);
   *out = NULL;
-  k->map = map;
   k->in = input->shape;
   k->out = output->shape;
   k->dtype = output->dtype;
@@ -293,12 +218,7 @@ Status separable_kernel_new(Backend *backend, const Op *op, SeparableMap map, co
     FAIL(error, ERROR_INTERNAL, "%s: cpu: input is %s and output %s; both must be f32 or both bf16",
          op->name, dtype_name(input->dtype), dtype_name(output->dtype));
   }
-  if (map.h.inputs != k->in.dim[AXIS_H] || map.h.outputs != k->out.dim[AXIS_H] ||
-      map.w.inputs != k->in.dim[AXIS_W] || map.w.outputs != k->out.dim[AXIS_W]) {
-    char have[SHAPE_TEXT_SIZE], want[SHAPE_TEXT_SIZE];
-    FAIL(error, ERROR_INTERNAL, "%s: cpu: shapes %s and %s do not fit the attributes", op->name,
-         shape_text(input->shape, have), shape_text(output->shape, want));
-  }
+  k->map = separable_map_of(op, input->shape, output->shape);
   plan_channels(k);
   find_runs(k);
   k->row_bytes = cpu_align((size_t)(k->in.dim[AXIS_W] * k->in.dim[AXIS_C]) * sizeof(float));
