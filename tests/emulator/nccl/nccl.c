@@ -1,0 +1,174 @@
+/* NCCL's stand-in: all-reduces over MPI, run as work of the emulator's streams. */
+#include <nccl.h>
+
+#include <mpi.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "emulator.h"
+
+/* How often a communicator says `in progress` behind a call. */
+enum { LOOKS = 2 };
+
+struct ncclComm {
+  MPI_Comm group; /* MPI_COMM_NULL: one rank, and perhaps no MPI */
+  int ranks;
+  int looks; /* left until the last call is through */
+  int registered;
+  bool is_blocking;
+};
+
+/* An all-reduce on a stream; the emulator keeps a copy of it and calls it until it is done. */
+typedef struct AllReduce {
+  ncclComm_t comm;
+  void *data;
+  size_t count;
+  ncclDataType_t type;
+  bool is_average;
+  float *sums; /* NULL: not begun */
+  MPI_Request request;
+} AllReduce;
+
+static ncclResult_t begin_call(ncclComm_t comm) {
+  if (comm->is_blocking) return ncclSuccess;
+  comm->looks = LOOKS;
+  return ncclInProgress;
+}
+
+const char *ncclGetErrorString(ncclResult_t result) {
+  return result == ncclSuccess ? "no error" : "an error of the emulated NCCL";
+}
+
+const char *ncclGetLastError(ncclComm_t comm) {
+  (void)comm;
+  return "";
+}
+
+ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
+  memset(id, 0, sizeof *id);
+  strcpy(id->internal, "emulated");
+  return ncclSuccess;
+}
+
+static ncclComm_t new_comm(MPI_Comm group, int ranks, bool is_blocking) {
+  ncclComm_t comm = mem_new(1, sizeof *comm);
+  comm->group = group;
+  comm->ranks = ranks;
+  comm->is_blocking = is_blocking;
+  return comm;
+}
+
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank,
+                                    ncclConfig_t *config) {
+  MPI_Comm group = MPI_COMM_NULL;
+  if (strcmp(id.internal, "emulated") != 0 || rank < 0 || rank >= ranks) return ncclInvalidArgument;
+  if (ranks > 1 && MPI_Comm_dup(MPI_COMM_WORLD, &group) != MPI_SUCCESS) return ncclSystemError;
+  *comm = new_comm(group, ranks, config->blocking != 0);
+  return begin_call(*comm);
+}
+
+ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *out,
+                           ncclConfig_t *config) {
+  MPI_Comm group = MPI_COMM_NULL;
+  int ranks = 1;
+  if (comm->looks > 0) return ncclInvalidUsage;
+  if (comm->group != MPI_COMM_NULL) {
+    if (MPI_Comm_split(comm->group, color, key, &group) != MPI_SUCCESS) return ncclSystemError;
+    MPI_Comm_size(group, &ranks);
+  }
+  *out = new_comm(group, ranks, config->blocking != 0);
+  begin_call(*out);
+  return begin_call(comm);
+}
+
+ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *result) {
+  *result = comm->looks > 0 ? ncclInProgress : ncclSuccess;
+  if (comm->looks > 0) comm->looks--;
+  return ncclSuccess;
+}
+
+ncclResult_t ncclCommFinalize(ncclComm_t comm) {
+  return comm->registered == 0 ? begin_call(comm) : ncclInvalidUsage;
+}
+
+ncclResult_t ncclCommDestroy(ncclComm_t comm) {
+  if (comm->looks > 0) return ncclInvalidUsage;
+  return ncclCommAbort(comm);
+}
+
+ncclResult_t ncclCommAbort(ncclComm_t comm) {
+  int is_over = 0;
+  MPI_Finalized(&is_over);
+  if (comm->group != MPI_COMM_NULL && !is_over) MPI_Comm_free(&comm->group);
+  free(comm);
+  return ncclSuccess;
+}
+
+ncclResult_t ncclCommRegister(ncclComm_t comm, void *data, size_t bytes, void **handle) {
+  if (!data || bytes == 0) return ncclInvalidArgument;
+  comm->registered++;
+  *handle = data;
+  return ncclSuccess;
+}
+
+ncclResult_t ncclCommDeregister(ncclComm_t comm, void *handle) {
+  if (!handle || comm->registered == 0) return ncclInvalidUsage;
+  comm->registered--;
+  return ncclSuccess;
+}
+
+/* --- All-reduce ------------------------------------------------------------------------------- */
+
+static float load(const AllReduce *work, size_t i) {
+  float value;
+  if (work->type == ncclFloat32) return ((const float *)work->data)[i];
+  const uint32_t bits = (uint32_t)((const uint16_t *)work->data)[i] << 16;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+static void store(const AllReduce *work, size_t i, float value) {
+  uint32_t bits;
+  if (work->type == ncclFloat32) {
+    ((float *)work->data)[i] = value;
+    return;
+  }
+  memcpy(&bits, &value, sizeof bits);
+  ((uint16_t *)work->data)[i] = (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+static void begin_all_reduce(AllReduce *work) {
+  const float scale = work->is_average ? 1.0f / (float)work->comm->ranks : 1.0f;
+  work->sums = mem_new(work->count, sizeof *work->sums);
+  for (size_t i = 0; i < work->count; i++) work->sums[i] = scale * load(work, i);
+  work->request = MPI_REQUEST_NULL;
+  if (work->comm->group != MPI_COMM_NULL)
+    MPI_Iallreduce(MPI_IN_PLACE, work->sums, (int)work->count, MPI_FLOAT, MPI_SUM,
+                   work->comm->group, &work->request);
+}
+
+static bool all_reduce(void *context) {
+  AllReduce *work = context;
+  int is_done = 1;
+  if (!work->sums) begin_all_reduce(work);
+  if (work->request != MPI_REQUEST_NULL) MPI_Test(&work->request, &is_done, MPI_STATUS_IGNORE);
+  if (!is_done) return false;
+  for (size_t i = 0; i < work->count; i++) store(work, i, work->sums[i]);
+  free(work->sums);
+  work->sums = NULL;
+  return true;
+}
+
+ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, ncclDataType_t type,
+                           ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream) {
+  if (send != receive || comm->looks > 0) return ncclInvalidUsage;
+  AllReduce work = {.comm = comm,
+                    .data = receive,
+                    .count = count,
+                    .type = type,
+                    .is_average = operation == ncclAvg};
+  if (emulator_enqueue_copy(stream, all_reduce, &work, sizeof work) != cudaSuccess)
+    return ncclUnhandledCudaError;
+  return begin_call(comm);
+}
