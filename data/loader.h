@@ -1,9 +1,10 @@
 /* Batches, read ahead by threads.
  *
- * Step s of a run takes samples s*G .. s*G+G-1 (G: global batch), cut into M = G / micro_batch
- * micro-batches of consecutive samples; rank r of R takes micro-batches r*M/R .. (r+1)*M/R-1. So
- * every world size that divides M reads the same samples into the same micro-batches. Crop, flip
- * and stride are drawn from Philox keyed by (seed, sample), never by rank or thread. */
+ * Step s of a run takes batch b = order_batch(s), samples b*G .. b*G+G-1 (G: global batch), cut
+ * into M = G / micro_batch micro-batches of consecutive samples; rank r of R takes micro-batches
+ * r*M/R .. (r+1)*M/R-1. So every world size that divides M reads the same samples into the same
+ * micro-batches. Crop, flip and stride are drawn from Philox keyed by (seed, sample), never by rank
+ * or thread. */
 #ifndef CELFORGE_DATA_LOADER_H
 #define CELFORGE_DATA_LOADER_H
 
@@ -25,6 +26,8 @@ typedef struct LoaderOptions {
   int threads;
   int batches_ahead;
   OnCorrupt on_corrupt;
+  const int64_t *left_out; /* batches no step takes, ascending; copied */
+  int64_t left_out_count;
   double timeout; /* seconds loader_next waits before it fails, naming clip and thread */
 } LoaderOptions;
 

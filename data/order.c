@@ -44,3 +44,9 @@ SamplePlace order_sample(uint64_t seed, int64_t sample, int64_t n) {
   place.clip = order_clip(seed, place.epoch, place.position, n);
   return place;
 }
+
+int64_t order_batch(int64_t step, const int64_t *left_out, int64_t count) {
+  int64_t batch = step;
+  for (int64_t i = 0; i < count && left_out[i] <= batch; i++) batch++;
+  return batch;
+}

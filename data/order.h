@@ -11,11 +11,15 @@
 /* The index of the clip at `position` (0 .. n-1) of `epoch`. n >= 1. */
 int64_t order_clip(uint64_t seed, int64_t epoch, int64_t position, int64_t n);
 
-/* A sample is a position in the endless sequence of epochs: step * global_batch + place in batch.
+/* A sample is a position in the endless sequence of epochs: batch * global_batch + place in batch.
  */
 typedef struct SamplePlace {
   int64_t epoch, position, clip;
 } SamplePlace;
 SamplePlace order_sample(uint64_t seed, int64_t sample, int64_t n);
+
+/* The number of the batch that step `step` takes, where the `count` batches of `left_out`
+ * (ascending, each once) are taken by none: batch b has the samples b * global_batch and on. */
+int64_t order_batch(int64_t step, const int64_t *left_out, int64_t count);
 
 #endif

@@ -115,12 +115,29 @@ static void order_is_what_it_always_was(void **state) {
   for (int64_t i = 0; i < 8; i++) assert_int_equal(order_clip(1, 2, i, 1000), expected[i]);
 }
 
+/* Batch by batch: each step takes the next one that is not left out. */
+static void left_out_batches_are_never_taken(void **state) {
+  (void)state;
+  static const int64_t left_out[] = {0, 3, 4, 5, 9, 11};
+  const int64_t count = sizeof left_out / sizeof *left_out;
+  int64_t batch = 0, next = 0;
+  for (int64_t step = 0; step < 30; step++, batch++) {
+    for (; next < count && left_out[next] == batch; next++) batch++;
+    assert_int_equal(order_batch(step, left_out, count), batch);
+  }
+  assert_int_equal(order_batch(17, NULL, 0), 17);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(every_epoch_is_a_permutation), cmocka_unit_test(huge_counts_stay_in_range),
-      cmocka_unit_test(epochs_and_seeds_differ),      cmocka_unit_test(positions_are_uniform),
-      cmocka_unit_test(small_orders_all_occur),       cmocka_unit_test(samples_go_through_epochs),
+      cmocka_unit_test(every_epoch_is_a_permutation),
+      cmocka_unit_test(huge_counts_stay_in_range),
+      cmocka_unit_test(epochs_and_seeds_differ),
+      cmocka_unit_test(positions_are_uniform),
+      cmocka_unit_test(small_orders_all_occur),
+      cmocka_unit_test(samples_go_through_epochs),
       cmocka_unit_test(order_is_what_it_always_was),
+      cmocka_unit_test(left_out_batches_are_never_taken),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
