@@ -15,6 +15,14 @@ extern "C" {
 Status cuda_error(cudaError_t code, const char *call, const char *file, int line, Error *error);
 }
 
+/* Declares `type *name`, the block's dynamic shared memory, aligned to 16 bytes. Every use in a
+ * kernel is the same memory. (Where nothing is nvcc, cuda_runtime.h has one of its own.) */
+#ifndef DYNAMIC_SHARED
+#define DYNAMIC_SHARED(type, name)                                                                 \
+  extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];                            \
+  type *name = reinterpret_cast<type *>(dynamic_shared_bytes)
+#endif
+
 template <typename Parameters>
 static Status cuda_launch(void (*kernel)(Parameters), dim3 blocks, unsigned threads,
                           size_t shared_bytes, const Parameters &parameters, cudaStream_t stream,

@@ -1,0 +1,421 @@
+/* Runs a kernel: block after block, the threads of a block as fibers that change at barriers and
+ * warp operations. A thread that has nothing to wait for runs through without a fiber of its own.
+ */
+#include "tests/emulator/device.h"
+
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#ifndef __x86_64__
+#error "the emulator's fibers are written for x86-64"
+#endif
+
+/* Saves what the System V ABI has a callee save, leaves the stack pointer in *save, goes on with
+ * the stack `to`, which was left by the same function or made by new_fiber. */
+extern "C" void emulator_switch(void **save, void *to);
+asm(R"(
+  .text
+  .globl emulator_switch
+  .type emulator_switch, @function
+emulator_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+  .size emulator_switch, .-emulator_switch
+)");
+
+namespace emulator {
+namespace {
+
+#ifdef __SANITIZE_ADDRESS__
+const size_t STACK = size_t{256} << 10;
+#else
+const size_t STACK = size_t{128} << 10;
+#endif
+const unsigned LANES = 32;
+
+struct Fiber {
+  void *pointer = nullptr; /* the saved stack pointer */
+  const void *bottom = nullptr;
+  size_t size = 0;
+  void *fake = nullptr; /* AddressSanitizer's */
+};
+
+enum ThreadState { FRESH, READY, AT_BARRIER, IN_WARP, ENDED };
+
+struct Thread {
+  ThreadState state;
+  Fiber *fiber;
+  EmulatorPlace place; /* where it waits */
+  unsigned mask;       /* in a warp operation: for whom */
+  bool votes;          /* it votes; else it exchanges */
+  int source;
+  uint64_t value; /* given, then received */
+};
+
+struct Block {
+  const EmulatorLaunch *launch;
+  const void *parameters;
+  std::vector<Thread> threads;
+  std::vector<unsigned> ready; /* a queue: [first_ready, size) */
+  size_t first_ready;
+  unsigned fresh, ended, at_barrier; /* numbers of threads */
+  int barrier_sum;
+  bool backwards; /* the order in which threads start */
+  unsigned current;
+};
+
+int barrier(int value, EmulatorPlace place);
+uint64_t exchange(unsigned mask, uint64_t value, int source, EmulatorPlace place);
+unsigned vote(unsigned mask, bool value, EmulatorPlace place);
+
+EmulatorDevice device_state = {{}, {}, {}, {}, nullptr, barrier, exchange, vote};
+/* Never freed: the device's thread runs to the end of the process. */
+Block &block = *new Block;
+Fiber main_fiber, *running;
+std::vector<Fiber *> &free_fibers = *new std::vector<Fiber *>;
+std::map<void (*)(), int> &allowed_shared = *new std::map<void (*)(), int>;
+
+/* --- Errors ----------------------------------------------------------------------------------- */
+
+const char *state_name(const Thread &thread) {
+  switch (thread.state) {
+  case AT_BARRIER:
+    return "waits at a barrier,";
+  case IN_WARP:
+    return thread.votes ? "waits for its warp's votes," : "waits for its warp's values,";
+  case ENDED:
+    return "has ended";
+  default:
+    return "is running";
+  }
+}
+
+void print_thread(unsigned index) {
+  const Thread &thread = block.threads[index];
+  fprintf(stderr, "  thread %u %s", index, state_name(thread));
+  if (thread.state == AT_BARRIER || thread.state == IN_WARP)
+    fprintf(stderr, " %s:%d", thread.place.file, thread.place.line);
+  if (thread.state == IN_WARP) fprintf(stderr, ", lanes %08x", thread.mask);
+  fputc('\n', stderr);
+}
+
+[[noreturn]] void broken(const char *what) {
+  fprintf(stderr, "emulator: %s\n  kernel %s\n  block (%u, %u, %u) of (%u, %u, %u), %u threads\n",
+          what, block.launch->name, device_state.block.x, device_state.block.y,
+          device_state.block.z, block.launch->blocks.x, block.launch->blocks.y,
+          block.launch->blocks.z, block.launch->threads);
+  unsigned shown = 0;
+  for (unsigned i = 0; i < block.launch->threads && shown < 16; i++) {
+    const Thread &last = block.threads[i ? i - 1 : 0], &thread = block.threads[i];
+    const bool same = i > 0 && thread.state == last.state && thread.place.line == last.place.line;
+    if (same && i + 1 < block.launch->threads) continue;
+    print_thread(i);
+    shown++;
+  }
+  abort();
+}
+
+/* --- Fibers ----------------------------------------------------------------------------------- */
+
+void switch_to(Fiber *to) {
+  Fiber *const from = running;
+  running = to;
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_start_switch_fiber(&from->fake, to->bottom, to->size);
+#endif
+  emulator_switch(&from->pointer, to->pointer);
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(from->fake, nullptr, nullptr);
+#endif
+}
+
+void fiber_main();
+
+Fiber *new_fiber() {
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  char *const memory =
+      static_cast<char *>(mmap(nullptr, STACK + page, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (memory == MAP_FAILED || mprotect(memory, page, PROT_NONE) != 0) abort();
+  static std::vector<Fiber *> *const all = new std::vector<Fiber *>;
+  Fiber *fiber = new Fiber;
+  all->push_back(fiber);
+  fiber->bottom = memory + page;
+  fiber->size = STACK;
+  void **top = reinterpret_cast<void **>(memory + page + STACK);
+  *--top = nullptr; /* fiber_main returns to nowhere: it does not */
+  *--top = reinterpret_cast<void *>(fiber_main);
+  top -= 6; /* registers */
+  fiber->pointer = top;
+  return fiber;
+}
+
+void become(unsigned index) {
+  block.current = index;
+  device_state.thread = uint3{index, 0, 0};
+}
+
+unsigned take_fresh() {
+  const unsigned number = block.launch->threads - block.fresh--;
+  return block.backwards ? block.launch->threads - 1 - number : number;
+}
+
+void start_fresh() {
+  if (free_fibers.empty()) free_fibers.push_back(new_fiber());
+  Fiber *const fiber = free_fibers.back();
+  free_fibers.pop_back();
+  become(take_fresh());
+  switch_to(fiber);
+}
+
+/* From a thread that waits, or a fiber that is free, to what can go on. */
+void go_elsewhere() {
+  if (block.first_ready < block.ready.size()) {
+    const unsigned next = block.ready[block.first_ready++];
+    become(next);
+    switch_to(block.threads[next].fiber);
+  } else if (block.fresh > 0) {
+    start_fresh();
+  } else if (block.ended == block.launch->threads) {
+    switch_to(&main_fiber);
+  } else {
+    broken("threads wait for others that do not come");
+  }
+}
+
+void fiber_main() {
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
+#endif
+  for (;;) {
+    block.launch->entry(block.launch->kernel, block.parameters);
+    block.threads[block.current].state = ENDED;
+    block.ended++;
+    if (block.first_ready == block.ready.size() && block.fresh > 0) {
+      become(take_fresh());
+      continue;
+    }
+    free_fibers.push_back(running);
+    go_elsewhere();
+  }
+}
+
+/* --- Barriers and warp operations ------------------------------------------------------------- */
+
+void make_ready(unsigned index) {
+  if (block.first_ready == block.ready.size()) {
+    block.ready.clear();
+    block.first_ready = 0;
+  }
+  block.threads[index].state = READY;
+  block.ready.push_back(index);
+}
+
+bool is_same(EmulatorPlace a, EmulatorPlace b) {
+  return a.line == b.line && strcmp(a.file, b.file) == 0;
+}
+
+Thread &wait_here(ThreadState state, EmulatorPlace place) {
+  Thread &self = block.threads[block.current];
+  self.state = state;
+  self.place = place;
+  self.fiber = running;
+  return self;
+}
+
+int barrier(int value, EmulatorPlace place) {
+  Thread &self = wait_here(AT_BARRIER, place);
+  block.barrier_sum += value != 0;
+  if (++block.at_barrier < block.launch->threads) {
+    go_elsewhere();
+    return static_cast<int>(self.value);
+  }
+  const int sum = block.barrier_sum;
+  for (unsigned i = 0; i < block.launch->threads; i++) {
+    Thread &thread = block.threads[i];
+    if (!is_same(thread.place, place)) broken("threads wait at different barriers");
+    thread.value = static_cast<uint64_t>(sum);
+    if (i != block.current) make_ready(i);
+  }
+  block.at_barrier = 0;
+  block.barrier_sum = 0;
+  self.state = READY;
+  return sum;
+}
+
+/* The lanes of the current thread's warp: [first, first + count). */
+unsigned warp_first() {
+  return block.current & ~(LANES - 1);
+}
+
+unsigned warp_count() {
+  const unsigned left = block.launch->threads - warp_first();
+  return left < LANES ? left : LANES;
+}
+
+bool has_all_lanes(const Thread &self) {
+  for (unsigned lane = 0; lane < warp_count(); lane++) {
+    if (!(self.mask >> lane & 1)) continue;
+    const Thread &other = block.threads[warp_first() + lane];
+    if (other.state != IN_WARP || other.mask != self.mask || other.votes != self.votes)
+      return false;
+    if (!is_same(other.place, self.place)) broken("lanes of a warp meet at different places");
+  }
+  return true;
+}
+
+/* What each lane gets, from what each gave. */
+void answer_lanes(const Thread &self) {
+  uint64_t given[LANES] = {0};
+  unsigned votes = 0;
+  for (unsigned lane = 0; lane < warp_count(); lane++) {
+    if (!(self.mask >> lane & 1)) continue;
+    given[lane] = block.threads[warp_first() + lane].value;
+    votes |= given[lane] ? 1u << lane : 0;
+  }
+  for (unsigned lane = 0; lane < warp_count(); lane++) {
+    if (!(self.mask >> lane & 1)) continue;
+    Thread &thread = block.threads[warp_first() + lane];
+    const unsigned source = static_cast<unsigned>(thread.source);
+    if (!thread.votes && (source >= warp_count() || !(self.mask >> source & 1)))
+      broken("a lane asks for the value of one that is not taking part");
+    thread.value = thread.votes ? votes : given[source];
+  }
+}
+
+uint64_t meet_lanes(unsigned mask, bool votes, uint64_t value, int source, EmulatorPlace place) {
+  Thread &self = wait_here(IN_WARP, place);
+  self.mask = warp_count() == LANES ? mask : mask & ((1u << warp_count()) - 1);
+  self.votes = votes;
+  self.value = value;
+  self.source = source;
+  if (!(self.mask >> (block.current & (LANES - 1)) & 1))
+    broken("a lane that is not in its own mask");
+  if (!has_all_lanes(self)) {
+    go_elsewhere();
+    return self.value;
+  }
+  answer_lanes(self);
+  for (unsigned lane = 0; lane < warp_count(); lane++) {
+    const unsigned index = warp_first() + lane;
+    if (self.mask >> lane & 1 && index != block.current) make_ready(index);
+  }
+  self.state = READY;
+  return self.value;
+}
+
+uint64_t exchange(unsigned mask, uint64_t value, int source, EmulatorPlace place) {
+  return meet_lanes(mask, false, value, source, place);
+}
+
+unsigned vote(unsigned mask, bool value, EmulatorPlace place) {
+  return static_cast<unsigned>(meet_lanes(mask, true, value, 0, place));
+}
+
+/* --- Kernels ---------------------------------------------------------------------------------- */
+
+void run_block(unsigned x, unsigned y, unsigned z) {
+  device_state.block = uint3{x, y, z};
+  block.threads.assign(block.launch->threads, Thread{});
+  block.ready.clear();
+  block.first_ready = 0;
+  block.fresh = block.launch->threads;
+  block.ended = block.at_barrier = 0;
+  block.barrier_sum = 0;
+  if (block.launch->shared_bytes) memset(device_state.shared, 0xff, block.launch->shared_bytes);
+  start_fresh();
+}
+
+/* The stack that the device's thread runs on. */
+void describe_main_fiber() {
+  pthread_attr_t attributes;
+  void *bottom = nullptr;
+  if (main_fiber.bottom) return;
+  pthread_getattr_np(pthread_self(), &attributes);
+  pthread_attr_getstack(&attributes, &bottom, &main_fiber.size);
+  pthread_attr_destroy(&attributes);
+  main_fiber.bottom = bottom;
+}
+
+} // namespace
+
+/* Blocks and threads come in either order, so that one that relies on it shows. */
+void run_kernel(const EmulatorLaunch &launch, const void *parameters) {
+  static uint64_t launches = 0;
+  const uint64_t order = ++launches * 0x9e3779b97f4a7c15u >> 61;
+  describe_main_fiber();
+  running = &main_fiber;
+  block.launch = &launch;
+  block.parameters = parameters;
+  block.backwards = order & 1;
+  device_state.block_size = dim3(launch.threads);
+  device_state.grid_size = launch.blocks;
+  device_state.shared = launch.shared_bytes ? malloc(launch.shared_bytes) : nullptr;
+  const uint64_t x = launch.blocks.x, y = launch.blocks.y, count = x * y * launch.blocks.z;
+  for (uint64_t i = 0; i < count; i++) {
+    const uint64_t at = order & 2 ? count - 1 - i : i;
+    run_block(static_cast<unsigned>(at % x), static_cast<unsigned>(at / x % y),
+              static_cast<unsigned>(at / x / y));
+  }
+  free(device_state.shared);
+}
+
+} // namespace emulator
+
+using namespace emulator;
+
+EmulatorDevice *emulator_device = &device_state;
+
+cudaError_t emulator_allow_shared(void (*kernel)(), int bytes) {
+  if (bytes < 0 || bytes > 227 << 10)
+    return fail(cudaErrorInvalidValue, "%d bytes of shared memory for a block", bytes);
+  Guard guard(lock());
+  allowed_shared[kernel] = bytes;
+  return cudaSuccess;
+}
+
+cudaError_t emulator_enqueue_launch(const EmulatorLaunch *launch, const void *parameters,
+                                    cudaStream_t stream) {
+  const EmulatorLaunch copy = *launch;
+  size_t shared = 48 << 10;
+  {
+    Guard guard(lock());
+    const auto found = allowed_shared.find(copy.kernel);
+    if (found != allowed_shared.end()) shared = static_cast<size_t>(found->second);
+  }
+  const dim3 blocks = copy.blocks;
+  if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0 || blocks.x > 0x7fffffffu ||
+      blocks.y > 65535 || blocks.z > 65535 || copy.threads == 0 || copy.threads > 1024 ||
+      copy.shared_bytes > shared || copy.parameter_bytes > 32764)
+    return fail(cudaErrorInvalidConfiguration,
+                "blocks (%u, %u, %u), %u threads, %zu bytes of shared memory (allowed: %zu), %zu "
+                "bytes of parameters: %s",
+                blocks.x, blocks.y, blocks.z, copy.threads, copy.shared_bytes, shared,
+                copy.parameter_bytes, copy.name);
+  return append_copy(stream, parameters, copy.parameter_bytes, [copy](const void *bytes) {
+    run_kernel(copy, bytes);
+    return true;
+  });
+}

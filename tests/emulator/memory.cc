@@ -1,0 +1,268 @@
+/* Device and pinned memory. What the host must not touch is closed while no device work runs: by
+ * page protection, and in a build with AddressSanitizer by its poison, which also knows where an
+ * allocation ends and when it was freed. New memory holds 0xFF bytes: not a number. */
+#include "tests/emulator/device.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <map>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace emulator {
+namespace {
+
+struct Allocation {
+  size_t bytes;
+  bool pinned;
+};
+
+struct Memory {
+  std::map<uintptr_t, Allocation> allocations;
+  size_t used = 0; /* of the device */
+  bool open = false;
+};
+
+Memory &memory() {
+  static Memory *const made = new Memory;
+  return *made;
+}
+
+size_t limit() {
+  const char *text = getenv("EMULATOR_MEMORY");
+  return text ? strtoull(text, nullptr, 0) : size_t{8} << 30;
+}
+
+uintptr_t address(const void *pointer) {
+  return reinterpret_cast<uintptr_t>(pointer);
+}
+
+/* Where `at` lies; allocations.end() where in none. */
+std::map<uintptr_t, Allocation>::const_iterator find(uintptr_t at) {
+  const auto &allocations = memory().allocations;
+  auto next = allocations.upper_bound(at);
+  if (next == allocations.begin()) return allocations.end();
+  --next;
+  return at - next->first < next->second.bytes ? next : allocations.end();
+}
+
+void set_access(uintptr_t begin, size_t bytes, bool open) {
+  void *const start = reinterpret_cast<void *>(begin);
+#ifdef __SANITIZE_ADDRESS__
+  if (open) {
+    __asan_unpoison_memory_region(start, bytes);
+  } else {
+    __asan_poison_memory_region(start, bytes);
+  }
+#else
+  mprotect(start, bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE);
+#endif
+}
+
+void set_all(bool open) {
+  Memory &m = memory();
+  if (m.open == open) return;
+  m.open = open;
+  for (const auto &item : m.allocations) {
+    if (!item.second.pinned) set_access(item.first, item.second.bytes, open);
+  }
+}
+
+void *take(size_t bytes, bool pinned) {
+  void *taken = nullptr;
+#ifndef __SANITIZE_ADDRESS__
+  if (!pinned) {
+    taken = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return taken == MAP_FAILED ? nullptr : taken;
+  }
+#endif
+  (void)pinned;
+  return posix_memalign(&taken, 256, bytes) == 0 ? taken : nullptr;
+}
+
+void give_back(void *taken, const Allocation &allocation) {
+#ifndef __SANITIZE_ADDRESS__
+  if (!allocation.pinned) {
+    munmap(taken, allocation.bytes);
+    return;
+  }
+#endif
+  if (!allocation.pinned) set_access(address(taken), allocation.bytes, true);
+  free(taken);
+}
+
+cudaError_t allocate(void **out, size_t bytes, bool pinned, const char *call) {
+  if (cudaError_t error = refuse_in_capture(call)) return error;
+  Guard guard(lock());
+  Memory &m = memory();
+  *out = nullptr;
+  if (bytes == 0) return cudaSuccess;
+  if (!pinned && (m.used > limit() || bytes > limit() - m.used)) return cudaErrorMemoryAllocation;
+  void *const made = take(bytes, pinned);
+  if (!made) return cudaErrorMemoryAllocation;
+  memset(made, 0xff, bytes);
+  m.allocations[address(made)] = Allocation{bytes, pinned};
+  if (!pinned) m.used += bytes;
+  if (!pinned && !m.open) set_access(address(made), bytes, false);
+  *out = made;
+  return cudaSuccess;
+}
+
+/* CUDA waits for the device before it frees memory. */
+cudaError_t release(void *pointer, bool pinned, const char *call) {
+  if (cudaError_t error = refuse_in_capture(call)) return error;
+  if (!pointer) return cudaSuccess;
+  Guard guard(lock());
+  wait_for_all(guard);
+  Memory &m = memory();
+  const auto found = m.allocations.find(address(pointer));
+  if (found == m.allocations.end() || found->second.pinned != pinned)
+    return fail(cudaErrorInvalidValue, "%s: %p was not allocated, or otherwise", call, pointer);
+  const Allocation allocation = found->second;
+  m.allocations.erase(found);
+  if (!pinned) m.used -= allocation.bytes;
+  give_back(pointer, allocation);
+  return cudaSuccess;
+}
+
+/* One side of a copy: `device` says where the copy's kind has it. */
+cudaError_t check_side(const void *pointer, size_t bytes, bool device, bool pageable_too,
+                       const char *call) {
+  Guard guard(lock());
+  const auto found = find(address(pointer));
+  const bool known = found != memory().allocations.end();
+  if (device != (known && !found->second.pinned))
+    return fail(cudaErrorInvalidValue, "%s: %p is %sdevice memory", call, pointer,
+                device ? "not " : "");
+  if (!known && !pageable_too)
+    return fail(cudaErrorInvalidValue, "%s: %p is pageable memory, the copy asynchronous", call,
+                pointer);
+  if (known && bytes > found->second.bytes - (address(pointer) - found->first))
+    return fail(cudaErrorInvalidValue, "%s: %zu bytes at %p leave their allocation", call, bytes,
+                pointer);
+  return cudaSuccess;
+}
+
+struct Copy {
+  void *to;
+  size_t to_pitch;
+  const void *from;
+  size_t from_pitch, width, height;
+  enum cudaMemcpyKind kind;
+};
+
+bool is_device(const void *pointer) {
+  Guard guard(lock());
+  const auto found = find(address(pointer));
+  return found != memory().allocations.end() && !found->second.pinned;
+}
+
+cudaError_t check_copy(const Copy &copy, bool pageable_too, const char *call) {
+  if (copy.width > copy.to_pitch || copy.width > copy.from_pitch)
+    return fail(cudaErrorInvalidValue, "%s: rows wider than their pitch", call);
+  const size_t to = (copy.height - 1) * copy.to_pitch + copy.width;
+  const size_t from = (copy.height - 1) * copy.from_pitch + copy.width;
+  bool to_device = copy.kind == cudaMemcpyHostToDevice || copy.kind == cudaMemcpyDeviceToDevice;
+  bool from_device = copy.kind == cudaMemcpyDeviceToHost || copy.kind == cudaMemcpyDeviceToDevice;
+  if (copy.kind == cudaMemcpyDefault) {
+    to_device = is_device(copy.to);
+    from_device = is_device(copy.from);
+  }
+  if (cudaError_t error = check_side(copy.to, to, to_device, pageable_too, call)) return error;
+  return check_side(copy.from, from, from_device, pageable_too, call);
+}
+
+bool run_copy(const Copy &copy) {
+  for (size_t row = 0; row < copy.height; row++) {
+    memcpy(static_cast<char *>(copy.to) + row * copy.to_pitch,
+           static_cast<const char *>(copy.from) + row * copy.from_pitch, copy.width);
+  }
+  return true;
+}
+
+cudaError_t append_checked(const Copy &copy, bool pageable_too, cudaStream_t stream,
+                           const char *call) {
+  if (copy.width == 0 || copy.height == 0) return cudaSuccess;
+  if (cudaError_t error = check_copy(copy, pageable_too, call)) return error;
+  return append(stream, [copy] { return run_copy(copy); });
+}
+
+} // namespace
+
+void memory_open() {
+  set_all(true);
+}
+
+void memory_close() {
+  set_all(false);
+}
+
+} // namespace emulator
+
+using namespace emulator;
+
+cudaError_t cudaMalloc(void **out, size_t bytes) {
+  return allocate(out, bytes, false, "cudaMalloc");
+}
+
+cudaError_t cudaFree(void *pointer) {
+  return release(pointer, false, "cudaFree");
+}
+
+cudaError_t cudaMallocHost(void **out, size_t bytes) {
+  return allocate(out, bytes, true, "cudaMallocHost");
+}
+
+cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned) {
+  return allocate(out, bytes, true, "cudaHostAlloc");
+}
+
+cudaError_t cudaFreeHost(void *pointer) {
+  return release(pointer, true, "cudaFreeHost");
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
+  Guard guard(lock());
+  *total_bytes = limit();
+  *free_bytes = memory().used < limit() ? limit() - memory().used : 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+  const Copy copy = {to, bytes, from, bytes, bytes, 1, kind};
+  return append_checked(copy, false, stream, "cudaMemcpyAsync");
+}
+
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                              size_t width, size_t height, enum cudaMemcpyKind kind,
+                              cudaStream_t stream) {
+  const Copy copy = {to, to_pitch, from, from_pitch, width, height, kind};
+  return append_checked(copy, false, stream, "cudaMemcpy2DAsync");
+}
+
+/* Waits for its own stream alone, the default one. */
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
+  if (cudaError_t error = refuse_in_capture("cudaMemcpy")) return error;
+  const Copy copy = {to, bytes, from, bytes, bytes, 1, kind};
+  if (cudaError_t error = append_checked(copy, true, nullptr, "cudaMemcpy")) return error;
+  return cudaStreamSynchronize(nullptr);
+}
+
+cudaError_t cudaMemsetAsync(void *pointer, int value, size_t bytes, cudaStream_t stream) {
+  if (bytes == 0) return cudaSuccess;
+  if (cudaError_t error = check_side(pointer, bytes, true, false, "cudaMemsetAsync")) return error;
+  return append(stream, [=] {
+    memset(pointer, value, bytes);
+    return true;
+  });
+}
+
+cudaError_t cudaMemset(void *pointer, int value, size_t bytes) {
+  if (cudaError_t error = refuse_in_capture("cudaMemset")) return error;
+  if (cudaError_t error = cudaMemsetAsync(pointer, value, bytes, nullptr)) return error;
+  return cudaStreamSynchronize(nullptr);
+}

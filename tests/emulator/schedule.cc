@@ -1,0 +1,410 @@
+/* Streams, events, and the thread that is the device. */
+#include "tests/emulator/device.h"
+
+#include <pthread.h>
+#include <time.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "tests/emulator/include/emulator.h"
+
+namespace emulator {
+namespace {
+
+/* A host that leaves the device alone for so long may be waiting for something else. */
+const std::chrono::milliseconds IDLE(20);
+/* A host that asks gets its answer within this, whatever the device is busy with. */
+const std::chrono::milliseconds ANSWER(2);
+
+/* Never freed: the device's thread runs to the end of the process. */
+struct State {
+  std::mutex lock;
+  std::condition_variable changed;
+  std::vector<CUstream_st *> streams;
+  CUstream_st default_stream;
+  std::vector<const std::function<bool()> *> waits; /* of host threads */
+  int credit = 0;                                   /* items that may run though nobody waits */
+  bool idle = false;                                /* the host does something else */
+  bool started = false;
+  uint64_t calls = 0;
+  uint64_t random = 0x9e3779b97f4a7c15u;
+
+  State() { streams.push_back(&default_stream); }
+};
+
+State &state() {
+  static State *const made = new State;
+  return *made;
+}
+
+double seconds() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+bool is_pending() {
+  const State &s = state();
+  return std::any_of(s.streams.begin(), s.streams.end(),
+                     [](const CUstream_st *stream) { return !stream->items.empty(); });
+}
+
+bool is_wanted() {
+  const State &s = state();
+  return s.idle || s.credit > 0 ||
+         std::any_of(s.waits.begin(), s.waits.end(),
+                     [](const std::function<bool()> *reached) { return !(*reached)(); });
+}
+
+/* Whether a waiting thread of the host has something to find out. */
+bool has_news() {
+  const State &s = state();
+  return s.credit == 0 ||
+         std::any_of(s.waits.begin(), s.waits.end(),
+                     [](const std::function<bool()> *reached) { return (*reached)(); });
+}
+
+bool can_go_on(const CUstream_st *stream) {
+  if (stream->items.empty()) return false;
+  const Item &item = stream->items.front();
+  return item.kind != Item::WAIT || item.mark->done;
+}
+
+/* Runs `run` without the lock: the host may add to the queues meanwhile. */
+bool run_unlocked(Guard &guard, const Run &run) {
+  const Run copy = run;
+  guard.unlock();
+  const bool done = copy();
+  guard.lock();
+  return done;
+}
+
+/* One of the graph's nodes that need nothing more. */
+bool run_graph(Guard &guard, GraphRun &graph) {
+  const Nodes &nodes = *graph.nodes;
+  const size_t count = nodes.size(), first = count ? random_number() % count : 0;
+  for (size_t i = 0; i < count; i++) {
+    const size_t at = (first + i) % count;
+    const Node &node = nodes[at];
+    const bool ready = std::all_of(node.needs.begin(), node.needs.end(),
+                                   [&](int need) { return graph.done[static_cast<size_t>(need)]; });
+    if (graph.done[at] || !ready) continue;
+    if (run_unlocked(guard, node.run)) {
+      graph.done[at] = true;
+      graph.left--;
+      return true;
+    }
+  }
+  return count == 0;
+}
+
+/* Whether something got done. */
+bool run_head(Guard &guard, CUstream_st *stream) {
+  const Item item = stream->items.front();
+  switch (item.kind) {
+  case Item::WORK:
+    if (!run_unlocked(guard, item.run)) return false;
+    break;
+  case Item::RECORD:
+    item.mark->done = true;
+    item.mark->time = seconds();
+    break;
+  case Item::WAIT:
+    break;
+  case Item::GRAPH:
+    if (item.graph->left > 0 && !run_graph(guard, *item.graph)) return false;
+    if (item.graph->left > 0) return true;
+    break;
+  }
+  stream->items.pop_front();
+  return true;
+}
+
+bool run_some(Guard &guard) {
+  State &s = state();
+  std::vector<CUstream_st *> ready;
+  for (CUstream_st *stream : s.streams) {
+    if (can_go_on(stream)) ready.push_back(stream);
+  }
+  while (!ready.empty()) {
+    const size_t at = random_number() % ready.size();
+    if (run_head(guard, ready[at])) {
+      if (s.credit > 0) s.credit--;
+      return true;
+    }
+    ready.erase(ready.begin() + static_cast<std::ptrdiff_t>(at));
+  }
+  return false;
+}
+
+void wait_for_reason(Guard &guard) {
+  State &s = state();
+  s.idle = false;
+  s.credit = 0;
+  if (!is_pending()) {
+    s.changed.wait(guard);
+    return;
+  }
+  const uint64_t calls = s.calls;
+  s.idle = s.changed.wait_for(guard, IDLE) == std::cv_status::timeout && calls == s.calls;
+}
+
+void device() {
+  State &s = state();
+  Guard guard(s.lock);
+  for (;;) {
+    if (!is_pending() || !is_wanted()) {
+      wait_for_reason(guard);
+      continue;
+    }
+    memory_open();
+    while (is_pending() && is_wanted()) {
+      const bool going = run_some(guard);
+      if (is_wanted() && has_news()) s.changed.notify_all();
+      if (!going) s.changed.wait_for(guard, std::chrono::microseconds(100));
+    }
+    memory_close();
+    s.credit = 0;
+    s.changed.notify_all();
+  }
+}
+
+void start_device() {
+  State &s = state();
+  if (s.started) return;
+  s.started = true;
+  if (const char *seed = getenv("EMULATOR_SEED")) s.random ^= strtoull(seed, nullptr, 0) << 1;
+  std::thread(device).detach();
+}
+
+thread_local cudaError_t last_error = cudaSuccess;
+
+bool is_empty(const CUstream_st *stream) {
+  return stream->items.empty();
+}
+
+} // namespace
+
+std::mutex &lock() {
+  return state().lock;
+}
+
+CUstream_st *stream_of(cudaStream_t stream) {
+  return stream ? stream : &state().default_stream;
+}
+
+/* Marsaglia's xorshift64*. */
+uint64_t random_number() {
+  uint64_t &x = state().random;
+  x ^= x >> 12;
+  x ^= x << 25;
+  x ^= x >> 27;
+  return (x * 0x2545f4914f6cdd1du) >> 16;
+}
+
+cudaError_t fail(cudaError_t error, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  fputs("emulator: ", stderr);
+  vfprintf(stderr, format, arguments);
+  fputc('\n', stderr);
+  va_end(arguments);
+  last_error = error;
+  return error;
+}
+
+void push(CUstream_st *stream, Item item) {
+  State &s = state();
+  start_device();
+  s.calls++;
+  s.idle = false;
+  stream->items.push_back(std::move(item));
+  s.changed.notify_all();
+}
+
+cudaError_t append(cudaStream_t handle, Run run) {
+  Guard guard(lock());
+  CUstream_st *stream = stream_of(handle);
+  if (stream->capture) {
+    add_node(stream, std::move(run));
+  } else {
+    push(stream, Item{Item::WORK, std::move(run), nullptr, nullptr});
+  }
+  return cudaSuccess;
+}
+
+cudaError_t append_copy(cudaStream_t stream, const void *parameters, size_t bytes,
+                        std::function<bool(void *)> run) {
+  struct alignas(16) Unit {
+    char bytes[16];
+  };
+  auto copy = std::make_shared<std::vector<Unit>>(bytes / sizeof(Unit) + 1);
+  memcpy(copy->data(), parameters, bytes);
+  return append(stream, [copy, run] { return run(copy->data()); });
+}
+
+void wait_until(Guard &guard, const std::function<bool()> &reached) {
+  State &s = state();
+  s.calls++;
+  s.waits.push_back(&reached);
+  s.changed.notify_all();
+  s.changed.wait(guard, reached);
+  s.waits.erase(std::find(s.waits.begin(), s.waits.end(), &reached));
+}
+
+void go_on_a_little(Guard &guard) {
+  State &s = state();
+  s.calls++;
+  s.credit += static_cast<int>(random_number() % 4);
+  s.changed.notify_all();
+  s.changed.wait_for(guard, ANSWER, [&] { return s.credit == 0 || !is_pending(); });
+}
+
+void wait_for_all(Guard &guard) {
+  wait_until(guard, [] { return !is_pending(); });
+}
+
+} // namespace emulator
+
+using namespace emulator;
+
+cudaError_t cudaGetLastError(void) {
+  const cudaError_t error = last_error;
+  last_error = cudaSuccess;
+  return error;
+}
+
+cudaError_t cudaPeekAtLastError(void) {
+  return last_error;
+}
+
+/* --- Streams ---------------------------------------------------------------------------------- */
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned, int) {
+  Guard guard(lock());
+  *stream = new CUstream_st;
+  state().streams.push_back(*stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
+  return cudaStreamCreateWithPriority(stream, flags, 0);
+}
+
+cudaError_t cudaStreamCreate(cudaStream_t *stream) {
+  return cudaStreamCreateWithPriority(stream, cudaStreamDefault, 0);
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  Guard guard(lock());
+  if (!stream) return fail(cudaErrorInvalidResourceHandle, "the default stream is not destroyed");
+  wait_until(guard, [=] { return is_empty(stream); });
+  auto &streams = state().streams;
+  streams.erase(std::find(streams.begin(), streams.end(), stream));
+  delete stream;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
+  if (cudaError_t error = refuse_in_capture("cudaStreamSynchronize")) return error;
+  Guard guard(lock());
+  const CUstream_st *stream = stream_of(handle);
+  wait_until(guard, [=] { return is_empty(stream); });
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t handle) {
+  if (cudaError_t error = refuse_in_capture("cudaStreamQuery")) return error;
+  Guard guard(lock());
+  go_on_a_little(guard);
+  return is_empty(stream_of(handle)) ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaDeviceSynchronize(void) {
+  if (cudaError_t error = refuse_in_capture("cudaDeviceSynchronize")) return error;
+  Guard guard(lock());
+  wait_for_all(guard);
+  return cudaSuccess;
+}
+
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *context) {
+  return append(stream, [=] {
+    function(context);
+    return true;
+  });
+}
+
+cudaError_t emulator_enqueue(cudaStream_t stream, EmulatorWork *work, void *context) {
+  return append(stream, [=] { return work(context); });
+}
+
+cudaError_t emulator_enqueue_copy(cudaStream_t stream, EmulatorWork *work, const void *context,
+                                  size_t bytes) {
+  return append_copy(stream, context, bytes, work);
+}
+
+/* --- Events ----------------------------------------------------------------------------------- */
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
+  *event = new CUevent_st;
+  (*event)->timed = !(flags & cudaEventDisableTiming);
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t *event) {
+  return cudaEventCreateWithFlags(event, cudaEventDefault);
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event; /* marks live on in the streams */
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {
+  Guard guard(lock());
+  CUstream_st *stream = stream_of(handle);
+  event->capture = stream->capture;
+  if (stream->capture) {
+    event->tail = stream->tail;
+    return cudaSuccess;
+  }
+  event->mark = std::make_shared<Mark>();
+  push(stream, Item{Item::RECORD, nullptr, event->mark, nullptr});
+  return cudaSuccess;
+}
+
+static cudaError_t refuse_captured(const CUevent_st *event, const char *call) {
+  if (!event->capture) return cudaSuccess;
+  return fail(cudaErrorCapturedEvent, "%s: the event was last recorded in a capture", call);
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (cudaError_t error = refuse_in_capture("cudaEventSynchronize")) return error;
+  if (cudaError_t error = refuse_captured(event, "cudaEventSynchronize")) return error;
+  Guard guard(lock());
+  if (const auto mark = event->mark) wait_until(guard, [=] { return mark->done; });
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (cudaError_t error = refuse_in_capture("cudaEventQuery")) return error;
+  if (cudaError_t error = refuse_captured(event, "cudaEventQuery")) return error;
+  Guard guard(lock());
+  go_on_a_little(guard);
+  return !event->mark || event->mark->done ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  Guard guard(lock());
+  if (!from->timed || !to->timed || !from->mark || !to->mark)
+    return fail(cudaErrorInvalidResourceHandle, "cudaEventElapsedTime: an event without a time");
+  if (!from->mark->done || !to->mark->done) return cudaErrorNotReady;
+  *milliseconds = static_cast<float>(1e3 * (to->mark->time - from->mark->time));
+  return cudaSuccess;
+}
