@@ -11,7 +11,9 @@ static Status finish(Comm *comm, int code, MPI_Request *request, const char *nam
                      size_t bytes, Error *error) {
   Operation operation = {name, comm->rank, comm->size, done, bytes};
   Status status = mpi_check(code, &operation, error);
-  if (status == OK) status = mpi_wait(request, &operation, comm->timeout, error);
+  heartbeat_wait_begin(comm->heartbeat, name);
+  if (status == OK) status = mpi_wait(request, &operation, comm_patience(comm), error);
+  heartbeat_wait_end(comm->heartbeat);
   if (status != OK) comm->broken = true;
   return status;
 }

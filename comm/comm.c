@@ -1,7 +1,6 @@
 #include "comm/comm.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -12,7 +11,7 @@
 /* Blocking collectives share about this much scratch memory. */
 enum { SCRATCH_BYTES = 4 << 20, LARGEST_PIECE = 1 << 20, SMALLEST_PIECE = 4096 };
 /* MPI_Abort itself can hang where a daemon is gone. */
-enum { ABORT_SECONDS = 10 };
+enum { ABORT_SECONDS = 5 };
 
 static int environment_number(const char *name) {
   const char *text = getenv(name);
@@ -49,6 +48,17 @@ static void warn_of_missing_ranks(const Comm *comm) {
                 variable, announced, comm->size);
 }
 
+/* Said by every rank before it waits for the others, so nobody hangs. */
+static Status check_reproducible(const Comm *comm, Error *error) {
+  int size = comm->size, below = 1;
+  if (!comm->options.reproducible || (size & (size - 1)) == 0) return OK;
+  while (below * 2 < size) below *= 2;
+  return error_set(error, ERROR_USAGE,
+                   "a reproducible reduction of %d ranks; the number of ranks must be a power of "
+                   "two, such as %d or %d (or choose the fast one)",
+                   size, below, below * 2);
+}
+
 static Status open_mpi(Comm *comm, int *argc, char ***argv, Error *error) {
   Status status = OK;
   int provided = 0, initialized = 0;
@@ -59,6 +69,7 @@ static Status open_mpi(Comm *comm, int *argc, char ***argv, Error *error) {
   comm->uses_mpi = true;
   MPI_Comm_rank(MPI_COMM_WORLD, &comm->rank);
   MPI_Comm_size(MPI_COMM_WORLD, &comm->size);
+  TRY(check_reproducible(comm, error));
   Operation operation = {"starting the group", comm->rank, comm->size, 0, 0};
   if (provided < MPI_THREAD_MULTIPLE)
     FAIL(error, ERROR_INTERNAL,
@@ -80,20 +91,30 @@ static Status open_mpi(Comm *comm, int *argc, char ***argv, Error *error) {
   comm->scratch = scratch;
   TRY(mpi_check(MPI_Comm_dup(MPI_COMM_WORLD, &comm->group), &operation, error));
   MPI_Comm_set_errhandler(comm->group, MPI_ERRORS_RETURN);
-  TRY(averager_open(comm->rank, comm->size, &comm->averager, error));
+  TRY(averager_open(comm, &comm->averager, error));
 done:
   return status;
 }
 
-Status comm_open(int *argc, char ***argv, double timeout, Comm **out, Error *error) {
-  Status status = OK;
+static Status check_options(const CommOptions *options, Error *error) {
+  if (!(options->timeout > 0))
+    return error_set(error, ERROR_INTERNAL, "timeout of %g s", options->timeout);
+  if (options->reproducible && options->bf16_gradients)
+    return error_set(error, ERROR_USAGE,
+                     "a reproducible reduction of bfloat16 gradients: one rank alone would not "
+                     "round them; allowed: f32 gradients, or the fast reduction");
+  return OK;
+}
+
+Status comm_open(int *argc, char ***argv, const CommOptions *options, Comm **out, Error *error) {
+  Status status = check_options(options, error);
   *out = NULL;
-  if (!(timeout > 0)) return error_set(error, ERROR_INTERNAL, "timeout of %g s", timeout);
+  if (status != OK) return status;
   Comm *comm = mem_new(1, sizeof *comm);
-  *comm = (Comm){.size = 1, .local_size = 1, .timeout = timeout, .group = MPI_COMM_NULL};
+  *comm = (Comm){.size = 1, .local_size = 1, .options = *options, .group = MPI_COMM_NULL};
   if (started_by_launcher()) {
     Watchdog watchdog;
-    TRY(watchdog_start(&watchdog, "MPI_Init", timeout, error));
+    TRY(watchdog_start(&watchdog, "MPI_Init", options->timeout, error));
     status = open_mpi(comm, argc, argv, error);
     watchdog_stop(&watchdog);
     if (status != OK) goto done;
@@ -109,40 +130,39 @@ done:
   return status;
 }
 
-void comm_close(Comm *comm) {
+static void close_mpi(Comm *comm) {
   Error error = {0};
   Watchdog watchdog;
-  if (!comm) return;
-  if (comm->uses_mpi) {
-    if (comm_average_wait(comm, &error) != OK || comm_barrier(comm, &error) != OK) {
-      log_error("the group cannot end in order: %s", error.message);
-      comm_abort(comm, ERROR_INTERNAL);
-    }
-    bool watched = watchdog_start(&watchdog, "MPI_Finalize", comm->timeout, &error) == OK;
-    averager_close(comm->averager);
-    if (comm->group != MPI_COMM_NULL) MPI_Comm_free(&comm->group);
-    MPI_Finalize();
-    if (watched) watchdog_stop(&watchdog);
+  if (comm_average_wait(comm, &error) != OK || comm_barrier(comm, &error) != OK) {
+    log_error("the group cannot end in order: %s", error.message);
+    comm_abort(comm, ERROR_INTERNAL);
   }
+  heartbeat_wait_begin(comm->heartbeat, "MPI_Finalize");
+  bool watched = !comm->heartbeat &&
+                 watchdog_start(&watchdog, "MPI_Finalize", comm->options.timeout, &error) == OK;
+  averager_close(comm->averager);
+  if (comm->group != MPI_COMM_NULL) MPI_Comm_free(&comm->group);
+  MPI_Finalize();
+  if (watched) watchdog_stop(&watchdog);
+  comm->uses_mpi = false;
+}
+
+void comm_close(Comm *comm) {
+  if (!comm) return;
+  if (comm->uses_mpi) close_mpi(comm);
+  heartbeat_stop(comm->heartbeat);
   free(comm->scratch);
   free(comm);
 }
 
 void comm_abort(Comm *comm, int exit_code) {
-  if (comm && comm->uses_mpi) {
-    sigset_t alarm_only;
-    signal(SIGALRM, SIG_DFL);
-    sigemptyset(&alarm_only);
-    sigaddset(&alarm_only, SIGALRM);
-    pthread_sigmask(SIG_UNBLOCK, &alarm_only, NULL);
-    alarm(ABORT_SECONDS);
+  if (comm && comm->uses_mpi && leave_within(ABORT_SECONDS, exit_code))
     MPI_Abort(MPI_COMM_WORLD, exit_code);
-  }
   _exit(exit_code);
 }
 
-void comm_set_timeout(Comm *comm, double seconds) {
-  comm->timeout = seconds;
+double comm_patience(const Comm *comm) {
+  return comm->heartbeat ? (double)INFINITY : comm->options.timeout;
 }
 
 int comm_rank(const Comm *comm) {
@@ -164,12 +184,13 @@ Status comm_average_start(Comm *comm, void *data, int64_t count, CommType type, 
                      "mean over the ranks: %lld elements of type %d; must be F32 or BF16",
                      (long long)count, (int)type);
   if (comm->size == 1 || count == 0) return OK;
-  return averager_start(comm->averager, data, count, type, comm->timeout, error);
+  Status status = averager_start(comm->averager, data, count, type, comm_patience(comm), error);
+  return status != OK || comm->options.overlap ? status : comm_average_wait(comm, error);
 }
 
 Status comm_average_wait(Comm *comm, Error *error) {
   if (comm->size == 1) return OK;
-  Status status = averager_wait(comm->averager, comm->timeout, error);
+  Status status = averager_wait(comm->averager, comm_patience(comm), comm->heartbeat, error);
   if (status != OK) comm->broken = true;
   return status;
 }

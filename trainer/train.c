@@ -442,7 +442,11 @@ Status train_run(const Config *config, const TrainOptions *options, int *argc, c
                  Error *error) {
   Status status = OK;
   Run run = {.config = config, .lock = -1};
-  TRY(comm_open(argc, argv, config->comm.timeout, &run.comm, error));
+  CommOptions group = {.timeout = config->comm.timeout,
+                       .reproducible = config->comm.reduce == COMM_REDUCE_REPRODUCIBLE,
+                       .bf16_gradients = config->comm.gradients == PRECISION_BF16,
+                       .overlap = config->comm.overlap};
+  TRY(comm_open(argc, argv, &group, &run.comm, error));
   run.rank = comm_rank(run.comm);
   run.world_size = comm_size(run.comm);
   log_set_rank(run.rank, run.world_size);

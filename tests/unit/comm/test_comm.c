@@ -412,7 +412,8 @@ int main(int argc, char **argv) {
   const char *rank = getenv("OMPI_COMM_WORLD_RANK");
   bool late = argc > 1 && strcmp(argv[1], "late") == 0 && rank && strcmp(rank, "1") == 0;
   if (late) sleep(60);
-  if (comm_open(&argc, &argv, argc > 1 ? 1.5 : 30, &group, &error) != OK) {
+  CommOptions options = {.timeout = argc > 1 ? 1.5 : 30, .overlap = true};
+  if (comm_open(&argc, &argv, &options, &group, &error) != OK) {
     fprintf(stderr, "%s\n", error.message);
     return (int)error.status;
   }

@@ -82,7 +82,7 @@ int main(int argc, char **argv) {
   };
   Error error = {0};
   if (config_set_defaults(&config_schema, &config, &error) != OK ||
-      comm_open(&argc, &argv, 30, &group, &error) != OK) {
+      comm_open(&argc, &argv, &(CommOptions){.timeout = 30}, &group, &error) != OK) {
     fprintf(stderr, "%s\n", error.message);
     return (int)error.status;
   }
