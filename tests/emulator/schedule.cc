@@ -379,6 +379,26 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {
   return cudaSuccess;
 }
 
+/* With the external flag a captured record is a node of the graph: the event can be waited for and
+ * read from outside, and each launch records it again. */
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t handle, unsigned flags) {
+  {
+    Guard guard(lock());
+    CUstream_st *stream = stream_of(handle);
+    if (stream->capture && flags == cudaEventRecordExternal) {
+      event->capture.reset();
+      event->mark = std::make_shared<Mark>();
+      add_node(stream, [mark = event->mark] {
+        mark->time = seconds();
+        mark->done = true;
+        return true;
+      });
+      return cudaSuccess;
+    }
+  }
+  return cudaEventRecord(event, handle);
+}
+
 static cudaError_t refuse_captured(const CUevent_st *event, const char *call) {
   if (!event->capture) return cudaSuccess;
   return fail(cudaErrorCapturedEvent, "%s: the event was last recorded in a capture", call);

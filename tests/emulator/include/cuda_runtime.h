@@ -63,7 +63,7 @@ enum {
   cudaEventDisableTiming = 2,
   cudaEventInterprocess = 4
 };
-enum { cudaEventRecordDefault = 0, cudaEventWaitDefault = 0 };
+enum { cudaEventRecordDefault = 0, cudaEventWaitDefault = 0, cudaEventRecordExternal = 1 };
 enum {
   cudaHostAllocDefault = 0,
   cudaHostAllocPortable = 1,
@@ -149,6 +149,7 @@ cudaError_t cudaEventCreate(cudaEvent_t *event);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to);
