@@ -1,5 +1,5 @@
-/* Making datasets: rendered (synth) and from video (pack). Both go on where they were interrupted
- * and write the manifest last. */
+/* Making datasets: rendered (synth), from video (pack), of other datasets (join). All go on where
+ * they were interrupted and write the manifest last. */
 #ifndef CELFORGE_DATA_MAKE_H
 #define CELFORGE_DATA_MAKE_H
 
@@ -56,6 +56,21 @@ typedef struct PackOptions {
 
 /* ERROR_DATA where the sides differ in length (both lengths named) or rate, or are too short. */
 Status pack_run(const PackOptions *options, Error *error);
+
+typedef struct JoinOptions {
+  const char *out;
+  const char *parts; /* a folder whose folders are datasets, joined in the order of their names */
+  int64_t count;     /* how many there must be; 0: as many as there are */
+  bool deflate;
+  int64_t clips_per_shard;
+  MakeProgress progress;
+  void *progress_context;
+} JoinOptions;
+
+/* One dataset of several that were made apart, clip by clip through their checksums; names and
+ * origins stay. Equal parts give equal bytes, wherever they lie. ERROR_DATA where shapes or rates
+ * differ, with both. */
+Status join_run(const JoinOptions *options, Error *error);
 
 /* "A:B", "A:" or ":B" with 0 <= A < B. */
 Status pack_parse_range(const char *text, int64_t *begin, int64_t *end, Error *error);

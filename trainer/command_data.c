@@ -1,4 +1,4 @@
-/* synth, pack, verify: datasets made and checked. */
+/* synth, pack, join, verify: datasets made and checked. */
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +12,8 @@
 #include "trainer/commandline.h"
 #include "trainer/progress.h"
 
-/* --- What both makers share ------------------------------------------------------------------- */
+/* --- What the makers share ----------------------------------------------------------------------
+ */
 
 static void show_progress(void *context, int64_t done, int64_t total, const char *what) {
   Progress **progress = context;
@@ -221,6 +222,47 @@ const Command command_pack = {.name = "pack",
                               .option_count = sizeof PACK_OPTIONS / sizeof *PACK_OPTIONS,
                               .values_size = sizeof(Pack),
                               .run = run_pack};
+
+/* --- join ------------------------------------------------------------------------------------- */
+
+typedef struct Join {
+  const char *out, *parts;
+  int64_t count, clips_per_shard;
+  bool deflate;
+} Join;
+
+static const Option JOIN_OPTIONS[] = {
+    {"OUT", OPTION_ARGUMENT, offsetof(Join, out), true, .help = "the dataset's folder, made new"},
+    {"PARTS", OPTION_ARGUMENT, offsetof(Join, parts), true,
+     .help = "a folder of datasets, joined in the order of their names"},
+    {"count", OPTION_NUMBER, offsetof(Join, count), .maximum = 1000000, .value = "N",
+     .default_text = "0", .help = "how many datasets there must be; 0: as many as there are"},
+    DEFLATE_OPTION(Join),
+    SHARD_OPTION(Join),
+};
+
+static Status run_join(const void *values, const Invocation *invocation, Error *error) {
+  const Join *join = values;
+  (void)invocation;
+  Progress *progress = NULL;
+  JoinOptions options = {.out = join->out,
+                         .parts = join->parts,
+                         .count = join->count,
+                         .deflate = join->deflate,
+                         .clips_per_shard = join->clips_per_shard,
+                         .progress = show_progress,
+                         .progress_context = &progress};
+  Status status = join_run(&options, error);
+  progress_end(progress);
+  return status == OK ? report(join->out, error) : status;
+}
+
+const Command command_join = {.name = "join",
+                              .summary = "makes one dataset of several",
+                              .options = JOIN_OPTIONS,
+                              .option_count = sizeof JOIN_OPTIONS / sizeof *JOIN_OPTIONS,
+                              .values_size = sizeof(Join),
+                              .run = run_join};
 
 /* --- verify ----------------------------------------------------------------------------------- */
 

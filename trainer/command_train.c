@@ -4,6 +4,7 @@
 
 #include "trainer/commandline.h"
 #include "trainer/commands.h"
+#include "trainer/launch.h"
 
 /* --- train ------------------------------------------------------------------------------------ */
 
@@ -43,6 +44,7 @@ static Status run_train(const void *values, const Invocation *invocation, Error 
   const Train *train = values;
   Config config;
   Status status = command_load_config(train->config, &train->set, &config, error);
+  if (status == OK) status = launch_check_environment(error);
   if (status != OK) return status;
   TrainOptions options = {.resume = train->resume, .plan = train->plan};
   return train_run(&config, &options, invocation->argc, invocation->argv, error);

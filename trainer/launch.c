@@ -26,14 +26,28 @@ static bool started_by_mpirun(void) {
   return getenv("OMPI_MCA_orte_launch") || getenv("PRTE_LAUNCHED") || getenv("HYDI_CONTROL_FD");
 }
 
-static Status check_world_size(int size, Error *error) {
-  const char *announced = getenv("SLURM_STEP_NUM_TASKS");
-  if (!announced || started_by_mpirun() || atoi(announced) == size) return OK;
+/* How many tasks srun started this one among; 0: it was not srun that started it. */
+static int step_tasks(void) {
+  const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
+  return tasks && !started_by_mpirun() ? atoi(tasks) : 0;
+}
+
+static Status alone_error(int connected, Error *error) {
   const char *task = getenv("SLURM_PROCID"), *node = getenv("SLURMD_NODENAME");
   return error_set(error, ERROR_USAGE,
-                   "srun started %s tasks, but MPI connects %d: task %s on node %s would train "
+                   "srun started %d tasks, but MPI connects %d: task %s on node %s would train "
                    "alone; use srun --mpi=pmix (srun --mpi=list names what there is), or mpirun",
-                   announced, size, task ? task : "?", node ? node : "?");
+                   step_tasks(), connected, task ? task : "?", node ? node : "?");
+}
+
+Status launch_check_environment(Error *error) {
+  bool connected = getenv("PMIX_RANK") || getenv("PMI_RANK");
+  return step_tasks() > 1 && !connected ? alone_error(1, error) : OK;
+}
+
+static Status check_world_size(int size, Error *error) {
+  int tasks = step_tasks();
+  return tasks > 0 && tasks != size ? alone_error(size, error) : OK;
 }
 
 /* --- Identities ------------------------------------------------------------------------------- */

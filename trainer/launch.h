@@ -5,6 +5,11 @@
 #include "comm/comm.h"
 #include "trainer/config.h"
 
+/* Before MPI is started: a task of several of a job step that was given no way to the others (srun
+ * without --mpi, or with one that does not fit) is ERROR_USAGE here. MPI itself would end the
+ * process, or train N times alone. */
+Status launch_check_environment(Error *error);
+
 /* Every rank of the group must run the same program (the CRC-32C of its file), with the same
  * effective config, on the same dataset; and a job step that srun started must be one group of
  * SLURM_STEP_NUM_TASKS ranks. Under mpirun that variable counts mpirun's own daemons and says

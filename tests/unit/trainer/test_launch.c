@@ -62,6 +62,25 @@ static void test_mpirun_counts_itself(void **state) {
   }
 }
 
+/* What srun --mpi=none starts, and what a plugin adds. */
+static void test_environment(void **state) {
+  (void)state;
+  static const char *const ways[] = {"PMIX_RANK", "PMI_RANK", "OMPI_MCA_orte_launch"};
+  Error error = {0};
+  assert_int_equal(launch_check_environment(&error), OK);
+  setenv("SLURM_STEP_NUM_TASKS", "1", 1);
+  assert_int_equal(launch_check_environment(&error), OK);
+  setenv("SLURM_STEP_NUM_TASKS", "3", 1);
+  assert_int_equal(launch_check_environment(&error), ERROR_USAGE);
+  assert_non_null(strstr(error.message, "srun started 3 tasks, but MPI connects 1"));
+  for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+    setenv(ways[i], "0", 1);
+    assert_int_equal(launch_check_environment(&error), OK);
+    unsetenv(ways[i]);
+  }
+  unsetenv("SLURM_STEP_NUM_TASKS");
+}
+
 static int as_rank(int argc, char **argv) {
   Error error = {0};
   Status status = OK;
@@ -79,6 +98,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_step_of_one),
       cmocka_unit_test(test_singleton_of_a_step),
       cmocka_unit_test(test_mpirun_counts_itself),
+      cmocka_unit_test(test_environment),
   };
   Error error = {0};
   if (config_set_defaults(&config_schema, &config, &error) != OK ||
