@@ -46,11 +46,11 @@ struct Heartbeat {
 
   /* The beating thread's own. */
   pthread_t beating;
-  _Atomic uint64_t ticked; /* nanoseconds: when it last went round */
-  _Atomic bool expired;    /* it is about to report and to leave */
-  Seen *seen;              /* [size] */
-  Look look;
-  double excused_until; /* clock_seconds */
+  _Atomic uint64_t ticked;            /* nanoseconds: when it last went round */
+  _Atomic bool expired;               /* it is about to report and to leave */
+  Seen *seen;                         /* [size] */
+  Look look;                          /* of the place that began at `looked_since` */
+  double looked_since, excused_until; /* clock_seconds */
   bool write_failed;
 
   pthread_t guarding;
@@ -92,8 +92,9 @@ typedef struct Place {
 } Place;
 
 static Place place_of(Heartbeat *heartbeat) {
-  uint64_t packed = atomic_load(&heartbeat->phase);
+  /* In this order: the end of a wait starts the phase's clock anew before it says so. */
   uint64_t waiting_since = atomic_load(&heartbeat->waiting_since);
+  uint64_t packed = atomic_load(&heartbeat->phase);
   Place place = {(Phase)(packed & 7), (double)(packed >> 3) * 1e-9, NULL};
   if (waiting_since == 0) return place;
   place.waiting = atomic_load(&heartbeat->waiting);
@@ -263,24 +264,36 @@ static double excused_until(const Heartbeat *heartbeat, double since) {
   return until;
 }
 
+/* The second look, where this rank's own word needs no file. */
+static void look_again(Heartbeat *heartbeat) {
+  Look *look = &heartbeat->look;
+  write_record(heartbeat);
+  look_second(look, heartbeat->folder, heartbeat->self.run);
+  look->records[heartbeat->rank] = heartbeat->self;
+  look->beats[heartbeat->rank] = -1;
+}
+
 /* The records are looked at twice, two beats apart: whose beat has not moved is not alive. A rank
  * that expects to report takes the first look before its deadline. */
 static void check_deadline(Heartbeat *heartbeat) {
   Place place = place_of(heartbeat);
   Look *look = &heartbeat->look;
   double now = clock_seconds(), gap = 2 * heartbeat->every + 2 * LONGEST_NAP;
+  if (place.since != heartbeat->looked_since) {
+    heartbeat->looked_since = place.since;
+    heartbeat->excused_until = look->at = 0;
+  }
   int turn = heartbeat->rank < HEAD_STARTS ? heartbeat->rank : HEAD_STARTS;
   double expiry = fmax(place.since + heartbeat->deadlines[place.phase], heartbeat->excused_until);
   double due = expiry + turn * HEAD_START;
-  if (now < due - gap) look->at = 0; /* of an earlier wait */
   if (now >= (turn < HEAD_STARTS ? due - gap : due) && look->at == 0)
     look_first(look, heartbeat->folder, heartbeat->self.run);
   if (now < expiry) return;
   leave_if_diagnosed(heartbeat);
   if (now < due || now < look->at + gap) return;
-  write_record(heartbeat); /* what this rank says of itself is to be true, too */
-  look_second(look, heartbeat->folder, heartbeat->self.run);
+  look_again(heartbeat);
   heartbeat->excused_until = place.waiting ? excused_until(heartbeat, place.since) : 0;
+  look->at = 0;
   if (heartbeat->excused_until > now) return;
   Expiry what = {heartbeat->rank, heartbeat->deadlines[place.phase], heartbeat->folder};
   report_and_leave(heartbeat, &what);
@@ -331,6 +344,7 @@ static Heartbeat *heartbeat_new(Comm *comm, const HeartbeatOptions *options) {
   heartbeat->every = options->every;
   memcpy(heartbeat->deadlines, options->deadline, sizeof heartbeat->deadlines);
   heartbeat->folder = mem_string(options->folder);
+  self->valid = true;
   self->pid = (int)getpid();
   self->started = clock_wall_seconds();
   if (gethostname(self->host, sizeof self->host - 1) != 0) strcpy(self->host, "unknown");

@@ -14,53 +14,7 @@
 #include <cmocka.h>
 #include <mpi.h>
 
-#include "base/crc32c.h"
-#include "base/random.h"
-#include "base/thread.h"
-#include "comm/comm.h"
-
-enum { ODD_COUNT = 1000003 }; /* several pieces and a rest */
-
-static Comm *group;
-
-static void must(Status status, const Error *error) {
-  if (status != OK) fail_msg("rank %d: %s", comm_rank(group), error->message);
-}
-
-/* The same bytes on every rank. */
-static void must_agree(const void *data, size_t bytes) {
-  Error error = {0};
-  int64_t crc = crc32c(0, data, bytes), low = crc, high = crc;
-  must(comm_all_reduce(group, &low, 1, COMM_I64, COMM_MIN, &error), &error);
-  must(comm_all_reduce(group, &high, 1, COMM_I64, COMM_MAX, &error), &error);
-  assert_int_equal(low, high);
-}
-
-/* What rank `rank` puts in, so that every rank can compute every other's. */
-static void fill(float *values, int64_t count, int rank, uint32_t round) {
-  Random random = random_stream(7, RANDOM_TEST, (uint64_t)rank, round);
-  for (int64_t i = 0; i < count; i++)
-    values[i] = (float)(random_uniform(&random) - 0.5) * (float)(1 << (i % 13));
-}
-
-static float *new_floats(int64_t count) {
-  float *values = malloc((size_t)count * sizeof *values);
-  assert_non_null(values);
-  return values;
-}
-
-static uint16_t to_bf16(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return (uint16_t)(bits >> 16);
-}
-
-static float from_bf16(uint16_t half) {
-  uint32_t bits = (uint32_t)half << 16;
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
+#include "tests/unit/comm/support_group.h"
 
 /* --- Tests ------------------------------------------------------------------------------------ */
 
@@ -167,133 +121,7 @@ static void test_nan_wins_everywhere(void **state) {
     must(comm_all_reduce(group, &least, 1, COMM_F64, COMM_MIN, &error), &error);
     assert_true(isnan(most));
     assert_true(isnan(least));
-    float gradient[3] = {1, comm_rank(group) == where ? NAN : 1, 1};
-    must(comm_average_start(group, gradient, 3, COMM_F32, &error), &error);
-    must(comm_average_wait(group, &error), &error);
-    assert_true(gradient[0] == 1 && isnan(gradient[1]) && gradient[2] == 1);
   }
-}
-
-/* Against a sum in double precision of what every rank put in. */
-static void check_average(int64_t count, uint32_t round) {
-  Error error = {0};
-  int size = comm_size(group);
-  float *values = new_floats(count), *other = new_floats(count);
-  double *expected = calloc((size_t)count, sizeof *expected);
-  assert_non_null(expected);
-  for (int r = 0; r < size; r++) {
-    fill(other, count, r, round);
-    for (int64_t i = 0; i < count; i++) expected[i] += (double)other[i] / size;
-  }
-  fill(values, count, comm_rank(group), round);
-  must(comm_average_start(group, values, count, COMM_F32, &error), &error);
-  must(comm_average_wait(group, &error), &error);
-  int64_t wrong = 0;
-  for (int64_t i = 0; i < count; i++)
-    wrong += !(fabs((double)values[i] - expected[i]) <= 1e-6 * (double)(1 << (i % 13)));
-  assert_int_equal(wrong, 0);
-  must_agree(values, (size_t)count * sizeof *values);
-  free(values);
-  free(other);
-  free(expected);
-}
-
-static void test_average(void **state) {
-  (void)state;
-  static const int64_t counts[] = {1, 2, 3, 1000, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, ODD_COUNT};
-  for (uint32_t i = 0; i < sizeof counts / sizeof *counts; i++) check_average(counts[i], i);
-}
-
-static void test_average_of_bf16_is_summed_in_f32(void **state) {
-  (void)state;
-  Error error = {0};
-  int size = comm_size(group);
-  enum { COUNT = 300007 };
-  uint16_t *values = malloc(COUNT * sizeof *values);
-  float *other = new_floats(COUNT);
-  double *expected = calloc(COUNT, sizeof *expected);
-  assert_non_null(values);
-  assert_non_null(expected);
-  for (int r = 0; r < size; r++) {
-    fill(other, COUNT, r, 99);
-    for (int i = 0; i < COUNT; i++) {
-      expected[i] += (double)from_bf16(to_bf16(other[i])) / size;
-      if (r == comm_rank(group)) values[i] = to_bf16(other[i]);
-    }
-  }
-  must(comm_average_start(group, values, COUNT, COMM_BF16, &error), &error);
-  must(comm_average_wait(group, &error), &error);
-  int wrong = 0; /* half a unit in the last of 8 bits, and the sum's own rounding */
-  for (int i = 0; i < COUNT; i++)
-    wrong += !(fabs((double)from_bf16(values[i]) - expected[i]) <=
-               fabs(expected[i]) * 0x1p-8 * 0.5001 * 2 + 1e-3 * 0x1p-8);
-  assert_int_equal(wrong, 0);
-  must_agree(values, COUNT * sizeof *values);
-
-  uint16_t infinite = to_bf16(INFINITY), nan = 0x7f81; /* a NaN whose upper bits alone say so */
-  must(comm_average_start(group, &infinite, 1, COMM_BF16, &error), &error);
-  must(comm_average_start(group, &nan, 1, COMM_BF16, &error), &error);
-  must(comm_average_wait(group, &error), &error);
-  assert_true(isinf(from_bf16(infinite)));
-  assert_true(isnan(from_bf16(nan)));
-  free(values);
-  free(other);
-  free(expected);
-}
-
-/* Many at once, collectives of the calling thread between them, and the same bits twice over. */
-static void test_averages_overlap(void **state) {
-  (void)state;
-  Error error = {0};
-  enum { BUCKETS = 40, EACH = 20011 };
-  float *values = new_floats((int64_t)BUCKETS * EACH), *again = new_floats((int64_t)BUCKETS * EACH);
-  for (int attempt = 0; attempt < 2; attempt++) {
-    float *data = attempt == 0 ? values : again;
-    fill(data, (int64_t)BUCKETS * EACH, comm_rank(group), 5);
-    for (int b = 0; b < BUCKETS; b++) {
-      must(comm_average_start(group, data + (ptrdiff_t)b * EACH, EACH, COMM_F32, &error), &error);
-      if (b % 10 == 0) must(comm_barrier(group, &error), &error);
-    }
-    must(comm_average_wait(group, &error), &error);
-  }
-  assert_memory_equal(values, again, (size_t)BUCKETS * EACH * sizeof *values);
-  must_agree(values, (size_t)BUCKETS * EACH * sizeof *values);
-  free(values);
-  free(again);
-}
-
-static void test_start_does_not_wait(void **state) {
-  (void)state;
-  Error error = {0};
-  float value = (float)comm_rank(group);
-  must(comm_barrier(group, &error), &error);
-  CommStats before = comm_stats(group);
-  if (comm_rank(group) == 1) usleep(400000);
-  double began = clock_seconds();
-  must(comm_average_start(group, &value, 1, COMM_F32, &error), &error);
-  assert_true(clock_seconds() - began < 0.2);
-  must(comm_average_wait(group, &error), &error);
-  assert_true(value == (float)(comm_size(group) - 1) / 2);
-  CommStats after = comm_stats(group);
-  if (comm_size(group) == 1) { /* nothing was sent */
-    assert_int_equal(after.collectives, 0);
-    return;
-  }
-  assert_int_equal(after.collectives - before.collectives, 1);
-  assert_int_equal(after.bytes - before.bytes, 4);
-  if (comm_rank(group) == 0) { /* waited for rank 1 */
-    assert_true(after.seconds_waiting - before.seconds_waiting > 0.2);
-    assert_true(after.seconds_busy - before.seconds_busy > 0.2);
-  }
-}
-
-static void test_average_refuses(void **state) {
-  (void)state;
-  Error error = {0};
-  double value = 1;
-  assert_int_equal(comm_average_start(group, &value, 1, COMM_F64, &error), ERROR_INTERNAL);
-  assert_non_null(strstr(error.message, "must be F32 or BF16"));
-  assert_int_equal(comm_average_start(group, &value, -1, COMM_F32, &error), ERROR_INTERNAL);
 }
 
 static void test_agree(void **state) {
@@ -318,15 +146,60 @@ static void test_agree(void **state) {
   assert_int_equal(comm_agree(group, rank == 0 ? ERROR_DATA : OK, NULL), ERROR_DATA);
 }
 
+static void test_same(void **state) {
+  (void)state;
+  Error error = {0};
+  CommDigest items[] = {{"generator.master", 1}, {"generator.ema", UINT64_MAX}};
+  assert_int_equal(comm_same(group, items, 2, &error), OK);
+  assert_int_equal(comm_same(group, items, 0, &error), OK);
+}
+
+static void test_not_the_same(void **state) {
+  (void)state;
+  Error error = {0};
+  int size = comm_size(group), odd = size - 1;
+  if (size == 1) return; /* nobody to differ from */
+  CommDigest items[] = {{"generator.master", 1}, {"optimizer.first", 0xab}, {"counters", 3}};
+  if (comm_rank(group) == odd) items[1].value = 0xcd;
+  assert_int_equal(comm_same(group, items, 3, &error), ERROR_INTERNAL);
+  char expected[200];
+  if (size == 2) /* no majority */
+    snprintf(expected, sizeof expected,
+             "1 of 3 checksums are not the same on all ranks: "
+             "optimizer.first: rank 0 has ab, rank 1 has cd");
+  else
+    snprintf(expected, sizeof expected,
+             "1 of 3 checksums are not the same on all ranks: optimizer.first: rank %d has cd, the "
+             "other %d have ab",
+             odd, size - 1);
+  assert_string_equal(error.message, expected);
+  must(comm_barrier(group, &error), &error); /* the group is as good as before */
+}
+
+static void test_not_the_same_names(void **state) {
+  (void)state;
+  Error error = {0};
+  if (comm_size(group) == 1) return;
+  CommDigest items[] = {{"a", 1}, {"b", 2}};
+  int mine = comm_rank(group) == 0 ? 1 : 2;
+  assert_int_equal(comm_same(group, items, mine, &error), ERROR_INTERNAL);
+  assert_non_null(strstr(error.message, "the list of names"));
+  assert_non_null(strstr(error.message, "rank 0 has "));
+}
+
+static void test_options_are_checked(void **state) {
+  (void)state;
+  Error error = {0};
+  Comm *none;
+  CommOptions both = {.timeout = 1, .reproducible = true, .bf16_gradients = true};
+  assert_int_equal(comm_open(NULL, NULL, &both, &none, &error), ERROR_USAGE);
+  assert_non_null(strstr(error.message, "one rank alone would not round them"));
+  assert_int_equal(comm_open(NULL, NULL, &(CommOptions){0}, &none, &error), ERROR_INTERNAL);
+}
+
 /* --- Scenarios -------------------------------------------------------------------------------- */
 
 /* Rank 1 never joins; the others must leave by themselves, saying why. */
-static int leave(Status status, const Error *error) {
-  if (status == OK) return 1;
-  fprintf(stderr, "%s\n", error->message);
-  comm_abort(group, (int)status);
-}
-
 static int stuck(const char *operation) {
   Error error = {0};
   static float values[1 << 20];
@@ -355,28 +228,9 @@ static int missing_close(void) {
   return 1;
 }
 
-/* Prints a checksum of results, to be compared from run to run. */
-static int print_checksum(void) {
-  Error error = {0};
-  float *values = new_floats(ODD_COUNT);
-  uint32_t crc = 0;
-  for (uint32_t round = 0; round < 4; round++) {
-    fill(values, ODD_COUNT, comm_rank(group), round);
-    Status status = comm_average_start(group, values, ODD_COUNT, COMM_F32, &error);
-    if (status == OK) status = comm_average_wait(group, &error);
-    if (status != OK) return leave(status, &error);
-    crc = crc32c(crc, values, ODD_COUNT * sizeof *values);
-  }
-  free(values);
-  printf("checksum %08x\n", crc);
-  comm_close(group);
-  return 0;
-}
-
 static int play(const char *scenario) {
   if (strncmp(scenario, "stuck-", 6) == 0) return stuck(scenario + 6);
   if (strcmp(scenario, "missing-close") == 0) return missing_close();
-  if (strcmp(scenario, "checksum") == 0) return print_checksum();
   if (strcmp(scenario, "late") == 0) return 0;
   if (strcmp(scenario, "size") == 0) {
     printf("size %d\n", comm_size(group));
@@ -401,26 +255,23 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_all_reduce_integers),
       cmocka_unit_test(test_all_reduce_reals),
       cmocka_unit_test(test_nan_wins_everywhere),
-      cmocka_unit_test(test_average),
-      cmocka_unit_test(test_average_of_bf16_is_summed_in_f32),
-      cmocka_unit_test(test_averages_overlap),
-      cmocka_unit_test(test_start_does_not_wait),
-      cmocka_unit_test(test_average_refuses),
       cmocka_unit_test(test_agree),
+      cmocka_unit_test(test_same),
+      cmocka_unit_test(test_not_the_same),
+      cmocka_unit_test(test_not_the_same_names),
+      cmocka_unit_test(test_options_are_checked),
   };
   Error error = {0};
   const char *rank = getenv("OMPI_COMM_WORLD_RANK");
   bool late = argc > 1 && strcmp(argv[1], "late") == 0 && rank && strcmp(rank, "1") == 0;
   if (late) sleep(60);
   CommOptions options = {.timeout = argc > 1 ? 1.5 : 30, .overlap = true};
+  options.reproducible = argc > 1 && strcmp(argv[1], "reproducible") == 0;
   if (comm_open(&argc, &argv, &options, &group, &error) != OK) {
     fprintf(stderr, "%s\n", error.message);
     return (int)error.status;
   }
   if (argc > 1) return play(argv[1]);
-  if (comm_rank(group) > 0 && !freopen("/dev/null", "w", stdout)) return ERROR_IO;
-  int failed = cmocka_run_group_tests_name("comm", tests, NULL, NULL);
-  if (failed > 0) comm_abort(group, 1); /* the ranks may be at different places */
-  comm_close(group);
-  return 0;
+  quiet_others();
+  return end_tests(cmocka_run_group_tests_name("comm", tests, NULL, NULL));
 }
