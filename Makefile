@@ -88,7 +88,8 @@ CFLAGS_ALL   := -std=c17 -g $(OPT) -march=$(ARCH) -fno-math-errno $(OPENMP) $(WA
 NVCCFLAGS    := -std=c++17 -O3 -lineinfo -I. -Werror all-warnings -Xcompiler -Wall,-Wextra,-fPIC \
   $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
   -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
-EMULATOR_CXXFLAGS := -std=c++17 -g -O2 -I. $(cuda_CFLAGS_emulated) -include cuda_runtime.h -Wall -Wextra -Werror $(SAN) -MMD -MP
+EMULATOR_CXXFLAGS := -std=c++17 -g -O2 -I. $(cuda_CFLAGS_emulated) -include cuda_runtime.h -Wall -Wextra -Wno-unknown-pragmas -Werror $(SAN) \
+  -MD -MP -DEMULATOR_ROOT='"$(CURDIR)"' -DEMULATOR_FLAGS='"$(SAN)"'
 LDFLAGS_ALL  := -g $(SAN) $(if $(IS_CLANG),,-fopenmp) -pthread $(LDFLAGS)
 pkg_cflags = $(if $(1),$(patsubst -I%,-isystem %,$(shell $(PKG_CONFIG) --cflags $(1) 2>/dev/null)))
 pkg_libs   = $(if $(1),$(shell $(PKG_CONFIG) --libs $(1) 2>/dev/null))

@@ -22,9 +22,12 @@ typedef struct CudaBackend {
   CudaOptions options;
   cudaStream_t stream;        /* kernels */
   struct cudaDeviceProp info; /* of options.device */
-  const char *cache;          /* folder of plans and compiled kernels */
+  const char *cache;          /* folder of plans and compiled kernels; NULL: nothing is kept */
   struct Jit *jit;
   struct Cudnn *cudnn;
+  struct CudaStaging *staging; /* staging.c */
+  bool is_stuck;               /* a wait ran out of time: nothing that waits is called again */
+  char description[384];
 } CudaBackend;
 
 static inline CudaBackend *cuda_backend(Backend *backend) {
@@ -45,6 +48,40 @@ Status cuda_error(cudaError_t code, const char *call, const char *file, int line
       goto done;                                                                                   \
     }                                                                                              \
   } while (0)
+
+/* --- Waiting ---------------------------------------------------------------------------------- */
+/* Waits until the event (or all of the stream's work) is done, asking now and then, for at most
+ * options.timeout seconds: then ERROR_INTERNAL says what was waited for and how long. */
+Status cuda_wait_event(CudaBackend *backend, cudaEvent_t event, const char *what, Error *error);
+Status cuda_wait_stream(CudaBackend *backend, cudaStream_t stream, const char *what, Error *error);
+
+/* --- Parts of the table, each in the file of its name ------------------------------------------
+ */
+Status cuda_allocate(Backend *backend, size_t bytes, const char *what, void **out, Error *error);
+void cuda_release(Backend *backend, void *memory);
+
+Status cuda_staging_new(struct CudaStaging **out, Error *error);
+void cuda_staging_free(CudaBackend *backend);
+Status cuda_upload(Backend *backend, void *destination, const void *source, size_t bytes,
+                   Error *error);
+Status cuda_download(Backend *backend, void *destination, const void *source, size_t bytes,
+                     Error *error);
+
+Status cuda_readback_new(Backend *backend, size_t bytes, Readback **out, Error *error);
+Status cuda_readback_start(Backend *backend, Readback *readback, const void *source, Error *error);
+Status cuda_readback_wait(Backend *backend, Readback *readback, const void **data, Error *error);
+void cuda_readback_free(Backend *backend, Readback *readback);
+
+Status cuda_capture_begin(Backend *backend, Error *error);
+Status cuda_capture_end(Backend *backend, void **out, Error *error);
+Status cuda_capture_run(Backend *backend, void *captured, Error *error);
+void cuda_capture_free(Backend *backend, void *captured);
+
+/* --- cuDNN (cudnn.h) ---------------------------------------------------------------------------
+ */
+Status cudnn_new(CudaBackend *backend, struct Cudnn **out, Error *error);
+void cudnn_free(struct Cudnn *cudnn);
+int cuda_cudnn_version(void); /* 91900 is 9.19.0 */
 
 /* --- Constructors, one for each kind of op ---------------------------------------------------- */
 typedef Status CudaKernelNew(Backend *backend, const Op *op, const Tensor *inputs,
