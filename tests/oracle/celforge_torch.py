@@ -331,7 +331,7 @@ def enlarge(film, height, width):
 class Training:
     """Both networks, their optimizers and the EMA; step() is one whole step."""
 
-    def __init__(self, config, channels=3, dtype=torch.float32, norms=True):
+    def __init__(self, config, channels=3, dtype=torch.float32, norms=True, fused=False):
         self.config, self.norms = config, norms
         self.generator = Generator(config.model, channels).to(dtype)
         self.adversarial = config.loss.adversarial_weight > 0
@@ -345,6 +345,7 @@ class Training:
                 betas=(optim.beta1, optim.beta2),
                 eps=optim.epsilon,
                 weight_decay=optim.weight_decay,
+                **({"fused": True} if fused else {}),
             )
             for name, network in self.networks.items()
             if list(network.parameters())
@@ -462,6 +463,7 @@ class Training:
         losses["loss/g"] = loss.detach()
         self.update("generator", optim.generator_rate * factor, losses, "grad_norm/g")
         with torch.no_grad():
-            for name, p in self.generator.named_parameters():
-                self.ema[name].lerp_(p, 1 - optim.ema)
+            averages = list(self.ema.values())
+            torch._foreach_mul_(averages, optim.ema)
+            torch._foreach_add_(averages, list(self.generator.parameters()), alpha=1 - optim.ema)
         return losses

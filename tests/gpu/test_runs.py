@@ -1,0 +1,117 @@
+#!/usr/bin/python3
+"""Whole runs on a GPU: resumed ones leave the bytes of an undisturbed one, checkpoints move between the CPU
+and the GPU, ranks that share a GPU leave the bytes of one rank, NCCL alone those of no communication."""
+import os
+import shutil
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import runs  # noqa: E402
+
+STEPS = 12
+CUDA = {"train.device": "cuda", "cuda.deterministic": True, "train.steps": STEPS, "checkpoint.every": 4,
+        "model.channels": 8, "comm.reduce": "reproducible"}
+
+
+def weights(run):
+    """The tensors of a run's last checkpoint; what the config says of devices is left out."""
+    return {name: data for name, data in run.last_checkpoint().items() if name.endswith(".safetensors")}
+
+
+def train(folder, name, data, ranks=1, **settings):
+    settings = {**CUDA, **{key.replace("__", "."): value for key, value in settings.items()}}
+    return runs.Run(os.path.join(folder, name), data, settings).must_train(ranks, "none")
+
+
+def same(tap, left, right, name):
+    different = runs.difference(weights(left), weights(right))
+    tap.check(weights(left) and not different, name, f"different: {different}")
+
+
+def test_resume(tap, folder):
+    """A run that is stopped and resumed"""
+    data = runs.synth(os.path.join(folder, "data"))
+    for precision in ("f32", "bf16"):
+        whole = train(folder, "whole-" + precision, data, train__precision=precision)
+        cut = train(folder, "cut-" + precision, data, train__precision=precision)
+        for step in cut.checkpoints():
+            if step > 4:
+                shutil.rmtree(cut.checkpoint(step))
+        cut.must_train(1, "auto")
+        same(tap, whole, cut, f"{precision}: resumed after step 4, a run leaves the bytes of one left alone")
+
+
+def test_devices(tap, folder):
+    """A checkpoint that moves between devices"""
+    data = runs.synth(os.path.join(folder, "data"))
+    run = train(folder, "cpu", data, train__device="cpu", train__steps=STEPS)
+    alone = run.metrics()[-1]
+    moving = train(folder, "moving", data, train__device="cpu")
+    for step in moving.checkpoints():
+        if step > 4:
+            shutil.rmtree(moving.checkpoint(step))
+    moving.settings["train.device"] = "cuda"
+    moving.must_train(1, "auto")
+    for step in moving.checkpoints():
+        if step > 8:
+            shutil.rmtree(moving.checkpoint(step))
+    moving.settings["train.device"] = "cpu"
+    moving.must_train(1, "auto")
+    moved = moving.metrics()[-1]
+    worst = max(abs(moved[key] - alone[key]) / (abs(alone[key]) + 1e-3) for key in alone if key.startswith("loss/"))
+    print(f"# largest relative deviation of the losses of step {STEPS}: {worst:.2g}")
+    tap.check(moved["step"] == STEPS and worst < 1e-2, "CPU, then GPU, then CPU: the losses of the CPU alone",
+              f"{moved}\n{alone}")
+
+
+def test_ranks(tap, folder):
+    """Several ranks on one GPU, and NCCL"""
+    data = runs.synth(os.path.join(folder, "data"))
+    one = train(folder, "one", data)
+    nccl = train(folder, "nccl", data, comm__backend="nccl")
+    same(tap, one, nccl, "one rank over NCCL leaves the bytes of one rank")
+    plain = train(folder, "plain", data, comm__backend="nccl", cuda__graphs=False, comm__overlap=False)
+    same(tap, one, plain, "so it does without overlap and without CUDA graphs")
+    if not shutil.which("mpirun"):
+        tap.skip("two ranks share a GPU", "no mpirun")
+        return
+    two = train(folder, "two", data, 2, comm__backend="mpi")
+    same(tap, one, two, "two ranks that share a GPU over MPI leave the bytes of one rank")
+    refused = runs.Run(os.path.join(folder, "refused"), data, {**CUDA, "comm.backend": "nccl"})
+    code = refused.train(2, "none")
+    if code == 0:
+        tap.skip("two ranks on one GPU over NCCL", "this machine has several GPUs")
+    else:
+        tap.check(code == 64 and "share GPU" in refused.said(), "two ranks on one GPU are refused over NCCL",
+                  f"exit code {code}\n{refused.said()}")
+
+
+def test_commands(tap, folder):
+    """eval on both devices"""
+    data = runs.synth(os.path.join(folder, "data"))
+    run = train(folder, "trained", data)
+    scores = {}
+    for device in ("cpu", "cuda"):
+        out = subprocess.run([runs.CELFORGE, "eval", "--checkpoint", run.folder, "--data", data, "--device", device],
+                             capture_output=True, timeout=runs.LIMIT, env=runs.ENVIRONMENT, text=True, check=True)
+        scores[device] = out.stdout.splitlines()[-5:]
+    tap.check(scores["cpu"] == scores["cuda"], "eval prints the same scores on CPU and GPU", scores)
+
+
+def reason_to_skip():
+    """Why there is no GPU to test on, or None"""
+    probe = subprocess.run([runs.CELFORGE, "bench", "step", "configs/demo.yaml", "--set", "train.device=cuda",
+                            "--steps", "1", "--frames", "1", "--size", "16x16"],
+                           capture_output=True, timeout=runs.LIMIT, env=runs.ENVIRONMENT, text=True, check=False)
+    return None if probe.returncode != 64 else probe.stderr.strip().splitlines()[-1]
+
+
+if __name__ == "__main__":
+    TESTS = [test_resume, test_devices, test_ranks, test_commands]
+    why = reason_to_skip()
+    if why:
+        for number, test in enumerate(TESTS, 1):
+            print(f"ok {number} - {test.__doc__} # SKIP {why}")
+        sys.exit(0)
+    runs.main(TESTS)
