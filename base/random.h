@@ -28,6 +28,7 @@ typedef enum RandomPurpose {
   RANDOM_NOISE,
   RANDOM_SYNTH,
   RANDOM_TEST,
+  RANDOM_SIMULATION,
 } RandomPurpose;
 
 Random random_stream(uint64_t seed, RandomPurpose purpose, uint64_t index, uint32_t subindex);

@@ -1,4 +1,5 @@
 /* bench step: how fast a training step is, and where its time goes. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +29,7 @@ typedef struct Bench {
 } Bench;
 
 typedef struct Result {
-  double step_seconds, clips_per_second, gflops;
+  double step_seconds, spread, clips_per_second, gflops;
   double convolution_share, convolution_gflops, of_convolutions;
   double arena, parameters, peak; /* bytes */
 } Result;
@@ -84,7 +85,7 @@ done:
   return status;
 }
 
-static Status set_up(Bench *bench, Error *error) {
+static Status plan(Bench *bench, int world_size, Error *error) {
   Status status = OK;
   const Config *config = bench->config;
   TRY(config_check(config, 1, error));
@@ -92,8 +93,14 @@ static Status set_up(Bench *bench, Error *error) {
   bench->micro_batches = (int)(config->train.global_batch / config->train.micro_batch);
   TRY(device_open(config, NULL, (int)config->train.threads, &bench->backend, error));
   ModelOptions options = {
-      .shape = bench->shape, .micro_batches = bench->micro_batches, .world_size = 1};
+      .shape = bench->shape, .micro_batches = bench->micro_batches, .world_size = world_size};
   TRY(model_plan(config, bench->backend, &options, &bench->model, error));
+done:
+  return status;
+}
+
+static Status set_up(Bench *bench, Error *error) {
+  Status status = OK;
   TRY(model_allocate(bench->model, error));
   TRY(model_initialize(bench->model, error));
   TRY(make_clips(bench, error));
@@ -137,6 +144,31 @@ static double median(double *values, int64_t count) {
   return (values[(count - 1) / 2] + values[count / 2]) / 2;
 }
 
+/* Steps are timed plainly first, then profiled: reading the clock around every op costs a little.
+ */
+static Status time_steps(Bench *bench, double *step_seconds, Error *error) {
+  Status status = OK;
+  int64_t steps = bench->options->steps;
+  TRY(run_steps(bench, "warm-up", WARMUP_STEPS, NULL, error));
+  TRY(run_steps(bench, "timing", steps, bench->seconds, error));
+  model_profile(bench->model, true);
+  TRY(run_steps(bench, "profiling", steps, NULL, error));
+  *step_seconds = median(bench->seconds, steps);
+done:
+  return status;
+}
+
+/* The standard deviation of their logarithms. */
+static double spread(const double *seconds, int64_t count) {
+  double sum = 0, squares = 0;
+  for (int64_t i = 0; i < count; i++) {
+    sum += log(seconds[i] / seconds[0]);
+    squares += log(seconds[i] / seconds[0]) * log(seconds[i] / seconds[0]);
+  }
+  double mean = sum / (double)count;
+  return sqrt(fmax(0, squares / (double)count - mean * mean));
+}
+
 static double buffer_bytes(const Buffer *buffer) {
   return buffer->data ? (double)buffer->count * (double)dtype_size(buffer->dtype) : 0;
 }
@@ -147,20 +179,15 @@ static double parameter_bytes(const Parameters *parameters) {
          buffer_bytes(&parameters->ema) + buffer_bytes(&parameters->compute);
 }
 
-/* Steps are timed plainly first, then profiled: reading the clock around every op costs a little.
- */
 static Status measure(Bench *bench, Result *result, Error *error) {
   Status status = OK;
   int64_t steps = bench->options->steps;
-  TRY(run_steps(bench, "warm-up", WARMUP_STEPS, NULL, error));
-  TRY(run_steps(bench, "timing", steps, bench->seconds, error));
-  model_profile(bench->model, true);
-  TRY(run_steps(bench, "profiling", steps, NULL, error));
+  TRY(time_steps(bench, &result->step_seconds, error));
+  result->spread = spread(bench->seconds, steps);
   ProgramCost cost = model_cost(bench->model);
   ProgramTimes times = model_times(bench->model);
   struct rusage usage;
   getrusage(RUSAGE_SELF, &usage);
-  result->step_seconds = median(bench->seconds, steps);
   result->clips_per_second = (double)bench->config->train.global_batch / result->step_seconds;
   result->gflops = cost.flops / result->step_seconds / 1e9;
   result->convolution_share = times.convolutions / (times.convolutions + times.others);
@@ -186,6 +213,7 @@ static void print_result(const Bench *bench, const Result *result) {
               shape->target_width, bench->micro_batches, bench->micro_batches == 1 ? "" : "es",
               (long long)bench->options->steps);
   text_append(&text, "seconds a step                  %10.4f\n", result->step_seconds);
+  text_append(&text, "their spread                    %10.1f %%\n", 100 * result->spread);
   text_append(&text, "clips a second                  %10.3f\n", result->clips_per_second);
   text_append(&text, "GF/s of the step                %10.1f\n", result->gflops);
   text_append(&text, "GF/s of its convolutions alone  %10.1f\n", result->convolution_gflops);
@@ -202,11 +230,12 @@ static void print_result(const Bench *bench, const Result *result) {
 static Status write_json(const Bench *bench, const Result *result, Error *error) {
   const ClipShape *shape = &bench->shape;
   json_t *json = json_pack(
-      "{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "clips_per_second", result->clips_per_second,
-      "step_seconds", result->step_seconds, "gflops", result->gflops, "convolution_gflops",
-      result->convolution_gflops, "share_of_convolution_speed", result->of_convolutions,
-      "share_of_time_in_convolutions", result->convolution_share, "arena_bytes", result->arena,
-      "parameter_bytes", result->parameters, "peak_resident_bytes", result->peak);
+      "{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "clips_per_second",
+      result->clips_per_second, "step_seconds", result->step_seconds, "step_spread", result->spread,
+      "gflops", result->gflops, "convolution_gflops", result->convolution_gflops,
+      "share_of_convolution_speed", result->of_convolutions, "share_of_time_in_convolutions",
+      result->convolution_share, "arena_bytes", result->arena, "parameter_bytes",
+      result->parameters, "peak_resident_bytes", result->peak);
   json_t *setting =
       json_pack("{s:I, s:i, s:i, s:i, s:I, s:I, s:s}", "steps", (json_int_t)bench->options->steps,
                 "frames", shape->frames, "height", shape->target_height, "width",
@@ -220,20 +249,43 @@ static Status write_json(const Bench *bench, const Result *result, Error *error)
   return status;
 }
 
+static void tear_down(Bench *bench) {
+  model_free(bench->model);
+  if (bench->backend) bench->backend->free(bench->backend);
+  free(bench->source);
+  free(bench->target);
+  free(bench->samples);
+  free(bench->seconds);
+}
+
 Status bench_step_run(const Config *config, const BenchStepOptions *options, Error *error) {
   Status status = OK;
   Bench bench = {.config = config, .options = options};
   Result result;
+  TRY(plan(&bench, 1, error));
   TRY(set_up(&bench, error));
   TRY(measure(&bench, &result, error));
   print_result(&bench, &result);
   if (options->json) TRY(write_json(&bench, &result, error));
 done:
-  model_free(bench.model);
-  if (bench.backend) bench.backend->free(bench.backend);
-  free(bench.source);
-  free(bench.target);
-  free(bench.samples);
-  free(bench.seconds);
+  tear_down(&bench);
+  return status;
+}
+
+/* Planned for two ranks, so that the all-reduces are there, and run by one: they do nothing. */
+Status bench_step_trace(const Config *config, const BenchStepOptions *options, bool measured,
+                        StepTrace *trace, Error *error) {
+  Status status = OK;
+  Bench bench = {.config = config, .options = options};
+  double seconds = 0;
+  TRY(plan(&bench, 2, error));
+  if (measured) {
+    TRY(set_up(&bench, error));
+    TRY(time_steps(&bench, &seconds, error));
+  }
+  step_trace_of_model(bench.model, trace);
+  step_trace_scale(trace, seconds);
+done:
+  tear_down(&bench);
   return status;
 }

@@ -6,42 +6,81 @@
 #include "trainer/commands.h"
 
 typedef struct Bench {
-  const char *what, *path, *json;
+  const char *what, *path, *json, *cluster, *ranks, *save_trace;
   TextList set;
-  int64_t steps, frames, threads, seconds;
+  int64_t steps, frames, threads, seconds, played, seed;
   PictureSize size;
 } Bench;
 
 static const Option BENCH_OPTIONS[] = {
-    {"step|data", OPTION_ARGUMENT, offsetof(Bench, what), true,
-     .help = "step: a training step of a config; data: the loader on a dataset"},
-    {"PATH", OPTION_ARGUMENT, offsetof(Bench, path), true,
-     .help = "step: the config; data: the dataset"},
+    {"step|comm|data|scaling", OPTION_ARGUMENT, offsetof(Bench, what), true,
+     .help = "step: a training step of a config; comm: all-reduces, under mpirun; data: the loader "
+             "on a dataset; scaling: a step simulated on a cluster"},
+    {"PATH", OPTION_ARGUMENT, offsetof(Bench, path), false,
+     .help = "step: the config; data: the dataset; scaling: the config, or a step's trace (.json), "
+             "or nothing: all-reduces alone"},
     {"json", OPTION_TEXT, offsetof(Bench, json), .value = "FILE", .help = "write the numbers here"},
     {"set", OPTION_LIST, offsetof(Bench, set), .value = "KEY=VALUE",
-     .help = "step: change a key of the config; may be given again"},
+     .help = "step, scaling: change a key of the config; may be given again"},
     {"steps", OPTION_NUMBER, offsetof(Bench, steps), .minimum = 1, .maximum = 1000000, .value = "N",
-     .default_text = "5", .help = "step: how many are timed, then profiled"},
+     .default_text = "5", .help = "step, scaling: how many are timed, then profiled"},
     {"frames", OPTION_NUMBER, offsetof(Bench, frames), .maximum = 1024, .value = "T",
-     .default_text = "0", .help = "step: frames of the random clips; 0: the config's"},
+     .default_text = "0", .help = "step, scaling: frames of the random clips; 0: the config's"},
     {"size", OPTION_SIZE, offsetof(Bench, size), .value = "WxH",
-     .help = "step: their pixels; without it the config's crop, or the dataset's size"},
+     .help = "step, scaling: their pixels; without it the config's crop, or the dataset's size"},
     {"threads", OPTION_NUMBER, offsetof(Bench, threads), .minimum = 1, .maximum = 64, .value = "N",
      .default_text = "1", .help = "data: threads that read"},
     {"seconds", OPTION_NUMBER, offsetof(Bench, seconds), .minimum = 1, .maximum = 3600,
      .value = "S", .default_text = "2", .help = "data: how long each is measured"},
+    {"cluster", OPTION_TEXT, offsetof(Bench, cluster), .value = "FILE",
+     .help = "scaling: the cluster, like configs/clusters/h200-infiniband.yaml"},
+    {"ranks", OPTION_TEXT, offsetof(Bench, ranks), .value = "LIST",
+     .help = "scaling: numbers of ranks, like 1,8,64; without it powers of two up to all"},
+    {"played", OPTION_NUMBER, offsetof(Bench, played), .minimum = 1, .maximum = 100000,
+     .value = "N", .default_text = "64", .help = "scaling: steps that are simulated"},
+    {"seed", OPTION_NUMBER, offsetof(Bench, seed), .minimum = 0, .maximum = INT64_MAX, .value = "N",
+     .default_text = "1", .help = "scaling: of the steps' random durations"},
+    {"save-trace", OPTION_TEXT, offsetof(Bench, save_trace), .value = "FILE",
+     .help = "scaling: write the config's step, to simulate it again"},
 };
+
+static BenchStepOptions step_options(const Bench *bench) {
+  return (BenchStepOptions){.json = bench->json,
+                            .steps = bench->steps,
+                            .frames = (int)bench->frames,
+                            .width = bench->size.width,
+                            .height = bench->size.height};
+}
 
 static Status run_step(const Bench *bench, Error *error) {
   Config config;
   Status status = command_load_config(bench->path, &bench->set, &config, error);
   if (status != OK) return status;
-  BenchStepOptions options = {.json = bench->json,
-                              .steps = bench->steps,
-                              .frames = (int)bench->frames,
-                              .width = bench->size.width,
-                              .height = bench->size.height};
+  BenchStepOptions options = step_options(bench);
   return bench_step_run(&config, &options, error);
+}
+
+static bool is_trace(const char *path) {
+  size_t length = strlen(path);
+  return length > 5 && strcmp(path + length - 5, ".json") == 0;
+}
+
+static Status run_scaling(const Bench *bench, Error *error) {
+  Config config;
+  BenchScalingOptions options = {.cluster = bench->cluster,
+                                 .json = bench->json,
+                                 .ranks = bench->ranks,
+                                 .save_trace = bench->save_trace,
+                                 .played = bench->played,
+                                 .seed = (uint64_t)bench->seed};
+  if (!bench->cluster)
+    return error_set(error, ERROR_USAGE, "bench scaling: give a cluster with --cluster FILE");
+  if (!bench->path) return bench_reductions(&options, error);
+  if (is_trace(bench->path)) return bench_scaling_trace(bench->path, &options, error);
+  Status status = command_load_config(bench->path, &bench->set, &config, error);
+  if (status != OK) return status;
+  BenchStepOptions step = step_options(bench);
+  return bench_scaling_config(&config, bench->path, &step, &options, error);
 }
 
 static Status run_data(const Bench *bench, Error *error) {
@@ -54,16 +93,23 @@ static Status run_data(const Bench *bench, Error *error) {
 
 static Status run_bench(const void *values, const Invocation *invocation, Error *error) {
   const Bench *bench = values;
-  (void)invocation;
-  if (strcmp(bench->what, "step") == 0) return run_step(bench, error);
-  if (strcmp(bench->what, "data") == 0) return run_data(bench, error);
-  return error_set(error, ERROR_USAGE, "bench: \"%s\" is not known; allowed: step, data",
-                   bench->what);
+  bool step = strcmp(bench->what, "step") == 0, data = strcmp(bench->what, "data") == 0;
+  if (strcmp(bench->what, "comm") == 0)
+    return bench_comm_run(bench->json, invocation->argc, invocation->argv, error);
+  if (strcmp(bench->what, "scaling") == 0) return run_scaling(bench, error);
+  if ((step || data) && !bench->path)
+    return error_set(error, ERROR_USAGE, "bench %s: PATH is missing: %s", bench->what,
+                     step ? "a config" : "a dataset");
+  if (step) return run_step(bench, error);
+  if (data) return run_data(bench, error);
+  return error_set(error, ERROR_USAGE,
+                   "bench: \"%s\" is not known; allowed: step, comm, data, scaling", bench->what);
 }
 
-const Command command_bench = {.name = "bench",
-                               .summary = "measures a training step, or the loader",
-                               .options = BENCH_OPTIONS,
-                               .option_count = sizeof BENCH_OPTIONS / sizeof *BENCH_OPTIONS,
-                               .values_size = sizeof(Bench),
-                               .run = run_bench};
+const Command command_bench = {
+    .name = "bench",
+    .summary = "measures a training step, all-reduces, the loader; simulates clusters",
+    .options = BENCH_OPTIONS,
+    .option_count = sizeof BENCH_OPTIONS / sizeof *BENCH_OPTIONS,
+    .values_size = sizeof(Bench),
+    .run = run_bench};

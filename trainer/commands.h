@@ -4,6 +4,7 @@
 #define CELFORGE_TRAINER_COMMANDS_H
 
 #include "trainer/config.h"
+#include "trainer/step_trace.h"
 
 typedef struct TrainOptions {
   const char *resume; /* "none", "auto", or a path */
@@ -45,6 +46,30 @@ typedef struct BenchStepOptions {
 /* Times training steps of this process alone on random clips: clips/s, GF/s, the convolutions'
  * share, a profile of the ops, memory. */
 Status bench_step_run(const Config *config, const BenchStepOptions *options, Error *error);
+
+/* What such a step does, op by op, as one of several ranks does it; with `measured` also how long
+ * each takes here, else nothing is run. The trace's name is the caller's to give. */
+Status bench_step_trace(const Config *config, const BenchStepOptions *options, bool measured,
+                        StepTrace *trace, Error *error);
+
+typedef struct BenchScalingOptions {
+  const char *cluster, *json; /* json: NULL or a path */
+  const char *ranks;          /* "1,2,4"; NULL: powers of two up to all that the cluster has */
+  const char *save_trace;     /* NULL, or where the step's trace is written */
+  int64_t played;             /* steps that are simulated */
+  uint64_t seed;
+} BenchScalingOptions;
+/* A step played on a cluster, by number of ranks: step time and its parts, efficiency, goodput. The
+ * step is a config's (as bench_step_trace gives it) or a trace file's, whose name ends in ".json".
+ * bench_reductions prints what all-reduces take there, by size and algorithm. */
+Status bench_scaling_config(const Config *config, const char *name, const BenchStepOptions *step,
+                            const BenchScalingOptions *options, Error *error);
+Status bench_scaling_trace(const char *path, const BenchScalingOptions *options, Error *error);
+Status bench_reductions(const BenchScalingOptions *options, Error *error);
+
+/* All-reduces by size, under mpirun, as training makes them: seconds, bus bandwidth, and a line of
+ * latency and bandwidth through them, as a cluster file takes them. Every rank together. */
+Status bench_comm_run(const char *json, int *argc, char ***argv, Error *error);
 
 typedef struct BenchDataOptions {
   const char *data, *json;

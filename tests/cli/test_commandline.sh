@@ -54,7 +54,7 @@ refuses "a bad range" 64 '9:3' "$celforge" pack x --source y --target z --range 
 refuses "an unknown device" 64 '--device: gpu; allowed: auto, cpu, cuda' \
   "$celforge" eval --checkpoint x --data y --device gpu
 refuses "config without a choice" 64 'one of --defaults and --check' "$celforge" config
-refuses "an unknown benchmark" 64 'allowed: step, data' "$celforge" bench stp x
+refuses "an unknown benchmark" 64 'allowed: step, comm, data, scaling' "$celforge" bench stp x
 nothing_left "none of these left anything" x
 
 # --- Config files -----------------------------------------------------------------------------------
