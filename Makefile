@@ -4,6 +4,8 @@
 #   make demo         all set-up, then renders data, trains on it and translates a clip
 #   make test         all set-up, then builds and runs every test
 #   make bench        trains beside PyTorch and prints the table of the README
+#   make test-gpu     what needs a GPU; make bundle: a folder that does the same on a bare GPU node
+#   make faults       200 runs disturbed at random moments, each restarted until it is done
 #   make help         the rest
 #
 # Settings: CC, BUILD (folder), ARCH (-march), WITH_FFMPEG=0, SANITIZE=address,undefined | thread,
@@ -218,10 +220,10 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c FORCE
 	  $(SYS_$(word 2,$(subst _, ,$*))) -pthread
 
 # --- Commands -------------------------------------------------------------------------------------
-.PHONY: help found deps demo test bench install format lint clean unit
+.PHONY: help found deps demo test test-gpu bench faults bundle install format lint clean unit gpu-tests
 
 help:
-	@sed -n '3,11p' Makefile | cut -c3-
+	@sed -n '3,13p' Makefile | cut -c3-
 	@echo "  make unit | unit-ROOM   builds the unit tests (of one room)"
 	@echo "  make format | lint      clang-format in place; clang-format and clang-tidy checks"
 	@echo "  make fuzz-targets       builds the fuzz targets into $(BUILD)/fuzz"
@@ -248,6 +250,8 @@ deps:
 
 unit: $(UNIT_TESTS) $(ORACLES) $(GPU_TESTS)
 
+gpu-tests: $(GPU_TESTS)
+
 test: deps
 	@$(MAKE) --no-print-directory all unit
 	@tests/run
@@ -259,6 +263,20 @@ demo: deps
 bench: deps
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) tests/bench/run
+
+# What needs a GPU, and training steps beside PyTorch there.
+test-gpu: deps
+	@$(MAKE) --no-print-directory all gpu-tests
+	@BUILD=$(BUILD) tests/gpu/run
+
+# The same to take along: a folder that runs on a bare GPU node.
+bundle: deps
+	@BUILD=$(BUILD) tests/gpu/bundle
+
+# Runs disturbed at random moments, restarted until they are done.
+faults: deps
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) tests/faults/campaign
 
 install: all
 	install -D -m 755 $(BUILD)/celforge $(DESTDIR)$(PREFIX)/bin/celforge
