@@ -26,7 +26,7 @@ typedef struct CudaBackend {
   struct Jit *jit;
   struct Cudnn *cudnn;
   struct CudaStaging *staging; /* staging.c */
-  bool is_stuck;               /* a wait ran out of time: nothing that waits is called again */
+  bool is_stuck;               /* failed or hung: every wait is refused, nothing is freed */
   char description[384];
 } CudaBackend;
 
@@ -60,7 +60,7 @@ Status cuda_wait_stream(CudaBackend *backend, cudaStream_t stream, const char *w
 Status cuda_allocate(Backend *backend, size_t bytes, const char *what, void **out, Error *error);
 void cuda_release(Backend *backend, void *memory);
 
-Status cuda_staging_new(struct CudaStaging **out, Error *error);
+Status cuda_staging_new(struct CudaStaging **out, Error *error); /* of the current device */
 void cuda_staging_free(CudaBackend *backend);
 Status cuda_upload(Backend *backend, void *destination, const void *source, size_t bytes,
                    Error *error);
