@@ -1,0 +1,80 @@
+#!/bin/bash
+# bench scaling and bench comm from the command line: tables, JSON, the same numbers for the same
+# seed, and what they refuse.
+set -u
+cd "$(dirname "$0")/../.."
+. tests/cli/support.sh
+clusters=$PWD/configs/clusters
+cd "$work" || exit 1
+tiny_config tiny.yaml data run
+h200=(--cluster "$clusters/h200-infiniband.yaml")
+step=("$celforge" bench scaling tiny.yaml --frames 2 --size 32x32 --set train.global_batch=1)
+
+succeeds "a config on GPUs that are not here" "${step[@]}" "${h200[@]}" --json rows.json --save-trace step.json
+cp out first
+grep -E '^ +[0-9]+ +[0-9]+ ' out | awk '{print $1}' | tr '\n' ' ' >ranks
+[ "$(cat ranks)" = "1 2 4 8 16 32 64 128 256 512 1024 2048 4096 " ]
+result $? "one row for each power of two up to 4096"
+says "the seed is printed" "64 steps played, seed 1"
+python3 - <<'PYTHON' >out 2>err
+import json
+rows = json.load(open("rows.json"))["rows"]
+assert [row["ranks"] for row in rows] == [2**i for i in range(13)]
+for row in rows:
+    parts = sum(row[key + "_seconds"] for key in ("compute", "straggling", "exposed", "data", "checkpoint"))
+    assert abs(parts - row["step_seconds"]) <= 1e-9 * row["step_seconds"], row
+    assert 0 < row["goodput"] <= 1 and 0 < row["efficiency"] <= 1.0001, row
+    assert abs(row["efficiency"] * row["step_seconds"] - rows[0]["step_seconds"]) <= 1e-9
+assert rows[0]["exposed_seconds"] == 0 < rows[-1]["exposed_seconds"]
+PYTHON
+result $? "rows.json: parts add up to the step, efficiency is against one rank"
+run "${step[@]}" "${h200[@]}"
+cmp -s out first
+result $? "the same table again"
+run "${step[@]}" "${h200[@]}" --seed 2
+! cmp -s out first
+result $? "another one for another seed"
+run "$celforge" bench scaling step.json "${h200[@]}"
+diff out first >diff
+[ "$code" -eq 0 ] && cmp -s out first
+result $? "the saved trace gives the same table"
+succeeds "chosen numbers of ranks" "$celforge" bench scaling step.json "${h200[@]}" --ranks 3,24
+[ "$(grep -cE '^ +(3|24) ' out)" -eq 2 ]
+result $? "and no others"
+succeeds "op times measured here" "${step[@]}" --cluster "$clusters/this-machine.yaml" --steps 1 --ranks 1,2
+says "which is said" "op times measured"
+succeeds "all-reduces alone" "$celforge" bench scaling "${h200[@]}" --ranks 8
+says "by algorithm" "hierarchical"
+
+refuses "no cluster" 64 "--cluster" "$celforge" bench scaling tiny.yaml
+refuses "half a node" 64 "12 ranks" "$celforge" bench scaling step.json "${h200[@]}" --ranks 8,12
+refuses "too many ranks" 64 "8192 ranks" "$celforge" bench scaling step.json "${h200[@]}" --ranks 8192
+refuses "no list of ranks" 64 '"8,x"' "$celforge" bench scaling step.json "${h200[@]}" --ranks 8,x
+refuses "measured times of a trace without" 64 "measured" "$celforge" bench scaling step.json --json none.json \
+  --cluster "$clusters/this-machine.yaml"
+nothing_left "and writes no numbers" none.json
+printf 'node:\n  ranks: 8\nnear:\n  bandwith: 3\n' >bad.yaml
+refuses "a misspelt key in a cluster" 64 'bad.yaml:4:3: near.bandwith: unknown key; did you mean "near.bandwidth"' \
+  "$celforge" bench scaling step.json --cluster bad.yaml
+echo '{"format": "celforge-step-trace"}' >bad.json
+refuses "a trace that is none" 65 "bad.json: name: missing" "$celforge" bench scaling bad.json "${h200[@]}"
+refuses "a step without a config" 64 "PATH is missing" "$celforge" bench step
+refuses "bench comm alone" 64 "mpirun -np 2" "$celforge" bench comm
+
+if command -v mpirun >/dev/null; then
+  succeeds "bench comm with two ranks" mpirun --oversubscribe -np 2 "$celforge" bench comm --json comm.json
+  python3 - <<'PYTHON' >out 2>err
+import json
+found = json.load(open("comm.json"))
+sizes = found["sizes"]
+assert found["ranks"] == 2 and [size["bytes"] for size in sizes] == [1024 * 4**i for i in range(9)]
+for size in sizes:  # two ranks send each byte once: 2(n-1)/n is 1
+    assert size["seconds"] > 0 and abs(size["bus_gb_per_second"] / size["gb_per_second"] - 1) < 1e-9
+assert sizes[-1]["seconds"] > 20 * sizes[0]["seconds"]
+assert found["gb_per_second"] > 0 and found["latency_seconds"] >= 0 and found["copy_gb_per_second"] > 0
+PYTHON
+  result $? "comm.json: nine sizes and the line through them"
+else
+  skip "bench comm with two ranks" "no mpirun"
+fi
+done_testing
