@@ -105,13 +105,14 @@ const Safetensors *checkpoint_file(const Checkpoint *checkpoint, const char *nam
 
 /* --- Which one -------------------------------------------------------------------------------- */
 
-Status checkpoint_open_latest(const char *folder, Checkpoint **out, Error *error) {
+Status checkpoint_open_before(const char *folder, int64_t step, Checkpoint **out, Error *error) {
   Status status = OK;
   int64_t *steps = NULL;
   size_t count = 0;
   *out = NULL;
   if (!path_exists(folder) && errno == ENOENT) return OK;
   TRY(steps_list(folder, &steps, &count, error));
+  while (count > 0 && steps[count - 1] > step) count--;
   for (size_t i = count; i-- > 0 && !*out;) {
     char *name = step_name(steps[i], ""), *path = path_join(folder, name);
     Error found;
@@ -127,6 +128,10 @@ Status checkpoint_open_latest(const char *folder, Checkpoint **out, Error *error
 done:
   free(steps);
   return status;
+}
+
+Status checkpoint_open_latest(const char *folder, Checkpoint **out, Error *error) {
+  return checkpoint_open_before(folder, INT64_MAX, out, error);
 }
 
 static Status open_latest_of(const char *folder, Checkpoint **out, Error *error) {

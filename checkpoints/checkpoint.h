@@ -37,6 +37,9 @@ typedef struct CheckpointContent {
   int file_count;
   const json_t *state;    /* becomes state.json */
   const json_t *manifest; /* further members of manifest.json: dataset uuid, config, build */
+  /* Above 0: retention spares the newest good checkpoint of at most so many steps, however many
+   * newer ones there are, since the run may have to go back to it. */
+  int64_t keep_before;
 } CheckpointContent;
 
 /* --- Writing ---------------------------------------------------------------------------------- */
@@ -56,6 +59,8 @@ Status checkpoint_writer_open(const char *folder, int keep, const char *protecte
  * them for the newest; only this writer's own last one, of the same step, is replaced. */
 Status checkpoint_writer_submit(CheckpointWriter *writer, const CheckpointContent *content,
                                 Error *error);
+/* The failure of the last write, if it has ended and has not been reported; waits for nothing. */
+Status checkpoint_writer_check(CheckpointWriter *writer, Error *error);
 /* Waits until nothing is being written, at most `timeout` seconds. */
 Status checkpoint_writer_wait(CheckpointWriter *writer, double timeout, Error *error);
 /* Waits, then frees. */
@@ -88,6 +93,9 @@ const Safetensors *checkpoint_file(const Checkpoint *checkpoint, const char *nam
  * reason and the one before is tried. *out is NULL (and OK returned) where there is none at all;
  * ERROR_DATA where there are some and all are bad. */
 Status checkpoint_open_latest(const char *checkpoints_folder, Checkpoint **out, Error *error);
+/* The same among those of at most `step` steps. */
+Status checkpoint_open_before(const char *checkpoints_folder, int64_t step, Checkpoint **out,
+                              Error *error);
 
 /* What users give as --checkpoint or --resume PATH: a run's folder (its newest good one), its
  * checkpoints folder, or one checkpoint's folder. Missing or bad is an error. */

@@ -88,16 +88,22 @@ done:
   return status;
 }
 
-/* Removes what is older than the newest `keep` good ones. */
+/* Removes what is older than the newest `keep` good ones, but for the newest good one the
+ * run may go back to. */
 static Status retain(CheckpointWriter *writer, Error *error) {
   Status status = OK;
   int64_t *steps = NULL;
   size_t count;
   int good = 0;
+  int64_t keep_before = writer->snapshot.content.keep_before;
+  bool wanted = keep_before > 0;
   TRY(steps_list(writer->folder, &steps, &count, error));
   for (size_t i = count; i-- > 0;) {
-    if (good < writer->keep) {
-      good += is_good(writer, steps[i]);
+    bool before = wanted && steps[i] <= keep_before;
+    if (good < writer->keep || before) {
+      bool whole = is_good(writer, steps[i]);
+      good += whole;
+      if (before && whole) wanted = false;
     } else if (steps[i] != writer->protected) {
       distrust(writer, steps[i]);
       TRY(step_remove(writer->folder, steps[i], error));
@@ -229,7 +235,14 @@ done:
   return status;
 }
 
-/* With the mutex held: waits until nothing is written, then takes over the failure there may be. */
+/* With the mutex held: takes over the failure there may be. */
+static Status take_failure(CheckpointWriter *writer, Error *error) {
+  Error failure = writer->failure;
+  writer->failure = (Error){0};
+  return failure.status == OK ? OK : error_set(error, failure.status, "%s", failure.message);
+}
+
+/* With the mutex held: waits until nothing is written. */
 static Status wait_idle(CheckpointWriter *writer, double timeout, Error *error) {
   double deadline = clock_seconds() + timeout;
   bool in_time = true;
@@ -238,9 +251,14 @@ static Status wait_idle(CheckpointWriter *writer, double timeout, Error *error) 
   if (writer->writing)
     return error_set(error, ERROR_IO, "%s: a checkpoint is still being written after %.1f s",
                      writer->folder, timeout);
-  Error failure = writer->failure;
-  writer->failure = (Error){0};
-  return failure.status == OK ? OK : error_set(error, failure.status, "%s", failure.message);
+  return take_failure(writer, error);
+}
+
+Status checkpoint_writer_check(CheckpointWriter *writer, Error *error) {
+  pthread_mutex_lock(&writer->mutex);
+  Status status = writer->writing ? OK : take_failure(writer, error);
+  pthread_mutex_unlock(&writer->mutex);
+  return status;
 }
 
 Status checkpoint_writer_submit(CheckpointWriter *writer, const CheckpointContent *content,

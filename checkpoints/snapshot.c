@@ -95,6 +95,7 @@ Status snapshot_take(Snapshot *snapshot, const CheckpointContent *content, Error
     copy_file(&content->files[f], &snapshot->files[f], &place);
   snapshot->content = (CheckpointContent){
       .step = content->step,
+      .keep_before = content->keep_before,
       .files = snapshot->files,
       .file_count = content->file_count,
       .state = json_deep_copy(content->state),

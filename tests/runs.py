@@ -190,7 +190,7 @@ class Run:
         """What is a function of config and data in each line of metrics."""
         with open(self.path("metrics.jsonl"), encoding="utf-8") as file:
             records = [json.loads(line) for line in file]
-        timed = ("clips_per_second", "step_seconds", "gflops", "wait/")
+        timed = ("clips_per_second", "step_seconds", "gflops", "time/", "wait/", "slowest/")
         return [{key: value for key, value in record.items() if not key.startswith(timed)} for record in records]
 
 

@@ -10,19 +10,25 @@ typedef struct MetricsRecord {
   double seconds_per_step, clips_per_second,
       gflops; /* since the record before; gflops of all ranks */
   double generator_rate, discriminator_rate;
-  double wait_data, wait_comm; /* shares of the time, 0 to 1 */
+  /* Shares of the time, 0 to 1, means over the ranks. */
+  double computing, wait_data, wait_comm;
+  int slowest_rank; /* the one that computes and waits for data longest; below 0: one rank alone */
+  double slowest_seconds; /* for that, a step */
   int64_t skipped_generator, skipped_discriminator, corrupt;
+  int64_t rollbacks, left_out; /* times the run went back; batches it leaves out since */
 } MetricsRecord;
 
 typedef struct MetricsLog MetricsLog;
 
-/* Opens RUN/metrics.jsonl, cut (atomically) to its first `lines` lines: what a killed run wrote
- * behind its last checkpoint goes. */
-Status metrics_open(const char *run_dir, int64_t lines, MetricsLog **out, Error *error);
+/* Opens RUN/metrics.jsonl, cut (atomically) behind the last line of a step up to `step`: what a run
+ * wrote behind the checkpoint that it goes on from goes. */
+Status metrics_open(const char *run_dir, int64_t step, MetricsLog **out, Error *error);
 /* Keys: step, model_metric_name's, clips_per_second, step_seconds, gflops, rate/g, rate/d,
- * wait/data, wait/comm, skipped/g, skipped/d, corrupt. */
+ * time/compute, wait/data, wait/comm, slowest/rank, slowest/seconds, skipped/g, skipped/d, corrupt,
+ * rollbacks, left_out. */
 Status metrics_write(MetricsLog *log, const MetricsRecord *record, Error *error);
-int64_t metrics_lines(const MetricsLog *log);
+/* What was written is on the disk when it returns. */
+Status metrics_sync(MetricsLog *log, Error *error);
 void metrics_close(MetricsLog *log);
 
 #endif

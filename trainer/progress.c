@@ -56,6 +56,7 @@ static void append_losses(Text *line, const MetricsRecord *record) {
   }
   text_append(line, "  %.3g clips/s", record->clips_per_second);
   text_append(line, "  data %.0f%%  comm %.0f%%", 100 * record->wait_data, 100 * record->wait_comm);
+  if (record->slowest_rank >= 0) text_append(line, "  slowest rank %d", record->slowest_rank);
 }
 
 static void append_time(const Progress *progress, double rate, double elapsed, Text *line) {

@@ -1,5 +1,5 @@
 /* What a person watches: on a terminal a bar with step, losses, clips a second, time left and the
- * shares of time spent waiting; without one a log line every ten seconds. */
+ * shares of time spent waiting, and the slowest rank; without one a log line every ten seconds. */
 #ifndef CELFORGE_TRAINER_PROGRESS_H
 #define CELFORGE_TRAINER_PROGRESS_H
 

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "data/image.h"
+#include "trainer/signals.h"
 
 enum { GAP = 2, TILES = 3 }; /* pixels between tiles; source, output, target */
 
@@ -77,7 +78,7 @@ static Status place_clip(Sheet *sheet, Inference *inference, int row, Error *err
   size_t source_frame = clip_source_bytes(s) / (size_t)s->frames;
   size_t target_frame = clip_target_bytes(s) / (size_t)s->frames;
   TRY(inference_stream_begin(inference, &shape, error));
-  for (int t = 0; t < s->frames; t++) {
+  for (int t = 0; t < s->frames && !signals_ask_to_stop(); t++) {
     const uint8_t *source = sheet->source + (size_t)t * source_frame;
     TRY(inference_stream_frame(inference, source, sheet->output, error));
     if (t != 0 && t != s->frames - 1) continue;
@@ -92,20 +93,23 @@ done:
 }
 
 Status samples_write(const Dataset *dataset, Inference *inference, int clips, const char *path,
-                     Error *error) {
+                     bool *written, Error *error) {
   Status status = OK;
   Sheet sheet = {0};
+  *written = false;
   const DatasetInfo *info = dataset_info(dataset);
   int rows = clips < info->clips ? clips : (int)info->clips;
   TRY(sheet_new(&info->shape, rows, &sheet, error));
-  for (int row = 0; row < rows; row++) {
+  for (int row = 0; row < rows && !signals_ask_to_stop(); row++) {
     Error bad = {0};
     if (dataset_read(dataset, row * info->clips / rows, sheet.source, sheet.target, &bad) == OK)
       TRY(place_clip(&sheet, inference, row, error));
     else /* whether a bad clip ends the run is the loader's to decide */
       log_warning("%s: a row stays empty: %s", path, bad.message);
   }
+  if (signals_ask_to_stop()) goto done;
   TRY(image_write_png(path, &sheet.image, error));
+  *written = true;
 done:
   sheet_free(&sheet);
   return status;

@@ -6,8 +6,9 @@
 #include "trainer/inference.h"
 
 /* `clips` clips spread evenly over the dataset, a row each: source, output, target of the first and
- * of the last frame. Writes a PNG, whole or not at all. */
+ * of the last frame. Writes a PNG, whole or not at all: *written says which. Between frames it
+ * gives up where the process has been asked to stop. */
 Status samples_write(const Dataset *dataset, Inference *inference, int clips, const char *path,
-                     Error *error);
+                     bool *written, Error *error);
 
 #endif

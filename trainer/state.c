@@ -96,8 +96,22 @@ static void portable_config(const Config *config, Text *out) {
   config_write(&config_schema, &copy, false, out);
 }
 
-Status state_save(Model *model, int64_t step, const char *dataset_uuid, int64_t lines,
-                  CheckpointWriter *writer, Error *error) {
+static json_t *state_json(const Config *config, const RunPosition *position) {
+  const Guard *guard = position->guard;
+  return json_pack("{s:I, s:I, s:I, s:o}", "step", (json_int_t)position->step, "samples",
+                   (json_int_t)position->samples, "seed", (json_int_t)config->run.seed, "guard",
+                   guard_save(guard, position->pending));
+}
+
+/* Of those that the run may have to go back to before, or 0. */
+static int64_t first_bad_step(const RunPosition *position) {
+  int64_t first, count = guard_bad_steps(position->guard, &first);
+  if (!outcome_is_bad(position->pending)) return 0;
+  return count > 0 ? first : position->pending->step;
+}
+
+Status state_save(Model *model, const RunPosition *position, CheckpointWriter *writer,
+                  Error *error) {
   Status status = OK;
   const Config *config = model_config(model);
   Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
@@ -105,11 +119,10 @@ Status state_save(Model *model, int64_t step, const char *dataset_uuid, int64_t 
   TensorList weights = {0}, judges = {0}, moments = {0};
   Text text = {0};
   portable_config(config, &text);
-  json_t *state = json_pack("{s:I, s:I, s:I, s:I}", "step", (json_int_t)step, "samples",
-                            (json_int_t)(step * config->train.global_batch), "seed",
-                            (json_int_t)config->run.seed, "metrics_lines", (json_int_t)lines);
-  json_t *manifest = json_pack("{s:s, s:s, s:I}", "dataset_uuid", dataset_uuid, "config", text.data,
-                               "scale", (json_int_t)(shape.target_height / shape.source_height));
+  json_t *state = state_json(config, position);
+  json_t *manifest =
+      json_pack("{s:s, s:s, s:I}", "dataset_uuid", position->dataset_uuid, "config", text.data,
+                "scale", (json_int_t)(shape.target_height / shape.source_height));
   TRY(list_add_flat(&weights, &generator->master, generator, "", error));
   TRY(list_add_flat(&weights, &generator->ema, generator, "ema.", error));
   TRY(list_add_moments(&moments, generator, error));
@@ -121,7 +134,12 @@ Status state_save(Model *model, int64_t step, const char *dataset_uuid, int64_t 
     files[file_count++] = (CheckpointFile){DISCRIMINATOR_FILE, judges.tensors, judges.count};
   }
   files[file_count++] = (CheckpointFile){OPTIMIZER_FILE, moments.tensors, moments.count};
-  CheckpointContent content = {step, files, file_count, state, manifest};
+  CheckpointContent content = {.step = position->step,
+                               .files = files,
+                               .file_count = file_count,
+                               .state = state,
+                               .manifest = manifest,
+                               .keep_before = first_bad_step(position)};
   TRY(checkpoint_writer_submit(writer, &content, error));
 done:
   list_free(&weights);
@@ -274,26 +292,80 @@ done:
   return status;
 }
 
-Status state_restore(Model *model, Comm *comm, const Checkpoint *checkpoint,
-                     const char *dataset_uuid, ResumePoint *point, Error *error) {
+/* The text of state.json's "guard" on every rank; length 0 where there is none. Caller frees. */
+static Status share_guard(Comm *comm, const Checkpoint *checkpoint, char **text, uint64_t *length,
+                          Error *error) {
+  Status status = OK;
+  const json_t *saved = checkpoint ? json_object_get(checkpoint->state, "guard") : NULL;
+  *text = saved ? json_dumps(saved, JSON_COMPACT) : NULL;
+  *length = *text ? strlen(*text) : 0;
+  TRY(comm_broadcast(comm, length, sizeof *length, 0, error));
+  if (!*text) *text = mem_new(*length + 1, 1);
+  TRY(comm_broadcast(comm, *text, *length, 0, error));
+done:
+  return status;
+}
+
+static Status restore_guard(Guard *guard, Comm *comm, const Checkpoint *checkpoint, bool going_back,
+                            StepOutcome *pending, Error *error) {
+  static const char where[] = "state.json: guard";
+  Status status = OK;
+  char *text = NULL;
+  uint64_t length = 0;
+  json_t *saved = NULL;
+  TRY(share_guard(comm, checkpoint, &text, &length, error));
+  if (length > 0) status = json_parse(where, text, length, &saved, error);
+  if (status == OK) status = guard_restore(guard, saved, where, going_back, pending, error);
+  if (status != OK && checkpoint) error_context(error, "%s", checkpoint->path);
+  status = comm_agree(comm, status, error);
+done:
+  json_decref(saved);
+  free(text);
+  return status;
+}
+
+Status state_restore(Model *model, Guard *guard, Comm *comm, const Checkpoint *checkpoint,
+                     const char *dataset_uuid, bool going_back, ResumePoint *point, Error *error) {
   Status status = OK;
   Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
-  *point = (ResumePoint){0};
+  *point = (ResumePoint){.pending.step = -1};
   if (checkpoint) {
     status = check_config(model_config(model), checkpoint, dataset_uuid, error);
     if (status == OK)
       status = json_get_int(checkpoint->state, checkpoint->path, "step", 0, INT64_MAX, &point->step,
                             error);
-    if (status == OK)
-      status = json_get_int(checkpoint->state, checkpoint->path, "metrics_lines", 0, INT64_MAX,
-                            &point->lines, error);
   }
   TRY(comm_agree(comm, status, error));
-  TRY(comm_broadcast(comm, point, sizeof *point, 0, error));
+  TRY(comm_broadcast(comm, &point->step, sizeof point->step, 0, error));
+  TRY(restore_guard(guard, comm, checkpoint, going_back, &point->pending, error));
   TRY(restore_network(comm, checkpoint, GENERATOR_FILE, generator, error));
   TRY(restore_flat(comm, checkpoint, GENERATOR_FILE, "ema.", generator, &generator->ema, error));
   if (discriminator->total > 0)
     TRY(restore_network(comm, checkpoint, DISCRIMINATOR_FILE, discriminator, error));
+done:
+  return status;
+}
+
+/* --- Beginning -------------------------------------------------------------------------------- */
+
+static Status upload_zeros(Buffer *buffer, Error *error) {
+  float *zeros = NULL;
+  Status status = mem_bulk((size_t)buffer->count * sizeof *zeros, "zeros", (void **)&zeros, error);
+  if (status == OK) status = buffer_upload(buffer, 0, zeros, buffer->count, error);
+  free(zeros);
+  return status;
+}
+
+Status state_begin(Model *model, Error *error) {
+  Status status = OK;
+  Parameters *networks[] = {model_generator(model), model_discriminator(model)};
+  TRY(model_initialize(model, error));
+  for (int i = 0; i < 2; i++) {
+    if (networks[i]->total == 0) continue;
+    TRY(upload_zeros(&networks[i]->moment1, error));
+    TRY(upload_zeros(&networks[i]->moment2, error));
+    TRY(upload_zeros(&networks[i]->counters, error));
+  }
 done:
   return status;
 }

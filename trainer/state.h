@@ -3,7 +3,7 @@
  *   generator.safetensors      NAME (master weights, our layout), ema.NAME
  *   discriminator.safetensors  NAME; absent without discriminators
  *   optimizer.safetensors      NETWORK.moment1.NAME, NETWORK.moment2.NAME, NETWORK.counters
- *   state.json                 step, samples, seed, metrics
+ *   state.json                 step, samples (the next one's number), seed, guard (see guard.h)
  *   manifest.json              config (YAML), dataset uuid, scale of the output over the source
  *
  * All of it is a function of config, data and step: an undisturbed run and one resumed anywhere
@@ -14,23 +14,36 @@
 
 #include "checkpoints/checkpoint.h"
 #include "comm/comm.h"
-#include "trainer/model.h"
+#include "trainer/guard.h"
 
-/* Hands the state after `step` steps to the writer (rank 0). `lines` is how many lines
- * metrics.jsonl holds. */
-Status state_save(Model *model, int64_t step, const char *dataset_uuid, int64_t lines,
-                  CheckpointWriter *writer, Error *error);
+/* What belongs to a state beside the model's arrays. */
+typedef struct RunPosition {
+  int64_t step;             /* steps done: the next one's number */
+  int64_t samples;          /* the number of the next step's first sample */
+  const char *dataset_uuid; /* what the run learns from */
+  const Guard *guard;
+  const StepOutcome *pending; /* the last step's, which the guard has not observed */
+} RunPosition;
+
+/* Hands the state to the writer (rank 0). */
+Status state_save(Model *model, const RunPosition *position, CheckpointWriter *writer,
+                  Error *error);
+
+/* The state of a run that begins: initial weights, everything else 0. The model may have been
+ * trained before. */
+Status state_begin(Model *model, Error *error);
 
 typedef struct ResumePoint {
-  int64_t step;  /* steps done: the next one's number */
-  int64_t lines; /* of metrics.jsonl that belong to it */
+  int64_t step;
+  StepOutcome pending;
 } ResumePoint;
 
-/* Fills the model (allocated) on every rank from rank 0's `checkpoint` (NULL on the others), which
- * must fit the config: network shapes, seed, global batch and dataset must agree (ERROR_USAGE
- * naming what differs); other differences are logged. */
-Status state_restore(Model *model, Comm *comm, const Checkpoint *checkpoint,
-                     const char *dataset_uuid, ResumePoint *point, Error *error);
+/* Fills the model (allocated) and the guard on every rank from rank 0's `checkpoint` (NULL on the
+ * others), which must fit the config: network shapes, seed, global batch and dataset must agree
+ * (ERROR_USAGE naming what differs); other differences are logged. `going_back`: see guard_restore.
+ * The same status on every rank. */
+Status state_restore(Model *model, Guard *guard, Comm *comm, const Checkpoint *checkpoint,
+                     const char *dataset_uuid, bool going_back, ResumePoint *point, Error *error);
 
 /* The config a checkpoint was written with. */
 Status state_config(const Checkpoint *checkpoint, Config *config, Error *error);

@@ -82,7 +82,8 @@ TestContent make_content(int64_t step, int64_t elements) {
       json_pack("{s:I, s:f, s:s}", "step", (json_int_t)step, "rate", 1.0 / 3, "phase", "train");
   json_t *manifest =
       json_pack("{s:s, s:s}", "dataset", "0c6f-uuid", "config", "train:\n  steps: 400\n");
-  made.content = (CheckpointContent){step, NULL, 2, state, manifest};
+  made.content =
+      (CheckpointContent){.step = step, .file_count = 2, .state = state, .manifest = manifest};
   return made;
 }
 

@@ -109,6 +109,38 @@ static void test_bad_ones_do_not_count(void **state) {
   MUST_OK(checkpoint_writer_close(writer, &error));
 }
 
+static void write_before(CheckpointWriter *writer, int64_t step, int64_t keep_before) {
+  TestContent made = make_content(step, ELEMENTS);
+  made.files[0] = (CheckpointFile){"generator.safetensors", made.tensors[0], 3};
+  made.content.files = made.files;
+  made.content.file_count = 1;
+  made.content.keep_before = keep_before;
+  MUST_OK(checkpoint_writer_submit(writer, &made.content, &error));
+  MUST_OK(checkpoint_writer_wait(writer, 60, &error));
+  free_content(&made);
+}
+
+/* A run in trouble since step 25: what it may have to go back to stays, however many follow. */
+static void test_what_the_run_may_go_back_to_stays(void **state) {
+  (void)state;
+  Checkpoint *checkpoint = NULL;
+  CheckpointWriter *writer = open_writer(2, NULL);
+  for (int64_t step = 10; step <= 20; step += 10) write_step(writer, step, ELEMENTS);
+  for (int64_t step = 26; step <= 29; step++) write_before(writer, step, 25);
+  must_hold("00000020 00000028 00000029");
+  MUST_OK(checkpoint_open_before(in_folder("checkpoints"), 25, &checkpoint, &error));
+  assert_int_equal(checkpoint->step, 20);
+  checkpoint_close(checkpoint);
+  MUST_OK(checkpoint_open_before(in_folder("checkpoints"), 28, &checkpoint, &error));
+  assert_int_equal(checkpoint->step, 28);
+  checkpoint_close(checkpoint);
+  MUST_OK(checkpoint_open_before(in_folder("checkpoints"), 19, &checkpoint, &error));
+  assert_null(checkpoint);
+  write_step(writer, 40, ELEMENTS);
+  must_hold("00000029 00000040");
+  MUST_OK(checkpoint_writer_close(writer, &error));
+}
+
 static void test_leftovers_go(void **state) {
   (void)state;
   MUST_OK(folder_create(in_folder("checkpoints/step-00000030.tmp/deep"), &error));
@@ -237,6 +269,23 @@ static void test_failure_is_told_by_the_next_submit(void **state) {
   must_open(20, ELEMENTS);
 }
 
+/* It is there to be seen without another submit, once, and without a wait. */
+static void test_failure_is_told_when_asked(void **state) {
+  (void)state;
+  CheckpointWriter *writer = open_writer(2, NULL);
+  MUST_OK(checkpoint_writer_check(writer, &error));
+  write_bytes(in_folder("checkpoints/step-00000010.tmp"), "in the way", 10);
+  MUST_OK(submit(writer, 10, ELEMENTS));
+  Status status = OK;
+  for (int i = 0; i < 6000 && status == OK; i++) {
+    status = checkpoint_writer_check(writer, &error);
+    usleep(10000);
+  }
+  MUST_FAIL(status, ERROR_IO, "checkpoint of step 10: ");
+  MUST_OK(checkpoint_writer_check(writer, &error));
+  MUST_OK(checkpoint_writer_close(writer, &error));
+}
+
 /* Also when the test has failed half-way. */
 static int unmount_and_remove(void **state) {
   umount2(in_folder("checkpoints"), MNT_DETACH);
@@ -327,11 +376,13 @@ int main(void) {
       IN_FOLDER(test_submits_follow_each_other),
       IN_FOLDER(test_protected_stays),
       IN_FOLDER(test_bad_ones_do_not_count),
+      IN_FOLDER(test_what_the_run_may_go_back_to_stays),
       IN_FOLDER(test_leftovers_go),
       IN_FOLDER(test_a_run_that_goes_back),
       IN_FOLDER(test_refusals),
       IN_FOLDER(test_failed_write),
       IN_FOLDER(test_failure_is_told_by_the_next_submit),
+      IN_FOLDER(test_failure_is_told_when_asked),
       cmocka_unit_test_setup_teardown(test_full_disk, make_folder, unmount_and_remove),
       IN_FOLDER(test_wait_has_a_deadline),
       IN_FOLDER(test_kills),

@@ -36,9 +36,9 @@ static int tear_down(void **state) {
   return status == OK ? 0 : -1;
 }
 
-static MetricsLog *open_log(int64_t lines) {
+static MetricsLog *open_log(int64_t step) {
   MetricsLog *log = NULL;
-  if (metrics_open(folder, lines, &log, &error) != OK) fail_msg("%s", error.message);
+  if (metrics_open(folder, step, &log, &error) != OK) fail_msg("%s", error.message);
   return log;
 }
 
@@ -53,7 +53,12 @@ static MetricsRecord record_of(int64_t step) {
                           .wait_comm = 0.125,
                           .skipped_generator = 1,
                           .skipped_discriminator = 2,
-                          .corrupt = 3};
+                          .corrupt = 3,
+                          .computing = 0.625,
+                          .slowest_rank = 4,
+                          .slowest_seconds = 0.375,
+                          .rollbacks = 5,
+                          .left_out = 6};
   for (int i = 0; i < METRIC_COUNT; i++) record.values[i] = (double)NAN;
   record.values[METRIC_LOSS_G] = 0.1;
   return record;
@@ -99,10 +104,23 @@ static void test_a_line(void **state) {
   static const struct {
     const char *key;
     double value;
-  } EXPECTED[] = {{"step", 7},         {"loss/g", 0.1},     {"clips_per_second", 2.5},
-                  {"gflops", 123},     {"rate/g", 2e-4},    {"rate/d", 1e-4},
-                  {"wait/data", 0.25}, {"skipped/g", 1},    {"skipped/d", 2},
-                  {"corrupt", 3},      {"wait/comm", .125}, {"step_seconds", 0.4}};
+  } EXPECTED[] = {{"step", 7},
+                  {"loss/g", 0.1},
+                  {"clips_per_second", 2.5},
+                  {"gflops", 123},
+                  {"rate/g", 2e-4},
+                  {"rate/d", 1e-4},
+                  {"wait/data", 0.25},
+                  {"skipped/g", 1},
+                  {"skipped/d", 2},
+                  {"corrupt", 3},
+                  {"wait/comm", .125},
+                  {"step_seconds", 0.4},
+                  {"time/compute", 0.625},
+                  {"slowest/rank", 4},
+                  {"slowest/seconds", 0.375},
+                  {"rollbacks", 5},
+                  {"left_out", 6}};
   for (size_t i = 0; i < sizeof EXPECTED / sizeof *EXPECTED; i++) {
     double value = (double)NAN;
     if (json_get_double(line, path, EXPECTED[i].key, &value, &error) != OK)
@@ -119,12 +137,9 @@ static void test_lines_behind_the_checkpoint_go(void **state) {
   int64_t steps[8];
   MetricsLog *log = open_log(0);
   write_steps(log, 1, 5);
-  assert_int_equal(metrics_lines(log), 5);
   metrics_close(log);
   log = open_log(3);
-  assert_int_equal(metrics_lines(log), 3);
   write_steps(log, 4, 4);
-  assert_int_equal(metrics_lines(log), 4);
   metrics_close(log);
   assert_int_equal(read_steps(steps, 8), 4);
   for (int i = 0; i < 4; i++) assert_int_equal(steps[i], i + 1);
@@ -136,22 +151,43 @@ static void test_a_torn_line_goes(void **state) {
   const char torn[] = "{\"step\": 1}\n{\"step\": 2}\n{\"step\": 3, \"lo";
   assert_int_equal(atomic_file_replace(path, torn, strlen(torn), &error), OK);
   MetricsLog *log = open_log(3);
-  assert_int_equal(metrics_lines(log), 2);
   write_steps(log, 3, 3);
   metrics_close(log);
   assert_int_equal(read_steps(steps, 8), 3);
   assert_int_equal(steps[2], 3);
 }
 
-static void test_fewer_lines_than_expected(void **state) {
+/* Lines of every tenth step; the run goes on from between two of them. */
+static void test_between_two_lines(void **state) {
   (void)state;
   int64_t steps[8];
   MetricsLog *log = open_log(0);
-  write_steps(log, 1, 2);
+  for (int64_t step = 10; step <= 50; step += 10) write_steps(log, step, step);
   metrics_close(log);
-  log = open_log(10);
-  assert_int_equal(metrics_lines(log), 2);
+  log = open_log(37);
+  assert_int_equal(metrics_sync(log, &error), OK);
   metrics_close(log);
+  assert_int_equal(read_steps(steps, 8), 3);
+  assert_int_equal(steps[2], 30);
+}
+
+static void test_no_lines_yet(void **state) {
+  (void)state;
+  int64_t steps[8];
+  metrics_close(open_log(10)); /* a checkpoint of another folder's run */
+  assert_int_equal(read_steps(steps, 8), 0);
+  MetricsLog *log = open_log(10);
+  write_steps(log, 11, 12);
+  metrics_close(log);
+  assert_int_equal(read_steps(steps, 8), 2);
+}
+
+static void test_lines_that_cannot_be_read_go(void **state) {
+  (void)state;
+  int64_t steps[8];
+  const char bad[] = "{\"step\": 1}\n{\"step\": 2}\n\n{\"steps\": 3}\n\0\0\n";
+  assert_int_equal(atomic_file_replace(path, bad, sizeof bad - 1, &error), OK);
+  metrics_close(open_log(9));
   assert_int_equal(read_steps(steps, 8), 2);
 }
 
@@ -160,7 +196,6 @@ static void test_a_new_run_starts_empty(void **state) {
   int64_t steps[8];
   assert_int_equal(atomic_file_replace(path, "{\"step\": 9}\n", 12, &error), OK);
   MetricsLog *log = open_log(0);
-  assert_int_equal(metrics_lines(log), 0);
   write_steps(log, 1, 1);
   metrics_close(log);
   assert_int_equal(read_steps(steps, 8), 1);
@@ -182,7 +217,9 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_a_line, set_up, tear_down),
       cmocka_unit_test_setup_teardown(test_lines_behind_the_checkpoint_go, set_up, tear_down),
       cmocka_unit_test_setup_teardown(test_a_torn_line_goes, set_up, tear_down),
-      cmocka_unit_test_setup_teardown(test_fewer_lines_than_expected, set_up, tear_down),
+      cmocka_unit_test_setup_teardown(test_between_two_lines, set_up, tear_down),
+      cmocka_unit_test_setup_teardown(test_no_lines_yet, set_up, tear_down),
+      cmocka_unit_test_setup_teardown(test_lines_that_cannot_be_read_go, set_up, tear_down),
       cmocka_unit_test_setup_teardown(test_a_new_run_starts_empty, set_up, tear_down),
       cmocka_unit_test_setup_teardown(test_no_folder, set_up, tear_down),
   };

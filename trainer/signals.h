@@ -1,0 +1,12 @@
+/* Signals that ask a run to stop: INT, TERM, USR1, USR2. The first one asks for a checkpoint and
+ * the end; a second one ends the process at once, with 128 + its number, and touches nothing. */
+#ifndef CELFORGE_TRAINER_SIGNALS_H
+#define CELFORGE_TRAINER_SIGNALS_H
+
+#include <stdbool.h>
+
+void signals_catch(void);
+/* Whether this process was asked to stop. */
+bool signals_ask_to_stop(void);
+
+#endif
