@@ -8,6 +8,7 @@ export OMP_NUM_THREADS=1
 # Open MPI keeps some memory to its end.
 export ASAN_OPTIONS=detect_leaks=0
 program=${BUILD:-build}/tests/unit/comm/test_comm
+means=${BUILD:-build}/tests/unit/comm/test_average
 count=0 failures=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -27,28 +28,43 @@ if ! command -v mpirun >/dev/null; then
   echo "ok 1 - comm under mpirun # SKIP no mpirun"
   exit 0
 fi
-if ! [ -x "$program" ]; then
-  echo "not ok 1 - $program is not built"
+if ! [ -x "$program" ] || ! [ -x "$means" ]; then
+  echo "not ok 1 - $program and $means are not built"
   exit 1
 fi
 
+run() { # N PROGRAM ARGUMENTS...
+  local n=$1; shift
+  timeout -k 5 60 mpirun --oversubscribe -np "$n" "$@" >"$log" 2>&1
+}
 ranks() { # N ARGUMENTS...
   local n=$1; shift
-  timeout -k 5 60 mpirun --oversubscribe -np "$n" "$program" "$@" >"$log" 2>&1
+  run "$n" "$program" "$@"
 }
 
 for n in 1 2 3 4; do
   ranks $n
   result $? "unit tests with $n ranks"
+  for way in fast reproducible bf16 serial bf16-serial; do
+    [ $n-$way = 3-reproducible ] && continue
+    run $n "$means" $way
+    result $? "means with $n ranks, $way"
+  done
 done
 
 for n in 2 3 4; do
-  ranks $n checksum; first=$(grep checksum "$log" | sort | uniq -c)
-  ranks $n checksum; second=$(grep checksum "$log" | sort | uniq -c)
-  printf '%s\n' "first run:  $first" "second run: $second" >>"$log"
-  [ -n "$first" ] && [ "$first" = "$second" ] && [ "$(wc -l <<<"$first")" -eq 1 ]
-  result $? "$n ranks: the same bits on every rank and in a second run"
+  for way in fast bf16; do
+    run $n "$means" $way checksum; first=$(grep checksum "$log" | sort | uniq -c)
+    run $n "$means" $way checksum; second=$(grep checksum "$log" | sort | uniq -c)
+    printf '%s\n' "first run:  $first" "second run: $second" >>"$log"
+    [ -n "$first" ] && [ "$first" = "$second" ] && [ "$(wc -l <<<"$first")" -eq 1 ]
+    result $? "$n ranks, $way: the same bits on every rank and in a second run"
+  done
 done
+
+run 3 "$means" reproducible; code=$?
+[ $code -eq 64 ] && grep -q 'a reproducible reduction of 3 ranks; the number of ranks must be a power of two, such as 2 or 4' "$log"
+result $? 'three ranks cannot be reproducible, and are told which numbers can'
 
 # expect SCENARIO N CODE PATTERN NAME: mpirun ends within 15 s with CODE and says PATTERN.
 expect() {

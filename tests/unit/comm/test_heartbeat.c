@@ -281,6 +281,27 @@ static void test_standing_still_ends_the_process(void **state) {
   assert_non_null(strstr(said, "step 41"));
 }
 
+static int find_diagnosis(void) {
+  Heartbeat *heartbeat = begin(30);
+  heartbeat_phase(heartbeat, PHASE_STEP, 1);
+  json_t *own = read_own();
+  char name[64];
+  snprintf(name, sizeof name, "diagnosis-%s.txt", json_string_value(json_object_get(own, "run")));
+  write_text(name, "rank 5 is behind\n");
+  json_decref(own);
+  sleep(30);
+  return 0;
+}
+
+static void test_diagnosis_of_another_rank_ends_this_one(void **state) {
+  (void)state;
+  char said[4096];
+  double began = clock_seconds();
+  assert_int_equal(in_child(find_diagnosis, said, sizeof said), ERROR_INTERNAL);
+  assert_true(clock_seconds() - began < 5);
+  assert_string_equal(said, ""); /* the other has printed it */
+}
+
 static int move_on(void) {
   Heartbeat *heartbeat = begin(0.6);
   for (int step = 0; step < 20; step++) {
@@ -338,7 +359,8 @@ static int misbehave(const char *how, Heartbeat *heartbeat) {
     MPI_Recv(&byte, 1, MPI_BYTE, comm_rank(group), 1, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
   if (strcmp(how, "apart") == 0) {
     Error error = {0};
-    return leave(comm_broadcast(group, &byte, 1, comm_rank(group), &error), &error);
+    int root = (comm_rank(group) + 1) % comm_size(group); /* which averages */
+    return leave(comm_broadcast(group, &byte, 1, root, &error), &error);
   }
   if (strcmp(how, "fifo") == 0) { /* a file system that hangs */
     char *path = mem_format("%s/%d.json.tmp", folder, comm_rank(group));
@@ -401,6 +423,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_diagnosis_of_ranks_that_wait_for_each_other),
       cmocka_unit_test(test_shows_life),
       cmocka_unit_test(test_standing_still_ends_the_process),
+      cmocka_unit_test(test_diagnosis_of_another_rank_ends_this_one),
       cmocka_unit_test(test_moving_on_does_not),
       cmocka_unit_test(test_refusals),
   };
