@@ -1,0 +1,294 @@
+#!/usr/bin/python3
+"""Training under Slurm, on a cluster of two nodes that is started here: jobs that are preempted, run into their
+time limit, are cancelled or lose a node end with the bytes of a run left alone; arrays; a wrong launch."""
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.abspath(os.path.join(HERE, "..", ".."))
+sys.path[:0] = [os.path.join(HERE, ".."), HERE]
+sys.dont_write_bytecode = True
+import cluster as slurm  # noqa: E402
+import runs  # noqa: E402
+
+STEPS = 300
+LIMIT = 120  # seconds for what Slurm or a run does; the machine may be busy
+TRAIN = os.path.join(ROOT, "slurm", "train.sbatch")
+SETTINGS = {"train.steps": STEPS, "comm.reduce": "reproducible", "checkpoint.every": 20, "metrics.every": 10}
+
+
+class Job:
+    """A run's folder, and the job that works in it."""
+
+    def __init__(self, cluster, folder, data, name):
+        self.cluster = cluster
+        self.run = runs.Run(os.path.join(folder, name), data, SETTINGS)
+        self.number = self.log = None
+
+    def submit(self, *options, **environment):
+        self.run.write_config()
+        self.log = f"{self.run.folder}.log"
+        self.number = self.cluster.submit("--nodes=2", "--ntasks-per-node=1", f"--output={self.log}", *options, TRAIN,
+                                          self.run.config, CELFORGE=runs.CELFORGE, **environment)
+        return self
+
+    def said(self):
+        return self.run.said() if os.path.exists(self.log) else ""
+
+    def fields(self):
+        return self.cluster.job(self.number)
+
+    def wait_for(self, condition, what):
+        try:
+            self.cluster.wait_for(condition, LIMIT, f"job {self.number}: {what}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.said()}") from None
+
+    def wait_state(self, state):
+        self.wait_for(lambda: self.fields().get("JobState") == state, state)
+
+    def hold(self):
+        """Stops the ranks in the middle of the run, so that no clock of Slurm's or the machine's decides what is
+        done by then. They learn of signals when they go on."""
+        self.wait_for(lambda: self.run.lines() >= 4, "four lines of metrics")
+        slurm.send(signal.SIGSTOP, self.ranks())
+        assert self.run.lines() * 10 < STEPS, f"done before it was held\n{self.said()}"
+
+    def ranks(self):
+        return self.cluster.ranks(self.number, runs.CELFORGE)
+
+    def go_on(self):
+        slurm.send(signal.SIGCONT, self.ranks())
+
+    def wait_requeued(self):
+        self.wait_for(lambda: self.fields().get("JobState") == "PENDING" and self.fields()["Restarts"] == "1",
+                      "back in the queue")
+
+    def start_again(self):
+        """Slurm keeps a job that came back waiting for two minutes."""
+        self.cluster.call("scontrol", "update", f"JobId={self.number}", "StartTime=now")
+        self.wait_state("COMPLETED")
+
+
+def check_resumed(tap, job, undisturbed, what):
+    """What every case ends with: as if nothing had happened."""
+    said = job.said()
+    tap.check("resuming from" in said and "start 2, 2 ranks on n[1-2]" in said, f"{what} resumes on both nodes", said)
+    check_end(tap, job, undisturbed, what)
+
+
+def check_end(tap, job, undisturbed, what):
+    differs = runs.difference(job.run.last_checkpoint(), undisturbed.last_checkpoint())
+    tap.check(not differs, f"{what} ends with the bytes of a run left alone", f"different: {differs}\n{job.said()}")
+    tap.check(job.run.metrics() == undisturbed.metrics(), f"{what} has its metrics, each step once")
+
+
+def check_stopped(tap, job, what):
+    """Between two lives: the checkpoint of the signal, and only that signal."""
+    steps = job.run.checkpoints()
+    tap.check(steps and 40 <= steps[-1] < STEPS and f"stopped by a signal after step {steps[-1]} " in job.said(),
+              f"{what} leaves a checkpoint of the step it stopped at", f"checkpoints {steps}\n{job.said()}")
+
+
+def celforge(*arguments):
+    return subprocess.run([runs.CELFORGE, *arguments], capture_output=True, text=True, timeout=LIMIT, check=False)
+
+
+def check_usable(tap, job, what):
+    told = celforge("info", job.run.folder)
+    tap.check(told.returncode == 0 and f"step {job.run.checkpoints()[-1]}" in told.stdout,
+              f"{what} leaves a checkpoint that can be read", told.stdout + told.stderr)
+
+
+def test_preemption(tap, cluster, folder, data, undisturbed):
+    """Preempted by a job of higher priority"""
+    job = Job(cluster, folder, data, "preempted").submit("--partition=low")
+    job.hold()
+    other = cluster.submit("--partition=high", "--nodes=2", "--exclusive", f"--output={folder}/high.log", "--wrap=true")
+    job.wait_for(lambda: "asks the ranks for a checkpoint" in job.said(), "told to stop")
+    tap.check(cluster.job(other)["JobState"] == "PENDING", "the other job waits for the grace time to be used")
+    job.go_on()
+    job.wait_for(lambda: cluster.job(other)["JobState"] == "COMPLETED", "making way")
+    job.wait_requeued()
+    check_stopped(tap, job, "a preempted job")
+    job.start_again()
+    check_resumed(tap, job, undisturbed, "a preempted job")
+
+
+def fake_apptainer(folder):
+    """In place of a container: says how it was called, and runs the program here."""
+    path = os.path.join(folder, "bin", "apptainer")
+    os.makedirs(os.path.dirname(path))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f'#!/bin/bash\necho "$*" >>{folder}/apptainer.log\nshift 4\nexec "$@"\n')
+    os.chmod(path, stat.S_IRWXU)
+    return os.path.dirname(path)
+
+
+def test_time_limit(tap, cluster, folder, data, undisturbed):
+    """At its time limit, in a container"""
+    path = fake_apptainer(folder) + ":" + cluster.environment["PATH"]
+    job = Job(cluster, folder, data, "limited").submit("--time=1", "--signal=B:USR1@29", PATH=path,
+                                                        CONTAINER="celforge.sif")
+    job.hold()
+    job.wait_for(lambda: "asks the ranks for a checkpoint" in job.said(), "told to stop")
+    job.go_on()
+    job.wait_requeued()
+    check_stopped(tap, job, "a job at its time limit")
+    job.start_again()
+    check_resumed(tap, job, undisturbed, "a job at its time limit")
+    with open(os.path.join(folder, "apptainer.log"), encoding="utf-8") as file:
+        calls = file.read().splitlines()
+    wanted = f"exec --bind {ROOT} celforge.sif {runs.CELFORGE} train {job.run.config} --resume auto"
+    tap.check(calls == [wanted] * 4, "CONTAINER: both ranks of both starts ran in it", "\n".join(calls))
+
+
+def test_cancelled(tap, cluster, folder, data, undisturbed):
+    """Cancelled"""
+    job = Job(cluster, folder, data, "cancelled").submit()
+    job.hold()
+    cluster.call("scancel", job.number)
+    job.wait_for(lambda: not cluster.call("squeue", "--noheader", f"--jobs={job.number}", check=False), "gone")
+    fields = job.fields()
+    tap.check((fields["JobState"], fields["Restarts"]) == ("CANCELLED", "0"), "a cancelled job stays away", fields)
+    check_stopped(tap, job, "a cancelled job")
+    check_usable(tap, job, "a cancelled job")
+    job.submit().wait_state("COMPLETED")
+    check_end(tap, job, undisturbed, "a cancelled job, submitted again,")
+
+
+def test_node_failure(tap, cluster, folder, data, undisturbed):
+    """A node is gone"""
+    job = Job(cluster, folder, data, "failed").submit()
+    job.hold()
+    steps = job.run.checkpoints()
+    cluster.fail_node("n2")
+    job.wait_requeued()
+    tap.check(cluster.states()["n2"].startswith("DOWN") and "NODE FAILURE" in job.said(), "the node is known to be down",
+              job.said())
+    tap.check(job.run.checkpoints() == steps, "the checkpoints are those from before", job.run.checkpoints())
+    check_usable(tap, job, "a job that lost a node")
+    cluster.start_node("n2")
+    job.start_again()
+    check_resumed(tap, job, undisturbed, "a job that lost a node")
+
+
+def test_sweep(tap, cluster, folder, data, undisturbed):
+    """A sweep"""
+    job = Job(cluster, folder, data, "sweep")
+    job.run.write_config()
+    lines = os.path.join(folder, "lines.txt")
+    with open(lines, "w", encoding="utf-8") as file:
+        file.write(f"run.dir={folder}/sweep-1 optim.clip=5\nrun.dir='{folder}/sweep 2' optim.clip=4")
+    number = cluster.submit("--array=1-2", "--nodes=1", "--ntasks=2", f"--output={folder}/sweep-%a.log",
+                            os.path.join(ROOT, "slurm", "sweep.sbatch"), job.run.config, lines, "--set", "samples.clips=2",
+                            CELFORGE=runs.CELFORGE)
+    logs = [f"{folder}/sweep-{index}.log" for index in (1, 2)]
+    for index in (1, 2):
+        job.number, job.log = f"{number}_{index}", logs[index - 1]
+        job.wait_state("COMPLETED")
+    one, two = (runs.Run(f"{folder}/{name}", data, SETTINGS) for name in ("sweep-1", "sweep 2"))
+    differs = runs.difference(one.last_checkpoint(), undisturbed.last_checkpoint())
+    # Of the state, that is: the manifest holds the config, here with another samples.clips.
+    tap.check(differs in ("", "manifest.json"), "line 1 of a sweep is the run it says", f"different: {differs}")
+    with open(two.path("config.yaml"), encoding="utf-8") as file:
+        config = file.read()
+    tap.check("  clip: 4\n" in config and "  clips: 2\n" in config and two.checkpoints()[-1] == STEPS,
+              "line 2, with a space in a value, another; what is said for all holds", config)
+
+
+def test_pack(tap, cluster, folder):
+    """An array over videos, then one dataset"""
+    films = [os.path.join(folder, name) for name in ("a film.mp4", "another.mp4")]
+    for seed, film in enumerate(films, 1):
+        made = celforge("synth", film, "--frames", str(8 * seed), "--size", "64x64", "--seed", str(seed))
+        if made.returncode != 0 and "FFmpeg" in made.stderr:
+            tap.skip("an array over videos", "no FFmpeg in this build")
+            return
+    lines, dataset = os.path.join(folder, "videos.txt"), os.path.join(folder, "film")
+    with open(lines, "w", encoding="utf-8") as file:
+        file.write("".join(f'--source "{film}"\n' for film in films))
+    script = os.path.join(ROOT, "slurm", "pack.sbatch")
+    common = [f"--output={folder}/pack-%A_%a.log", script, lines, dataset]
+    array = cluster.submit("--array=1-2", *common, "--frames", "4", "--target-filter", "negate", CELFORGE=runs.CELFORGE)
+    join = cluster.submit(f"--dependency=afterok:{array}", *common, CELFORGE=runs.CELFORGE)
+    cluster.wait_for(lambda: cluster.job(join).get("JobState") == "COMPLETED", LIMIT, "the joined dataset")
+    told, verified = celforge("info", dataset), celforge("verify", dataset)
+    tap.check(verified.returncode == 0 and "clips        6 in 1 shard" in told.stdout, "8 and 16 frames in clips of 4 make one dataset of 6",
+              told.stdout + told.stderr + verified.stderr)
+    parts = sorted(os.listdir(f"{dataset}.parts"))
+    tap.check(parts == ["000001", "000002"], "of two parts", parts)
+    again = cluster.submit("--array=2", *common, "--frames", "4", "--target-filter", "negate", CELFORGE=runs.CELFORGE)
+    cluster.wait_for(lambda: cluster.job(again).get("JobState") == "COMPLETED", LIMIT, "the second time")
+    with open(f"{folder}/pack-{again}_2.log", encoding="utf-8") as file:
+        tap.check("000002 is there" in file.read(), "a part that is whole is not made again")
+
+
+def test_wrong_launch(tap, cluster, folder, data):
+    """Launched as singletons"""
+    run = runs.Run(os.path.join(folder, "alone"), data, SETTINGS)
+    run.write_config()
+    done = subprocess.run(["srun", "--mpi=none", "--nodes=2", "--ntasks=2", runs.CELFORGE, "train", run.config],
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT, check=False,
+                          env=cluster.environment)
+    named = all(f"MPI connects 1: task {task} on node n{task + 1} would train alone; use srun --mpi=pmix" in done.stderr
+                for task in (0, 1))
+    tap.check(done.returncode == 64 and named, "srun --mpi=none: each task refuses to train alone, and says what to do",
+              f"exit code {done.returncode}\n{done.stderr}")
+    tap.check(not os.path.exists(run.folder), "and nothing is written")
+
+
+def test_mpirun(tap, cluster, folder, data, undisturbed):
+    """mpirun in a job"""
+    job = Job(cluster, folder, data, "mpirun")
+    job.run.write_config()
+    job.log = f"{job.run.folder}.log"
+    job.number = cluster.submit("--nodes=2", "--ntasks-per-node=1", f"--output={job.log}",
+                                f"--wrap=mpirun -np 2 {runs.CELFORGE} train {job.run.config}")
+    job.wait_state("COMPLETED")
+    check_end(tap, job, undisturbed, "mpirun in a job of two nodes")
+
+
+def run_tests(tap, cluster, folder):
+    data = runs.synth(os.path.join(folder, "data"))
+    undisturbed = runs.Run(os.path.join(folder, "undisturbed"), data, SETTINGS).must_train(2)
+    runs_of_one = [test_preemption, test_time_limit, test_cancelled, test_sweep, test_mpirun, test_node_failure]
+    for test, arguments in [(test_wrong_launch, (data,)), (test_pack, ()),
+                            *((test, (data, undisturbed)) for test in runs_of_one)]:
+        try:
+            test(tap, cluster, folder, *arguments)
+        except (OSError, ValueError, KeyError, AssertionError, subprocess.SubprocessError) as error:
+            tap.check(False, test.__doc__, f"{type(error).__name__}: {error}")
+
+
+def main():
+    tap = runs.Tap()
+    if absent := slurm.missing():
+        tap.skip("training under Slurm", absent)
+        tap.end()
+    if not os.access(runs.CELFORGE, os.X_OK):
+        tap.check(False, f"{runs.CELFORGE} is not built")
+        tap.end()
+    os.chdir(ROOT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of all that cleans up
+    folder = tempfile.mkdtemp(prefix="celforge-slurm-")
+    try:
+        os.makedirs(os.path.join(folder, "cluster"))
+        with slurm.Cluster(os.path.join(folder, "cluster")) as cluster:
+            run_tests(tap, cluster, folder)
+        left = cluster.processes()
+        tap.check(not left, "nothing runs on when the cluster is stopped", left)
+    except (OSError, AssertionError, subprocess.SubprocessError) as error:
+        tap.check(False, "a cluster of two nodes", f"{type(error).__name__}: {error}")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    tap.end()
+
+
+if __name__ == "__main__":
+    main()
