@@ -1,0 +1,127 @@
+#include "engine/cuda/separable.h"
+
+#include "engine/cuda/launch.h"
+#include "engine/cuda/vector.h"
+
+enum { AXIS_N, AXIS_T, AXIS_H, AXIS_W, AXIS_C };
+enum { THREADS = 256 };
+
+struct MapLaunch {
+  SeparableLaunch map;
+  int64_t slots; /* accesses to an output pixel */
+};
+
+/* An output access: where it is and which input plane it reads. */
+struct Place {
+  int64_t w, h;
+  int64_t frame; /* of the input; -1: outside */
+  int64_t channel;
+  bool inside; /* the channels are there */
+};
+
+template <typename Index, int N> __device__ inline Place place_of(const MapLaunch &p, Index index) {
+  Place place;
+  Index rest = index / static_cast<Index>(p.slots);
+  const Index slot = index - rest * static_cast<Index>(p.slots);
+  Index next = rest / static_cast<Index>(p.map.out[AXIS_W]);
+  place.w = static_cast<int64_t>(rest - next * static_cast<Index>(p.map.out[AXIS_W]));
+  rest = next / static_cast<Index>(p.map.out[AXIS_H]);
+  place.h = static_cast<int64_t>(next - rest * static_cast<Index>(p.map.out[AXIS_H]));
+  place.frame = static_cast<int64_t>(rest);
+  if (p.map.shift_n != 0 || p.map.shift_t != 0 || p.map.in[AXIS_T] != p.map.out[AXIS_T] ||
+      p.map.in[AXIS_N] != p.map.out[AXIS_N]) {
+    const int64_t n = place.frame / p.map.out[AXIS_T] + p.map.shift_n;
+    const int64_t t = place.frame % p.map.out[AXIS_T] + p.map.shift_t;
+    const bool there = n >= 0 && n < p.map.in[AXIS_N] && t >= 0 && t < p.map.in[AXIS_T];
+    place.frame = there ? n * p.map.in[AXIS_T] + t : -1;
+  }
+  place.channel = static_cast<int64_t>(slot) * N + p.map.shift_c;
+  place.inside = place.frame >= 0 && place.channel >= 0 && place.channel < p.map.in[AXIS_C];
+  return place;
+}
+
+template <typename Index> __device__ inline Index outputs_of(const MapLaunch &p) {
+  return static_cast<Index>(p.slots) * static_cast<Index>(p.map.out[AXIS_N] * p.map.out[AXIS_T] *
+                                                          p.map.out[AXIS_H] * p.map.out[AXIS_W]);
+}
+
+/* --- Outputs that are inputs or zero ---------------------------------------------------------- */
+
+template <int BYTES, int N, typename Index>
+__global__ void __launch_bounds__(THREADS) map_copy_kernel(const MapLaunch p) {
+  typedef typename Access<BYTES>::type Unit;
+  const Index index = static_cast<Index>(blockIdx.x) * THREADS + threadIdx.x;
+  if (index >= outputs_of<Index>(p)) return;
+  const Place place = place_of<Index, N>(p, index);
+  const int32_t h = p.map.h.begin[place.h], w = p.map.w.begin[place.w];
+  Unit unit = {};
+  if (place.inside && h < p.map.h.begin[place.h + 1] && w < p.map.w.begin[place.w + 1]) {
+    const int64_t row = place.frame * p.map.in[AXIS_H] + p.map.h.index[h];
+    const int64_t pixel = row * p.map.in[AXIS_W] + p.map.w.index[w];
+    const char *from = static_cast<const char *>(p.map.input) +
+                       (pixel * p.map.in[AXIS_C] + place.channel) * (BYTES / N);
+    unit = *reinterpret_cast<const Unit *>(from);
+  }
+  reinterpret_cast<Unit *>(p.map.output)[index] = unit;
+}
+
+/* --- Outputs that are sums -------------------------------------------------------------------- */
+
+template <typename T, int N, typename Index>
+__global__ void __launch_bounds__(THREADS) map_sum_kernel(const MapLaunch p) {
+  const Index index = static_cast<Index>(blockIdx.x) * THREADS + threadIdx.x;
+  if (index >= outputs_of<Index>(p)) return;
+  const Place place = place_of<Index, N>(p, index);
+  float sum[N] = {};
+  if (place.inside) {
+    const int32_t w_begin = p.map.w.begin[place.w], w_end = p.map.w.begin[place.w + 1];
+    const T *frame = static_cast<const T *>(p.map.input) + place.channel +
+                     place.frame * p.map.in[AXIS_H] * p.map.in[AXIS_W] * p.map.in[AXIS_C];
+    for (int32_t i = p.map.h.begin[place.h]; i < p.map.h.begin[place.h + 1]; i++) {
+      const float row_weight = p.map.h.weight[i];
+      const int64_t row = p.map.h.index[i] * p.map.in[AXIS_W];
+      for (int32_t k = w_begin; k < w_end; k++) {
+        const float weight = row_weight * p.map.w.weight[k];
+        float x[N];
+        floats_load<T, N>(frame + (row + p.map.w.index[k]) * p.map.in[AXIS_C], x);
+#pragma unroll
+        for (int j = 0; j < N; j++) sum[j] += weight * x[j];
+      }
+    }
+  }
+  floats_store<T, N>(static_cast<T *>(p.map.output) + static_cast<int64_t>(index) * N, sum);
+}
+
+/* --- Launchers -------------------------------------------------------------------------------- */
+
+template <typename T, int N>
+static Status launch(const SeparableLaunch *map, cudaStream_t stream, Error *error) {
+  const MapLaunch p = {*map, map->out[AXIS_C] / N};
+  const int64_t pixels = map->out[AXIS_N] * map->out[AXIS_T] * map->out[AXIS_H] * map->out[AXIS_W];
+  const int64_t outputs = pixels * p.slots, blocks = (outputs + THREADS - 1) / THREADS;
+  const bool small = outputs < UINT32_MAX - THREADS;
+  const dim3 grid(static_cast<unsigned>(blocks));
+  if (blocks > INT32_MAX)
+    return error_set(error, ERROR_INTERNAL, "a map of %lld outputs; at most %lld",
+                     static_cast<long long>(outputs), static_cast<long long>(INT32_MAX) * THREADS);
+  if (map->copies)
+    return cuda_launch(small ? map_copy_kernel<sizeof(T) * N, N, uint32_t>
+                             : map_copy_kernel<sizeof(T) * N, N, uint64_t>,
+                       grid, THREADS, 0, p, stream, error);
+  return cuda_launch(small ? map_sum_kernel<T, N, uint32_t> : map_sum_kernel<T, N, uint64_t>, grid,
+                     THREADS, 0, p, stream, error);
+}
+
+/* Whether channels come in groups of `count` that lie at multiples of 16 bytes on both sides. */
+static bool in_vectors(const SeparableLaunch *p, int count) {
+  const uintptr_t addresses =
+      reinterpret_cast<uintptr_t>(p->input) | reinterpret_cast<uintptr_t>(p->output);
+  return (addresses & 15u) == 0 && p->in[AXIS_C] % count == 0 && p->out[AXIS_C] % count == 0 &&
+         p->shift_c % count == 0;
+}
+
+Status launch_separable(const SeparableLaunch *p, cudaStream_t stream, Error *error) {
+  const bool vectors = in_vectors(p, p->bf16 ? 8 : 4);
+  if (p->bf16) return (vectors ? launch<uint16_t, 8> : launch<uint16_t, 1>)(p, stream, error);
+  return (vectors ? launch<float, 4> : launch<float, 1>)(p, stream, error);
+}
