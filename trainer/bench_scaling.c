@@ -195,14 +195,17 @@ done:
 
 /* --- All-reduces alone ------------------------------------------------------------------------ */
 
+static const double SMALLEST = 1024, LARGEST = 1073741824;
+
 static void print_reductions(const Cluster *cluster, int ranks) {
+  int nodes = cluster_nodes(cluster, ranks);
   Text text = {0};
-  text_append(&text, "\n%d ranks on %d node%s, microseconds\n%10s", ranks,
-              cluster_nodes(cluster, ranks), cluster_nodes(cluster, ranks) == 1 ? "" : "s", "size");
+  text_append(&text, "\n%d ranks on %d node%s, microseconds\n%10s", ranks, nodes,
+              nodes == 1 ? "" : "s", "size");
   for (Reduction each = 0; each < REDUCTION_COUNT; each++)
     text_append(&text, " %13s", reduction_name(each));
   text_append(&text, " %13s %10s\n", "taken", "bus GB/s");
-  for (double bytes = 1024; bytes <= 1073741824; bytes *= 4) {
+  for (double bytes = SMALLEST; bytes <= LARGEST; bytes *= 2) {
     Text size = {0};
     text_append_bytes_size(&size, bytes);
     text_append(&text, "%10s", size.data);
@@ -217,17 +220,32 @@ static void print_reductions(const Cluster *cluster, int ranks) {
   text_free(&text);
 }
 
+static void collect_reductions(const Cluster *cluster, int ranks, json_t *rows) {
+  for (double bytes = SMALLEST; bytes <= LARGEST; bytes *= 2)
+    json_array_append_new(rows,
+                          json_pack("{s:i, s:I, s:f}", "ranks", ranks, "bytes", (json_int_t)bytes,
+                                    "seconds", cluster_all_reduce_seconds(cluster, ranks, bytes)));
+}
+
 Status bench_reductions(const BenchScalingOptions *options, Error *error) {
   Status status = OK;
   Cluster cluster;
   RankList list = {0};
+  json_t *json = NULL, *rows = json_array();
   TRY(cluster_load(options->cluster, &cluster, error));
   TRY(choose_ranks(&cluster, options->ranks, &list, error));
   printf("cluster  %s; all-reduce: %s\n", options->cluster,
          reduction_name((Reduction)cluster.reduce.algorithm));
-  for (int i = 0; i < list.count; i++)
-    if (list.items[i] > 1) print_reductions(&cluster, list.items[i]);
+  for (int i = 0; i < list.count; i++) {
+    if (list.items[i] == 1) continue;
+    print_reductions(&cluster, list.items[i]);
+    collect_reductions(&cluster, list.items[i], rows);
+  }
+  json = json_pack("{s:s, s:O}", "cluster", options->cluster, "rows", rows);
+  if (options->json) TRY(json_write_file(options->json, json, error));
 done:
+  json_decref(rows);
+  json_decref(json);
   free(list.items);
   return status;
 }

@@ -158,15 +158,11 @@ done:
   return status;
 }
 
-/* The standard deviation of their logarithms. */
-static double spread(const double *seconds, int64_t count) {
-  double sum = 0, squares = 0;
-  for (int64_t i = 0; i < count; i++) {
-    sum += log(seconds[i] / seconds[0]);
-    squares += log(seconds[i] / seconds[0]) * log(seconds[i] / seconds[0]);
-  }
-  double mean = sum / (double)count;
-  return sqrt(fmax(0, squares / (double)count - mean * mean));
+/* The standard deviation of the logarithms, from the quartiles (of a normal distribution they are
+ * 1.349 apart), so that a few disturbed steps do not count. */
+static double spread(const double *ascending_seconds, int64_t count) {
+  double low = ascending_seconds[count / 4], high = ascending_seconds[(3 * count - 1) / 4];
+  return log(high / low) / 1.349;
 }
 
 static double buffer_bytes(const Buffer *buffer) {

@@ -213,7 +213,7 @@ static double play_step(Play *play, const Cluster *cluster, uint64_t seed, int s
   }
   double agreement = cluster_all_gather_seconds(cluster, play->count, sizeof(int64_t));
   sums->compute += mean;
-  sums->straggling += play->now - waited - mean;
+  sums->straggling += fmax(0, play->now - waited - mean);
   sums->exposed += waited + agreement;
   return play->now + agreement;
 }
