@@ -1,9 +1,9 @@
 /* Ops that write buffers: store, accumulate, fill, and the Adam step. */
-#include <math.h>
 #include <stdlib.h>
 
 #include "base/memory.h"
 #include "engine/cpu/partition.h"
+#include "engine/shared/adam.h"
 
 enum { BLOCK = 1024, ELEMENTS_PER_THREAD = 16384 };
 
@@ -133,31 +133,9 @@ typedef struct AdamKernel {
   Kernel base;
   int64_t count;
   int parts;
-  float beta1, beta2, epsilon, weight_decay;
+  AdamConstants constants;
   bool has_ema, has_compute;
 } AdamKernel;
-
-/* What is the same for every element in one step. */
-typedef struct AdamStep {
-  float clip, keep, rate1,
-      root2; /* s, 1 - rate decay, rate / (1 - beta1^t), 1 / sqrt(1 - beta2^t) */
-  float ema;
-} AdamStep;
-
-static AdamStep adam_step(const AdamKernel *k, const Tensor *inputs) {
-  const float *controls = inputs[CONTROLS].data, *counters = inputs[COUNTERS].data;
-  const double norm = (double)*(const float *)inputs[NORM].data;
-  const double rate = (double)controls[0], clip = (double)controls[1];
-  const double t = (double)counters[0] + 1.0;
-  const double scale = clip > 0.0 ? clip / (norm + 1e-6) : 1.0;
-  return (AdamStep){
-      .clip = (float)(scale < 1.0 ? scale : 1.0),
-      .keep = (float)(1.0 - rate * (double)k->weight_decay),
-      .rate1 = (float)(rate / (1.0 - pow((double)k->beta1, t))),
-      .root2 = (float)(1.0 / sqrt(1.0 - pow((double)k->beta2, t))),
-      .ema = controls[2],
-  };
-}
 
 static void adam_part(const AdamKernel *k, const Tensor *inputs, const AdamStep *step,
                       int64_t begin, int64_t end) {
@@ -165,17 +143,17 @@ static void adam_part(const AdamKernel *k, const Tensor *inputs, const AdamStep 
   const float *restrict gradient = inputs[GRADIENTS].data;
   float *restrict m = inputs[MOMENT1].data;
   float *restrict v = inputs[MOMENT2].data;
-  const float beta1 = k->beta1, beta2 = k->beta2, epsilon = k->epsilon;
+  const AdamConstants constants = k->constants;
   const AdamStep s = *step;
   for (int64_t i = begin; i < end; i++) {
     const float g = s.clip * gradient[i];
-    m[i] = beta1 * m[i] + (1.0f - beta1) * g;
-    v[i] = beta2 * v[i] + (1.0f - beta2) * (g * g);
-    p[i] = s.keep * p[i] - s.rate1 * m[i] / (sqrtf(v[i]) * s.root2 + epsilon);
+    m[i] = adam_moment1(constants, m[i], g);
+    v[i] = adam_moment2(constants, v[i], g);
+    p[i] = adam_parameter(constants, s, p[i], m[i], v[i]);
   }
   if (k->has_ema) {
     float *restrict ema = inputs[EMA].data;
-    for (int64_t i = begin; i < end; i++) ema[i] = s.ema * ema[i] + (1.0f - s.ema) * p[i];
+    for (int64_t i = begin; i < end; i++) ema[i] = adam_average(s, ema[i], p[i]);
   }
   if (k->has_compute)
     cpu_store((uint16_t *)inputs[COMPUTE].data + begin, DTYPE_BF16, 0, p + begin, end - begin);
@@ -185,15 +163,13 @@ static Status adam_run(Kernel *base, const Tensor *inputs, const Tensor *outputs
                        Error *error) {
   (void)outputs, (void)workspace, (void)error;
   const AdamKernel *k = (const AdamKernel *)base;
-  float *counters = inputs[COUNTERS].data;
+  AdamCounters *counters = inputs[COUNTERS].data;
+  const AdamControls *controls = inputs[CONTROLS].data;
   const float norm = *(const float *)inputs[NORM].data;
-  const float largest = ((const float *)inputs[CONTROLS].data)[3];
-  if (!isfinite(norm) || (largest > 0.0f && norm > largest)) {
-    counters[1] += 1.0f;
-    counters[2] += 1.0f;
-    return OK;
-  }
-  const AdamStep step = adam_step(k, inputs);
+  const int applies = adam_applies(norm, *controls);
+  const AdamStep step = adam_step(k->constants, norm, *controls, counters->applied);
+  *counters = adam_count(*counters, applies);
+  if (!applies) return OK;
   const int64_t blocks = (k->count + BLOCK - 1) / BLOCK;
 #pragma omp parallel for num_threads(k->parts) schedule(static, 1)
   for (int part = 0; part < k->parts; part++) {
@@ -204,8 +180,6 @@ static Status adam_run(Kernel *base, const Tensor *inputs, const Tensor *outputs
       adam_part(k, inputs, &step, b * BLOCK, end < k->count ? end : k->count);
     }
   }
-  counters[0] += 1.0f;
-  counters[2] = 0.0f;
   return OK;
 }
 
@@ -235,10 +209,10 @@ Status cpu_adam_new(Backend *backend, const Op *op, const Tensor *inputs, const 
   AdamKernel *k = mem_new(1, sizeof *k);
   k->count = count;
   k->parts = cpu_parts(backend, count, ELEMENTS_PER_THREAD);
-  k->beta1 = op->attributes.adam.beta1;
-  k->beta2 = op->attributes.adam.beta2;
-  k->epsilon = op->attributes.adam.epsilon;
-  k->weight_decay = op->attributes.adam.weight_decay;
+  k->constants = (AdamConstants){.beta1 = op->attributes.adam.beta1,
+                                 .beta2 = op->attributes.adam.beta2,
+                                 .epsilon = op->attributes.adam.epsilon,
+                                 .weight_decay = op->attributes.adam.weight_decay};
   k->has_ema = cpu_has_input(op, inputs, EMA);
   k->has_compute = cpu_has_input(op, inputs, COMPUTE);
   k->base = (Kernel){.run = adam_run, .free = effect_free};
