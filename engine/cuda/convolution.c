@@ -1,0 +1,86 @@
+/* The three kernels of the convolution. */
+#include "engine/cuda/convolution.h"
+
+#include <stdlib.h>
+
+#include "base/memory.h"
+
+typedef struct ConvolutionKernel {
+  Kernel base;
+  ConvolutionSteps steps;
+  cudnnHandle_t handle;
+  cudaStream_t stream;
+  char *name; /* of the op */
+} ConvolutionKernel;
+
+static ConvolutionTensors tensors_of(const Convolution *c, const Tensor *inputs,
+                                     const Tensor *outputs) {
+  ConvolutionTensors t;
+  if (c->pass == CONVOLUTION_FORWARD)
+    t = (ConvolutionTensors){.part = {inputs[0].data, inputs[1].data, outputs[0].data},
+                             .bias = c->bias ? inputs[2].data : NULL};
+  else if (c->pass == CONVOLUTION_BACKWARD_DATA)
+    t = (ConvolutionTensors){.part = {outputs[0].data, inputs[1].data, inputs[0].data}};
+  else
+    t = (ConvolutionTensors){.part = {inputs[0].data, outputs[0].data, inputs[1].data},
+                             .bias = c->bias ? outputs[1].data : NULL};
+  return t;
+}
+
+static Status convolution_run(Kernel *base, const Tensor *inputs, const Tensor *outputs,
+                              void *workspace, Error *error) {
+  const ConvolutionKernel *kernel = (const ConvolutionKernel *)(void *)base;
+  const ConvolutionTensors tensors = tensors_of(&kernel->steps.convolution, inputs, outputs);
+  if (convolution_steps_run(&kernel->steps, kernel->handle, kernel->stream, &tensors, workspace,
+                            error) == OK)
+    return OK;
+  return error_context(error, "%s", kernel->name);
+}
+
+static void convolution_free(Kernel *base) {
+  ConvolutionKernel *kernel = (ConvolutionKernel *)(void *)base;
+  if (!kernel) return;
+  free(kernel->name);
+  free(kernel);
+}
+
+Status convolution_new(Backend *backend, const Op *op, ConvolutionPass pass,
+                       const ConvolutionForm *only, const Tensor *inputs, const Tensor *outputs,
+                       Kernel **out, Error *error) {
+  Status status = OK;
+  CudaBackend *cuda = cuda_backend(backend);
+  Convolution convolution;
+  CudnnChoice choice;
+  *out = NULL;
+  TRY(convolution_of(pass, op, inputs, outputs, &convolution, error));
+  if (cudnn_choose(cuda->cudnn, &convolution, only, &choice, error) != OK) {
+    status = error_context(error, "%s", op->name);
+    goto done;
+  }
+  ConvolutionKernel *kernel = mem_new(1, sizeof *kernel);
+  kernel->steps = convolution_steps(&convolution, &choice.form, choice.plan);
+  kernel->base = (Kernel){
+      .workspace = kernel->steps.workspace, .run = convolution_run, .free = convolution_free};
+  kernel->handle = cudnn_handle(cuda->cudnn);
+  kernel->stream = cuda->stream;
+  kernel->name = mem_string(op->name ? op->name : op_kind_name(op->kind));
+  *out = &kernel->base;
+done:
+  return status;
+}
+
+Status cuda_conv3d_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
+                       Kernel **out, Error *error) {
+  return convolution_new(backend, op, CONVOLUTION_FORWARD, NULL, inputs, outputs, out, error);
+}
+
+Status cuda_conv3d_backward_data_new(Backend *backend, const Op *op, const Tensor *inputs,
+                                     const Tensor *outputs, Kernel **out, Error *error) {
+  return convolution_new(backend, op, CONVOLUTION_BACKWARD_DATA, NULL, inputs, outputs, out, error);
+}
+
+Status cuda_conv3d_backward_weights_new(Backend *backend, const Op *op, const Tensor *inputs,
+                                        const Tensor *outputs, Kernel **out, Error *error) {
+  return convolution_new(backend, op, CONVOLUTION_BACKWARD_WEIGHTS, NULL, inputs, outputs, out,
+                         error);
+}

@@ -1,0 +1,63 @@
+/* A convolution in one of its forms, ready to run: windows into the workspace, cuDNN's plan,
+ * windows back, our own bias, activation and sums. And the choice among forms and engines. */
+#ifndef CELFORGE_ENGINE_CUDA_CONVOLUTION_H
+#define CELFORGE_ENGINE_CUDA_CONVOLUTION_H
+
+#include "engine/cuda/cuda.h"
+#include "engine/cuda/cudnn.h"
+
+/* x, w or y: as the op has it, and as cuDNN is given it. */
+typedef struct ConvolutionPart {
+  Shape outer, inner;
+  DType outer_dtype, inner_dtype;
+  int64_t shift[RANK]; /* element i of the outer tensor is element i + shift of the inner one */
+  bool copied;         /* the inner tensor is another: in the workspace, at `at` */
+  size_t at;
+} ConvolutionPart;
+
+enum { PART_X, PART_W, PART_Y, PARTS };
+
+typedef struct ConvolutionSteps {
+  Convolution convolution;
+  ConvolutionForm form;
+  ConvolutionPart parts[PARTS];
+  int written; /* the part that the pass writes */
+  bool bias_copied;
+  size_t bias_at; /* of a copied bias */
+  int64_t sum_parts;
+  size_t sums_at; /* partial sums of dbias */
+  size_t plan_at; /* cuDNN's own workspace */
+  const CudnnPlan *plan;
+  size_t workspace;
+} ConvolutionSteps;
+
+/* Lays out the workspace. `plan` must be one for convolution_inner in this form. */
+ConvolutionSteps convolution_steps(const Convolution *convolution, const ConvolutionForm *form,
+                                   const CudnnPlan *plan);
+
+/* The op's tensors by their part; bias is the forward pass's, or dbias. */
+typedef struct ConvolutionTensors {
+  void *part[PARTS];
+  void *bias;
+} ConvolutionTensors;
+
+/* Enqueues all steps on the stream. */
+Status convolution_steps_run(const ConvolutionSteps *steps, cudnnHandle_t handle,
+                             cudaStream_t stream, const ConvolutionTensors *tensors,
+                             void *workspace, Error *error);
+
+/* Median seconds of a few runs on scratch memory that is allocated for it. */
+Status convolution_measure(const ConvolutionSteps *steps, cudnnHandle_t handle, cudaStream_t stream,
+                           double *seconds, Error *error);
+
+/* Like the constructors of cuda.h, in one form alone: for tests. NULL: as chosen. */
+Status convolution_new(Backend *backend, const Op *op, ConvolutionPass pass,
+                       const ConvolutionForm *only, const Tensor *inputs, const Tensor *outputs,
+                       Kernel **out, Error *error);
+
+/* Holds bf16 and f32 convolutions of a few shapes, all passes, against plain loops on the device
+ * (reference_convolution.h). ERROR_INTERNAL names the shape, the engine and what to do. What has
+ * passed once on this device with this cuDNN is remembered in `folder` (NULL: is not). */
+Status convolution_self_test(CudaBackend *backend, const char *folder, Error *error);
+
+#endif

@@ -1,0 +1,231 @@
+/* A form's steps: the workspace's layout, and running them in order. */
+#include <stdlib.h>
+
+#include "base/memory.h"
+#include "engine/cuda/convolution.h"
+#include "engine/cuda/epilogue.h"
+
+/* --- Layout ----------------------------------------------------------------------------------- */
+static size_t place(size_t *used, size_t bytes) {
+  const size_t at = *used;
+  *used += cuda_align(bytes);
+  return at;
+}
+
+static int written_part(ConvolutionPass pass) {
+  static const int written[] = {[CONVOLUTION_FORWARD] = PART_Y,
+                                [CONVOLUTION_BACKWARD_DATA] = PART_X,
+                                [CONVOLUTION_BACKWARD_WEIGHTS] = PART_W};
+  return written[pass];
+}
+
+static void describe_parts(ConvolutionSteps *steps, const Convolution *inner) {
+  const Convolution *c = &steps->convolution;
+  const Shape outer_shapes[PARTS] = {c->x, c->w, c->y};
+  const Shape inner_shapes[PARTS] = {inner->x, inner->w, inner->y};
+  for (int i = 0; i < PARTS; i++) {
+    ConvolutionPart *part = &steps->parts[i];
+    part->outer = outer_shapes[i];
+    part->inner = inner_shapes[i];
+    part->outer_dtype = i == steps->written ? c->result : c->operands;
+    part->inner_dtype = i == steps->written ? inner->result : inner->operands;
+  }
+  for (int i = 0; i < 3; i++)
+    steps->parts[PART_X].shift[AXIS_T + i] = c->before[i] - inner->before[i];
+}
+
+ConvolutionSteps convolution_steps(const Convolution *convolution, const ConvolutionForm *form,
+                                   const CudnnPlan *plan) {
+  const Convolution inner = convolution_inner(convolution, form);
+  const int64_t channels = convolution->y.dim[AXIS_C];
+  ConvolutionSteps steps = {.convolution = *convolution,
+                            .form = *form,
+                            .written = written_part(convolution->pass),
+                            .plan = plan};
+  describe_parts(&steps, &inner);
+  size_t used = 0;
+  steps.plan_at = place(&used, plan->workspace);
+  for (int i = 0; i < PARTS; i++) {
+    ConvolutionPart *part = &steps.parts[i];
+    part->copied = !shape_equal(part->outer, part->inner) || part->outer_dtype != part->inner_dtype;
+    if (part->copied)
+      part->at = place(&used, (size_t)shape_count(part->inner) * dtype_size(part->inner_dtype));
+  }
+  steps.bias_copied = inner.bias && inner.y.dim[AXIS_C] != channels;
+  if (steps.bias_copied) steps.bias_at = place(&used, (size_t)inner.y.dim[AXIS_C] * sizeof(float));
+  if (convolution->pass == CONVOLUTION_BACKWARD_WEIGHTS && convolution->bias) {
+    steps.sum_parts = column_sums_parts(shape_count(convolution->y) / channels, channels);
+    steps.sums_at = place(&used, (size_t)(steps.sum_parts * channels) * sizeof(float));
+  }
+  steps.workspace = used;
+  return steps;
+}
+
+/* --- Running ---------------------------------------------------------------------------------- */
+static WindowLaunch inward(const ConvolutionPart *part, const void *outer, void *inner) {
+  WindowLaunch window = {.source = outer,
+                         .destination = inner,
+                         .from = part->outer,
+                         .to = part->inner,
+                         .source_dtype = part->outer_dtype,
+                         .destination_dtype = part->inner_dtype};
+  for (int i = 0; i < RANK; i++) window.offset[i] = -part->shift[i];
+  return window;
+}
+
+static WindowLaunch outward(const ConvolutionPart *part, const void *inner, void *outer) {
+  WindowLaunch window = {.source = inner,
+                         .destination = outer,
+                         .from = part->inner,
+                         .to = part->outer,
+                         .source_dtype = part->inner_dtype,
+                         .destination_dtype = part->outer_dtype};
+  for (int i = 0; i < RANK; i++) window.offset[i] = part->shift[i];
+  return window;
+}
+
+static Status check_addresses(const ConvolutionTensors *tensors, Error *error) {
+  static const char *const names[PARTS] = {"x", "the weights", "y"};
+  for (int i = 0; i < PARTS; i++)
+    if ((uintptr_t)tensors->part[i] % 16 != 0)
+      return error_set(error, ERROR_INTERNAL,
+                       "%s of a convolution lies at %p; cuDNN needs a multiple of 16", names[i],
+                       tensors->part[i]);
+  return OK;
+}
+
+/* Copies what the plan reads; gives the addresses of what it is given. */
+static Status enter(const ConvolutionSteps *steps, cudaStream_t stream,
+                    const ConvolutionTensors *tensors, char *workspace, void *pointers[PARTS + 1],
+                    Error *error) {
+  Status status = OK;
+  for (int i = 0; i < PARTS; i++) {
+    const ConvolutionPart *part = &steps->parts[i];
+    pointers[i] = part->copied ? workspace + part->at : tensors->part[i];
+    if (!part->copied || i == steps->written) continue;
+    const WindowLaunch window = inward(part, tensors->part[i], pointers[i]);
+    TRY(launch_window(&window, stream, error));
+  }
+  pointers[PARTS] = tensors->bias;
+  if (steps->bias_copied) {
+    pointers[PARTS] = workspace + steps->bias_at;
+    const WindowLaunch window = {.source = tensors->bias,
+                                 .destination = pointers[PARTS],
+                                 .from = shape_vector(steps->parts[PART_Y].outer.dim[AXIS_C]),
+                                 .to = shape_vector(steps->parts[PART_Y].inner.dim[AXIS_C])};
+    TRY(launch_window(&window, stream, error));
+  }
+done:
+  return status;
+}
+
+/* What is left to do behind the plan: bias and activation, the copy back. */
+static Status leave(const ConvolutionSteps *steps, cudaStream_t stream,
+                    const ConvolutionTensors *tensors, void *const pointers[PARTS + 1],
+                    Error *error) {
+  const Convolution *c = &steps->convolution;
+  const int written = steps->written;
+  const bool ours = c->pass == CONVOLUTION_FORWARD && !steps->form.fused &&
+                    (c->bias || c->activation != ACTIVATION_NONE);
+  if (!ours && !steps->parts[written].copied) return OK;
+  WindowLaunch window = outward(&steps->parts[written], pointers[written], tensors->part[written]);
+  if (ours) {
+    window.bias = c->bias ? tensors->bias : NULL;
+    window.activation = c->activation;
+    window.slope = c->slope;
+  }
+  return launch_window(&window, stream, error);
+}
+
+static Status sum_bias(const ConvolutionSteps *steps, cudaStream_t stream,
+                       const ConvolutionTensors *tensors, char *workspace, Error *error) {
+  const Convolution *c = &steps->convolution;
+  const int64_t columns = c->y.dim[AXIS_C];
+  const ColumnSumsLaunch sums = {.x = tensors->part[PART_Y],
+                                 .dtype = c->operands,
+                                 .rows = shape_count(c->y) / columns,
+                                 .columns = columns,
+                                 .parts = steps->sum_parts,
+                                 .partials = (float *)(void *)(workspace + steps->sums_at),
+                                 .sums = tensors->bias};
+  return launch_column_sums(&sums, stream, error);
+}
+
+Status convolution_steps_run(const ConvolutionSteps *steps, cudnnHandle_t handle,
+                             cudaStream_t stream, const ConvolutionTensors *tensors,
+                             void *workspace, Error *error) {
+  Status status = OK;
+  static const int64_t uids[] = {CUDNN_UID_X, CUDNN_UID_W, CUDNN_UID_Y, CUDNN_UID_BIAS};
+  const bool bias = steps->form.fused && steps->convolution.bias;
+  void *pointers[PARTS + 1];
+  TRY(check_addresses(tensors, error));
+  TRY(enter(steps, stream, tensors, workspace, pointers, error));
+  TRY(cudnn_plan_run(steps->plan, handle, bias ? PARTS + 1 : PARTS, uids, pointers,
+                     steps->plan->workspace ? (char *)workspace + steps->plan_at : NULL, error));
+  TRY(leave(steps, stream, tensors, pointers, error));
+  if (steps->sum_parts > 0) TRY(sum_bias(steps, stream, tensors, workspace, error));
+done:
+  return status;
+}
+
+/* --- Measuring -------------------------------------------------------------------------------- */
+enum { WARM_RUNS = 2, TIMED_RUNS = 7 };
+
+static size_t part_bytes(const ConvolutionPart *part) {
+  return cuda_align((size_t)shape_count(part->outer) * dtype_size(part->outer_dtype));
+}
+
+static int ascending(const void *a, const void *b) {
+  const float x = *(const float *)a, y = *(const float *)b;
+  return (x > y) - (x < y);
+}
+
+static Status time_runs(const ConvolutionSteps *steps, cudnnHandle_t handle, cudaStream_t stream,
+                        const ConvolutionTensors *tensors, void *workspace, double *seconds,
+                        Error *error) {
+  Status status = OK;
+  cudaEvent_t begin = NULL, end = NULL;
+  float milliseconds[TIMED_RUNS] = {0};
+  CUDA_TRY(cudaEventCreate(&begin));
+  CUDA_TRY(cudaEventCreate(&end));
+  for (int i = -WARM_RUNS; i < TIMED_RUNS; i++) {
+    CUDA_TRY(cudaEventRecord(begin, stream));
+    TRY(convolution_steps_run(steps, handle, stream, tensors, workspace, error));
+    CUDA_TRY(cudaEventRecord(end, stream));
+    CUDA_TRY(cudaEventSynchronize(end));
+    if (i >= 0) CUDA_TRY(cudaEventElapsedTime(&milliseconds[i], begin, end));
+  }
+  qsort(milliseconds, TIMED_RUNS, sizeof *milliseconds, ascending);
+  *seconds = 1e-3 * (double)milliseconds[TIMED_RUNS / 2];
+done:
+  if (begin) cudaEventDestroy(begin);
+  if (end) cudaEventDestroy(end);
+  return status;
+}
+
+Status convolution_measure(const ConvolutionSteps *steps, cudnnHandle_t handle, cudaStream_t stream,
+                           double *seconds, Error *error) {
+  enum { SMALL_NUMBERS = 0x3c }; /* 0x3c3c is 0.0115 in bf16, and so is four of them in f32 */
+  Status status = OK;
+  ConvolutionTensors tensors = {0};
+  size_t bytes = 0, at[PARTS + 1];
+  void *memory = NULL;
+  for (int i = 0; i < PARTS; i++) {
+    at[i] = bytes;
+    bytes += part_bytes(&steps->parts[i]);
+  }
+  at[PARTS] = bytes;
+  bytes += cuda_align((size_t)steps->convolution.y.dim[AXIS_C] * sizeof(float));
+  if (cudaMalloc(&memory, bytes + steps->workspace) != cudaSuccess) {
+    cudaGetLastError(); /* it is no error of the device: later calls must not see it */
+    FAIL(error, ERROR_INTERNAL, "no %zu bytes of device memory to measure convolutions in",
+         bytes + steps->workspace);
+  }
+  CUDA_TRY(cudaMemsetAsync(memory, SMALL_NUMBERS, bytes, stream));
+  for (int i = 0; i < PARTS; i++) tensors.part[i] = (char *)memory + at[i];
+  tensors.bias = (char *)memory + at[PARTS];
+  TRY(time_runs(steps, handle, stream, &tensors, (char *)memory + bytes, seconds, error));
+done:
+  if (memory) cudaFree(memory);
+  return status;
+}

@@ -1,0 +1,47 @@
+/* What the CUDA backend holds of cuDNN: its handle, and for each convolution met so far the form
+ * and the plan that were chosen, in memory and on disk.
+ *
+ * Choosing: the forms of a convolution (convolution_form.h) come in tiers. Within the first tier
+ * that has a plan at all it is the first form and engine on tensor cores, or else the first of any
+ * kind; or, with options.tune, the fastest of the first few of each form, measured with all that
+ * stands around cuDNN. Deterministic runs are never tuned: clocks would choose their bits.
+ *
+ * A choice is kept in `cache`/cudnn/, a JSON file each, under everything it depends on: the
+ * convolution, the device, cuDNN's version, the rules. A file that is damaged, of another key, or
+ * refused by cuDNN is replaced. */
+#ifndef CELFORGE_ENGINE_CUDA_CUDNN_H
+#define CELFORGE_ENGINE_CUDA_CUDNN_H
+
+#include "engine/cuda/cuda.h"
+#include "engine/cuda/cudnn_plan.h"
+
+typedef struct Cudnn Cudnn;
+
+/* Opens cuDNN on backend->stream and tests its convolutions (convolution_self_test), for which
+ * backend->cudnn is set meanwhile. Needs the backend's options, stream, info and cache. The test
+ * stands here, before anything is trained, since a wrong engine is a property of the device and the
+ * library, not of a run: on small shapes all results can be compared, and a failure ends the start
+ * with one clear line. */
+Status cudnn_new(CudaBackend *backend, struct Cudnn **out, Error *error);
+void cudnn_free(struct Cudnn *cudnn);
+
+/* --- For the convolutions --------------------------------------------------------------------- */
+typedef struct CudnnChoice {
+  ConvolutionForm form;
+  const CudnnPlan *plan; /* lives as long as the Cudnn */
+} CudnnChoice;
+
+/* `only`: this form or none, chosen anew and not kept on disk. ERROR_INTERNAL with the convolution
+ * and the last refusal where no form has a plan. */
+Status cudnn_choose(Cudnn *cudnn, const Convolution *convolution, const ConvolutionForm *only,
+                    CudnnChoice *out, Error *error);
+cudnnHandle_t cudnn_handle(const Cudnn *cudnn);
+/* Device and library in one line: "NVIDIA H200 sm_90 cuDNN 9.19.0". */
+const char *cudnn_device(const Cudnn *cudnn);
+
+/* --- For tests without a device --------------------------------------------------------------- */
+/* Chooses plans for `target` without running any. `folder` NULL: nothing on disk. */
+Status cudnn_open(const CudnnTarget *target, const char *device, const CudnnRules *rules,
+                  const char *folder, Cudnn **out, Error *error);
+
+#endif
