@@ -11,6 +11,7 @@
 #include <math.h>
 
 #include "engine/cpu/norm.h"
+#include "engine/shared/norm.h"
 
 typedef struct Frames {
   int64_t row, parts;
@@ -131,8 +132,7 @@ static void forward_part(const Norm *norm, const Frames *f, const Part *part) {
     if (norm->residual.data)
       residual = norm_read(&norm->residual, p * channels, channels, part->other);
     for (int64_t c = 0; c < channels; c++) {
-      float v = gain[c] * ((x[c] - mean[c]) * r[c]) + bias[c];
-      v = v > 0 ? v : slope * v;
+      float v = norm_value((x[c] - mean[c]) * r[c], gain[c], bias[c], slope);
       /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): part->out is there for bf16 */
       y[c] = residual ? v + residual[c] : v;
     }
@@ -164,7 +164,7 @@ static void sum_gradients(const Norm *norm, const Frames *f, const Part *part) {
 #pragma omp simd
     for (int64_t c = 0; c < channels; c++) {
       float n = (x[c] - mean[c]) * r[c];
-      float g = gain[c] * n + bias[c] > 0 ? dy[c] : slope * dy[c];
+      float g = norm_gradient(n, gain[c], bias[c], slope, dy[c]);
       sum[c] += (double)g;
       along[c] += (double)(g * n);
     }
@@ -183,7 +183,7 @@ static void backward_part(const Norm *norm, const Frames *f, const Part *part) {
 #pragma omp simd
     for (int64_t c = 0; c < channels; c++) {
       float n = (x[c] - mean[c]) * r[c];
-      float g = gain[c] * n + bias[c] > 0 ? dy[c] : slope * dy[c];
+      float g = norm_gradient(n, gain[c], bias[c], slope, dy[c]);
       dx[c] = r[c] * (gain[c] * g - a[c] - n * b[c]);
     }
     norm_write(&norm->dx, p * channels, channels, dx);

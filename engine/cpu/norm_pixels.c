@@ -11,6 +11,7 @@
 
 #include "engine/cpu/lanes.h"
 #include "engine/cpu/norm.h"
+#include "engine/shared/norm.h"
 
 /* Pixels summed in f32 before the sum is added to a double one. */
 enum { BLOCK = 128 };
@@ -66,14 +67,12 @@ static void forward_pixels(const Norm *norm, const Space *space, int64_t first, 
       const float *residual = norm_read(&norm->residual, p * channels, channels, space->other);
 #pragma omp simd
       for (int64_t c = 0; c < channels; c++) {
-        float v = gain[c] * (x[c] * r) + bias[c];
-        y[c] = (v > 0 ? v : slope * v) + residual[c];
+        y[c] = norm_value(x[c] * r, gain[c], bias[c], slope) + residual[c];
       }
     } else {
 #pragma omp simd
       for (int64_t c = 0; c < channels; c++) {
-        float v = gain[c] * (x[c] * r) + bias[c];
-        y[c] = v > 0 ? v : slope * v;
+        y[c] = norm_value(x[c] * r, gain[c], bias[c], slope);
       }
     }
     norm_write(&norm->y, p * channels, channels, y);
@@ -93,7 +92,7 @@ static void backward_pixels(const Norm *norm, const Space *space, int64_t first,
 #pragma omp simd reduction(+ : along)
     for (int64_t c = 0; c < channels; c++) {
       float n = x[c] * r;
-      float g = gain[c] * n + bias[c] > 0 ? dy[c] : slope * dy[c];
+      float g = norm_gradient(n, gain[c], bias[c], slope, dy[c]);
       dgain[c] += g * n;
       dbias[c] += g;
       h[c] = g * gain[c];
