@@ -102,9 +102,10 @@ static Status measure_copies(Bench *bench, Error *error) {
   double copied = 0;
   TRY(comm_barrier(bench->comm, error));
   double begin = clock_seconds(), seconds = 0;
-  for (; seconds < COPY_SECONDS; seconds = clock_seconds() - begin) {
+  while (seconds < COPY_SECONDS) {
     memcpy(bench->data, (char *)bench->data + half, half);
     copied += (double)half;
+    seconds = clock_seconds() - begin;
   }
   double rate = 2 * copied / seconds;
   TRY(comm_all_reduce(bench->comm, &rate, 1, COMM_F64, COMM_SUM, error));

@@ -195,7 +195,7 @@ done:
 
 /* --- All-reduces alone ------------------------------------------------------------------------ */
 
-static const double SMALLEST = 1024, LARGEST = 1073741824;
+enum { SMALLEST = 1 << 10, LARGEST = 1 << 30 }; /* bytes */
 
 static void print_reductions(const Cluster *cluster, int ranks) {
   int nodes = cluster_nodes(cluster, ranks);
@@ -205,26 +205,27 @@ static void print_reductions(const Cluster *cluster, int ranks) {
   for (Reduction each = 0; each < REDUCTION_COUNT; each++)
     text_append(&text, " %13s", reduction_name(each));
   text_append(&text, " %13s %10s\n", "taken", "bus GB/s");
-  for (double bytes = SMALLEST; bytes <= LARGEST; bytes *= 2) {
+  for (int64_t bytes = SMALLEST; bytes <= LARGEST; bytes *= 2) {
     Text size = {0};
-    text_append_bytes_size(&size, bytes);
+    text_append_bytes_size(&size, (double)bytes);
     text_append(&text, "%10s", size.data);
     text_free(&size);
     for (Reduction each = 0; each < REDUCTION_COUNT; each++)
-      text_append(&text, " %13.1f", 1e6 * cluster_reduce_seconds(cluster, each, ranks, bytes));
-    double seconds = cluster_all_reduce_seconds(cluster, ranks, bytes);
+      text_append(&text, " %13.1f",
+                  1e6 * cluster_reduce_seconds(cluster, each, ranks, (double)bytes));
+    double seconds = cluster_all_reduce_seconds(cluster, ranks, (double)bytes);
     text_append(&text, " %13.1f %10.2f\n", 1e6 * seconds,
-                2.0 * (ranks - 1) / ranks * bytes / seconds / 1e9);
+                2.0 * (ranks - 1) / ranks * (double)bytes / seconds / 1e9);
   }
   fputs(text.data, stdout);
   text_free(&text);
 }
 
 static void collect_reductions(const Cluster *cluster, int ranks, json_t *rows) {
-  for (double bytes = SMALLEST; bytes <= LARGEST; bytes *= 2)
-    json_array_append_new(rows,
-                          json_pack("{s:i, s:I, s:f}", "ranks", ranks, "bytes", (json_int_t)bytes,
-                                    "seconds", cluster_all_reduce_seconds(cluster, ranks, bytes)));
+  for (int64_t bytes = SMALLEST; bytes <= LARGEST; bytes *= 2)
+    json_array_append_new(
+        rows, json_pack("{s:i, s:I, s:f}", "ranks", ranks, "bytes", (json_int_t)bytes, "seconds",
+                        cluster_all_reduce_seconds(cluster, ranks, (double)bytes)));
 }
 
 Status bench_reductions(const BenchScalingOptions *options, Error *error) {

@@ -112,9 +112,9 @@ typedef struct Links {
 
 /* How many ranks of a node there are for each that its cores can run at once. */
 static double turns(const Cluster *cluster, int ranks, int64_t threads) {
-  double local = (double)(ranks / cluster_nodes(cluster, ranks));
+  int local = ranks / cluster_nodes(cluster, ranks);
   if (cluster->node.cores == 0) return 1;
-  return fmax(1, local * (double)threads / (double)cluster->node.cores);
+  return fmax(1, (double)(local * threads) / (double)cluster->node.cores);
 }
 
 /* Where ranks take turns on cores, so do their messages. */
