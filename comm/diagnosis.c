@@ -162,6 +162,8 @@ void diagnose(const Look *look, const Expiry *expiry, Text *report) {
   if (count == 0)
     text_append(report, "no rank is behind: all wait for each other; the network between them is "
                         "cut, or they went different ways\n");
+  if (expiry->trouble)
+    text_append(report, "the records may be older than the ranks' lives: %s\n", expiry->trouble);
   if (silent > 0) append_groups(look, BUSY, report);
   append_groups(look, WAITING, report);
 }

@@ -48,6 +48,7 @@ typedef struct Expiry {
   int rank;
   double deadline; /* what was overstepped */
   const char *folder;
+  const char *trouble; /* why this rank cannot write into the folder; NULL where it can */
 } Expiry;
 
 void look_new(int size, Look *look);
@@ -65,5 +66,69 @@ const char *explain_silence(const Record *record, const char *own_host);
 void append_rank(const Record *record, Text *text);
 /* "in data since 12:03:11 (600 s), step 1234". */
 void append_place(const Record *record, double now, Text *text);
+
+/* --- heartbeat.c ---------------------------------------------------------------------------------
+ */
+
+#define HEARTBEAT_NAP 0.25 /* seconds between two looks at the main thread's phase */
+
+/* What one beat of another rank told, and when. */
+typedef struct Seen {
+  int64_t beat;
+  double at; /* clock_seconds; 0: never looked */
+  bool warned;
+} Seen;
+
+struct Heartbeat {
+  Comm *comm;
+  int rank, size;
+  double every, deadlines[PHASE_COUNT];
+  char *folder, *diagnosis; /* paths */
+  Record self;              /* what does not change; the rest is filled in for each beat */
+
+  /* The main thread's word, and the forgiving of a pause. */
+  _Atomic uint64_t phase; /* nanoseconds of clock_seconds at its begin << 3 | Phase */
+  _Atomic int64_t step;
+  _Atomic uint64_t waiting_since; /* nanoseconds; 0: not waiting */
+  _Atomic(const char *) waiting;
+
+  /* The beating thread's own. */
+  pthread_t beating;
+  _Atomic uint64_t ticked;            /* nanoseconds: when it last went round */
+  _Atomic bool expired;               /* it is about to report and to leave */
+  Seen *seen;                         /* [size] */
+  Look look;                          /* of the place that began at `looked_since` */
+  double looked_since, excused_until; /* clock_seconds */
+  Error trouble;                      /* of the last write into the folder */
+
+  pthread_t guarding;
+  pthread_mutex_t mutex;
+  pthread_cond_t changed;
+  bool over;
+};
+
+/* Where the main thread is. */
+typedef struct Place {
+  Phase phase;
+  double since;        /* clock_seconds */
+  const char *waiting; /* the collective or NULL */
+} Place;
+
+Place heartbeat_place(Heartbeat *heartbeat);
+/* This rank's record, as of now. The beating thread's. */
+void heartbeat_write(Heartbeat *heartbeat);
+
+/* --- watchdog.c ----------------------------------------------------------------------------------
+ */
+
+/* The beating thread's, at every beat: warns of the next rank, and beyond it while that is silent.
+ */
+void watchdog_check_next(Heartbeat *heartbeat);
+/* The beating thread's, at every beat: does not return where another rank has reported. */
+void watchdog_leave_if_diagnosed(Heartbeat *heartbeat);
+/* The beating thread's, at every nap: past the deadline reports and does not return. */
+void watchdog_check_deadline(Heartbeat *heartbeat);
+/* The guarding thread's: past the deadline, where the beating thread hangs, does not return. */
+void watchdog_check_beating(Heartbeat *heartbeat);
 
 #endif

@@ -133,7 +133,8 @@ static Look new_look(void) {
 
 static void must_report(Look *look, const char *const *wanted) {
   Text report = {0};
-  diagnose(look, &(Expiry){.rank = 0, .deadline = 2, .folder = folder}, &report);
+  diagnose(look, &(Expiry){.rank = 0, .deadline = 2, .folder = folder, .trouble = "no space"},
+           &report);
   for (; *wanted; wanted++)
     if (!strstr(report.data, *wanted)) fail_msg("no \"%s\" in:\n%s", *wanted, report.data);
   text_free(&report);
@@ -149,7 +150,8 @@ static void test_diagnosis_of_a_busy_rank(void **state) {
   must_report(&look,
               (const char *const[]){"no progress: rank 0 of 4 is in reduce (barrier) since ",
                                     "behind: rank 2 (host ", " in data since ", " s), step 33\n",
-                                    "waiting in reduce (barrier), step 34: rank 0, 1, 3\n", NULL});
+                                    "waiting in reduce (barrier), step 34: rank 0, 1, 3\n",
+                                    "lives: no space\n", NULL});
 }
 
 static void test_diagnosis_of_silent_ranks(void **state) {
