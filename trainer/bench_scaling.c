@@ -78,6 +78,8 @@ static void print_head(const Study *study) {
               study->options->cluster, (long long)cluster->node.count,
               cluster->node.count == 1 ? "" : "s", (long long)cluster->node.ranks,
               reduction_name((Reduction)cluster->reduce.algorithm));
+  for (int i = 0; i < study->options->change_count; i++)
+    text_append(&text, "         with %s\n", study->options->changes[i]);
   text_append(&text, "step     %s, %s: %lld clip%s of a rank, ", trace->name,
               trace->precision == PRECISION_BF16 ? "bf16" : "f32", (long long)trace->clips,
               trace->clips == 1 ? "" : "s");
@@ -142,6 +144,10 @@ static Status write_json(const Study *study, Error *error) {
   return status;
 }
 
+static Status load_cluster(const BenchScalingOptions *options, Cluster *cluster, Error *error) {
+  return cluster_load(options->cluster, options->changes, options->change_count, cluster, error);
+}
+
 /* --- The command ------------------------------------------------------------------------------ */
 
 static Status run_study(Study *study, Error *error) {
@@ -170,7 +176,7 @@ Status bench_scaling_config(const Config *config, const char *name, const BenchS
   Status status = OK;
   StepTrace trace = {0};
   Study study = {.options = options, .trace = &trace};
-  TRY(cluster_load(options->cluster, &study.cluster, error));
+  TRY(load_cluster(options, &study.cluster, error));
   bool measured = study.cluster.device.times == OP_TIMES_MEASURED;
   TRY(bench_step_trace(config, step, measured, &trace, error));
   snprintf(trace.name, sizeof trace.name, "%s", name);
@@ -185,7 +191,7 @@ Status bench_scaling_trace(const char *path, const BenchScalingOptions *options,
   Status status = OK;
   StepTrace trace = {0};
   Study study = {.options = options, .trace = &trace};
-  TRY(cluster_load(options->cluster, &study.cluster, error));
+  TRY(load_cluster(options, &study.cluster, error));
   TRY(step_trace_read(path, &trace, error));
   TRY(run_study(&study, error));
 done:
@@ -233,7 +239,7 @@ Status bench_reductions(const BenchScalingOptions *options, Error *error) {
   Cluster cluster;
   RankList list = {0};
   json_t *json = NULL, *rows = json_array();
-  TRY(cluster_load(options->cluster, &cluster, error));
+  TRY(load_cluster(options, &cluster, error));
   TRY(choose_ranks(&cluster, options->ranks, &list, error));
   printf("cluster  %s; all-reduce: %s\n", options->cluster,
          reduction_name((Reduction)cluster.reduce.algorithm));

@@ -268,12 +268,15 @@ done:
   return status;
 }
 
-/* Planned for two ranks, so that the all-reduces are there, and run by one: they do nothing. */
+/* Planned for two ranks, so that the all-reduces are there, and run by one: they do nothing. What
+ * is only planned needs no GPU. */
 Status bench_step_trace(const Config *config, const BenchStepOptions *options, bool measured,
                         StepTrace *trace, Error *error) {
   Status status = OK;
-  Bench bench = {.config = config, .options = options};
+  Config planned = *config;
+  Bench bench = {.config = &planned, .options = options};
   double seconds = 0;
+  if (!measured) planned.train.device = DEVICE_CPU;
   TRY(plan(&bench, 2, error));
   if (measured) {
     TRY(set_up(&bench, error));

@@ -70,11 +70,14 @@ static const ConfigKey KEYS[] = {
 
 const ConfigSchema cluster_schema = {KEYS, sizeof KEYS / sizeof *KEYS, NULL};
 
-Status cluster_load(const char *path, Cluster *cluster, Error *error) {
+Status cluster_load(const char *path, const char *const *changes, int change_count,
+                    Cluster *cluster, Error *error) {
   Status status = OK;
   Cluster loaded;
   TRY(config_set_defaults(&cluster_schema, &loaded, error));
   TRY(config_load(&cluster_schema, path, &loaded, error));
+  for (int i = 0; i < change_count; i++)
+    TRY(config_assign(&cluster_schema, changes[i], &loaded, error));
   if (loaded.device.times == OP_TIMES_ROOFLINE && loaded.node.cores > 0)
     return config_error("node.cores", error,
                         "%lld shared cores need device.times: measured; allowed: 0",

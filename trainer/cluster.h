@@ -54,8 +54,9 @@ typedef struct Cluster {
 
 extern const ConfigSchema cluster_schema;
 
-/* ERROR_USAGE with file, line and column. */
-Status cluster_load(const char *path, Cluster *cluster, Error *error);
+/* The file, then `changes` ("storage.read=0") over it. ERROR_USAGE with file, line and column. */
+Status cluster_load(const char *path, const char *const *changes, int change_count,
+                    Cluster *cluster, Error *error);
 /* Ranks fill nodes one after the other: fewer than a node holds, or whole nodes, as many as there
  * are; ERROR_USAGE otherwise. */
 Status cluster_check_ranks(const Cluster *cluster, int ranks, Error *error);

@@ -7,7 +7,7 @@
 
 typedef struct Bench {
   const char *what, *path, *json, *cluster, *ranks, *save_trace;
-  TextList set;
+  TextList set, cluster_set;
   int64_t steps, frames, threads, seconds, played, seed;
   PictureSize size;
 } Bench;
@@ -34,6 +34,8 @@ static const Option BENCH_OPTIONS[] = {
      .value = "S", .default_text = "2", .help = "data: how long each is measured"},
     {"cluster", OPTION_TEXT, offsetof(Bench, cluster), .value = "FILE",
      .help = "scaling: the cluster, like configs/clusters/h200-infiniband.yaml"},
+    {"cluster-set", OPTION_LIST, offsetof(Bench, cluster_set), .value = "KEY=VALUE",
+     .help = "scaling: change a key of the cluster; may be given again"},
     {"ranks", OPTION_TEXT, offsetof(Bench, ranks), .value = "LIST",
      .help = "scaling: numbers of ranks, like 1,8,64; without it powers of two up to all"},
     {"played", OPTION_NUMBER, offsetof(Bench, played), .minimum = 1, .maximum = 100000,
@@ -69,6 +71,8 @@ static Status run_scaling(const Bench *bench, Error *error) {
   Config config;
   BenchScalingOptions options = {.cluster = bench->cluster,
                                  .json = bench->json,
+                                 .changes = bench->cluster_set.items,
+                                 .change_count = bench->cluster_set.count,
                                  .ranks = bench->ranks,
                                  .save_trace = bench->save_trace,
                                  .played = bench->played,

@@ -54,9 +54,11 @@ Status bench_step_trace(const Config *config, const BenchStepOptions *options, b
 
 typedef struct BenchScalingOptions {
   const char *cluster, *json; /* json: NULL or a path */
-  const char *ranks;          /* "1,2,4"; NULL: powers of two up to all that the cluster has */
-  const char *save_trace;     /* NULL, or where the step's trace is written */
-  int64_t played;             /* steps that are simulated */
+  const char *const *changes; /* [change_count] of the cluster's keys, "storage.read=0" */
+  int change_count;
+  const char *ranks;      /* "1,2,4"; NULL: powers of two up to all that the cluster has */
+  const char *save_trace; /* NULL, or where the step's trace is written */
+  int64_t played;         /* steps that are simulated */
   uint64_t seed;
 } BenchScalingOptions;
 /* A step played on a cluster, by number of ranks: step time and its parts, efficiency, goodput. The

@@ -46,6 +46,13 @@ says "which is said" "op times measured"
 succeeds "all-reduces alone" "$celforge" bench scaling "${h200[@]}" --ranks 8
 says "by algorithm" "hierarchical"
 
+succeeds "a change of the cluster" "$celforge" bench scaling step.json "${h200[@]}" --ranks 1,4096 --cluster-set node.ranks=16 \
+  --cluster-set near.latency_us=50
+[ "$(grep -cE '^ +4096 +256 ' out)" -eq 1 ] && grep -qF "with node.ranks=16" out
+result $? "is seen and said"
+refuses "a change that is none" 64 "--set:1:1: near.lag: unknown key" \
+  "$celforge" bench scaling step.json "${h200[@]}" --cluster-set near.lag=1
+
 refuses "no cluster" 64 "--cluster" "$celforge" bench scaling tiny.yaml
 refuses "half a node" 64 "12 ranks" "$celforge" bench scaling step.json "${h200[@]}" --ranks 8,12
 refuses "too many ranks" 64 "8192 ranks" "$celforge" bench scaling step.json "${h200[@]}" --ranks 8192

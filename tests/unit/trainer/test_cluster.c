@@ -201,7 +201,7 @@ static void refuses(const char *yaml, const char *message) {
   assert_true(descriptor >= 0);
   assert_int_equal(write(descriptor, yaml, strlen(yaml)), (ssize_t)strlen(yaml));
   close(descriptor);
-  Status status = cluster_load(path, &cluster, &error);
+  Status status = cluster_load(path, NULL, 0, &cluster, &error);
   unlink(path);
   if (status != ERROR_USAGE || strncmp(error.message, wanted, strlen(wanted)) != 0)
     fail_msg("status %d: %s, want %s", status, error.message, wanted);
@@ -226,7 +226,7 @@ static void test_files_of_the_repository(void **state) {
   Cluster cluster;
   for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
     char *path = mem_format("configs/clusters/%s.yaml", NAMES[i]);
-    if (cluster_load(path, &cluster, &error) != OK) fail_msg("%s", error.message);
+    if (cluster_load(path, NULL, 0, &cluster, &error) != OK) fail_msg("%s", error.message);
     free(path);
   }
 }
