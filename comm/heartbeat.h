@@ -13,8 +13,8 @@
  * wait while others do. The report goes to the log once, from the lowest rank that is alive
  * wherever the ranks notice within half a second of each other, and to FOLDER/diagnosis-RUN.txt, at
  * whose sight the other ranks leave too. Every rank leaves by comm_abort with ERROR_INTERNAL: at
- * most two beats and a few seconds after the deadline, whatever its main thread hangs in. Where the
- * file system hangs as well, a second thread that touches no file says so and leaves.
+ * most two beats and about ten seconds after the deadline, whatever its main thread hangs in. Where
+ * the file system hangs as well, a second thread that touches no file says so and leaves.
  *
  * Each rank watches the next one's beats: three of them missing, and at least 10 seconds, is worth
  * a warning. A process that was itself stopped and goes on (a suspended job) starts its clocks
