@@ -86,6 +86,12 @@ static void test_hierarchical(void **state) {
   assert_true(by_ring < by_tree);
   assert_near(cluster_reduce_seconds(&cluster, REDUCTION_HIERARCHICAL, 32, bytes), inside + by_ring,
               1e-12);
+  /* Small parts over 64 nodes go by tree. */
+  bytes = 8000;
+  inside = 2 * 7 * (2e-6 + bytes / 8 / 100e9);
+  by_tree = 2 * (6 * 10e-6 + bytes / 8 / rate);
+  assert_near(cluster_reduce_seconds(&cluster, REDUCTION_HIERARCHICAL, 512, bytes),
+              inside + by_tree, 1e-12);
 }
 
 /* Small messages want few hops, large ones few bytes. */
