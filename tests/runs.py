@@ -91,6 +91,7 @@ class Run:
         self.config = folder + ".yaml"
         self.log = folder + ".log"
         self.process = None
+        self.environment = {}  # on top of ENVIRONMENT
 
     def write_config(self):
         sections = {}
@@ -107,7 +108,7 @@ class Run:
             command = ["mpirun", "--oversubscribe", "-np", str(ranks)] + command
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            env=ENVIRONMENT)
+                                            env={**ENVIRONMENT, **self.environment})
         return self
 
     def wait(self):

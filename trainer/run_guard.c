@@ -99,26 +99,25 @@ static Status look_closely(Run *run, Error *error) {
   for (int i = 0; i < GUARD_NETWORKS; i++) {
     const NetworkOutcome *of = &last->outcome.of[i];
     if (!of->skipped) continue;
-    if (!isfinite(of->norm))
-      last->layers[i] = parameters_first_bad_gradient(network_of(run, i), error);
-    else
-      TRY(largest_gradient(network_of(run, i), &last->layers[i], error));
+    const Parameters *network = network_of(run, i);
+    last->layers[i] = isfinite(of->norm) ? NULL : parameters_first_bad_gradient(network, error);
+    /* Finite numbers can have a norm that is not. */
+    if (!last->layers[i]) TRY(largest_gradient(network, &last->layers[i], error));
   }
 done:
   return status;
 }
 
-/* "the discriminator's gradient norm 84 is above 12 (largest in image0.conv1.weight)" */
+/* "the discriminator's gradient norm 84 is above the limit 12, worst in image0.conv1.weight" */
 static void describe_network(const StartedStep *started, int network, Text *out) {
   const NetworkOutcome *of = &started->outcome.of[network];
   const char *layer = started->layers[network];
-  bool finite = isfinite(of->norm);
   text_append(out, "the %s's gradient ", NETWORK_NAMES[network]);
-  if (finite)
+  if (isfinite(of->norm))
     text_append(out, "norm %.4g is above the limit %.4g", of->norm, of->limit);
   else
     text_append(out, "is not finite");
-  if (layer) text_append(out, " (%s in %s)", finite ? "largest" : "first", layer);
+  if (layer) text_append(out, ", worst in %s", layer);
 }
 
 /* Which rank's loss stands out. `results` is every rank's. */
@@ -172,7 +171,7 @@ static Status give_up(Run *run, int64_t bad_steps, Error *error) {
   return error_set(
       error, ERROR_INTERNAL,
       "%lld steps in a row were skipped (guard.max_skips), after the run had gone back "
-      "%lld times (guard.max_rollbacks); the last one: %s. The last checkpoint is from "
+      "%lld times (guard.max_rollbacks); the last one: %s. What is saved is from "
       "before them",
       (long long)bad_steps, (long long)guard_rollbacks(run->guard), run->trouble);
 }
