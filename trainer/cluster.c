@@ -222,14 +222,16 @@ const char *reduction_name(Reduction reduction) {
 
 /* --- Ops -------------------------------------------------------------------------------------- */
 
-/* Ranks take turns on the cores; those that run at once share the memory. */
+/* Ranks take turns on the cores; those that run at once share the memory, but for ops that alone
+ * move more than it gives: they work from a core's own cache. */
 static double shared_seconds(const Cluster *cluster, const StepTrace *trace, const TraceOp *op,
                              int ranks) {
   if (cluster->node.cores == 0) return op->seconds;
   double shared = turns(cluster, ranks, trace->threads);
   double at_once = ranks / (cluster_nodes(cluster, ranks) * shared);
   double memory = cluster->node.memory * 1e9;
-  double traffic = memory > 0 ? at_once * op->bytes / memory : 0;
+  bool cached = op->bytes > op->seconds * memory;
+  double traffic = memory > 0 && !cached ? at_once * op->bytes / memory : 0;
   return fmax(op->seconds, traffic) * shared;
 }
 

@@ -85,8 +85,8 @@ double cluster_all_gather_seconds(const Cluster *cluster, int ranks, double byte
 /* Seconds of an op of `trace` when `ranks` of the cluster compute.
  *
  *   measured   the trace's own time; where ranks of a node share its cores and memory
- *              (node.cores > 0) no less than their traffic at node.memory takes, times ranks over
- *              cores where there are more of them
+ *              (node.cores > 0) no less than their traffic at node.memory takes (but for ops that
+ *              alone exceed it, from a cache), times ranks over cores where there are more
  *   roofline   max(FLOPs / (peak * efficiency), bytes / (memory * memory_efficiency)) + launch
  *              (Williams, Waterman & Patterson 2009) */
 double cluster_op_seconds(const Cluster *cluster, const StepTrace *trace, const TraceOp *op,

@@ -193,6 +193,8 @@ static void test_shared_cores(void **state) {
   assert_near(cluster_op_seconds(&cluster, &trace, &wide, 1), 1, 1e-12);
   assert_near(cluster_op_seconds(&cluster, &trace, &wide, 2), 1.6, 1e-12); /* 16 GB at 10 GB/s */
   assert_near(cluster_op_seconds(&cluster, &trace, &wide, 4), 3.2, 1e-12);
+  TraceOp cached = {.seconds = 1, .bytes = 20e9};
+  assert_near(cluster_op_seconds(&cluster, &trace, &cached, 2), 1, 1e-12);
   trace.threads = 2;
   assert_near(cluster_op_seconds(&cluster, &trace, &busy, 2), 2, 1e-12);
 }
