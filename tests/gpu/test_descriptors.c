@@ -1,0 +1,394 @@
+/* What cuDNN makes of our convolutions, as far as it can be known without a GPU: the operation
+ * graphs of every form of every convolution that the configs train, and, for GPUs that are only
+ * described, the engines and plans that it has for them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+#include <glob.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/files.h"
+#include "base/memory.h"
+#include "base/random.h"
+#include "engine/cuda/cudnn.h"
+#include "engine/cuda/cudnn_store.h"
+#include "trainer/model.h"
+
+static Error error;
+
+/* --- The convolutions of a config ------------------------------------------------------------- */
+/* A backend that remembers what convolutions it is asked for, each once, and runs nothing. */
+typedef struct Recorder {
+  Backend base;
+  int count, capacity;
+  Convolution *convolutions;
+} Recorder;
+
+static bool same_problem(const Convolution *a, const Convolution *b) {
+  Text left = {0}, right = {0};
+  convolution_text(a, &left);
+  convolution_text(b, &right);
+  const bool same = strcmp(left.data, right.data) == 0;
+  text_free(&left);
+  text_free(&right);
+  return same;
+}
+
+static void recorder_kernel_free(Kernel *kernel) {
+  free(kernel);
+}
+
+static Status recorder_kernel_new(Backend *backend, const Op *op, const Tensor *inputs,
+                                  const Tensor *outputs, Kernel **out, Error *failure) {
+  Recorder *self = (Recorder *)(void *)backend;
+  Convolution convolution;
+  *out = mem_new(1, sizeof **out);
+  (*out)->free = recorder_kernel_free;
+  if (op->kind < OP_CONV3D || op->kind > OP_CONV3D_BACKWARD_WEIGHTS) return OK;
+  const ConvolutionPass pass = (ConvolutionPass)(op->kind - OP_CONV3D);
+  const Status status = convolution_of(pass, op, inputs, outputs, &convolution, failure);
+  if (status != OK) return status;
+  for (int i = 0; i < self->count; i++)
+    if (same_problem(&self->convolutions[i], &convolution)) return OK;
+  MEM_PUSH_SLOT(self->convolutions, self->count, self->capacity);
+  self->convolutions[self->count++] = convolution;
+  return OK;
+}
+
+static bool recorder_supports_bf16(Backend *backend) {
+  (void)backend;
+  return true;
+}
+
+static const char *recorder_describe(Backend *backend) {
+  (void)backend;
+  return "recorder";
+}
+
+/* Adds those of a config's training step. */
+static void record(Recorder *self, const char *path) {
+  Config config;
+  Model *model = NULL;
+  const int before = self->count;
+  assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
+  if (config_load(&config_schema, path, &config, &error) != OK) fail_msg("%s", error.message);
+  const int side = config.data.crop_height > 0 ? (int)config.data.crop_height : 64;
+  const int frames = config.data.frames > 0 ? (int)config.data.frames : 8;
+  const ModelOptions options = {
+      .shape = {frames, side, side, 3, side, side}, .micro_batches = 1, .world_size = 1};
+  if (model_plan(&config, &self->base, &options, &model, &error) != OK)
+    fail_msg("%s: %s", path, error.message);
+  model_free(model);
+  if (self->count == before) fail_msg("%s: no convolutions of its own", path);
+}
+
+static Recorder recorder = {.base = {.name = "recorder",
+                                     .kernel_new = recorder_kernel_new,
+                                     .supports_bf16 = recorder_supports_bf16,
+                                     .describe = recorder_describe}};
+
+static int record_all(void **state) {
+  glob_t found;
+  (void)state;
+  assert_int_equal(glob("configs/*.yaml", 0, NULL, &found), 0);
+  for (size_t i = 0; i < found.gl_pathc; i++) record(&recorder, found.gl_pathv[i]);
+  globfree(&found);
+  return 0;
+}
+
+static int forget_all(void **state) {
+  (void)state;
+  free(recorder.convolutions);
+  return 0;
+}
+
+/* --- Graphs ----------------------------------------------------------------------------------- */
+static void check_forms(const Convolution *convolution) {
+  ConvolutionForm forms[CONVOLUTION_MAX_FORMS];
+  const int count = convolution_forms(convolution, forms);
+  assert_in_range(count, 1, CONVOLUTION_MAX_FORMS);
+  for (int i = 0; i < count; i++) {
+    char name[64];
+    CudnnGraph *graph = NULL;
+    const Convolution inner = convolution_inner(convolution, &forms[i]);
+    if (cudnn_graph_new(&inner, forms[i].frames, forms[i].gradient == GRADIENT_IDENTITY, NULL,
+                        &graph, &error) != OK)
+      fail_msg("%s: %s", convolution_form_name(&forms[i], name), error.message);
+    cudnn_graph_free(graph);
+  }
+}
+
+static void graphs_of_configs(void **state) {
+  (void)state;
+  for (int i = 0; i < recorder.count; i++) check_forms(&recorder.convolutions[i]);
+}
+
+static int64_t between(Random *random, int low, int high) {
+  return low + (int64_t)random_below(random, (uint64_t)(high - low + 1));
+}
+
+static Convolution random_convolution(Random *random) {
+  Convolution c = {.pass = (ConvolutionPass)between(random, 0, 2),
+                   .operands = between(random, 0, 1) ? DTYPE_BF16 : DTYPE_F32};
+  const int64_t batch = between(random, 1, 3), in = between(random, 1, 70),
+                out = between(random, 1, 70);
+  c.x = shape_make(batch, 0, 0, 0, in);
+  c.w = shape_make(out, 0, 0, 0, in);
+  c.y = shape_make(batch, 0, 0, 0, out);
+  for (int i = 0; i < 3; i++) {
+    const int64_t taps = between(random, 1, i == 0 ? 3 : 7);
+    c.stride[i] = (int)between(random, 1, i == 0 ? 1 : 3);
+    c.before[i] = (int)between(random, 0, (int)taps - 1);
+    c.after[i] = (int)between(random, 0, (int)taps - 1);
+    c.w.dim[AXIS_T + i] = taps;
+    c.x.dim[AXIS_T + i] = between(random, (int)taps, i == 0 ? 9 : 40);
+    c.y.dim[AXIS_T + i] = (c.x.dim[AXIS_T + i] + c.before[i] + c.after[i] - taps) / c.stride[i] + 1;
+  }
+  c.result = c.pass == CONVOLUTION_BACKWARD_WEIGHTS ? DTYPE_F32 : c.operands;
+  if (c.pass == CONVOLUTION_FORWARD) {
+    c.bias = between(random, 0, 1);
+    c.activation = (Activation)between(random, 0, 2);
+    if (c.activation == ACTIVATION_LEAKY_RELU) c.slope = 0.2f;
+  }
+  return c;
+}
+
+static void graphs_of_random_shapes(void **state) {
+  (void)state;
+  for (uint64_t seed = 0; seed < 60; seed++) {
+    Random random = random_stream(seed, RANDOM_TEST, 0, 0);
+    const Convolution convolution = random_convolution(&random);
+    check_forms(&convolution);
+  }
+}
+
+static void wrong_shapes_are_refused(void **state) {
+  static const char *const words[] = {"cuDNN refuses", "CUDNN_STATUS_BAD_PARAM"};
+  (void)state;
+  for (uint64_t seed = 0; seed < 30; seed++) {
+    Random random = random_stream(seed, RANDOM_TEST, 1, 0);
+    Convolution wrong = random_convolution(&random);
+    wrong.y.dim[AXIS_T + between(&random, 0, 2)] += between(&random, 1, 5);
+    CudnnGraph *graph = NULL;
+    error = (Error){0};
+    assert_int_equal(cudnn_graph_new(&wrong, false, false, NULL, &graph, &error), ERROR_INTERNAL);
+    assert_null(graph);
+    for (int i = 0; i < 2; i++)
+      if (!strstr(error.message, words[i])) fail_msg("no \"%s\" in: %s", words[i], error.message);
+    /* cuDNN's own words, with the name of what is wrong, stand behind its code. */
+    assert_non_null(strchr(strstr(error.message, words[1]), ':'));
+  }
+}
+
+/* --- Plans for GPUs that are described -------------------------------------------------------- */
+/* What cuDNN asks of a device, as its own serialisation of CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR. */
+typedef struct DescribedDevice {
+  const char *name;
+  int version; /* 900: sm_90 */
+  int processors, shared_opt_in, l2_bytes;
+} DescribedDevice;
+
+static const DescribedDevice devices[] = {
+    {"NVIDIA A100-SXM4-80GB", 800, 108, 166912, 41943040},
+    {"NVIDIA H200", 900, 132, 232448, 62914560},
+};
+enum { DEVICES = sizeof devices / sizeof *devices };
+
+static cudnnBackendDescriptor_t properties_of(const DescribedDevice *device) {
+  cudnnBackendDescriptor_t properties = NULL;
+  char *json = mem_format(
+      "{\"maxGridSize\":[2147483647,65535,65535],\"maxBlockSize\":[1024,1024,64],"
+      "\"regsPerBlock\":65536,\"multiProcessorCount\":%d,\"warpSize\":32,"
+      "\"maxSharedMemoryPerBlock\":49152,\"maxSharedMemoryPerBlockOptin\":%d,"
+      "\"reservedSharedMemoryPerBlock\":1024,\"maxRegistersPerSM\":65536,\"maxCtasPerSM\":32,"
+      "\"maxThreadsPerBlock\":1024,\"maxThreadsPerSM\":2048,\"pciDeviceId\":0,\"isTccDriver\":0,"
+      "\"supportCoopLaunch\":1,\"totalGlobalMem\":85899345920,\"smClockRateKHz\":1755000,"
+      "\"memClockRateKHz\":2619000,\"l2CacheSize\":%d,\"cudaDeviceId\":0,\"deviceVer\":%d,"
+      "\"driverVer\":13000,\"deviceName\":\"%s\"}",
+      device->processors, device->shared_opt_in, device->l2_bytes, device->version, device->name);
+  bool made = cudnnBackendCreateDescriptor(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, &properties) ==
+                  CUDNN_STATUS_SUCCESS &&
+              cudnnBackendSetAttribute(properties, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION,
+                                       CUDNN_TYPE_CHAR, (int64_t)strlen(json),
+                                       json) == CUDNN_STATUS_SUCCESS &&
+              cudnnBackendFinalize(properties) == CUDNN_STATUS_SUCCESS;
+  free(json);
+  if (made) return properties;
+  if (properties) cudnnBackendDestroyDescriptor(properties);
+  return NULL;
+}
+
+static Cudnn *open_described(const DescribedDevice *device, const CudnnRules *rules,
+                             const char *folder, cudnnBackendDescriptor_t *properties) {
+  Cudnn *cudnn = NULL;
+  *properties = properties_of(device);
+  if (!*properties) {
+    print_message("# this cuDNN takes no description of a device\n");
+    skip();
+  }
+  const CudnnTarget target = {.properties = *properties};
+  assert_int_equal(cudnn_open(&target, device->name, rules, folder, &cudnn, &error), OK);
+  return cudnn;
+}
+
+static void close_described(Cudnn *cudnn, cudnnBackendDescriptor_t properties) {
+  cudnn_free(cudnn);
+  cudnnBackendDestroyDescriptor(properties);
+}
+
+/* A part of them, another one for each device: asking cuDNN for engines takes its time.
+ *
+ * Without a driver cuDNN offers no engines that are compiled at run time: on sm_90 they are the
+ * only ones on tensor cores for some shapes, on sm_80 for none. */
+static void plans_of_configs(void **state) {
+  enum { EVERY = 5 };
+  static const CudnnRules rules = {.deterministic = true, .workspace = 1 << 30};
+  (void)state;
+  for (int i = 0; i < DEVICES; i++) {
+    cudnnBackendDescriptor_t properties;
+    Cudnn *cudnn = open_described(&devices[i], &rules, NULL, &properties);
+    for (int k = i; k < recorder.count; k += EVERY) {
+      const Convolution *convolution = &recorder.convolutions[k];
+      CudnnChoice choice;
+      Text text = {0};
+      if (cudnn_choose(cudnn, convolution, NULL, &choice, &error) != OK)
+        fail_msg("%s", error.message);
+      convolution_text(convolution, &text);
+      if (devices[i].version == 800 && convolution->operands == DTYPE_BF16 &&
+          !choice.plan->tensor_cores)
+        fail_msg("%s: %s: without tensor cores", devices[i].name, text.data);
+      text_free(&text);
+    }
+    close_described(cudnn, properties);
+  }
+}
+
+static void plans_of_random_shapes(void **state) {
+  (void)state;
+  for (int tf32 = 0; tf32 <= 1; tf32++) {
+    const CudnnRules rules = {.tf32 = tf32 == 1, .deterministic = tf32 == 1, .workspace = 1 << 20};
+    cudnnBackendDescriptor_t properties;
+    Cudnn *cudnn = open_described(&devices[1], &rules, NULL, &properties);
+    for (uint64_t seed = 0; seed < 15; seed++) {
+      Random random = random_stream(seed, RANDOM_TEST, 2, 0);
+      const Convolution convolution = random_convolution(&random);
+      CudnnChoice choice;
+      if (cudnn_choose(cudnn, &convolution, NULL, &choice, &error) != OK)
+        fail_msg("seed %d: %s", (int)seed, error.message);
+      assert_in_range(choice.plan->workspace, 0, rules.workspace);
+      if (convolution.operands == DTYPE_F32 && !tf32) assert_false(choice.plan->tensor_cores);
+    }
+    close_described(cudnn, properties);
+  }
+}
+
+/* --- Choices on disk -------------------------------------------------------------------------- */
+static Convolution plain_convolution(void) {
+  return (Convolution){.pass = CONVOLUTION_FORWARD,
+                       .x = shape_make(2, 4, 16, 16, 64),
+                       .w = shape_make(32, 3, 3, 3, 64),
+                       .y = shape_make(2, 4, 16, 16, 32),
+                       .stride = {1, 1, 1},
+                       .before = {2, 1, 1},
+                       .after = {0, 1, 1},
+                       .operands = DTYPE_BF16,
+                       .result = DTYPE_BF16};
+}
+
+/* The text of the one file in `folder`. */
+static char *only_file(const char *folder, char **path) {
+  char **names, *text;
+  size_t count, size;
+  assert_int_equal(folder_list(folder, &names, &count, &error), OK);
+  assert_int_equal(count, 1);
+  *path = path_join(folder, names[0]);
+  folder_list_free(names, count);
+  if (file_read(*path, 1 << 20, &text, &size, &error) != OK) fail_msg("%s", error.message);
+  return text;
+}
+
+static void choose_once(const char *folder, const CudnnRules *rules, CudnnChoice *choice) {
+  cudnnBackendDescriptor_t properties;
+  Cudnn *cudnn = open_described(&devices[1], rules, folder, &properties);
+  const Convolution convolution = plain_convolution();
+  if (cudnn_choose(cudnn, &convolution, NULL, choice, &error) != OK) fail_msg("%s", error.message);
+  CudnnChoice again;
+  assert_int_equal(cudnn_choose(cudnn, &convolution, NULL, &again, &error), OK);
+  assert_ptr_equal(choice->plan, again.plan);
+  close_described(cudnn, properties);
+}
+
+static void choices_are_kept(void **state) {
+  static const CudnnRules rules = {.workspace = 64 << 20};
+  char folder[] = "/tmp/celforge-plans-XXXXXX", *path, *again;
+  CudnnChoice choice;
+  (void)state;
+  assert_non_null(mkdtemp(folder));
+  choose_once(folder, &rules, &choice);
+  char *text = only_file(folder, &path);
+
+  /* A plan that is read is used as it stands: its number, which only the file holds, comes back. */
+  char *place = strstr(text, "\"engine\": ");
+  assert_non_null(place);
+  char *marked =
+      mem_format("%.*s\"engine\": 12345%s", (int)(place - text), text, place + strcspn(place, ","));
+  assert_int_equal(atomic_file_replace(path, marked, strlen(marked), &error), OK);
+  cudnnBackendDescriptor_t properties;
+  Cudnn *cudnn = open_described(&devices[1], &rules, folder, &properties);
+  const Convolution convolution = plain_convolution();
+  assert_int_equal(cudnn_choose(cudnn, &convolution, NULL, &choice, &error), OK);
+  assert_int_equal(choice.plan->engine, 12345);
+  close_described(cudnn, properties);
+  free(marked);
+
+  /* Other rules are another key. */
+  static const CudnnRules other = {.workspace = 65 << 20};
+  choose_once(folder, &other, &choice);
+  char **names;
+  size_t count;
+  assert_int_equal(folder_list(folder, &names, &count, &error), OK);
+  assert_int_equal(count, 2);
+  for (size_t i = 0; i < count; i++) {
+    again = path_join(folder, names[i]);
+    if (strcmp(again, path) != 0) unlink(again);
+    free(again);
+  }
+  folder_list_free(names, count);
+
+  /* Whatever is wrong with the file, it is made anew. */
+  const char *const damages[] = {"", "{", "{}", "{\"key\": \"x\"}", "\x01\x02"};
+  for (size_t i = 0; i <= sizeof damages / sizeof *damages; i++) {
+    char *damaged =
+        i < sizeof damages / sizeof *damages ? mem_string(damages[i]) : mem_string(text);
+    if (i == sizeof damages / sizeof *damages) { /* valid JSON, but cuDNN's part is not */
+      char *plan = strstr(damaged, "cudnnVersion");
+      assert_non_null(plan);
+      plan[0] = 'X';
+    }
+    assert_int_equal(atomic_file_replace(path, damaged, strlen(damaged), &error), OK);
+    choose_once(folder, &rules, &choice);
+    free(path);
+    char *made = only_file(folder, &path);
+    assert_string_equal(made, text);
+    free(made);
+    free(damaged);
+  }
+  free(text);
+  free(path);
+  assert_int_equal(folder_remove(folder, &error), OK);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(graphs_of_configs),        cmocka_unit_test(graphs_of_random_shapes),
+      cmocka_unit_test(wrong_shapes_are_refused), cmocka_unit_test(plans_of_configs),
+      cmocka_unit_test(plans_of_random_shapes),   cmocka_unit_test(choices_are_kept),
+  };
+  return cmocka_run_group_tests(tests, record_all, forget_all);
+}
