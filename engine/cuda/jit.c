@@ -102,8 +102,9 @@ static Status compile(const char *name, const char *source, const char *target, 
   char file[64], architecture[64];
   snprintf(file, sizeof file, "%s.cu", name);
   snprintf(architecture, sizeof architecture, "--gpu-architecture=%s", target);
-  const char *options[] = {architecture,      "--std=c++17",      "--fmad=true",
-                           "--prec-div=true", "--prec-sqrt=true", "--ftz=false"};
+  const char *options[] = {architecture,        "--std=c++17",      "--fmad=true",
+                           "--prec-div=true",   "--prec-sqrt=true", "--ftz=false",
+                           "--disable-warnings" /* of functions that a program does not need */};
   *code = (Code){0};
   nvrtcResult result = nvrtcCreateProgram(&program, source, file, 0, NULL, NULL);
   if (result == NVRTC_SUCCESS) {

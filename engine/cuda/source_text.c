@@ -9,8 +9,10 @@
 const char source_words[] =
     "#if defined(__CUDACC__)\n"
     "#define UNROLL _Pragma(\"unroll\")\n"
+    "#define UNROLL_4 _Pragma(\"unroll 4\")\n"
     "#else\n"
     "#define UNROLL\n"
+    "#define UNROLL_4\n"
     "#endif\n"
     "#define DEVICE static __device__ __forceinline__\n"
     /* Two bf16, rounded to nearest even; NaN stays NaN. One instruction where there is one. */
@@ -208,6 +210,31 @@ const char source_sums[] = CODE(
     DEVICE int at_most_vector(long long left) {
       return left < VECTOR ? (int)left : VECTOR;
     }
+    /* Adds elements [i, i + n), n at most VECTOR. */
+    DEVICE void add_chunk(const ProgramLaunch &p, long long i, int n, bool wide,
+                          float (&sum)[VECTOR]) {
+      float value[VECTOR];
+      evaluate(p, (Index)i, n, wide, value);
+      UNROLL for (int j = 0; j < VECTOR; j++) sum[j] += j < n ? value[j] : 0.0f;
+    }
+    /* Adds elements [i, i + most), [i + step, i + step + most), ..., all below `end`. */
+    DEVICE void add_up(const ProgramLaunch &p, long long i, long long end, long long step, int most,
+                       double (&total)[VECTOR]) {
+      const bool wide = p.wide && most == VECTOR;
+      while (i < end) {
+        float sum[VECTOR];
+        UNROLL for (int j = 0; j < VECTOR; j++) sum[j] = 0.0f;
+        if (wide && i + 15 * step + VECTOR <= end) {
+          UNROLL_4 for (int k = 0; k < 16; k++) add_chunk(p, i + k * step, VECTOR, true, sum);
+          i += 16 * step;
+        } else {
+          for (int k = 0; k < 16 && i < end; k++, i += step) {
+            add_chunk(p, i, end - i < most ? (int)(end - i) : most, false, sum);
+          }
+        }
+        UNROLL for (int j = 0; j < VECTOR; j++) total[j] += (double)sum[j];
+      }
+    }
     /* The sum over each `group` neighbouring threads, in the first of them. */
     DEVICE double group_sum(double total, int group) {
       __shared__ double sums[THREADS];
@@ -221,6 +248,14 @@ const char source_sums[] = CODE(
     });
 
 static const char rows[] = CODE(
+    DEVICE double row_sum(const ProgramLaunch &p, long long i, int n, bool wide) {
+      float sum[VECTOR];
+      UNROLL for (int j = 0; j < VECTOR; j++) sum[j] = 0.0f;
+      add_chunk(p, i, n, wide, sum);
+      float total = 0.0f;
+      UNROLL for (int j = 0; j < VECTOR; j++) total += sum[j];
+      return (double)total;
+    }
     extern "C" __global__ void __launch_bounds__(THREADS) reduce_rows(const ProgramLaunch p) {
       const int lane = (int)threadIdx.x & (p.group - 1);
       const long long job =
@@ -231,14 +266,12 @@ static const char rows[] = CODE(
         const long long left = p.reduced - job % p.pieces * p.piece_length;
         const long long begin = (row + 1) * p.reduced - left;
         const long long end = begin + (left < p.piece_length ? left : p.piece_length);
-        for (long long i = begin + (long long)lane * VECTOR; i < end; i += p.group * VECTOR) {
-          const int n = at_most_vector(end - i);
-          float value[VECTOR];
-          evaluate(p, (Index)i, n, p.wide && n == VECTOR, value);
-          float sum = 0.0f;
-          UNROLL for (int j = 0; j < VECTOR; j++) sum += j < n ? value[j] : 0.0f;
-          total += (double)sum;
+        const int step = p.group * VECTOR;
+        long long i = begin + (long long)lane * VECTOR;
+        if (p.wide) {
+          UNROLL_4 for (; i + VECTOR <= end; i += step) total += row_sum(p, i, VECTOR, true);
         }
+        for (; i < end; i += step) total += row_sum(p, i, at_most_vector(end - i), false);
       }
       total = group_sum(total, p.group);
       if (lane == 0 && job < p.jobs) finish(p, job, total);
@@ -258,19 +291,7 @@ static const char periodic[] = CODE(
       const long long end = begin + (left < p.piece_length ? left : p.piece_length);
       double total[VECTOR];
       UNROLL for (int j = 0; j < VECTOR; j++) total[j] = 0.0;
-      long long i = t < p.active ? begin + (long long)t * VECTOR : end;
-      while (i < end) {
-        float sum[VECTOR];
-        UNROLL for (int j = 0; j < VECTOR; j++) sum[j] = 0.0f;
-        for (int k = 0; k < 16 && i < end; k++) {
-          const int n = at_most_vector(end - i);
-          float value[VECTOR];
-          evaluate(p, (Index)i, n, p.wide && n == VECTOR, value);
-          UNROLL for (int j = 0; j < VECTOR; j++) sum[j] += j < n ? value[j] : 0.0f;
-          i += step;
-        }
-        UNROLL for (int j = 0; j < VECTOR; j++) total[j] += (double)sum[j];
-      }
+      if (t < p.active) add_up(p, begin + (long long)t * VECTOR, end, step, VECTOR, total);
       UNROLL for (int j = 0; j < VECTOR; j++) sums[t * VECTOR + j] = total[j];
       __syncthreads();
       /* sums is a matrix [step / lanes][lanes] now; every thread adds some of its rows. */
@@ -297,22 +318,13 @@ static const char blocked[] = CODE(
       const long long lane = (block * THREADS + threadIdx.x) * VECTOR;
       if (lane >= p.lanes) return;
       const int n = at_most_vector(p.lanes - lane);
-      const bool wide = p.wide && n == VECTOR;
       const long long left = p.reduced - piece * p.piece_length;
-      long long row = (kept + 1) * p.reduced - left;
-      const long long end = row + (left < p.piece_length ? left : p.piece_length);
+      const long long row = (kept + 1) * p.reduced - left;
+      const long long rows = left < p.piece_length ? left : p.piece_length;
+      const long long begin = row * p.lanes + lane;
       double total[VECTOR];
       UNROLL for (int j = 0; j < VECTOR; j++) total[j] = 0.0;
-      while (row < end) {
-        float sum[VECTOR];
-        UNROLL for (int j = 0; j < VECTOR; j++) sum[j] = 0.0f;
-        for (int k = 0; k < 16 && row < end; k++, row++) {
-          float value[VECTOR];
-          evaluate(p, (Index)(row * p.lanes + lane), n, wide, value);
-          UNROLL for (int j = 0; j < VECTOR; j++) sum[j] += value[j];
-        }
-        UNROLL for (int j = 0; j < VECTOR; j++) total[j] += (double)sum[j];
-      }
+      add_up(p, begin, begin + (rows - 1) * p.lanes + n, p.lanes, n, total);
       UNROLL for (int j = 0; j < VECTOR; j++) {
         if (j < n) finish(p, piece * p.sums + kept * p.lanes + lane + j, total[j]);
       }
