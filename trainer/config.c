@@ -94,7 +94,9 @@ static const ConfigKey KEYS[] = {
     INT("train.global_batch", train.global_batch, 1, 1048576, "4", "clips a step, over all ranks"),
     INT("train.micro_batch", train.micro_batch, 1, 65536, "1", "clips a rank computes at once"),
     INT("train.threads", train.threads, 0, 1024, "0",
-        "compute threads per rank; 0: OMP_NUM_THREADS, or the host's cores shared by its ranks"),
+        "compute threads per rank; 0: OMP_NUM_THREADS, or the host's cores shared by its ranks; "
+        "with "
+        "comm.reduce: reproducible 1, since a kernel's sums depend on it"),
     CHOICE("train.precision", train.precision, "f32|bf16", "f32",
            "what convolutions compute in; master weights and losses are f32"),
     CHOICE("train.device", train.device, "auto|cpu|cuda", "auto",
@@ -133,7 +135,7 @@ static const ConfigKey KEYS[] = {
     CHOICE("comm.backend", comm.backend, "auto|mpi|nccl", "auto",
            "what carries gradients; auto: nccl between GPUs, mpi otherwise"),
     CHOICE("comm.reduce", comm.reduce, "fast|reproducible", "fast",
-           "reproducible: 1, 2, 4, ... ranks leave the same bytes"),
+           "reproducible: 1, 2, 4, ... ranks of as many train.threads (0: 1) leave the same bytes"),
     CHOICE("comm.gradients", comm.gradients, "f32|bf16", "f32",
            "what gradients travel as between ranks"),
     BOOL("comm.overlap", comm.overlap, "true",

@@ -1,9 +1,12 @@
 #!/usr/bin/python3
 """Training on several ranks: what is learnt does not depend on how many they are, and two equal runs
 leave equal bytes."""
+import json
 import os
 import shutil
+import signal
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import runs  # noqa: E402
@@ -36,6 +39,79 @@ def test_world_sizes(tap, folder):
     tap.check(two.metrics() == again.metrics(), "and write the same metrics")
 
 
+def test_reproducible(tap, folder):
+    """comm.reduce: reproducible, with threads left to the program"""
+    data = runs.synth(os.path.join(folder, "data"))
+
+    def make(name, threads):
+        settings = {"train.steps": STEPS, "checkpoint.every": 5, "comm.reduce": "reproducible",
+                    "optim.schedule": "constant"}  # so that nothing depends on train.steps
+        run = runs.Run(os.path.join(folder, name), data, settings)
+        run.environment = {"OMP_NUM_THREADS": threads}
+        return run
+
+    one = make("one", "2").must_train(1, "none")
+    said = one.said()
+    tap.check("training on cpu: 1 thread," in said and "one compute thread per rank; set train.threads" in said,
+              "each rank computes with one thread, and says so", said)
+    for ranks, threads in ((2, "1"), (4, "3")):
+        other = make(f"ranks-{ranks}", threads).must_train(ranks, "none")
+        differs = runs.difference(one.last_checkpoint(), other.last_checkpoint())
+        tap.check(not differs, f"{ranks} ranks, OMP_NUM_THREADS={threads}: the bytes of one rank", differs)
+    moved = make("moved", "1")
+    for ranks, steps in ((4, 7), (1, 13), (2, STEPS)):
+        moved.settings["train.steps"] = steps
+        moved.must_train(ranks)
+    differs = runs.difference({**one.last_checkpoint(), "manifest.json": b""},
+                              {**moved.last_checkpoint(), "manifest.json": b""})
+    tap.check(not differs, "4 ranks, then 1, then 2: the bytes of one rank left alone", differs)
+    three = make("three", "1")
+    three.settings["train.global_batch"] = 12
+    code = three.train(3, "none")
+    tap.check(code == 64 and "power of two" in three.said(), "3 ranks have no such tree: refused",
+              f"exit code {code}\n{three.said()}")
+
+
+def slow_down(run, pid, share, until):
+    """Stops the process for a share of the time."""
+    while run.running() and not until():
+        for number, seconds in ((signal.SIGSTOP, share), (signal.SIGCONT, 1 - share)):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                return
+            time.sleep(0.05 * seconds)
+
+
+def test_slowest(tap, folder):
+    """A rank that is slower than the others"""
+    data = runs.synth(os.path.join(folder, "data"))
+    run = runs.Run(os.path.join(folder, "run"), data, {"train.steps": 1000000, "metrics.every": 20})
+    run.start(2, "none")
+    run.wait_for(lambda: run.lines() > 1)
+    begin = run.lines()
+    deadline = time.monotonic() + 60
+    warned = "warning: rank 1 on"
+    slow_down(run, run.ranks()[1], 0.8, lambda: warned in run.said() or time.monotonic() > deadline)
+    end = run.lines()
+    run.process.send_signal(signal.SIGUSR1)
+    code, said = run.wait(), run.said()
+    records = []
+    with open(run.path("metrics.jsonl"), encoding="utf-8") as file:
+        records = [json.loads(line) for line in file][begin + 1:end]
+    named = sum(record["slowest/rank"] == 1 for record in records)
+    tap.check(records and named > 0.8 * len(records), "is named in the metrics", f"{named} of {len(records)} lines")
+    waited = sum(record["wait/comm"] for record in records) / max(1, len(records))
+    tap.check(0.2 < waited < 0.6, "while the other one waits", f"{waited:.0%} of the time of both")
+    within = all(0 < record["slowest/seconds"] <= record["step_seconds"] * 1.01
+                 and abs(record["time/compute"] + record["wait/data"] + record["wait/comm"] - 1) < 0.1
+                 for record in records)
+    tap.check(within, "and the shares add up", records[:2])
+    tap.check(warned in said and "holds the others up" in said and said.count("holds the others up") == 1,
+              "is warned of once, by name and host", said)
+    tap.check(code == 75, "and the run goes on", code)
+
+
 def test_refused_world_size(tap, folder):
     """A number of ranks that cannot share the batch"""
     data = runs.synth(os.path.join(folder, "data"))
@@ -50,4 +126,4 @@ if __name__ == "__main__":
     if not shutil.which("mpirun"):
         print("ok 1 - training on several ranks # SKIP no mpirun")
         sys.exit(0)
-    runs.main([test_world_sizes, test_refused_world_size])
+    runs.main([test_world_sizes, test_reproducible, test_slowest, test_refused_world_size])
