@@ -1,6 +1,7 @@
-/* Device and pinned memory. What the host must not touch is closed while no device work runs: by
- * page protection, and in a build with AddressSanitizer by its poison, which also knows where an
- * allocation ends and when it was freed. New memory holds 0xFF bytes: not a number. */
+/* Device and pinned memory. What the host must not touch is closed while no device work runs:
+ * device memory is one region whose pages are protected. In a build with AddressSanitizer it is of
+ * the heap and poisoned instead, and what leaves an allocation or comes too late for it is found as
+ * well. New memory holds 0xFF bytes: not a number. */
 #include "tests/emulator/device.h"
 
 #include <sys/mman.h>
@@ -24,6 +25,7 @@ struct Memory {
   std::map<uintptr_t, Allocation> allocations;
   size_t used = 0; /* of the device */
   bool open = false;
+  uintptr_t region = 0, top = 0; /* of device memory, and the end of what was ever allocated */
 };
 
 Memory &memory() {
@@ -35,6 +37,8 @@ size_t limit() {
   const char *text = getenv("EMULATOR_MEMORY");
   return text ? strtoull(text, nullptr, 0) : size_t{8} << 30;
 }
+
+const uintptr_t ALIGNMENT = 256, PAGE = 4096;
 
 uintptr_t address(const void *pointer) {
   return reinterpret_cast<uintptr_t>(pointer);
@@ -49,49 +53,77 @@ std::map<uintptr_t, Allocation>::const_iterator find(uintptr_t at) {
   return at - next->first < next->second.bytes ? next : allocations.end();
 }
 
-void set_access(uintptr_t begin, size_t bytes, bool open) {
-  void *const start = reinterpret_cast<void *>(begin);
 #ifdef __SANITIZE_ADDRESS__
-  if (open) {
-    __asan_unpoison_memory_region(start, bytes);
-  } else {
-    __asan_poison_memory_region(start, bytes);
-  }
-#else
-  mprotect(start, bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE);
-#endif
-}
 
 void set_all(bool open) {
   Memory &m = memory();
-  if (m.open == open) return;
   m.open = open;
   for (const auto &item : m.allocations) {
-    if (!item.second.pinned) set_access(item.first, item.second.bytes, open);
+    void *const start = reinterpret_cast<void *>(item.first);
+    if (item.second.pinned) continue;
+    if (open) {
+      __asan_unpoison_memory_region(start, item.second.bytes);
+    } else {
+      __asan_poison_memory_region(start, item.second.bytes);
+    }
   }
 }
 
-void *take(size_t bytes, bool pinned) {
+void *take_device(size_t bytes) {
   void *taken = nullptr;
-#ifndef __SANITIZE_ADDRESS__
-  if (!pinned) {
-    taken = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return taken == MAP_FAILED ? nullptr : taken;
-  }
-#endif
-  (void)pinned;
-  return posix_memalign(&taken, 256, bytes) == 0 ? taken : nullptr;
+  return posix_memalign(&taken, ALIGNMENT, bytes) == 0 ? taken : nullptr;
 }
 
-void give_back(void *taken, const Allocation &allocation) {
-#ifndef __SANITIZE_ADDRESS__
-  if (!allocation.pinned) {
-    munmap(taken, allocation.bytes);
-    return;
-  }
-#endif
-  if (!allocation.pinned) set_access(address(taken), allocation.bytes, true);
+void give_back_device(void *taken, size_t bytes) {
+  __asan_unpoison_memory_region(taken, bytes);
   free(taken);
+}
+
+#else
+
+void set_all(bool open) {
+  Memory &m = memory();
+  m.open = open;
+  if (m.top > m.region)
+    mprotect(reinterpret_cast<void *>(m.region), m.top - m.region,
+             open ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
+
+void reserve_region() {
+  Memory &m = memory();
+  if (m.region) return;
+  void *const made =
+      mmap(nullptr, limit(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (made == MAP_FAILED) return;
+  madvise(made, limit(), MADV_HUGEPAGE);
+  m.region = m.top = address(made);
+}
+
+/* The first gap that is large enough. */
+void *take_device(size_t bytes) {
+  Memory &m = memory();
+  reserve_region();
+  if (!m.region) return nullptr;
+  uintptr_t at = m.region;
+  for (const auto &item : m.allocations) {
+    if (item.second.pinned || item.first < at) continue;
+    if (item.first - at >= bytes) break;
+    at = (item.first + item.second.bytes + ALIGNMENT - 1) & ~(ALIGNMENT - 1);
+  }
+  if (bytes > m.region + limit() - at) return nullptr;
+  const uintptr_t end = (at + bytes + PAGE - 1) & ~(PAGE - 1);
+  if (end > m.top) m.top = end;
+  set_all(m.open);
+  return reinterpret_cast<void *>(at);
+}
+
+void give_back_device(void *, size_t) {}
+
+#endif
+
+void *take_pinned(size_t bytes) {
+  void *taken = nullptr;
+  return posix_memalign(&taken, ALIGNMENT, bytes) == 0 ? taken : nullptr;
 }
 
 cudaError_t allocate(void **out, size_t bytes, bool pinned, const char *call) {
@@ -101,12 +133,14 @@ cudaError_t allocate(void **out, size_t bytes, bool pinned, const char *call) {
   *out = nullptr;
   if (bytes == 0) return cudaSuccess;
   if (!pinned && (m.used > limit() || bytes > limit() - m.used)) return cudaErrorMemoryAllocation;
-  void *const made = take(bytes, pinned);
+  void *const made = pinned ? take_pinned(bytes) : take_device(bytes);
   if (!made) return cudaErrorMemoryAllocation;
+  const bool open = m.open;
+  if (!pinned) set_all(true);
   memset(made, 0xff, bytes);
   m.allocations[address(made)] = Allocation{bytes, pinned};
   if (!pinned) m.used += bytes;
-  if (!pinned && !m.open) set_access(address(made), bytes, false);
+  if (!pinned) set_all(open);
   *out = made;
   return cudaSuccess;
 }
@@ -124,7 +158,11 @@ cudaError_t release(void *pointer, bool pinned, const char *call) {
   const Allocation allocation = found->second;
   m.allocations.erase(found);
   if (!pinned) m.used -= allocation.bytes;
-  give_back(pointer, allocation);
+  if (pinned) {
+    free(pointer);
+  } else {
+    give_back_device(pointer, allocation.bytes);
+  }
   return cudaSuccess;
 }
 
@@ -193,11 +231,11 @@ cudaError_t append_checked(const Copy &copy, bool pageable_too, cudaStream_t str
 } // namespace
 
 void memory_open() {
-  set_all(true);
+  if (!memory().open) set_all(true);
 }
 
 void memory_close() {
-  set_all(false);
+  if (memory().open) set_all(false);
 }
 
 } // namespace emulator

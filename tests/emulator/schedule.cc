@@ -261,7 +261,7 @@ void wait_until(Guard &guard, const std::function<bool()> &reached) {
 void go_on_a_little(Guard &guard) {
   State &s = state();
   s.calls++;
-  s.credit += static_cast<int>(random_number() % 4);
+  s.credit += static_cast<int>(random_number() % 16);
   s.changed.notify_all();
   s.changed.wait_for(guard, ANSWER, [&] { return s.credit == 0 || !is_pending(); });
 }
