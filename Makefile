@@ -198,7 +198,9 @@ $(BUILD)/tests/oracle/%: $(BUILD)/obj/tests/oracle/%.o $(LIBS_trainer)
 
 # --- What needs a GPU (or the emulator): tests/gpu/test_NAME.c, linked with every room ----------------
 GPU_SUPPORT := $(patsubst %.c,$(BUILD)/obj/%.o,$(sort $(wildcard tests/gpu/support_*.c))) $(engine_SUPPORT)
-GPU_TESTS   := $(if $(filter-out 0,$(WITH_CUDA)),$(patsubst tests/gpu/%.c,$(BUILD)/tests/gpu/%,$(sort $(wildcard tests/gpu/test_*.c))))
+without_GPU_emulated := tests/gpu/test_convolution.c tests/gpu/test_descriptors.c # cuDNN itself
+GPU_TESTS   := $(if $(filter-out 0,$(WITH_CUDA)),$(patsubst tests/gpu/%.c,$(BUILD)/tests/gpu/%,$(filter-out \
+  $(without_GPU_$(WITH_CUDA)),$(sort $(wildcard tests/gpu/test_*.c)))))
 $(BUILD)/obj/tests/gpu/%.o: ROOM_CFLAGS = $(trainer_CFLAGS) $(cuda_CFLAGS) -Wno-missing-prototypes
 $(BUILD)/tests/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(GPU_SUPPORT) $(LIBS_trainer)
 	@mkdir -p $(@D)

@@ -1,0 +1,306 @@
+/* The kernels around convolutions: windows with bias and activation, sums over pixels, and the
+ * plain convolution that the self-test trusts; each against loops on the host. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/random.h"
+#include "engine/cuda/cuda.h"
+#include "engine/cuda/epilogue.h"
+#include "engine/cuda/reference_convolution.h"
+
+static Backend *backend;
+static Error error;
+
+static void must(Status status) {
+  if (status != OK) fail_msg("%s", error.message);
+}
+
+static cudaStream_t stream(void) {
+  return cuda_backend(backend)->stream;
+}
+
+/* --- Tensors on both sides -------------------------------------------------------------------- */
+/* A tensor's numbers on the host, and its memory on the device. */
+typedef struct Pair {
+  Shape shape;
+  DType dtype;
+  size_t count;
+  double *values;
+  void *device;
+} Pair;
+
+static void *packed(const Pair *pair) {
+  void *bytes = mem_new(pair->count, sizeof(float));
+  for (size_t i = 0; i < pair->count; i++) {
+    if (pair->dtype == DTYPE_BF16)
+      ((uint16_t *)bytes)[i] = bf16_from_f32((float)pair->values[i]);
+    else
+      ((float *)bytes)[i] = (float)pair->values[i];
+  }
+  return bytes;
+}
+
+static void unpack(Pair *pair, const void *bytes) {
+  for (size_t i = 0; i < pair->count; i++)
+    pair->values[i] = pair->dtype == DTYPE_BF16 ? (double)bf16_to_f32(((const uint16_t *)bytes)[i])
+                                                : (double)((const float *)bytes)[i];
+}
+
+/* `random` NULL: NaN. */
+static Pair pair_new(Shape shape, DType dtype, Random *random) {
+  Pair pair = {.shape = shape, .dtype = dtype, .count = (size_t)shape_count(shape)};
+  pair.values = mem_new(pair.count, sizeof *pair.values);
+  for (size_t i = 0; i < pair.count; i++)
+    pair.values[i] = random ? (double)random_normal(random) : NAN;
+  void *bytes = packed(&pair);
+  unpack(&pair, bytes); /* as rounded */
+  must(backend->allocate(backend, pair.count * dtype_size(dtype), "a test", &pair.device, &error));
+  must(backend->upload(backend, pair.device, bytes, pair.count * dtype_size(dtype), &error));
+  free(bytes);
+  return pair;
+}
+
+static void pair_download(Pair *pair) {
+  void *bytes = mem_new(pair->count, sizeof(float));
+  must(backend->download(backend, bytes, pair->device, pair->count * dtype_size(pair->dtype),
+                         &error));
+  unpack(pair, bytes);
+  free(bytes);
+}
+
+static void pair_free(Pair *pair) {
+  backend->release(backend, pair->device);
+  free(pair->values);
+}
+
+static void assert_near(const char *what, uint64_t seed, const double *found, const double *wanted,
+                        size_t count, double tolerance) {
+  for (size_t i = 0; i < count; i++)
+    if (!(fabs(found[i] - wanted[i]) <= tolerance * (1 + fabs(wanted[i]))))
+      fail_msg("%s, seed %d: element %zu is %.9g, %.9g expected", what, (int)seed, i, found[i],
+               wanted[i]);
+}
+
+static int64_t between(Random *random, int low, int high) {
+  return low + (int64_t)random_below(random, (uint64_t)(high - low + 1));
+}
+
+/* --- Windows ---------------------------------------------------------------------------------- */
+static double seen(const Pair *source, const int64_t at[RANK]) {
+  int64_t index = 0;
+  for (int axis = 0; axis < RANK; axis++) {
+    if (at[axis] < 0 || at[axis] >= source->shape.dim[axis]) return 0;
+    index = index * source->shape.dim[axis] + at[axis];
+  }
+  return source->values[index];
+}
+
+static double *window_expected(const WindowLaunch *p, const Pair *source, const Pair *bias) {
+  const size_t count = (size_t)shape_count(p->to);
+  double *expected = mem_new(count, sizeof *expected);
+  for (size_t i = 0; i < count; i++) {
+    int64_t at[RANK], rest = (int64_t)i;
+    for (int axis = RANK - 1; axis >= 0; axis--) {
+      at[axis] = rest % p->to.dim[axis] + p->offset[axis];
+      rest /= p->to.dim[axis];
+    }
+    double value = seen(source, at);
+    if (bias) value += bias->values[i % (size_t)p->to.dim[AXIS_C]];
+    if (p->activation == ACTIVATION_LEAKY_RELU && value < 0) value *= (double)p->slope;
+    if (p->activation == ACTIVATION_TANH) value = tanh(value);
+    expected[i] = value;
+  }
+  return expected;
+}
+
+static void check_window(uint64_t seed) {
+  Random random = random_stream(seed, RANDOM_TEST, 0, 0);
+  const bool wide = between(&random, 0, 1), in_place = between(&random, 0, 3) == 0;
+  const int step = wide ? 8 : 1;
+  WindowLaunch p = {.source_dtype = between(&random, 0, 1) ? DTYPE_BF16 : DTYPE_F32,
+                    .destination_dtype = between(&random, 0, 1) ? DTYPE_BF16 : DTYPE_F32,
+                    .activation = (Activation)between(&random, 0, 2),
+                    .slope = 0.2f};
+  for (int axis = 0; axis < RANK; axis++) {
+    const int unit = axis == AXIS_C ? step : 1;
+    p.from.dim[axis] = between(&random, 1, 5) * unit;
+    p.to.dim[axis] = in_place ? p.from.dim[axis] : between(&random, 1, 7) * unit;
+    p.offset[axis] = in_place ? 0 : between(&random, -3, 3) * unit;
+  }
+  if (in_place) p.destination_dtype = p.source_dtype;
+  Pair source = pair_new(p.from, p.source_dtype, &random);
+  Pair bias = pair_new(shape_vector(p.to.dim[AXIS_C]), DTYPE_F32, &random);
+  Pair destination = pair_new(p.to, p.destination_dtype, NULL);
+  const bool biased = between(&random, 0, 1);
+  p.source = source.device;
+  p.destination = in_place ? source.device : destination.device;
+  p.bias = biased ? bias.device : NULL;
+  double *expected = window_expected(&p, &source, biased ? &bias : NULL);
+  must(launch_window(&p, stream(), &error));
+  Pair *written = in_place ? &source : &destination;
+  pair_download(written);
+  assert_near("window", seed, written->values, expected, written->count,
+              p.destination_dtype == DTYPE_BF16 ? 5e-3 : 1e-6);
+  free(expected);
+  pair_free(&source);
+  pair_free(&bias);
+  pair_free(&destination);
+}
+
+static void windows(void **state) {
+  (void)state;
+  for (uint64_t seed = 0; seed < 80; seed++) check_window(seed);
+}
+
+/* --- Sums ------------------------------------------------------------------------------------- */
+static void check_sums(uint64_t seed, int64_t rows, int64_t columns, DType dtype) {
+  Random random = random_stream(seed, RANDOM_TEST, 1, 0);
+  Pair x = pair_new(shape_make(1, 1, 1, rows, columns), dtype, &random);
+  const int64_t parts = column_sums_parts(rows, columns);
+  Pair partials = pair_new(shape_make(1, 1, 1, parts, columns), DTYPE_F32, NULL);
+  Pair sums = pair_new(shape_vector(columns), DTYPE_F32, NULL);
+  double *expected = mem_new((size_t)columns, sizeof *expected),
+         *first = mem_new((size_t)columns, sizeof *first);
+  for (size_t i = 0; i < x.count; i++) expected[i % (size_t)columns] += x.values[i];
+  const ColumnSumsLaunch p = {.x = x.device,
+                              .dtype = dtype,
+                              .rows = rows,
+                              .columns = columns,
+                              .parts = parts,
+                              .partials = partials.device,
+                              .sums = sums.device};
+  for (int run = 0; run < 2; run++) {
+    must(launch_column_sums(&p, stream(), &error));
+    pair_download(&sums);
+    assert_near("sums", seed, sums.values, expected, (size_t)columns, 1e-5 * sqrt((double)rows));
+    if (run == 0) memcpy(first, sums.values, (size_t)columns * sizeof *first);
+  }
+  assert_memory_equal(first, sums.values, (size_t)columns * sizeof *first);
+  free(expected);
+  free(first);
+  pair_free(&x);
+  pair_free(&partials);
+  pair_free(&sums);
+}
+
+static void sums_over_pixels(void **state) {
+  static const int64_t shapes[][2] = {{1, 1},   {5, 3},     {700, 1},  {513, 64},
+                                      {90, 17}, {37, 2056}, {64, 260}, {1100, 8}};
+  (void)state;
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+    for (int bf16 = 0; bf16 <= 1; bf16++)
+      check_sums(i, shapes[i][0], shapes[i][1], bf16 ? DTYPE_BF16 : DTYPE_F32);
+}
+
+/* --- The plain convolution -------------------------------------------------------------------- */
+static int64_t place(Shape shape, int64_t n, int64_t t, int64_t h, int64_t w, int64_t c) {
+  return (((n * shape.dim[1] + t) * shape.dim[2] + h) * shape.dim[3] + w) * shape.dim[4] + c;
+}
+
+/* All three sides of the form at once: each product goes where it belongs. */
+static void expect(const ReferenceConvolutionLaunch *p, const Pair *x, const Pair *w, const Pair *y,
+                   double *results[3]) {
+  const int64_t *ws = p->w_shape.dim;
+  for (int64_t i = 0; i < (int64_t)(y->count * w->count / (size_t)ws[0]); i++) {
+    int64_t rest = i, c, k[3], at[3], from[3];
+    bool inside = true;
+    c = rest % ws[4], rest /= ws[4];
+    for (int axis = 2; axis >= 0; axis--) k[axis] = rest % ws[1 + axis], rest /= ws[1 + axis];
+    const int64_t o = rest % ws[0];
+    rest /= ws[0];
+    for (int axis = 2; axis >= 0; axis--) {
+      at[axis] = rest % p->y_shape.dim[1 + axis], rest /= p->y_shape.dim[1 + axis];
+      from[axis] = at[axis] * p->stride[axis] + k[axis] - p->before[axis];
+      inside = inside && from[axis] >= 0 && from[axis] < p->x_shape.dim[1 + axis];
+    }
+    if (!inside) continue;
+    const int64_t in_x = place(p->x_shape, rest, from[0], from[1], from[2], c);
+    const int64_t in_w = place(p->w_shape, o, k[0], k[1], k[2], c);
+    const int64_t in_y = place(p->y_shape, rest, at[0], at[1], at[2], o);
+    results[REFERENCE_Y][in_y] += w->values[in_w] * x->values[in_x];
+    results[REFERENCE_DX][in_x] += w->values[in_w] * y->values[in_y];
+    results[REFERENCE_DW][in_w] += x->values[in_x] * y->values[in_y];
+  }
+}
+
+static void check_reference(uint64_t seed) {
+  Random random = random_stream(seed, RANDOM_TEST, 2, 0);
+  ReferenceConvolutionLaunch p = {.operands = seed % 2 ? DTYPE_BF16 : DTYPE_F32};
+  const int64_t batch = between(&random, 1, 2);
+  p.x_shape = shape_make(batch, 0, 0, 0, between(&random, 1, 4));
+  p.w_shape = shape_make(between(&random, 1, 4), 0, 0, 0, p.x_shape.dim[4]);
+  p.y_shape = shape_make(batch, 0, 0, 0, p.w_shape.dim[0]);
+  for (int i = 0; i < 3; i++) {
+    const int taps = (int)between(&random, 1, 3), after = (int)between(&random, 0, 2);
+    p.stride[i] = (int)between(&random, 1, 2);
+    p.before[i] = (int)between(&random, 0, 2);
+    p.w_shape.dim[1 + i] = taps;
+    p.x_shape.dim[1 + i] = between(&random, taps, 6);
+    p.y_shape.dim[1 + i] = (p.x_shape.dim[1 + i] + p.before[i] + after - taps) / p.stride[i] + 1;
+  }
+  Pair x = pair_new(p.x_shape, p.operands, &random), w = pair_new(p.w_shape, p.operands, &random);
+  Pair y = pair_new(p.y_shape, p.operands, &random);
+  p.x = x.device, p.w = w.device, p.y = y.device;
+  double *expected[3] = {mem_new(y.count, sizeof(double)), mem_new(x.count, sizeof(double)),
+                         mem_new(w.count, sizeof(double))};
+  const Shape shapes[3] = {p.y_shape, p.x_shape, p.w_shape};
+  expect(&p, &x, &w, &y, expected);
+  for (int result = REFERENCE_Y; result <= REFERENCE_DW; result++) {
+    Pair out = pair_new(shapes[result], DTYPE_F32, NULL);
+    p.result = (ReferenceResult)result;
+    p.out = out.device;
+    must(launch_reference_convolution(&p, stream(), &error));
+    pair_download(&out);
+    assert_near("plain convolution", seed, out.values, expected[result], out.count, 1e-5);
+    pair_free(&out);
+    free(expected[result]);
+  }
+  pair_free(&x);
+  pair_free(&w);
+  pair_free(&y);
+}
+
+static void plain_convolutions(void **state) {
+  (void)state;
+  for (uint64_t seed = 0; seed < 30; seed++) check_reference(seed);
+}
+
+static int open_backend(void **state) {
+  const CudaOptions options = {.plain_streams = true, .timeout = 60};
+  (void)state;
+  if (backend_cuda_new(&options, &backend, &error) == OK) return 0;
+  fprintf(stderr, "# %s\n", error.message);
+  return -1;
+}
+
+static int close_backend(void **state) {
+  (void)state;
+  backend->free(backend);
+  return 0;
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(windows),
+      cmocka_unit_test(sums_over_pixels),
+      cmocka_unit_test(plain_convolutions),
+  };
+  Error why = {0};
+  if (backend_cuda_devices(&why) == 0) {
+    const size_t count = sizeof tests / sizeof *tests;
+    printf("1..%zu\n", count);
+    for (size_t i = 0; i < count; i++)
+      printf("ok %zu - %s # SKIP %s\n", i + 1, tests[i].name, why.message);
+    return 0;
+  }
+  return cmocka_run_group_tests(tests, open_backend, close_backend);
+}
