@@ -424,10 +424,10 @@ const CaseFamily case_families[CASE_FAMILIES] = {
     {"adam", draw_adam, 40},
 };
 
-void family_check(const CaseFamily *family, Backend *const *backends, int count) {
-  for (int i = 0; i < family->count; i++) {
+void family_check(const CaseFamily *family, int most, Backend *const *backends, int backend_count) {
+  for (int i = 0; i < family->count && i < most; i++) {
     const uint64_t seed = (uint64_t)i;
-    Backend *backend = backends[i % count];
+    Backend *backend = backends[i % backend_count];
     Random random = random_stream(seed, RANDOM_TEST, 1, 0);
     Case test = family->draw(&random);
     const OpKind kind = test.op.kind;

@@ -14,8 +14,8 @@ typedef struct CaseFamily {
 enum { CASE_FAMILIES = 19 };
 extern const CaseFamily case_families[CASE_FAMILIES];
 
-/* Checks the family's cases, the backends taking turns. Convolutions in bf16 are left out where the
- * backend has none. */
-void family_check(const CaseFamily *family, Backend *const *backends, int count);
+/* Checks the family's first cases, at most `most`, the backends taking turns. Convolutions in bf16
+ * are left out where the backend has none. */
+void family_check(const CaseFamily *family, int most, Backend *const *backends, int backend_count);
 
 #endif

@@ -13,7 +13,8 @@ enum { MOST_THREADS = 3 };
 static Backend *backends[MOST_THREADS];
 
 static void test_family(void **state) {
-  family_check(*state, backends, MOST_THREADS);
+  const CaseFamily *family = *state;
+  family_check(family, family->count, backends, MOST_THREADS);
 }
 
 static int set_up(void **state) {
