@@ -45,7 +45,7 @@ SelectTypeParameters=CR_CPU
 MpiDefault=pmix
 MailProg=/bin/true
 ReturnToService=2
-SlurmdTimeout=10
+SlurmdTimeout=5
 KillWait=5
 SlurmdParameters=config_overrides
 SlurmctldParameters=preempt_send_user_signal
@@ -200,11 +200,11 @@ class Cluster:
             raise AssertionError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
 
-    def wait_for(self, condition, limit, what):
+    def wait_for(self, condition, limit, what, job=""):
         deadline = time.monotonic() + limit
         while not condition():
             if time.monotonic() > deadline:
-                raise AssertionError(f"waited {limit} s in vain for {what}\n{self.report()}")
+                raise AssertionError(f"waited {limit} s in vain for {what}\n{self.report(job)}")
             time.sleep(0.2)
 
     def states(self):
@@ -219,9 +219,11 @@ class Cluster:
         text = self.call("scontrol", "--oneliner", "show", "job", number, check=False)
         return dict(field.split("=", 1) for field in text.split() if "=" in field)
 
-    def report(self):
-        """What the cluster says of itself, for a test that failed."""
-        said = [self.call("squeue", "-a", check=False), self.call("scontrol", "show", "job", check=False)]
+    def report(self, job):
+        """What the cluster says of itself and of a job, for a test that failed."""
+        said = [self.call("squeue", "-a", check=False)]
+        if job:
+            said.append(self.call("scontrol", "show", "job", job, check=False))
         for name in ("slurmctld.log", *(f"slurmd-{node}.log" for node in NODES)):
             path = os.path.join(self.folder, name)
             if os.path.exists(path):

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.abspath(os.path.join(HERE, "..", ".."))
@@ -30,10 +31,10 @@ class Job:
         self.run = runs.Run(os.path.join(folder, name), data, SETTINGS)
         self.number = self.log = None
 
-    def submit(self, *options, **environment):
+    def submit(self, *options, script=TRAIN, **environment):
         self.run.write_config()
         self.log = f"{self.run.folder}.log"
-        self.number = self.cluster.submit("--nodes=2", "--ntasks-per-node=1", f"--output={self.log}", *options, TRAIN,
+        self.number = self.cluster.submit("--nodes=2", "--ntasks-per-node=1", f"--output={self.log}", *options, script,
                                           self.run.config, CELFORGE=runs.CELFORGE, **environment)
         return self
 
@@ -45,12 +46,14 @@ class Job:
 
     def wait_for(self, condition, what):
         try:
-            self.cluster.wait_for(condition, LIMIT, f"job {self.number}: {what}")
+            self.cluster.wait_for(condition, LIMIT, f"job {self.number}: {what}", self.number)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.said()}") from None
 
-    def wait_state(self, state):
-        self.wait_for(lambda: self.fields().get("JobState") == state, state)
+    def wait_completed(self):
+        self.wait_for(lambda: self.fields().get("JobState") in ("COMPLETED", "FAILED"), "COMPLETED")
+        state = self.fields()["JobState"]
+        assert state == "COMPLETED", f"job {self.number} {state}\n{self.said()}\n{self.cluster.report(self.number)}"
 
     def hold(self):
         """Stops the ranks in the middle of the run, so that no clock of Slurm's or the machine's decides what is
@@ -70,9 +73,10 @@ class Job:
                       "back in the queue")
 
     def start_again(self):
-        """Slurm keeps a job that came back waiting for two minutes."""
-        self.cluster.call("scontrol", "update", f"JobId={self.number}", "StartTime=now")
-        self.wait_state("COMPLETED")
+        """Slurm keeps a job that came back waiting for two minutes. In the second of its end it could not start: a
+        node takes its credential for that of the start before."""
+        self.cluster.call("scontrol", "update", f"JobId={self.number}", "StartTime=now+3")
+        self.wait_completed()
 
 
 def check_resumed(tap, job, undisturbed, what):
@@ -105,27 +109,65 @@ def check_usable(tap, job, what):
               f"{what} leaves a checkpoint that can be read", told.stdout + told.stderr)
 
 
-def test_preemption(tap, cluster, folder, data, undisturbed):
-    """Preempted by a job of higher priority"""
-    job = Job(cluster, folder, data, "preempted").submit("--partition=low")
+def preempt(tap, job, told, what):
+    cluster = job.cluster
     job.hold()
-    other = cluster.submit("--partition=high", "--nodes=2", "--exclusive", f"--output={folder}/high.log", "--wrap=true")
-    job.wait_for(lambda: "asks the ranks for a checkpoint" in job.said(), "told to stop")
-    tap.check(cluster.job(other)["JobState"] == "PENDING", "the other job waits for the grace time to be used")
-    job.go_on()
+    other = cluster.submit("--partition=high", "--nodes=2", "--exclusive", f"--output={job.log}-high", "--wrap=true")
+    told(job, other)
     job.wait_for(lambda: cluster.job(other)["JobState"] == "COMPLETED", "making way")
     job.wait_requeued()
-    check_stopped(tap, job, "a preempted job")
+    check_stopped(tap, job, what)
+
+
+def test_preemption(tap, cluster, folder, data, undisturbed):
+    """Preempted by a job of higher priority"""
+    def by_script(job, other):
+        job.wait_for(lambda: "asks the ranks for a checkpoint" in job.said(), "told to stop")
+        tap.check(cluster.job(other)["JobState"] == "PENDING", "the other job waits for the grace time to be used")
+        job.go_on()
+
+    job = Job(cluster, folder, data, "preempted").submit("--partition=low")
+    preempt(tap, job, by_script, "a preempted job")
     job.start_again()
     check_resumed(tap, job, undisturbed, "a preempted job")
 
 
+def test_preemption_by_term(tap, cluster, folder, data, undisturbed):
+    """Preempted where no signal was asked for"""
+    def by_slurm(job, _):
+        """Slurm lets stopped processes go on itself before it sends TERM."""
+        job.wait_for(lambda: "comes back" in job.said(), "stopped")
+        tap.check("asks the ranks" not in job.said(), "Slurm itself tells the ranks", job.said())
+
+    with open(TRAIN, encoding="utf-8") as file:
+        lines = [line for line in file if not line.startswith("#SBATCH --signal")]
+    script = os.path.join(folder, "train-without-signal.sbatch")
+    with open(script, "w", encoding="utf-8") as file:
+        file.writelines(lines)
+    job = Job(cluster, folder, data, "terminated").submit("--partition=low", script=script)
+    preempt(tap, job, by_slurm, "a job preempted by TERM")
+    job.start_again()
+    check_resumed(tap, job, undisturbed, "a job preempted by TERM")
+
+
+FAKE_APPTAINER = """\
+#!/bin/bash
+echo "$*" >>{folder}/apptainer.log
+shift 4
+"$@" &
+trap 'kill -USR2 $!' USR2
+while kill -0 $! 2>/dev/null; do wait $!; done
+wait $!
+"""
+
+
 def fake_apptainer(folder):
-    """In place of a container: says how it was called, and runs the program here."""
+    """In place of a container: says how it was called, and runs the program here. As the real one it stays beside
+    the program and hands on signals, which the program gets from Slurm as well."""
     path = os.path.join(folder, "bin", "apptainer")
     os.makedirs(os.path.dirname(path))
     with open(path, "w", encoding="utf-8") as file:
-        file.write(f'#!/bin/bash\necho "$*" >>{folder}/apptainer.log\nshift 4\nexec "$@"\n')
+        file.write(FAKE_APPTAINER.format(folder=folder))
     os.chmod(path, stat.S_IRWXU)
     return os.path.dirname(path)
 
@@ -158,7 +200,7 @@ def test_cancelled(tap, cluster, folder, data, undisturbed):
     tap.check((fields["JobState"], fields["Restarts"]) == ("CANCELLED", "0"), "a cancelled job stays away", fields)
     check_stopped(tap, job, "a cancelled job")
     check_usable(tap, job, "a cancelled job")
-    job.submit().wait_state("COMPLETED")
+    job.submit().wait_completed()
     check_end(tap, job, undisturbed, "a cancelled job, submitted again,")
 
 
@@ -169,8 +211,8 @@ def test_node_failure(tap, cluster, folder, data, undisturbed):
     steps = job.run.checkpoints()
     cluster.fail_node("n2")
     job.wait_requeued()
-    tap.check(cluster.states()["n2"].startswith("DOWN") and "NODE FAILURE" in job.said(), "the node is known to be down",
-              job.said())
+    tap.check(cluster.states()["n2"].startswith("DOWN") and "NODE FAILURE" in job.said(),
+              "the node is known to be down", job.said())
     tap.check(job.run.checkpoints() == steps, "the checkpoints are those from before", job.run.checkpoints())
     check_usable(tap, job, "a job that lost a node")
     cluster.start_node("n2")
@@ -185,13 +227,13 @@ def test_sweep(tap, cluster, folder, data, undisturbed):
     lines = os.path.join(folder, "lines.txt")
     with open(lines, "w", encoding="utf-8") as file:
         file.write(f"run.dir={folder}/sweep-1 optim.clip=5\nrun.dir='{folder}/sweep 2' optim.clip=4")
-    number = cluster.submit("--array=1-2", "--nodes=1", "--ntasks=2", f"--output={folder}/sweep-%a.log",
-                            os.path.join(ROOT, "slurm", "sweep.sbatch"), job.run.config, lines, "--set", "samples.clips=2",
-                            CELFORGE=runs.CELFORGE)
+    script = os.path.join(ROOT, "slurm", "sweep.sbatch")
+    number = cluster.submit("--array=1-2", "--nodes=1", "--ntasks=2", f"--output={folder}/sweep-%a.log", script,
+                            job.run.config, lines, "--set", "samples.clips=2", CELFORGE=runs.CELFORGE)
     logs = [f"{folder}/sweep-{index}.log" for index in (1, 2)]
     for index in (1, 2):
         job.number, job.log = f"{number}_{index}", logs[index - 1]
-        job.wait_state("COMPLETED")
+        job.wait_completed()
     one, two = (runs.Run(f"{folder}/{name}", data, SETTINGS) for name in ("sweep-1", "sweep 2"))
     differs = runs.difference(one.last_checkpoint(), undisturbed.last_checkpoint())
     # Of the state, that is: the manifest holds the config, here with another samples.clips.
@@ -215,16 +257,17 @@ def test_pack(tap, cluster, folder):
         file.write("".join(f'--source "{film}"\n' for film in films))
     script = os.path.join(ROOT, "slurm", "pack.sbatch")
     common = [f"--output={folder}/pack-%A_%a.log", script, lines, dataset]
-    array = cluster.submit("--array=1-2", *common, "--frames", "4", "--target-filter", "negate", CELFORGE=runs.CELFORGE)
+    options = ("--frames", "4", "--target-filter", "negate")
+    array = cluster.submit("--array=1-2", *common, *options, CELFORGE=runs.CELFORGE)
     join = cluster.submit(f"--dependency=afterok:{array}", *common, CELFORGE=runs.CELFORGE)
-    cluster.wait_for(lambda: cluster.job(join).get("JobState") == "COMPLETED", LIMIT, "the joined dataset")
+    cluster.wait_for(lambda: cluster.job(join).get("JobState") == "COMPLETED", LIMIT, "the joined dataset", join)
     told, verified = celforge("info", dataset), celforge("verify", dataset)
-    tap.check(verified.returncode == 0 and "clips        6 in 1 shard" in told.stdout, "8 and 16 frames in clips of 4 make one dataset of 6",
-              told.stdout + told.stderr + verified.stderr)
+    tap.check(verified.returncode == 0 and "clips        6 in 1 shard" in told.stdout,
+              "8 and 16 frames in clips of 4 make one dataset of 6", told.stdout + told.stderr + verified.stderr)
     parts = sorted(os.listdir(f"{dataset}.parts"))
     tap.check(parts == ["000001", "000002"], "of two parts", parts)
-    again = cluster.submit("--array=2", *common, "--frames", "4", "--target-filter", "negate", CELFORGE=runs.CELFORGE)
-    cluster.wait_for(lambda: cluster.job(again).get("JobState") == "COMPLETED", LIMIT, "the second time")
+    again = cluster.submit("--array=2", *common, *options, CELFORGE=runs.CELFORGE)
+    cluster.wait_for(lambda: cluster.job(again).get("JobState") == "COMPLETED", LIMIT, "the second time", again)
     with open(f"{folder}/pack-{again}_2.log", encoding="utf-8") as file:
         tap.check("000002 is there" in file.read(), "a part that is whole is not made again")
 
@@ -250,20 +293,23 @@ def test_mpirun(tap, cluster, folder, data, undisturbed):
     job.log = f"{job.run.folder}.log"
     job.number = cluster.submit("--nodes=2", "--ntasks-per-node=1", f"--output={job.log}",
                                 f"--wrap=mpirun -np 2 {runs.CELFORGE} train {job.run.config}")
-    job.wait_state("COMPLETED")
+    job.wait_completed()
     check_end(tap, job, undisturbed, "mpirun in a job of two nodes")
 
 
 def run_tests(tap, cluster, folder):
     data = runs.synth(os.path.join(folder, "data"))
     undisturbed = runs.Run(os.path.join(folder, "undisturbed"), data, SETTINGS).must_train(2)
-    runs_of_one = [test_preemption, test_time_limit, test_cancelled, test_sweep, test_mpirun, test_node_failure]
+    disturbed = [test_preemption, test_preemption_by_term, test_time_limit, test_cancelled, test_sweep, test_mpirun,
+                 test_node_failure]
     for test, arguments in [(test_wrong_launch, (data,)), (test_pack, ()),
-                            *((test, (data, undisturbed)) for test in runs_of_one)]:
+                            *((test, (data, undisturbed)) for test in disturbed)]:
+        begin = time.monotonic()
         try:
             test(tap, cluster, folder, *arguments)
         except (OSError, ValueError, KeyError, AssertionError, subprocess.SubprocessError) as error:
             tap.check(False, test.__doc__, f"{type(error).__name__}: {error}")
+        print(f"# {test.__doc__}: {time.monotonic() - begin:.0f} s", flush=True)
 
 
 def main():
