@@ -110,7 +110,7 @@ static void append_index(Text *text, int input, const Broadcast *axes) {
               "  Index at = 0;\n",
               input);
   for (int g = axes->groups - 1; g >= 0; g--) {
-    char axis[40], stride[56] = "";
+    char axis[64], stride[64] = "";
     snprintf(axis, sizeof axis, "p.inputs[%d].length[%d]", input, g);
     if (axes->stride[g] > 1) {
       snprintf(stride, sizeof stride, " * (Index)p.inputs[%d].stride[%d]", input, g);
