@@ -102,7 +102,7 @@ pkg_libs   = $(if $(1),$(shell $(PKG_CONFIG) --libs $(1) 2>/dev/null))
 # emulator stands in for cuDNN, NVRTC and NCCL.
 without_CUDA_0        := engine/cuda/% comm/nccl%
 without_CUDA_1        := engine/without_cuda.c comm/without_nccl.c
-without_CUDA_emulated := $(without_CUDA_1) engine/cuda/convolution% engine/cuda/cudnn% engine/cuda/jit.c
+without_CUDA_emulated := $(without_CUDA_1) engine/cuda/convolution.c engine/cuda/convolution_check.c engine/cuda/cudnn% engine/cuda/jit.c
 engine_EXTRA_1        := $(wildcard engine/cuda/*.c engine/cuda/*.cu)
 engine_EXTRA_emulated := $(engine_EXTRA_1) $(wildcard tests/emulator/*.c tests/emulator/*.cc)
 comm_EXTRA_emulated   := $(wildcard tests/emulator/nccl/*.c)
@@ -199,6 +199,7 @@ $(BUILD)/tests/oracle/%: $(BUILD)/obj/tests/oracle/%.o $(LIBS_trainer)
 # --- What needs a GPU (or the emulator): tests/gpu/test_NAME.c, linked with every room ----------------
 GPU_SUPPORT := $(patsubst %.c,$(BUILD)/obj/%.o,$(sort $(wildcard tests/gpu/support_*.c))) $(engine_SUPPORT)
 without_GPU_emulated := tests/gpu/test_convolution.c tests/gpu/test_descriptors.c # cuDNN itself
+without_GPU_1        := tests/gpu/test_forms.c # has a stand-in for it
 GPU_TESTS   := $(if $(filter-out 0,$(WITH_CUDA)),$(patsubst tests/gpu/%.c,$(BUILD)/tests/gpu/%,$(filter-out \
   $(without_GPU_$(WITH_CUDA)),$(sort $(wildcard tests/gpu/test_*.c)))))
 $(BUILD)/obj/tests/gpu/%.o: ROOM_CFLAGS = $(trainer_CFLAGS) $(cuda_CFLAGS) -Wno-missing-prototypes

@@ -13,24 +13,11 @@ typedef struct ConvolutionKernel {
   char *name; /* of the op */
 } ConvolutionKernel;
 
-static ConvolutionTensors tensors_of(const Convolution *c, const Tensor *inputs,
-                                     const Tensor *outputs) {
-  ConvolutionTensors t;
-  if (c->pass == CONVOLUTION_FORWARD)
-    t = (ConvolutionTensors){.part = {inputs[0].data, inputs[1].data, outputs[0].data},
-                             .bias = c->bias ? inputs[2].data : NULL};
-  else if (c->pass == CONVOLUTION_BACKWARD_DATA)
-    t = (ConvolutionTensors){.part = {outputs[0].data, inputs[1].data, inputs[0].data}};
-  else
-    t = (ConvolutionTensors){.part = {inputs[0].data, outputs[0].data, inputs[1].data},
-                             .bias = c->bias ? outputs[1].data : NULL};
-  return t;
-}
-
 static Status convolution_run(Kernel *base, const Tensor *inputs, const Tensor *outputs,
                               void *workspace, Error *error) {
   const ConvolutionKernel *kernel = (const ConvolutionKernel *)(void *)base;
-  const ConvolutionTensors tensors = tensors_of(&kernel->steps.convolution, inputs, outputs);
+  const ConvolutionTensors tensors =
+      convolution_tensors(&kernel->steps.convolution, inputs, outputs);
   if (convolution_steps_run(&kernel->steps, kernel->handle, kernel->stream, &tensors, workspace,
                             error) == OK)
     return OK;

@@ -41,6 +41,10 @@ typedef struct ConvolutionTensors {
   void *bias;
 } ConvolutionTensors;
 
+/* Of an op of this pass. */
+ConvolutionTensors convolution_tensors(const Convolution *convolution, const Tensor *inputs,
+                                       const Tensor *outputs);
+
 /* Enqueues all steps on the stream. */
 Status convolution_steps_run(const ConvolutionSteps *steps, cudnnHandle_t handle,
                              cudaStream_t stream, const ConvolutionTensors *tensors,

@@ -61,6 +61,20 @@ ConvolutionSteps convolution_steps(const Convolution *convolution, const Convolu
   return steps;
 }
 
+ConvolutionTensors convolution_tensors(const Convolution *c, const Tensor *inputs,
+                                       const Tensor *outputs) {
+  ConvolutionTensors t;
+  if (c->pass == CONVOLUTION_FORWARD)
+    t = (ConvolutionTensors){.part = {inputs[0].data, inputs[1].data, outputs[0].data},
+                             .bias = c->bias ? inputs[2].data : NULL};
+  else if (c->pass == CONVOLUTION_BACKWARD_DATA)
+    t = (ConvolutionTensors){.part = {outputs[0].data, inputs[1].data, inputs[0].data}};
+  else
+    t = (ConvolutionTensors){.part = {inputs[0].data, outputs[0].data, inputs[1].data},
+                             .bias = c->bias ? outputs[1].data : NULL};
+  return t;
+}
+
 /* --- Running ---------------------------------------------------------------------------------- */
 static WindowLaunch inward(const ConvolutionPart *part, const void *outer, void *inner) {
   WindowLaunch window = {.source = outer,

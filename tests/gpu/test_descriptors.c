@@ -242,12 +242,12 @@ static void close_described(Cudnn *cudnn, cudnnBackendDescriptor_t properties) {
   cudnnBackendDestroyDescriptor(properties);
 }
 
-/* A part of them, another one for each device: asking cuDNN for engines takes its time.
+/* Each convolution on one of the devices in turn.
  *
  * Without a driver cuDNN offers no engines that are compiled at run time: on sm_90 they are the
  * only ones on tensor cores for some shapes, on sm_80 for none. */
 static void plans_of_configs(void **state) {
-  enum { EVERY = 5 };
+  enum { EVERY = DEVICES };
   static const CudnnRules rules = {.deterministic = true, .workspace = 1 << 30};
   (void)state;
   for (int i = 0; i < DEVICES; i++) {
@@ -275,7 +275,7 @@ static void plans_of_random_shapes(void **state) {
     const CudnnRules rules = {.tf32 = tf32 == 1, .deterministic = tf32 == 1, .workspace = 1 << 20};
     cudnnBackendDescriptor_t properties;
     Cudnn *cudnn = open_described(&devices[1], &rules, NULL, &properties);
-    for (uint64_t seed = 0; seed < 15; seed++) {
+    for (uint64_t seed = 0; seed < 30; seed++) {
       Random random = random_stream(seed, RANDOM_TEST, 2, 0);
       const Convolution convolution = random_convolution(&random);
       CudnnChoice choice;

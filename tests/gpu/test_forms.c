@@ -1,0 +1,135 @@
+/* Every form of a convolution with cuDNN replaced by the plain one (emulated builds only): that
+ * windows, padding, added channels, narrow gradients, bias and activation lead from the op's
+ * tensors to what the CPU makes of them, in a workspace full of NaN. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/cuda/convolution.h"
+#include "engine/cuda/epilogue.h"
+#include "engine/cuda/reference_convolution.h"
+#include "tests/gpu/convolution_problem.h"
+
+enum { PLAN_WORKSPACE = 192 };
+
+static Backend *cpu, *cuda;
+static Error error;
+static Convolution inner; /* what the plan below computes */
+
+/* In cuDNN's place: the plain convolution in f32, then bias, activation and dtype. */
+Status cudnn_plan_run(const CudnnPlan *plan, cudnnHandle_t handle, int count, const int64_t *uids,
+                      void *const *pointers, void *workspace, Error *failure) {
+  static const ReferenceResult results[] = {REFERENCE_Y, REFERENCE_DX, REFERENCE_DW};
+  static const int written[] = {PART_Y, PART_X, PART_W};
+  const Shape shapes[] = {inner.y, inner.x, inner.w};
+  const bool biased = inner.pass == CONVOLUTION_FORWARD && inner.bias;
+  const cudaStream_t stream = cuda_backend(cuda)->stream;
+  Status status = OK;
+  void *sums = NULL;
+  (void)handle;
+  for (int i = 0; i < count; i++) assert_int_equal(uids[i], CUDNN_UID_X + i);
+  assert_int_equal(count, biased ? PARTS + 1 : PARTS);
+  assert_int_equal(cudaMemsetAsync(workspace, 0xff, plan->workspace, stream), cudaSuccess);
+  TRY(cuda->allocate(cuda, (size_t)shape_count(shapes[inner.pass]) * sizeof(float), "sums", &sums,
+                     failure));
+  ReferenceConvolutionLaunch plain = {.result = results[inner.pass],
+                                      .x = pointers[PART_X],
+                                      .w = pointers[PART_W],
+                                      .y = pointers[PART_Y],
+                                      .out = sums,
+                                      .x_shape = inner.x,
+                                      .w_shape = inner.w,
+                                      .y_shape = inner.y,
+                                      .operands = inner.operands};
+  memcpy(plain.stride, inner.stride, sizeof plain.stride);
+  memcpy(plain.before, inner.before, sizeof plain.before);
+  TRY(launch_reference_convolution(&plain, stream, failure));
+  const WindowLaunch ending = {.source = sums,
+                               .destination = pointers[written[inner.pass]],
+                               .from = shapes[inner.pass],
+                               .to = shapes[inner.pass],
+                               .source_dtype = DTYPE_F32,
+                               .destination_dtype = inner.result,
+                               .bias = biased ? pointers[PARTS] : NULL,
+                               .activation = inner.activation,
+                               .slope = inner.slope};
+  TRY(launch_window(&ending, stream, failure));
+  TRY(cuda->synchronize(cuda, failure));
+done:
+  if (sums) cuda->release(cuda, sums);
+  return status;
+}
+
+typedef struct FormKernel {
+  Kernel base;
+  ConvolutionSteps steps;
+} FormKernel;
+
+static Status form_run(Kernel *base, const Tensor *inputs, const Tensor *outputs, void *workspace,
+                       Error *failure) {
+  const FormKernel *kernel = (const FormKernel *)(void *)base;
+  const ConvolutionTensors tensors =
+      convolution_tensors(&kernel->steps.convolution, inputs, outputs);
+  return convolution_steps_run(&kernel->steps, NULL, cuda_backend(cuda)->stream, &tensors,
+                               workspace, failure);
+}
+
+static void form_free(Kernel *base) {
+  free(base);
+}
+
+static void every_form(void **state) {
+  static const CudnnPlan plan = {.workspace = PLAN_WORKSPACE};
+  (void)state;
+  for (uint64_t seed = 0; seed < 40; seed++) {
+    Problem problem = problem_new(cpu, seed);
+    ConvolutionForm forms[CONVOLUTION_MAX_FORMS];
+    Convolution convolution;
+    assert_int_equal(convolution_of(problem.pass, &problem.op, problem.inputs, problem.outputs,
+                                    &convolution, &error),
+                     OK);
+    const int count = convolution_forms(&convolution, forms);
+    for (int i = 0; i < count; i++) {
+      char name[64];
+      FormKernel *kernel = calloc(1, sizeof *kernel);
+      assert_non_null(kernel);
+      inner = convolution_inner(&convolution, &forms[i]);
+      kernel->steps = convolution_steps(&convolution, &forms[i], &plan);
+      kernel->base =
+          (Kernel){.workspace = kernel->steps.workspace, .run = form_run, .free = form_free};
+      Device device = device_new(cuda, &problem, &kernel->base);
+      device_poison(&device, &problem);
+      device_run(&device);
+      check_results(&device, &problem, convolution_form_name(&forms[i], name));
+      device_free(&device, &problem);
+    }
+    problem_free(&problem);
+  }
+}
+
+static int open_backends(void **state) {
+  const CudaOptions options = {.plain_streams = true, .timeout = 60};
+  (void)state;
+  if (backend_cpu_new(1, &cpu, &error) == OK && backend_cuda_new(&options, &cuda, &error) == OK)
+    return 0;
+  fprintf(stderr, "# %s\n", error.message);
+  return -1;
+}
+
+static int close_backends(void **state) {
+  (void)state;
+  cuda->free(cuda);
+  cpu->free(cpu);
+  return 0;
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(every_form)};
+  return cmocka_run_group_tests(tests, open_backends, close_backends);
+}
