@@ -1,0 +1,172 @@
+/* Tensors of more than 2^31 elements on the CUDA backend: what a kernel makes of the last rows of
+ * a large tensor is what it makes of these rows alone. Small tensors of the same form are tried
+ * everywhere, large ones where the device has the memory. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/files.h"
+#include "base/memory.h"
+#include "base/random.h"
+#include "engine/backend.h"
+
+/* A row is WIDTH pixels of CHANNELS bf16 numbers; the last LAST rows are looked at. */
+enum { WIDTH = 64, CHANNELS = 64, ROW = WIDTH * CHANNELS, LAST = 4 };
+static const int64_t SMALL_ROWS = 24, LARGE_ROWS = ((int64_t)1 << 31) / ROW + 8;
+
+static Backend *backend;
+static char cache[] = "/tmp/celforge-test-XXXXXX";
+
+static void must(Status status, const Error *error) {
+  if (status != OK) fail_msg("%s", error->message);
+}
+
+/* --- A kernel on tensors of `rows` rows ------------------------------------------------------- */
+
+static Shape rows_shape(int64_t rows) {
+  return shape_make(1, 1, rows, WIDTH, CHANNELS);
+}
+
+/* How many rows the result has behind those of the input, and which op it is. */
+typedef struct Form {
+  const char *name;
+  Op op;
+  int64_t begin, more; /* rows of the output before the first of the input; in all */
+} Form;
+
+static Form form_of(OpKind kind) {
+  static char name[] = "large";
+  Form form = {.name = op_kind_name(kind), .op = {.kind = kind, .name = name}};
+  Op *op = &form.op;
+  op->input_count = op->output_count = 1;
+  if (kind == OP_NORM || kind == OP_NORM_BACKWARD) {
+    op->attributes.norm = (NormAttributes){.kind = NORM_RMS, .groups = 1, .epsilon = 1e-3f};
+    op->input_count = kind == OP_NORM ? 1 : 2;
+  } else if (kind == OP_PAD) {
+    op->attributes.pad.before.dim[AXIS_H] = op->attributes.pad.after.dim[AXIS_H] = 1;
+    op->attributes.pad.mode = PAD_REFLECT;
+    form.more = 2;
+  } else if (kind == OP_AVERAGE_POOL) {
+    op->attributes.pool.size = 3;
+    op->attributes.pool.stride = op->attributes.pool.pad = 1;
+  } else if (kind == OP_SLICE) {
+    op->attributes.slice.begin.dim[AXIS_H] = 1;
+    form.more = -1;
+  }
+  return form;
+}
+
+static void *allocate(size_t bytes) {
+  void *memory = NULL;
+  Error error = {0};
+  must(backend->allocate(backend, bytes, "a test's tensor", &memory, &error), &error);
+  return memory;
+}
+
+/* Runs the op on a tensor whose last 2 LAST rows are `content` and all others zero, and gives the
+ * last LAST rows of the result. */
+static void run_rows(const Form *form, int64_t rows, const uint16_t *content, uint16_t *result) {
+  const size_t row_bytes = ROW * sizeof(uint16_t);
+  const int64_t out_rows = rows + form->more;
+  Tensor x = {.shape = rows_shape(rows), .dtype = DTYPE_BF16}, inputs[2] = {x, x};
+  Tensor y = {.shape = rows_shape(out_rows), .dtype = DTYPE_BF16};
+  Op fill = {.kind = OP_FILL, .name = form->op.name, .input_count = 1};
+  Kernel *zero = NULL, *kernel = NULL;
+  Error error = {0};
+  must(backend->kernel_new(backend, &fill, &x, NULL, &zero, &error), &error);
+  must(backend->kernel_new(backend, &form->op, inputs, &y, &kernel, &error), &error);
+  inputs[0].data = inputs[1].data = allocate((size_t)rows * row_bytes);
+  y.data = allocate((size_t)out_rows * row_bytes);
+  void *workspace = allocate(kernel->workspace + 64);
+  must(zero->run(zero, inputs, NULL, NULL, &error), &error);
+  must(backend->upload(backend, (char *)inputs[0].data + (size_t)(rows - 2 * LAST) * row_bytes,
+                       content, 2 * LAST * row_bytes, &error),
+       &error);
+  must(kernel->run(kernel, inputs, &y, workspace, &error), &error);
+  must(backend->download(backend, result, (char *)y.data + (size_t)(out_rows - LAST) * row_bytes,
+                         LAST * row_bytes, &error),
+       &error);
+  zero->free(zero);
+  kernel->free(kernel);
+  backend->release(backend, inputs[0].data);
+  backend->release(backend, y.data);
+  backend->release(backend, workspace);
+}
+
+/* --- The tests -------------------------------------------------------------------------------- */
+
+static const OpKind kinds[] = {OP_NORM, OP_NORM_BACKWARD, OP_PAD, OP_AVERAGE_POOL, OP_SLICE};
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
+static void check_rows(int64_t rows) {
+  uint16_t *content = mem_new(2 * LAST * ROW, sizeof *content);
+  uint16_t *expected = mem_new(LAST * ROW, sizeof *expected);
+  uint16_t *found = mem_new(LAST * ROW, sizeof *found);
+  Random random = random_stream(1, RANDOM_TEST, 4, 0);
+  for (int64_t i = 0; i < 2 * LAST * ROW; i++) content[i] = bf16_from_f32(random_normal(&random));
+  for (int i = 0; i < KINDS; i++) {
+    const Form form = form_of(kinds[i]);
+    run_rows(&form, 2 * LAST, content, expected);
+    run_rows(&form, rows, content, found);
+    if (memcmp(expected, found, LAST * ROW * sizeof *found) != 0)
+      fail_msg("%s: the last rows of %lld differ from the same rows alone", form.name,
+               (long long)rows);
+  }
+  free(content);
+  free(expected);
+  free(found);
+}
+
+static void test_small(void **state) {
+  (void)state;
+  check_rows(SMALL_ROWS);
+}
+
+/* Two tensors of 4 GiB; asked for before, so that a small device skips instead of failing. */
+static void test_large(void **state) {
+  (void)state;
+  void *memory = NULL;
+  if (backend->allocate(backend, (size_t)9 << 30, "a test's tensors", &memory, NULL) != OK) {
+    print_message("# less than 9 GiB of device memory\n");
+    skip();
+  }
+  backend->release(backend, memory);
+  check_rows(LARGE_ROWS);
+}
+
+static int set_up(void **state) {
+  (void)state;
+  const CudaOptions options = {
+      .deterministic = true, .plain_streams = true, .cache = cache, .timeout = 60};
+  Error error = {0};
+  if (!mkdtemp(cache)) return 1;
+  if (backend_cuda_new(&options, &backend, &error) == OK) return 0;
+  fprintf(stderr, "# %s\n", error.message);
+  return 1;
+}
+
+static int tear_down(void **state) {
+  (void)state;
+  backend->free(backend);
+  return folder_remove(cache, NULL) == OK ? 0 : 1;
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_small),
+      cmocka_unit_test(test_large),
+  };
+  Error why = {0};
+  if (backend_cuda_devices(&why) == 0) {
+    printf("1..2\nok 1 - test_small # SKIP %s\nok 2 - test_large # SKIP %s\n", why.message,
+           why.message);
+    return 0;
+  }
+  return cmocka_run_group_tests(tests, set_up, tear_down);
+}
