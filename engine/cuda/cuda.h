@@ -26,7 +26,7 @@ typedef struct CudaBackend {
   struct Jit *jit;
   struct Cudnn *cudnn;
   struct CudaStaging *staging; /* staging.c */
-  bool is_stuck;               /* failed or hung: every wait is refused, nothing is freed */
+  bool is_stuck;               /* failed or hung: a wait asks once, no more */
   char description[384];
 } CudaBackend;
 

@@ -234,7 +234,7 @@ void make_ready(unsigned index) {
 }
 
 bool is_same(EmulatorPlace a, EmulatorPlace b) {
-  return a.line == b.line && strcmp(a.file, b.file) == 0;
+  return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
 }
 
 Thread &wait_here(ThreadState state, EmulatorPlace place) {

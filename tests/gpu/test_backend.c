@@ -343,7 +343,8 @@ static void test_a_device_that_hangs_is_given_up(void **state) {
   assert_int_equal(backend->synchronize(backend, &late), ERROR_INTERNAL);
   atomic_store(&go, true);
   check(cudaDeviceSynchronize());
-  check(cudaFree(memory));
+  backend->readback_free(backend, readback);
+  backend->release(backend, memory);
   backend->free(backend);
 }
 
