@@ -96,11 +96,11 @@ CudaKernelNew cuda_norm_new; /* norm.c */
 CudaKernelNew cuda_norm_backward_new;
 CudaKernelNew cuda_concat_new; /* movement.c */
 CudaKernelNew cuda_slice_new;
-CudaKernelNew cuda_pad_new;
+CudaKernelNew cuda_pad_new; /* separable.c, to average_pool_backward */
 CudaKernelNew cuda_pad_backward_new;
-CudaKernelNew cuda_resize_new; /* resize.c */
+CudaKernelNew cuda_resize_new;
 CudaKernelNew cuda_resize_backward_new;
-CudaKernelNew cuda_average_pool_new; /* pool.c */
+CudaKernelNew cuda_average_pool_new;
 CudaKernelNew cuda_average_pool_backward_new;
 CudaKernelNew cuda_store_new; /* effects.c */
 CudaKernelNew cuda_fill_new;
