@@ -29,7 +29,7 @@ Status cudnn_plan_run(const CudnnPlan *plan, cudnnHandle_t handle, int count, co
   static const int written[] = {PART_Y, PART_X, PART_W};
   const Shape shapes[] = {inner.y, inner.x, inner.w};
   const bool biased = inner.pass == CONVOLUTION_FORWARD && inner.bias;
-  const cudaStream_t stream = cuda_backend(cuda)->stream;
+  cudaStream_t stream = cuda_backend(cuda)->stream;
   Status status = OK;
   void *sums = NULL;
   (void)handle;
