@@ -87,7 +87,7 @@ SAN      := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
 DEFINES      := -D_GNU_SOURCE -DWITH_FFMPEG=$(WITH_FFMPEG)
 CPPFLAGS_ALL := -I. $(DEFINES) -MMD -MP $(CPPFLAGS)
 CFLAGS_ALL   := -std=c17 -g $(OPT) -march=$(ARCH) -fno-math-errno $(OPENMP) $(WARNINGS) $(SAN) $(CFLAGS)
-NVCCFLAGS    := -std=c++17 -O3 -lineinfo -I. -Werror all-warnings -Xcompiler -Wall,-Wextra,-fPIC \
+NVCCFLAGS    := -std=c++17 -O3 -lineinfo -I. -Werror all-warnings -Xcompiler -Wall,-Wextra,-Wno-unused-function,-fPIC \
   $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
   -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
 EMULATOR_CXXFLAGS := -std=c++17 -g -O2 -I. $(cuda_CFLAGS_emulated) -include cuda_runtime.h -Wall -Wextra -Wno-unknown-pragmas -Werror $(SAN) \
