@@ -39,12 +39,14 @@ endif
 # python3-torch python3-h5py     the tests' oracles: PyTorch for ops and whole steps, h5py and
 # hdf5-tools ffmpeg              h5dump for shards, ffprobe and the psnr filter for videos
 # python3-yaml python3-numpy     their configs and arrays
+# slurmctld slurmd slurm-client  the one-machine cluster of tests/slurm
+# iproute2                       the two hosts of tests/distributed/test_network.py
 # valgrind clang clang-tidy clang-format   more of the tests' tools
 DEPS_BUILD := build-essential pkg-config libopenmpi-dev openmpi-bin libdnnl-dev libhdf5-dev \
   libyaml-dev libjansson-dev zlib1g-dev libpng-dev \
   libavformat-dev libavcodec-dev libavfilter-dev libavutil-dev libswscale-dev
 DEPS_TEST  := libcmocka-dev python3-torch python3-numpy python3-yaml python3-h5py hdf5-tools ffmpeg \
-  valgrind clang clang-tidy clang-format
+  slurmctld slurmd slurm-client iproute2 valgrind clang clang-tidy clang-format
 
 # --- Libraries ----------------------------------------------------------------------------------
 has = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo 1 || echo 0)
@@ -226,7 +228,7 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c FORCE
 .PHONY: help found deps demo test test-gpu bench faults bundle install format lint clean unit gpu-tests
 
 help:
-	@sed -n '3,13p' Makefile | cut -c3-
+	@sed -n '3,12p' Makefile | cut -c3-
 	@echo "  make unit | unit-ROOM   builds the unit tests (of one room)"
 	@echo "  make format | lint      clang-format in place; clang-format and clang-tidy checks"
 	@echo "  make fuzz-targets       builds the fuzz targets into $(BUILD)/fuzz"
