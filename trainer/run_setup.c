@@ -86,7 +86,8 @@ static Status open_loader(Run *run, Error *error) {
       /* A step holds all its micro-batches at once. */
       .batches_ahead = ahead > run->micro_batches ? ahead : run->micro_batches + 1,
       .on_corrupt = (OnCorrupt)config->data.on_corrupt,
-      .timeout = config->comm.timeout,
+      /* Its words name the clip: they come before the watchdog's. */
+      .timeout = 0.9 * config->comm.timeout,
   };
   options.left_out = guard_left_out(run->guard, &options.left_out_count);
   loader_close(run->loader);

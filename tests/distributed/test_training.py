@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -112,6 +113,32 @@ def test_slowest(tap, folder):
     tap.check(code == 75, "and the run goes on", code)
 
 
+def test_patience(tap, folder):
+    """A long sample sheet, and a rank that stands still"""
+    data = os.path.join(folder, "data")
+    subprocess.run([runs.CELFORGE, "synth", data, "--clips", "6", "--frames", "40", "--size", "160x160", "--threads",
+                    "1"], check=True, capture_output=True, timeout=runs.LIMIT, env=runs.ENVIRONMENT)
+    settings = {"train.steps": 1, "samples.every": 1, "samples.clips": 6, "data.frames": 2, "data.crop_height": 32,
+                "data.crop_width": 32, "comm.timeout": 1, "comm.heartbeat": 0.2}
+    run = runs.Run(os.path.join(folder, "sheet"), data, settings).start(2, "none")
+    run.wait_for(lambda: run.lines() == 1)
+    begin = time.monotonic()
+    code = run.wait()
+    took = time.monotonic() - begin
+    tap.check(code == 0 and os.listdir(run.path("samples")),
+              f"drawing ({took:.1f} s) may take longer than comm.timeout (1 s)", f"exit code {code}\n{run.said()}")
+    for stopped in (0, 1):
+        run = runs.Run(os.path.join(folder, f"stopped-{stopped}"), data,
+                       {**settings, "train.steps": 1000000, "samples.every": 0}).start(2, "none")
+        run.wait_for(lambda: run.lines() >= 20)
+        os.kill(run.ranks()[stopped], signal.SIGSTOP)
+        begin = time.monotonic()
+        code, said = run.wait(), run.said()
+        took = time.monotonic() - begin
+        tap.check(code == 70 and took < 30 and f"behind: rank {stopped} (host" in said,
+                  f"rank {stopped} stands still: named, and the run ends ({took:.1f} s)", f"exit code {code}\n{said}")
+
+
 def test_refused_world_size(tap, folder):
     """A number of ranks that cannot share the batch"""
     data = runs.synth(os.path.join(folder, "data"))
@@ -126,4 +153,4 @@ if __name__ == "__main__":
     if not shutil.which("mpirun"):
         print("ok 1 - training on several ranks # SKIP no mpirun")
         sys.exit(0)
-    runs.main([test_world_sizes, test_reproducible, test_slowest, test_refused_world_size])
+    runs.main([test_world_sizes, test_reproducible, test_slowest, test_patience, test_refused_world_size])
