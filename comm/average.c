@@ -115,7 +115,7 @@ static void averager_free(Averager *averager) {
   free(averager);
 }
 
-Status averager_open(const Comm *comm, Averager **out, Error *error) {
+Status averager_open(Comm *comm, Averager **out, Error *error) {
   Status status = OK;
   Averager *averager = mem_new(1, sizeof *averager);
   averager->queue = queue_new(MAX_PENDING);

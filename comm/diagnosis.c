@@ -86,11 +86,37 @@ const char *explain_silence(const Record *record, const char *own_host) {
 
 /* --- The report ------------------------------------------------------------------------------- */
 
-typedef enum Standing { SILENT, BUSY, WAITING } Standing;
+typedef enum Standing { SILENT, BUSY, LATE, WAITING } Standing;
+
+static bool same_place(const Record *a, const Record *b) {
+  return a->phase == b->phase && a->step == b->step && strcmp(a->waiting, b->waiting) == 0;
+}
+
+/* Where all wait at the same place, the most parts of means that one has begun; else 0. */
+static int64_t most_begun(const Look *look) {
+  int64_t most = 0;
+  for (int i = 0; i < look->size; i++) {
+    const Record *record = &look->records[i];
+    bool waits = look_is_alive(look, i) && record_waits(record);
+    if (!waits || !same_place(record, look->records)) return 0;
+    if (record->begun > most) most = record->begun;
+  }
+  return most;
+}
+
+/* The communication thread of a rank can hang while its main thread waits as all others do: such a
+ * rank has begun the fewest parts of the mean. */
+static bool is_late(const Look *look, int rank) {
+  int64_t most = most_begun(look), least = most;
+  for (int i = 0; i < look->size && most > 0; i++)
+    if (look->records[i].begun < least) least = look->records[i].begun;
+  return least < most && look->records[rank].begun == least;
+}
 
 static Standing standing_of(const Look *look, int rank) {
   if (!look_is_alive(look, rank)) return SILENT;
-  return record_waits(&look->records[rank]) ? WAITING : BUSY;
+  if (!record_waits(&look->records[rank])) return BUSY;
+  return is_late(look, rank) ? LATE : WAITING;
 }
 
 static int count_of(const Look *look, Standing standing) {
@@ -112,11 +138,12 @@ static void append_behind(const Look *look, int rank, const char *own_host, doub
     text_append(report, " ");
     append_place(record, now, report);
   }
+  if (standing_of(look, rank) == LATE)
+    text_append(report,
+                ": it has begun %lld parts of means, another rank %lld; its communication thread "
+                "hangs, or the network to it is cut",
+                (long long)record->begun, (long long)most_begun(look));
   text_append(report, "\n");
-}
-
-static bool same_place(const Record *a, const Record *b) {
-  return a->phase == b->phase && a->step == b->step && strcmp(a->waiting, b->waiting) == 0;
 }
 
 /* The ranks of one standing, those at the same place on one line. */
@@ -146,9 +173,9 @@ static void append_groups(const Look *look, Standing standing, Text *report) {
 void diagnose(const Look *look, const Expiry *expiry, Text *report) {
   double now = clock_wall_seconds();
   const Record *self = &look->records[expiry->rank];
-  int silent = count_of(look, SILENT), busy = count_of(look, BUSY);
-  Standing behind = silent > 0 ? SILENT : BUSY;
-  int count = silent > 0 ? silent : busy, named = 0;
+  int silent = count_of(look, SILENT), named = 0;
+  Standing behind = silent > 0 ? SILENT : count_of(look, BUSY) > 0 ? BUSY : LATE;
+  int count = count_of(look, behind);
   text_append(report, "no progress: rank %d of %d is ", expiry->rank, look->size);
   append_place(self, now, report);
   text_append(report, ", longer than its %g s; the run ends\n", expiry->deadline);

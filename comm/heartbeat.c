@@ -106,6 +106,7 @@ void heartbeat_write(Heartbeat *heartbeat) {
   self->phase = place.phase;
   self->since = fmax(0, clock_seconds() - place.since);
   self->step = atomic_load(&heartbeat->step);
+  self->begun = atomic_load(&heartbeat->comm->begun);
   snprintf(self->waiting, sizeof self->waiting, "%s", place.waiting ? place.waiting : "");
   record_write(heartbeat->folder, self, &error);
   if (error.status != OK && heartbeat->trouble.status == OK)

@@ -21,6 +21,7 @@ typedef struct Record {
   char waiting[WAITING_SIZE]; /* the collective; "" where the rank does not wait */
   Phase phase;
   int64_t beat, step;
+  int64_t begun;        /* parts of means over the ranks (Comm) */
   double started, time; /* since the epoch */
   double since;         /* seconds in the phase, at `time` */
 } Record;

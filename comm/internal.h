@@ -22,6 +22,7 @@ struct Comm {
                             that outlives its timeout never touches the caller's memory */
   Averager *averager;    /* NULL with one rank */
   Heartbeat *heartbeat;  /* NULL before heartbeat_start */
+  _Atomic int64_t begun; /* parts of means over the ranks, ever: all ranks begin the same ones */
 };
 
 /* Seconds that a wait may see no progress; without end where a heartbeat watches. */
@@ -93,11 +94,12 @@ typedef struct Reducer {
   int rank, size, stage_count;
   MPI_Comm stages[MAX_STAGES]; /* of two ranks each (reproducible), or one of all */
   bool reproducible, bf16_gradients;
+  _Atomic int64_t *begun; /* the group's */
   float *buffers;
   Piece pieces[PIECES_IN_FLIGHT]; /* a ring */
 } Reducer;
 
-Status reducer_open(const Comm *comm, Reducer *reducer, Error *error);
+Status reducer_open(Comm *comm, Reducer *reducer, Error *error);
 void reducer_close(Reducer *reducer);
 /* Bytes of an element on its way. */
 size_t reducer_element_bytes(const Reducer *reducer, CommType type);
@@ -109,7 +111,7 @@ Status piece_finish(Reducer *reducer, Piece *piece, const Operation *operation, 
 /* --- average.c -----------------------------------------------------------------------------------
  */
 
-Status averager_open(const Comm *comm, Averager **out, Error *error);
+Status averager_open(Comm *comm, Averager **out, Error *error);
 /* Ends the thread; nothing may be pending. */
 void averager_close(Averager *averager);
 Status averager_start(Averager *averager, void *data, int64_t count, CommType type, double timeout,

@@ -21,6 +21,12 @@ static bool travels_narrow(const Reducer *reducer, const Piece *piece) {
   return reducer_element_bytes(reducer, piece->type) == sizeof(uint16_t);
 }
 
+/* What MPI_I... returned: one more of the group's operations is under way. */
+static Status begun(Reducer *reducer, int code, const Operation *operation, Error *error) {
+  atomic_fetch_add(reducer->begun, 1);
+  return mpi_check(code, operation, error);
+}
+
 /* --- As f32 ----------------------------------------------------------------------------------- */
 
 static Status start_sum(Reducer *reducer, Piece *piece, const Operation *operation, Error *error) {
@@ -29,9 +35,9 @@ static Status start_sum(Reducer *reducer, Piece *piece, const Operation *operati
     comm_widen_bf16(piece->data, piece->second, piece->count);
     mine = piece->second;
   }
-  return mpi_check(MPI_Iallreduce(mine, piece->first, piece->count, MPI_FLOAT, MPI_SUM,
-                                  reducer->stages[0], &piece->request),
-                   operation, error);
+  int code = MPI_Iallreduce(mine, piece->first, piece->count, MPI_FLOAT, MPI_SUM,
+                            reducer->stages[0], &piece->request);
+  return begun(reducer, code, operation, error);
 }
 
 static Status finish_sum(Reducer *reducer, Piece *piece, const Operation *operation, double timeout,
@@ -40,9 +46,9 @@ static Status finish_sum(Reducer *reducer, Piece *piece, const Operation *operat
   float *sum = piece->first, size = (float)reducer->size;
   TRY(mpi_wait(&piece->request, operation, timeout, error));
   for (int i = 1; i < reducer->stage_count; i++) {
-    TRY(mpi_check(MPI_Iallreduce(MPI_IN_PLACE, sum, piece->count, MPI_FLOAT, MPI_SUM,
-                                 reducer->stages[i], &piece->request),
-                  operation, error));
+    int code = MPI_Iallreduce(MPI_IN_PLACE, sum, piece->count, MPI_FLOAT, MPI_SUM,
+                              reducer->stages[i], &piece->request);
+    TRY(begun(reducer, code, operation, error));
     TRY(mpi_wait(&piece->request, operation, timeout, error));
   }
   float *mean = piece->type == COMM_BF16 ? sum : piece->data;
@@ -68,9 +74,9 @@ static Status start_exchange(Reducer *reducer, Piece *piece, const Operation *op
   else
     comm_narrow_bf16(piece->data, mine, piece->count);
   memset(mine + piece->count, 0, (size_t)(padded - piece->count) * sizeof *mine);
-  return mpi_check(MPI_Ialltoall(mine, share, MPI_UINT16_T, piece->second, share, MPI_UINT16_T,
-                                 reducer->stages[0], &piece->request),
-                   operation, error);
+  int code = MPI_Ialltoall(mine, share, MPI_UINT16_T, piece->second, share, MPI_UINT16_T,
+                           reducer->stages[0], &piece->request);
+  return begun(reducer, code, operation, error);
 }
 
 /* mean[share] of theirs[size][share], added in the order of the ranks. */
@@ -96,9 +102,9 @@ static Status finish_exchange(Reducer *reducer, Piece *piece, const Operation *o
   uint16_t *mean = piece->first, *all = piece->second;
   TRY(mpi_wait(&piece->request, operation, timeout, error));
   average_share(all, reducer->size, share, mean);
-  TRY(mpi_check(MPI_Iallgather(mean, share, MPI_UINT16_T, all, share, MPI_UINT16_T,
-                               reducer->stages[0], &piece->request),
-                operation, error));
+  int code = MPI_Iallgather(mean, share, MPI_UINT16_T, all, share, MPI_UINT16_T, reducer->stages[0],
+                            &piece->request);
+  TRY(begun(reducer, code, operation, error));
   TRY(mpi_wait(&piece->request, operation, timeout, error));
   if (piece->type == COMM_BF16)
     memcpy(piece->data, all, (size_t)piece->count * sizeof *all);
@@ -132,13 +138,14 @@ static Status open_stage(Reducer *reducer, int partners, Error *error) {
   return OK;
 }
 
-Status reducer_open(const Comm *comm, Reducer *reducer, Error *error) {
+Status reducer_open(Comm *comm, Reducer *reducer, Error *error) {
   Status status = OK;
   void *buffers = NULL;
   *reducer = (Reducer){.rank = comm->rank,
                        .size = comm->size,
                        .reproducible = comm->options.reproducible,
-                       .bf16_gradients = comm->options.bf16_gradients};
+                       .bf16_gradients = comm->options.bf16_gradients,
+                       .begun = &comm->begun};
   if (comm->size > PIECE_ELEMENTS) /* a share's padding must fit behind a piece of bfloat16 */
     FAIL(error, ERROR_USAGE, "%d ranks; at most %d are allowed", comm->size, PIECE_ELEMENTS);
   TRY(mem_bulk(sizeof(float) * PIECE_ELEMENTS * PIECES_IN_FLIGHT * 2, "the communication buffers",

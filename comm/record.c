@@ -25,12 +25,12 @@ char *record_path(const char *folder, int rank) {
 
 static char *record_text(const Record *record) {
   json_t *waiting = record->waiting[0] ? json_string(record->waiting) : json_null();
-  json_t *value =
-      json_pack("{s:s, s:i, s:i, s:s, s:i, s:f, s:I, s:f, s:s, s:f, s:I, s:o}", "run", record->run,
-                "rank", record->rank, "world_size", record->world_size, "host", record->host, "pid",
-                record->pid, "started", record->started, "beat", (json_int_t)record->beat, "time",
-                record->time, "phase", phase_name(record->phase), "since", record->since, "step",
-                (json_int_t)record->step, "waiting", waiting);
+  json_t *value = json_pack(
+      "{s:s, s:i, s:i, s:s, s:i, s:f, s:I, s:f, s:s, s:f, s:I, s:I, s:o}", "run", record->run,
+      "rank", record->rank, "world_size", record->world_size, "host", record->host, "pid",
+      record->pid, "started", record->started, "beat", (json_int_t)record->beat, "time",
+      record->time, "phase", phase_name(record->phase), "since", record->since, "step",
+      (json_int_t)record->step, "begun", (json_int_t)record->begun, "waiting", waiting);
   char *text = value ? json_dumps(value, JSON_REAL_PRECISION(14)) : NULL;
   json_decref(value);
   return text;
@@ -85,6 +85,7 @@ static Status parse(const json_t *value, const char *path, Record *record, Error
   TRY(json_get_int(value, path, "world_size", 1, INT32_MAX, &world_size, error));
   TRY(json_get_int(value, path, "beat", 0, INT64_MAX, &record->beat, error));
   TRY(json_get_int(value, path, "step", INT64_MIN, INT64_MAX, &record->step, error));
+  TRY(json_get_int(value, path, "begun", 0, INT64_MAX, &record->begun, error));
   TRY(json_get_double(value, path, "started", &record->started, error));
   TRY(json_get_double(value, path, "time", &record->time, error));
   TRY(json_get_double(value, path, "since", &record->since, error));

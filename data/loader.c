@@ -19,6 +19,7 @@ enum {
   MAX_AHEAD = 4096,
   SUBSTITUTE_TRIES = 8,
   CLOSE_SECONDS = 10, /* a read that hangs longer than this is left behind */
+  LATE_SECONDS = 1,   /* the same where one was late already */
 };
 
 typedef enum SlotState { SLOT_FREE, SLOT_FILLING, SLOT_READY, SLOT_LENT } SlotState;
@@ -62,6 +63,7 @@ struct Loader {
   pthread_cond_t batch_ready;      /* for loader_next */
   int64_t next_fill, next_deliver; /* numbers of batches */
   LoaderStats stats;
+  bool late; /* a batch was not there in time */
 };
 
 /* --- Filling ---------------------------------------------------------------------------------- */
@@ -307,12 +309,13 @@ done:
 static bool join_workers(Loader *loader) {
   struct timespec deadline;
   clock_gettime(CLOCK_REALTIME, &deadline);
-  deadline.tv_sec += CLOSE_SECONDS;
+  int seconds = loader->late ? LATE_SECONDS : CLOSE_SECONDS;
+  deadline.tv_sec += seconds;
   bool all = true;
   for (int i = 0; i < loader->worker_count; i++)
     if (pthread_timedjoin_np(loader->workers[i].thread, NULL, &deadline) != 0) {
       log_warning("loader thread %d still waits for its file after %d s and is left behind", i,
-                  CLOSE_SECONDS);
+                  seconds);
       all = false;
     }
   return all;
@@ -384,6 +387,7 @@ Status loader_next(Loader *loader, Batch **out, Error *error) {
         condition_wait_until(&loader->batch_ready, &loader->mutex, begin + loader->options.timeout);
   if (slot->state != SLOT_READY) {
     status = too_late(loader, slot, error);
+    loader->late = true;
   } else if (slot->status != OK) {
     /* Stays where it is: every further call fails alike. */
     status = error_set(error, slot->status, "step %lld, micro-batch %d: %s",

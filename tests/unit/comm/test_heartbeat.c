@@ -58,6 +58,7 @@ static const Record EXAMPLE = {.valid = true,
                                .phase = PHASE_REDUCE,
                                .beat = 12,
                                .step = 34,
+                               .begun = 56,
                                .started = 1.7e9 + 0.125,
                                .time = 1.7e9 + 60.25,
                                .since = 2.5};
@@ -76,6 +77,7 @@ static void test_record_is_read_back(void **state) {
   assert_int_equal(record.phase, PHASE_REDUCE);
   assert_int_equal(record.beat, 12);
   assert_int_equal(record.step, 34);
+  assert_int_equal(record.begun, 56);
   assert_true(record.started == EXAMPLE.started && record.time == EXAMPLE.time);
   assert_true(record.since == EXAMPLE.since);
   assert_false(is_there("3.json.tmp"));
@@ -179,6 +181,17 @@ static void test_diagnosis_of_ranks_that_wait_for_each_other(void **state) {
   strcpy(look.records[1].waiting, "broadcast");
   must_report(&look, (const char *const[]){"no rank is behind", "(barrier), step 34: rank 0, 2, 3",
                                            "(broadcast), step 34: rank 1", NULL});
+}
+
+static void test_diagnosis_of_a_rank_that_began_less(void **state) {
+  (void)state;
+  Look look = new_look();
+  look.records[1].begun--;
+  look.records[2].begun++;
+  must_report(&look,
+              (const char *const[]){"behind: rank 1 (host ",
+                                    ": it has begun 55 parts of means, another rank 57; ",
+                                    "waiting in reduce (barrier), step 34: rank 0, 2, 3\n", NULL});
 }
 
 /* --- The heartbeat ---------------------------------------------------------------------------- */
@@ -423,6 +436,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_diagnosis_of_a_busy_rank),
       cmocka_unit_test(test_diagnosis_of_silent_ranks),
       cmocka_unit_test(test_diagnosis_of_ranks_that_wait_for_each_other),
+      cmocka_unit_test(test_diagnosis_of_a_rank_that_began_less),
       cmocka_unit_test(test_shows_life),
       cmocka_unit_test(test_standing_still_ends_the_process),
       cmocka_unit_test(test_diagnosis_of_another_rank_ends_this_one),
