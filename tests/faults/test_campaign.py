@@ -1,0 +1,41 @@
+#!/usr/bin/python3
+"""The fault campaign, short: each kind of harm once. CELFORGE_TEST_SEED chooses the moments."""
+import importlib.machinery
+import importlib.util
+import os
+import random
+import shutil
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+import support_campaign  # noqa: E402
+from support_campaign import KINDS, runs  # noqa: E402
+
+SEED = int(os.environ.get("CELFORGE_TEST_SEED", random.SystemRandom().randrange(1 << 32)))
+
+
+def load_campaign():
+    loader = importlib.machinery.SourceFileLoader("campaign", os.path.join(HERE, "campaign"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("campaign", loader))
+    loader.exec_module(module)
+    return module
+
+
+def test_each_kind(tap, folder):
+    """Each kind of harm"""
+    if not shutil.which("mpirun"):
+        tap.skip("each kind of harm", "no mpirun")
+        return
+    support_campaign.be_reaper()
+    injections, number, unhit = load_campaign().run_campaign(list(KINDS), len(KINDS), SEED, folder)
+    for item in injections:
+        tap.check(not item["wrong"], f"{item['kind']}: {KINDS[item['kind']].what}: said in time, and the same bytes in the end",
+                  "\n".join(item["wrong"]))
+    tap.check(unhit == 0 and {item["kind"] for item in injections} == set(KINDS), f"each kind hit, in {number} runs",
+              f"{unhit} did not")
+
+
+if __name__ == "__main__":
+    print(f"# CELFORGE_TEST_SEED={SEED}", flush=True)
+    runs.main([test_each_kind])
