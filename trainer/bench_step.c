@@ -85,7 +85,7 @@ done:
   return status;
 }
 
-static Status plan(Bench *bench, int world_size, Error *error) {
+static Status plan(Bench *bench, bool all_reduce, Error *error) {
   Status status = OK;
   const Config *config = bench->config;
   TRY(config_check(config, 1, error));
@@ -93,7 +93,7 @@ static Status plan(Bench *bench, int world_size, Error *error) {
   bench->micro_batches = (int)(config->train.global_batch / config->train.micro_batch);
   TRY(device_open(config, NULL, (int)config->train.threads, &bench->backend, error));
   ModelOptions options = {
-      .shape = bench->shape, .micro_batches = bench->micro_batches, .world_size = world_size};
+      .shape = bench->shape, .micro_batches = bench->micro_batches, .all_reduce = all_reduce};
   TRY(model_plan(config, bench->backend, &options, &bench->model, error));
 done:
   return status;
@@ -258,7 +258,7 @@ Status bench_step_run(const Config *config, const BenchStepOptions *options, Err
   Status status = OK;
   Bench bench = {.config = config, .options = options};
   Result result;
-  TRY(plan(&bench, 1, error));
+  TRY(plan(&bench, false, error));
   TRY(set_up(&bench, error));
   TRY(measure(&bench, &result, error));
   print_result(&bench, &result);
@@ -277,7 +277,7 @@ Status bench_step_trace(const Config *config, const BenchStepOptions *options, b
   Bench bench = {.config = &planned, .options = options};
   double seconds = 0;
   if (!measured) planned.train.device = DEVICE_CPU;
-  TRY(plan(&bench, 2, error));
+  TRY(plan(&bench, true, error));
   if (measured) {
     TRY(set_up(&bench, error));
     TRY(time_steps(&bench, &seconds, error));

@@ -123,7 +123,7 @@ static const ConfigKey KEYS[] = {
         "times a run goes back and leaves out the samples at fault before it stops"),
     INT("guard.window", guard.window, 0, 4096, "128",
         "good steps whose gradient norms say what is usual; 0: only non-finite ones are skipped"),
-    REAL("guard.outlier", guard.outlier, 1, 1e6, "20",
+    REAL("guard.outlier", guard.outlier, 1, 1e6, "8",
          "robust deviations above the window's median that make a gradient norm an outlier"),
 
     INT("checkpoint.every", checkpoint.every, 0, 1e12, "500",

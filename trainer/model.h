@@ -47,7 +47,7 @@ typedef struct Model Model;
 typedef struct ModelOptions {
   ClipShape shape;   /* of one sample, after cropping */
   int micro_batches; /* a rank computes per step */
-  int world_size;    /* above 1: gradients are all-reduced */
+  bool all_reduce;   /* gradients, through the collectives; without those it does nothing */
   const Collectives *collectives;
 } ModelOptions;
 

@@ -85,7 +85,7 @@ static void differentiate(Step *step, Parameters *parameters, Value loss) {
   bool complete = step->last || !in_micro_batches(model);
   int64_t bucket = (int64_t)(model->config->comm.bucket_mib * 1048576);
   parameters_differentiate(parameters, step->graph, loss, &partial,
-                           complete && model->options.world_size > 1, bucket);
+                           complete && model->options.all_reduce, bucket);
 }
 
 void model_graph_fold(Parameters *parameters, Carries *carries, int level, Graph *graph) {

@@ -96,10 +96,11 @@ static Status open_loader(Run *run, Error *error) {
 }
 
 static Status plan_model(Run *run, Error *error) {
+  const Collectives *collectives = exchange_collectives(run->exchange);
   ModelOptions options = {.shape = loader_shape(run->loader),
                           .micro_batches = run->micro_batches,
-                          .world_size = run->world_size,
-                          .collectives = exchange_collectives(run->exchange)};
+                          .all_reduce = collectives != NULL,
+                          .collectives = collectives};
   return model_plan(run->config, run->backend, &options, &run->model, error);
 }
 

@@ -80,8 +80,7 @@ static void record(Recorder *self, const char *path) {
   if (config_load(&config_schema, path, &config, &error) != OK) fail_msg("%s", error.message);
   const int side = config.data.crop_height > 0 ? (int)config.data.crop_height : 64;
   const int frames = config.data.frames > 0 ? (int)config.data.frames : 8;
-  const ModelOptions options = {
-      .shape = {frames, side, side, 3, side, side}, .micro_batches = 1, .world_size = 1};
+  const ModelOptions options = {.shape = {frames, side, side, 3, side, side}, .micro_batches = 1};
   if (model_plan(&config, &self->base, &options, &model, &error) != OK)
     fail_msg("%s: %s", path, error.message);
   model_free(model);

@@ -279,7 +279,7 @@ static void plan_config(const char *path, Backend *backend) {
   assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
   if (config_load(&config_schema, path, &config, &error) != OK) fail_msg("%s", error.message);
   const ModelOptions options = {
-      .shape = {8, 128, 128, 3, 128, 128}, .micro_batches = 1, .world_size = 2};
+      .shape = {8, 128, 128, 3, 128, 128}, .micro_batches = 1, .all_reduce = true};
   const int ops = op_count, known = source_count;
   if (model_plan(&config, backend, &options, &model, &error) != OK) {
     fail_msg("%s: %s", path, error.message);

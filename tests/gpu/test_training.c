@@ -68,8 +68,7 @@ static Training *training_new(const CudaOptions *cuda, const char *const *assign
   must(cuda ? backend_cuda_new(cuda, &training->backend, &error)
             : backend_cpu_new(2, &training->backend, &error));
   ModelOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
-                          .micro_batches = BATCH / (int)training->config.train.micro_batch,
-                          .world_size = 1};
+                          .micro_batches = BATCH / (int)training->config.train.micro_batch};
   must(model_plan(&training->config, training->backend, &options, &training->model, &error));
   must(model_allocate(training->model, &error));
   must(model_initialize(training->model, &error));

@@ -48,8 +48,7 @@ static Config small_config(const char *const *assignments) {
 
 static Model *make_model(const Config *config, int micro_batches) {
   ModelOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
-                          .micro_batches = micro_batches,
-                          .world_size = 1};
+                          .micro_batches = micro_batches};
   Model *model = NULL;
   if (model_plan(config, backend, &options, &model, &error) != OK) fail_msg("%s", error.message);
   if (model_allocate(model, &error) != OK) fail_msg("%s", error.message);

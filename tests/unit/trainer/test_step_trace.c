@@ -45,7 +45,7 @@ static Sums trace_model(const char *gradients, int micro_batches) {
       "model.channels=4", "model.blocks=1", "model.image_channels=4", "model.image_layers=2",
       "model.video_channels=4", "model.video_layers=2", "comm.bucket_mib=0.01", gradients, NULL});
   ModelOptions options = {
-      .shape = {3, 32, 32, 3, 32, 32}, .micro_batches = micro_batches, .world_size = 2};
+      .shape = {3, 32, 32, 3, 32, 32}, .micro_batches = micro_batches, .all_reduce = true};
   Backend *backend = NULL;
   Model *model = NULL;
   StepTrace trace;
