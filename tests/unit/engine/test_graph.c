@@ -181,7 +181,10 @@ static void effects_and_what_they_write(void **state) {
   Graph *g = f.graph;
   Value view[9];
   for (int i = 0; i < 9; i++)
-    view[i] = source(&f, i == 5 ? DTYPE_BF16 : DTYPE_F32, shape_vector(i < 6 ? 32 : i == 7 ? 4 : 3));
+    view[i] = source(&f, i == 5 ? DTYPE_BF16 : DTYPE_F32,
+                     shape_vector(i < 6    ? 32
+                                  : i == 7 ? 4
+                                           : 3));
   view[6] = graph_mean(g, view[1]);
   AdamViews adam = {view[0], view[1], view[2], view[3], NO_VALUE,
                     view[5], view[6], view[7], view[8]};
