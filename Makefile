@@ -201,7 +201,7 @@ $(BUILD)/tests/oracle/%: $(BUILD)/obj/tests/oracle/%.o $(LIBS_trainer)
 # --- What needs a GPU (or the emulator): tests/gpu/test_NAME.c, linked with every room ----------------
 GPU_SUPPORT := $(patsubst %.c,$(BUILD)/obj/%.o,$(sort $(wildcard tests/gpu/support_*.c))) $(engine_SUPPORT)
 without_GPU_emulated := tests/gpu/test_convolution.c tests/gpu/test_descriptors.c # cuDNN itself
-without_GPU_1        := tests/gpu/test_forms.c # has a stand-in for it
+without_GPU_1        := tests/gpu/test_forms.c tests/gpu/test_emulator.c # a stand-in for it; the emulator itself
 GPU_TESTS   := $(if $(filter-out 0,$(WITH_CUDA)),$(patsubst tests/gpu/%.c,$(BUILD)/tests/gpu/%,$(filter-out \
   $(without_GPU_$(WITH_CUDA)),$(sort $(wildcard tests/gpu/test_*.c)))))
 $(BUILD)/obj/tests/gpu/%.o: ROOM_CFLAGS = $(trainer_CFLAGS) $(cuda_CFLAGS) -Wno-missing-prototypes
@@ -287,6 +287,8 @@ install: all
 	install -D -m 755 $(BUILD)/celforge $(DESTDIR)$(PREFIX)/bin/celforge
 	install -d $(DESTDIR)$(PREFIX)/share/celforge/configs
 	install -m 644 configs/*.yaml $(DESTDIR)$(PREFIX)/share/celforge/configs
+	install -d $(DESTDIR)$(PREFIX)/share/celforge/configs/clusters
+	install -m 644 configs/clusters/*.yaml $(DESTDIR)$(PREFIX)/share/celforge/configs/clusters
 
 C_FILES = $(sort $(shell find $(ROOMS) tests -name '*.[ch]' -o -name '*.cu' -o -name '*.cc'))
 format:

@@ -24,6 +24,11 @@ struct Kernel {
   void (*free)(Kernel *kernel);
 };
 
+/* A device's own memory. `staging`: what of the free one the backend will still take for copies. */
+typedef struct DeviceMemory {
+  size_t free, total, staging; /* bytes */
+} DeviceMemory;
+
 /* A copy of a few numbers on their way back to the host: see the backend's readback functions. */
 typedef struct Readback Readback;
 
@@ -47,6 +52,13 @@ struct Backend {
   void (*readback_free)(Backend *backend, Readback *readback);
   /* Waits until everything started has ended. */
   Status (*synchronize)(Backend *backend, Error *error);
+  /* Notes the time at which the device comes here, behind everything started so far; may be
+   * captured, and is noted anew by each run of the capture. Indices are small: 0, 1, 2, ... */
+  Status (*mark)(Backend *backend, int index, Error *error);
+  /* The time between two such marks, which it waits for. */
+  Status (*marked_seconds)(Backend *backend, int from, int to, double *seconds, Error *error);
+  /* NULL where memory is the host's own. */
+  Status (*memory)(Backend *backend, DeviceMemory *out, Error *error);
   /* NULL on a backend without. Between the two every kernel is recorded and none runs; `*out` is
    * what a later capture_run starts as a whole, at the same addresses. After an error nothing is
    * being captured. */

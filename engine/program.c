@@ -236,17 +236,37 @@ static Status start_collective(const Program *program, const Step *step, const O
   return OK;
 }
 
+/* While profiling every kernel is between two marks. */
+static int begin_mark(int index) {
+  return 2 * index;
+}
+static int end_mark(int index) {
+  return 2 * index + 1;
+}
+
+static Status add_profiled_times(Program *program, Error *error) {
+  Backend *backend = program->backend;
+  for (int i = 0; i < program->step_count; i++) {
+    Step *step = &program->steps[i];
+    double seconds = 0;
+    if (!step->kernel) continue;
+    Status status = backend->marked_seconds(backend, begin_mark(i), end_mark(i), &seconds, error);
+    if (status != OK) return error_context(error, "program %s", program->name);
+    step->seconds += seconds;
+  }
+  program->profiled_runs++;
+  return OK;
+}
+
 static Status run_kernel(Program *program, Step *step, const Op *op, Error *error) {
   Status status = OK;
   Backend *backend = program->backend;
-  double begin = program->profiling ? clock_seconds() : 0;
+  const int index = (int)(step - program->steps);
   void *workspace =
       step->kernel->workspace > 0 ? (char *)program->bound + step->workspace_offset : NULL;
+  if (program->profiling) TRY(backend->mark(backend, begin_mark(index), error));
   TRY(step->kernel->run(step->kernel, step->inputs, step->outputs, workspace, error));
-  if (program->profiling) {
-    TRY(backend->synchronize(backend, error));
-    step->seconds += clock_seconds() - begin;
-  }
+  if (program->profiling) TRY(backend->mark(backend, end_mark(index), error));
   mark_written(step);
 done:
   if (status != OK) return error_context(error, "program %s, op %s", program->name, op->name);
@@ -283,8 +303,7 @@ done:
 /* The first run goes op by op: libraries load what they need then, which no capture may hold. */
 static bool is_to_be_captured(const Program *program) {
   bool collectives_can = !program->has_collectives || program->collectives.capturable;
-  return program->backend->capture_begin && collectives_can && !program->profiling &&
-         program->has_run;
+  return program->backend->capture_begin && collectives_can && program->has_run;
 }
 
 static Status capture(Program *program, Error *error) {
@@ -319,7 +338,7 @@ Status program_run(Program *program, Error *error) {
     TRY(run_steps(program, error));
     program->has_run = true;
   }
-  if (program->profiling) program->profiled_runs++;
+  if (program->profiling) TRY(add_profiled_times(program, error));
 done:
   return status;
 }
@@ -331,6 +350,7 @@ ProgramCost program_cost(const Program *program) {
 }
 
 void program_profile(Program *program, bool on) {
+  if (on != program->profiling) forget_capture(program);
   program->profiling = on;
   if (!on) return;
   program->profiled_runs = 0;

@@ -48,8 +48,8 @@ void program_free(Program *program);
 
 /* Starts every op in order. The host may touch buffers again through buffer_upload, buffer_download
  * and readbacks, which keep the order. On a backend that captures, the second run records the
- * program and from then on a run is one launch; while profiling, and where the collectives cannot
- * be captured, ops are started one by one. */
+ * program and from then on a run is one launch; where the collectives cannot be captured, ops are
+ * started one by one. */
 Status program_run(Program *program, Error *error);
 
 typedef struct ProgramCost {
@@ -65,10 +65,17 @@ ProgramCost program_cost(const Program *program);
  * buckets; totals. */
 void program_print(const Program *program, Text *out);
 
-/* Time per op over the runs since profiling was switched on: seconds, share, GF/s, GB/s; grouped by
- * kind below. */
+/* What a device can do at most in a second; 0: not known. */
+typedef struct Ceilings {
+  double flops, bytes;
+} Ceilings;
+
+/* Time per op on the device, over the runs since profiling was switched on: seconds, share, GF/s,
+ * GB/s; grouped by kind below. With `ceilings` (may be NULL) also the floor of each, the longer of
+ * the times its FLOPs and its bytes take at best, and how much of the op's time that is. Each
+ * profiled run is waited for. */
 void program_profile(Program *program, bool on);
-void program_print_profile(const Program *program, Text *out);
+void program_print_profile(const Program *program, const Ceilings *ceilings, Text *out);
 /* The same as numbers: seconds spent in the three convolution kinds, in everything else, and
  * waiting for collectives, over the profiled runs. The wait is measured always. */
 typedef struct ProgramTimes {

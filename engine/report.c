@@ -172,8 +172,16 @@ enum { PROFILE_ROWS = 40 };
 
 typedef struct Row {
   double seconds, flops, bytes;
+  double floor;     /* seconds of a run that nothing can beat; 0: not known */
   int count, index; /* ops in it; of the op or the kind */
 } Row;
+
+/* What all tables of a profile are made from. */
+typedef struct Profile {
+  const Program *program;
+  const Ceilings *ceilings; /* NULL: not known */
+  double total, runs;
+} Profile;
 
 static int slowest_first(const void *a, const void *b) {
   const Row *x = a, *y = b;
@@ -182,30 +190,49 @@ static int slowest_first(const void *a, const void *b) {
   return (x->index > y->index) - (x->index < y->index);
 }
 
-/* Milliseconds a run, share of the total, and the two rates. */
-static void append_rates(Text *out, const Row *row, double total, double runs) {
-  double rate = row->seconds > 0 ? runs / row->seconds / 1e9 : 0;
-  text_append(out, "%10.3f %6.1f %% %9.1f %9.1f", 1e3 * row->seconds / runs,
-              total > 0 ? 100 * row->seconds / total : 0, row->flops * rate, row->bytes * rate);
+/* The roofline of Williams, Waterman, Patterson 2009: an op takes as long as its FLOPs or its bytes
+ * do at the least. */
+static double floor_of(const Step *step, const Ceilings *ceilings) {
+  if (!ceilings) return 0;
+  double computing = ceilings->flops > 0 ? step->flops / ceilings->flops : 0;
+  double moving = ceilings->bytes > 0 ? step->bytes / ceilings->bytes : 0;
+  return computing > moving ? computing : moving;
 }
 
-static void append_slowest_ops(Text *out, const Program *program, double total, double runs) {
+static void append_heading(Text *out, const Profile *profile) {
+  text_append(out, "%10s %8s %9s %9s", "ms", "share", "GF/s", "GB/s");
+  if (profile->ceilings) text_append(out, " %10s %9s", "floor ms", "reached");
+}
+
+/* Milliseconds a run, share of the total, the two rates, and what of the ceiling is reached. */
+static void append_rates(Text *out, const Row *row, const Profile *profile) {
+  double rate = row->seconds > 0 ? profile->runs / row->seconds / 1e9 : 0;
+  text_append(out, "%10.3f %6.1f %% %9.1f %9.1f", 1e3 * row->seconds / profile->runs,
+              profile->total > 0 ? 100 * row->seconds / profile->total : 0, row->flops * rate,
+              row->bytes * rate);
+  if (profile->ceilings)
+    text_append(out, " %10.3f %7.1f %%", 1e3 * row->floor, 100e9 * row->floor * rate);
+}
+
+static void append_slowest_ops(Text *out, const Profile *profile) {
+  const Program *program = profile->program;
   Row *rows = mem_new((size_t)program->step_count, sizeof *rows);
   Widths widths = find_widths(program);
   char shape[SHAPE_TEXT_SIZE];
   Text kind = {0};
   for (int i = 0; i < program->step_count; i++) {
     const Step *step = &program->steps[i];
-    rows[i] = (Row){step->seconds, step->flops, step->bytes, 1, i};
+    rows[i] =
+        (Row){step->seconds, step->flops, step->bytes, floor_of(step, profile->ceilings), 1, i};
   }
   qsort(rows, (size_t)program->step_count, sizeof *rows, slowest_first);
-  text_append(out, "%10s %8s %9s %9s  %-*s  %-*s  %s\n", "ms", "share", "GF/s", "GB/s", widths.name,
-              "op", widths.kind, "kind", "output");
+  append_heading(out, profile);
+  text_append(out, "  %-*s  %-*s  %s\n", widths.name, "op", widths.kind, "kind", "output");
   for (int i = 0; i < program->step_count && i < PROFILE_ROWS; i++) {
     const Op *op = &program->plan->ops[rows[i].index];
     text_clear(&kind);
     append_kind(&kind, op);
-    append_rates(out, &rows[i], total, runs);
+    append_rates(out, &rows[i], profile);
     text_append(out, "  %-*s  %-*s  %s\n", widths.name, op->name, widths.kind, kind.data,
                 shape_text(shown_tensor(op, &program->steps[rows[i].index])->shape, shape));
   }
@@ -216,7 +243,8 @@ static void append_slowest_ops(Text *out, const Program *program, double total, 
   free(rows);
 }
 
-static void append_kinds(Text *out, const Program *program, double total, double runs) {
+static void append_kinds(Text *out, const Profile *profile) {
+  const Program *program = profile->program;
   Row rows[OP_KIND_COUNT] = {0};
   for (int i = 0; i < OP_KIND_COUNT; i++) rows[i].index = i;
   for (int i = 0; i < program->step_count; i++) {
@@ -226,18 +254,21 @@ static void append_kinds(Text *out, const Program *program, double total, double
     row->seconds += step->seconds;
     row->flops += step->flops;
     row->bytes += step->bytes;
+    row->floor += floor_of(step, profile->ceilings);
     row->count++;
   }
   qsort(rows, OP_KIND_COUNT, sizeof *rows, slowest_first);
-  text_append(out, "\n%10s %8s %9s %9s %6s  %s\n", "ms", "share", "GF/s", "GB/s", "ops", "kind");
+  text_append(out, "\n");
+  append_heading(out, profile);
+  text_append(out, " %6s  %s\n", "ops", "kind");
   for (int i = 0; i < OP_KIND_COUNT; i++) {
     if (rows[i].count == 0) continue;
-    append_rates(out, &rows[i], total, runs);
+    append_rates(out, &rows[i], profile);
     text_append(out, " %6d  %s\n", rows[i].count, op_kind_name((OpKind)rows[i].index));
   }
 }
 
-void program_print_profile(const Program *program, Text *out) {
+void program_print_profile(const Program *program, const Ceilings *ceilings, Text *out) {
   ProgramTimes times = program_times(program);
   if (times.runs == 0) {
     text_append(out, "program %s: no run was profiled\n", program->name);
@@ -246,8 +277,9 @@ void program_print_profile(const Program *program, Text *out) {
   double runs = (double)times.runs, total = times.convolutions + times.others;
   text_append(out, "program %s on %s: the mean of %" PRId64 " runs\n\n", program->name,
               program->backend->name, times.runs);
-  append_slowest_ops(out, program, total, runs);
-  append_kinds(out, program, total, runs);
+  Profile profile = {program, ceilings, total, runs};
+  append_slowest_ops(out, &profile);
+  append_kinds(out, &profile);
   text_append(out,
               "\nconvolutions %.3f ms (%.1f %%), everything else %.3f ms, "
               "waiting for other ranks %.3f ms\n",

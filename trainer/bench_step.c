@@ -11,16 +11,19 @@
 #include "base/thread.h"
 #include "trainer/commands.h"
 #include "trainer/device.h"
+#include "trainer/memory.h"
 #include "trainer/model.h"
 #include "trainer/progress.h"
 
-enum { WARMUP_STEPS = 2 };
+/* On a device that captures, the second step records what later ones run. */
+enum { WARMUP_STEPS = 2, WARMUP_STEPS_CAPTURED = 4 };
 
 typedef struct Bench {
   const Config *config;
   const BenchStepOptions *options;
   Backend *backend;
   Model *model;
+  ModelMemory memory;
   ClipShape shape;
   int micro_batches;
   uint8_t *source, *target; /* one micro-batch of noise, used for all */
@@ -31,7 +34,7 @@ typedef struct Bench {
 typedef struct Result {
   double step_seconds, spread, clips_per_second, gflops;
   double convolution_share, convolution_gflops, of_convolutions;
-  double arena, parameters, peak; /* bytes */
+  double arena, parameters, memory, peak; /* bytes */
 } Result;
 
 /* --- Set-up ----------------------------------------------------------------------------------- */
@@ -101,7 +104,8 @@ done:
 
 static Status set_up(Bench *bench, Error *error) {
   Status status = OK;
-  TRY(model_allocate(bench->model, error));
+  TRY(model_memory(bench->model, &bench->memory, error));
+  TRY(memory_allocate(&bench->model, error));
   TRY(model_initialize(bench->model, error));
   TRY(make_clips(bench, error));
   bench->seconds = mem_new((size_t)bench->options->steps, sizeof *bench->seconds);
@@ -144,12 +148,12 @@ static double median(double *values, int64_t count) {
   return (values[(count - 1) / 2] + values[count / 2]) / 2;
 }
 
-/* Steps are timed plainly first, then profiled: reading the clock around every op costs a little.
- */
+/* Steps are timed plainly first, then profiled: noting the time around every op costs a little. */
 static Status time_steps(Bench *bench, double *step_seconds, Error *error) {
   Status status = OK;
   int64_t steps = bench->options->steps;
-  TRY(run_steps(bench, "warm-up", WARMUP_STEPS, NULL, error));
+  int64_t warmup = bench->backend->capture_begin ? WARMUP_STEPS_CAPTURED : WARMUP_STEPS;
+  TRY(run_steps(bench, "warm-up", warmup, NULL, error));
   TRY(run_steps(bench, "timing", steps, bench->seconds, error));
   model_profile(bench->model, true);
   TRY(run_steps(bench, "profiling", steps, NULL, error));
@@ -163,16 +167,6 @@ done:
 static double spread(const double *ascending_seconds, int64_t count) {
   double low = ascending_seconds[count / 4], high = ascending_seconds[(3 * count - 1) / 4];
   return log(high / low) / 1.349;
-}
-
-static double buffer_bytes(const Buffer *buffer) {
-  return buffer->data ? (double)buffer->count * (double)dtype_size(buffer->dtype) : 0;
-}
-
-static double parameter_bytes(const Parameters *parameters) {
-  return buffer_bytes(&parameters->master) + buffer_bytes(&parameters->gradient) +
-         buffer_bytes(&parameters->moment1) + buffer_bytes(&parameters->moment2) +
-         buffer_bytes(&parameters->ema) + buffer_bytes(&parameters->compute);
 }
 
 static Status measure(Bench *bench, Result *result, Error *error) {
@@ -190,8 +184,8 @@ static Status measure(Bench *bench, Result *result, Error *error) {
   result->convolution_gflops = cost.convolution_flops * (double)steps / times.convolutions / 1e9;
   result->of_convolutions = result->gflops / result->convolution_gflops;
   result->arena = (double)cost.arena_bytes;
-  result->parameters = parameter_bytes(model_generator(bench->model)) +
-                       parameter_bytes(model_discriminator(bench->model));
+  result->parameters = (double)bench->memory.parameters;
+  result->memory = (double)bench->memory.total;
   result->peak = (double)usage.ru_maxrss * 1024;
 done:
   return status;
@@ -202,7 +196,9 @@ done:
 static void print_result(const Bench *bench, const Result *result) {
   Text text = {0};
   const ClipShape *shape = &bench->shape;
-  model_print_profile(bench->model, &text);
+  const Ceilings *ceilings = &bench->options->ceilings;
+  model_print_profile(bench->model, ceilings->flops > 0 || ceilings->bytes > 0 ? ceilings : NULL,
+                      &text);
   text_append(&text, "\n%s\n", bench->backend->describe(bench->backend));
   text_append(&text, "a step of %lld clips of %dx%dx%d, %d micro-batch%s, median of %lld steps\n\n",
               (long long)bench->config->train.global_batch, shape->frames, shape->target_height,
@@ -218,6 +214,7 @@ static void print_result(const Bench *bench, const Result *result) {
               100 * result->convolution_share);
   text_append(&text, "arena, planned                  %10.1f MiB\n", result->arena / 1048576);
   text_append(&text, "parameters and their state      %10.1f MiB\n", result->parameters / 1048576);
+  text_append(&text, "all of the model                %10.1f MiB\n", result->memory / 1048576);
   text_append(&text, "peak of the process             %10.1f MiB\n", result->peak / 1048576);
   fputs(text.data, stdout);
   text_free(&text);
@@ -226,12 +223,12 @@ static void print_result(const Bench *bench, const Result *result) {
 static Status write_json(const Bench *bench, const Result *result, Error *error) {
   const ClipShape *shape = &bench->shape;
   json_t *json = json_pack(
-      "{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "clips_per_second",
+      "{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "clips_per_second",
       result->clips_per_second, "step_seconds", result->step_seconds, "step_spread", result->spread,
       "gflops", result->gflops, "convolution_gflops", result->convolution_gflops,
       "share_of_convolution_speed", result->of_convolutions, "share_of_time_in_convolutions",
       result->convolution_share, "arena_bytes", result->arena, "parameter_bytes",
-      result->parameters, "peak_resident_bytes", result->peak);
+      result->parameters, "memory_bytes", result->memory, "peak_resident_bytes", result->peak);
   json_t *setting =
       json_pack("{s:I, s:i, s:i, s:i, s:I, s:I, s:s}", "steps", (json_int_t)bench->options->steps,
                 "frames", shape->frames, "height", shape->target_height, "width",

@@ -8,7 +8,7 @@
 typedef struct Bench {
   const char *what, *path, *json, *cluster, *ranks, *save_trace;
   TextList set, cluster_set;
-  int64_t steps, frames, threads, seconds, played, seed;
+  int64_t steps, frames, threads, seconds, played, seed, peak_gflops, peak_gbps;
   PictureSize size;
 } Bench;
 
@@ -28,6 +28,11 @@ static const Option BENCH_OPTIONS[] = {
      .default_text = "0", .help = "step, scaling: frames of the random clips; 0: the config's"},
     {"size", OPTION_SIZE, offsetof(Bench, size), .value = "WxH",
      .help = "step, scaling: their pixels; without it the config's crop, or the dataset's size"},
+    {"peak-gflops", OPTION_NUMBER, offsetof(Bench, peak_gflops), .maximum = 1000000000,
+     .value = "N", .default_text = "0",
+     .help = "step: the most GF/s of the device, for the floor of each op; 0: not known"},
+    {"peak-gbps", OPTION_NUMBER, offsetof(Bench, peak_gbps), .maximum = 1000000, .value = "N",
+     .default_text = "0", .help = "step: the most GB/s of its memory, likewise"},
     {"threads", OPTION_NUMBER, offsetof(Bench, threads), .minimum = 1, .maximum = 64, .value = "N",
      .default_text = "1", .help = "data: threads that read"},
     {"seconds", OPTION_NUMBER, offsetof(Bench, seconds), .minimum = 1, .maximum = 3600,
@@ -51,7 +56,9 @@ static BenchStepOptions step_options(const Bench *bench) {
                             .steps = bench->steps,
                             .frames = (int)bench->frames,
                             .width = bench->size.width,
-                            .height = bench->size.height};
+                            .height = bench->size.height,
+                            .ceilings = {.flops = 1e9 * (double)bench->peak_gflops,
+                                         .bytes = 1e9 * (double)bench->peak_gbps}};
 }
 
 static Status run_step(const Bench *bench, Error *error) {

@@ -3,6 +3,7 @@
 #ifndef CELFORGE_TRAINER_COMMANDS_H
 #define CELFORGE_TRAINER_COMMANDS_H
 
+#include "engine/program.h"
 #include "trainer/config.h"
 #include "trainer/step_trace.h"
 
@@ -42,6 +43,7 @@ typedef struct BenchStepOptions {
   const char *json;          /* NULL or a path */
   int64_t steps;             /* timed ones */
   int frames, width, height; /* of random clips; 0: the config's crop, or the dataset's clips */
+  Ceilings ceilings;         /* of the device, for the profile; 0: not known */
 } BenchStepOptions;
 /* Times training steps of this process alone on random clips: clips/s, GF/s, the convolutions'
  * share, a profile of the ops, memory. */

@@ -439,9 +439,9 @@ void model_profile(Model *model, bool on) {
     if (model->programs[i]) program_profile(model->programs[i], on);
 }
 
-void model_print_profile(const Model *model, Text *out) {
+void model_print_profile(const Model *model, const Ceilings *ceilings, Text *out) {
   for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++)
-    if (runs_per_step(model, kind) > 0) program_print_profile(model->programs[kind], out);
+    if (runs_per_step(model, kind) > 0) program_print_profile(model->programs[kind], ceilings, out);
 }
 
 ProgramTimes model_times(const Model *model) {

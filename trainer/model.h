@@ -100,7 +100,7 @@ ProgramCost model_cost(const Model *model);
 /* The plan a person can read: programs, parameters, memory. */
 void model_print(const Model *model, Text *out);
 void model_profile(Model *model, bool on);
-void model_print_profile(const Model *model, Text *out);
+void model_print_profile(const Model *model, const Ceilings *ceilings, Text *out);
 ProgramTimes model_times(const Model *model); /* summed over the programs of a GAN step */
 
 #endif

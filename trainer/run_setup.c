@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "trainer/device.h"
 #include "trainer/launch.h"
+#include "trainer/memory.h"
 #include "trainer/run.h"
 #include "trainer/signals.h"
 
@@ -146,7 +147,7 @@ static Status start_heartbeat(Run *run, Error *error) {
 
 static Status allocate(Run *run, Error *error) {
   Status status = OK;
-  TRY(model_allocate(run->model, error));
+  TRY(memory_allocate(&run->model, error));
   TRY(exchange_register(run->exchange, model_generator(run->model), error));
   TRY(exchange_register(run->exchange, model_discriminator(run->model), error));
 done:

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/thread.h"
+#include "trainer/memory.h"
 #include "trainer/replicas.h"
 #include "trainer/run.h"
 #include "trainer/signals.h"
@@ -186,11 +187,13 @@ done:
 
 /* --- The run ---------------------------------------------------------------------------------- */
 
-static void print_plan(const Run *run) {
+static Status print_plan(const Run *run, Error *error) {
   Text text = {0};
   model_print(run->model, &text);
-  if (run->rank == 0) fputs(text.data, stdout);
+  Status status = memory_print(run->model, &text, error);
+  if (run->rank == 0 && status == OK) fputs(text.data, stdout);
   text_free(&text);
+  return status;
 }
 
 static Status open_group(Run *run, int *argc, char ***argv, Error *error) {
@@ -234,7 +237,7 @@ Status train_run(const Config *config, const TrainOptions *options, int *argc, c
   TRY(open_group(&run, argc, argv, error));
   TRY(run_set_up(&run, error));
   if (options->plan) {
-    print_plan(&run);
+    status = print_plan(&run, error);
     goto done;
   }
   TRY(run_begin(&run, options->resume, error));

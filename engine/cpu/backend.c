@@ -9,6 +9,7 @@
 #endif
 
 #include "base/memory.h"
+#include "base/thread.h"
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/onednn.h"
 
@@ -94,6 +95,30 @@ static Status cpu_synchronize(Backend *backend, Error *error) {
   return OK;
 }
 
+/* --- Marks ------------------------------------------------------------------------------------ */
+
+static Status cpu_mark(Backend *backend, int index, Error *error) {
+  CpuBackend *self = cpu(backend);
+  (void)error;
+  if (index >= self->mark_capacity) {
+    const int capacity = 2 * index + 64;
+    self->marks = mem_resize(self->marks, (size_t)capacity, sizeof *self->marks);
+    for (int i = self->mark_capacity; i < capacity; i++) self->marks[i] = 0;
+    self->mark_capacity = capacity;
+  }
+  self->marks[index] = clock_seconds();
+  return OK;
+}
+
+static Status cpu_marked_seconds(Backend *backend, int from, int to, double *seconds,
+                                 Error *error) {
+  const CpuBackend *self = cpu(backend);
+  if (from >= self->mark_capacity || to >= self->mark_capacity)
+    return error_set(error, ERROR_INTERNAL, "marks %d and %d were never made", from, to);
+  *seconds = self->marks[to] - self->marks[from];
+  return OK;
+}
+
 static Status cpu_kernel_new(Backend *backend, const Op *op, const Tensor *inputs,
                              const Tensor *outputs, Kernel **out, Error *error) {
   *out = NULL;
@@ -117,6 +142,7 @@ static bool cpu_supports_bf16(Backend *backend) {
 static void cpu_free(Backend *backend) {
   if (!backend) return;
   onednn_free(cpu(backend)->onednn);
+  free(cpu(backend)->marks);
   free(backend);
 }
 
@@ -150,6 +176,8 @@ Status backend_cpu_new(int threads, Backend **out, Error *error) {
       .readback_wait = cpu_readback_wait,
       .readback_free = cpu_readback_free,
       .synchronize = cpu_synchronize,
+      .mark = cpu_mark,
+      .marked_seconds = cpu_marked_seconds,
       .kernel_new = cpu_kernel_new,
       .describe = cpu_describe,
       .supports_bf16 = cpu_supports_bf16,

@@ -18,6 +18,8 @@ typedef struct CpuBackend {
   Backend base;
   int threads;
   struct Onednn *onednn;
+  double *marks; /* clock values; grows */
+  int mark_capacity;
   char description[96];
 } CpuBackend;
 

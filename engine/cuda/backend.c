@@ -71,6 +71,7 @@ static void cuda_free(Backend *backend) {
     cudnn_free(self->cudnn);
     jit_free(self->jit);
     cuda_staging_free(self);
+    cuda_marks_free(self);
     if (self->stream) cudaStreamDestroy(self->stream);
   }
   free((char *)(uintptr_t)self->cache);
@@ -166,6 +167,9 @@ static Backend table(const CudaOptions *options) {
       .readback_wait = cuda_readback_wait,
       .readback_free = cuda_readback_free,
       .synchronize = cuda_synchronize,
+      .mark = cuda_mark,
+      .marked_seconds = cuda_marked_seconds,
+      .memory = cuda_memory,
       .kernel_new = cuda_kernel_new,
       .describe = cuda_describe,
       .supports_bf16 = cuda_supports_bf16,

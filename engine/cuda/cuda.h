@@ -26,6 +26,7 @@ typedef struct CudaBackend {
   struct Jit *jit;
   struct Cudnn *cudnn;
   struct CudaStaging *staging; /* staging.c */
+  struct CudaMarks *marks;     /* mark.c; NULL before the first */
   bool is_stuck;               /* failed or hung: a wait asks once, no more */
   char description[384];
 } CudaBackend;
@@ -59,9 +60,11 @@ Status cuda_wait_stream(CudaBackend *backend, cudaStream_t stream, const char *w
  */
 Status cuda_allocate(Backend *backend, size_t bytes, const char *what, void **out, Error *error);
 void cuda_release(Backend *backend, void *memory);
+Status cuda_memory(Backend *backend, DeviceMemory *out, Error *error);
 
 Status cuda_staging_new(struct CudaStaging **out, Error *error); /* of the current device */
 void cuda_staging_free(CudaBackend *backend);
+size_t cuda_staging_to_come(const CudaBackend *backend); /* bytes of device memory */
 Status cuda_upload(Backend *backend, void *destination, const void *source, size_t bytes,
                    Error *error);
 Status cuda_download(Backend *backend, void *destination, const void *source, size_t bytes,
@@ -71,6 +74,10 @@ Status cuda_readback_new(Backend *backend, size_t bytes, Readback **out, Error *
 Status cuda_readback_start(Backend *backend, Readback *readback, const void *source, Error *error);
 Status cuda_readback_wait(Backend *backend, Readback *readback, const void **data, Error *error);
 void cuda_readback_free(Backend *backend, Readback *readback);
+
+Status cuda_mark(Backend *backend, int index, Error *error);
+Status cuda_marked_seconds(Backend *backend, int from, int to, double *seconds, Error *error);
+void cuda_marks_free(CudaBackend *backend);
 
 Status cuda_capture_begin(Backend *backend, Error *error);
 Status cuda_capture_end(Backend *backend, void **out, Error *error);

@@ -38,3 +38,11 @@ void cuda_release(Backend *backend, void *memory) {
   if (memory && cuda_wait_stream(self, self->stream, "freeing memory", NULL) == OK)
     cudaFree(memory);
 }
+
+Status cuda_memory(Backend *backend, DeviceMemory *out, Error *error) {
+  Status status = OK;
+  *out = (DeviceMemory){.staging = cuda_staging_to_come(cuda_backend(backend))};
+  CUDA_TRY(cudaMemGetInfo(&out->free, &out->total));
+done:
+  return status;
+}

@@ -62,6 +62,13 @@ void cuda_staging_free(CudaBackend *backend) {
   backend->staging = NULL;
 }
 
+size_t cuda_staging_to_come(const CudaBackend *backend) {
+  size_t bytes = 0;
+  for (int i = 0; i < UPLOAD_SLOTS; i++)
+    if (!backend->staging->uploads[i].device) bytes += SLOT_BYTES;
+  return bytes;
+}
+
 static Status make_slot(Backend *backend, Slot *slot, bool with_device, Error *error) {
   Status status = OK;
   if (slot->pinned) return OK;

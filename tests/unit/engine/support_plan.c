@@ -66,11 +66,28 @@ static Status fake_synchronize(Backend *backend, Error *error) {
   return OK;
 }
 
+static Status fake_mark(Backend *backend, int index, Error *error) {
+  (void)backend;
+  (void)index;
+  (void)error;
+  return OK;
+}
+
+static Status fake_marked_seconds(Backend *backend, int from, int to, double *seconds,
+                                  Error *error) {
+  (void)backend;
+  (void)error;
+  *seconds = 1e-3 * (to - from);
+  return OK;
+}
+
 FakeBackend fake_backend(void) {
   return (FakeBackend){.backend = {.name = "fake",
                                    .allocate = fake_allocate,
                                    .release = fake_release,
                                    .synchronize = fake_synchronize,
+                                   .mark = fake_mark,
+                                   .marked_seconds = fake_marked_seconds,
                                    .kernel_new = fake_kernel_new},
                        .refused = OP_VIEW};
 }

@@ -494,16 +494,23 @@ static void reports_can_be_read(void **state) {
   assert_non_null(strstr(text.data, "gradient[2048:3072] f32 4.0 KiB, waited for at the end"));
   assert_non_null(strstr(text.data, "3 (4 before fusion)"));
   text_clear(&text);
-  program_print_profile(planned.program, &text);
+  program_print_profile(planned.program, NULL, &text);
   assert_string_equal(text.data, "program test: no run was profiled\n");
   program_profile(planned.program, true);
   for (int i = 0; i < 3; i++) assert_ok(program_run(planned.program, &error));
   assert_int_equal(program_times(planned.program).runs, 3);
   assert_true(program_times(planned.program).convolutions > 0);
   text_clear(&text);
-  program_print_profile(planned.program, &text);
+  program_print_profile(planned.program, NULL, &text);
   assert_non_null(strstr(text.data, "the mean of 3 runs"));
   assert_non_null(strstr(text.data, "conv3d +leaky_relu"));
+  assert_null(strstr(text.data, "floor ms"));
+  text_clear(&text);
+  /* The convolution takes 1 ms of the fake clock and at best 73728 / 2^27 s: 0.549 ms. */
+  const Ceilings ceilings = {.flops = 134217728, .bytes = 1e12};
+  program_print_profile(planned.program, &ceilings, &text);
+  assert_non_null(strstr(text.data, "floor ms"));
+  assert_non_null(strstr(text.data, "     0.549    54.9 %"));
   ProgramCost cost = program_cost(planned.program);
   assert_true(cost.convolution_flops == 2.0 * 16 * 16 * 4 * 9 * 4);
   text_free(&text);
