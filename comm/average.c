@@ -29,11 +29,12 @@ struct Averager {
   CommStats stats;
 };
 
-static const char NAME[] = "mean over the ranks";
+const char MEAN_NAME[] = "mean over the ranks";
 
 static Operation operation_of(const Averager *averager) {
   const Reducer *reducer = &averager->reducer;
-  return (Operation){NAME, reducer->rank, reducer->size, averager->job_done, averager->job_bytes};
+  return (Operation){MEAN_NAME, reducer->rank, reducer->size, averager->job_done,
+                     averager->job_bytes};
 }
 
 /* Tells who waits. */
@@ -146,7 +147,7 @@ Status averager_start(Averager *averager, void *data, int64_t count, CommType ty
   pthread_mutex_unlock(&averager->mutex);
   if (failure.status != OK) return error_set(error, failure.status, "%s", failure.message);
   if (full) /* the queue would block, and nobody would wait for what is in it */
-    return error_set(error, ERROR_INTERNAL, "%s: %d are pending; wait for them first", NAME,
+    return error_set(error, ERROR_INTERNAL, "%s: %d are pending; wait for them first", MEAN_NAME,
                      MAX_PENDING);
   Job *job = mem_new(1, sizeof *job);
   *job = (Job){data, count, type, timeout};
@@ -158,7 +159,7 @@ Status averager_wait(Averager *averager, double timeout, Heartbeat *heartbeat, E
   Status status = OK;
   double began = clock_seconds(), last = began;
   bool in_time = true;
-  heartbeat_wait_begin(heartbeat, NAME);
+  heartbeat_wait_begin(heartbeat, MEAN_NAME);
   pthread_mutex_lock(&averager->mutex);
   int64_t seen = averager->progress;
   while (averager->pending > 0 && averager->failure.status == OK && in_time) {
@@ -167,7 +168,7 @@ Status averager_wait(Averager *averager, double timeout, Heartbeat *heartbeat, E
       seen = averager->progress;
       last = clock_seconds();
       in_time = true;
-      heartbeat_wait_begin(heartbeat, NAME);
+      heartbeat_wait_begin(heartbeat, MEAN_NAME);
     }
   }
   double now = clock_seconds();

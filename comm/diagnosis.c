@@ -88,25 +88,21 @@ const char *explain_silence(const Record *record, const char *own_host) {
 
 typedef enum Standing { SILENT, BUSY, LATE, WAITING } Standing;
 
-static bool same_place(const Record *a, const Record *b) {
-  return a->phase == b->phase && a->step == b->step && strcmp(a->waiting, b->waiting) == 0;
-}
-
-/* Where all wait at the same place, the most parts of means that one has begun; else 0. */
+/* Where all wait, the most parts of means that one has begun; else 0. */
 static int64_t most_begun(const Look *look) {
   int64_t most = 0;
   for (int i = 0; i < look->size; i++) {
     const Record *record = &look->records[i];
-    bool waits = look_is_alive(look, i) && record_waits(record);
-    if (!waits || !same_place(record, look->records)) return 0;
+    if (!look_is_alive(look, i) || !record_waits(record)) return 0;
     if (record->begun > most) most = record->begun;
   }
   return most;
 }
 
-/* The communication thread of a rank can hang while its main thread waits as all others do: such a
- * rank has begun the fewest parts of the mean. */
+/* The communication thread of a rank can hang while its main thread waits for a mean as others do:
+ * such a rank has begun the fewest parts of it. */
 static bool is_late(const Look *look, int rank) {
+  if (strcmp(look->records[rank].waiting, MEAN_NAME) != 0) return false;
   int64_t most = most_begun(look), least = most;
   for (int i = 0; i < look->size && most > 0; i++)
     if (look->records[i].begun < least) least = look->records[i].begun;
@@ -144,6 +140,10 @@ static void append_behind(const Look *look, int rank, const char *own_host, doub
                 "hangs, or the network to it is cut",
                 (long long)record->begun, (long long)most_begun(look));
   text_append(report, "\n");
+}
+
+static bool same_place(const Record *a, const Record *b) {
+  return a->phase == b->phase && a->step == b->step && strcmp(a->waiting, b->waiting) == 0;
 }
 
 /* The ranks of one standing, those at the same place on one line. */

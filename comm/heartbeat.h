@@ -11,12 +11,12 @@
  * both its own phase and of those that ranks not waiting are in, so that rank 0 may write a
  * checkpoint alone) reads all heartbeats and reports which ranks are behind, host, pid, phase,
  * since when, and step: those without a beat (stopped, killed, node gone), else those that do not
- * wait while others do, else, where all wait for one mean, those that have begun the least of it.
- * The report goes to the log once, from the lowest rank that is alive wherever the ranks notice
- * within half a second of each other, and to FOLDER/diagnosis-RUN.txt, at whose sight the other
- * ranks leave too. Every rank leaves by comm_abort with ERROR_INTERNAL: at most two beats and about
- * ten seconds after the deadline, whatever its main thread hangs in. Where the file system hangs as
- * well, a second thread that touches no file says so and leaves.
+ * wait while others do, else, where all wait, those that wait for a mean and have begun the least
+ * of it. The report goes to the log once, from the lowest rank that is alive wherever the ranks
+ * notice within half a second of each other, and to FOLDER/diagnosis-RUN.txt, at whose sight the
+ * other ranks leave too. Every rank leaves by comm_abort with ERROR_INTERNAL: at most two beats and
+ * about ten seconds after the deadline, whatever its main thread hangs in. Where the file system
+ * hangs as well, a second thread that touches no file says so and leaves.
  *
  * Each rank watches the next one's beats: three of them missing, and at least 10 seconds, is worth
  * a warning. A process that was itself stopped and goes on (a suspended job) starts its clocks

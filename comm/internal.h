@@ -111,6 +111,8 @@ Status piece_finish(Reducer *reducer, Piece *piece, const Operation *operation, 
 /* --- average.c -----------------------------------------------------------------------------------
  */
 
+extern const char MEAN_NAME[]; /* what waiting for it is called */
+
 Status averager_open(Comm *comm, Averager **out, Error *error);
 /* Ends the thread; nothing may be pending. */
 void averager_close(Averager *averager);
