@@ -49,8 +49,9 @@ class Host:
 
     def __init__(self, number):
         self.name, self.address = f"host{number}", ADDRESSES[number]
-        self.holder = subprocess.Popen(["unshare", "--net", "--uts", "sh", "-c", f"hostname {self.name} && echo && exec cat"],
-                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.holder = subprocess.Popen(["unshare", "--net", "--uts", "sh", "-c",
+                                        f"hostname {self.name} && echo && exec cat"], stdin=subprocess.PIPE,
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.device = None
 
     def enter(self):
@@ -213,7 +214,8 @@ def check_slow(tap, folder, data, two, undisturbed):
     tap.check(carried > 100 and two.link.lost > 0, "the link carries and loses packets")
     tap.check(slow_share > max(0.6, fast_share) and slow_step > fast_step + 2 * DELAY,
               "a slow link is seen as exposed communication in the metrics", slow.said())
-    tap.check("error" not in slow.said() and "no progress" not in slow.said(), "and nothing else is complained of", slow.said())
+    tap.check("error" not in slow.said() and "no progress" not in slow.said(), "and nothing else is complained of",
+              slow.said())
     for run, what in ((fast, "two hosts"), (slow, "two hosts behind a slow link")):
         differs = runs.difference(run.last_checkpoint(), undisturbed.last_checkpoint())
         tap.check(not differs, f"{what} end with the bytes of one rank alone", differs)
@@ -247,8 +249,10 @@ def check_cut(tap, folder, data, two, undisturbed):
     ranks_took = time.monotonic() - begin
     code = run.process.wait(timeout=runs.LIMIT)
     took = time.monotonic() - begin
-    print(f"# cut behind step {cut_step}: the ranks have ended after {ranks_took:.1f} s, mpirun after {took:.1f} s, with {code}")
-    tap.check(ranks_took <= DEADLINE, f"behind a cut link both ranks end within {DEADLINE} s", f"{ranks_took:.1f} s\n{run.said()}")
+    print(f"# cut behind step {cut_step}: the ranks have ended after {ranks_took:.1f} s, mpirun after {took:.1f} s, "
+          f"with {code}")
+    tap.check(ranks_took <= DEADLINE, f"behind a cut link both ranks end within {DEADLINE} s",
+              f"{ranks_took:.1f} s\n{run.said()}")
     tap.check(code not in (0, 75) and took <= DEADLINE + LAUNCHER_SECONDS, "the launcher ends with an error, too",
               f"{code} after {took:.1f} s")
     said = run.said() + diagnosis_of(run)
@@ -257,7 +261,8 @@ def check_cut(tap, folder, data, two, undisturbed):
     two.link.loss = 0.0
     steps = run.checkpoints()
     two.must_train(run)
-    tap.check(f"at step {steps[-1]}" in run.said(), "with the link back, the run goes on from its last checkpoint", run.said())
+    tap.check(f"at step {steps[-1]}" in run.said(), "with the link back, the run goes on from its last checkpoint",
+              run.said())
     differs = runs.difference(run.last_checkpoint(), undisturbed.last_checkpoint())
     tap.check(not differs, "and ends with the bytes of one left alone", differs)
 

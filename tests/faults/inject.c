@@ -181,17 +181,28 @@ ssize_t write(int descriptor, const void *data, size_t size) {
   return -1;
 }
 
-int fsync(int descriptor) {
-  static int (*next)(int);
+/* For fsync and fdatasync, of which `next` is one. */
+static int flush(const char *what, int (*next)(int), int descriptor) {
   char path[PATH_MAX];
-  if (!next) *(void **)&next = next_of("fsync");
   if (kind == NONE) return next(descriptor);
   path_of(descriptor, path, sizeof path);
-  if (dies("fsync", path)) raise(SIGKILL);
-  int trouble = harm("fsync", path);
+  if (dies(what, path)) raise(SIGKILL);
+  int trouble = harm(what, path);
   if (trouble == 0) return next(descriptor);
   errno = trouble;
   return -1;
+}
+
+int fsync(int descriptor) {
+  static int (*next)(int);
+  if (!next) *(void **)&next = next_of("fsync");
+  return flush("fsync", next, descriptor);
+}
+
+int fdatasync(int descriptor) {
+  static int (*next)(int);
+  if (!next) *(void **)&next = next_of("fdatasync");
+  return flush("fdatasync", next, descriptor);
 }
 
 /* Before or behind it: an odd number of the call dies with the new name in place. */
