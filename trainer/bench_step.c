@@ -23,6 +23,7 @@ typedef struct Bench {
   const BenchStepOptions *options;
   Backend *backend;
   Model *model;
+  size_t free_at_first; /* of a device's own memory */
   ModelMemory memory;
   ClipShape shape;
   int micro_batches;
@@ -88,6 +89,14 @@ done:
   return status;
 }
 
+static Status find_free(const Bench *bench, size_t *bytes, Error *error) {
+  DeviceMemory memory = {0};
+  Backend *backend = bench->backend;
+  Status status = backend->memory ? backend->memory(backend, &memory, error) : OK;
+  *bytes = memory.free;
+  return status;
+}
+
 static Status plan(Bench *bench, bool all_reduce, Error *error) {
   Status status = OK;
   const Config *config = bench->config;
@@ -95,6 +104,7 @@ static Status plan(Bench *bench, bool all_reduce, Error *error) {
   TRY(choose_shape(bench, error));
   bench->micro_batches = (int)(config->train.global_batch / config->train.micro_batch);
   TRY(device_open(config, NULL, (int)config->train.threads, &bench->backend, error));
+  TRY(find_free(bench, &bench->free_at_first, error));
   ModelOptions options = {
       .shape = bench->shape, .micro_batches = bench->micro_batches, .all_reduce = all_reduce};
   TRY(model_plan(config, bench->backend, &options, &bench->model, error));
@@ -177,6 +187,7 @@ static Status measure(Bench *bench, Result *result, Error *error) {
   ProgramCost cost = model_cost(bench->model);
   ProgramTimes times = model_times(bench->model);
   struct rusage usage;
+  size_t free_now = 0;
   getrusage(RUSAGE_SELF, &usage);
   result->clips_per_second = (double)bench->config->train.global_batch / result->step_seconds;
   result->gflops = cost.flops / result->step_seconds / 1e9;
@@ -185,7 +196,9 @@ static Status measure(Bench *bench, Result *result, Error *error) {
   result->of_convolutions = result->gflops / result->convolution_gflops;
   result->arena = (double)cost.arena_bytes;
   result->parameters = (double)bench->memory.parameters;
-  result->memory = (double)bench->memory.total;
+  TRY(find_free(bench, &free_now, error));
+  result->memory = bench->free_at_first > free_now ? (double)(bench->free_at_first - free_now)
+                                                   : (double)bench->memory.total;
   result->peak = (double)usage.ru_maxrss * 1024;
 done:
   return status;
@@ -214,7 +227,7 @@ static void print_result(const Bench *bench, const Result *result) {
               100 * result->convolution_share);
   text_append(&text, "arena, planned                  %10.1f MiB\n", result->arena / 1048576);
   text_append(&text, "parameters and their state      %10.1f MiB\n", result->parameters / 1048576);
-  text_append(&text, "all of the model                %10.1f MiB\n", result->memory / 1048576);
+  text_append(&text, "memory of the device in use     %10.1f MiB\n", result->memory / 1048576);
   text_append(&text, "peak of the process             %10.1f MiB\n", result->peak / 1048576);
   fputs(text.data, stdout);
   text_free(&text);

@@ -53,13 +53,19 @@ static void append_line(Text *out, const char *name, size_t bytes) {
   text_append(out, "\n");
 }
 
+static void append_exact(Text *out, const char *name, size_t bytes) {
+  text_append(out, "  %-38s ", name);
+  text_append_bytes_size(out, (double)bytes);
+  text_append(out, " (%zu bytes)\n", bytes);
+}
+
 static Status append_fit(const Model *model, size_t total, Text *out, Error *error) {
   Status status = OK;
   DeviceMemory device;
   TRY(model->backend->memory(model->backend, &device, error));
-  append_line(out, "free on the device now", device.free);
-  append_line(out, "of", device.total);
-  text_append(out, "  it %s\n", total <= device.free ? "fits" : "does not fit");
+  append_exact(out, "free on the device now", device.free);
+  append_exact(out, "of", device.total);
+  text_append(out, "  %s\n", total <= device.free ? "it fits" : "it does not fit");
 done:
   return status;
 }
@@ -74,8 +80,7 @@ Status memory_print(const Model *model, Text *out, Error *error) {
   append_line(out, "gradients of micro-batches", memory.carries);
   append_line(out, "batches, controls, metrics", memory.batches);
   append_line(out, "staging of copies", memory.staging);
-  append_line(out, "in all", memory.total);
-  text_append(out, "  in all, bytes: %zu\n", memory.total);
+  append_exact(out, "in all", memory.total);
   if (model->backend->memory) TRY(append_fit(model, memory.total, out, error));
 done:
   return status;

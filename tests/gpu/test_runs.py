@@ -104,22 +104,5 @@ def test_commands(tap, folder):
     tap.check(scores["cpu"] == scores["cuda"], "eval prints the same scores on CPU and GPU", scores)
 
 
-def reason_to_skip():
-    """Why there is no GPU to test on, or None"""
-    keys = {"train.device": "cuda", "loss.adversarial_weight": 0, "model.channels": 4, "model.blocks": 0}
-    settings = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
-    probe = subprocess.run([runs.CELFORGE, "bench", "step", "configs/demo.yaml", *settings, "--steps", "1", "--frames", "1",
-                            "--size", "32x32"], capture_output=True, timeout=runs.LIMIT, env=runs.ENVIRONMENT,
-                           text=True, check=False)
-    said = probe.stderr.strip().splitlines()
-    return said[-1] if probe.returncode == 64 and "train.device: cuda" in said[-1] else None
-
-
 if __name__ == "__main__":
-    TESTS = [test_resume, test_devices, test_ranks, test_commands]
-    why = reason_to_skip()
-    if why:
-        for number, test in enumerate(TESTS, 1):
-            print(f"ok {number} - {test.__doc__} # SKIP {why}")
-        sys.exit(0)
-    runs.main(TESTS)
+    runs.main_on_gpu([test_resume, test_devices, test_ranks, test_commands])
