@@ -348,7 +348,7 @@ Status nccl_check(Nccl *nccl, Error *error) {
     return error_set(error, ERROR_INTERNAL, "rank %d of %d: NCCL failed before", nccl->rank,
                      nccl->size);
   for (int i = -1; i < nccl->levels; i++) {
-    const ncclComm_t comm = i < 0 ? nccl->group : nccl->pairs[i];
+    ncclComm_t comm = i < 0 ? nccl->group : nccl->pairs[i];
     const ncclResult_t asked = ncclCommGetAsyncError(comm, &code);
     if (asked != ncclSuccess) code = asked;
     if (code != ncclSuccess && code != ncclInProgress)

@@ -16,9 +16,9 @@
 #include "base/thread.h"
 #include "engine/backend.h"
 #include "engine/program.h"
+#include "tests/gpu/support_gpu.h"
 
 static Error error;
-static char no_gpu[ERROR_MESSAGE_SIZE];
 
 static void must(Status status) {
   if (status != OK) fail_msg("%s", error.message);
@@ -37,7 +37,7 @@ static Backend *open_backend(bool plain_streams, double timeout) {
 }
 
 static int set_up(void **state) {
-  *state = no_gpu[0] ? NULL : open_backend(false, 60);
+  *state = open_backend(false, 60);
   return 0;
 }
 
@@ -45,14 +45,6 @@ static int tear_down(void **state) {
   Backend *backend = *state;
   if (backend) backend->free(backend);
   return 0;
-}
-
-static Backend *backend_or_skip(void **state) {
-  if (no_gpu[0]) {
-    print_message("SKIP: %s\n", no_gpu);
-    skip();
-  }
-  return *state;
 }
 
 static void *device_memory(Backend *backend, size_t bytes) {
@@ -86,7 +78,7 @@ static void check_round_trip(Backend *backend, size_t bytes) {
 }
 
 static void test_copies_of_every_size(void **state) {
-  Backend *backend = backend_or_skip(state);
+  Backend *backend = *state;
   const size_t mib = 1 << 20;
   const size_t sizes[] = {0, 1, 63, 4096, 8 * mib - 1, 8 * mib, 8 * mib + 1, 25 * mib + 5};
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) check_round_trip(backend, sizes[i]);
@@ -96,7 +88,7 @@ static void test_copies_of_every_size(void **state) {
  * overwrites it, from one host buffer that changes at once. */
 static void test_uploads_keep_the_order(void **state) {
   enum { ROUNDS = 40, BYTES = 1000 };
-  Backend *backend = backend_or_skip(state);
+  Backend *backend = *state;
   unsigned char *input = device_memory(backend, BYTES);
   unsigned char *kept = device_memory(backend, (size_t)ROUNDS * BYTES);
   unsigned char sent[BYTES], wanted[BYTES], back[BYTES];
@@ -116,7 +108,7 @@ static void test_uploads_keep_the_order(void **state) {
 }
 
 static void test_no_memory_says_what_was_asked_and_what_is_free(void **state) {
-  Backend *backend = backend_or_skip(state);
+  Backend *backend = *state;
   void *memory = NULL;
   Error refused = {0};
   assert_int_equal(backend->allocate(backend, (size_t)1 << 50, "the arena", &memory, &refused),
@@ -140,7 +132,7 @@ static void check_readback(Backend *backend, Readback *readback, float wanted) {
 
 static void test_readbacks_hold_their_moment(void **state) {
   enum { COUNT = 3 };
-  Backend *backend = backend_or_skip(state);
+  Backend *backend = *state;
   float *memory = device_memory(backend, sizeof *memory);
   Readback *readbacks[COUNT];
   for (int i = 0; i < COUNT; i++) {
@@ -218,7 +210,7 @@ static void *capture_forked(Backend *backend, const Forked *forked) {
 }
 
 static void test_a_capture_runs_when_started_and_as_often(void **state) {
-  Backend *backend = backend_or_skip(state);
+  Backend *backend = *state;
   Forked forked = forked_new(backend);
   send(backend, forked.x, 1);
   send(backend, forked.z, -1);
@@ -235,7 +227,7 @@ static void test_a_capture_runs_when_started_and_as_often(void **state) {
 }
 
 static void test_after_a_failed_capture_another_works(void **state) {
-  Backend *backend = backend_or_skip(state);
+  Backend *backend = *state;
   Forked forked = forked_new(backend);
   Error refused = {0};
   void *captured = NULL;
@@ -288,7 +280,7 @@ static void run_program(Backend *backend, float *sums) {
 }
 
 static void test_a_captured_program_gives_what_a_plain_one_does(void **state) {
-  Backend *backend = backend_or_skip(state), *plain = open_backend(true, 60);
+  Backend *backend = *state, *plain = open_backend(true, 60);
   float captured_sums[10], plain_sums[10];
   assert_null(plain->capture_begin);
   assert_null(plain->capture_run);
@@ -307,7 +299,7 @@ static void CUDART_CB hold(void *flag) {
 
 static void test_an_upload_does_not_wait_for_kernels(void **state) {
   enum { BYTES = 20 << 20 };
-  Backend *backend = backend_or_skip(state);
+  Backend *backend = *state;
   atomic_bool go = false;
   unsigned char *sent = mem_new(BYTES, 1), *back = mem_new(BYTES, 1);
   void *memory = device_memory(backend, BYTES);
@@ -325,7 +317,7 @@ static void test_an_upload_does_not_wait_for_kernels(void **state) {
 }
 
 static void test_a_device_that_hangs_is_given_up(void **state) {
-  backend_or_skip(state);
+  (void)state;
   Backend *backend = open_backend(false, 0.2);
   atomic_bool go = false;
   Error late = {0};
@@ -351,7 +343,7 @@ static void test_a_device_that_hangs_is_given_up(void **state) {
 /* --- Opening ---------------------------------------------------------------------------------- */
 
 static void test_a_device_that_is_not_there(void **state) {
-  backend_or_skip(state);
+  (void)state;
   const CudaOptions options = {.device = 4096, .timeout = 60};
   Backend *backend = NULL;
   Error refused = {0};
@@ -361,7 +353,7 @@ static void test_a_device_that_is_not_there(void **state) {
 }
 
 static void test_the_description_names_the_device(void **state) {
-  Backend *backend = backend_or_skip(state);
+  Backend *backend = *state;
   const char *text = backend->describe(backend);
   print_message("# %s\n", text);
   assert_memory_equal(text, "cuda: ", 6);
@@ -384,7 +376,5 @@ int main(void) {
       cmocka_unit_test(test_a_device_that_is_not_there),
       cmocka_unit_test(test_the_description_names_the_device),
   };
-  Error why = {0};
-  if (backend_cuda_devices(&why) == 0) memcpy(no_gpu, why.message, sizeof no_gpu);
-  return cmocka_run_group_tests(tests, set_up, tear_down);
+  return gpu_run_tests(tests, sizeof tests / sizeof *tests, set_up, tear_down);
 }

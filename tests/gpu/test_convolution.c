@@ -13,6 +13,7 @@
 #include "base/files.h"
 #include "engine/cuda/convolution.h"
 #include "tests/gpu/convolution_problem.h"
+#include "tests/gpu/support_gpu.h"
 
 static Backend *cpu, *cuda;
 static Error error;
@@ -200,13 +201,5 @@ int main(void) {
       cmocka_unit_test(equal_bytes),   cmocka_unit_test(captured),
       cmocka_unit_test(tuned),         cmocka_unit_test(plans_from_disk),
   };
-  Error why = {0};
-  if (backend_cuda_devices(&why) == 0) {
-    const size_t count = sizeof tests / sizeof *tests;
-    printf("1..%zu\n", count);
-    for (size_t i = 0; i < count; i++)
-      printf("ok %zu - %s # SKIP %s\n", i + 1, tests[i].name, why.message);
-    return 0;
-  }
-  return cmocka_run_group_tests(tests, open_backends, close_backends);
+  return gpu_run_tests(tests, sizeof tests / sizeof *tests, open_backends, close_backends);
 }

@@ -16,6 +16,7 @@
 #include "engine/cuda/cuda.h"
 #include "engine/cuda/epilogue.h"
 #include "engine/cuda/reference_convolution.h"
+#include "tests/gpu/support_gpu.h"
 
 static Backend *backend;
 static Error error;
@@ -294,13 +295,5 @@ int main(void) {
       cmocka_unit_test(sums_over_pixels),
       cmocka_unit_test(plain_convolutions),
   };
-  Error why = {0};
-  if (backend_cuda_devices(&why) == 0) {
-    const size_t count = sizeof tests / sizeof *tests;
-    printf("1..%zu\n", count);
-    for (size_t i = 0; i < count; i++)
-      printf("ok %zu - %s # SKIP %s\n", i + 1, tests[i].name, why.message);
-    return 0;
-  }
-  return cmocka_run_group_tests(tests, open_backend, close_backend);
+  return gpu_run_tests(tests, sizeof tests / sizeof *tests, open_backend, close_backend);
 }

@@ -15,15 +15,10 @@
 #include "base/memory.h"
 #include "engine/cuda/jit.h"
 #include "engine/cuda/source.h"
+#include "tests/gpu/support_gpu.h"
 #include "trainer/model.h"
 
 static Error error;
-
-/* The emulator's compiler and cache are its own. */
-static bool is_emulated(void) {
-  struct cudaDeviceProp info;
-  return cudaGetDeviceProperties(&info, 0) == cudaSuccess && strstr(info.name, "emulated");
-}
 
 /* --- Structure -------------------------------------------------------------------------------- */
 
@@ -219,7 +214,7 @@ static void test_everything_compiles(void **state) {
 static void test_a_kernel_that_does_not_compile(void **state) {
   (void)state;
   size_t bytes = 1;
-  if (is_emulated()) skip();
+  if (gpu_is_emulated()) gpu_skip("the emulator has no NVRTC");
   assert_int_equal(jit_compile("broken",
                                "extern \"C\" __global__ void broken(int p) { missing(); }", MAJOR,
                                MINOR, &bytes, &error),
@@ -338,7 +333,7 @@ static void ask(const char *folder, const ProgramSource *source) {
 /* Kept, taken as it is, and made again when its bytes are not what they were. */
 static void test_damaged_entries_are_made_again(void **state) {
   (void)state;
-  if (is_emulated()) skip();
+  if (gpu_is_emulated()) gpu_skip("the emulator has no NVRTC");
   char *folder = mem_string("/tmp/celforge-jit-XXXXXX");
   assert_non_null(mkdtemp(folder));
   const Shape full = shape_vector(64);

@@ -15,6 +15,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "engine/backend.h"
+#include "tests/gpu/support_gpu.h"
 
 /* A row is WIDTH pixels of CHANNELS bf16 numbers; the last LAST rows are looked at. */
 enum { WIDTH = 64, CHANNELS = 64, ROW = WIDTH * CHANNELS, LAST = 4 };
@@ -133,8 +134,7 @@ static void test_large(void **state) {
   (void)state;
   void *memory = NULL;
   if (backend->allocate(backend, (size_t)9 << 30, "a test's tensors", &memory, NULL) != OK) {
-    print_message("# less than 9 GiB of device memory\n");
-    skip();
+    gpu_skip("less than 9 GiB of device memory");
   }
   backend->release(backend, memory);
   check_rows(LARGE_ROWS);
@@ -162,11 +162,5 @@ int main(void) {
       cmocka_unit_test(test_small),
       cmocka_unit_test(test_large),
   };
-  Error why = {0};
-  if (backend_cuda_devices(&why) == 0) {
-    printf("1..2\nok 1 - test_small # SKIP %s\nok 2 - test_large # SKIP %s\n", why.message,
-           why.message);
-    return 0;
-  }
-  return cmocka_run_group_tests(tests, set_up, tear_down);
+  return gpu_run_tests(tests, sizeof tests / sizeof *tests, set_up, tear_down);
 }
