@@ -42,11 +42,12 @@ endif
 # slurmctld slurmd slurm-client  the one-machine cluster of tests/slurm
 # iproute2                       the two hosts of tests/distributed/test_network.py
 # valgrind clang clang-tidy clang-format   more of the tests' tools
+# patchelf                       the binaries of the bundle find its libraries
 DEPS_BUILD := build-essential pkg-config libopenmpi-dev openmpi-bin libdnnl-dev libhdf5-dev \
   libyaml-dev libjansson-dev zlib1g-dev libpng-dev \
   libavformat-dev libavcodec-dev libavfilter-dev libavutil-dev libswscale-dev
 DEPS_TEST  := libcmocka-dev python3-torch python3-numpy python3-yaml python3-h5py hdf5-tools ffmpeg \
-  slurmctld slurmd slurm-client iproute2 valgrind clang clang-tidy clang-format
+  slurmctld slurmd slurm-client iproute2 valgrind clang clang-tidy clang-format patchelf
 
 # --- Libraries ----------------------------------------------------------------------------------
 has = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo 1 || echo 0)
