@@ -269,6 +269,7 @@ demo: deps
 bench: deps
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) tests/bench/run
+	@BUILD=$(BUILD) tests/bench/ranks
 
 # What needs a GPU, and training steps beside PyTorch there.
 test-gpu: deps
