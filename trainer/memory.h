@@ -1,4 +1,5 @@
-/* How much memory a model takes on its device, told before anything is allocated. */
+/* How much memory a model takes on its device, told before anything is allocated. What rank 0 needs
+ * to draw samples, a frame at a time, comes on top. */
 #ifndef CELFORGE_TRAINER_MEMORY_H
 #define CELFORGE_TRAINER_MEMORY_H
 
