@@ -41,7 +41,7 @@ def test_early(tap, folder):
         for _ in range(6):
             run.start(ranks, resume)
             # Not before the handlers are there: an unprepared process dies of a signal, and nothing is lost.
-            run.wait_for(lambda: len(run.ranks()) == ranks and all(catches(rank) for rank in run.ranks()))
+            run.wait_for(lambda: is_prepared(run, ranks))
             time.sleep(moments.random() * 0.15 * ranks * ranks)
             if run.running():
                 tell(run, moments.choice((signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)))
@@ -56,6 +56,19 @@ def test_early(tap, folder):
         tap.check(code == 0 and not differs, f"{ranks} ranks: and the end is that of a run left alone",
                   f"exit code {code}, different: {differs}\n{run.said()}")
         tap.check(run.metrics() == undisturbed.metrics() or ranks > 1, f"{ranks} ranks: with the same metrics")
+
+
+def is_prepared(run, ranks):
+    """Whether the launcher and all ranks take signals; a child that is still its launcher's copy does not count."""
+    pids = run.ranks()
+    return len(pids) == ranks and all(is_celforge(pid) for pid in pids) and all(map(catches, [run.process.pid, *pids]))
+
+
+def is_celforge(pid):
+    try:
+        return os.path.samefile(f"/proc/{pid}/exe", runs.CELFORGE)
+    except OSError:
+        return False
 
 
 def catches(pid):
