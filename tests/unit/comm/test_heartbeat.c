@@ -1,5 +1,6 @@
 /* Signs of life and the watchdog: as a unit test with one rank; with arguments SCENARIO FOLDER RANK
  * it plays a rank of a run that stands still (tests/distributed/test_heartbeat.sh). */
+#include <errno.h>
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -383,7 +384,10 @@ static int misbehave(const char *how, Heartbeat *heartbeat) {
   }
   if (strcmp(how, "fifo") == 0) { /* a file system that hangs */
     char *path = mem_format("%s/%d.json.tmp", folder, comm_rank(group));
-    if (mkfifo(path, 0600) != 0) return 1;
+    while (mkfifo(path, 0600) != 0) { /* while a record is being written its name is taken */
+      if (errno != EEXIST) return 1;
+      usleep(1000);
+    }
     free(path);
   }
   if (strcmp(how, "end") == 0 || strcmp(how, "pause") == 0) return 0;
