@@ -1,6 +1,5 @@
 #include "base/config.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -105,18 +104,4 @@ Status config_assign(const ConfigSchema *schema, const char *assignment, void *c
 done:
   free(path);
   return status;
-}
-
-const char *config_choice_name(const ConfigSchema *schema, const void *config, const char *key,
-                               char *buffer, size_t size) {
-  const ConfigKey *found = config_find(schema, key);
-  const char *name = NULL;
-  size_t length = 0;
-  if (found && found->type == CONFIG_CHOICE) {
-    int index;
-    memcpy(&index, (const char *)config + found->offset, sizeof index);
-    name = config_choice(found, index, &length);
-  }
-  snprintf(buffer, size, "%.*s", name ? (int)length : 1, name ? name : "?");
-  return buffer;
 }

@@ -64,9 +64,6 @@ Status config_assign(const ConfigSchema *schema, const char *assignment, void *c
 void config_write(const ConfigSchema *schema, const void *config, bool comments, Text *out);
 /* One line a key, for --help. */
 void config_help(const ConfigSchema *schema, Text *out);
-/* The name of a CHOICE key's current value. */
-const char *config_choice_name(const ConfigSchema *schema, const void *config, const char *key,
-                               char *buffer, size_t size);
 /* Formats "FILE:LINE:COLUMN: key: " for a check across keys made after loading: the place where
  * `key` was last set is remembered by the last config_load/parse/assign of this thread; a key left
  * at its default is named "default". */

@@ -143,30 +143,26 @@ done:
   return status;
 }
 
+/* Some file systems cannot flush folders and say EINVAL: there is nothing to gain from failing
+ * then.
+ */
 Status file_sync(const char *path, Error *error) {
+  Status status = OK;
+  struct stat info;
   int descriptor = open_again(AT_FDCWD, path, O_RDONLY);
   if (descriptor < 0) return error_errno(error, errno, "%s: cannot open to flush", path);
-  Status status = OK;
-  if (fsync_again(descriptor) != 0) status = error_errno(error, errno, "%s: cannot flush", path);
-  close(descriptor);
-  return status;
-}
-
-/* A folder's entries to the disk. Some file systems cannot and say EINVAL: there is nothing to gain
- * from failing then. */
-static Status sync_folder(const char *path, Error *error) {
-  int descriptor = open_again(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
-  if (descriptor < 0) return error_errno(error, errno, "%s: cannot open to flush", path);
-  Status status = OK;
-  if (fsync_again(descriptor) != 0 && errno != EINVAL)
-    status = error_errno(error, errno, "%s: cannot flush the folder", path);
+  if (fsync_again(descriptor) != 0) {
+    int errnum = errno;
+    bool folder = fstat(descriptor, &info) == 0 && S_ISDIR(info.st_mode);
+    if (!folder || errnum != EINVAL) status = error_errno(error, errnum, "%s: cannot flush", path);
+  }
   close(descriptor);
   return status;
 }
 
 static Status sync_parent(const char *path, Error *error) {
   char *parent = parent_of(path);
-  Status status = sync_folder(parent, error);
+  Status status = file_sync(parent, error);
   free(parent);
   return status;
 }
@@ -255,14 +251,14 @@ static int rename_to_new(const char *from, const char *to) {
 
 Status folder_commit(const char *temporary, const char *final, Error *error) {
   Status status = OK;
-  TRY(sync_folder(temporary, error));
+  TRY(file_sync(temporary, error));
   if (rename_to_new(temporary, final) != 0) {
     status = error_errno(error, errno, "%s: cannot rename to %s", temporary, final);
     goto done;
   }
   TRY(sync_parent(final, error));
   char *from = parent_of(temporary), *to = parent_of(final);
-  if (strcmp(from, to) != 0) status = sync_folder(from, error);
+  if (strcmp(from, to) != 0) status = file_sync(from, error);
   free(from);
   free(to);
 done:

@@ -15,7 +15,8 @@
 #include "base/error.h"
 
 typedef struct AtomicFile {
-  int descriptor; /* write through file_write, or pass to a library by descriptor or `temporary` */
+  int descriptor; /* write through atomic_file_write, or pass to a library by descriptor or
+                     `temporary` */
   char *temporary, *final;
 } AtomicFile;
 
@@ -44,7 +45,8 @@ void folder_list_free(char **names, size_t count);
 /* Reads all of a regular file of at most `max_bytes` (more is ERROR_DATA), NUL behind it. Caller
  * frees. */
 Status file_read(const char *path, size_t max_bytes, char **data, size_t *size, Error *error);
-Status file_sync(const char *path, Error *error); /* of a folder too */
+/* fsync of a file, or of a folder's entries where its file system can do that. */
+Status file_sync(const char *path, Error *error);
 bool path_exists(const char *path);
 bool path_is_folder(const char *path);
 /* pread/pwrite that go on after short transfers and EINTR; a read past the end is ERROR_DATA that

@@ -13,6 +13,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 
+typedef enum LogLevel { LOG_DEBUG, LOG_INFO, LOG_WARNING, LOG_ERROR } LogLevel;
 static const char *const LEVEL_NAMES[] = {"debug", "info", "warning", "error"};
 enum { LEVEL_COUNT = sizeof LEVEL_NAMES / sizeof *LEVEL_NAMES };
 #define CLEAR_LINE "\r\033[K"
@@ -117,12 +118,6 @@ DEFINE_LOG(log_debug, LOG_DEBUG)
 DEFINE_LOG(log_info, LOG_INFO)
 DEFINE_LOG(log_warning, LOG_WARNING)
 DEFINE_LOG(log_error, LOG_ERROR)
-
-void log_set_level(LogLevel level) {
-  lock();
-  lowest = level;
-  pthread_mutex_unlock(&mutex);
-}
 
 void log_set_rank(int rank, int world_size) {
   lock();

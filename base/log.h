@@ -1,16 +1,11 @@
 /* A levelled log on standard error: "12:30:01.123 [2] warning: text". The rank in brackets is
- * printed when there is more than one rank. Safe to call from any thread; one write(2) a line;
- * errno is left alone. */
+ * printed when there is more than one rank. Messages below the level that the environment names
+ * (CELFORGE_LOG=debug|info|warning|error; info otherwise) are dropped. Safe to call from any
+ * thread; one write(2) a line; errno is left alone. */
 #ifndef CELFORGE_BASE_LOG_H
 #define CELFORGE_BASE_LOG_H
 
 #include <stdbool.h>
-
-typedef enum LogLevel { LOG_DEBUG, LOG_INFO, LOG_WARNING, LOG_ERROR } LogLevel;
-
-/* Messages below `level` are dropped. Starts at LOG_INFO, or at what the environment says:
- * CELFORGE_LOG=debug|info|warning|error. */
-void log_set_level(LogLevel level);
 
 /* Told once after the process group is up. Info of ranks other than 0 is dropped from then on;
  * warnings and errors of every rank are printed. */

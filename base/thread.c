@@ -1,6 +1,5 @@
 #include "base/thread.h"
 
-#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,12 +49,9 @@ bool queue_push(Queue *queue, void *item) {
   return taken;
 }
 
-bool queue_pop_within(Queue *queue, double seconds, void **item, bool *timed_out) {
-  double deadline = clock_seconds() + seconds;
-  bool in_time = true;
+bool queue_pop(Queue *queue, void **item) {
   pthread_mutex_lock(&queue->mutex);
-  while (queue->length == 0 && !queue->closed && in_time)
-    in_time = condition_wait_until(&queue->not_empty, &queue->mutex, deadline);
+  while (queue->length == 0 && !queue->closed) pthread_cond_wait(&queue->not_empty, &queue->mutex);
   bool found = queue->length > 0;
   if (found) {
     *item = queue->items[queue->first];
@@ -63,14 +59,8 @@ bool queue_pop_within(Queue *queue, double seconds, void **item, bool *timed_out
     queue->length--;
     pthread_cond_signal(&queue->not_full);
   }
-  *timed_out = !found && !queue->closed;
   pthread_mutex_unlock(&queue->mutex);
   return found;
-}
-
-bool queue_pop(Queue *queue, void **item) {
-  bool timed_out;
-  return queue_pop_within(queue, INFINITY, item, &timed_out);
 }
 
 void queue_close(Queue *queue) {
@@ -79,13 +69,6 @@ void queue_close(Queue *queue) {
   pthread_cond_broadcast(&queue->not_full);
   pthread_cond_broadcast(&queue->not_empty);
   pthread_mutex_unlock(&queue->mutex);
-}
-
-size_t queue_length(Queue *queue) {
-  pthread_mutex_lock(&queue->mutex);
-  size_t length = queue->length;
-  pthread_mutex_unlock(&queue->mutex);
-  return length;
 }
 
 /* All signals but those that a thread's own fault raises: blocked, they would kill the process past
@@ -121,6 +104,7 @@ static double seconds_of(clockid_t clock) {
 double clock_seconds(void) {
   return seconds_of(CLOCK_MONOTONIC);
 }
+
 double clock_wall_seconds(void) {
   return seconds_of(CLOCK_REALTIME);
 }

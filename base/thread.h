@@ -18,10 +18,7 @@ void queue_free(Queue *queue);     /* must be empty of waiters; does not free th
 bool queue_push(Queue *queue, void *item);
 /* Waits while empty. False when the queue is closed and empty. */
 bool queue_pop(Queue *queue, void **item);
-/* As queue_pop but gives up after `seconds`: then *timed_out is true and it returns false. */
-bool queue_pop_within(Queue *queue, double seconds, void **item, bool *timed_out);
 void queue_close(Queue *queue); /* wakes every waiter; items inside can still be popped */
-size_t queue_length(Queue *queue);
 
 /* Starts a joinable thread with all signals blocked (signals are the main thread's) but those of
  * its own faults, and a name (cut to 15 characters) that debuggers show. ERROR_INTERNAL if the

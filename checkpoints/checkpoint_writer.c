@@ -27,7 +27,6 @@ struct CheckpointWriter {
   pthread_cond_t changed;
   bool writing, closing;
   Error failure; /* of the last write, until it is reported */
-  CheckpointStats stats;
 };
 
 /* --- The thread: commit and retention ----------------------------------------------------------
@@ -122,14 +121,14 @@ static Status write_latest(const CheckpointWriter *writer, const char *name, Err
   return status;
 }
 
-static Status write_checkpoint(CheckpointWriter *writer, int64_t *bytes, Error *error) {
+static Status write_checkpoint(CheckpointWriter *writer, Error *error) {
   Status status = OK;
   int64_t step = writer->snapshot.content.step;
   char *name = step_name(step, ""), *final = path_join(writer->folder, name);
   char *temporary = mem_format("%s.tmp", final);
   TRY(folder_remove(temporary, error));
   TRY(folder_create(temporary, error));
-  TRY(snapshot_write(&writer->snapshot, temporary, bytes, error));
+  TRY(snapshot_write(&writer->snapshot, temporary, error));
   TRY(make_room(writer, step, error));
   TRY(folder_commit(temporary, final, error));
   trust(writer, step);
@@ -157,17 +156,10 @@ static void *run(void *argument) {
     if (!writer->writing) break;
     pthread_mutex_unlock(&writer->mutex);
     Error error = {0};
-    int64_t bytes = 0;
-    double began = clock_seconds();
-    Status status = write_checkpoint(writer, &bytes, &error);
+    Status status = write_checkpoint(writer, &error);
     snapshot_clear(&writer->snapshot);
     pthread_mutex_lock(&writer->mutex);
-    if (status != OK)
-      writer->failure = error;
-    else
-      writer->stats.written++;
-    writer->stats.bytes += bytes;
-    writer->stats.seconds_writing += clock_seconds() - began;
+    if (status != OK) writer->failure = error;
     writer->writing = false;
     pthread_cond_broadcast(&writer->changed);
   }
@@ -264,7 +256,6 @@ Status checkpoint_writer_check(CheckpointWriter *writer, Error *error) {
 Status checkpoint_writer_submit(CheckpointWriter *writer, const CheckpointContent *content,
                                 Error *error) {
   Status status = OK;
-  double began = clock_seconds();
   TRY(snapshot_check(content, error));
   pthread_mutex_lock(&writer->mutex);
   status = wait_idle(writer, CHECKPOINT_WAIT_SECONDS, error);
@@ -273,7 +264,6 @@ Status checkpoint_writer_submit(CheckpointWriter *writer, const CheckpointConten
   TRY(snapshot_take(&writer->snapshot, content, error));
   pthread_mutex_lock(&writer->mutex);
   writer->writing = true;
-  writer->stats.seconds_stalled += clock_seconds() - began;
   pthread_cond_broadcast(&writer->changed);
   pthread_mutex_unlock(&writer->mutex);
 done:
@@ -302,12 +292,4 @@ Status checkpoint_writer_close(CheckpointWriter *writer, Error *error) {
   pthread_join(writer->thread, NULL);
   free_writer(writer);
   return status;
-}
-
-CheckpointStats checkpoint_writer_stats(const CheckpointWriter *writer) {
-  pthread_mutex_t *mutex = (pthread_mutex_t *)&writer->mutex;
-  pthread_mutex_lock(mutex);
-  CheckpointStats stats = writer->stats;
-  pthread_mutex_unlock(mutex);
-  return stats;
 }

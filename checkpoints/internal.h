@@ -52,7 +52,7 @@ Status snapshot_take(Snapshot *snapshot, const CheckpointContent *content, Error
 void snapshot_clear(Snapshot *snapshot);
 void snapshot_free(Snapshot *snapshot);
 /* Writes every file and the manifest, fsynced, into the existing folder. */
-Status snapshot_write(const Snapshot *snapshot, const char *folder, int64_t *bytes, Error *error);
+Status snapshot_write(const Snapshot *snapshot, const char *folder, Error *error);
 
 /* --- manifest.c ---------------------------------------------------------------------------------
  */

@@ -34,7 +34,7 @@ static const struct {
 };
 enum { TYPE_COUNT = sizeof TYPES / sizeof *TYPES };
 
-size_t tensor_type_size(TensorType type) {
+static size_t type_size(TensorType type) {
   return TYPES[type].size;
 }
 
@@ -43,7 +43,7 @@ const char *tensor_type_name(TensorType type) {
 }
 
 size_t named_tensor_bytes(const NamedTensor *tensor) {
-  size_t bytes = tensor_type_size(tensor->type);
+  size_t bytes = type_size(tensor->type);
   for (int i = 0; i < tensor->rank; i++) bytes *= (size_t)tensor->shape[i];
   return bytes;
 }
@@ -53,7 +53,7 @@ size_t named_tensor_bytes(const NamedTensor *tensor) {
 /* Widest type first, so that every tensor is aligned to its type; then by name. */
 static int compare_for_writing(const void *a, const void *b) {
   const NamedTensor *const *left = a, *const *right = b;
-  size_t left_size = tensor_type_size((*left)->type), right_size = tensor_type_size((*right)->type);
+  size_t left_size = type_size((*left)->type), right_size = type_size((*right)->type);
   if (left_size != right_size) return left_size < right_size ? 1 : -1;
   return strcmp((*left)->name, (*right)->name);
 }
@@ -69,7 +69,7 @@ static Status check_tensor(const char *path, const NamedTensor *tensor, Error *e
   if (tensor->rank < 0 || tensor->rank > TENSOR_MAX_RANK)
     return error_set(error, ERROR_INTERNAL, "%s: tensor \"%s\": rank %d; allowed: 0 to %d", path,
                      name, tensor->rank, TENSOR_MAX_RANK);
-  size_t bytes = tensor_type_size(tensor->type);
+  size_t bytes = type_size(tensor->type);
   for (int i = 0; i < tensor->rank; i++) {
     if (tensor->shape[i] < 0 || __builtin_mul_overflow(bytes, (size_t)tensor->shape[i], &bytes))
       return error_set(error, ERROR_INTERNAL, "%s: tensor \"%s\": dimension %d is %lld", path, name,
@@ -78,13 +78,6 @@ static Status check_tensor(const char *path, const NamedTensor *tensor, Error *e
   if (bytes > 0 && !tensor->data)
     return error_set(error, ERROR_INTERNAL, "%s: tensor \"%s\": has no data", path, name);
   return OK;
-}
-
-static json_t *describe_metadata(const Metadata *metadata, int count) {
-  json_t *object = json_object();
-  for (int i = 0; i < count; i++)
-    json_object_set_new(object, metadata[i].key, json_string(metadata[i].value));
-  return object;
 }
 
 static json_t *describe_tensor(const NamedTensor *tensor, uint64_t begin, uint64_t end) {
@@ -96,17 +89,12 @@ static json_t *describe_tensor(const NamedTensor *tensor, uint64_t begin, uint64
 }
 
 /* Length and padded JSON, ready to be written. */
-static Status make_header(const char *path, const NamedTensor *const *sorted, int count,
-                          const Metadata *metadata, int metadata_count, Text *out, Error *error) {
+static Status make_header(const char *path, const NamedTensor *const *sorted, int count, Text *out,
+                          Error *error) {
   Status status = OK;
   char *dump = NULL;
   json_t *header = json_object();
   uint64_t offset = 0;
-  if (metadata_count > 0) {
-    json_object_set_new(header, METADATA_KEY, describe_metadata(metadata, metadata_count));
-    if (json_object_size(json_object_get(header, METADATA_KEY)) != (size_t)metadata_count)
-      FAIL(error, ERROR_INTERNAL, "%s: metadata must be UTF-8 and its keys distinct", path);
-  }
   for (int i = 0; i < count; i++) {
     uint64_t end = offset + named_tensor_bytes(sorted[i]);
     if (json_object_get(header, sorted[i]->name))
@@ -146,8 +134,7 @@ static Status write_summed(int descriptor, const char *path, const void *data, s
   return OK;
 }
 
-Status safetensors_write(const char *path, const NamedTensor *tensors, int count,
-                         const Metadata *metadata, int metadata_count, uint32_t *crc,
+Status safetensors_write(const char *path, const NamedTensor *tensors, int count, uint32_t *crc,
                          uint64_t *size, Error *error) {
   Status status = OK;
   Text header = {0};
@@ -160,7 +147,7 @@ Status safetensors_write(const char *path, const NamedTensor *tensors, int count
     sorted[i] = &tensors[i];
   }
   qsort(sorted, (size_t)count, sizeof *sorted, compare_for_writing);
-  TRY(make_header(path, sorted, count, metadata, metadata_count, &header, error));
+  TRY(make_header(path, sorted, count, &header, error));
 
   descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (descriptor < 0) {
@@ -258,7 +245,7 @@ static Status parse_shape(const char *where, const json_t *object, NamedTensor *
          json_array_size(shape), TENSOR_MAX_RANK);
   tensor->rank = (int)json_array_size(shape);
   TRY(parse_numbers(where, "shape", shape, tensor->shape, error));
-  *bytes = tensor_type_size(tensor->type);
+  *bytes = type_size(tensor->type);
   for (int i = 0; i < tensor->rank; i++) {
     if (__builtin_mul_overflow(*bytes, (uint64_t)tensor->shape[i], bytes))
       FAIL(error, ERROR_DATA, "%s.shape: its product does not fit 64 bits", where);
@@ -472,8 +459,4 @@ const NamedTensor *safetensors_find(const Safetensors *file, const char *name) {
     if (strcmp(file->tensors[i].name, name) == 0) return &file->tensors[i];
   }
   return NULL;
-}
-
-const char *safetensors_metadata(const Safetensors *file, const char *key) {
-  return json_string_value(json_object_get(json_object_get(file->header, METADATA_KEY), key));
 }

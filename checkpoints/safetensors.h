@@ -35,15 +35,9 @@ typedef struct NamedTensor {
   TensorType type;
   int rank;
   int64_t shape[TENSOR_MAX_RANK];
-  const void
-      *data; /* row-major, little-endian; of a foreign file perhaps not aligned to its type */
+  const void *data; /* row-major, little-endian; of a foreign file perhaps not aligned */
 } NamedTensor;
 
-typedef struct Metadata {
-  const char *key, *value;
-} Metadata;
-
-size_t tensor_type_size(TensorType type);
 const char *tensor_type_name(TensorType type); /* "F32" */
 /* Product of shape and type; 0 for an empty tensor. */
 size_t named_tensor_bytes(const NamedTensor *tensor);
@@ -51,13 +45,14 @@ size_t named_tensor_bytes(const NamedTensor *tensor);
 /* Writes and fsyncs `path` (not atomic by itself: checkpoints are committed as folders; give a
  * temporary name). Tensors are written widest type first, then by name. `crc` (may be NULL)
  * receives the CRC32C and `size` the length of the whole file. */
-Status safetensors_write(const char *path, const NamedTensor *tensors, int count,
-                         const Metadata *metadata, int metadata_count, uint32_t *crc,
+Status safetensors_write(const char *path, const NamedTensor *tensors, int count, uint32_t *crc,
                          uint64_t *size, Error *error);
 
 typedef struct Safetensors Safetensors;
-Status safetensors_open(const char *path, Safetensors **out, Error *error); /* maps the file */
-/* As safetensors_open, from memory that must outlive it. */
+/* Maps the file; nobody may shorten it while it is open. ERROR_IO where it cannot be read,
+ * ERROR_DATA naming tensor and member where the content is wrong. */
+Status safetensors_open(const char *path, Safetensors **out, Error *error);
+/* As safetensors_open, from memory that must outlive it; `name` stands for the file in errors. */
 Status safetensors_parse(const char *name, const void *bytes, size_t size, Safetensors **out,
                          Error *error);
 void safetensors_close(Safetensors *file);
@@ -66,6 +61,5 @@ int safetensors_count(const Safetensors *file);
 const NamedTensor *safetensors_tensor(const Safetensors *file, int index);
 /* NULL when there is none of that name. */
 const NamedTensor *safetensors_find(const Safetensors *file, const char *name);
-const char *safetensors_metadata(const Safetensors *file, const char *key); /* NULL: none */
 
 #endif

@@ -147,33 +147,29 @@ done:
   return status;
 }
 
-Status snapshot_write(const Snapshot *snapshot, const char *folder, int64_t *bytes, Error *error) {
+Status snapshot_write(const Snapshot *snapshot, const char *folder, Error *error) {
   Status status = OK;
   const CheckpointContent *content = &snapshot->content;
   json_t *files = json_object();
   json_t *manifest =
       json_pack("{s:s, s:i, s:I, s:o}", "format", CHECKPOINT_FORMAT, "version", CHECKPOINT_VERSION,
                 "step", (json_int_t)content->step, "files", files);
-  uint64_t size = 0, total = 0;
+  uint64_t size = 0;
   uint32_t crc = 0;
   for (int f = 0; f < content->file_count; f++) {
     const CheckpointFile *file = &content->files[f];
     char *path = path_join(folder, file->name);
-    status =
-        safetensors_write(path, file->tensors, file->tensor_count, NULL, 0, &crc, &size, error);
+    status = safetensors_write(path, file->tensors, file->tensor_count, &crc, &size, error);
     free(path);
     if (status != OK) goto done;
     list_file(files, file->name, size, crc);
-    total += size;
   }
   TRY(write_json(folder, CHECKPOINT_STATE, content->state, &size, &crc, error));
   list_file(files, CHECKPOINT_STATE, size, crc);
-  total += size;
   json_object_update(manifest, (json_t *)content->manifest);
   json_object_set_new(manifest, "crc32c",
                       json_integer((json_int_t)checkpoint_manifest_crc(manifest)));
   TRY(write_json(folder, CHECKPOINT_MANIFEST, manifest, &size, &crc, error));
-  *bytes = (int64_t)(total + size);
 done:
   json_decref(manifest);
   return status;

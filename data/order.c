@@ -29,7 +29,7 @@ static uint64_t feistel(const Feistel *network, uint64_t value) {
   return (uint64_t)left << network->half_bits | right;
 }
 
-int64_t order_clip(uint64_t seed, int64_t epoch, int64_t position, int64_t n) {
+static int64_t clip_at(uint64_t seed, int64_t epoch, int64_t position, int64_t n) {
   Random stream = random_stream(seed, RANDOM_ORDER, 0, 0);
   Feistel network = {{stream.key[0], stream.key[1]}, (uint64_t)epoch, LEAST_HALF_BITS};
   while (UINT64_C(1) << 2 * network.half_bits < (uint64_t)n) network.half_bits++;
@@ -41,7 +41,7 @@ int64_t order_clip(uint64_t seed, int64_t epoch, int64_t position, int64_t n) {
 
 SamplePlace order_sample(uint64_t seed, int64_t sample, int64_t n) {
   SamplePlace place = {.epoch = sample / n, .position = sample % n};
-  place.clip = order_clip(seed, place.epoch, place.position, n);
+  place.clip = clip_at(seed, place.epoch, place.position, n);
   return place;
 }
 

@@ -8,14 +8,12 @@
 
 #include <stdint.h>
 
-/* The index of the clip at `position` (0 .. n-1) of `epoch`. n >= 1. */
-int64_t order_clip(uint64_t seed, int64_t epoch, int64_t position, int64_t n);
-
-/* A sample is a position in the endless sequence of epochs: batch * global_batch + place in batch.
- */
 typedef struct SamplePlace {
-  int64_t epoch, position, clip;
+  int64_t epoch, position; /* position: 0 .. n-1 */
+  int64_t clip;            /* the index of the clip at that position of that epoch */
 } SamplePlace;
+/* A sample is a position in the endless sequence of epochs of n >= 1 clips each:
+ * batch * global_batch + place in batch. */
 SamplePlace order_sample(uint64_t seed, int64_t sample, int64_t n);
 
 /* The number of the batch that step `step` takes, where the `count` batches of `left_out`

@@ -146,21 +146,6 @@ static void assignments(void **state) {
   assert_int_equal(config.seed, 3);
 }
 
-static void choice_names(void **state) {
-  (void)state;
-  Example config = defaults();
-  char name[16];
-  assert_string_equal(config_choice_name(&example, &config, "loss.game", name, 16), "bce");
-  config.game = 2;
-  assert_string_equal(config_choice_name(&example, &config, "loss.game", name, 4), "hin");
-  config.game = 3;
-  assert_string_equal(config_choice_name(&example, &config, "loss.game", name, 16), "?");
-  config.game = -1;
-  assert_string_equal(config_choice_name(&example, &config, "loss.game", name, 16), "?");
-  assert_string_equal(config_choice_name(&example, &config, "run.dir", name, 16), "?");
-  assert_string_equal(config_choice_name(&example, &config, "none", name, 16), "?");
-}
-
 static void commented_defaults(void **state) {
   (void)state;
   Example config = defaults();
@@ -337,7 +322,6 @@ int main(void) {
       cmocka_unit_test(strings),
       cmocka_unit_test(longest_string),
       cmocka_unit_test(assignments),
-      cmocka_unit_test(choice_names),
       cmocka_unit_test(commented_defaults),
       cmocka_unit_test(long_comments_wrap),
       cmocka_unit_test(help),

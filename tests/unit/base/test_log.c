@@ -72,19 +72,6 @@ static void form_of_a_line(void **state) {
   assert_true(matches("^" TIME "info: i2\n" TIME "warning: w3\n" TIME "error: e4\n$"));
 }
 
-static void only_errors(void) {
-  log_set_level(LOG_ERROR);
-  one_of_each();
-  log_set_level(LOG_DEBUG);
-  log_debug("last");
-}
-
-static void levels(void **state) {
-  (void)state;
-  log_of(only_errors);
-  assert_true(matches("^" TIME "error: e4\n" TIME "debug: last\n$"));
-}
-
 static void level_of_environment(void **state) {
   (void)state;
   static const char *const levels[] = {"debug", "info", "warning", "error"};
@@ -248,7 +235,6 @@ int main(void) {
   unsetenv("CELFORGE_LOG");
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(form_of_a_line),
-      cmocka_unit_test(levels),
       cmocka_unit_test(level_of_environment),
       cmocka_unit_test(ranks),
       cmocka_unit_test(errno_stays),

@@ -22,13 +22,11 @@ static void first_in_first_out(void **state) {
   void *item;
   for (intptr_t round = 0; round < 5; round++) {
     for (intptr_t i = 0; i < 3; i++) assert_true(queue_push(queue, number(10 * round + i)));
-    assert_int_equal(queue_length(queue), 3);
     for (intptr_t i = 0; i < 3; i++) {
       assert_true(queue_pop(queue, &item));
       assert_ptr_equal(item, number(10 * round + i));
     }
   }
-  assert_int_equal(queue_length(queue), 0);
   queue_free(queue);
   queue_free(NULL);
 }
@@ -46,9 +44,9 @@ enum { PRODUCERS = 3, CONSUMERS = 2, ITEMS = 2000, ROOM = 7 };
 
 typedef struct Crowd {
   Queue *queue;
-  intptr_t first;     /* of a producer */
-  uint8_t *seen;      /* of a consumer: how often each item came */
-  bool rising, bound; /* each producer's items came in order; never more than ROOM inside */
+  intptr_t first; /* of a producer */
+  uint8_t *seen;  /* of a consumer: how often each item came */
+  bool rising;    /* each producer's items came in order */
 } Crowd;
 
 static void *produce(void *argument) {
@@ -65,7 +63,6 @@ static void *consume(void *argument) {
     intptr_t n = (intptr_t)item;
     crowd->seen[n]++;
     crowd->rising &= n > last[n / ITEMS];
-    crowd->bound &= queue_length(crowd->queue) <= ROOM;
     last[n / ITEMS] = n;
   }
   return NULL;
@@ -80,7 +77,7 @@ static void many_threads(void **state) {
   pthread_t makers[PRODUCERS], takers[CONSUMERS];
   Error error;
   for (int i = 0; i < CONSUMERS; i++) {
-    consumers[i] = (Crowd){queue, 0, seen[i], true, true};
+    consumers[i] = (Crowd){queue, 0, seen[i], true};
     assert_int_equal(thread_start(&takers[i], "taker", consume, &consumers[i], &error), OK);
   }
   for (int i = 0; i < PRODUCERS; i++) {
@@ -91,7 +88,7 @@ static void many_threads(void **state) {
   queue_close(queue);
   for (int i = 0; i < CONSUMERS; i++) pthread_join(takers[i], NULL);
   for (int i = 0; i < PRODUCERS * ITEMS; i++) assert_int_equal(seen[0][i] + seen[1][i], 1);
-  for (int i = 0; i < CONSUMERS; i++) assert_true(consumers[i].rising && consumers[i].bound);
+  for (int i = 0; i < CONSUMERS; i++) assert_true(consumers[i].rising);
   queue_free(queue);
 }
 
@@ -99,15 +96,12 @@ static void closed(void **state) {
   (void)state;
   Queue *queue = queue_new(2);
   void *item = NULL;
-  bool timed_out = true;
   queue_push(queue, number(1));
   queue_close(queue);
   assert_false(queue_push(queue, number(2)));
   assert_true(queue_pop(queue, &item)); /* what was inside comes out */
   assert_ptr_equal(item, number(1));
   assert_false(queue_pop(queue, &item));
-  assert_false(queue_pop_within(queue, 10, &item, &timed_out));
-  assert_false(timed_out);
   queue_free(queue);
 }
 
@@ -146,33 +140,6 @@ static void close_wakes_all(void **state) {
   }
   queue_free(full);
   queue_free(empty);
-}
-
-static void *push_late(void *argument) {
-  usleep(30000);
-  queue_push(argument, number(5));
-  return NULL;
-}
-
-static void pop_within(void **state) {
-  (void)state;
-  Queue *queue = queue_new(1);
-  void *item = NULL;
-  bool timed_out = false;
-  double begin = clock_seconds();
-  assert_false(queue_pop_within(queue, 0.05, &item, &timed_out));
-  double waited = clock_seconds() - begin;
-  assert_true(timed_out);
-  assert_true(waited >= 0.05 && waited < 5);
-  assert_false(queue_pop_within(queue, -1, &item, &timed_out));
-  assert_true(timed_out);
-  pthread_t thread;
-  thread_start(&thread, "late", push_late, queue, NULL);
-  assert_true(queue_pop_within(queue, 60, &item, &timed_out));
-  assert_false(timed_out);
-  assert_ptr_equal(item, number(5));
-  pthread_join(thread, NULL);
-  queue_free(queue);
 }
 
 typedef struct Self {
@@ -258,7 +225,6 @@ int main(void) {
       cmocka_unit_test(many_threads),
       cmocka_unit_test(closed),
       cmocka_unit_test(close_wakes_all),
-      cmocka_unit_test(pop_within),
       cmocka_unit_test(started_threads),
       cmocka_unit_test(thread_that_cannot_start),
       cmocka_unit_test(clocks),

@@ -57,10 +57,6 @@ static void test_retention(void **state) {
     must_open(step, ELEMENTS);
   }
   must_hold("00000040 00000050 00000060");
-  CheckpointStats stats = checkpoint_writer_stats(writer);
-  assert_int_equal(stats.written, 6);
-  assert_true(stats.bytes > 6 * 2 * ELEMENTS * 4);
-  assert_true(stats.seconds_writing > 0 && stats.seconds_stalled > 0);
   MUST_OK(checkpoint_writer_close(writer, &error));
 }
 
@@ -229,7 +225,6 @@ static void check_failed_write(CheckpointWriter *writer, const char *reason) {
   must_open(10, ELEMENTS);
   must_open(20, ELEMENTS);
   MUST_OK(checkpoint_writer_wait(writer, 60, &error));
-  assert_int_equal(checkpoint_writer_stats(writer).written, 2);
 }
 
 /* A limit on file length stops the write wherever we are, root or not. */
@@ -342,8 +337,9 @@ static void test_kills(void **state) {
   Random random = random_stream(1, RANDOM_TEST, 0, 0);
   int64_t newest = 1;
   CheckpointWriter *writer = open_writer(2, NULL);
+  double began = clock_seconds();
   write_step(writer, newest, elements_of(newest));
-  double duration = checkpoint_writer_stats(writer).seconds_writing;
+  double duration = clock_seconds() - began;
   MUST_OK(checkpoint_writer_close(writer, &error));
   /* Thirty kills, and more, later ones, where the disk has become slower than it was. */
   for (int round = 0; round < 30 || newest <= 10; round++) {

@@ -24,7 +24,7 @@ static int set_up(void **state) {
   folder = mem_format("%s/celforge-test-XXXXXX", root && *root ? root : "/tmp");
   if (!mkdtemp(folder)) return -1;
   path = path_join(folder, "metrics.jsonl");
-  log_set_level(LOG_ERROR);
+  setenv("CELFORGE_LOG", "error", 1);
   return 0;
 }
 
