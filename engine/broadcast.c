@@ -49,25 +49,3 @@ Reduction reduction_of(Shape full, unsigned axes) {
   r.form = behind > 2 ? REDUCTION_SCATTER : behind == 2 ? REDUCTION_COLUMNS : REDUCTION_ROWS;
   return r;
 }
-
-bool pointwise_is_binary(PointwiseCode code) {
-  return code == PW_ADD || code == PW_SUB || code == PW_MUL || code == PW_DIV;
-}
-
-bool pointwise_well_formed(const PointwiseProgram *program, int inputs, int outputs) {
-  if (program->instruction_count < 0 || program->instruction_count > POINTWISE_MAX_INSTRUCTIONS ||
-      inputs > POINTWISE_MAX_INPUTS || outputs > POINTWISE_MAX_OUTPUTS) {
-    return false;
-  }
-  for (int k = 0; k < program->instruction_count; k++) {
-    const PointwiseInstruction *i = &program->instructions[k];
-    if (i->code >= PW_CODE_COUNT) return false;
-    if (i->code != PW_CONSTANT && (i->a < 0 || i->a >= inputs + k)) return false;
-    if (pointwise_is_binary(i->code) && (i->b < 0 || i->b >= inputs + k)) return false;
-  }
-  for (int k = 0; k < outputs; k++) {
-    const int r = program->outputs[k];
-    if (r < 0 || r >= inputs + program->instruction_count) return false;
-  }
-  return true;
-}

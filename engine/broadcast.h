@@ -3,7 +3,7 @@
 #ifndef CELFORGE_ENGINE_BROADCAST_H
 #define CELFORGE_ENGINE_BROADCAST_H
 
-#include "engine/op.h"
+#include "engine/tensor.h"
 
 /* How an input is read under a larger shape: groups of joined axes, outermost first. Stride 0: the
  * input repeats along the group. */
@@ -29,9 +29,5 @@ typedef struct Reduction {
 
 /* `axes`: a bit for each axis of `full` that is summed over. */
 Reduction reduction_of(Shape full, unsigned axes);
-
-bool pointwise_is_binary(PointwiseCode code);
-/* Whether all codes are known and every register is read behind the instruction that writes it. */
-bool pointwise_well_formed(const PointwiseProgram *program, int inputs, int outputs);
 
 #endif

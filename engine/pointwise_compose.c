@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/plan.h"
+#include "engine/pointwise.h"
 
 /* While composing, registers are named so that new inputs do not shift instructions. */
 enum {
@@ -17,11 +18,6 @@ typedef struct Composer {
   Value inputs[MAX_INPUTS];
   PointwiseInstruction instructions[MAX_INSTRUCTIONS];
 } Composer;
-
-static int operand_count(PointwiseCode code) {
-  if (code == PW_CONSTANT) return 0;
-  return code == PW_ADD || code == PW_SUB || code == PW_MUL || code == PW_DIV ? 2 : 1;
-}
 
 static int add_input(Composer *composer, Value value) {
   for (int i = 0; i < composer->input_count; i++) {
@@ -49,7 +45,7 @@ static PointwiseInstruction affine(int reg, float scale, float shift) {
 /* Arithmetic with one constant operand as PW_AFFINE, with constants alone as a constant. */
 static PointwiseInstruction fold_constants(const Composer *composer, PointwiseInstruction in) {
   float a = 0, b = 0;
-  int operands = operand_count(in.code);
+  int operands = pointwise_operands(in.code);
   bool a_known = operands > 0 && is_constant(composer, in.a, &a);
   bool b_known = operands > 1 && is_constant(composer, in.b, &b);
   switch (in.code) {
@@ -80,7 +76,7 @@ static bool same_instruction(const PointwiseInstruction *x, const PointwiseInstr
 /* Returns the register that holds what the instruction computes. */
 static int emit(Composer *composer, PointwiseInstruction instruction) {
   instruction = fold_constants(composer, instruction);
-  int operands = operand_count(instruction.code);
+  int operands = pointwise_operands(instruction.code);
   if (operands < 2) instruction.b = 0;
   if (operands < 1) instruction.a = 0;
   if (instruction.code == PW_COPY) return instruction.a;
@@ -105,7 +101,7 @@ static void append_program(Composer *composer, const PointwiseProgram *program, 
                            int *registers) {
   for (int i = 0; i < program->instruction_count; i++) {
     PointwiseInstruction instruction = program->instructions[i];
-    int operands = operand_count(instruction.code);
+    int operands = pointwise_operands(instruction.code);
     if (operands > 0) instruction.a = registers[instruction.a];
     if (operands > 1) instruction.b = registers[instruction.b];
     registers[input_count + i] = emit(composer, instruction);
@@ -117,7 +113,7 @@ static void mark_needed(const Composer *composer, const int *outputs, int count,
   for (int i = composer->instruction_count - 1; i >= 0; i--) {
     const PointwiseInstruction *instruction = &composer->instructions[i];
     if (!needed[FIRST_INSTRUCTION + i]) continue;
-    int operands = operand_count(instruction->code);
+    int operands = pointwise_operands(instruction->code);
     if (operands > 0) needed[instruction->a] = true;
     if (operands > 1) needed[instruction->b] = true;
   }
@@ -144,7 +140,7 @@ static bool finish(const Composer *composer, const int *outputs, int count, Op *
     if (!needed[FIRST_INSTRUCTION + i]) continue;
     if (instructions == POINTWISE_MAX_INSTRUCTIONS) return false;
     PointwiseInstruction instruction = composer->instructions[i];
-    int operands = operand_count(instruction.code);
+    int operands = pointwise_operands(instruction.code);
     if (operands > 0) instruction.a = renamed[instruction.a];
     if (operands > 1) instruction.b = renamed[instruction.b];
     program->instructions[instructions] = instruction;

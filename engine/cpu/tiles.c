@@ -1,6 +1,7 @@
 #include "engine/cpu/tiles.h"
 
 #include "engine/cpu/functions.h"
+#include "engine/pointwise.h"
 
 /* --- Planning --------------------------------------------------------------------------------- */
 
@@ -30,8 +31,8 @@ static void find_last_uses(const TilePlan *plan, int last[TILE_REGISTERS]) {
   for (int r = 0; r < TILE_REGISTERS; r++) last[r] = -1;
   for (int k = 0; k < program->instruction_count; k++) {
     const PointwiseInstruction *i = &program->instructions[k];
-    if (i->code != PW_CONSTANT) last[i->a] = k;
-    if (pointwise_is_binary(i->code)) last[i->b] = k;
+    if (pointwise_operands(i->code) > 0) last[i->a] = k;
+    if (pointwise_operands(i->code) > 1) last[i->b] = k;
   }
   for (int k = 0; k < plan->output_count; k++) {
     last[program->outputs[k]] = program->instruction_count;
@@ -291,8 +292,9 @@ void tile_run(const TilePlan *plan, const Tensor *inputs, int64_t first, int64_t
     const bool last = k == program->instruction_count - 1;
     const int r = plan->input_count + k;
     float *out = last && direct ? direct : workspace + plan->offset[r];
-    const float *a = instruction->code == PW_CONSTANT ? NULL : registers[instruction->a];
-    const float *b = pointwise_is_binary(instruction->code) ? registers[instruction->b] : NULL;
+    const int operands = pointwise_operands(instruction->code);
+    const float *a = operands > 0 ? registers[instruction->a] : NULL;
+    const float *b = operands > 1 ? registers[instruction->b] : NULL;
     run_instruction(instruction, a, b, out, length);
     registers[r] = out;
   }

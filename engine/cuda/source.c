@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "engine/cuda/source_text.h"
+#include "engine/pointwise.h"
 
 /* --- Parameters ------------------------------------------------------------------------------- */
 
@@ -57,8 +58,8 @@ SourceForm source_reduction_form(const Op *op, const Tensor *inputs) {
 static bool is_read(const PointwiseProgram *program, int outputs, int input) {
   for (int k = 0; k < program->instruction_count; k++) {
     const PointwiseInstruction *i = &program->instructions[k];
-    if (i->code == PW_CONSTANT) continue;
-    if (i->a == input || (pointwise_is_binary(i->code) && i->b == input)) return true;
+    const int operands = pointwise_operands(i->code);
+    if ((operands > 0 && i->a == input) || (operands > 1 && i->b == input)) return true;
   }
   for (int k = 0; k < outputs; k++) {
     if (program->outputs[k] == input) return true;
@@ -149,34 +150,12 @@ static void append_load(Text *text, int i, InputMode mode, DType dtype) {
 
 /* Every instruction is a function of two registers and its two constants: source_text.c. */
 static void append_instruction(Text *text, const PointwiseInstruction *i, int k, int inputs) {
-  static const char *const names[PW_CODE_COUNT] = {
-      [PW_CONSTANT] = "constant",
-      [PW_COPY] = "copy",
-      [PW_ADD] = "add",
-      [PW_SUB] = "sub",
-      [PW_MUL] = "mul",
-      [PW_DIV] = "div",
-      [PW_AFFINE] = "affine",
-      [PW_LEAKY_RELU] = "leaky_relu",
-      [PW_LEAKY_STEP] = "leaky_step",
-      [PW_TANH] = "tanh",
-      [PW_SIGMOID] = "sigmoid",
-      [PW_SOFTPLUS] = "softplus",
-      [PW_ABS] = "abs",
-      [PW_SIGN] = "sign",
-      [PW_SQRT] = "sqrt",
-      [PW_SAFE_RECIPROCAL] = "safe_reciprocal",
-      [PW_EXP] = "exp",
-      [PW_LOG] = "log",
-      [PW_CLAMP] = "clamp",
-      [PW_CLAMP_STEP] = "clamp_step",
-  };
   char a[16] = "0.0f", b[16] = "0.0f";
-  if (i->code != PW_CONSTANT) snprintf(a, sizeof a, "r%d", i->a);
-  if (pointwise_is_binary(i->code)) snprintf(b, sizeof b, "r%d", i->b);
+  if (pointwise_operands(i->code) > 0) snprintf(a, sizeof a, "r%d", i->a);
+  if (pointwise_operands(i->code) > 1) snprintf(b, sizeof b, "r%d", i->b);
   text_append(text,
               "    const float r%d = pw_%s(%s, %s, p.constants[%d][0], p.constants[%d][1]);\n",
-              inputs + k, names[i->code], a, b, k, k);
+              inputs + k, pointwise_name(i->code), a, b, k, k);
 }
 
 /* evaluate(p, first, n, wide, out0, ...): the program for elements [first, first + n), n at most

@@ -3,29 +3,7 @@
 #include <math.h>
 
 #include "engine/ops/rules.h"
-
-static const char *const code_names[PW_CODE_COUNT] = {
-    [PW_CONSTANT] = "constant",
-    [PW_COPY] = "copy",
-    [PW_ADD] = "add",
-    [PW_SUB] = "sub",
-    [PW_MUL] = "mul",
-    [PW_DIV] = "div",
-    [PW_AFFINE] = "affine",
-    [PW_LEAKY_RELU] = "leaky_relu",
-    [PW_LEAKY_STEP] = "leaky_step",
-    [PW_TANH] = "tanh",
-    [PW_SIGMOID] = "sigmoid",
-    [PW_SOFTPLUS] = "softplus",
-    [PW_ABS] = "abs",
-    [PW_SIGN] = "sign",
-    [PW_SQRT] = "sqrt",
-    [PW_SAFE_RECIPROCAL] = "safe_reciprocal",
-    [PW_EXP] = "exp",
-    [PW_LOG] = "log",
-    [PW_CLAMP] = "clamp",
-    [PW_CLAMP_STEP] = "clamp_step",
-};
+#include "engine/pointwise.h"
 
 static Value append_instruction(Graph *graph, const char *label, PointwiseInstruction instruction,
                                 const Value *inputs, int count, Shape shape, DType dtype) {
@@ -39,7 +17,7 @@ static Value append_instruction(Graph *graph, const char *label, PointwiseInstru
 }
 
 static Value append_unary(Graph *graph, PointwiseCode code, Value x, float p, float q) {
-  const char *label = code_names[code];
+  const char *label = pointwise_name(code);
   if (!operands_usable(graph, label, &x, 1)) return NO_VALUE;
   if (isnan(p) || isnan(q)) {
     graph_fail(graph, "%s: a constant is not a number", label);
@@ -74,7 +52,7 @@ static DType result_dtype(const Graph *graph, const Value *operands, Shape full)
 }
 
 static Value append_binary(Graph *graph, PointwiseCode code, Value a, Value b) {
-  const char *label = code_names[code];
+  const char *label = pointwise_name(code);
   Value operands[] = {a, b};
   if (!operands_usable(graph, label, operands, 2)) return NO_VALUE;
   Shape shape;
@@ -254,10 +232,6 @@ static Value binary_gradient(Graph *graph, PointwiseCode code, int operand, Valu
   }
 }
 
-static bool is_binary(PointwiseCode code) {
-  return code == PW_ADD || code == PW_SUB || code == PW_MUL || code == PW_DIV;
-}
-
 static void pointwise_gradient(Graph *graph, const Op *op, const Value *output_gradients,
                                const bool *wanted, Value *gradients) {
   const PointwiseProgram *program = &op->attributes.pointwise;
@@ -277,7 +251,7 @@ static void pointwise_gradient(Graph *graph, const Op *op, const Value *output_g
   for (int i = 0; i < op->input_count; i++) {
     if (!wanted[i]) continue;
     Value full =
-        is_binary(instruction->code)
+        pointwise_operands(instruction->code) > 1
             ? binary_gradient(graph, instruction->code, i, op->inputs[0], op->inputs[1], y, dy)
             : unary_gradient(graph, instruction, op->inputs[i], y, dy);
     if (full.id < 0) continue;
