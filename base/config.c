@@ -82,7 +82,10 @@ Status config_assign(const ConfigSchema *schema, const char *assignment, void *c
                      Error *error) {
   Status status = OK;
   ConfigValue value;
-  ConfigPlace place = {"--set", 1, 1};
+  Text name = {0};
+  text_append(&name, "%s%s", schema->option ? schema->option : "", schema->option ? " " : "");
+  config_append_shown(&name, assignment);
+  ConfigPlace place = {.name = name.data};
   const char *equals = strchr(assignment, '=');
   char *path =
       mem_format("%.*s", equals ? (int)(equals - assignment) : (int)strlen(assignment), assignment);
@@ -90,9 +93,7 @@ Status config_assign(const ConfigSchema *schema, const char *assignment, void *c
   if (!equals) {
     status = config_wrong(place, path, error, "has no value; write KEY=VALUE");
   } else if (key) {
-    ConfigPlace behind = {place.name, 1, place.column + strlen(path) + 1};
-    status = config_value_parse(key, (ConfigScalar){.text = equals + 1}, behind, &value, error);
-    place = behind;
+    status = config_value_parse(key, (ConfigScalar){.text = equals + 1}, place, &value, error);
   } else if (config_find_section(schema, path)) {
     status = config_not_a_value(schema, place, path, error);
   } else {
@@ -102,6 +103,7 @@ Status config_assign(const ConfigSchema *schema, const char *assignment, void *c
   config_value_store(&value, config);
   config_remember_place(key, place);
 done:
+  text_free(&name);
   free(path);
   return status;
 }

@@ -7,8 +7,11 @@
  *     run.yaml:12:9: optim.generator_rate: "fast" is not a number; allowed: 0 to 1
  *     run.yaml:3:1: modle: unknown key; did you mean "model"?
  *
- * and --set assignments are named "--set:1:COLUMN" in place of a file. Duplicate keys, aliases,
- * anchors, tags and multiple documents are refused. */
+ * and for an assignment of the command line
+ *
+ *     --set train.steps=x: "x" is not an integer; allowed: 1 to 1000000000000
+ *
+ * Duplicate keys, aliases, anchors, tags and multiple documents are refused. */
 #ifndef CELFORGE_BASE_CONFIG_H
 #define CELFORGE_BASE_CONFIG_H
 
@@ -44,6 +47,7 @@ typedef struct ConfigSchema {
   const ConfigKey *keys; /* keys of a section stand together */
   size_t count;
   const char *(*section_help)(const char *section); /* may be NULL */
+  const char *option; /* of the command line that assigns its keys: "--set" */
 } ConfigSchema;
 
 /* Every function below leaves *config untouched when it fails. ERROR_USAGE on bad content.
@@ -64,9 +68,9 @@ Status config_assign(const ConfigSchema *schema, const char *assignment, void *c
 void config_write(const ConfigSchema *schema, const void *config, bool comments, Text *out);
 /* One line a key, for --help. */
 void config_help(const ConfigSchema *schema, Text *out);
-/* Formats "FILE:LINE:COLUMN: key: " for a check across keys made after loading: the place where
- * `key` was last set is remembered by the last config_load/parse/assign of this thread; a key left
- * at its default is named "default". */
+/* Fails with "FILE:LINE:COLUMN: key: ", or "--set key=value: ", before the message, for a check
+ * across keys made after loading: the place where `key` was last set is remembered by the last
+ * config_load/parse/assign of this thread; a key left at its default is named "default: key". */
 Status config_error(const char *key, Error *error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

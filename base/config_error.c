@@ -56,7 +56,9 @@ void config_forget_places(void) {
 
 void config_remember_place(const ConfigKey *key, ConfigPlace place) {
   Places *places = own_places();
-  char *text = mem_format("%s:%zu:%zu", place.name, place.line, place.column);
+  char *text = place.line > 0
+                   ? mem_format("%s:%zu:%zu: %s", place.name, place.line, place.column, key->key)
+                   : mem_string(place.name);
   for (size_t i = 0; i < places->count; i++) {
     if (strcmp(places->items[i].key, key->key) != 0) continue;
     free(places->items[i].place);
@@ -70,7 +72,7 @@ void config_remember_place(const ConfigKey *key, ConfigPlace place) {
 
 Status config_error(const char *key, Error *error, const char *format, ...) {
   const Places *places = own_places();
-  const char *place = "default";
+  const char *place = NULL;
   for (size_t i = 0; i < places->count; i++)
     if (strcmp(places->items[i].key, key) == 0) place = places->items[i].place;
   char *message = NULL;
@@ -78,30 +80,32 @@ Status config_error(const char *key, Error *error, const char *format, ...) {
   va_start(arguments, format);
   if (vasprintf(&message, format, arguments) < 0) message = NULL;
   va_end(arguments);
-  error_set(error, ERROR_USAGE, "%s: %s: %s", place, key, message ? message : format);
+  error_set(error, ERROR_USAGE, "%s%s: %s", place ? "" : "default: ", place ? place : key,
+            message ? message : format);
   free(message);
   return ERROR_USAGE;
 }
 
 /* --- The texts -------------------------------------------------------------------------------- */
 
-/* On one line, and cut between two characters where it is long. */
-static void append_shown(Text *out, const char *text) {
-  size_t length = strlen(text), end = length;
-  if (length > LONGEST_SHOWN) {
-    end = LONGEST_SHOWN;
-    while (end > 0 && ((unsigned char)text[end] & 0xc0) == 0x80) end--;
+void config_append_shown(Text *out, const char *text) {
+  const char *at = text;
+  while (*at) {
+    const char *character = at;
+    int32_t code = config_next_character(&at);
+    size_t width = (size_t)(at - character);
+    if ((size_t)(at - text) > LONGEST_SHOWN) {
+      text_append(out, "...");
+      return;
+    }
+    bool visible = code >= 0x20 && code != 0x7f;
+    text_append_bytes(out, visible ? character : "?", visible ? width : 1);
   }
-  for (size_t i = 0; i < end; i++) {
-    unsigned char c = (unsigned char)text[i];
-    text_append_bytes(out, c < 0x20 || c == 0x7f ? "?" : &text[i], 1);
-  }
-  if (end < length) text_append(out, "...");
 }
 
 void config_append_found(Text *out, const char *text) {
   text_append(out, "\"");
-  append_shown(out, text);
+  config_append_shown(out, text);
   text_append(out, "\"");
 }
 
@@ -112,9 +116,12 @@ Status config_wrong(ConfigPlace place, const char *path, Error *error, const cha
   va_start(arguments, format);
   if (vasprintf(&message, format, arguments) < 0) message = NULL;
   va_end(arguments);
-  append_shown(&shown, path);
-  error_set(error, ERROR_USAGE, "%s:%zu:%zu: %s: %s", place.name, place.line, place.column,
-            shown.data ? shown.data : "\"\"", message ? message : format);
+  config_append_shown(&shown, path);
+  if (place.line > 0)
+    error_set(error, ERROR_USAGE, "%s:%zu:%zu: %s: %s", place.name, place.line, place.column,
+              shown.data ? shown.data : "\"\"", message ? message : format);
+  else
+    error_set(error, ERROR_USAGE, "%s: %s", place.name, message ? message : format);
   text_free(&shown);
   free(message);
   return ERROR_USAGE;

@@ -5,9 +5,9 @@
 
 #include "base/config.h"
 
-/* Line and column count from 1, in characters. */
+/* Line and column count from 1, in characters. An assignment has neither: its name says all. */
 typedef struct ConfigPlace {
-  const char *name; /* of the file, or "--set" */
+  const char *name; /* of the file, or "--set train.steps=5" */
   size_t line, column;
 } ConfigPlace;
 
@@ -41,7 +41,8 @@ size_t config_section_length(const char *key);
 /* The first key of a section, or NULL. */
 const ConfigKey *config_find_section(const ConfigSchema *schema, const char *section);
 
-/* config_error.c: all fail with ERROR_USAGE and "NAME:LINE:COLUMN: path: ..." */
+/* config_error.c: all fail with ERROR_USAGE and "NAME:LINE:COLUMN: path: ...", or "NAME: ..." for
+ * an assignment */
 Status config_wrong(ConfigPlace place, const char *path, Error *error, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 Status config_unknown(const ConfigSchema *schema, ConfigPlace place, const char *path,
@@ -50,7 +51,9 @@ Status config_not_a_value(const ConfigSchema *schema, ConfigPlace place, const c
                           Error *error);
 void config_forget_places(void);
 void config_remember_place(const ConfigKey *key, ConfigPlace place);
-/* `text` in quotes on one line, cut where it is long: for values in errors. */
+/* `text` on one line, as UTF-8, cut where it is long: for what stands in errors. */
+void config_append_shown(Text *out, const char *text);
+/* The same in quotes: for values. */
 void config_append_found(Text *out, const char *text);
 
 /* config_value.c */

@@ -68,7 +68,7 @@ static const ConfigKey KEYS[] = {
          "from a failure to the first step after it, seconds"),
 };
 
-const ConfigSchema cluster_schema = {KEYS, sizeof KEYS / sizeof *KEYS, NULL};
+const ConfigSchema cluster_schema = {KEYS, sizeof KEYS / sizeof *KEYS, NULL, "--cluster-set"};
 
 Status cluster_load(const char *path, const char *const *changes, int change_count,
                     Cluster *cluster, Error *error) {

@@ -176,7 +176,7 @@ static const char *section_help(const char *section) {
   return NULL;
 }
 
-const ConfigSchema config_schema = {KEYS, sizeof KEYS / sizeof *KEYS, section_help};
+const ConfigSchema config_schema = {KEYS, sizeof KEYS / sizeof *KEYS, section_help, "--set"};
 
 static Status check_batch(const Config *config, int world_size, Error *error) {
   int64_t global = config->train.global_batch, micro = config->train.micro_batch;

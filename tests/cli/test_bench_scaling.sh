@@ -50,7 +50,7 @@ succeeds "a change of the cluster" "$celforge" bench scaling step.json "${h200[@
   --cluster-set near.latency_us=50
 [ "$(grep -cE '^ +4096 +256 ' out)" -eq 1 ] && grep -qF "with node.ranks=16" out
 result $? "is seen and said"
-refuses "a change that is none" 64 "--set:1:1: near.lag: unknown key" \
+refuses "a change that is none" 64 "--cluster-set near.lag=1: unknown key" \
   "$celforge" bench scaling step.json "${h200[@]}" --cluster-set near.lag=1
 
 refuses "no cluster" 64 "--cluster" "$celforge" bench scaling tiny.yaml

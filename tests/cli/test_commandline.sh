@@ -83,11 +83,11 @@ refuses "a batch not of whole micro-batches" 64 \
   'bad.yaml:2:17: train.global_batch: 6 is not a multiple of train.micro_batch 4' \
   "$celforge" config --check bad.yaml
 refuses "no config file" 74 'missing.yaml: cannot open: No such file' "$celforge" train missing.yaml
-refuses "a misspelt key in --set" 64 'trian.steps: unknown key; did you mean "train.steps"?' \
+refuses "a misspelt key in --set" 64 '--set trian.steps=4: unknown key; did you mean "train.steps"?' \
   "$celforge" train defaults.yaml --set trian.steps=4
-refuses "a bad value in --set" 64 'train.steps: "x" is not an integer' \
+refuses "a bad value in --set" 64 '--set train.steps=x: "x" is not an integer' \
   "$celforge" train defaults.yaml --set train.steps=x
-refuses "no value in --set" 64 '--set' "$celforge" train defaults.yaml --set train.steps
+refuses "no value in --set" 64 '--set train.steps: has no value; write KEY=VALUE' "$celforge" train defaults.yaml --set train.steps
 refuses "no dataset" 65 'nowhere: no such folder' \
   "$celforge" train defaults.yaml --set data.path=nowhere --set run.dir=run
 nothing_left "a refused run leaves nothing" run

@@ -22,7 +22,7 @@ static const ConfigKey keys[] = {
     {"b.game", CONFIG_CHOICE, offsetof(Target, game), 0, 0, "bce", "lsgan|bce", "Loss."},
     {"b.dir", CONFIG_STRING, offsetof(Target, dir), 0, 0, "runs", NULL, "Folder."},
 };
-static const ConfigSchema schema = {keys, sizeof keys / sizeof *keys, NULL};
+static const ConfigSchema schema = {keys, sizeof keys / sizeof *keys, NULL, "--set"};
 
 static void require(bool good) {
   if (!good) abort();

@@ -42,6 +42,6 @@ static inline const char *example_section_help(const char *section) {
 }
 
 static const ConfigSchema example = {example_keys, sizeof example_keys / sizeof *example_keys,
-                                     example_section_help};
+                                     example_section_help, "--set"};
 
 #endif

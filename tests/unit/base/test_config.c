@@ -44,7 +44,7 @@ static void default_values(void **state) {
 static void bad_table(void **state) {
   (void)state;
   ConfigKey keys[2] = {example_keys[3], example_keys[4]};
-  ConfigSchema schema = {keys, 2, NULL};
+  ConfigSchema schema = {keys, 2, NULL, NULL};
   Example config, before;
   memset(&config, 0x55, sizeof config);
   before = config;
@@ -175,7 +175,7 @@ static void commented_defaults(void **state) {
 static void long_comments_wrap(void **state) {
   (void)state;
   ConfigKey key = example_keys[3];
-  ConfigSchema schema = {&key, 1, NULL};
+  ConfigSchema schema = {&key, 1, NULL, NULL};
   Example config = defaults();
   char help[601] = "";
   for (int i = 0; i < 60; i++) strcat(help, "words and ");
