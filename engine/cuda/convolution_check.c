@@ -43,10 +43,13 @@ typedef struct CheckMemory {
   void *workspace;
 } CheckMemory;
 
+/* The default stream's work goes on behind the host, and the backend's stream does not wait for it.
+ */
 static Status allocate(size_t bytes, void **out, Error *error) {
   Status status = OK;
   CUDA_TRY(cudaMalloc(out, bytes));
   CUDA_TRY(cudaMemset(*out, 0xff, bytes)); /* NaN: what is not written shows */
+  CUDA_TRY(cudaStreamSynchronize(NULL));
 done:
   return status;
 }
@@ -66,6 +69,7 @@ static Status random_tensor(Shape shape, DType dtype, double scale, Random *rand
   }
   TRY(allocate(bytes, &out->data, error));
   CUDA_TRY(cudaMemcpy(out->data, host, bytes, cudaMemcpyHostToDevice));
+  CUDA_TRY(cudaStreamSynchronize(NULL));
 done:
   free(host);
   return status;
