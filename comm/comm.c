@@ -12,6 +12,10 @@
 enum { SCRATCH_BYTES = 4 << 20, LARGEST_PIECE = 1 << 20, SMALLEST_PIECE = 4096 };
 /* MPI_Abort itself can hang where a daemon is gone. */
 enum { ABORT_SECONDS = 5 };
+/* Of a rank that has nothing to do but to report. */
+enum { FAILED_SECONDS = 60 };
+
+/* --- What a launcher has announced ------------------------------------------------------------ */
 
 static int environment_number(const char *name) {
   const char *text = getenv(name);
@@ -48,8 +52,16 @@ static void warn_of_missing_ranks(const Comm *comm) {
                 variable, announced, comm->size);
 }
 
-/* Said by every rank before it waits for the others, so nobody hangs. */
-static Status check_reproducible(const Comm *comm, Error *error) {
+/* --- Start ------------------------------------------------------------------------------------ */
+
+static Status check_options(const CommOptions *options, Error *error) {
+  if (!options->reproducible || !options->bf16_gradients) return OK;
+  return error_set(error, ERROR_USAGE,
+                   "a reproducible reduction of bfloat16 gradients: one rank alone would not "
+                   "round them; allowed: f32 gradients, or the fast reduction");
+}
+
+static Status check_size(const Comm *comm, Error *error) {
   int size = comm->size, below = 1;
   if (!comm->options.reproducible || (size & (size - 1)) == 0) return OK;
   while (below * 2 < size) below *= 2;
@@ -59,81 +71,144 @@ static Status check_reproducible(const Comm *comm, Error *error) {
                    size, below, below * 2);
 }
 
+static Status find_neighbours(Comm *comm, const Operation *operation, Error *error) {
+  MPI_Comm host = MPI_COMM_NULL;
+  int code = MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
+  Status status = mpi_check(code, operation, error);
+  if (status != OK) return status;
+  MPI_Comm_rank(host, &comm->local_rank);
+  MPI_Comm_size(host, &comm->local_size);
+  MPI_Comm_free(&host);
+  return OK;
+}
+
+static Status allocate_scratch(Comm *comm, Error *error) {
+  size_t piece = SCRATCH_BYTES / ((size_t)comm->size + 1) / 64 * 64;
+  comm->piece = piece > LARGEST_PIECE    ? LARGEST_PIECE
+                : piece < SMALLEST_PIECE ? SMALLEST_PIECE
+                                         : piece;
+  void *scratch;
+  Status status =
+      mem_bulk(((size_t)comm->size + 1) * comm->piece, "the collectives' buffer", &scratch, error);
+  if (status == OK) comm->scratch = scratch;
+  return status;
+}
+
 static Status open_mpi(Comm *comm, int *argc, char ***argv, Error *error) {
   Status status = OK;
   int provided = 0, initialized = 0;
-  MPI_Comm host = MPI_COMM_NULL;
   MPI_Initialized(&initialized);
   if (initialized) FAIL(error, ERROR_INTERNAL, "MPI can be started only once in a process");
   MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided);
   comm->uses_mpi = true;
   MPI_Comm_rank(MPI_COMM_WORLD, &comm->rank);
   MPI_Comm_size(MPI_COMM_WORLD, &comm->size);
-  TRY(check_reproducible(comm, error));
-  Operation operation = {"starting the group", comm->rank, comm->size, 0, 0};
   if (provided < MPI_THREAD_MULTIPLE)
     FAIL(error, ERROR_INTERNAL,
          "this MPI gives thread level %d; MPI_THREAD_MULTIPLE (%d) is needed", provided,
          MPI_THREAD_MULTIPLE);
-  TRY(mpi_check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
-                &operation, error));
-  MPI_Comm_rank(host, &comm->local_rank);
-  MPI_Comm_size(host, &comm->local_size);
-  MPI_Comm_free(&host);
+  Operation operation = {"starting the group", comm->rank, comm->size, 0, 0};
+  TRY(find_neighbours(comm, &operation, error));
   if (comm->size == 1) goto done;
-
-  size_t piece = SCRATCH_BYTES / ((size_t)comm->size + 1) / 64 * 64;
-  comm->piece = piece > LARGEST_PIECE    ? LARGEST_PIECE
-                : piece < SMALLEST_PIECE ? SMALLEST_PIECE
-                                         : piece;
-  void *scratch;
-  TRY(mem_bulk(((size_t)comm->size + 1) * comm->piece, "the collectives' buffer", &scratch, error));
-  comm->scratch = scratch;
+  TRY(allocate_scratch(comm, error));
   TRY(mpi_check(MPI_Comm_dup(MPI_COMM_WORLD, &comm->group), &operation, error));
   MPI_Comm_set_errhandler(comm->group, MPI_ERRORS_RETURN);
-  TRY(averager_open(comm, &comm->averager, error));
 done:
   return status;
 }
 
-static Status check_options(const CommOptions *options, Error *error) {
-  if (!(options->timeout > 0))
-    return error_set(error, ERROR_INTERNAL, "timeout of %g s", options->timeout);
-  if (options->reproducible && options->bf16_gradients)
-    return error_set(error, ERROR_USAGE,
-                     "a reproducible reduction of bfloat16 gradients: one rank alone would not "
-                     "round them; allowed: f32 gradients, or the fast reduction");
-  return OK;
-}
-
-Status comm_open(int *argc, char ***argv, const CommOptions *options, Comm **out, Error *error) {
-  Status status = check_options(options, error);
-  *out = NULL;
-  if (status != OK) return status;
+/* A group that has the blocking collectives. Nothing in it depends on what the options say beside
+ * the timeout: ranks with other options, or with none, meet here. */
+static Status join(int *argc, char ***argv, const CommOptions *options, const char *what,
+                   Comm **out, Error *error) {
+  Status status = OK;
+  Watchdog watchdog;
   Comm *comm = mem_new(1, sizeof *comm);
   *comm = (Comm){.size = 1, .local_size = 1, .options = *options, .group = MPI_COMM_NULL};
   if (started_by_launcher()) {
-    Watchdog watchdog;
-    TRY(watchdog_start(&watchdog, "MPI_Init", options->timeout, error));
+    TRY(watchdog_start(&watchdog, what, options->timeout, error));
     status = open_mpi(comm, argc, argv, error);
     watchdog_stop(&watchdog);
-    if (status != OK) goto done;
-    warn_of_missing_ranks(comm);
   }
-  *out = comm;
-  comm = NULL;
 done:
-  if (comm) {
+  if (status == OK) {
+    *out = comm;
+  } else {
     free(comm->scratch);
     free(comm);
   }
   return status;
 }
 
+static Status open_averager(Comm *comm, Error *error) {
+  Watchdog watchdog;
+  Status status =
+      watchdog_start(&watchdog, "the communicators' start", comm->options.timeout, error);
+  if (status != OK) return status;
+  status = averager_open(comm, &comm->averager, error);
+  watchdog_stop(&watchdog);
+  return status;
+}
+
+/* After a collective that failed MPI may still write into the group's memory, which then stays. */
+static void give_up(Comm *comm, Status status, Error *error) {
+  comm_say(comm, status, error);
+  if (!comm->broken) comm_close(comm);
+}
+
+Status comm_open(int *argc, char ***argv, const CommOptions *options, Comm **out, Error *error) {
+  *out = NULL;
+  if (!(options->timeout > 0))
+    return error_set(error, ERROR_INTERNAL, "timeout of %g s", options->timeout);
+  Status status = check_options(options, error);
+  if (status != OK) return comm_open_failed(argc, argv, status, error);
+  Comm *comm = NULL;
+  status = join(argc, argv, options, "MPI_Init", &comm, error);
+  if (status != OK) return status;
+  TRY(comm_agree(comm, check_size(comm, error), error));
+  if (comm->size > 1) TRY(comm_agree(comm, open_averager(comm, error), error));
+  if (comm->uses_mpi) warn_of_missing_ranks(comm);
+  *out = comm;
+done:
+  if (status != OK) give_up(comm, status, error);
+  return status;
+}
+
+Status comm_open_failed(int *argc, char ***argv, Status own, Error *error) {
+  CommOptions options = {.timeout = FAILED_SECONDS};
+  Comm *comm = NULL;
+  Error trouble = {0}; /* less worth knowing than why this rank has failed */
+  char *what = mem_format("MPI_Init, called to report \"%s\",", error->message);
+  Status status = own;
+  if (join(argc, argv, &options, what, &comm, &trouble) == OK) {
+    status = comm_agree(comm, own, error);
+    give_up(comm, status, error);
+  }
+  free(what);
+  return status;
+}
+
+/* --- End -------------------------------------------------------------------------------------- */
+
+void comm_say(const Comm *comm, Status status, Error *error) {
+  if (status == OK || comm->size == 1) return;
+  bool says = comm->rank == 0 || comm->broken;
+  if (says && status == STOPPED)
+    log_info("%s", error->message);
+  else if (says)
+    log_error("%s", error->message);
+  error->message[0] = '\0';
+}
+
+static Status meet_last(Comm *comm, Error *error) {
+  Status status = comm->averager ? comm_average_wait(comm, error) : OK;
+  return status == OK ? comm_barrier(comm, error) : status;
+}
+
 static void close_mpi(Comm *comm) {
   Error error = {0};
   Watchdog watchdog;
-  if (comm_average_wait(comm, &error) != OK || comm_barrier(comm, &error) != OK) {
+  if (meet_last(comm, &error) != OK) {
     log_error("the group cannot end in order: %s", error.message);
     comm_abort(comm, ERROR_INTERNAL);
   }

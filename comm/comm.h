@@ -50,8 +50,17 @@ typedef struct CommOptions {
  * environment MPI is left alone and the group has one rank. Warns when a scheduler announced more
  * ranks than MPI sees (N singletons instead of one group). Where MPI_Init or MPI_Finalize does not
  * return in time, the process says so and leaves with ERROR_INTERNAL: MPI offers no way back from
- * there. */
+ * there. A failure is all ranks' failure, said once (see comm_say). */
 Status comm_open(int *argc, char ***argv, const CommOptions *options, Comm **out, Error *error);
+/* In place of comm_open, by a rank that cannot go on: its config is wrong, a file is not there.
+ * Makes its failure (`own` and *error) all ranks' failure, said once, and ends MPI again. Returns
+ * the worst status; where the others are not reached, the rank's own with its message. */
+Status comm_open_failed(int *argc, char ***argv, Status own, Error *error);
+/* Says why the run ends: an error (STOPPED: information) that is the same on every rank after
+ * comm_agree goes to the log once, from rank 0, and *error is left without a message. Called by all
+ * ranks before comm_close: a launcher ends the others as soon as one has left with an error. Where
+ * a collective has failed every rank speaks for itself. A rank alone leaves it to its caller. */
+void comm_say(const Comm *comm, Status status, Error *error);
 /* Ends the communication thread, MPI and the heartbeat, on every rank together; where the others do
  * not come or a collective has failed, ends as comm_abort does. After an error of this rank alone,
  * comm_abort. */

@@ -171,6 +171,10 @@ static Status write_json(const Bench *bench, const char *path, Error *error) {
 
 static Status measure(Bench *bench, Error *error) {
   Status status = OK;
+  void *data;
+  status = mem_bulk(LARGEST, "the numbers to reduce", &data, error);
+  TRY(comm_agree(bench->comm, status, error));
+  bench->data = data;
   for (int i = 0; i < SIZES; i++)
     TRY(measure_size(bench, (int64_t)SMALLEST << (2 * i), &bench->sizes[i], error));
   bench->line = fit(bench->sizes, SIZES);
@@ -179,28 +183,26 @@ done:
   return status;
 }
 
+static Status report(const Bench *bench, const char *json, Error *error) {
+  if (comm_rank(bench->comm) > 0) return OK;
+  print_result(bench);
+  return json ? write_json(bench, json, error) : OK;
+}
+
 Status bench_comm_run(const char *json, int *argc, char ***argv, Error *error) {
-  Status status = OK;
   Bench bench = {0};
-  void *data = NULL;
   CommOptions options = {.timeout = TIMEOUT, .overlap = true};
-  TRY(comm_open(argc, argv, &options, &bench.comm, error));
+  Status status = comm_open(argc, argv, &options, &bench.comm, error);
+  if (status != OK) return status;
   log_set_rank(comm_rank(bench.comm), comm_size(bench.comm));
   if (comm_size(bench.comm) == 1)
     FAIL(error, ERROR_USAGE,
          "bench comm: one rank alone has nobody to talk to; start it with mpirun -np 2 or more");
-  status = mem_bulk(LARGEST, "the numbers to reduce", &data, error);
-  TRY(comm_agree(bench.comm, status, error));
-  bench.data = data;
   TRY(measure(&bench, error));
-  if (comm_rank(bench.comm) == 0) {
-    print_result(&bench);
-    if (json) status = write_json(&bench, json, error);
-  }
-  status = comm_agree(bench.comm, status, error);
+  status = comm_agree(bench.comm, report(&bench, json, error), error);
 done:
-  if (bench.comm && comm_rank(bench.comm) > 0) error->message[0] = '\0'; /* one rank says it */
+  comm_say(bench.comm, status, error);
   comm_close(bench.comm);
-  free(data);
+  free(bench.data);
   return status;
 }

@@ -43,9 +43,10 @@ done:
 static Status run_train(const void *values, const Invocation *invocation, Error *error) {
   const Train *train = values;
   Config config;
-  Status status = command_load_config(train->config, &train->set, &config, error);
-  if (status == OK) status = launch_check_environment(error);
+  Status status = launch_check_environment(error);
   if (status != OK) return status;
+  status = command_load_config(train->config, &train->set, &config, error);
+  if (status != OK) return launch_refuse(invocation->argc, invocation->argv, status, error);
   TrainOptions options = {.resume = train->resume, .plan = train->plan};
   return train_run(&config, &options, invocation->argc, invocation->argv, error);
 }
@@ -56,6 +57,7 @@ const Command command_train = {.name = "train",
                                .option_count = sizeof TRAIN_OPTIONS / sizeof *TRAIN_OPTIONS,
                                .values_size = sizeof(Train),
                                .more_help = list_config_keys,
+                               .by_ranks = true,
                                .run = run_train};
 
 /* --- config ----------------------------------------------------------------------------------- */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "trainer/launch.h"
 
 enum { MAX_SIDE = 32768, HELP_COLUMN = 28 };
 
@@ -271,6 +272,7 @@ static Status run_command(const Command *command, int *argc, char ***argv, Error
   if (status == OK && !parser.help) status = complete(&parser, error);
   if (status != OK) {
     error_context(error, "%s", command->name);
+    if (command->by_ranks) status = launch_refuse(argc, argv, status, error);
     goto done;
   }
   if (parser.help) {

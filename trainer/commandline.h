@@ -56,6 +56,7 @@ typedef struct Command {
   int option_count;
   size_t values_size;
   void (*more_help)(Text *out); /* or NULL */
+  bool by_ranks;                /* run by all ranks of a group: they fail together */
   Status (*run)(const void *values, const Invocation *invocation, Error *error);
 } Command;
 

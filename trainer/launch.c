@@ -45,6 +45,11 @@ Status launch_check_environment(Error *error) {
   return step_tasks() > 1 && !connected ? alone_error(1, error) : OK;
 }
 
+Status launch_refuse(int *argc, char ***argv, Status status, Error *error) {
+  if (launch_check_environment(NULL) != OK) return status;
+  return comm_open_failed(argc, argv, status, error);
+}
+
 static Status check_world_size(int size, Error *error) {
   int tasks = step_tasks();
   return tasks > 0 && tasks != size ? alone_error(size, error) : OK;

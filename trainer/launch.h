@@ -10,6 +10,11 @@
  * process, or train N times alone. */
 Status launch_check_environment(Error *error);
 
+/* What is wrong with a rank's command line or config, before its group is there, becomes all ranks'
+ * failure and is said once (comm_open_failed); where there is no way to the others, each speaks for
+ * itself. Returns the worst status; *error is left without a message where it has been said. */
+Status launch_refuse(int *argc, char ***argv, Status status, Error *error);
+
 /* Every rank of the group must run the same program (the CRC-32C of its file), with the same
  * effective config, on the same dataset; and a job step that srun started must be one group of
  * SLURM_STEP_NUM_TASKS ranks. Under mpirun that variable counts mpirun's own daemons and says

@@ -24,7 +24,7 @@ int main(int argc, char **argv) {
   Error error = {0};
   int count = (int)(sizeof COMMANDS / sizeof *COMMANDS);
   Status status = commandline_run(COMMANDS, count, &argc, &argv, &error);
-  /* Ranks that leave the message to rank 0 return without one. */
+  /* What ranks have in common is said already, by one of them. */
   if (status != OK && error.message[0]) fprintf(stderr, "celforge: %s\n", error.message);
   return (int)status;
 }

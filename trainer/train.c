@@ -218,17 +218,6 @@ static void end_others(Run *run, Status status, const Error *error) {
   comm_abort(run->comm, (int)status);
 }
 
-/* A launcher ends all ranks as soon as one has left with an error, so what all agree on is said
- * before any can leave, by one; a process by itself leaves that to main. */
-static void say_why(const Run *run, Status status, Error *error) {
-  if (status == OK || run->world_size == 1) return;
-  if (run->rank == 0 && status == STOPPED)
-    log_info("%s", error->message);
-  else if (run->rank == 0)
-    log_error("%s", error->message);
-  error->message[0] = '\0';
-}
-
 Status train_run(const Config *config, const TrainOptions *options, int *argc, char ***argv,
                  Error *error) {
   Status status = OK;
@@ -248,7 +237,7 @@ done:
   if (run.comm) status = run_finish(&run, status, error);
   if (run.comm) end_others(&run, status, error);
   run_tear_down(&run);
-  if (run.comm) say_why(&run, status, error);
+  if (run.comm) comm_say(run.comm, status, error);
   comm_close(run.comm);
   return status;
 }

@@ -98,11 +98,26 @@ refuses "standard output that is full" 74 'standard output: No space left' \
 succeeds "a small dataset" "$celforge" synth data --clips 4 --frames 2 --size 32x32
 tiny_config tiny.yaml data run
 if command -v mpirun >/dev/null; then
-  run mpirun --oversubscribe -np 2 "$celforge" train tiny.yaml --set train.global_batch=3
-  [ $code -eq 64 ] && grep -qF 'cannot be shared by 2 ranks; world sizes that would do: 1, 3' err
-  result $? "a batch that two ranks cannot share, with the numbers that could"
+  said_once() { # NAME CODE MESSAGE ARGUMENTS OF train...: by three ranks together
+    local name=$1 wanted=$2 message=$3
+    shift 3
+    run mpirun --oversubscribe -np 3 "$celforge" train "$@"
+    [ "$code" -eq "$wanted" ] && [ "$(grep -cF -- "$message" err)" -eq 1 ]
+    result $? "three ranks say once: $name"
+  }
+  said_once "an unknown option" 64 "unknown option --rsume; did you mean --resume?" tiny.yaml --rsume auto
+  said_once "no config file" 74 "missing.yaml: cannot open" missing.yaml
+  said_once "a bad value" 64 '--set train.steps=x: "x" is not' tiny.yaml --set train.steps=x
+  said_once "a number of ranks that cannot be" 64 "such as 2 or 4" tiny.yaml --set comm.reduce=reproducible
+  said_once "options that cannot be together" 64 "allowed: f32 gradients, or the fast reduction" \
+    tiny.yaml --set comm.reduce=reproducible --set comm.gradients=bf16
+  said_once "a batch that they cannot share, with the numbers that could" 64 \
+    'cannot be shared by 3 ranks; world sizes that would do: 1, 2' tiny.yaml
+  run mpirun --oversubscribe -np 2 "$celforge" train tiny.yaml : -np 1 "$celforge" train missing.yaml
+  [ $code -eq 74 ] && [ "$(grep -cF 'rank 2: missing.yaml: cannot open' err)" -eq 1 ]
+  result $? "one of three ranks fails: it is named"
 else
-  skip "a batch that two ranks cannot share" "no mpirun"
+  skip "ranks that fail together" "no mpirun"
 fi
 refuses "a crop larger than the clips" 64 'crop' \
   "$celforge" train tiny.yaml --set data.crop_height=64 --set data.crop_width=64
