@@ -14,6 +14,8 @@
 #include "data/manifest.h"
 #include "data/shard.h"
 
+enum { OTHER_FILES = 256 }; /* the process's open files besides shards, generously */
+
 typedef struct OpenShard {
   char *path;
   int descriptor;
@@ -46,12 +48,19 @@ void dataset_close(Dataset *dataset) {
 /* --- Opening ---------------------------------------------------------------------------------- */
 
 /* One descriptor a shard; the usual limit of 1024 is soft and meant to be raised. */
-static void allow_descriptors(int shards) {
+static Status allow_descriptors(const char *folder, int shards, Error *error) {
   struct rlimit limit;
-  rlim_t wanted = (rlim_t)shards + 256;
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return;
+  rlim_t wanted = (rlim_t)shards + OTHER_FILES;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return OK;
+  if (limit.rlim_max < (rlim_t)shards)
+    return error_set(
+        error, ERROR_IO,
+        "%s: %d shards are as many open files; the limit is %llu (ulimit -Hn); celforge "
+        "join --clips-per-shard N makes larger ones",
+        folder, shards, (unsigned long long)limit.rlim_max);
   limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
   setrlimit(RLIMIT_NOFILE, &limit);
+  return OK;
 }
 
 /* The size first: what HDF5 says of a truncated file is hard to understand. */
@@ -77,21 +86,20 @@ static Status differs(const OpenShard *shard, const char *what, long long found,
                    found, expected);
 }
 
-static Status compare(const OpenShard *opened, const Shard *shard, const Manifest *manifest,
-                      int index, Error *error) {
+static Status compare(const OpenShard *opened, const Shard *shard, const DatasetInfo *info,
+                      const ManifestShard *listed, Error *error) {
   const ShardHead *head = &shard->head;
-  const DatasetInfo *info = &manifest->info;
-  const ShardLayout *layout = &manifest->layouts[index];
+  const ShardLayout *layout = &listed->layout;
   const ClipShape *found = &head->shape, *expected = &info->shape;
-  if (strcmp(head->uuid, info->uuid) != 0)
+  if (strcmp(head->uuid, listed->uuid) != 0)
     return error_set(error, ERROR_DATA,
                      "%s: belongs to another dataset: its dataset_uuid is %s; the manifest says %s",
-                     opened->path, head->uuid, info->uuid);
+                     opened->path, head->uuid, listed->uuid);
   const struct {
     const char *name;
     long long found, expected;
   } pairs[] = {
-      {"shard", head->shard, index},
+      {"shard", head->shard, listed->number},
       {"clips", head->clips, layout->clips},
       {"frames", found->frames, expected->frames},
       {"the source's height", found->source_height, expected->source_height},
@@ -117,9 +125,10 @@ static Status open_shard(Dataset *dataset, int index, Error *error) {
   Status status = OK;
   Shard shard = {0};
   OpenShard *opened = &dataset->shards[index];
-  TRY(open_file(opened, &dataset->manifest.layouts[index], error));
+  const ManifestShard *listed = &dataset->manifest.shards[index];
+  TRY(open_file(opened, &listed->layout, error));
   TRY(shard_inspect(opened->path, false, &shard, error));
-  TRY(compare(opened, &shard, &dataset->manifest, index, error));
+  TRY(compare(opened, &shard, &dataset->manifest.info, listed, error));
   opened->sums = shard.sums;
   shard.sums = NULL;
 done:
@@ -140,9 +149,9 @@ Status dataset_open(const char *folder, Dataset **out, Error *error) {
     shard_file_name(i, name);
     dataset->shards[i] =
         (OpenShard){.path = path_join(folder, name), .descriptor = -1, .first = first};
-    first += dataset->manifest.layouts[i].clips;
+    first += dataset->manifest.shards[i].layout.clips;
   }
-  allow_descriptors(shards);
+  TRY(allow_descriptors(folder, shards, error));
   for (int i = 0; i < shards; i++) TRY(open_shard(dataset, i, error));
   *out = dataset;
   dataset = NULL;
@@ -173,7 +182,8 @@ static Status find_shard(const Dataset *dataset, int64_t index, int *out, Error 
 static ShardFile shard_file(const Dataset *dataset, int index) {
   const OpenShard *shard = &dataset->shards[index];
   return (ShardFile){shard->path, shard->descriptor, &dataset->manifest.info.shape,
-                     &dataset->manifest.layouts[index], (const uint32_t(*)[SIDES])shard->sums};
+                     &dataset->manifest.shards[index].layout,
+                     (const uint32_t(*)[SIDES])shard->sums};
 }
 
 Status dataset_read(const Dataset *dataset, int64_t index, uint8_t *source, uint8_t *target,
@@ -217,7 +227,7 @@ static Status note(Verification *verification, Status status, Error *error) {
 static Status verify_file(const ShardFile *file, Error *error) {
   uint32_t found;
   Status status =
-      shard_file_crc32c(file->descriptor, file->path, file->layout->bytes, &found, error);
+      shard_file_crc32c(file->descriptor, file->path, file->layout->bytes, NULL, &found, error);
   if (status == OK && found != file->layout->crc32c)
     return error_set(error, ERROR_DATA, "%s: the file's CRC-32C found %08x, expected %08x",
                      file->path, found, file->layout->crc32c);

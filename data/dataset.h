@@ -1,13 +1,16 @@
 /* A dataset: a folder of immutable HDF5 shards and a manifest.json, written last, that makes it
  * valid.
  *
- *   shard-00000.h5   attributes format "celforge-shard", schema_version, dataset_uuid, shard,
- * clips, frames, fps (text "25/1"), color "rgb24", layout "NTHWC" /clips/source       u8
- * [N,T,H,W,C]    contiguous and aligned, or one clip a chunk when deflated /clips/target       u8
- * [N,T,H',W',3]  H', W' differ from H, W for super-resolution /clips/crc32c       u32 [N,2] of the
- * decoded bytes of source and target /clips/id, /clips/origin, /clips/start_frame    what the clip
- * is and where it came from manifest.json    the same facts, the shards with sizes, clip counts,
- * data offsets (chunk tables when deflated) and file CRC32Cs
+ *   shard-00000.h5
+ *     attributes            format "celforge-shard", schema_version, dataset_uuid, shard, clips,
+ *                           frames, fps (text "25/1"), color "rgb24", layout "NTHWC"
+ *     /clips/source         u8 [N,T,H,W,C], contiguous and aligned; deflated: one clip a chunk
+ *     /clips/target         u8 [N,T,H',W',3]; H', W' differ from H, W for super-resolution
+ *     /clips/crc32c         u32 [N,2] of the decoded bytes of source and target
+ *     /clips/id, origin, start_frame   [N], what the clip is and where it came from
+ *   manifest.json           the same facts; of each shard its size, clip count, data offsets (chunk
+ *                           tables when deflated) and CRC-32C, and where it was written for another
+ *                           dataset (join) its dataset_uuid and number there
  *
  * HDF5 describes, pread reads: opening checks every shard through the library on one thread;
  * reading never calls it. Nothing of HDF5 shows here. */
@@ -88,5 +91,8 @@ Status dataset_writer_add(DatasetWriter *writer, const uint8_t *source, const ui
 Status dataset_writer_finish(DatasetWriter *writer, Error *error);
 /* Frees without finishing; whole shards stay for the next try. */
 void dataset_writer_abandon(DatasetWriter *writer);
+/* Frees and removes the whole shards too, also those of the run before: where another try would
+ * fail alike. */
+void dataset_writer_discard(DatasetWriter *writer);
 
 #endif

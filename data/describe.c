@@ -62,7 +62,7 @@ static Status describe_dataset(const char *folder, Text *out, Error *error) {
   TRY(dataset_open(folder, &dataset, error)); /* every shard is there and fits */
   TRY(manifest_read(folder, &manifest, error));
   const DatasetInfo *info = &manifest.info;
-  for (int i = 0; i < info->shards; i++) bytes += (double)manifest.layouts[i].bytes;
+  for (int i = 0; i < info->shards; i++) bytes += (double)manifest.shards[i].layout.bytes;
   double decoded = (double)info->clips *
                    (double)(clip_source_bytes(&info->shape) + clip_target_bytes(&info->shape));
   text_append(out, "dataset %s\n", folder);

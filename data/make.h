@@ -61,15 +61,20 @@ typedef struct JoinOptions {
   const char *out;
   const char *parts; /* a folder whose folders are datasets, joined in the order of their names */
   int64_t count;     /* how many there must be; 0: as many as there are */
+  /* Either of them: all clips are written anew, through their checksums. Neither (false, 0): the
+   * parts' shard files become the dataset's. */
   bool deflate;
   int64_t clips_per_shard;
   MakeProgress progress;
   void *progress_context;
 } JoinOptions;
 
-/* One dataset of several that were made apart, clip by clip through their checksums; names and
- * origins stay. Equal parts give equal bytes, wherever they lie. ERROR_DATA where shapes or rates
- * differ, with both. */
+/* One dataset of several that were made apart, its clips in the order of the parts; names and
+ * origins stay. Shard files are hard-linked: no data moves, the parts stay as they are and may be
+ * removed afterwards. Where a file cannot be linked (another file system) it is copied and held
+ * against its CRC-32C. Equal parts give an equal manifest, wherever they lie. ERROR_DATA, with both
+ * parts and values, where shapes, rates or (when not written anew) compression differ; ERROR_USAGE
+ * where `out` holds something else. */
 Status join_run(const JoinOptions *options, Error *error);
 
 /* "A:B", "A:" or ":B" with 0 <= A < B. */

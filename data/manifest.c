@@ -10,7 +10,8 @@
 #include "base/random.h"
 
 #define MANIFEST_FORMAT "celforge-dataset"
-enum { MANIFEST_SCHEMA_VERSION = 1 };
+/* From 2 on a shard may say what it was written for; a dataset in which none does has 1. */
+enum { OWN_SHARDS_VERSION = 1, MANIFEST_SCHEMA_VERSION };
 static const size_t max_manifest_bytes = (size_t)1 << 28;
 
 void dataset_uuid(const char *text, char out[37]) {
@@ -31,11 +32,19 @@ void dataset_uuid(const char *text, char out[37]) {
 }
 
 void manifest_free(Manifest *manifest) {
-  for (int i = 0; i < manifest->info.shards && manifest->layouts; i++)
-    shard_layout_free(&manifest->layouts[i]);
-  free(manifest->layouts);
+  for (int i = 0; i < manifest->info.shards; i++) shard_layout_free(&manifest->shards[i].layout);
+  free(manifest->shards);
   free(manifest->maker);
   *manifest = (Manifest){0};
+}
+
+void manifest_add(Manifest *manifest, ShardLayout layout, const char *uuid, int64_t number) {
+  DatasetInfo *info = &manifest->info;
+  MEM_PUSH_SLOT(manifest->shards, info->shards, manifest->capacity);
+  ManifestShard *shard = &manifest->shards[info->shards++];
+  *shard = (ManifestShard){.layout = layout, .number = number};
+  snprintf(shard->uuid, sizeof shard->uuid, "%s", uuid);
+  info->clips += layout.clips;
 }
 
 /* --- Reading ---------------------------------------------------------------------------------- */
@@ -93,19 +102,28 @@ done:
   return status;
 }
 
+static Status parse_uuid(const json_t *object, const char *where, const char *key, char out[37],
+                         Error *error) {
+  const char *uuid;
+  Status status = json_get_string(object, where, key, &uuid, error);
+  if (status != OK) return status;
+  if (!is_uuid(uuid))
+    return error_set(error, ERROR_DATA, "%s: %s is \"%.80s\"; must be a UUID in small letters",
+                     where, key, uuid);
+  memcpy(out, uuid, 37);
+  return OK;
+}
+
 static Status parse_head(const json_t *root, const char *name, Manifest *out, Error *error) {
   Status status = OK;
   DatasetInfo *info = &out->info;
   int64_t version;
-  const char *uuid, *fps, *maker, *compression;
+  const char *fps, *maker, *compression;
   TRY(require_string(root, name, "format", MANIFEST_FORMAT, error));
-  TRY(json_get_int(root, name, "schema_version", MANIFEST_SCHEMA_VERSION, MANIFEST_SCHEMA_VERSION,
+  TRY(json_get_int(root, name, "schema_version", OWN_SHARDS_VERSION, MANIFEST_SCHEMA_VERSION,
                    &version, error));
-  TRY(json_get_string(root, name, "uuid", &uuid, error));
-  if (!is_uuid(uuid)) FAIL(error, ERROR_DATA, "%s: uuid is \"%.80s\"; no UUID", name, uuid);
-  memcpy(info->uuid, uuid, sizeof info->uuid);
+  TRY(parse_uuid(root, name, "uuid", info->uuid, error));
   TRY(json_get_string(root, name, "maker", &maker, error));
-  TRY(json_get_int(root, name, "clips", 1, INT64_MAX, &info->clips, error));
   TRY(parse_shape(root, name, &info->shape, error));
   TRY(json_get_string(root, name, "fps", &fps, error));
   TRY(fps_parse(name, fps, &info->fps_numerator, &info->fps_denominator, error));
@@ -143,20 +161,28 @@ done:
   return status;
 }
 
-static Status parse_shard(const json_t *shard, const char *where, int index, Manifest *out,
-                          Error *error) {
+/* What the shard was written for; where it does not say, for this dataset. */
+static Status parse_origin(const json_t *shard, const char *where, int index, char uuid[37],
+                           int64_t *number, Error *error) {
   Status status = OK;
-  ShardLayout *layout = &out->layouts[index];
-  char name[SHARD_NAME_SIZE];
+  *number = index;
+  if (!json_object_get(shard, "dataset_uuid") && !json_object_get(shard, "shard")) return OK;
+  TRY(parse_uuid(shard, where, "dataset_uuid", uuid, error));
+  TRY(json_get_int(shard, where, "shard", 0, SHARD_MAX_COUNT - 1, number, error));
+done:
+  return status;
+}
+
+static Status parse_layout(const json_t *shard, const char *where, const DatasetInfo *info,
+                           ShardLayout *layout, Error *error) {
+  Status status = OK;
   int64_t bytes, sum, offset[SIDES];
-  shard_file_name(index, name);
-  TRY(require_string(shard, where, "file", name, error));
   TRY(json_get_int(shard, where, "clips", 1, INT32_MAX, &layout->clips, error));
   TRY(json_get_int(shard, where, "bytes", 1, INT64_MAX, &bytes, error));
   TRY(json_get_int(shard, where, "crc32c", 0, UINT32_MAX, &sum, error));
   layout->bytes = (uint64_t)bytes;
   layout->crc32c = (uint32_t)sum;
-  if (out->info.deflated) {
+  if (info->deflated) {
     for (int side = 0; side < SIDES; side++)
       TRY(parse_chunks(shard, where, side_name(side), layout->clips, &layout->chunks[side], error));
   } else {
@@ -164,34 +190,49 @@ static Status parse_shard(const json_t *shard, const char *where, int index, Man
     TRY(json_get_int(shard, where, "target_offset", 0, bytes, &offset[SIDE_TARGET], error));
     for (int side = 0; side < SIDES; side++) layout->offset[side] = (uint64_t)offset[side];
   }
-  TRY(shard_layout_check(where, layout, &out->info.shape, error));
+  TRY(shard_layout_check(where, layout, &info->shape, error));
 done:
+  return status;
+}
+
+static Status parse_shard(const json_t *shard, const char *where, int index, Manifest *out,
+                          Error *error) {
+  Status status = OK;
+  ShardLayout layout = {0};
+  char name[SHARD_NAME_SIZE], uuid[37];
+  int64_t number;
+  shard_file_name(index, name);
+  memcpy(uuid, out->info.uuid, sizeof uuid);
+  if (!json_is_object(shard)) FAIL(error, ERROR_DATA, "%s: must be an object", where);
+  TRY(require_string(shard, where, "file", name, error));
+  TRY(parse_origin(shard, where, index, uuid, &number, error));
+  TRY(parse_layout(shard, where, &out->info, &layout, error));
+  manifest_add(out, layout, uuid, number);
+  layout = (ShardLayout){0};
+done:
+  shard_layout_free(&layout);
   return status;
 }
 
 static Status parse_shards(const json_t *root, const char *name, Manifest *out, Error *error) {
   Status status = OK;
   json_t *shards;
-  int64_t clips = 0;
+  int64_t clips;
+  TRY(json_get_int(root, name, "clips", 1, INT64_MAX, &clips, error));
   TRY(json_get_array(root, name, "shards", &shards, error));
   size_t count = json_array_size(shards);
   if (count < 1 || count > SHARD_MAX_COUNT)
     FAIL(error, ERROR_DATA, "%s: shards has %zu entries; must have 1 to %d", name, count,
          SHARD_MAX_COUNT);
-  out->layouts = mem_new(count, sizeof *out->layouts);
-  out->info.shards = (int)count;
   for (size_t i = 0; i < count; i++) {
-    const json_t *shard = json_array_get(shards, i);
     char *where = mem_format("%s: shards[%zu]", name, i);
-    status = json_is_object(shard) ? parse_shard(shard, where, (int)i, out, error)
-                                   : error_set(error, ERROR_DATA, "%s: must be an object", where);
+    status = parse_shard(json_array_get(shards, i), where, (int)i, out, error);
     free(where);
     if (status != OK) goto done;
-    clips += out->layouts[i].clips;
   }
   if (clips != out->info.clips)
-    FAIL(error, ERROR_DATA, "%s: clips is %lld; the shards hold %lld", name,
-         (long long)out->info.clips, (long long)clips);
+    FAIL(error, ERROR_DATA, "%s: clips is %lld; the shards hold %lld", name, (long long)clips,
+         (long long)out->info.clips);
 done:
   return status;
 }
@@ -220,8 +261,8 @@ Status manifest_read(const char *folder, Manifest *out, Error *error) {
     FAIL(error, ERROR_DATA, "%s: is a file; a dataset is a folder", folder);
   if (!path_exists(path))
     FAIL(error, ERROR_DATA,
-         "%s: not a dataset: no " MANIFEST_NAME "; an interrupted synth or pack can be run again "
-         "to finish it",
+         "%s: not a dataset: no " MANIFEST_NAME "; an interrupted synth, pack or join can be "
+         "run again to finish it",
          folder);
   TRY(file_read(path, max_manifest_bytes, &text, &size, error));
   TRY(manifest_parse(path, text, size, out, error));
@@ -251,12 +292,22 @@ static void set_chunks(json_t *shard, int side, const ShardLayout *layout) {
   free(key_offsets);
 }
 
-static json_t *shard_entry(const ShardLayout *layout, int index) {
+static bool is_own(const Manifest *manifest, int index) {
+  const ManifestShard *shard = &manifest->shards[index];
+  return shard->number == index && strcmp(shard->uuid, manifest->info.uuid) == 0;
+}
+
+static json_t *shard_entry(const Manifest *manifest, int index) {
+  const ShardLayout *layout = &manifest->shards[index].layout;
   char name[SHARD_NAME_SIZE];
   shard_file_name(index, name);
   json_t *shard =
       json_pack("{ss sI sI sI}", "file", name, "clips", (json_int_t)layout->clips, "bytes",
                 (json_int_t)layout->bytes, "crc32c", (json_int_t)layout->crc32c);
+  if (!is_own(manifest, index)) {
+    json_object_set_new(shard, "dataset_uuid", json_string(manifest->shards[index].uuid));
+    json_object_set_new(shard, "shard", json_integer((json_int_t)manifest->shards[index].number));
+  }
   if (layout->chunks[SIDE_SOURCE]) {
     for (int side = 0; side < SIDES; side++) set_chunks(shard, side, layout);
   } else {
@@ -275,15 +326,17 @@ Status manifest_write(const char *folder, const Manifest *manifest, Error *error
   char *path = path_join(folder, MANIFEST_NAME);
   char *fps = mem_format("%d/%d", info->fps_numerator, info->fps_denominator);
   json_t *shards = json_array();
-  for (int i = 0; i < info->shards; i++)
-    json_array_append_new(shards, shard_entry(&manifest->layouts[i], i));
-  json_t *root =
-      json_pack("{ss si ss ss sI si so so ss ss so}", "format", MANIFEST_FORMAT, "schema_version",
-                MANIFEST_SCHEMA_VERSION, "uuid", info->uuid, "maker", manifest->maker, "clips",
-                (json_int_t)info->clips, "frames", s->frames, "source",
-                frame_size(s->source_height, s->source_width, s->source_channels), "target",
-                frame_size(s->target_height, s->target_width, 3), "fps", fps, "compression",
-                info->deflated ? "deflate" : "none", "shards", shards);
+  int version = OWN_SHARDS_VERSION;
+  for (int i = 0; i < info->shards; i++) {
+    if (!is_own(manifest, i)) version = MANIFEST_SCHEMA_VERSION;
+    json_array_append_new(shards, shard_entry(manifest, i));
+  }
+  json_t *root = json_pack("{ss si ss ss sI si so so ss ss so}", "format", MANIFEST_FORMAT,
+                           "schema_version", version, "uuid", info->uuid, "maker", manifest->maker,
+                           "clips", (json_int_t)info->clips, "frames", s->frames, "source",
+                           frame_size(s->source_height, s->source_width, s->source_channels),
+                           "target", frame_size(s->target_height, s->target_width, 3), "fps", fps,
+                           "compression", info->deflated ? "deflate" : "none", "shards", shards);
   if (!root) FAIL(error, ERROR_USAGE, "%s: the maker is not valid UTF-8", path);
   TRY(json_write_file(path, root, error));
 done:

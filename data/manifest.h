@@ -6,17 +6,31 @@
 
 #define MANIFEST_NAME "manifest.json"
 
+/* A shard as the manifest lists it; its file's name follows from its index there. */
+typedef struct ManifestShard {
+  ShardLayout layout;
+  /* What the file's own attributes must say: the dataset it was written for, and its number there.
+   * In a joined dataset they are those of the part it came from. */
+  char uuid[37];
+  int64_t number;
+} ManifestShard;
+
 typedef struct Manifest {
-  DatasetInfo info;
-  char *maker;          /* owned */
-  ShardLayout *layouts; /* [info.shards], file names follow from the index; owned */
+  DatasetInfo info;      /* .clips and .shards: of `shards` */
+  char *maker;           /* owned */
+  ManifestShard *shards; /* [info.shards]; owned */
+  int capacity;
 } Manifest;
+
+/* Lists one more shard. The manifest then owns what `layout` points to. */
+void manifest_add(Manifest *manifest, ShardLayout layout, const char *uuid, int64_t number);
 
 /* Reads and checks everything that can be checked without the shards. ERROR_DATA with file, key,
  * value found and what is allowed; a folder without one is "not a dataset". */
 Status manifest_read(const char *folder, Manifest *out, Error *error);
 /* The same from memory; `name` stands for the file in errors. */
 Status manifest_parse(const char *name, const char *text, size_t size, Manifest *out, Error *error);
+/* Replaces the one that is there, whole. */
 Status manifest_write(const char *folder, const Manifest *manifest, Error *error);
 void manifest_free(Manifest *manifest);
 

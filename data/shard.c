@@ -316,7 +316,7 @@ static Status finish_full(ShardWriter *writer, ShardLayout *layout, Error *error
   TRY(write_tables(writer, error));
   TRY(close_file(writer, error));
   TRY(shard_inspect(writer->file.temporary, true, &shard, error));
-  TRY(shard_file_crc32c(writer->file.descriptor, writer->path, shard.layout.bytes,
+  TRY(shard_file_crc32c(writer->file.descriptor, writer->path, shard.layout.bytes, NULL,
                         &shard.layout.crc32c, error));
   TRY(atomic_file_commit(&writer->file, error));
   *layout = shard.layout;

@@ -6,7 +6,6 @@
 #include <zlib.h>
 
 #include "base/crc32c.h"
-#include "base/files.h"
 #include "base/memory.h"
 
 /* Deflate makes at most so many bytes of one (zlib's "Technical Details"): a small file cannot ask
@@ -167,8 +166,8 @@ Status shard_read_clip(const ShardFile *file, int64_t clip, uint8_t *const sides
   return OK;
 }
 
-Status shard_file_crc32c(int descriptor, const char *path, uint64_t bytes, uint32_t *out,
-                         Error *error) {
+Status shard_file_crc32c(int descriptor, const char *path, uint64_t bytes, AtomicFile *copy,
+                         uint32_t *out, Error *error) {
   Status status = OK;
   const uint64_t block = 1 << 20;
   void *buffer = NULL;
@@ -178,6 +177,7 @@ Status shard_file_crc32c(int descriptor, const char *path, uint64_t bytes, uint3
     size_t size = (size_t)(bytes - offset < block ? bytes - offset : block);
     TRY(file_pread(descriptor, path, buffer, size, offset, error));
     crc = crc32c(crc, buffer, size);
+    if (copy) TRY(atomic_file_write(copy, buffer, size, error));
   }
   *out = crc;
 done:

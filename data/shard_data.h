@@ -3,6 +3,7 @@
 #ifndef CELFORGE_DATA_SHARD_DATA_H
 #define CELFORGE_DATA_SHARD_DATA_H
 
+#include "base/files.h"
 #include "data/dataset.h"
 
 enum { SIDE_SOURCE, SIDE_TARGET, SIDES };
@@ -70,8 +71,8 @@ typedef struct ShardFile {
  * ERROR_DATA; what the operating system refuses is ERROR_IO at once. */
 Status shard_read_clip(const ShardFile *file, int64_t clip, uint8_t *const sides[SIDES],
                        Error *error);
-/* CRC-32C of all `bytes` of the file. */
-Status shard_file_crc32c(int descriptor, const char *path, uint64_t bytes, uint32_t *out,
-                         Error *error);
+/* CRC-32C of all `bytes` of the file, which are also written to `copy` (may be NULL). */
+Status shard_file_crc32c(int descriptor, const char *path, uint64_t bytes, AtomicFile *copy,
+                         uint32_t *out, Error *error);
 
 #endif

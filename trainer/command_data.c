@@ -237,8 +237,11 @@ static const Option JOIN_OPTIONS[] = {
      .help = "a folder of datasets, joined in the order of their names"},
     {"count", OPTION_NUMBER, offsetof(Join, count), .maximum = 1000000, .value = "N",
      .default_text = "0", .help = "how many datasets there must be; 0: as many as there are"},
-    DEFLATE_OPTION(Join),
-    SHARD_OPTION(Join),
+    {"deflate", OPTION_FLAG, offsetof(Join, deflate),
+     .help = "write all clips anew, compressed, instead of linking the datasets' files"},
+    {"clips-per-shard", OPTION_NUMBER, offsetof(Join, clips_per_shard), .maximum = 1000000,
+     .value = "N", .default_text = "0",
+     .help = "write all clips anew, so many a file; 0: the datasets' files, linked or copied"},
 };
 
 static Status run_join(const void *values, const Invocation *invocation, Error *error) {

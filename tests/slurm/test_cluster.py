@@ -263,7 +263,7 @@ def test_pack(tap, cluster, folder):
     join = cluster.submit(f"--dependency=afterok:{array}", *common, CELFORGE=runs.CELFORGE)
     cluster.wait_for(lambda: cluster.job(join).get("JobState") == "COMPLETED", LIMIT, "the joined dataset", join)
     told, verified = celforge("info", dataset), celforge("verify", dataset)
-    tap.check(verified.returncode == 0 and "clips        6 in 1 shard" in told.stdout,
+    tap.check(verified.returncode == 0 and "clips        6 in 2 shards" in told.stdout,
               "8 and 16 frames in clips of 4 make one dataset of 6", told.stdout + told.stderr + verified.stderr)
     parts = sorted(os.listdir(f"{dataset}.parts"))
     tap.check(parts == ["000001", "000002"], "of two parts", parts)

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -258,7 +259,7 @@ static void missing_things_are_named(void **state) {
   expect_open(*state, "shard-00001.h5: missing; the manifest lists it", NULL);
   unlink(inside(*state, "data/manifest.json"));
   expect_open(*state,
-              "not a dataset: no manifest.json; an interrupted synth or pack can be run "
+              "not a dataset: no manifest.json; an interrupted synth, pack or join can be run "
               "again to finish it",
               NULL);
 }
@@ -398,7 +399,14 @@ static void bad_manifests_are_named(void **state) {
     const char *from, *to, *says;
   } edits[] = {
       {"celforge-dataset", "other", "format is \"other\"; must be \"celforge-dataset\""},
-      {"\"schema_version\": 1", "\"schema_version\": 2", "schema_version: is 2"},
+      {"\"schema_version\": 1", "\"schema_version\": 3", "schema_version: is 3"},
+      {"\"file\": ", "\"dataset_uuid\": \"x\", \"file\": ", "shards[0]: dataset_uuid is \"x\""},
+      {"\"file\": ", "\"shard\": 0, \"file\": ", "shards[0].dataset_uuid: missing"},
+      {"\"file\": ",
+       "\"dataset_uuid\": \"00000000-0000-8000-8000-000000000000\", \"shard\": 0, \"file\": ",
+       "shard-00000.h5: belongs to another dataset"},
+      {"\"file\": ", "\"dataset_uuid\": \"00000000-0000-8000-8000-000000000000\", \"file\": ",
+       "shards[0].shard: missing"},
       {"\"clips\": 5", "\"clips\": 6", "clips is 6; the shards hold 5"},
       {"\"frames\": 3", "\"frames\": 0", "frames: is 0"},
       {"\"frames\": 3", "\"frames\": 4", "frames is 3; the manifest says 4"},
@@ -455,6 +463,27 @@ static void full_disk_leaves_nothing_half(void **state) {
   free(clip);
 }
 
+/* In a child, since the limit cannot be raised again. */
+static void too_many_shards_to_open(void **state) {
+  DatasetSpec spec = small_spec();
+  spec.clips_per_shard = 1;
+  make_dataset(*state, &spec, 20);
+  pid_t child = fork();
+  assert_true(child >= 0);
+  if (child == 0) {
+    const struct rlimit few = {16, 16};
+    Error error = {0};
+    Dataset *dataset = NULL;
+    if (setrlimit(RLIMIT_NOFILE, &few) != 0) _exit(1);
+    Status status = dataset_open(inside(*state, "data"), &dataset, &error);
+    bool said = strstr(error.message, "data: 20 shards are as many open files; the limit is 16");
+    _exit(status == ERROR_IO && said ? 0 : 1);
+  }
+  int result = 0;
+  assert_int_equal(waitpid(child, &result, 0), child);
+  assert_true(WIFEXITED(result) && WEXITSTATUS(result) == 0);
+}
+
 static void descriptions_say_what_it_is(void **state) {
   Error error;
   Text text = {0};
@@ -492,6 +521,7 @@ int main(void) {
       WITH_FOLDER(flipped_structure_never_crashes),
       WITH_FOLDER(bad_manifests_are_named),
       WITH_FOLDER(full_disk_leaves_nothing_half),
+      WITH_FOLDER(too_many_shards_to_open),
       WITH_FOLDER(descriptions_say_what_it_is),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

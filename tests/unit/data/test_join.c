@@ -2,13 +2,16 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/files.h"
+#include "base/memory.h"
 #include "data/make.h"
 #include "support_dataset.h"
 
@@ -23,40 +26,49 @@ static void make_part(const char *folder, const char *name, const DatasetSpec *s
   assert_int_equal(dataset_writer_finish(writer, &error), OK);
 }
 
-/* 5 + 4 + 1 clips in shards of 4: in none of the parts does the last shard end where it ends in the
- * whole. */
-static char *make_parts(void) {
-  char *folder = temporary_folder();
+/* 5 + 4 + 1 clips in shards of 4 + 1, 4 and 1. */
+static void make_parts_in(const char *folder, bool deflated) {
   DatasetSpec spec = small_spec();
+  spec.deflate = deflated;
   make_part(folder, "parts/a", &spec, 0, 5);
   spec.maker = "test --seed 2";
-  spec.deflate = true;
   make_part(folder, "parts/b", &spec, 5, 4);
   spec.maker = "test --seed 3";
-  spec.deflate = false;
   make_part(folder, "parts/c", &spec, 9, 1);
+}
+
+static char *make_parts(void) {
+  char *folder = temporary_folder();
+  make_parts_in(folder, false);
   return folder;
 }
 
-static Status join(const char *folder, const char *out, int64_t count, Error *error) {
-  JoinOptions options = {.out = inside(folder, out),
-                         .parts = inside(folder, "parts"),
-                         .count = count,
-                         .clips_per_shard = 4};
-  return join_run(&options, error);
+/* Where each shard of the whole comes from. */
+static const char *const sources[4] = {"parts/a/shard-00000.h5", "parts/a/shard-00001.h5",
+                                       "parts/b/shard-00000.h5", "parts/c/shard-00000.h5"};
+static const char *const shards[4] = {"whole/shard-00000.h5", "whole/shard-00001.h5",
+                                      "whole/shard-00002.h5", "whole/shard-00003.h5"};
+
+static JoinOptions options(const char *folder) {
+  return (JoinOptions){.out = inside(folder, "whole"), .parts = inside(folder, "parts")};
 }
 
-static void test_joined(void **state) {
-  (void)state;
+static void must_join(const JoinOptions *o) {
+  Error error = {0};
+  if (join_run(o, &error) != OK) fail_msg("%s", error.message);
+}
+
+/* A dataset of clips 0 .. 9, sound, with the names they had. */
+static void check_whole(const char *path, int shard_count) {
   Error error = {0};
   Dataset *dataset = NULL;
-  char *folder = make_parts();
-  assert_int_equal(join(folder, "whole", 3, &error), OK);
-  assert_int_equal(dataset_verify(inside(folder, "whole"), NULL, &error), OK);
-  assert_int_equal(dataset_open(inside(folder, "whole"), &dataset, &error), OK);
+  ClipName name;
+  char id[32];
+  assert_int_equal(dataset_verify(path, NULL, &error), OK);
+  assert_int_equal(dataset_open(path, &dataset, &error), OK);
   const DatasetInfo *info = dataset_info(dataset);
   assert_int_equal(info->clips, 10);
-  assert_int_equal(info->shards, 3);
+  assert_int_equal(info->shards, shard_count);
   size_t source = clip_source_bytes(&info->shape), target = clip_target_bytes(&info->shape);
   uint8_t *found = malloc(source + target), *expected = malloc(source + target);
   for (int64_t i = 0; i < 10; i++) {
@@ -64,46 +76,212 @@ static void test_joined(void **state) {
     clip_bytes(i, 0, expected, source);
     clip_bytes(i, 1, expected + source, target);
     assert_memory_equal(found, expected, source + target);
+    assert_int_equal(dataset_clip_name(dataset, i, &name, &error), OK);
+    snprintf(id, sizeof id, "clip-%lld", (long long)i);
+    assert_string_equal(name.id, id);
+    assert_int_equal(name.start_frame, i * 3);
   }
   free(found);
   free(expected);
   dataset_close(dataset);
+}
+
+static ino_t file_of(const char *path) {
+  struct stat info;
+  assert_int_equal(stat(path, &info), 0);
+  return info.st_ino;
+}
+
+/* --- Shard files as they are ------------------------------------------------------------------ */
+
+static void check_linked(bool deflated) {
+  char *folder = temporary_folder();
+  make_parts_in(folder, deflated);
+  JoinOptions o = options(folder);
+  o.count = 3;
+  must_join(&o);
+  check_whole(o.out, 4);
+  for (int i = 0; i < 4; i++)
+    assert_true(file_of(inside(folder, shards[i])) == file_of(inside(folder, sources[i])));
+  Error error;
+  assert_int_equal(folder_remove(o.parts, &error), OK);
+  check_whole(o.out, 4);
   remove_folder(folder);
 }
 
-static void test_names_stay(void **state) {
+static void test_files_are_linked(void **state) {
+  (void)state;
+  check_linked(false);
+  check_linked(true);
+}
+
+/* A part may itself have been joined, and its files be links to elsewhere. */
+static void test_joined_again(void **state) {
+  (void)state;
+  Error error;
+  char *folder = make_parts();
+  const JoinOptions o = options(folder);
+  must_join(&o);
+  assert_int_equal(folder_create(inside(folder, "more"), &error), OK);
+  assert_int_equal(rename(o.out, inside(folder, "more/1")), 0);
+  const char *shard = inside(folder, "more/1/shard-00002.h5");
+  const char *elsewhere = inside(folder, "elsewhere.h5");
+  assert_int_equal(rename(shard, elsewhere), 0);
+  assert_int_equal(symlink("../../elsewhere.h5", shard), 0);
+  const JoinOptions again = {.out = inside(folder, "twice"), .parts = inside(folder, "more")};
+  must_join(&again);
+  check_whole(again.out, 4);
+  assert_true(file_of(inside(folder, "twice/shard-00002.h5")) == file_of(elsewhere));
+  remove_folder(folder);
+}
+
+/* What the dataset is called depends on its parts alone. */
+static void test_place_does_not_matter(void **state) {
+  (void)state;
+  char *here = make_parts(), *there = make_parts();
+  const JoinOptions a = options(here), b = options(there);
+  must_join(&a);
+  must_join(&b);
+  assert_same_file(inside(here, "whole/manifest.json"), inside(there, "whole/manifest.json"));
+  remove_folder(here);
+  remove_folder(there);
+}
+
+/* A file system of its own for the parts, or NULL. */
+static char *parts_elsewhere(const char *folder) {
+  char *other = mem_format("/dev/shm/celforge-join-XXXXXX");
+  struct stat a, b;
+  if (!mkdtemp(other)) {
+    free(other);
+    return NULL;
+  }
+  assert_int_equal(stat(folder, &a) + stat(other, &b), 0);
+  if (a.st_dev == b.st_dev) {
+    remove_folder(other);
+    return NULL;
+  }
+  make_parts_in(other, false);
+  return other;
+}
+
+static void test_files_are_copied(void **state) {
   (void)state;
   Error error = {0};
-  Dataset *whole = NULL, *part = NULL;
-  ClipName found, expected;
-  char *folder = make_parts();
-  assert_int_equal(join(folder, "whole", 0, &error), OK);
-  assert_int_equal(dataset_open(inside(folder, "whole"), &whole, &error), OK);
-  assert_int_equal(dataset_open(inside(folder, "parts/b"), &part, &error), OK);
-  for (int64_t i = 0; i < 4; i++) {
-    assert_int_equal(dataset_clip_name(whole, 5 + i, &found, &error), OK);
-    assert_int_equal(dataset_clip_name(part, i, &expected, &error), OK);
-    assert_string_equal(found.id, expected.id);
-    assert_string_equal(found.origin, expected.origin);
-    assert_int_equal(found.start_frame, expected.start_frame);
+  char *folder = temporary_folder(), *other = parts_elsewhere(folder);
+  if (!other) {
+    remove_folder(folder);
+    print_message("# skipped: /dev/shm is no file system of its own\n");
+    skip();
   }
-  dataset_close(part);
-  dataset_close(whole);
+  JoinOptions o = options(folder);
+  o.parts = inside(other, "parts");
+  must_join(&o);
+  check_whole(o.out, 4);
+  for (int i = 0; i < 4; i++)
+    assert_same_file(inside(folder, shards[i]), inside(other, sources[i]));
+  /* Whole copies of an interrupted join stay, others are made again. */
+  ino_t kept = file_of(inside(folder, shards[0]));
+  assert_int_equal(unlink(inside(folder, "whole/manifest.json")), 0);
+  flip_byte(inside(folder, shards[2]), file_bytes(inside(folder, shards[2])) / 2);
+  must_join(&o);
+  check_whole(o.out, 4);
+  assert_true(file_of(inside(folder, shards[0])) == kept);
+  /* A part that is damaged is not copied. */
+  assert_int_equal(folder_remove(o.out, &error), OK);
+  flip_byte(inside(other, sources[2]), file_bytes(inside(other, sources[2])) / 2);
+  assert_int_equal(join_run(&o, &error), ERROR_DATA);
+  assert_says(&error, sources[2], "CRC-32C found", NULL);
+  assert_false(path_exists(inside(folder, "whole/manifest.json")));
+  assert_false(path_exists(inside(folder, shards[2])));
+  remove_folder(other);
   remove_folder(folder);
 }
 
-/* What an interruption leaves: whole shards without a manifest. */
+/* What an interruption leaves: shards without a manifest. */
 static void test_goes_on(void **state) {
+  (void)state;
+  Error error = {0};
+  char *folder = make_parts();
+  const JoinOptions o = options(folder);
+  must_join(&o);
+  const char *manifest = inside(folder, "whole/manifest.json");
+  const char *first = inside(folder, "first.json");
+  assert_int_equal(rename(manifest, first), 0);
+  assert_int_equal(unlink(inside(folder, shards[3])), 0);
+  assert_int_equal(unlink(inside(folder, shards[1])), 0);
+  assert_int_equal(
+      atomic_file_replace(inside(folder, "whole/shard-00001.h5.7.tmp"), "x", 1, &error), OK);
+  must_join(&o);
+  check_whole(o.out, 4);
+  assert_same_file(first, manifest);
+  assert_false(path_exists(inside(folder, "whole/shard-00001.h5.7.tmp")));
+  remove_folder(folder);
+}
+
+static void refused_over(const char *folder, const char *shard, const char *says) {
+  Error error = {0};
+  const JoinOptions o = options(folder);
+  assert_int_equal(join_run(&o, &error), ERROR_USAGE);
+  assert_says(&error, says, NULL);
+  assert_true(path_exists(inside(folder, shard))); /* it may be dear to somebody */
+}
+
+static void test_what_is_not_ours_stays(void **state) {
+  (void)state;
+  Error error = {0};
+  char *folder = make_parts();
+  DatasetSpec spec = small_spec();
+  spec.maker = "something else";
+  make_part(folder, "whole", &spec, 0, 4);
+  refused_over(folder, "whole/manifest.json", "already holds a dataset");
+  assert_int_equal(unlink(inside(folder, "whole/manifest.json")), 0);
+  refused_over(folder, shards[0], "was left by a run with other settings");
+  assert_int_equal(rename(inside(folder, shards[0]), inside(folder, "whole/shard-00004.h5")), 0);
+  refused_over(folder, "whole/shard-00004.h5", "the parts have 4 shards in all");
+  assert_int_equal(rename(inside(folder, "whole/shard-00004.h5"), inside(folder, "whole/x")), 0);
+  refused_over(folder, "whole/x", "no part of a dataset");
+  assert_int_equal(folder_remove(inside(folder, "whole"), &error), OK);
+  const JoinOptions o = options(folder);
+  must_join(&o);
+  remove_folder(folder);
+}
+
+/* --- All clips anew --------------------------------------------------------------------------- */
+
+/* In none of the parts does the last shard end where it ends in the whole. */
+static void test_written_anew(void **state) {
+  (void)state;
+  char *folder = make_parts();
+  DatasetSpec spec = small_spec();
+  Error error;
+  assert_int_equal(folder_remove(inside(folder, "parts/b"), &error), OK);
+  spec.deflate = true;
+  make_part(folder, "parts/b", &spec, 5, 4);
+  JoinOptions o = options(folder);
+  o.clips_per_shard = 4;
+  must_join(&o);
+  check_whole(o.out, 3);
+  o.out = inside(folder, "deflated");
+  o.clips_per_shard = 0;
+  o.deflate = true;
+  must_join(&o);
+  check_whole(o.out, 1);
+  remove_folder(folder);
+}
+
+static void test_writing_anew_goes_on(void **state) {
   (void)state;
   static const char *const files[] = {"shard-00000.h5", "shard-00001.h5", "shard-00002.h5",
                                       "manifest.json"};
-  Error error = {0};
   char *folder = make_parts(), name[64];
-  assert_int_equal(join(folder, "whole", 0, &error), OK);
-  assert_int_equal(join(folder, "again", 0, &error), OK);
+  JoinOptions o = options(folder);
+  o.clips_per_shard = 4;
+  must_join(&o);
+  o.out = inside(folder, "again");
+  must_join(&o);
   assert_int_equal(unlink(inside(folder, "again/manifest.json")), 0);
   assert_int_equal(unlink(inside(folder, "again/shard-00002.h5")), 0);
-  assert_int_equal(join(folder, "again", 0, &error), OK);
+  must_join(&o);
   for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
     strcpy(name, "whole/");
     const char *whole = inside(folder, strcat(name, files[i]));
@@ -113,11 +291,15 @@ static void test_goes_on(void **state) {
   remove_folder(folder);
 }
 
+/* --- Parts that do not fit -------------------------------------------------------------------- */
+
 static void assert_refused(const char *folder, int64_t count, const char *a, const char *b) {
+  JoinOptions o = options(folder);
+  o.count = count;
   Error error = {0};
-  assert_int_equal(join(folder, "whole", count, &error), ERROR_DATA);
+  assert_int_equal(join_run(&o, &error), ERROR_DATA);
   assert_says(&error, a, b, NULL);
-  assert_false(path_exists(inside(folder, "whole")));
+  assert_false(path_exists(o.out));
 }
 
 static void test_refused(void **state) {
@@ -138,8 +320,20 @@ static void test_refused(void **state) {
   remove_folder(folder);
 
   folder = make_parts();
+  spec = small_spec();
+  spec.deflate = true;
+  make_part(folder, "parts/d", &spec, 0, 1);
+  assert_refused(folder, 0, "parts/d: clips are deflated", "parts/a: plain");
+  remove_folder(folder);
+
+  folder = make_parts();
   assert_int_equal(unlink(inside(folder, "parts/b/manifest.json")), 0);
   assert_refused(folder, 0, "parts/b", "not a dataset");
+  remove_folder(folder);
+
+  folder = make_parts();
+  assert_int_equal(unlink(inside(folder, "parts/a/shard-00001.h5")), 0);
+  assert_refused(folder, 0, "parts/a/shard-00001.h5", "missing");
   remove_folder(folder);
 
   folder = temporary_folder();
@@ -149,9 +343,14 @@ static void test_refused(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_joined),
-      cmocka_unit_test(test_names_stay),
+      cmocka_unit_test(test_files_are_linked),
+      cmocka_unit_test(test_joined_again),
+      cmocka_unit_test(test_place_does_not_matter),
+      cmocka_unit_test(test_files_are_copied),
       cmocka_unit_test(test_goes_on),
+      cmocka_unit_test(test_what_is_not_ours_stays),
+      cmocka_unit_test(test_written_anew),
+      cmocka_unit_test(test_writing_anew_goes_on),
       cmocka_unit_test(test_refused),
   };
   return cmocka_run_group_tests_name("join", tests, NULL, NULL);
