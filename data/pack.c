@@ -2,7 +2,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/files.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "data/dataset.h"
@@ -95,6 +94,59 @@ static Status check_options(const PackOptions *o, Error *error) {
   return check_numbers(o, error);
 }
 
+/* --- Lengths ---------------------------------------------------------------------------------- */
+
+static bool lengths_agree(const Pack *pack) {
+  for (int i = 1; i < pack->count; i++)
+    if (pack->sides[i].length != pack->sides[0].length) return false;
+  return true;
+}
+
+static void append_lengths(const Pack *pack, Text *out) {
+  for (int i = 0; i < pack->count; i++)
+    text_append(out, "%s%s %s has %lld frames", i ? ", " : "",
+                i == pack->count - 1 ? "target" : "source", pack->sides[i].path,
+                (long long)pack->sides[i].length);
+}
+
+static bool is_filtered(const Pack *pack) {
+  return pack->options->source_filter || pack->options->target_filter;
+}
+
+static Status lengths_differ(const Pack *pack, Error *error) {
+  Text text = {0};
+  append_lengths(pack, &text);
+  error_set(error, ERROR_DATA, "the lengths differ: %s%s", text.data,
+            is_filtered(pack) ? " (behind the filters)" : "");
+  text_free(&text);
+  return ERROR_DATA;
+}
+
+/* Before hours of decoding: files in folders are counted, containers say something, which may be
+ * wrong. Filters may change both. */
+static Status compare_claims(Pack *pack, Error *error) {
+  Status status = OK;
+  Text text = {0};
+  bool exact = true, known = !is_filtered(pack);
+  for (int i = 0; i < pack->count; i++) {
+    const VideoInfo *info = video_info(pack->sides[i].reader);
+    pack->sides[i].length = info->frames;
+    known = known && info->frames > 0;
+    exact = exact && info->kind != MEDIA_VIDEO;
+  }
+  if (known && !lengths_agree(pack)) {
+    if (exact) TRY(lengths_differ(pack, error));
+    append_lengths(pack, &text);
+    log_warning("pack: the containers say that the lengths differ: %s; if they do, pack will fail "
+                "at the end of the shorter one",
+                text.data);
+  }
+  for (int i = 0; i < pack->count; i++) pack->sides[i].length = 0;
+done:
+  text_free(&text);
+  return status;
+}
+
 /* --- Opening both sides ----------------------------------------------------------------------- */
 
 static Status open_side(Side *side, const char *path, const VideoReaderOptions *options,
@@ -122,12 +174,10 @@ static Status check_rates(const Pack *pack, int *numerator, int *denominator, Er
     if (info->fps_numerator == 0) continue;
     if (rated &&
         (int64_t)info->fps_numerator * *denominator != (int64_t)*numerator * info->fps_denominator)
-      return error_set(
-          error, ERROR_DATA, "the rates differ: %s has %d/%d frames a second, %s has %d/%d%s",
-          rated->path, *numerator, *denominator, side->path, info->fps_numerator,
-          info->fps_denominator,
-          pack->options->target_filter || pack->options->source_filter ? " (behind the filters)"
-                                                                       : "");
+      return error_set(error, ERROR_DATA,
+                       "the rates differ: %s has %d/%d frames a second, %s has %d/%d%s",
+                       rated->path, *numerator, *denominator, side->path, info->fps_numerator,
+                       info->fps_denominator, is_filtered(pack) ? " (behind the filters)" : "");
     if (!rated) {
       rated = side;
       *numerator = info->fps_numerator;
@@ -153,6 +203,7 @@ static Status open_sides(Pack *pack, Error *error) {
   VideoReaderOptions source = {o->source_filter, info->width / scale, info->height / scale};
   for (int i = 0; i < o->source_count; i++)
     TRY(open_side(&pack->sides[i], o->sources[i], &source, o->frames, error));
+  TRY(compare_claims(pack, error));
   pack->total = -1;
   for (int i = 0; i < pack->count; i++) {
     int64_t claim = video_info(pack->sides[i].reader)->frames;
@@ -212,28 +263,13 @@ done:
   return status;
 }
 
-static bool lengths_agree(const Pack *pack) {
-  for (int i = 1; i < pack->count; i++)
-    if (pack->sides[i].length != pack->sides[0].length) return false;
-  return true;
-}
-
 /* Reads the longer sides to their ends, so that the message can name every length. */
 static Status tell_lengths(Pack *pack, Error *error) {
   Status status = OK;
-  Text text = {0};
   pack->held = 0;
   for (bool ended = false; !ended;) TRY(read_frames(pack, &ended, error));
-  for (int i = 0; i < pack->count; i++) {
-    bool target = i == pack->count - 1;
-    text_append(&text, "%s%s %s has %lld frames", i ? ", " : "", target ? "target" : "source",
-                pack->sides[i].path, (long long)pack->sides[i].length);
-  }
-  const PackOptions *o = pack->options;
-  status = error_set(error, ERROR_DATA, "the lengths differ: %s%s", text.data,
-                     o->source_filter || o->target_filter ? " (behind the filters)" : "");
+  status = lengths_differ(pack, error);
 done:
-  text_free(&text);
   return status;
 }
 
@@ -294,10 +330,7 @@ static Status pack_frames(Pack *pack, Error *error) {
   for (;; pack->position++) {
     bool ended;
     TRY(read_frames(pack, &ended, error));
-    if (!lengths_agree(pack)) {
-      status = tell_lengths(pack, error);
-      goto done;
-    }
+    if (!lengths_agree(pack)) TRY(tell_lengths(pack, error));
     if (ended) break;
     bool past = o->range_end >= 0 && pack->position >= o->range_end;
     if (pack->position % PROGRESS_EVERY == 0 && !past) report(pack);
@@ -328,20 +361,20 @@ done:
 Status pack_run(const PackOptions *options, Error *error) {
   Status status = OK;
   Pack pack = {.options = options};
-  bool existed = true;
   TRY(check_options(options, error));
   pack.stride = options->stride ? options->stride : options->frames;
   TRY(open_sides(&pack, error));
-  existed = path_exists(options->out);
   TRY(open_writer(&pack, error));
   TRY(pack_frames(&pack, error));
   DatasetWriter *writer = pack.writer;
   pack.writer = NULL;
   TRY(dataset_writer_finish(writer, error));
 done:
-  if (pack.writer) dataset_writer_abandon(pack.writer);
   /* Trying again would not help: whole shards of a bad pair are not left lying about. */
-  if (status == ERROR_DATA && !existed) folder_remove(options->out, NULL);
+  if (status == ERROR_DATA)
+    dataset_writer_discard(pack.writer);
+  else
+    dataset_writer_abandon(pack.writer);
   free(pack.source);
   for (int i = 0; i < pack.count; i++) {
     video_close(pack.sides[i].reader);

@@ -260,6 +260,26 @@ static void ranges_count_behind_filters(void **state) {
   close_packed(&clip);
 }
 
+/* Whole shards were written by then. A folder that was there before stays, as empty as it was. */
+static void a_bad_pair_leaves_nothing(void **state) {
+  (void)state;
+  char **names = NULL;
+  size_t count = 1;
+  media_make(media_path("live.mp4"), 20, 64, 48, 25);
+  media_make(media_path("toon.mp4"), 17, 64, 48, 25);
+  PackOptions o = options(media_path("live.mp4"), media_path("toon.mp4"));
+  o.clips_per_shard = 1;
+  assert_int_equal(pack_run(&o, &error), ERROR_DATA);
+  assert_mentions(&error, "live.mp4 has 20 frames");
+  assert_mentions(&error, "toon.mp4 has 17 frames");
+  assert_false(path_exists(media_path("data")));
+  assert_done(folder_create(media_path("data"), &error), &error);
+  assert_int_equal(pack_run(&o, &error), ERROR_DATA);
+  assert_done(folder_list(media_path("data"), &names, &count, &error), &error);
+  assert_int_equal(count, 0);
+  folder_list_free(names, count);
+}
+
 static void filters_may_not_change_the_count(void **state) {
   (void)state;
   media_make(media_path("live.mp4"), 20, 64, 48, 25);
@@ -313,6 +333,7 @@ int main(void) {
 #if WITH_FFMPEG
     TEST(filters_make_pairs),
     TEST(ranges_count_behind_filters),
+    TEST(a_bad_pair_leaves_nothing),
     TEST(filters_may_not_change_the_count),
     TEST(rates_must_agree),
 #endif
