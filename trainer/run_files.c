@@ -5,14 +5,21 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/files.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "trainer/run.h"
 
 static char *checkpoints_folder(const Run *run) {
   return path_join(run->config->run.dir, "checkpoints");
+}
+
+/* Parallel file systems are often mounted without locks. */
+static bool cannot_lock(int errnum) {
+  return errnum == ENOSYS || errnum == ENOLCK || errnum == EOPNOTSUPP;
 }
 
 Status run_lock_folder(Run *run, Error *error) {
@@ -24,9 +31,14 @@ Status run_lock_folder(Run *run, Error *error) {
     status = error_errno(error, errno, "%s", path);
     goto done;
   }
-  if (flock(run->lock, LOCK_EX | LOCK_NB) != 0)
+  if (flock(run->lock, LOCK_EX | LOCK_NB) == 0) goto done;
+  if (errno == EWOULDBLOCK)
     FAIL(error, ERROR_USAGE, "%s: another run is using this folder; choose another run.dir",
          run->config->run.dir);
+  if (cannot_lock(errno))
+    log_warning("%s: this file system has no locks: nothing keeps a second run out", path);
+  else
+    status = error_errno(error, errno, "%s: cannot lock", path);
 done:
   free(path);
   return status;
@@ -99,19 +111,32 @@ Status run_reopen_metrics(Run *run, Error *error) {
   return metrics_open(run->config->run.dir, run->step, &run->metrics, error);
 }
 
+/* The name of `checkpoint` where it is one of the run's own, else NULL. Caller frees. */
+static char *own_name(const char *folder, const Checkpoint *checkpoint) {
+  struct stat given, own;
+  char *name = mem_format("step-%08lld", (long long)checkpoint->step);
+  char *path = path_join(folder, name);
+  bool same = stat(checkpoint->path, &given) == 0 && stat(path, &own) == 0 &&
+              given.st_dev == own.st_dev && given.st_ino == own.st_ino;
+  free(path);
+  if (same) return name;
+  free(name);
+  return NULL;
+}
+
 Status run_open_outputs(Run *run, const Checkpoint *checkpoint, Error *error) {
   Status status = OK;
   const Config *config = run->config;
   char *folder = checkpoints_folder(run), *samples = path_join(config->run.dir, "samples");
-  const char *from = checkpoint ? strrchr(checkpoint->path, '/') : NULL;
+  char *from = checkpoint ? own_name(folder, checkpoint) : NULL;
   TRY(write_config(run, error));
   TRY(folder_create(samples, error));
-  TRY(checkpoint_writer_open(folder, (int)config->checkpoint.keep, from ? from + 1 : NULL,
-                             &run->checkpoints, error));
+  TRY(checkpoint_writer_open(folder, (int)config->checkpoint.keep, from, &run->checkpoints, error));
   TRY(inference_of_parameters(config, model_generator(run->model), READ_EMA, run->backend,
                               &run->sampler, error));
   TRY(run_reopen_metrics(run, error));
 done:
+  free(from);
   free(folder);
   free(samples);
   return status;

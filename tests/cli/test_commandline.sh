@@ -134,6 +134,15 @@ refuses "a run where one is" 64 'run: holds the checkpoints of an earlier run' \
   "$celforge" train tiny.yaml
 refuses "resuming from what is not there" 74 'elsewhere: cannot be taken for a checkpoint or a run' \
   "$celforge" train tiny.yaml --resume elsewhere
+succeeds "a run that goes on from another's checkpoint" \
+  "$celforge" train tiny.yaml --set run.dir=branch --resume run/checkpoints/step-00000002/
+cp -r run/checkpoints/step-00000002 copy
+succeeds "and from a copy of it under another name" \
+  "$celforge" train tiny.yaml --set run.dir=second-branch --resume copy
+cmp -s branch/checkpoints/step-00000004/state.json run/checkpoints/step-00000004/state.json &&
+  cmp -s branch/checkpoints/step-00000004/optimizer.safetensors run/checkpoints/step-00000004/optimizer.safetensors &&
+  cmp -s branch/checkpoints/step-00000004/optimizer.safetensors second-branch/checkpoints/step-00000004/optimizer.safetensors
+result $? "all three end with the same bytes"
 succeeds "resuming a finished run" "$celforge" train tiny.yaml --resume auto
 for path in run run/checkpoints/step-00000004 data data/shard-00000.h5; do
   succeeds "info $path" "$celforge" info $path
