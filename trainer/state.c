@@ -173,7 +173,7 @@ static Status find_tensor(const Checkpoint *checkpoint, const char *file_name, c
   return OK;
 }
 
-/* Reads a flat array on rank 0; the others' is left as it is. */
+/* Fills a flat array. */
 static Status read_flat(const Checkpoint *checkpoint, const char *file_name, const char *prefix,
                         const Parameters *parameters, float *flat, Error *error) {
   Status status = OK;
@@ -192,17 +192,21 @@ done:
   return status;
 }
 
+/* From here on all ranks together; `checkpoint` is NULL on all but rank 0. A rank that fails alone
+ * makes that common at once: ranks that went different ways would wait for each other. */
+
 static Status restore_flat(Comm *comm, const Checkpoint *checkpoint, const char *file_name,
                            const char *prefix, const Parameters *parameters, Buffer *buffer,
                            Error *error) {
   Status status = OK;
   float *flat = NULL;
   size_t bytes = (size_t)buffer->count * sizeof *flat;
-  TRY(mem_bulk(bytes, "a network's weights", (void **)&flat, error));
-  if (checkpoint) status = read_flat(checkpoint, file_name, prefix, parameters, flat, error);
+  status = mem_bulk(bytes, "a network's weights", (void **)&flat, error);
+  if (status == OK && checkpoint)
+    status = read_flat(checkpoint, file_name, prefix, parameters, flat, error);
   TRY(comm_agree(comm, status, error));
   TRY(comm_broadcast(comm, flat, bytes, 0, error));
-  TRY(buffer_upload(buffer, 0, flat, buffer->count, error));
+  TRY(comm_agree(comm, buffer_upload(buffer, 0, flat, buffer->count, error), error));
 done:
   free(flat);
   return status;
@@ -219,7 +223,7 @@ static Status restore_counters(Comm *comm, const Checkpoint *checkpoint, Paramet
   if (found) memcpy(values, found->data, sizeof values);
   TRY(comm_agree(comm, status, error));
   TRY(comm_broadcast(comm, values, sizeof values, 0, error));
-  TRY(buffer_upload(&parameters->counters, 0, values, 3, error));
+  TRY(comm_agree(comm, buffer_upload(&parameters->counters, 0, values, 3, error), error));
 done:
   free(name);
   return status;
@@ -236,7 +240,7 @@ static Status restore_network(Comm *comm, const Checkpoint *checkpoint, const ch
   TRY(restore_flat(comm, checkpoint, OPTIMIZER_FILE, second, parameters, &parameters->moment2,
                    error));
   TRY(restore_counters(comm, checkpoint, parameters, error));
-  TRY(parameters_refresh(parameters, error));
+  TRY(comm_agree(comm, parameters_refresh(parameters, error), error));
 done:
   free(first);
   free(second);
