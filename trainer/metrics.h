@@ -7,15 +7,17 @@
 typedef struct MetricsRecord {
   int64_t step;                /* steps done */
   double values[METRIC_COUNT]; /* means over the ranks; NaN: not computed, left out */
-  double seconds_per_step, clips_per_second,
-      gflops; /* since the record before; gflops of all ranks */
-  double generator_rate, discriminator_rate;
+  /* Since the record before, of all ranks together. */
+  double seconds_per_step, clips_per_second, gflops;
+  double generator_rate, discriminator_rate; /* of the last step */
   /* Shares of the time, 0 to 1, means over the ranks. */
   double computing, wait_data, wait_comm;
   int slowest_rank; /* the one that computes and waits for data longest; below 0: one rank alone */
   double slowest_seconds; /* for that, a step */
-  int64_t skipped_generator, skipped_discriminator, corrupt;
-  int64_t rollbacks, left_out; /* times the run went back; batches it leaves out since */
+  /* Since the run began: updates skipped, times the run went back, batches it leaves out since.
+   * `corrupt`: clips with a bad checksum that all ranks met since the process began or went back.
+   */
+  int64_t skipped_generator, skipped_discriminator, corrupt, rollbacks, left_out;
 } MetricsRecord;
 
 typedef struct MetricsLog MetricsLog;

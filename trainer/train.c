@@ -12,16 +12,18 @@
 
 /* --- What happens between steps --------------------------------------------------------------- */
 
-/* The mean over ranks of this rank's numbers, and how the time went, as a line of metrics. */
+/* The means over the ranks of a step's numbers, and how the time went, as a line of metrics. */
 static Status record_metrics(Run *run, const StepControls *controls, Error *error) {
   Status status = OK;
   MetricsRecord *record = &run->record;
   StepResult result;
   TimeShares shares;
   double seconds;
+  int64_t corrupt = loader_stats(run->loader).corrupt;
   TRY(model_result(run->model, 0, &result, error));
   double *values = result.metrics;
   TRY(comm_all_reduce(run->comm, values, METRIC_COUNT, COMM_F64, COMM_SUM, error));
+  TRY(comm_all_reduce(run->comm, &corrupt, 1, COMM_I64, COMM_SUM, error));
   TRY(timing_gather(run->timing, &shares, &seconds, error));
   double steps = (double)(run->step - run->recorded_step);
   *record = (MetricsRecord){
@@ -38,7 +40,7 @@ static Status record_metrics(Run *run, const StepControls *controls, Error *erro
       .slowest_seconds = shares.slowest_seconds / steps,
       .skipped_generator = result.generator.skipped,
       .skipped_discriminator = result.discriminator.skipped,
-      .corrupt = loader_stats(run->loader).corrupt,
+      .corrupt = corrupt,
       .rollbacks = guard_rollbacks(run->guard),
   };
   guard_left_out(run->guard, &record->left_out);
