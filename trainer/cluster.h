@@ -26,9 +26,11 @@ typedef struct Cluster {
     double memory; /* GB/s */
   } node;
   struct {
-    int times;                                   /* an OpTimes */
-    double f32, bf16, efficiency;                /* TFLOP/s */
-    double memory, memory_efficiency, launch_us; /* GB/s */
+    int times;         /* an OpTimes */
+    double f32, bf16;  /* TFLOP/s */
+    double memory;     /* GB/s */
+    double efficiency; /* the share of f32 or bf16 that ops reach, and of memory: */
+    double memory_efficiency, launch_us;
   } device;
   struct {
     double latency_us, bandwidth; /* GB/s of a rank, one way */
@@ -39,16 +41,20 @@ typedef struct Cluster {
   } far;
   struct {
     int algorithm; /* a Reduction */
-    double call_us, interference;
+    double call_us;
+    double interference; /* share by which computing slows down meanwhile */
   } reduce;
   struct {
-    double spread, slow_share, slow_by, host_ms;
+    double spread;              /* standard deviation of the logarithm */
+    double slow_share, slow_by; /* shares */
+    double host_ms;
   } step;
   struct {
     double node_read, read, copy, write; /* GB/s */
   } storage;
   struct {
-    double node_hours, restart; /* seconds */
+    double node_hours; /* between the failures of a node, mean */
+    double restart;    /* seconds */
   } failure;
 } Cluster;
 

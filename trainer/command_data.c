@@ -12,8 +12,7 @@
 #include "trainer/commandline.h"
 #include "trainer/progress.h"
 
-/* --- What the makers share ----------------------------------------------------------------------
- */
+/* --- What the makers share -------------------------------------------------------------------- */
 
 static void show_progress(void *context, int64_t done, int64_t total, const char *what) {
   Progress **progress = context;

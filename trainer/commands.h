@@ -18,11 +18,11 @@ Status train_run(const Config *config, const TrainOptions *options, int *argc, c
 
 typedef struct TranslateOptions {
   const char *checkpoint, *input, *output;
-  bool ema; /* default true */
+  bool ema; /* the averaged weights, else the plain ones */
   Device device;
-  int threads;
-  const char *codec; /* NULL: H.264 */
-  int quality;
+  int threads;       /* 0: OMP_NUM_THREADS, or every core */
+  const char *codec; /* FFmpeg's name of an encoder; NULL: H.264 */
+  int quality;       /* constant rate factor, 0 (best) to 63 */
 } TranslateOptions;
 /* Video, picture or frame folder to the same; frame by frame, constant memory, sound and timing
  * kept. */
@@ -30,7 +30,7 @@ Status translate_run(const TranslateOptions *options, Error *error);
 
 typedef struct EvalOptions {
   const char *checkpoint, *data, *json; /* json: NULL or a path */
-  bool ema;
+  bool ema;                             /* as above, like device and threads */
   Device device;
   int threads;
   int64_t clips; /* 0: all */

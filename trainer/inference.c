@@ -123,15 +123,13 @@ static Inference *inference_new(Backend *backend) {
   return inference;
 }
 
-Status inference_of_parameters(const Config *config, Parameters *parameters, ParameterSource source,
-                               Backend *backend, Inference **out, Error *error) {
-  (void)error;
+Inference *inference_of_parameters(const Config *config, Parameters *parameters,
+                                   ParameterSource source, Backend *backend) {
   Inference *inference = inference_new(backend);
   inference->config = *config;
   inference->parameters = parameters;
   inference->source = source;
-  *out = inference;
-  return OK;
+  return inference;
 }
 
 /* How many stacked inputs the checkpoint's generator reads: its stem's input channels, less the
@@ -141,8 +139,9 @@ static Status source_channels(const Checkpoint *checkpoint, const Config *config
   const Safetensors *file = checkpoint_file(checkpoint, "generator.safetensors");
   const NamedTensor *stem = file ? safetensors_find(file, "stem.weight") : NULL;
   if (!stem || stem->rank != RANK)
-    return error_set(error, ERROR_DATA, "%s/generator.safetensors: has no tensor \"stem.weight\"",
-                     checkpoint->path);
+    return error_set(error, ERROR_DATA,
+                     "%s/generator.safetensors: has no tensor \"stem.weight\" of %d dimensions",
+                     checkpoint->path, RANK);
   *out = stem->shape[AXIS_C] - config->model.noise_channels;
   if (*out >= 3 && *out % 3 == 0) return OK;
   return error_set(
@@ -192,10 +191,6 @@ void inference_free(Inference *inference) {
   parameters_free(&inference->own);
   arena_free(inference->arena);
   free(inference);
-}
-
-const Config *inference_config(const Inference *inference) {
-  return &inference->config;
 }
 
 int64_t inference_scale(const Inference *inference) {

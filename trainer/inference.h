@@ -9,29 +9,30 @@
 
 typedef struct Inference Inference;
 
-/* From a model in training: reads its parameters at every call (EMA or master). All outlive it. */
-Status inference_of_parameters(const Config *config, Parameters *parameters, ParameterSource source,
-                               Backend *backend, Inference **out, Error *error);
+/* From a model in training: reads its parameters at every call (EMA or master). `config` is copied,
+ * parameters and backend outlive it. */
+Inference *inference_of_parameters(const Config *config, Parameters *parameters,
+                                   ParameterSource source, Backend *backend);
 /* From a checkpoint, which may be closed afterwards. `ema` false: the plain weights. */
 Status inference_of_checkpoint(const Checkpoint *checkpoint, bool ema, Backend *backend,
                                Inference **out, Error *error);
 void inference_free(Inference *inference);
-const Config *inference_config(const Inference *inference);
-/* What the generator reads: 3 for each stacked input. */
 /* Of a checkpoint's model: how many times larger than its source the output is. */
 int64_t inference_scale(const Inference *inference);
+/* What the generator reads: 3 for each stacked input. */
 int64_t inference_source_channels(const Inference *inference);
 
-/* Frames u8 [T,H,W,C] to [T,H',W',3] f32 in about [-1, 1] (not clamped). The output has `height` by
- * `width`; a smaller source is enlarged. `first_frame` keys the noise, where the model has noise.
- */
 typedef struct InferenceShape {
-  int64_t frames, source_height, source_width, source_channels, height, width;
+  int64_t frames, source_height, source_width, source_channels;
+  int64_t height, width; /* of the output; a smaller source is enlarged */
 } InferenceShape;
+/* `source` u8 [frames, source_height, source_width, source_channels], `output` f32 [frames, height,
+ * width, 3] in about [-1, 1] (not clamped). `first_frame` keys the noise, where the model has any.
+ */
 Status inference_clip(Inference *inference, const InferenceShape *shape, const uint8_t *source,
                       int64_t first_frame, float *output, Error *error);
 
-/* Streaming: shape->frames is 1. inference_stream_begin forgets the frames before. */
+/* The same frame by frame: shape->frames is 1. inference_stream_begin forgets the frames before. */
 Status inference_stream_begin(Inference *inference, const InferenceShape *shape, Error *error);
 Status inference_stream_frame(Inference *inference, const uint8_t *source, float *output,
                               Error *error);

@@ -1,6 +1,5 @@
 /* The losses, as functions that append them to a graph. Each returns an f32 scalar; frames are
- * NTHWC in
- * [-1, 1]; weights are the caller's. */
+ * [N,T,H,W,3] in [-1, 1], in the dtype that is computed in; weights are the caller's. */
 #ifndef CELFORGE_TRAINER_LOSSES_H
 #define CELFORGE_TRAINER_LOSSES_H
 
@@ -20,8 +19,8 @@ Value loss_total_variation(Graph *graph, Value output);
  * averaged over patches, then over the scales of the image discriminator; image and video add up.
  * `both` are verdicts on a batch whose first half is real. */
 Value loss_discriminator(Graph *graph, Adversarial game, const Verdicts *both);
-/* What the generator minimises: softplus(-f) (the non-saturating form of 2014, section 3), (f -
- * 1)^2 / 2 or -f, averaged likewise. */
+/* What the generator minimises, averaged likewise: softplus(-f) (the non-saturating form of
+ * Goodfellow et al. 2014, section 3), (f - 1)^2 / 2, or -f. */
 Value loss_generator(Graph *graph, Adversarial game, const Verdicts *fake);
 /* mean |features of fake - of real|, averaged over the layers of a head and the scales of the image
  * discriminator; image and video add up (Wang et al. 2018, eq. 4, with means). */

@@ -49,8 +49,7 @@ static Value vector_parameter(Net *net, const char *what, int64_t channels, Init
                            net->source, init);
 }
 
-/* --- Streaming state ----------------------------------------------------------------------------
- */
+/* --- Streaming state -------------------------------------------------------------------------- */
 
 Status stream_state_allocate(StreamState *state, Backend *backend, Error *error) {
   for (int i = 0; i < state->count; i++) {
@@ -108,8 +107,7 @@ static Value stream_window(Net *net, Value x) {
   return window;
 }
 
-/* --- Layers -------------------------------------------------------------------------------------
- */
+/* --- Layers ----------------------------------------------------------------------------------- */
 
 static Value conv_layer(Net *net, const Layer *layer, Value x) {
   Graph *graph = net->graph;
@@ -156,8 +154,7 @@ Value frames_enlarge(Graph *graph, Value frames, int64_t height, int64_t width) 
   return graph_resize(graph, frames, height, width, RESIZE_BILINEAR);
 }
 
-/* --- Generator ----------------------------------------------------------------------------------
- */
+/* --- Generator -------------------------------------------------------------------------------- */
 
 static Value conv_norm(Net *net, const ModelConfig *config, const char *name, Value x,
                        int64_t channels, int taps_time, int taps_space, int stride) {
@@ -239,8 +236,7 @@ Value generator_build(Graph *graph, Parameters *parameters, ParameterSource sour
   return output;
 }
 
-/* --- Discriminators -----------------------------------------------------------------------------
- */
+/* --- Discriminators --------------------------------------------------------------------------- */
 
 /* C - 2C - 4C ... at stride 2, one more doubling at stride 1, then one logit a patch. Taps are 4 x
  * 4 in space, `taps_time` in time (centred: a discriminator may look ahead). */

@@ -7,10 +7,13 @@
 
 typedef struct Progress Progress;
 
+/* `what` is being done ("train"; copied), from `first` to `total` steps, frames or clips; a total
+ * below 1 is not known. */
 Progress *progress_new(const char *what, int64_t first, int64_t total);
-/* `record` may be NULL (no losses to show). Cheap: call it for every step, frame or clip. */
+/* `done` of them. `record` may be NULL (no losses to show). Cheap: call it for every step, frame or
+ * clip. */
 void progress_update(Progress *progress, int64_t done, const MetricsRecord *record);
-/* Removes the bar, logs the last state, frees. */
+/* Removes the bar, logs the last state, frees. NULL is allowed. */
 void progress_end(Progress *progress);
 
 #endif

@@ -34,9 +34,9 @@ double quality_temporal(const uint8_t *a_before, const uint8_t *a, const uint8_t
   return pixels > 0 ? sum / (double)pixels : 0;
 }
 
-/* --- SSIM: five windowed means (a, b, aa, bb, ab), filtered along rows, then along columns
- * ---------- */
+/* --- SSIM ------------------------------------------------------------------------------------- */
 
+/* Windowed means of a, b, aa, bb, ab, filtered along rows, then along columns. */
 enum { MOMENTS = 5 };
 
 typedef struct Window {

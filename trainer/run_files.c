@@ -132,8 +132,8 @@ Status run_open_outputs(Run *run, const Checkpoint *checkpoint, Error *error) {
   TRY(write_config(run, error));
   TRY(folder_create(samples, error));
   TRY(checkpoint_writer_open(folder, (int)config->checkpoint.keep, from, &run->checkpoints, error));
-  TRY(inference_of_parameters(config, model_generator(run->model), READ_EMA, run->backend,
-                              &run->sampler, error));
+  run->sampler =
+      inference_of_parameters(config, model_generator(run->model), READ_EMA, run->backend);
   TRY(run_reopen_metrics(run, error));
 done:
   free(from);

@@ -12,9 +12,9 @@ static const char GENERATOR_FILE[] = "generator.safetensors";
 static const char DISCRIMINATOR_FILE[] = "discriminator.safetensors";
 static const char OPTIMIZER_FILE[] = "optimizer.safetensors";
 
-/* --- Tensor lists --------------------------------------------------------------------------------
- * A flat array as named tensors: the same walk serves writing and reading. */
+/* --- Tensor lists ----------------------------------------------------------------------------- */
 
+/* Flat arrays as named tensors: the same walk serves writing and reading. */
 typedef struct TensorList {
   int count, capacity;
   NamedTensor *tensors;

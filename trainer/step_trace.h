@@ -3,9 +3,9 @@
  * A trace is taken from a planned model (with the times of a profiled one), or read from a file, so
  * that a step measured once, or known from elsewhere, can be simulated again. The file is JSON:
  *
- *     {"format": "celforge-step-trace", "name": "demo", "precision": "f32", "clips": 4, "threads":
- * 1, "clip_bytes": 196608, "state_bytes": 1e7, "batches_ahead": 4, "checkpoint_every": 500,
- *      "overlap": true,
+ *     {"format": "celforge-step-trace", "name": "demo", "precision": "f32", "clips": 4,
+ *      "threads": 1, "clip_bytes": 196608, "state_bytes": 1e7, "batches_ahead": 4,
+ *      "checkpoint_every": 500, "overlap": true,
  *      "ops": [{"name": "stem", "seconds": 0.01, "flops": 1e9, "bytes": 1e7, "waits": false},
  *              {"name": "bucket0", "reduces": 4194304}]}
  *

@@ -71,7 +71,10 @@ Status timing_new(Comm *comm, Timing **out, Error *error) {
   timing->since = timing->judged = clock_seconds();
   if (gethostname(host, sizeof host - 1) != 0) strcpy(host, "unknown host");
   Status status = comm_all_gather(comm, host, sizeof host, timing->hosts, error);
-  *out = timing;
+  if (status == OK)
+    *out = timing;
+  else
+    timing_free(timing);
   return status;
 }
 

@@ -15,8 +15,7 @@ typedef struct StepSeconds {
 } StepSeconds;
 
 typedef struct TimeShares {
-  double computing, data,
-      exposed; /* means over the ranks of their shares of all the time, 0 to 1 */
+  double computing, data, exposed; /* of all the time, 0 to 1; means over the ranks */
   int slowest; /* the rank that the others wait for: most computing and waiting for data */
   double slowest_seconds; /* its seconds of that, in all */
 } TimeShares;
@@ -33,15 +32,15 @@ typedef struct Timing Timing;
 /* Called by all ranks together, as is timing_gather. */
 Status timing_new(Comm *comm, Timing **out, Error *error);
 void timing_free(Timing *timing);
-/* This rank's step is over. */
+/* Adds seconds of this rank's (see StepSeconds). */
 void timing_add(Timing *timing, double computing, double data, double exposed);
-/* The shares since the gathering before (or timing_restart), the same on every rank. Every ten
- * seconds or more it looks for a straggler and warns of it, by rank and host: of the same one again
- * after ten minutes at the soonest. */
+/* The shares since the gathering before (or timing_restart), the same on every rank, and how many
+ * seconds that is on this one. Every ten seconds or more it looks for a straggler and warns of it,
+ * by rank and host: of the same one again after ten minutes at the soonest. */
 Status timing_gather(Timing *timing, TimeShares *out, double *seconds, Error *error);
 /* Forgets what was measured since the last gathering. */
 void timing_restart(Timing *timing);
-/* The host a rank runs on. */
+/* The name of the host a rank runs on; the timing's own. */
 const char *timing_host(const Timing *timing, int rank);
 
 #endif

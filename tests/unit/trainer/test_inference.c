@@ -85,8 +85,7 @@ static Fixture *fixture_new(const char *const *assignments, InferenceShape shape
   check(parameters_allocate(&f->parameters, backend, false, false, &error));
   check(parameters_initialize(&f->parameters, 5, &error));
   strengthen_head(f);
-  check(inference_of_parameters(&f->config, &f->parameters, READ_MASTER, backend, &f->inference,
-                                &error));
+  f->inference = inference_of_parameters(&f->config, &f->parameters, READ_MASTER, backend);
   f->source_frame = (size_t)(shape.source_height * shape.source_width * shape.source_channels);
   f->output_frame = (size_t)(shape.height * shape.width * 3);
   f->source = mem_new(FRAMES, f->source_frame);

@@ -212,8 +212,7 @@ static void test_same_seed_same_numbers(void **state) {
   step_trace_free(&trace);
 }
 
-/* --- Random steps against a recursion ----------------------------------------------------------
- */
+/* --- Random steps against a recursion --------------------------------------------------------- */
 
 /* Ranks reach the ops in the same order, so times follow op by op: an all-reduce begins when the
  * last rank is there and the one before has ended, a wait ends with the last one started. */
