@@ -33,10 +33,11 @@ typedef enum CommOperation { COMM_SUM, COMM_MAX, COMM_MIN } CommOperation;
  *               so on. Every number of ranks continues the tree of the one before, so 1, 2, 4, ...
  *               ranks that share out the same terms get the same bytes. Needs a power of two.
  * bf16 (fast)   half the bytes. Each rank's values are rounded to bfloat16 once; every rank
- * receives the others' for its share of a piece, adds them in f32 in rank order, divides in f32,
- * rounds the mean to bfloat16 once and sends it to all. An F32 buffer then holds the widened
- * bfloat16 mean: within 2^-8 of the mean magnitude of the terms, plus 2^-9 of the mean. With one
- * rank nothing is rounded, so it cannot be reproducible.
+ *               receives the others' for its share of a piece, adds them in f32 in rank order,
+ *               divides in f32, rounds the mean to bfloat16 once and sends it to all. An F32 buffer
+ *               then holds the widened bfloat16 mean: within 2^-8 of the mean magnitude of the
+ *               terms, plus 2^-9 of the mean. With one rank nothing is rounded, so it cannot be
+ *               reproducible.
  *
  * In all of them every rank ends with the same bits (but for the payload of a NaN). */
 typedef struct CommOptions {

@@ -2,10 +2,10 @@
  *
  * A thread of every rank writes FOLDER/RANK.json every `every` seconds: run, rank, world_size,
  * host, pid, started, beat, time, phase, since (seconds in the phase), step, begun (parts of means
- * over the ranks), waiting (the
- * collective that this rank waits in, or null). The main thread says what it is about to do with
- * heartbeat_phase; comm says by itself when it waits for other ranks: PHASE_DATA and PHASE_STEP
- * then read as PHASE_REDUCE, and the phase's clock starts anew when the wait is over.
+ * over the ranks), waiting (the collective that this rank waits in, or null). The main thread says
+ * what it is about to do with heartbeat_phase; comm says by itself when it waits for other ranks:
+ * PHASE_DATA and PHASE_STEP then read as PHASE_REDUCE, and the phase's clock starts anew when the
+ * wait is over.
  *
  * A rank that stays in one phase past its deadline (or waits in a collective past the deadlines of
  * both its own phase and of those that ranks not waiting are in, so that rank 0 may write a

@@ -10,8 +10,7 @@
 
 enum { HOST_SIZE = 256, WAITING_SIZE = 64, RUN_SIZE = 17 };
 
-/* --- record.c: FOLDER/RANK.json ------------------------------------------------------------------
- */
+/* --- record.c: FOLDER/RANK.json --------------------------------------------------------------- */
 
 typedef struct Record {
   bool valid; /* there, readable and of this run */
@@ -26,7 +25,6 @@ typedef struct Record {
   double since;         /* seconds in the phase, at `time` */
 } Record;
 
-char *record_path(const char *folder, int rank); /* caller frees */
 /* Whole or absent, but not synced: after a power cut nobody is left to be watched. */
 Status record_write(const char *folder, const Record *record, Error *error);
 /* Not valid where there is no file, or not one of `run`. */
@@ -34,8 +32,7 @@ Record record_read(const char *folder, int rank, const char *run);
 /* Removes every rank's record and every diagnosis of earlier runs. */
 Status record_clear(const char *folder, Error *error);
 
-/* --- diagnosis.c ---------------------------------------------------------------------------------
- */
+/* --- diagnosis.c ------------------------------------------------------------------------------ */
 
 /* All ranks' records and, of an earlier look at them, the beats. */
 typedef struct Look {
@@ -68,8 +65,7 @@ void append_rank(const Record *record, Text *text);
 /* "in data since 12:03:11 (600 s), step 1234". */
 void append_place(const Record *record, double now, Text *text);
 
-/* --- heartbeat.c ---------------------------------------------------------------------------------
- */
+/* --- heartbeat.c ------------------------------------------------------------------------------ */
 
 #define HEARTBEAT_NAP 0.25 /* seconds between two looks at the main thread's phase */
 
@@ -119,8 +115,7 @@ Place heartbeat_place(Heartbeat *heartbeat);
 /* This rank's record, as of now. The beating thread's. */
 void heartbeat_write(Heartbeat *heartbeat);
 
-/* --- watchdog.c ----------------------------------------------------------------------------------
- */
+/* --- watchdog.c ------------------------------------------------------------------------------- */
 
 /* The beating thread's, at every beat: warns of the next rank, and beyond it while that is silent.
  */

@@ -28,8 +28,7 @@ struct Comm {
 /* Seconds that a wait may see no progress; without end where a heartbeat watches. */
 double comm_patience(const Comm *comm);
 
-/* --- wait.c --------------------------------------------------------------------------------------
- */
+/* --- wait.c ----------------------------------------------------------------------------------- */
 
 /* An operation on its way, for the text of a timeout. */
 typedef struct Operation {
@@ -40,9 +39,6 @@ typedef struct Operation {
 
 /* Turns a code of MPI other than MPI_SUCCESS into ERROR_INTERNAL. */
 Status mpi_check(int code, const Operation *operation, Error *error);
-/* Sleeps between two looks at a request: long enough to leave the core to the ranks that compute,
- * short beside what has been waited already. */
-void mpi_pause(double waited);
 /* Tests the request until it is complete, at most `timeout` seconds. */
 Status mpi_wait(MPI_Request *request, const Operation *operation, double timeout, Error *error);
 /* ERROR_INTERNAL: the operation made no progress for `waited` seconds. */
@@ -66,8 +62,7 @@ void watchdog_stop(Watchdog *watchdog);
  * threads do. False where the system has no thread for it. */
 bool leave_within(double seconds, int exit_code);
 
-/* --- heartbeat.c ---------------------------------------------------------------------------------
- */
+/* --- heartbeat.c ------------------------------------------------------------------------------ */
 
 /* Around every wait of the main thread for other ranks; again where it sees progress. NULL is
  * allowed. `name` must outlive the heartbeat. */
@@ -75,8 +70,7 @@ void heartbeat_wait_begin(Heartbeat *heartbeat, const char *name);
 void heartbeat_wait_end(Heartbeat *heartbeat);
 void heartbeat_stop(Heartbeat *heartbeat); /* frees; NULL is allowed */
 
-/* --- piece.c -------------------------------------------------------------------------------------
- */
+/* --- piece.c ---------------------------------------------------------------------------------- */
 
 /* Several pieces are under way at once, so that one look at MPI moves all of them on. */
 enum { PIECE_ELEMENTS = 1 << 18, PIECES_IN_FLIGHT = 4, MAX_STAGES = 31 };
@@ -108,8 +102,7 @@ Status piece_start(Reducer *reducer, Piece *piece, const Operation *operation, E
 Status piece_finish(Reducer *reducer, Piece *piece, const Operation *operation, double timeout,
                     Error *error);
 
-/* --- average.c -----------------------------------------------------------------------------------
- */
+/* --- average.c -------------------------------------------------------------------------------- */
 
 extern const char MEAN_NAME[]; /* what waiting for it is called */
 
@@ -121,8 +114,7 @@ Status averager_start(Averager *averager, void *data, int64_t count, CommType ty
 Status averager_wait(Averager *averager, double timeout, Heartbeat *heartbeat, Error *error);
 CommStats averager_stats(Averager *averager);
 
-/* --- bfloat16.c ----------------------------------------------------------------------------------
- */
+/* --- bfloat16.c ------------------------------------------------------------------------------- */
 
 /* bfloat16 is the upper half of an IEEE 754 binary32; rounded to nearest, ties to even. */
 void comm_widen_bf16(const uint16_t *from, float *to, int64_t count);

@@ -19,7 +19,8 @@ const char *phase_name(Phase phase) {
   return PHASES[phase];
 }
 
-char *record_path(const char *folder, int rank) {
+/* Caller frees. */
+static char *record_path(const char *folder, int rank) {
   return mem_format("%s/%d.json", folder, rank);
 }
 

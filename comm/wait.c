@@ -16,7 +16,9 @@ Status mpi_check(int code, const Operation *operation, Error *error) {
                    operation->rank, operation->size, text);
 }
 
-void mpi_pause(double waited) {
+/* Between two looks at a request: long enough to leave the core to the ranks that compute, short
+ * beside what has been waited already (seconds). */
+static void pause_for(double waited) {
   const double shortest = 20e-6, longest = 200e-6;
   double seconds = waited / 4;
   if (seconds < shortest) seconds = shortest;
@@ -42,7 +44,7 @@ Status mpi_wait(MPI_Request *request, const Operation *operation, double timeout
     if (status != OK || complete) return status;
     double waited = clock_seconds() - began;
     if (waited > timeout) return timeout_error(operation, waited, error);
-    mpi_pause(waited);
+    pause_for(waited);
   }
 }
 

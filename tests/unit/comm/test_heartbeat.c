@@ -241,7 +241,7 @@ static Heartbeat *begin(double deadline) {
 static json_t *read_own(void) {
   Error error = {0};
   json_t *value = NULL;
-  char *path = record_path(folder, 0);
+  char *path = path_join(folder, "0.json");
   if (json_read_file(path, 4096, &value, &error) != OK) fprintf(stderr, "%s\n", error.message);
   free(path);
   return value;
