@@ -1,5 +1,6 @@
 #include "trainer/commandline.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,9 +49,10 @@ static Status parse_size(const Option *option, const char *text, PictureSize *ou
 
 static Status parse_number(const Option *option, const char *text, int64_t *out, Error *error) {
   char *end = NULL;
+  bool digit = isdigit((unsigned char)text[text[0] == '-']);
   errno = 0;
   long long number = strtoll(text, &end, 10);
-  if (end == text || *end != '\0')
+  if (!digit || *end != '\0')
     return error_set(error, ERROR_USAGE, "--%s: \"%s\" is not a whole number", option->name, text);
   if (errno != 0 || number < option->minimum || number > option->maximum)
     return error_set(error, ERROR_USAGE, "--%s: %s is out of range; allowed: %lld to %lld",
@@ -140,7 +142,7 @@ static void print_help(const Command *const *commands, int count) {
 
 /* --- Parsing ---------------------------------------------------------------------------------- */
 
-/* The known word nearest to `word`, or NULL where none is near. */
+/* `candidate` where it is nearer to `word` than *distance, which shrinks; else `best`. */
 static const char *nearer(const char *word, const char *candidate, const char *best,
                           int *distance) {
   int d = text_distance(word, candidate);
@@ -149,6 +151,7 @@ static const char *nearer(const char *word, const char *candidate, const char *b
   return candidate;
 }
 
+/* The distance from which on a word is not meant. */
 static int tolerance(const char *word) {
   return 2 + (int)strlen(word) / 4;
 }
