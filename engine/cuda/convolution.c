@@ -21,7 +21,14 @@ static Status convolution_run(Kernel *base, const Tensor *inputs, const Tensor *
   if (convolution_steps_run(&kernel->steps, kernel->handle, kernel->stream, &tensors, workspace,
                             error) == OK)
     return OK;
-  return error_context(error, "%s", kernel->name);
+  Text text = {0};
+  char form[64];
+  convolution_text(&kernel->steps.convolution, &text);
+  const Status status =
+      error_context(error, "%s: %s: %s, %s", kernel->name, text.data,
+                    convolution_form_name(&kernel->steps.form, form), kernel->steps.plan->details);
+  text_free(&text);
+  return status;
 }
 
 static void convolution_free(Kernel *base) {

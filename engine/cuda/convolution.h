@@ -1,5 +1,5 @@
 /* A convolution in one of its forms, ready to run: windows into the workspace, cuDNN's plan,
- * windows back, our own bias, activation and sums. And the choice among forms and engines. */
+ * windows back, our own bias, activation and sums; and trying them out. */
 #ifndef CELFORGE_ENGINE_CUDA_CONVOLUTION_H
 #define CELFORGE_ENGINE_CUDA_CONVOLUTION_H
 
@@ -49,6 +49,12 @@ ConvolutionTensors convolution_tensors(const Convolution *convolution, const Ten
 Status convolution_steps_run(const ConvolutionSteps *steps, cudnnHandle_t handle,
                              cudaStream_t stream, const ConvolutionTensors *tensors,
                              void *workspace, Error *error);
+
+/* Runs the steps once, on numbers of its own in scratch memory full of NaN, and holds the first,
+ * the last and some other elements of the result against plain sums. ERROR_INTERNAL: the run's
+ * error, or how far off it is. OK, and said in the log, where there is no memory to try it in. */
+Status convolution_trial(const ConvolutionSteps *steps, cudnnHandle_t handle, cudaStream_t stream,
+                         bool tf32, Error *error);
 
 /* Median seconds of a few runs on scratch memory that is allocated for it. */
 Status convolution_measure(const ConvolutionSteps *steps, cudnnHandle_t handle, cudaStream_t stream,

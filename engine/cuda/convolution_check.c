@@ -217,11 +217,11 @@ static Status fail_case(const CudaBackend *backend, const Op *op, ConvolutionPas
   convolution_text(&convolution, &text);
   status = error_set(
       error, ERROR_INTERNAL,
-      "convolutions are wrong on this machine (%s): %s, as %s by engine %lld, is off by %.3g "
+      "convolutions are wrong on this machine (%s): %s, as %s by %s, is off by %.3g "
       "(relative; at most %.3g is rounding). Install another version of cuDNN, or train with "
       "train.precision=%s or on another device",
       cudnn_device(backend->cudnn), text.data, convolution_form_name(&choice.form, name),
-      (long long)choice.plan->engine, error_found, tolerance,
+      choice.plan->details, error_found, tolerance,
       convolution.operands == DTYPE_BF16 ? "f32" : "bf16");
   text_free(&text);
   return status;

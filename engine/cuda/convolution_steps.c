@@ -1,11 +1,11 @@
 /* A form's steps: the workspace's layout, and running them in order. */
-#include <stdlib.h>
-
-#include "base/memory.h"
 #include "engine/cuda/convolution.h"
 #include "engine/cuda/epilogue.h"
 
 /* --- Layout ----------------------------------------------------------------------------------- */
+/* cuDNN is given workspaces as an allocator would give them. Arenas align to less. */
+enum { PLAN_ALIGNMENT = 256 };
+
 static size_t place(size_t *used, size_t bytes) {
   const size_t at = *used;
   *used += cuda_align(bytes);
@@ -57,7 +57,7 @@ ConvolutionSteps convolution_steps(const Convolution *convolution, const Convolu
     steps.sum_parts = column_sums_parts(shape_count(convolution->y) / channels, channels);
     steps.sums_at = place(&used, (size_t)(steps.sum_parts * channels) * sizeof(float));
   }
-  steps.workspace = used;
+  steps.workspace = used > 0 ? used + PLAN_ALIGNMENT : 0;
   return steps;
 }
 
@@ -98,13 +98,18 @@ static WindowLaunch outward(const ConvolutionPart *part, const void *inner, void
   return window;
 }
 
-static Status check_addresses(const ConvolutionTensors *tensors, Error *error) {
+static Status check_addresses(const ConvolutionSteps *steps, const ConvolutionTensors *tensors,
+                              Error *error) {
   static const char *const names[PARTS] = {"x", "the weights", "y"};
   for (int i = 0; i < PARTS; i++)
     if ((uintptr_t)tensors->part[i] % 16 != 0)
       return error_set(error, ERROR_INTERNAL,
                        "%s of a convolution lies at %p; cuDNN needs a multiple of 16", names[i],
                        tensors->part[i]);
+  if (steps->form.fused && !steps->bias_copied && (uintptr_t)tensors->bias % 16 != 0)
+    return error_set(error, ERROR_INTERNAL,
+                     "the bias of a convolution lies at %p; cuDNN needs a multiple of 16",
+                     tensors->bias);
   return OK;
 }
 
@@ -171,75 +176,15 @@ Status convolution_steps_run(const ConvolutionSteps *steps, cudnnHandle_t handle
   Status status = OK;
   static const int64_t uids[] = {CUDNN_UID_X, CUDNN_UID_W, CUDNN_UID_Y, CUDNN_UID_BIAS};
   const bool bias = steps->form.fused && steps->convolution.bias;
+  char *base =
+      (char *)(((uintptr_t)workspace + PLAN_ALIGNMENT - 1) & ~(uintptr_t)(PLAN_ALIGNMENT - 1));
   void *pointers[PARTS + 1];
-  TRY(check_addresses(tensors, error));
-  TRY(enter(steps, stream, tensors, workspace, pointers, error));
+  TRY(check_addresses(steps, tensors, error));
+  TRY(enter(steps, stream, tensors, base, pointers, error));
   TRY(cudnn_plan_run(steps->plan, handle, bias ? PARTS + 1 : PARTS, uids, pointers,
-                     steps->plan->workspace ? (char *)workspace + steps->plan_at : NULL, error));
+                     steps->plan->workspace ? base + steps->plan_at : NULL, error));
   TRY(leave(steps, stream, tensors, pointers, error));
-  if (steps->sum_parts > 0) TRY(sum_bias(steps, stream, tensors, workspace, error));
+  if (steps->sum_parts > 0) TRY(sum_bias(steps, stream, tensors, base, error));
 done:
-  return status;
-}
-
-/* --- Measuring -------------------------------------------------------------------------------- */
-enum { WARM_RUNS = 2, TIMED_RUNS = 7 };
-
-static size_t part_bytes(const ConvolutionPart *part) {
-  return cuda_align((size_t)shape_count(part->outer) * dtype_size(part->outer_dtype));
-}
-
-static int ascending(const void *a, const void *b) {
-  const float x = *(const float *)a, y = *(const float *)b;
-  return (x > y) - (x < y);
-}
-
-static Status time_runs(const ConvolutionSteps *steps, cudnnHandle_t handle, cudaStream_t stream,
-                        const ConvolutionTensors *tensors, void *workspace, double *seconds,
-                        Error *error) {
-  Status status = OK;
-  cudaEvent_t begin = NULL, end = NULL;
-  float milliseconds[TIMED_RUNS] = {0};
-  CUDA_TRY(cudaEventCreate(&begin));
-  CUDA_TRY(cudaEventCreate(&end));
-  for (int i = -WARM_RUNS; i < TIMED_RUNS; i++) {
-    CUDA_TRY(cudaEventRecord(begin, stream));
-    TRY(convolution_steps_run(steps, handle, stream, tensors, workspace, error));
-    CUDA_TRY(cudaEventRecord(end, stream));
-    CUDA_TRY(cudaEventSynchronize(end));
-    if (i >= 0) CUDA_TRY(cudaEventElapsedTime(&milliseconds[i], begin, end));
-  }
-  qsort(milliseconds, TIMED_RUNS, sizeof *milliseconds, ascending);
-  *seconds = 1e-3 * (double)milliseconds[TIMED_RUNS / 2];
-done:
-  if (begin) cudaEventDestroy(begin);
-  if (end) cudaEventDestroy(end);
-  return status;
-}
-
-Status convolution_measure(const ConvolutionSteps *steps, cudnnHandle_t handle, cudaStream_t stream,
-                           double *seconds, Error *error) {
-  enum { SMALL_NUMBERS = 0x3c }; /* 0x3c3c is 0.0115 in bf16, and so is four of them in f32 */
-  Status status = OK;
-  ConvolutionTensors tensors = {0};
-  size_t bytes = 0, at[PARTS + 1];
-  void *memory = NULL;
-  for (int i = 0; i < PARTS; i++) {
-    at[i] = bytes;
-    bytes += part_bytes(&steps->parts[i]);
-  }
-  at[PARTS] = bytes;
-  bytes += cuda_align((size_t)steps->convolution.y.dim[AXIS_C] * sizeof(float));
-  if (cudaMalloc(&memory, bytes + steps->workspace) != cudaSuccess) {
-    cudaGetLastError(); /* it is no error of the device: later calls must not see it */
-    FAIL(error, ERROR_INTERNAL, "no %zu bytes of device memory to measure convolutions in",
-         bytes + steps->workspace);
-  }
-  CUDA_TRY(cudaMemsetAsync(memory, SMALL_NUMBERS, bytes, stream));
-  for (int i = 0; i < PARTS; i++) tensors.part[i] = (char *)memory + at[i];
-  tensors.bias = (char *)memory + at[PARTS];
-  TRY(time_runs(steps, handle, stream, &tensors, (char *)memory + bytes, seconds, error));
-done:
-  if (memory) cudaFree(memory);
   return status;
 }

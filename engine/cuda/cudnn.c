@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "base/memory.h"
@@ -19,6 +20,12 @@ typedef struct Entry {
   cudnnBackendDescriptor_t config; /* likewise */
 } Entry;
 
+/* What choosing has cost so far: engines that are compiled at run time take up to seconds each. */
+typedef struct Progress {
+  int made;
+  double seconds, said; /* in all; as of the last line about it */
+} Progress;
+
 struct Cudnn {
   CudnnTarget target;
   CudnnRules rules;
@@ -27,6 +34,7 @@ struct Cudnn {
   char *device, *folder;
   int count, capacity;
   Entry *entries;
+  Progress progress;
 };
 
 cudnnHandle_t cudnn_handle(const Cudnn *cudnn) {
@@ -67,11 +75,30 @@ static void say(const Convolution *convolution, const Entry *entry, const char *
   Text text = {0};
   char name[64];
   convolution_text(convolution, &text);
-  text_append(&text, ": %s, engine %lld%s, workspace ", convolution_form_name(&entry->form, name),
-              (long long)entry->plan->engine, entry->plan->tensor_cores ? " on tensor cores" : "");
+  text_append(&text, ": %s, %s, workspace ", convolution_form_name(&entry->form, name),
+              entry->plan->details);
   text_append_bytes_size(&text, (double)entry->plan->workspace);
   log_debug("cuDNN: %s, %s", text.data, how);
   text_free(&text);
+}
+
+static double seconds_now(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* A long start is seen to go on. */
+static void count_made(Cudnn *cudnn, double seconds) {
+  static const double OFTEN = 5; /* seconds of work between two lines */
+  Progress *progress = &cudnn->progress;
+  progress->made++;
+  progress->seconds += seconds;
+  if (progress->seconds - progress->said < OFTEN) return;
+  progress->said = progress->seconds;
+  log_info("cuDNN: %d convolutions prepared in %.0f s%s%s", progress->made, progress->seconds,
+           cudnn->folder ? "; the next start finds them in " : "",
+           cudnn->folder ? cudnn->folder : "");
 }
 
 /* What the disk holds for the key; a file that is no use is said and forgotten. */
@@ -103,6 +130,7 @@ Status cudnn_choose(Cudnn *cudnn, const Convolution *convolution, const Convolut
     say(convolution, known, "as chosen before");
   }
   if (!known) {
+    const double begin = seconds_now();
     CudnnFound found = {0};
     const CudnnSearch search = {.target = cudnn->target,
                                 .rules = cudnn->rules,
@@ -117,6 +145,7 @@ Status cudnn_choose(Cudnn *cudnn, const Convolution *convolution, const Convolut
     entry.key = NULL;
     say(convolution, known, cudnn->tune ? "measured" : "by heuristics");
     if (!only) write_entry(cudnn, known);
+    count_made(cudnn, seconds_now() - begin);
   }
   *out = (CudnnChoice){.form = known->form, .plan = known->plan};
 done:

@@ -19,7 +19,8 @@ typedef struct Search {
   const Convolution *convolution;
   int count;
   Offer offers[CONVOLUTION_MAX_FORMS];
-  Error reason; /* the last refusal */
+  Error reason;   /* the last refusal */
+  bool is_broken; /* the device does nothing more after a failure */
 } Search;
 
 /* A form that cuDNN refuses is left out; why is remembered. */
@@ -58,19 +59,48 @@ static void take(Offer *offer, int engine, CudnnPlan *plan, CudnnFound *out) {
   offer->graph = NULL;
 }
 
+/* Whether the plan runs and computes what it should, on numbers of its own and in the full shape:
+ * what cuDNN promises for a shape it may break when it runs, and a wrong engine is often wrong for
+ * large shapes alone. A plan that fails is said, since it is none of the user's doing, and left. */
+static bool passes_trial(Search *search, const Offer *offer, const CudnnPlan *plan) {
+  const CudnnSearch *settings = search->settings;
+  const ConvolutionSteps steps = convolution_steps(search->convolution, &offer->form, plan);
+  char name[64];
+  Text text = {0};
+  if (!settings->target.handle) return true;
+  if (convolution_trial(&steps, settings->target.handle, settings->stream, settings->rules.tf32,
+                        &search->reason) == OK)
+    return true;
+  convolution_text(search->convolution, &text);
+  error_context(&search->reason, "%s, %s", convolution_form_name(&offer->form, name),
+                plan->details);
+  log_warning("cuDNN: an engine is left out: %s: %s", text.data, search->reason.message);
+  text_free(&text);
+  search->is_broken = cudaStreamSynchronize(settings->stream) != cudaSuccess;
+  return false;
+}
+
+/* NULL where there is none: `reason` says why. */
+static CudnnPlan *make_plan(Search *search, const Offer *offer, int engine) {
+  const CudnnSearch *settings = search->settings;
+  CudnnPlan *plan = NULL;
+  if (search->is_broken || cudnn_plan_new(&settings->target, &offer->engines.engines[engine],
+                                          &settings->rules, &plan, &search->reason) != OK)
+    return NULL;
+  if (passes_trial(search, offer, plan)) return plan;
+  cudnn_plan_free(plan);
+  return NULL;
+}
+
 /* The first plan that can be made, on tensor cores if there is one. */
 static bool take_first(Search *search, CudnnFound *out) {
-  const CudnnSearch *settings = search->settings;
   for (int others = 0; others <= 1; others++) {
     for (int i = 0; i < search->count; i++) {
       Offer *offer = &search->offers[i];
       for (int k = 0; k < offer->engines.count; k++) {
-        CudnnPlan *plan = NULL;
-        const CudnnEngine *engine = &offer->engines.engines[k];
-        if (engine->tensor_cores == (others == 1)) continue;
-        if (cudnn_plan_new(&settings->target, engine, &settings->rules, &plan, &search->reason) !=
-            OK)
-          continue;
+        if (offer->engines.engines[k].tensor_cores == (others == 1)) continue;
+        CudnnPlan *plan = make_plan(search, offer, k);
+        if (!plan) continue;
         take(offer, k, plan, out);
         return true;
       }
@@ -90,14 +120,13 @@ static double measure(Search *search, const Offer *offer, const CudnnPlan *plan)
     log_debug("cuDNN: not measured: %s", search->reason.message);
     return INFINITY;
   }
-  log_debug("cuDNN: %s, engine %lld: %.1f us", convolution_form_name(&offer->form, name),
-            (long long)plan->engine, 1e6 * seconds);
+  log_debug("cuDNN: %s, %s: %.1f us", convolution_form_name(&offer->form, name), plan->details,
+            1e6 * seconds);
   return seconds;
 }
 
 /* The fastest of the first few plans of each form. False where none was measured. */
 static bool take_fastest(Search *search, CudnnFound *out) {
-  const CudnnSearch *settings = search->settings;
   double best = INFINITY;
   int best_offer = -1, best_engine = -1;
   CudnnPlan *best_plan = NULL;
@@ -105,10 +134,8 @@ static bool take_fastest(Search *search, CudnnFound *out) {
     const Offer *offer = &search->offers[i];
     int measured = 0;
     for (int k = 0; k < offer->engines.count && measured < MEASURED_OF_A_FORM; k++) {
-      CudnnPlan *plan = NULL;
-      if (cudnn_plan_new(&settings->target, &offer->engines.engines[k], &settings->rules, &plan,
-                         &search->reason) != OK)
-        continue;
+      CudnnPlan *plan = make_plan(search, offer, k);
+      if (!plan) continue;
       const double seconds = measure(search, offer, plan);
       measured++;
       if (seconds < best) {
@@ -137,7 +164,7 @@ Status cudnn_search(const CudnnSearch *settings, const Convolution *convolution,
   bool found = false;
   *out = (CudnnFound){0};
   error_set(&search.reason, ERROR_INTERNAL, "no form has an engine");
-  for (int i = 0; i < count && !found;) {
+  for (int i = 0; i < count && !found && !search.is_broken;) {
     const int tier = forms[i].tier;
     for (; i < count && forms[i].tier == tier; i++)
       if (!only || same_form(only, &forms[i])) add_offer(&search, &forms[i]);

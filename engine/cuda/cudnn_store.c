@@ -21,9 +21,9 @@ Status cudnn_store_write(const char *folder, const char *key, const ConvolutionF
   json_t *root = NULL;
   TRY(folder_create(folder, error));
   TRY(cudnn_plan_json(plan, &text, error));
-  root = json_pack("{s:s, s:s, s:I, s:b, s:s}", "key", key, "form",
-                   convolution_form_name(form, name), "engine", (json_int_t)plan->engine,
-                   "tensor_cores", (int)plan->tensor_cores, "plan", text);
+  root = json_pack("{s:s, s:s, s:I, s:s, s:b, s:s}", "key", key, "form",
+                   convolution_form_name(form, name), "engine", (json_int_t)plan->engine, "details",
+                   plan->details, "tensor_cores", (int)plan->tensor_cores, "plan", text);
   if (!root) FAIL(error, ERROR_INTERNAL, "%s: the plan is no text that JSON can hold", path);
   TRY(json_write_file(path, root, error));
 done:
@@ -52,7 +52,7 @@ Status cudnn_store_read(const char *folder, const char *key, const Convolution *
   Status status = OK;
   json_t *root = NULL;
   CudnnPlan *plan = NULL;
-  const char *found = NULL, *name = NULL, *text = NULL;
+  const char *found = NULL, *name = NULL, *details = NULL, *text = NULL;
   int64_t engine = 0;
   char *path = cudnn_store_path(folder, key);
   *out = NULL;
@@ -64,9 +64,11 @@ Status cudnn_store_read(const char *folder, const char *key, const Convolution *
   TRY(json_get_string(root, path, "form", &name, error));
   TRY(find_form(path, convolution, name, form, error));
   TRY(json_get_int(root, path, "engine", 0, INT64_MAX, &engine, error));
+  TRY(json_get_string(root, path, "details", &details, error));
   TRY(json_get_string(root, path, "plan", &text, error));
   TRY(cudnn_plan_load(target, text, rules, &plan, error));
   plan->engine = engine;
+  plan->details = mem_string(details);
   plan->tensor_cores = json_is_true(json_object_get(root, "tensor_cores"));
   *out = plan;
 done:

@@ -1,6 +1,6 @@
-/* The convolution and its gradients by loops anyone can check: a thread for each element of the
- * result, f32 sums in a fixed order. Slow; what the engines of cuDNN are held against when a
- * backend starts. */
+/* The convolution and its gradients by loops anyone can check: what the engines of cuDNN are held
+ * against. Whole results of small shapes, a thread for each element, f32 sums in a fixed order; and
+ * some elements of results of any size. */
 #ifndef CELFORGE_ENGINE_CUDA_REFERENCE_CONVOLUTION_H
 #define CELFORGE_ENGINE_CUDA_REFERENCE_CONVOLUTION_H
 
@@ -10,6 +10,7 @@
 extern "C" {
 #endif
 #include "engine/op.h"
+#include "engine/shared/shared.h"
 
 /* The trilinear form of engine/ops/convolution.c:
  *   y[n,p,o] = sum over taps k, channels c of w[o,k,c] x[n, p * stride + k - before, c]
@@ -26,6 +27,29 @@ typedef struct ReferenceConvolutionLaunch {
 } ReferenceConvolutionLaunch;
 Status launch_reference_convolution(const ReferenceConvolutionLaunch *p, cudaStream_t stream,
                                     Error *error);
+
+/* Element i of `samples` is the one at reference_sample_place(i, samples, elements of the result):
+ * the first, the last, and others evenly between them. f64 sums, a block for each. `out` of
+ * `convolution` is not looked at. */
+typedef struct ReferenceSamplesLaunch {
+  ReferenceConvolutionLaunch convolution;
+  int64_t samples;
+  double *out; /* [samples] */
+} ReferenceSamplesLaunch;
+Status launch_reference_samples(const ReferenceSamplesLaunch *p, cudaStream_t stream, Error *error);
+SHARED int64_t reference_sample_place(int64_t sample, int64_t samples, int64_t elements) {
+  return samples > 1 ? sample * (elements - 1) / (samples - 1) : 0;
+}
+
+/* out[i] = a number from [-scale, scale) that depends on i and the seed, as random ones do. */
+typedef struct ReferenceNumbersLaunch {
+  void *out;
+  DType dtype; /* f32 or bf16 */
+  int64_t count;
+  uint64_t seed;
+  float scale;
+} ReferenceNumbersLaunch;
+Status launch_reference_numbers(const ReferenceNumbersLaunch *p, cudaStream_t stream, Error *error);
 
 #ifdef __cplusplus
 }

@@ -233,6 +233,30 @@ static void expect(const ReferenceConvolutionLaunch *p, const Pair *x, const Pai
   }
 }
 
+/* The same by samples: all of them where there are so many, or few. */
+static void check_samples(const ReferenceConvolutionLaunch *p, uint64_t seed, size_t count,
+                          const double *expected) {
+  const int64_t counts[] = {1, 5, (int64_t)count};
+  for (int k = 0; k < 3; k++) {
+    const int64_t samples = counts[k] < (int64_t)count ? counts[k] : (int64_t)count;
+    ReferenceSamplesLaunch launch = {.convolution = *p, .samples = samples};
+    void *device = NULL;
+    double *found = mem_new((size_t)samples, sizeof *found);
+    must(backend->allocate(backend, (size_t)samples * sizeof *found, "a test", &device, &error));
+    launch.out = device;
+    must(launch_reference_samples(&launch, stream(), &error));
+    must(backend->download(backend, found, device, (size_t)samples * sizeof *found, &error));
+    for (int64_t i = 0; i < samples; i++) {
+      const int64_t at = reference_sample_place(i, samples, (int64_t)count);
+      if (samples == (int64_t)count) assert_int_equal(at, i);
+      if (samples > 1 && i == samples - 1) assert_int_equal(at, (int64_t)count - 1);
+      assert_near("sample", seed, &found[i], &expected[at], 1, 1e-12);
+    }
+    backend->release(backend, device);
+    free(found);
+  }
+}
+
 static void check_reference(uint64_t seed) {
   Random random = random_stream(seed, RANDOM_TEST, 2, 0);
   ReferenceConvolutionLaunch p = {.operands = seed % 2 ? DTYPE_BF16 : DTYPE_F32};
@@ -262,6 +286,7 @@ static void check_reference(uint64_t seed) {
     must(launch_reference_convolution(&p, stream(), &error));
     pair_download(&out);
     assert_near("plain convolution", seed, out.values, expected[result], out.count, 1e-5);
+    check_samples(&p, seed, out.count, expected[result]);
     pair_free(&out);
     free(expected[result]);
   }
@@ -273,6 +298,40 @@ static void check_reference(uint64_t seed) {
 static void plain_convolutions(void **state) {
   (void)state;
   for (uint64_t seed = 0; seed < 30; seed++) check_reference(seed);
+}
+
+/* What convolutions are tried on: spread evenly over the interval, without a pattern from one to
+ * the next, other ones for another seed. */
+static void numbers(void **state) {
+  (void)state;
+  for (int bf16 = 0; bf16 <= 1; bf16++) {
+    double sum = 0, squares = 0, neighbours = 0, seeds = 0;
+    Pair pairs[2];
+    for (int k = 0; k < 2; k++) {
+      pairs[k] = pair_new(shape_vector(20000), bf16 ? DTYPE_BF16 : DTYPE_F32, NULL);
+      const ReferenceNumbersLaunch p = {.out = pairs[k].device,
+                                        .dtype = pairs[k].dtype,
+                                        .count = 20000,
+                                        .seed = (uint64_t)k + 1,
+                                        .scale = 2};
+      must(launch_reference_numbers(&p, stream(), &error));
+      pair_download(&pairs[k]);
+    }
+    for (size_t i = 0; i < 20000; i++) {
+      const double value = pairs[0].values[i];
+      assert_true(value >= -2 && value <= 2);
+      sum += value;
+      squares += value * value;
+      neighbours += value * pairs[0].values[(i + 1) % 20000];
+      seeds += value * pairs[1].values[i];
+    }
+    /* Uniform: variance 4/3. Five standard deviations of the means. */
+    assert_true(fabs(sum / 20000) < 0.041);
+    assert_true(fabs(squares / 20000 - 4.0 / 3) < 0.043);
+    assert_true(fabs(neighbours / 20000) < 0.047);
+    assert_true(fabs(seeds / 20000) < 0.047);
+    for (int k = 0; k < 2; k++) pair_free(&pairs[k]);
+  }
 }
 
 static int open_backend(void **state) {
@@ -294,6 +353,7 @@ int main(void) {
       cmocka_unit_test(windows),
       cmocka_unit_test(sums_over_pixels),
       cmocka_unit_test(plain_convolutions),
+      cmocka_unit_test(numbers),
   };
   return gpu_run_tests(tests, sizeof tests / sizeof *tests, open_backend, close_backend);
 }

@@ -1,6 +1,7 @@
 /* Every form of a convolution with cuDNN replaced by the plain one (emulated builds only): that
  * windows, padding, added channels, narrow gradients, bias and activation lead from the op's
- * tensors to what the CPU makes of them, in a workspace full of NaN. */
+ * tensors to what the CPU makes of them, in a workspace full of NaN; and that trials of plans find
+ * what plans can do wrong. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -21,6 +22,7 @@ enum { PLAN_WORKSPACE = 192 };
 static Backend *cpu, *cuda;
 static Error error;
 static Convolution inner; /* what the plan below computes */
+static enum { RIGHT, REFUSED, LAST_WRONG, UNWRITTEN } fault;
 
 /* In cuDNN's place: the plain convolution in f32, then bias, activation and dtype. */
 Status cudnn_plan_run(const CudnnPlan *plan, cudnnHandle_t handle, int count, const int64_t *uids,
@@ -35,6 +37,9 @@ Status cudnn_plan_run(const CudnnPlan *plan, cudnnHandle_t handle, int count, co
   (void)handle;
   for (int i = 0; i < count; i++) assert_int_equal(uids[i], CUDNN_UID_X + i);
   assert_int_equal(count, biased ? PARTS + 1 : PARTS);
+  assert_int_equal((uintptr_t)workspace % 256, 0);
+  if (fault == REFUSED)
+    return error_set(failure, ERROR_INTERNAL, "CUDNN_STATUS_NOT_SUPPORTED: not this one");
   assert_int_equal(cudaMemsetAsync(workspace, 0xff, plan->workspace, stream), cudaSuccess);
   TRY(cuda->allocate(cuda, (size_t)shape_count(shapes[inner.pass]) * sizeof(float), "sums", &sums,
                      failure));
@@ -59,8 +64,13 @@ Status cudnn_plan_run(const CudnnPlan *plan, cudnnHandle_t handle, int count, co
                                .bias = biased ? pointers[PARTS] : NULL,
                                .activation = inner.activation,
                                .slope = inner.slope};
-  TRY(launch_window(&ending, stream, failure));
+  if (fault != UNWRITTEN) TRY(launch_window(&ending, stream, failure));
   TRY(cuda->synchronize(cuda, failure));
+  if (fault == LAST_WRONG) { /* as seen of large tensors: the end is not reached */
+    const size_t size = dtype_size(inner.result);
+    char *last = (char *)ending.destination + ((size_t)shape_count(shapes[inner.pass]) - 1) * size;
+    assert_int_equal(cudaMemset(last, 0x45, size), cudaSuccess);
+  }
 done:
   if (sums) cuda->release(cuda, sums);
   return status;
@@ -113,6 +123,45 @@ static void every_form(void **state) {
   }
 }
 
+/* A plan is tried before it is chosen: one that works passes in every form, and what a plan can do
+ * wrong is seen. The last element is the same in each form without added channels. */
+static void trials(void **state) {
+  static const CudnnPlan plan = {.workspace = PLAN_WORKSPACE};
+  cudaStream_t stream = cuda_backend(cuda)->stream;
+  (void)state;
+  for (uint64_t seed = 50; seed < 56; seed++) {
+    Problem problem = problem_new(cpu, seed);
+    ConvolutionForm forms[CONVOLUTION_MAX_FORMS];
+    Convolution convolution;
+    assert_int_equal(convolution_of(problem.pass, &problem.op, problem.inputs, problem.outputs,
+                                    &convolution, &error),
+                     OK);
+    const int count = convolution_forms(&convolution, forms);
+    for (int i = 0; i < count; i++) {
+      char name[64];
+      inner = convolution_inner(&convolution, &forms[i]);
+      const ConvolutionSteps steps = convolution_steps(&convolution, &forms[i], &plan);
+      fault = RIGHT;
+      if (convolution_trial(&steps, NULL, stream, false, &error) != OK)
+        fail_msg("seed %d, %s: %s", (int)seed, convolution_form_name(&forms[i], name),
+                 error.message);
+      fault = REFUSED;
+      assert_int_equal(convolution_trial(&steps, NULL, stream, false, &error), ERROR_INTERNAL);
+      assert_non_null(strstr(error.message, "not this one"));
+      fault = UNWRITTEN;
+      assert_int_equal(convolution_trial(&steps, NULL, stream, false, &error), ERROR_INTERNAL);
+      assert_non_null(strstr(error.message, "wrong numbers"));
+      fault = LAST_WRONG;
+      const Status status = convolution_trial(&steps, NULL, stream, false, &error);
+      const bool squashed = convolution.activation == ACTIVATION_TANH && !forms[i].fused;
+      if (!forms[i].aligned && !forms[i].padded && !squashed && status != ERROR_INTERNAL)
+        fail_msg("seed %d, %s: not seen", (int)seed, convolution_form_name(&forms[i], name));
+    }
+    fault = RIGHT;
+    problem_free(&problem);
+  }
+}
+
 static int open_backends(void **state) {
   const CudaOptions options = {.plain_streams = true, .timeout = 60};
   (void)state;
@@ -130,6 +179,6 @@ static int close_backends(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(every_form)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(every_form), cmocka_unit_test(trials)};
   return cmocka_run_group_tests(tests, open_backends, close_backends);
 }
