@@ -5,7 +5,7 @@
 #   make test         all set-up, then builds and runs every test
 #   make bench        trains beside PyTorch and prints the table of the README
 #   make test-gpu     what needs a GPU; make bundle: a folder that does the same on a bare GPU node
-#   make faults       200 runs disturbed at random moments, each restarted until it is done
+#   make faults       200 faults injected into runs at random moments, each run restarted until it is done
 #   make help         the rest
 #
 # Settings: CC, BUILD (folder), ARCH (-march), WITH_FFMPEG=0, SANITIZE=address,undefined | thread,
