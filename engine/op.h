@@ -3,6 +3,7 @@
 #define CELFORGE_ENGINE_OP_H
 
 #include "engine/graph.h"
+#include "engine/shared/adam.h"
 
 typedef enum OpKind {
   OP_VIEW,                    /* -> view of a buffer; nothing runs */
@@ -126,11 +127,23 @@ typedef struct OpAttributes {
     struct {
       float value;
     } fill;
-    struct {
-      float beta1, beta2, epsilon, weight_decay;
-    } adam;
+    AdamConstants adam;
   };
 } OpAttributes;
+
+/* The inputs of OP_ADAM: AdamViews in order. */
+typedef enum AdamInput {
+  ADAM_PARAMETERS,
+  ADAM_GRADIENTS,
+  ADAM_MOMENT1,
+  ADAM_MOMENT2,
+  ADAM_EMA,
+  ADAM_COMPUTE,
+  ADAM_NORM,
+  ADAM_CONTROLS,
+  ADAM_COUNTERS,
+  ADAM_INPUTS,
+} AdamInput;
 
 enum { OP_MAX_INPUTS = 9, OP_MAX_OUTPUTS = 4 };
 

@@ -8,8 +8,9 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "engine/gradients.h"
+#include "engine/shared/adam.h"
 
-enum { ALIGNMENT = 16, COUNTERS = 3 };
+enum { ALIGNMENT = 16, COUNTERS = sizeof(AdamCounters) / sizeof(float) };
 /* Elements that go through the host at a time. */
 enum { PIECE = 1 << 16 };
 

@@ -9,6 +9,7 @@
 #include "engine/cpu/lanes.h"
 #include "engine/cpu/onednn.h"
 #include "engine/cpu/trust.h"
+#include "engine/tasks.h"
 
 typedef enum FoldSide { FOLD_NONE, FOLD_INPUT, FOLD_OUTPUT } FoldSide;
 
@@ -270,8 +271,8 @@ static Status conv_new(Backend *backend, const Op *op, ConvPass pass, const Tens
   kernel->base = (Kernel){.run = conv_run, .free = conv_free};
   kernel->pass = pass;
   kernel->bias = pass == PASS_FORWARD
-                     ? cpu_has_input(op, inputs, 2)
-                     : pass == PASS_BACKWARD_WEIGHTS && cpu_has_output(op, outputs, 1);
+                     ? op_has_input(op, inputs, 2)
+                     : pass == PASS_BACKWARD_WEIGHTS && op_has_output(op, outputs, 1);
   kernel->threads = cpu_threads(backend);
   ConvTensors t = tensors_of(pass, kernel->bias, inputs, outputs);
   TRY(check_dtypes(op, pass, &t, error));

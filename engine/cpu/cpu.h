@@ -46,14 +46,6 @@ CpuKernelNew cpu_fill_new;
 CpuKernelNew cpu_adam_new;
 
 /* --- Helpers ---------------------------------------------------------------------------------- */
-/* Whether an optional input (or output) is there. */
-static inline bool cpu_has_input(const Op *op, const Tensor *inputs, int index) {
-  return index < op->input_count && inputs[index].shape.dim[0] > 0;
-}
-static inline bool cpu_has_output(const Op *op, const Tensor *outputs, int index) {
-  return index < op->output_count && outputs[index].shape.dim[0] > 0;
-}
-
 static inline size_t cpu_align(size_t bytes) {
   return (bytes + 63) & ~(size_t)63;
 }

@@ -3,18 +3,18 @@
 
 #include "base/memory.h"
 #include "engine/cpu/partition.h"
-#include "engine/shared/adam.h"
+#include "engine/tasks.h"
 
 enum { BLOCK = 1024, ELEMENTS_PER_THREAD = 16384 };
 
-/* --- Store ------------------------------------------------------------------------------------ */
-
 typedef struct EffectKernel {
   Kernel base;
-  int64_t count;
   int parts;
-  bool accumulate;
-  float value;
+  union {
+    StoreTask store;
+    FillTask fill;
+    AdamTask adam;
+  };
 } EffectKernel;
 
 static void effect_free(Kernel *kernel) {
@@ -25,11 +25,12 @@ static EffectKernel *effect_new(const Backend *backend, int64_t count,
                                 Status (*run)(Kernel *, const Tensor *, const Tensor *, void *,
                                               Error *)) {
   EffectKernel *k = mem_new(1, sizeof *k);
-  k->count = count;
   k->parts = cpu_parts(backend, count, ELEMENTS_PER_THREAD);
   k->base = (Kernel){.run = run, .free = effect_free};
   return k;
 }
+
+/* --- Store ------------------------------------------------------------------------------------ */
 
 /* At most BLOCK elements. */
 static void store_block(const Tensor *value, const Tensor *target, int64_t first, int64_t count,
@@ -47,21 +48,21 @@ static Status store_run(Kernel *base, const Tensor *inputs, const Tensor *output
                         Error *error) {
   (void)outputs, (void)workspace, (void)error;
   const EffectKernel *k = (const EffectKernel *)base;
+  const StoreTask task = k->store;
   const Tensor *value = &inputs[0], *target = &inputs[1];
-  const bool copy = !k->accumulate && value->dtype == target->dtype;
   const size_t size = dtype_size(value->dtype);
-  if (copy && value->data == target->data) return OK;
+  if (task.copies && value->data == target->data) return OK;
 #pragma omp parallel for num_threads(k->parts) schedule(static, 1)
   for (int part = 0; part < k->parts; part++) {
-    const int64_t begin = cpu_part_begin(k->count, part, k->parts);
-    const int64_t end = cpu_part_begin(k->count, part + 1, k->parts);
-    if (copy) {
+    const int64_t begin = cpu_part_begin(task.count, part, k->parts);
+    const int64_t end = cpu_part_begin(task.count, part + 1, k->parts);
+    if (task.copies) {
       memcpy((char *)target->data + (size_t)begin * size,
              (const char *)value->data + (size_t)begin * size, (size_t)(end - begin) * size);
       continue;
     }
     for (int64_t i = begin; i < end; i += BLOCK) {
-      store_block(value, target, i, end - i < BLOCK ? end - i : BLOCK, k->accumulate);
+      store_block(value, target, i, end - i < BLOCK ? end - i : BLOCK, task.accumulates);
     }
   }
   return OK;
@@ -70,20 +71,15 @@ static Status store_run(Kernel *base, const Tensor *inputs, const Tensor *output
 Status cpu_store_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
                      Kernel **out, Error *error) {
   (void)outputs;
+  Status status = OK;
+  StoreTask task;
   *out = NULL;
-  const bool accumulate = op->attributes.store.accumulate;
-  const DType from = inputs[0].dtype, to = inputs[1].dtype;
-  const int64_t count = shape_count(inputs[0].shape);
-  const bool copy = !accumulate && from == to;
-  if (count != shape_count(inputs[1].shape) || (!copy && (from == DTYPE_U8 || to == DTYPE_U8))) {
-    return error_set(error, ERROR_INTERNAL, "%s: cpu: store of %lld %s into %lld %s", op->name,
-                     (long long)count, dtype_name(from), (long long)shape_count(inputs[1].shape),
-                     dtype_name(to));
-  }
-  EffectKernel *k = effect_new(backend, count, store_run);
-  k->accumulate = accumulate;
+  TRY(store_task(op, inputs, backend->name, &task, error));
+  EffectKernel *k = effect_new(backend, task.count, store_run);
+  k->store = task;
   *out = &k->base;
-  return OK;
+done:
+  return status;
 }
 
 /* --- Fill ------------------------------------------------------------------------------------- */
@@ -105,8 +101,8 @@ static Status fill_run(Kernel *base, const Tensor *inputs, const Tensor *outputs
   const EffectKernel *k = (const EffectKernel *)base;
 #pragma omp parallel for num_threads(k->parts) schedule(static, 1)
   for (int part = 0; part < k->parts; part++) {
-    fill(&inputs[0], cpu_part_begin(k->count, part, k->parts),
-         cpu_part_begin(k->count, part + 1, k->parts), k->value);
+    fill(&inputs[0], cpu_part_begin(k->fill.count, part, k->parts),
+         cpu_part_begin(k->fill.count, part + 1, k->parts), k->fill.value);
   }
   return OK;
 }
@@ -114,36 +110,26 @@ static Status fill_run(Kernel *base, const Tensor *inputs, const Tensor *outputs
 Status cpu_fill_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
                     Kernel **out, Error *error) {
   (void)outputs;
+  Status status = OK;
+  FillTask task;
   *out = NULL;
-  if (inputs[0].dtype == DTYPE_U8) {
-    return error_set(error, ERROR_INTERNAL, "%s: cpu: fill of a u8 view", op->name);
-  }
-  EffectKernel *k = effect_new(backend, shape_count(inputs[0].shape), fill_run);
-  k->value = op->attributes.fill.value;
+  TRY(fill_task(op, inputs, backend->name, &task, error));
+  EffectKernel *k = effect_new(backend, task.count, fill_run);
+  k->fill = task;
   *out = &k->base;
-  return OK;
+done:
+  return status;
 }
 
 /* --- Adam ------------------------------------------------------------------------------------- */
 
-/* The op's inputs: AdamViews in order. */
-enum { PARAMETERS, GRADIENTS, MOMENT1, MOMENT2, EMA, COMPUTE, NORM, CONTROLS, COUNTERS };
-
-typedef struct AdamKernel {
-  Kernel base;
-  int64_t count;
-  int parts;
-  AdamConstants constants;
-  bool has_ema, has_compute;
-} AdamKernel;
-
-static void adam_part(const AdamKernel *k, const Tensor *inputs, const AdamStep *step,
+static void adam_part(const AdamTask *task, const Tensor *inputs, const AdamStep *step,
                       int64_t begin, int64_t end) {
-  float *restrict p = inputs[PARAMETERS].data;
-  const float *restrict gradient = inputs[GRADIENTS].data;
-  float *restrict m = inputs[MOMENT1].data;
-  float *restrict v = inputs[MOMENT2].data;
-  const AdamConstants constants = k->constants;
+  float *restrict p = inputs[ADAM_PARAMETERS].data;
+  const float *restrict gradient = inputs[ADAM_GRADIENTS].data;
+  float *restrict m = inputs[ADAM_MOMENT1].data;
+  float *restrict v = inputs[ADAM_MOMENT2].data;
+  const AdamConstants constants = task->constants;
   const AdamStep s = *step;
   for (int64_t i = begin; i < end; i++) {
     const float g = s.clip * gradient[i];
@@ -151,71 +137,49 @@ static void adam_part(const AdamKernel *k, const Tensor *inputs, const AdamStep 
     v[i] = adam_moment2(constants, v[i], g);
     p[i] = adam_parameter(constants, s, p[i], m[i], v[i]);
   }
-  if (k->has_ema) {
-    float *restrict ema = inputs[EMA].data;
+  if (task->ema) {
+    float *restrict ema = inputs[ADAM_EMA].data;
     for (int64_t i = begin; i < end; i++) ema[i] = adam_average(s, ema[i], p[i]);
   }
-  if (k->has_compute)
-    cpu_store((uint16_t *)inputs[COMPUTE].data + begin, DTYPE_BF16, 0, p + begin, end - begin);
+  if (task->compute)
+    cpu_store((uint16_t *)inputs[ADAM_COMPUTE].data + begin, DTYPE_BF16, 0, p + begin, end - begin);
 }
 
 static Status adam_run(Kernel *base, const Tensor *inputs, const Tensor *outputs, void *workspace,
                        Error *error) {
   (void)outputs, (void)workspace, (void)error;
-  const AdamKernel *k = (const AdamKernel *)base;
-  AdamCounters *counters = inputs[COUNTERS].data;
-  const AdamControls *controls = inputs[CONTROLS].data;
-  const float norm = *(const float *)inputs[NORM].data;
+  const EffectKernel *k = (const EffectKernel *)base;
+  const AdamTask *task = &k->adam;
+  AdamCounters *counters = inputs[ADAM_COUNTERS].data;
+  const AdamControls *controls = inputs[ADAM_CONTROLS].data;
+  const float norm = *(const float *)inputs[ADAM_NORM].data;
   const int applies = adam_applies(norm, *controls);
-  const AdamStep step = adam_step(k->constants, norm, *controls, counters->applied);
+  const AdamStep step = adam_step(task->constants, norm, *controls, counters->applied);
   *counters = adam_count(*counters, applies);
   if (!applies) return OK;
-  const int64_t blocks = (k->count + BLOCK - 1) / BLOCK;
+  const int64_t blocks = (task->count + BLOCK - 1) / BLOCK;
 #pragma omp parallel for num_threads(k->parts) schedule(static, 1)
   for (int part = 0; part < k->parts; part++) {
     /* Blocks that stay in the cache between the three loops: one pass over memory. */
     for (int64_t b = cpu_part_begin(blocks, part, k->parts);
          b < cpu_part_begin(blocks, part + 1, k->parts); b++) {
       const int64_t end = (b + 1) * BLOCK;
-      adam_part(k, inputs, &step, b * BLOCK, end < k->count ? end : k->count);
+      adam_part(task, inputs, &step, b * BLOCK, end < task->count ? end : task->count);
     }
   }
   return OK;
-}
-
-static Status adam_check(const Op *op, const Tensor *inputs, int64_t count, Error *error) {
-  Status status = OK;
-  for (int i = PARAMETERS; i <= COUNTERS; i++) {
-    if ((i == EMA || i == COMPUTE) && !cpu_has_input(op, inputs, i)) continue;
-    const int64_t wanted = i < NORM ? count : i == NORM ? 1 : i == CONTROLS ? 4 : 3;
-    const DType dtype = i == COMPUTE ? DTYPE_BF16 : DTYPE_F32;
-    if (!cpu_has_input(op, inputs, i) || shape_count(inputs[i].shape) != wanted ||
-        inputs[i].dtype != dtype) {
-      FAIL(error, ERROR_INTERNAL, "%s: cpu: adam: input %d must be %lld elements of %s", op->name,
-           i, (long long)wanted, dtype_name(dtype));
-    }
-  }
-done:
-  return status;
 }
 
 Status cpu_adam_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
                     Kernel **out, Error *error) {
   (void)outputs;
+  Status status = OK;
+  AdamTask task;
   *out = NULL;
-  const int64_t count = shape_count(inputs[PARAMETERS].shape);
-  const Status status = adam_check(op, inputs, count, error);
-  if (status != OK) return status;
-  AdamKernel *k = mem_new(1, sizeof *k);
-  k->count = count;
-  k->parts = cpu_parts(backend, count, ELEMENTS_PER_THREAD);
-  k->constants = (AdamConstants){.beta1 = op->attributes.adam.beta1,
-                                 .beta2 = op->attributes.adam.beta2,
-                                 .epsilon = op->attributes.adam.epsilon,
-                                 .weight_decay = op->attributes.adam.weight_decay};
-  k->has_ema = cpu_has_input(op, inputs, EMA);
-  k->has_compute = cpu_has_input(op, inputs, COMPUTE);
-  k->base = (Kernel){.run = adam_run, .free = effect_free};
+  TRY(adam_task(op, inputs, backend->name, &task, error));
+  EffectKernel *k = effect_new(backend, task.count, adam_run);
+  k->adam = task;
   *out = &k->base;
-  return OK;
+done:
+  return status;
 }

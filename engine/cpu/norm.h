@@ -4,12 +4,10 @@
 #define CELFORGE_ENGINE_CPU_NORM_H
 
 #include "engine/cpu/cpu.h"
+#include "engine/tasks.h"
 
 typedef struct Norm {
-  int64_t frames, pixels; /* N * T, H * W */
-  int64_t channels, groups;
-  float epsilon;
-  float slope; /* v > 0 ? v : slope * v; 1 is no activation */
+  NormTask task;
   int threads;
   const float *gain, *bias; /* C; ones and zeros where the op has none */
   Tensor x, residual;       /* residual.data NULL: none */
@@ -45,7 +43,7 @@ static inline void norm_write(const Tensor *tensor, int64_t first, int64_t count
 
 /* A row of floats in a workspace: whole cache lines. */
 static inline int64_t norm_row(const Norm *norm) {
-  return (norm->channels + 15) & ~(int64_t)15;
+  return (norm->task.channels + 15) & ~(int64_t)15;
 }
 
 #endif

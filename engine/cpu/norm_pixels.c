@@ -56,13 +56,13 @@ static inline float inverse_rms(const float *x, int64_t channels, float epsilon)
 }
 
 static void forward_pixels(const Norm *norm, const Space *space, int64_t first, int64_t last) {
-  const int64_t channels = norm->channels;
+  const int64_t channels = norm->task.channels;
   const float *gain = norm->gain, *bias = norm->bias;
-  const float slope = norm->slope;
+  const float slope = norm->task.slope;
   for (int64_t p = first; p < last; p++) {
     const float *x = norm_read(&norm->x, p * channels, channels, space->x);
     float *y = norm_place(&norm->y, p * channels, space->out);
-    float r = inverse_rms(x, channels, norm->epsilon);
+    float r = inverse_rms(x, channels, norm->task.epsilon);
     if (norm->residual.data) {
       const float *residual = norm_read(&norm->residual, p * channels, channels, space->other);
 #pragma omp simd
@@ -80,15 +80,15 @@ static void forward_pixels(const Norm *norm, const Space *space, int64_t first, 
 }
 
 static void backward_pixels(const Norm *norm, const Space *space, int64_t first, int64_t last) {
-  const int64_t channels = norm->channels;
+  const int64_t channels = norm->task.channels;
   const float *gain = norm->gain, *bias = norm->bias;
-  const float slope = norm->slope;
+  const float slope = norm->task.slope;
   float *dgain = space->block_dgain, *dbias = space->block_dbias, *h = space->h;
   for (int64_t p = first; p < last; p++) {
     const float *x = norm_read(&norm->x, p * channels, channels, space->x);
     const float *dy = norm_read(&norm->dy, p * channels, channels, space->other);
     float *dx = norm_place(&norm->dx, p * channels, space->out);
-    float r = inverse_rms(x, channels, norm->epsilon), along = 0;
+    float r = inverse_rms(x, channels, norm->task.epsilon), along = 0;
 #pragma omp simd reduction(+ : along)
     for (int64_t c = 0; c < channels; c++) {
       float n = x[c] * r;
@@ -149,7 +149,7 @@ LANES_INLINE void read_group(const Norm *norm, int64_t first, int count, int vec
       squares[p] = lanes_fma(x[p][k], x[p][k], squares[p]);
     }
   lanes_store(r, lanes_sums(squares));
-  for (int p = 0; p < GROUP; p++) r[p] = 1.0f / sqrtf(r[p] / (float)channels + norm->epsilon);
+  for (int p = 0; p < GROUP; p++) r[p] = 1.0f / sqrtf(r[p] / (float)channels + norm->task.epsilon);
 }
 
 LANES_INLINE void forward_group(const Norm *norm, int64_t first, int count, int vectors) {
@@ -161,7 +161,7 @@ LANES_INLINE void forward_group(const Norm *norm, int64_t first, int count, int 
     for (int p = 0; p < count; p++) {
       int64_t at = (first + p) * vectors * LANES + k * LANES;
       Lanes v = lanes_fma(gain, x[p][k] * lanes_all(r[p]), bias);
-      Lanes y = lanes_where_positive(v, v, lanes_all(norm->slope) * v);
+      Lanes y = lanes_where_positive(v, v, lanes_all(norm->task.slope) * v);
       if (norm->residual.data) y += read_lanes(&norm->residual, at);
       write_lanes(&norm->y, at, y);
     }
@@ -179,7 +179,8 @@ LANES_INLINE void backward_group(const Norm *norm, int64_t first, int count, int
     for (int p = 0; p < count; p++) {
       Lanes dy = read_lanes(&norm->dy, (first + p) * channels + k * LANES);
       Lanes n = x[p][k] * lanes_all(r[p]);
-      Lanes g = lanes_where_positive(lanes_fma(gain, n, bias), dy, lanes_all(norm->slope) * dy);
+      Lanes g =
+          lanes_where_positive(lanes_fma(gain, n, bias), dy, lanes_all(norm->task.slope) * dy);
       dgain[k] = lanes_fma(g, n, dgain[k]);
       dbias[k] += g;
       h[p][k] = g * gain;
@@ -213,7 +214,7 @@ LANES_INLINE void backward_groups(const Norm *norm, const Space *space, int64_t 
 }
 
 static void forward_block(const Norm *norm, const Space *space, int64_t first, int64_t last) {
-  switch (norm->channels) {
+  switch (norm->task.channels) {
   case LANES:
     forward_groups(norm, first, last, 1);
     break;
@@ -230,7 +231,7 @@ static void forward_block(const Norm *norm, const Space *space, int64_t first, i
 }
 
 static void backward_block(const Norm *norm, const Space *space, int64_t first, int64_t last) {
-  switch (norm->channels) {
+  switch (norm->task.channels) {
   case LANES:
     backward_groups(norm, space, first, last, 1);
     break;
@@ -247,11 +248,11 @@ static void backward_block(const Norm *norm, const Space *space, int64_t first, 
 }
 
 static int64_t block_count(const Norm *norm) {
-  return (norm->frames * norm->pixels + BLOCK - 1) / BLOCK;
+  return (norm->task.frames * norm->task.pixels + BLOCK - 1) / BLOCK;
 }
 
 static int64_t block_end(const Norm *norm, int64_t block) {
-  int64_t end = (block + 1) * BLOCK, all = norm->frames * norm->pixels;
+  int64_t end = (block + 1) * BLOCK, all = norm->task.frames * norm->task.pixels;
   return end < all ? end : all;
 }
 
@@ -266,14 +267,14 @@ void norm_pixels_forward(const Norm *norm, void *workspace) {
 }
 
 static void add_block(const Norm *norm, const Space *space) {
-  for (int64_t c = 0; c < norm->channels; c++) {
+  for (int64_t c = 0; c < norm->task.channels; c++) {
     space->dgain[c] += (double)space->block_dgain[c];
     space->dbias[c] += (double)space->block_dbias[c];
   }
 }
 
 static void add_threads(const Norm *norm, void *workspace) {
-  for (int64_t c = 0; c < norm->channels; c++) {
+  for (int64_t c = 0; c < norm->task.channels; c++) {
     double dgain = 0, dbias = 0;
     for (int thread = 0; thread < norm->threads; thread++) {
       Space space = space_of(norm, workspace, thread);

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "engine/ops/rules.h"
+#include "engine/tasks.h"
 
 static bool is_view(const Graph *graph, Value value) {
   return graph_producer(graph, value)->kind == OP_VIEW;
@@ -67,26 +68,21 @@ const OpRule rule_all_reduce = {"all_reduce", NULL, NULL};
 
 /* --- Adam ------------------------------------------------------------------------------------- */
 
-enum { ADAM_NORM = 6, ADAM_INPUTS = 9 };
-
 /* One of Adam's operands: a view (the norm: any value) of the dtype and number of elements it has
  * to have. */
-static bool adam_operand_fits(Graph *graph, int place, Value value, int64_t count) {
-  static const char *const names[ADAM_INPUTS] = {"parameters", "gradients", "moment1",
-                                                 "moment2",    "ema",       "compute",
-                                                 "norm",       "controls",  "counters"};
-  bool optional = place == 4 || place == 5;
-  if (optional && value.id < 0) return true;
-  if (!operands_usable(graph, names[place], &value, 1)) return false;
-  DType dtype = place == 5 ? DTYPE_BF16 : DTYPE_F32;
-  bool view = place == ADAM_NORM || is_view(graph, value);
+static bool adam_operand_fits(Graph *graph, AdamInput input, Value value, int64_t count) {
+  AdamOperand wanted = adam_operand(input, count);
+  if (wanted.optional && value.id < 0) return true;
+  if (!operands_usable(graph, wanted.name, &value, 1)) return false;
+  bool view = input == ADAM_NORM || is_view(graph, value);
   Shape shape = graph_shape(graph, value);
-  if (view && graph_dtype(graph, value) == dtype && shape_count(shape) == count) return true;
+  DType dtype = graph_dtype(graph, value);
+  if (view && dtype == wanted.dtype && shape_count(shape) == wanted.count) return true;
   char text[SHAPE_TEXT_SIZE];
-  graph_fail(graph, "adam: %s is %s %s%s; it must be %s of %s with %lld elements", names[place],
-             dtype_name(graph_dtype(graph, value)), shape_text(shape, text),
-             view ? "" : " and no view", place == ADAM_NORM ? "a value" : "a view",
-             dtype_name(dtype), (long long)count);
+  graph_fail(graph, "adam: %s is %s %s%s; it must be %s of %s with %lld elements", wanted.name,
+             dtype_name(dtype), shape_text(shape, text), view ? "" : " and no view",
+             input == ADAM_NORM ? "a value" : "a view", dtype_name(wanted.dtype),
+             (long long)wanted.count);
   return false;
 }
 
@@ -98,9 +94,8 @@ void graph_adam(Graph *graph, const AdamViews *views, float beta1, float beta2, 
                       views->ema, views->compute, views->norm, views->controls, views->counters}};
   if (!graph_usable(graph, NULL, 0)) return;
   int64_t count = shape_count(graph_shape(graph, views->parameters));
-  const int64_t counts[ADAM_INPUTS] = {count, count, count, count, count, count, 1, 4, 3};
   for (int i = 0; i < ADAM_INPUTS; i++) {
-    if (!adam_operand_fits(graph, i, op.inputs[i], counts[i])) return;
+    if (!adam_operand_fits(graph, (AdamInput)i, op.inputs[i], count)) return;
   }
   if (!(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1 && epsilon > 0 && weight_decay >= 0)) {
     graph_fail(graph,
@@ -109,10 +104,7 @@ void graph_adam(Graph *graph, const AdamViews *views, float beta1, float beta2, 
                (double)beta1, (double)beta2, (double)epsilon, (double)weight_decay);
     return;
   }
-  op.attributes.adam.beta1 = beta1;
-  op.attributes.adam.beta2 = beta2;
-  op.attributes.adam.epsilon = epsilon;
-  op.attributes.adam.weight_decay = weight_decay;
+  op.attributes.adam = (AdamConstants){beta1, beta2, epsilon, weight_decay};
   graph_append(graph, &op, NULL, NULL, NULL);
 }
 

@@ -26,8 +26,8 @@ static const KindEntry kinds[OP_KIND_COUNT] = {
     [OP_STORE] = {&rule_store, 1u << 1},
     [OP_FILL] = {&rule_fill, 1u << 0},
     [OP_ALL_REDUCE] = {&rule_all_reduce, 1u << 0},
-    /* parameters, both moments, EMA, compute copy, counters */
-    [OP_ADAM] = {&rule_adam, 1u << 0 | 1u << 2 | 1u << 3 | 1u << 4 | 1u << 5 | 1u << 8},
+    [OP_ADAM] = {&rule_adam, 1u << ADAM_PARAMETERS | 1u << ADAM_MOMENT1 | 1u << ADAM_MOMENT2 |
+                                 1u << ADAM_EMA | 1u << ADAM_COMPUTE | 1u << ADAM_COUNTERS},
 };
 
 const OpRule *op_rule(OpKind kind) {

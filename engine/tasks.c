@@ -1,0 +1,128 @@
+#include "engine/tasks.h"
+
+#include <inttypes.h>
+
+/* --- Norms ------------------------------------------------------------------------------------ */
+
+static Status check_norm(const Op *op, const Tensor *x, const Tensor *y, const Tensor *other,
+                         const char *backend, Error *error) {
+  Status status = OK;
+  const NormAttributes *norm = &op->attributes.norm;
+  const char *kind = op_kind_name(op->kind);
+  const int64_t channels = x->shape.dim[AXIS_C];
+  if (x->dtype == DTYPE_U8 || y->dtype != x->dtype || other->dtype != x->dtype)
+    FAIL(error, ERROR_INTERNAL, "%s: %s: %s: tensors are %s, %s, %s; all must be f32 or all bf16",
+         op->name, backend, kind, dtype_name(x->dtype), dtype_name(y->dtype),
+         dtype_name(other->dtype));
+  if (norm->activation == ACTIVATION_TANH)
+    FAIL(error, ERROR_INTERNAL, "%s: %s: %s: activation is tanh; allowed are none and leaky ReLU",
+         op->name, backend, kind);
+  if (norm->kind == NORM_GROUP && (norm->groups < 1 || channels % norm->groups != 0))
+    FAIL(error, ERROR_INTERNAL, "%s: %s: %s: %d groups do not divide %" PRId64 " channels",
+         op->name, backend, kind, norm->groups, channels);
+done:
+  return status;
+}
+
+Status norm_task(const Op *op, const Tensor *inputs, const Tensor *outputs, const char *backend,
+                 NormTask *out, Error *error) {
+  Status status = OK;
+  const NormAttributes *norm = &op->attributes.norm;
+  const bool backward = op->kind == OP_NORM_BACKWARD;
+  const bool residual = !backward && op_has_input(op, inputs, 3);
+  const Tensor *x = &inputs[backward ? 1 : 0]; /* dy stands before it */
+  const Tensor *other = backward ? &inputs[0] : residual ? &inputs[3] : x;
+  const int64_t *dim = x->shape.dim;
+  TRY(check_norm(op, x, &outputs[0], other, backend, error));
+  *out = (NormTask){
+      .kind = norm->kind,
+      .dtype = x->dtype,
+      .frames = dim[AXIS_N] * dim[AXIS_T],
+      .pixels = dim[AXIS_H] * dim[AXIS_W],
+      .channels = dim[AXIS_C],
+      .groups = norm->kind == NORM_GROUP ? norm->groups : dim[AXIS_C],
+      .epsilon = norm->epsilon,
+      .slope = norm->activation == ACTIVATION_LEAKY_RELU ? norm->slope : 1.0f,
+      .parameters = op_has_input(op, inputs, backward ? 2 : 1),
+      .residual = residual,
+      .dgain = backward && op_has_output(op, outputs, 1),
+      .dbias = backward && op_has_output(op, outputs, 2),
+  };
+done:
+  return status;
+}
+
+/* --- Store and fill --------------------------------------------------------------------------- */
+
+Status store_task(const Op *op, const Tensor *inputs, const char *backend, StoreTask *out,
+                  Error *error) {
+  Status status = OK;
+  const DType from = inputs[0].dtype, to = inputs[1].dtype;
+  const int64_t count = shape_count(inputs[0].shape), room = shape_count(inputs[1].shape);
+  const bool accumulates = op->attributes.store.accumulate;
+  const bool copies = !accumulates && from == to;
+  if (count != room || (!copies && (from == DTYPE_U8 || to == DTYPE_U8)))
+    FAIL(error, ERROR_INTERNAL,
+         "%s: %s: store of %" PRId64 " %s into %" PRId64 " %s; allowed are equal numbers of f32 "
+         "or bf16",
+         op->name, backend, count, dtype_name(from), room, dtype_name(to));
+  *out = (StoreTask){.count = count, .accumulates = accumulates, .copies = copies};
+done:
+  return status;
+}
+
+Status fill_task(const Op *op, const Tensor *inputs, const char *backend, FillTask *out,
+                 Error *error) {
+  Status status = OK;
+  if (inputs[0].dtype == DTYPE_U8)
+    FAIL(error, ERROR_INTERNAL, "%s: %s: fill of a u8 view; allowed are f32 and bf16", op->name,
+         backend);
+  *out = (FillTask){.dtype = inputs[0].dtype,
+                    .count = shape_count(inputs[0].shape),
+                    .value = op->attributes.fill.value};
+done:
+  return status;
+}
+
+/* --- Adam ------------------------------------------------------------------------------------- */
+
+AdamOperand adam_operand(AdamInput input, int64_t count) {
+  static const char *const names[ADAM_INPUTS] = {
+      [ADAM_PARAMETERS] = "parameters",
+      [ADAM_GRADIENTS] = "gradients",
+      [ADAM_MOMENT1] = "moment1",
+      [ADAM_MOMENT2] = "moment2",
+      [ADAM_EMA] = "ema",
+      [ADAM_COMPUTE] = "compute",
+      [ADAM_NORM] = "norm",
+      [ADAM_CONTROLS] = "controls",
+      [ADAM_COUNTERS] = "counters",
+  };
+  AdamOperand operand = {.name = names[input], .dtype = DTYPE_F32, .count = count};
+  if (input == ADAM_COMPUTE) operand.dtype = DTYPE_BF16;
+  if (input == ADAM_NORM) operand.count = 1;
+  if (input == ADAM_CONTROLS) operand.count = sizeof(AdamControls) / sizeof(float);
+  if (input == ADAM_COUNTERS) operand.count = sizeof(AdamCounters) / sizeof(float);
+  operand.optional = input == ADAM_EMA || input == ADAM_COMPUTE;
+  return operand;
+}
+
+Status adam_task(const Op *op, const Tensor *inputs, const char *backend, AdamTask *out,
+                 Error *error) {
+  Status status = OK;
+  const int64_t count = shape_count(inputs[ADAM_PARAMETERS].shape);
+  for (int i = 0; i < ADAM_INPUTS; i++) {
+    const AdamOperand wanted = adam_operand((AdamInput)i, count);
+    const bool there = op_has_input(op, inputs, i);
+    if (!there && wanted.optional) continue;
+    if (!there || shape_count(inputs[i].shape) != wanted.count || inputs[i].dtype != wanted.dtype)
+      FAIL(error, ERROR_INTERNAL, "%s: %s: adam: %s must be %" PRId64 " elements of %s", op->name,
+           backend, wanted.name, wanted.count, dtype_name(wanted.dtype));
+  }
+  *out = (AdamTask){.count = count,
+                    .constants = op->attributes.adam,
+                    .ema = op_has_input(op, inputs, ADAM_EMA),
+                    .compute = op_has_input(op, inputs, ADAM_COMPUTE)};
+done:
+  return status;
+}

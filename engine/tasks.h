@@ -1,0 +1,74 @@
+/* What an op asks of its kernel, checked and as plain numbers: the beginning of those constructors
+ * that are otherwise the same on every backend (norms, and ops that write buffers).
+ *
+ * `inputs` and `outputs` are what Backend.kernel_new was given, `backend` is its name. What no
+ * builder makes is ERROR_INTERNAL naming op and backend. */
+#ifndef CELFORGE_ENGINE_TASKS_H
+#define CELFORGE_ENGINE_TASKS_H
+
+#include "engine/backend.h"
+
+/* Whether an optional input (or output) is there. */
+static inline bool op_has_input(const Op *op, const Tensor *inputs, int index) {
+  return index < op->input_count && inputs[index].shape.dim[0] > 0;
+}
+static inline bool op_has_output(const Op *op, const Tensor *outputs, int index) {
+  return index < op->output_count && outputs[index].shape.dim[0] > 0;
+}
+
+/* --- OP_NORM, OP_NORM_BACKWARD ---------------------------------------------------------------- */
+typedef struct NormTask {
+  NormKind kind;
+  DType dtype;              /* of x, y, residual, dy, dx: f32 or bf16 */
+  int64_t frames, pixels;   /* N * T, H * W */
+  int64_t channels, groups; /* as many groups as channels but in group norm */
+  float epsilon;
+  float slope;       /* of the activation v > 0 ? v : slope * v; 1: none */
+  bool parameters;   /* gain and bias are inputs */
+  bool residual;     /* forward: is an input */
+  bool dgain, dbias; /* backward: are outputs */
+} NormTask;
+
+Status norm_task(const Op *op, const Tensor *inputs, const Tensor *outputs, const char *backend,
+                 NormTask *out, Error *error);
+
+/* --- OP_STORE, OP_FILL ------------------------------------------------------------------------ */
+typedef struct StoreTask {
+  int64_t count;
+  bool accumulates; /* else the target is overwritten, */
+  bool copies;      /* and with the same dtype bytes are copied */
+} StoreTask;
+
+Status store_task(const Op *op, const Tensor *inputs, const char *backend, StoreTask *out,
+                  Error *error);
+
+typedef struct FillTask {
+  DType dtype; /* f32 or bf16 */
+  int64_t count;
+  float value;
+} FillTask;
+
+Status fill_task(const Op *op, const Tensor *inputs, const char *backend, FillTask *out,
+                 Error *error);
+
+/* --- OP_ADAM ---------------------------------------------------------------------------------- */
+/* What an input of the op must be, for `count` parameters. */
+typedef struct AdamOperand {
+  const char *name; /* "moment1" */
+  DType dtype;
+  int64_t count;
+  bool optional;
+} AdamOperand;
+
+AdamOperand adam_operand(AdamInput input, int64_t count);
+
+typedef struct AdamTask {
+  int64_t count;
+  AdamConstants constants;
+  bool ema, compute; /* are inputs */
+} AdamTask;
+
+Status adam_task(const Op *op, const Tensor *inputs, const char *backend, AdamTask *out,
+                 Error *error);
+
+#endif
