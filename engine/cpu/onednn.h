@@ -1,5 +1,5 @@
-/* oneDNN, seen from the convolution kernels: only onednn.c includes its headers, so that a change
- * of oneDNN's API stays in one file. Not thread-safe: one thread runs a backend's kernels.
+/* oneDNN, seen from the convolution kernels: only the files onednn*.c include its headers, so that
+ * a change of oneDNN's API stays in them. Not thread-safe: one thread runs a backend's kernels.
  *
  * Layouts: activations N T H W C, weights O T H W I, vectors f32, all contiguous. Where a primitive
  * wants its weights in another layout they are reordered: once per version of the buffer they lie
@@ -15,7 +15,7 @@ typedef struct Onednn Onednn;
 Status onednn_new(int threads, Onednn **out, Error *error);
 void onednn_free(Onednn *onednn);
 
-/* What the processor does with bf16 convolutions: FACTS of oneDNN 2.6. */
+/* What oneDNN does with bf16 convolutions on this processor: nothing below AVX-512. */
 typedef enum Bf16Support { BF16_NONE, BF16_EMULATED, BF16_NATIVE } Bf16Support;
 Bf16Support onednn_bf16(void);
 const char *onednn_instructions(void); /* "AVX-512 with AMX" */
