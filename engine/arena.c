@@ -97,6 +97,12 @@ static size_t round_up(size_t bytes) {
   return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
+/* SIZE_MAX instead of a sum beyond it: no allocation of that succeeds. */
+static size_t end_of(size_t begin, size_t bytes) {
+  size_t end;
+  return __builtin_add_overflow(begin, bytes, &end) ? SIZE_MAX : end;
+}
+
 /* Greedy by size (Pisarchyk, Lee 2020: "Efficient Memory Management for Deep Neural Net
  * Inference"): the large ones first, each into the tightest gap left by what lives beside it. */
 size_t arena_place(Lifetime *items, int count) {
@@ -111,10 +117,11 @@ size_t arena_place(Lifetime *items, int count) {
     for (int j = 0; j < i; j++) {
       const Lifetime *other = &items[order[j].item];
       if (other->first > item->last || item->first > other->last) continue;
-      taken[beside++] = (Placed){other->offset, other->offset + order[j].bytes};
+      taken[beside++] = (Placed){other->offset, end_of(other->offset, order[j].bytes)};
     }
     item->offset = best_gap(taken, beside, order[i].bytes);
-    if (item->offset + order[i].bytes > total) total = item->offset + order[i].bytes;
+    const size_t end = end_of(item->offset, order[i].bytes);
+    if (end > total) total = end;
   }
   free(order);
   free(taken);

@@ -93,22 +93,13 @@ const Op *graph_producer(const Graph *graph, Value value) {
 
 /* --- Appending -------------------------------------------------------------------------------- */
 
-static bool countable(Shape shape) {
-  int64_t count = 1;
-  for (int axis = 0; axis < RANK; axis++) {
-    if (shape.dim[axis] < 1) return false;
-    if (__builtin_mul_overflow(count, shape.dim[axis], &count)) return false;
-  }
-  return count < INT64_C(1) << 59; /* so that bytes can be counted, too */
-}
-
 Op *graph_append(Graph *graph, const Op *op, const char *label, const Shape *shapes,
                  const DType *dtypes) {
   if (graph->error.status != OK) return NULL;
   if (label == NULL) label = op_kind_name(op->kind);
   for (int i = 0; i < op->output_count; i++) {
     char text[SHAPE_TEXT_SIZE];
-    if (countable(shapes[i])) continue;
+    if (shape_is_countable(shapes[i])) continue;
     graph_fail(graph,
                "%s: the result would be %s; every axis must be at least 1, their product "
                "below 2^59",
@@ -145,7 +136,7 @@ static Value find_view(const Graph *graph, const Buffer *buffer, int64_t offset,
 Value graph_view(Graph *graph, Buffer *buffer, int64_t offset, Shape shape) {
   if (!graph_usable(graph, NULL, 0)) return NO_VALUE;
   char text[SHAPE_TEXT_SIZE];
-  if (!countable(shape)) {
+  if (!shape_is_countable(shape)) {
     graph_fail(graph,
                "view: %s of buffer %s; every axis must be at least 1, their product below "
                "2^59",

@@ -82,10 +82,10 @@ static const Parameter *find_or_declare(Parameters *parameters, Graph *graph,
                parameters->network, wanted->name);
     return NULL;
   }
-  for (int axis = 0; axis < RANK; axis++) {
-    if (wanted->shape.dim[axis] >= 1) continue;
-    graph_fail(graph, "parameters: %s.%s is %s; every axis must be at least 1", parameters->network,
-               wanted->name, right);
+  if (!shape_is_countable(wanted->shape)) {
+    graph_fail(graph,
+               "parameters: %s.%s is %s; every axis must be at least 1, their product below 2^59",
+               parameters->network, wanted->name, right);
     return NULL;
   }
   if (found == NULL) return declare(parameters, wanted);

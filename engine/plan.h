@@ -102,7 +102,8 @@ typedef struct Lifetime {
  * into it, or -1. Reshapes share their root's; the output of a pointwise op may share that of an
  * input that ends there. Returns their number. */
 int plan_lifetimes(const Plan *plan, Lifetime **out, int *lifetime_of);
-/* Gives lifetimes that overlap places that do not; returns the bytes needed. */
+/* Gives lifetimes that overlap places that do not; returns the bytes needed, SIZE_MAX where they
+ * cannot be counted. */
 size_t arena_place(Lifetime *items, int count);
 
 #endif

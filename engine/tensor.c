@@ -20,6 +20,15 @@ Shape shape_scalar(void) {
   return shape_vector(1);
 }
 
+bool shape_is_countable(Shape shape) {
+  int64_t count = 1;
+  for (int axis = 0; axis < RANK; axis++) {
+    if (shape.dim[axis] < 1) return false;
+    if (__builtin_mul_overflow(count, shape.dim[axis], &count)) return false;
+  }
+  return count < INT64_C(1) << 59;
+}
+
 int64_t shape_count(Shape shape) {
   int64_t count = 1;
   for (int axis = 0; axis < RANK; axis++) count *= shape.dim[axis];

@@ -26,6 +26,10 @@ typedef struct Shape {
 Shape shape_make(int64_t n, int64_t t, int64_t h, int64_t w, int64_t c);
 Shape shape_vector(int64_t c);
 Shape shape_scalar(void);
+/* Whether every axis is at least 1 and there are fewer than 2^59 elements, so that their bytes can
+ * be counted, too. Every shape of a graph is such; ask before counting one that comes from outside.
+ */
+bool shape_is_countable(Shape shape);
 int64_t shape_count(Shape shape);
 bool shape_equal(Shape a, Shape b);
 /* "[2,8,64,64,3]" into `text`; returns `text`. */
@@ -47,8 +51,7 @@ typedef struct Buffer {
   int64_t count;
   Backend *backend; /* NULL until allocated */
   void *data;       /* the backend's memory, zeroed at allocation; NULL until allocated */
-  uint64_t
-      version; /* grows with every write; caches of derived data (reordered weights) look at it */
+  uint64_t version; /* grows with every write: what is derived from the data is then stale */
 } Buffer;
 
 Buffer buffer_describe(const char *name, DType dtype, int64_t count);

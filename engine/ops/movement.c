@@ -9,7 +9,7 @@ Value graph_reshape(Graph *graph, Value x, Shape shape) {
   if (!operands_usable(graph, "reshape", &x, 1)) return NO_VALUE;
   Shape from = graph_shape(graph, x);
   if (shape_equal(from, shape)) return x;
-  if (shape_count(from) != shape_count(shape)) {
+  if (!shape_is_countable(shape) || shape_count(from) != shape_count(shape)) {
     char left[SHAPE_TEXT_SIZE], right[SHAPE_TEXT_SIZE];
     graph_fail(graph, "reshape: %s to %s; the numbers of elements differ", shape_text(from, left),
                shape_text(shape, right));
@@ -118,16 +118,17 @@ const OpRule rule_slice = {"slice", slice_gradient, NULL};
 
 static bool pad_fits(Graph *graph, Shape from, Shape before, Shape after, PadMode mode) {
   static const char *const modes[] = {"zero", "reflect", "replicate"};
+  const int64_t most = INT64_C(1) << 59; /* the sum of two and a length fits */
   for (int axis = 0; axis < RANK; axis++) {
     int64_t first = before.dim[axis], last = after.dim[axis], length = from.dim[axis];
     bool in_space = axis == AXIS_H || axis == AXIS_W;
-    bool allowed = first >= 0 && last >= 0;
+    bool allowed = first >= 0 && last >= 0 && first <= most && last <= most;
     if (mode != PAD_ZERO && !in_space) allowed &= first == 0 && last == 0;
     if (mode == PAD_REFLECT && in_space) allowed &= first < length && last < length;
     if (allowed) continue;
     char a[SHAPE_TEXT_SIZE], b[SHAPE_TEXT_SIZE], c[SHAPE_TEXT_SIZE];
     graph_fail(graph,
-               "pad: %s by %s before and %s after, mode %s; padding is at least 0, reflect "
+               "pad: %s by %s before and %s after, mode %s; padding is 0 to 2^59, reflect "
                "and replicate go in height and width only, reflect by less than the length",
                shape_text(from, a), shape_text(before, b), shape_text(after, c), modes[mode]);
     return false;

@@ -66,7 +66,7 @@ Value graph_average_pool(Graph *graph, Value x, int size, int stride, int pad) {
   if (!operands_usable(graph, "average_pool", &x, 1)) return NO_VALUE;
   Shape from = graph_shape(graph, x), shape = from;
   /* With more padding than half a window, a window could lie outside the picture. */
-  if (size < 1 || stride < 1 || pad < 0 || 2 * pad > size || from.dim[AXIS_H] + 2 * pad < size ||
+  if (size < 1 || stride < 1 || pad < 0 || pad > size / 2 || from.dim[AXIS_H] + 2 * pad < size ||
       from.dim[AXIS_W] + 2 * pad < size) {
     char text[SHAPE_TEXT_SIZE];
     graph_fail(graph,

@@ -2,6 +2,7 @@
  * "net.layer". */
 #include "graph_checks.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 
@@ -38,6 +39,7 @@ BUILD(affine_nan, graph_affine(g, image(f), NAN, 0))
 BUILD(reduce_axis, graph_reduce_sum(g, image(f), 1u << 5, 1))
 BUILD(reduce_scale, graph_reduce_sum(g, image(f), 1, INFINITY))
 BUILD(reshape_count, graph_reshape(g, image(f), shape_vector(119)))
+BUILD(reshape_huge, graph_reshape(g, image(f), shape_make(1LL << 32, 1LL << 32, 1, 1, 1)))
 BUILD(concat_none, graph_concat(g, NULL, 0, AXIS_C))
 BUILD(concat_axis, Value x = image(f); graph_concat(g, &x, 1, 5))
 BUILD(concat_shapes, Value x[] = {image(f), floats(f, 1, 1, 4, 6, 6)};
@@ -49,12 +51,14 @@ BUILD(slice_negative,
       graph_slice(g, image(f), shape_make(0, 0, -1, 0, 0), shape_make(1, 1, 3, 5, 6)))
 BUILD(slice_empty, graph_slice(g, image(f), shape_make(0, 0, 0, 0, 0), shape_make(1, 1, 0, 5, 6)))
 BUILD(pad_negative, graph_pad(g, image(f), shape_make(0, 0, -1, 0, 0), (Shape){{0}}, PAD_ZERO))
+BUILD(pad_huge, graph_pad(g, image(f), shape_make(0, 0, INT64_MAX, 0, 0), (Shape){{0}}, PAD_ZERO))
 BUILD(pad_reflect_long,
       graph_pad(g, image(f), shape_make(0, 0, 4, 0, 0), (Shape){{0}}, PAD_REFLECT))
 BUILD(pad_replicate_time,
       graph_pad(g, image(f), (Shape){{0}}, shape_make(0, 1, 0, 0, 0), PAD_REPLICATE))
 BUILD(resize_to_nothing, graph_resize(g, image(f), 0, 3, RESIZE_NEAREST))
 BUILD(pool_padding, graph_average_pool(g, image(f), 3, 1, 2))
+BUILD(pool_huge, graph_average_pool(g, image(f), 3, 1, INT_MAX))
 BUILD(pool_window, graph_average_pool(g, image(f), 6, 1, 0))
 BUILD(norm_gain_alone,
       graph_norm(g, image(f), source(f, DTYPE_F32, shape_vector(6)), NO_VALUE, NORM_RMS, 0, 1e-5f))
@@ -142,6 +146,8 @@ static const Case cases[] = {
     {reduce_axis, "reduce: axes 0x20, scale 1; axes are bits 0 to 4, the scale is finite"},
     {reduce_scale, "reduce: axes 0x1, scale inf; axes are bits 0 to 4, the scale is finite"},
     {reshape_count, "reshape: [1,1,4,5,6] to [1,1,1,1,119]; the numbers of elements differ"},
+    {reshape_huge, "reshape: [1,1,4,5,6] to [4294967296,4294967296,1,1,1]; the numbers of elements "
+                   "differ"},
     {concat_none, "concat: 0 operands along axis 4; 1 to 8 along 0 to 4"},
     {concat_axis, "concat: 1 operands along axis 5; 1 to 8 along 0 to 4"},
     {concat_shapes, "concat: operand 0 is f32 [1,1,4,5,6] and operand 1 is f32 [1,1,4,6,6]; only "
@@ -151,19 +157,27 @@ static const Case cases[] = {
     {slice_outside, "slice: [1,1,3,5,6] elements from [0,0,2,0,0] on do not lie in [1,1,4,5,6]"},
     {slice_negative, "slice: [1,1,3,5,6] elements from [0,0,-1,0,0] on do not lie in [1,1,4,5,6]"},
     {slice_empty, "slice: [1,1,0,5,6] elements from [0,0,0,0,0] on do not lie in [1,1,4,5,6]"},
-    {pad_negative, "pad: [1,1,4,5,6] by [0,0,-1,0,0] before and [0,0,0,0,0] after, mode zero; "
-                   "padding is at least 0, reflect and replicate go in height and width only, "
-                   "reflect by less than the length"},
+    {pad_negative,
+     "pad: [1,1,4,5,6] by [0,0,-1,0,0] before and [0,0,0,0,0] after, mode zero; "
+     "padding is 0 to 2^59, reflect and replicate go in height and width only, reflect by "
+     "less than the length"},
+    {pad_huge, "pad: [1,1,4,5,6] by [0,0,9223372036854775807,0,0] before and [0,0,0,0,0] after, "
+               "mode zero; padding is 0 to 2^59, reflect and replicate go in height and width "
+               "only, reflect by less than the length"},
     {pad_reflect_long, "pad: [1,1,4,5,6] by [0,0,4,0,0] before and [0,0,0,0,0] after, mode "
-                       "reflect; padding is at least 0, reflect and replicate go in height and "
+                       "reflect; padding is 0 to 2^59, reflect and replicate go in height and "
                        "width only, reflect by less than the length"},
     {pad_replicate_time, "pad: [1,1,4,5,6] by [0,0,0,0,0] before and [0,1,0,0,0] after, mode "
-                         "replicate; padding is at least 0, reflect and replicate go in height and "
+                         "replicate; padding is 0 to 2^59, reflect and replicate go in height and "
                          "width only, reflect by less than the length"},
     {resize_to_nothing, "resize: to height 0 and width 3; both must be at least 1"},
     {pool_padding, "average_pool: size 3, stride 1, padding 2 on [1,1,4,5,6]; size and stride are "
                    "at least 1, padding 0 to half the size, and the window fits into the padded "
                    "picture"},
+    {pool_huge,
+     "average_pool: size 3, stride 1, padding 2147483647 on [1,1,4,5,6]; size and stride "
+     "are at least 1, padding 0 to half the size, and the window fits into the padded "
+     "picture"},
     {pool_window, "average_pool: size 6, stride 1, padding 0 on [1,1,4,5,6]; size and stride are "
                   "at least 1, padding 0 to half the size, and the window fits into the padded "
                   "picture"},

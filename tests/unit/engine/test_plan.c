@@ -261,6 +261,8 @@ static void gaps_are_filled(void **state) {
   assert_int_equal(arena_place(items, 5), 640 + 256 + 128);
   assert_int_equal(items[3].offset, 640);
   assert_int_equal(arena_place(NULL, 0), 0);
+  Lifetime huge[] = {{0, 9, SIZE_MAX / 2, 0}, {0, 9, SIZE_MAX / 2, 0}, {0, 9, SIZE_MAX / 2, 0}};
+  assert_true(arena_place(huge, 3) == SIZE_MAX);
 }
 
 static void programs_share_an_arena(void **state) {
