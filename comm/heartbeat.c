@@ -90,8 +90,12 @@ static bool nap(Heartbeat *heartbeat, double seconds, double *paused) {
 static void *guard(void *argument) {
   Heartbeat *heartbeat = argument;
   double paused;
-  while (nap(heartbeat, HEARTBEAT_NAP, &paused))
-    if (paused == 0) watchdog_check_beating(heartbeat);
+  while (nap(heartbeat, HEARTBEAT_NAP, &paused)) {
+    if (paused == 0)
+      watchdog_check_beating(heartbeat);
+    else /* for both threads: the other one may have been stopped in a write */
+      log_warning("this process did not run for %.0f s; its deadlines start anew", paused);
+  }
   return NULL;
 }
 
@@ -130,7 +134,6 @@ static void *beat(void *argument) {
     length = fmin(HEARTBEAT_NAP, fmax(0.001, next - clock_seconds()));
     if (!nap(heartbeat, length, &paused)) break;
     if (paused == 0) continue;
-    log_warning("this process did not run for %.0f s; its deadlines start anew", paused);
     for (int i = 0; i < heartbeat->size; i++) heartbeat->seen[i].at = 0;
     heartbeat->look.at = 0;
   } while (true);

@@ -15,7 +15,7 @@ static const double HEAD_START = 0.5; /* of each rank before the next one, to re
 static const double SILENCE = 10;     /* the least that is worth a warning */
 static const double HANGING = 10;     /* the least after which the beating thread hangs, */
 static const double READING = 0.01;   /* and for each record that it may be reading */
-enum { HEAD_STARTS = 16, LEAVE_SECONDS = 10 };
+enum { HEAD_STARTS = 16, LEAVE_SECONDS = 10, PRINT_SECONDS = 2 };
 
 /* --- The guarding thread ---------------------------------------------------------------------- */
 
@@ -25,6 +25,11 @@ static double longest_deadline(const Heartbeat *heartbeat) {
   return longest;
 }
 
+/* How long the beating thread may take for one round. */
+static double patience(const Heartbeat *heartbeat) {
+  return fmax(HANGING, 3 * heartbeat->every) + READING * heartbeat->size;
+}
+
 void watchdog_check_beating(Heartbeat *heartbeat) {
   Place place = heartbeat_place(heartbeat);
   double now = clock_seconds(), age = now - place.since;
@@ -32,8 +37,7 @@ void watchdog_check_beating(Heartbeat *heartbeat) {
   /* Which ranks are waited for is not known here. */
   double deadline = place.waiting ? longest_deadline(heartbeat) : heartbeat->deadlines[place.phase];
   if (age <= deadline && !atomic_load(&heartbeat->expired)) return;
-  double patience = fmax(HANGING, 3 * heartbeat->every) + READING * heartbeat->size;
-  if (silent <= patience) return;
+  if (silent <= patience(heartbeat)) return;
   if (!leave_within(LEAVE_SECONDS, ERROR_INTERNAL)) _exit(ERROR_INTERNAL);
   log_error("rank %d of %d (host %s, pid %d) has been in %s for %.0f s, longer than its %g s, and "
             "its heartbeat hangs in %s since %.0f s: does the file system answer? The run ends",
@@ -94,7 +98,6 @@ static void report_and_leave(Heartbeat *heartbeat, const Expiry *expiry) {
   if (atomic_file_replace(temporary, report.data, report.length, &error) == OK) {
     /* A link, unlike a rename, is made by one rank alone. */
     first = link(temporary, heartbeat->diagnosis) == 0 || !path_exists(heartbeat->diagnosis);
-    unlink(temporary);
   }
   if (!leave_within(LEAVE_SECONDS, ERROR_INTERNAL)) _exit(ERROR_INTERNAL);
   for (char *line = report.data; first && *line;) {
@@ -102,13 +105,14 @@ static void report_and_leave(Heartbeat *heartbeat, const Expiry *expiry) {
     log_error("%.*s", (int)(end - line), line);
     line = end + 1;
   }
+  unlink(temporary); /* on a busy disk that takes a while, and the others leave soon */
   comm_abort(heartbeat->comm, ERROR_INTERNAL);
 }
 
 void watchdog_leave_if_diagnosed(Heartbeat *heartbeat) {
   if (!path_exists(heartbeat->diagnosis)) return;
   if (!leave_within(LEAVE_SECONDS, ERROR_INTERNAL)) _exit(ERROR_INTERNAL);
-  usleep(500000); /* the rank that wrote it is about to print it */
+  sleep(PRINT_SECONDS); /* the rank that wrote it is about to print it and to end all */
   comm_abort(heartbeat->comm, ERROR_INTERNAL);
 }
 
@@ -143,6 +147,7 @@ void watchdog_check_deadline(Heartbeat *heartbeat) {
     heartbeat->looked_since = place.since;
     heartbeat->excused_until = look->at = 0;
   }
+  if (now > look->at + gap + patience(heartbeat)) look->at = 0; /* stopped since then */
   int turn = heartbeat->rank < HEAD_STARTS ? heartbeat->rank : HEAD_STARTS;
   double expiry = fmax(place.since + heartbeat->deadlines[place.phase], heartbeat->excused_until);
   double due = expiry + turn * HEAD_START;
