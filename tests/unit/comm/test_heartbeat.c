@@ -238,6 +238,10 @@ static Heartbeat *begin(double deadline) {
   return heartbeat;
 }
 
+/* A child that hangs in place of leaving sleeps this long; one that leaves does so far sooner, on a
+ * busy machine too. */
+enum { HANGS = 60, SOON = 30 };
+
 static json_t *read_own(void) {
   Error error = {0};
   json_t *value = NULL;
@@ -247,23 +251,32 @@ static json_t *read_own(void) {
   return value;
 }
 
+static bool has_beaten(const json_t *record, int beats, double since) {
+  return json_integer_value(json_object_get(record, "beat")) >= beats &&
+         json_real_value(json_object_get(record, "since")) > since;
+}
+
 static int show_life(void) {
   int wrong = 0;
-  Heartbeat *heartbeat = begin(30);
-  json_t *first = read_own();
+  Heartbeat *heartbeat = begin(HANGS);
+  json_t *first = read_own(), *second = NULL;
   heartbeat_phase(heartbeat, PHASE_STEP, 7);
-  usleep(450000);
-  json_t *second = read_own();
+  /* Three beats, the last of them some time behind the change of phase. */
+  for (int i = 0; i < 1000 && !has_beaten(second, 3, 0.2); i++) {
+    usleep(20000);
+    json_decref(second);
+    second = read_own();
+  }
   wrong += strcmp(json_string_value(json_object_get(first, "phase")), "start") != 0;
   wrong += strcmp(json_string_value(json_object_get(second, "phase")), "step") != 0;
   wrong += json_integer_value(json_object_get(second, "step")) != 7;
   wrong += json_integer_value(json_object_get(second, "rank")) != 0;
   wrong += json_integer_value(json_object_get(second, "pid")) != getpid();
   wrong += !json_is_null(json_object_get(second, "waiting"));
-  wrong += json_integer_value(json_object_get(second, "beat")) < 3;
+  wrong += !has_beaten(second, 3, 0.2);
   double since = json_real_value(json_object_get(second, "since"));
   double age = clock_wall_seconds() - json_real_value(json_object_get(second, "time"));
-  wrong += !(since > 0.2 && since < 5 && age >= 0 && age < 5);
+  wrong += !(since < SOON && age >= 0 && age < SOON);
   json_decref(first);
   json_decref(second);
   heartbeat_phase(heartbeat, PHASE_END, 8);
@@ -285,7 +298,7 @@ static void test_shows_life(void **state) {
 
 static int stand_still(void) {
   heartbeat_phase(begin(0.6), PHASE_DATA, 41);
-  sleep(30);
+  sleep(HANGS);
   return 0;
 }
 
@@ -294,7 +307,7 @@ static void test_standing_still_ends_the_process(void **state) {
   char said[4096];
   double began = clock_seconds();
   assert_int_equal(in_child(stand_still, said, sizeof said), ERROR_INTERNAL);
-  assert_true(clock_seconds() - began < 5);
+  assert_true(clock_seconds() - began < SOON);
   assert_non_null(strstr(said, "no progress: rank 0 of 1 is in data since "));
   assert_non_null(strstr(said, "longer than its 0.6 s; the run ends"));
   assert_non_null(strstr(said, "behind: rank 0 (host "));
@@ -302,14 +315,14 @@ static void test_standing_still_ends_the_process(void **state) {
 }
 
 static int find_diagnosis(void) {
-  Heartbeat *heartbeat = begin(30);
+  Heartbeat *heartbeat = begin(HANGS);
   heartbeat_phase(heartbeat, PHASE_STEP, 1);
   json_t *own = read_own();
   char name[64];
   snprintf(name, sizeof name, "diagnosis-%s.txt", json_string_value(json_object_get(own, "run")));
   write_text(name, "rank 5 is behind\n");
   json_decref(own);
-  sleep(30);
+  sleep(HANGS);
   return 0;
 }
 
@@ -318,13 +331,13 @@ static void test_diagnosis_of_another_rank_ends_this_one(void **state) {
   char said[4096];
   double began = clock_seconds();
   assert_int_equal(in_child(find_diagnosis, said, sizeof said), ERROR_INTERNAL);
-  assert_true(clock_seconds() - began < 5);
+  assert_true(clock_seconds() - began < SOON);
   assert_string_equal(said, ""); /* the other has printed it */
 }
 
 static int move_on(void) {
-  Heartbeat *heartbeat = begin(0.6);
-  for (int step = 0; step < 20; step++) {
+  Heartbeat *heartbeat = begin(1.5);
+  for (int step = 0; step < 25; step++) {
     heartbeat_phase(heartbeat, step % 2 ? PHASE_DATA : PHASE_STEP, step);
     usleep(100000);
   }
@@ -421,7 +434,7 @@ static int play(const char *how, const char *where, int chosen) {
 
 static int play_with_others(int argc, char **argv) {
   Error error = {0};
-  CommOptions options = {.timeout = 30, .overlap = true};
+  CommOptions options = {.timeout = 120, .overlap = true};
   if (argc < 4 || comm_open(&argc, &argv, &options, &group, &error) != OK) {
     fprintf(stderr, "%s\n", error.message);
     return ERROR_USAGE;
