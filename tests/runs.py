@@ -38,6 +38,45 @@ TINY = {
 }
 
 
+STARTED = []  # processes, for whoever has to clean up
+
+
+def tell(pid, number):
+    """Sends a signal; False where there is nobody any more."""
+    if state_of(pid) in ("", "Z", "X"):
+        return False
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def state_of(pid, thread=None):
+    """The letter of proc(5); "" where there is none."""
+    try:
+        with open(f"/proc/{pid}/task/{thread or pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def stands_still(pid):
+    """Whether no thread of it runs or waits for a disk."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return all(state_of(pid, thread) in ("", "T", "t", "Z", "X") for thread in threads)
+
+
+def wait_until(condition, what):
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {LIMIT} s in vain for {what}"
+        time.sleep(0.0005)
+
+
 class Tap:
     def __init__(self):
         self.count = self.failed = 0
@@ -71,6 +110,10 @@ def main(tests):
         except (OSError, ValueError, KeyError, AssertionError, subprocess.SubprocessError) as error:
             tap.check(False, test.__doc__, f"{type(error).__name__}: {error}")
         finally:
+            for process in STARTED:  # what a test that failed has left
+                if process.poll() is None:
+                    process.kill()
+            STARTED.clear()
             shutil.rmtree(folder, ignore_errors=True)
     tap.end()
 
@@ -111,6 +154,7 @@ class Run:
         self.config = folder + ".yaml"
         self.log = folder + ".log"
         self.process = None
+        self.count = 1  # of ranks
         self.environment = {}  # on top of ENVIRONMENT
 
     def write_config(self):
@@ -123,12 +167,14 @@ class Run:
 
     def start(self, ranks=1, resume="auto"):
         self.write_config()
+        self.count = ranks
         command = [CELFORGE, "train", self.config, "--resume", resume]
         if ranks > 1:
             command = ["mpirun", "--oversubscribe", "-np", str(ranks)] + command
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                             env={**ENVIRONMENT, **self.environment})
+        STARTED.append(self.process)
         return self
 
     def wait(self):
@@ -148,10 +194,14 @@ class Run:
         return self
 
     def ranks(self):
-        """Process ids of the ranks: mpirun's children, or the process itself."""
-        with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="ascii") as file:
-            children = file.read().split()
-        return [int(child) for child in children] or [self.process.pid]
+        """Process ids of the ranks there are: mpirun's children, or the process itself."""
+        if self.count == 1:
+            return [self.process.pid]
+        try:
+            with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="ascii") as file:
+                return [int(child) for child in file.read().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            return []
 
     def running(self):
         return self.process.poll() is None
@@ -165,6 +215,23 @@ class Run:
             assert time.monotonic() < deadline, f"waited {LIMIT} s in vain\n{self.said()}"
             time.sleep(0.0005)
         return False
+
+    def hold(self, condition, delay=0.0):
+        """Stops all ranks where the condition holds, until go_on(); False where the run ended before it was caught.
+        Nobody's being late changes what is done by then."""
+        while self.wait_for(condition):
+            time.sleep(delay)
+            pids = [pid for pid in self.ranks() if tell(pid, signal.SIGSTOP)]
+            wait_until(lambda: all(map(stands_still, pids)), "ranks that stand still")
+            if len(pids) == self.count and self.running() and condition():
+                return True
+            self.go_on()
+            time.sleep(0.001)
+        return False
+
+    def go_on(self):
+        for pid in self.ranks():
+            tell(pid, signal.SIGCONT)
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)

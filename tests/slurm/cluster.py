@@ -3,6 +3,8 @@ without systemd, munge or a database, as root or as anybody. Virtual nodes share
 import ctypes
 import getpass
 import os
+import random
+import re
 import shutil
 import signal
 import socket
@@ -13,14 +15,16 @@ import time
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel", "mpirun")
 NODES = ("n1", "n2")
 MARK = "CELFORGE_TEST_CLUSTER"  # in the environment of all that runs in the cluster: its folder
-START_LIMIT = 30  # seconds until the nodes are idle
+START_LIMIT = 90  # seconds until the nodes are idle
+STARTS = 3        # before it is given up
+PATIENCE = 60     # seconds with a daemon that says nothing
 
 # What is not usual, and why:
 #   auth/none, cred/none     no munge: the daemons trust each other, which on one machine are the same user
 #   config_overrides         nodes have the cores that are written here, not the machine's
 #   TmpFS per node           two slurmd on one host would share PMIx's folder below /tmp
 #   preempt_send_user_signal a preempted job gets its --signal first, then its grace time
-#   SlurmdTimeout            a node that is gone is known to be gone soon
+#   SlurmdTimeout            long, for a busy machine may leave a daemon waiting; see be_patient
 CONFIG = """\
 ClusterName=celforge
 SlurmctldHost={host}(127.0.0.1)
@@ -45,8 +49,9 @@ SelectTypeParameters=CR_CPU
 MpiDefault=pmix
 MailProg=/bin/true
 ReturnToService=2
-SlurmdTimeout=5
-KillWait=5
+SlurmdTimeout={patience}
+MessageTimeout=30
+KillWait=30
 SlurmdParameters=config_overrides
 SlurmctldParameters=preempt_send_user_signal
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
@@ -70,13 +75,17 @@ def find(program):
 
 
 def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Free now, and below those that the system gives to whoever asks for any."""
+    ports, moments = set(), random.SystemRandom()
+    while len(ports) < count:
+        with socket.socket() as probe:
+            port = moments.randrange(20000, 32000)
+            try:
+                probe.bind(("127.0.0.1", port))
+                ports.add(port)
+            except OSError:
+                pass
+    return list(ports)
 
 
 def executable(process):
@@ -112,29 +121,29 @@ class Cluster:
         self.daemons = {}
         for name in ("state", *(f"{kind}-{node}" for kind in ("spool", "tmp") for node in NODES)):
             os.makedirs(os.path.join(folder, name))
-        config = os.path.join(folder, "slurm.conf")
-        with open(config, "w", encoding="utf-8") as file:
-            file.write(CONFIG.format(host=socket.gethostname().split(".")[0], user=getpass.getuser(), folder=folder,
-                                     ports=free_ports(1 + len(NODES)), cores=cores))
+        self.config = os.path.join(folder, "slurm.conf")
+        self.cores = cores
         # A login shell's Slurm or MPI job must not be taken for the test's.
         self.environment = {key: value for key, value in os.environ.items()
                             if not key.startswith(("SLURM_", "SBATCH_", "PMIX_", "OMPI_"))}
         self.environment.update({
-            "SLURM_CONF": config, MARK: folder, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
+            "SLURM_CONF": self.config, MARK: folder, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
             # One host has the names of two: shared memory and fast paths between "hosts" must be off.
             "OMPI_MCA_btl": "tcp,self", "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl_tcp_if_include": "lo",
             "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"})
 
     def __enter__(self):
-        try:
-            self.start("slurmctld", "slurmctld", "-D", "-c")
-            for node in NODES:
-                self.start(node, "slurmd", "-D", "-N", node)
-            self.wait_idle()
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
+        for number in range(1, STARTS + 1):
+            try:
+                self.start_all()
+                return self
+            except AssertionError:  # somebody else may have taken a port by now
+                self.__exit__(*sys.exc_info())
+                if number == STARTS:
+                    raise
+            except BaseException:
+                self.__exit__(*sys.exc_info())
+                raise
 
     def __exit__(self, *_):
         for name in [*NODES, "slurmctld"]:
@@ -142,8 +151,30 @@ class Cluster:
                 self.stop(name)
         self.kill_rest()
 
+    def start_all(self):
+        with open(self.config, "w", encoding="utf-8") as file:
+            file.write(CONFIG.format(host=socket.gethostname().split(".")[0], user=getpass.getuser(), folder=self.folder,
+                                     ports=free_ports(1 + len(NODES)), cores=self.cores, patience=PATIENCE))
+        self.start("slurmctld", "slurmctld", "-D", "-c")
+        for node in NODES:
+            self.start(node, "slurmd", "-D", "-N", node)
+        self.wait_idle()
+
     def wait_idle(self):
-        self.wait_for(lambda: self.states() == {node: "IDLE" for node in NODES}, START_LIMIT, "idle nodes")
+        def are_idle():
+            dead = [name for name, daemon in self.daemons.items() if daemon.poll() is not None]
+            assert not dead, f"{', '.join(dead)} ended\n{self.report('')}"
+            return self.states() == {node: "IDLE" for node in NODES}
+
+        self.wait_for(are_idle, START_LIMIT, "idle nodes")
+
+    def be_patient(self, seconds):
+        """Whose daemon is silent for so long is taken for a node that is down."""
+        with open(self.config, encoding="utf-8") as file:
+            text = file.read()
+        with open(self.config, "w", encoding="utf-8") as file:
+            file.write(re.sub("SlurmdTimeout=.*", f"SlurmdTimeout={seconds}", text))
+        self.call("scontrol", "reconfigure")
 
     def start_node(self, node):
         self.start(node, "slurmd", "-D", "-N", node)
@@ -180,9 +211,11 @@ class Cluster:
         return [process for process in self.processes(f"SLURM_JOB_ID={job}") if executable(process) == program]
 
     def kill_rest(self):
-        """Steps and their tasks outlive the daemons."""
-        deadline = time.monotonic() + 10
-        while (rest := self.processes()) and time.monotonic() < deadline:
+        """Steps and their tasks outlive the daemons; who is just being started is seen the second time."""
+        deadline, empty = time.monotonic() + 60, 0
+        while empty < 3 and time.monotonic() < deadline:
+            rest = self.processes()
+            empty = 0 if rest else empty + 1
             send(signal.SIGKILL, rest)
             time.sleep(0.05)
 
@@ -195,7 +228,7 @@ class Cluster:
 
     def call(self, *command, check=True, **more):
         done = subprocess.run([find(command[0]), *command[1:]], stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True, timeout=60, env={**self.environment, **more}, check=False)
+                              text=True, timeout=120, env={**self.environment, **more}, check=False)
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
@@ -215,9 +248,16 @@ class Cluster:
         return self.call("sbatch", "--parsable", *arguments, **more).strip().split(";")[0]
 
     def job(self, number):
-        """A job's fields as scontrol shows them."""
-        text = self.call("scontrol", "--oneliner", "show", "job", number, check=False)
-        return dict(field.split("=", 1) for field in text.split() if "=" in field)
+        """A job's fields as scontrol shows them; a controller that is busy is asked again."""
+        fields = {}
+
+        def is_told():
+            text = self.call("scontrol", "--oneliner", "show", "job", number, check=False)
+            fields.update(field.split("=", 1) for field in text.split() if "=" in field)
+            return "JobState" in fields
+
+        self.wait_for(is_told, START_LIMIT, f"word of job {number}")
+        return fields
 
     def report(self, job):
         """What the cluster says of itself and of a job, for a test that failed."""
