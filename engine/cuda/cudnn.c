@@ -199,6 +199,7 @@ done:
     backend->cudnn = NULL;
     cudnn_free(cudnn);
     if (target.handle) cudnnDestroy(target.handle);
+    error_context(error, "cuDNN (%s)", cudnn_place());
   }
   free(device);
   free(folder);

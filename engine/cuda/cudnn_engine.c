@@ -132,7 +132,7 @@ static void take(cudnnBackendDescriptor_t *configs, int64_t offered, int64_t usa
                  const CudnnRules *rules, CudnnEngines *out, Error *error) {
   for (int64_t i = 0; i < usable; i++) {
     CudnnEngine engine = {.config = configs[i]};
-    Notes notes;
+    Notes notes = {0};
     if (read_engine(engine.config, &engine.number, &notes, error) != OK ||
         !allowed(&notes, operands, rules))
       continue;

@@ -1,5 +1,6 @@
 #include "engine/cuda/cudnn_graph.h"
 
+#include <dlfcn.h>
 #include <stdlib.h>
 
 #include "base/memory.h"
@@ -21,6 +22,12 @@ Status cudnn_error(cudnnStatus_t code, const char *call, const char *file, int l
   cudnnGetLastErrorString(words, sizeof words);
   return error_set(error, ERROR_INTERNAL, "%s (%s:%d): %s%s%s", call, file, line,
                    cudnnGetErrorString(code), words[0] ? ": " : "", words);
+}
+
+const char *cudnn_place(void) {
+  Dl_info info = {0};
+  dladdr((const void *)(uintptr_t)cudnnGetVersion, &info);
+  return info.dli_fname ? info.dli_fname : "of an unknown file";
 }
 
 /* --- Descriptors ------------------------------------------------------------------------------ */

@@ -16,6 +16,10 @@
  * CUDNN_STATUS_BAD_PARAM: " and cuDNN's own words. */
 Status cudnn_error(cudnnStatus_t code, const char *call, const char *file, int line, Error *error);
 
+/* The file that cuDNN was loaded from. It is several libraries that load each other by name: where
+ * two versions can be found, or one of them is missing, calls fail, and this is the trace. */
+const char *cudnn_place(void);
+
 #define CUDNN_TRY(call)                                                                            \
   do {                                                                                             \
     const cudnnStatus_t cudnn_code = (call);                                                       \

@@ -259,6 +259,11 @@ static void plans_of_configs(void **state) {
       if (cudnn_choose(cudnn, convolution, NULL, &choice, &error) != OK)
         fail_msg("%s", error.message);
       convolution_text(convolution, &text);
+      if (strncmp(choice.plan->details, "engine ", 7) != 0 ||
+          strtoll(choice.plan->details + 7, NULL, 10) != choice.plan->engine)
+        fail_msg("%s: %s", text.data, choice.plan->details);
+      if (choice.plan->tensor_cores != (strstr(choice.plan->details, "tensor_core") != NULL))
+        fail_msg("%s: %s", text.data, choice.plan->details);
       if (devices[i].version == 800 && convolution->operands == DTYPE_BF16 &&
           !choice.plan->tensor_cores)
         fail_msg("%s: %s: without tensor cores", devices[i].name, text.data);
