@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "base/random.h"
+#include "trainer/goodput.h"
 
 /* --- The trace as work between events --------------------------------------------------------- */
 
@@ -233,7 +234,7 @@ static double read_seconds(const Cluster *cluster, const StepTrace *trace, int r
  * a step's begins when the step that many before it has taken its own. */
 static double wait_for_data(const StepTrace *trace, double reading, int step, double now,
                             double *taken, double *ready) {
-  int ahead = (int)fmax(1, trace->batches_ahead);
+  int ahead = (int)fmin(fmax(1, trace->batches_ahead), step + 1); /* beyond it nothing was taken */
   double room = step >= ahead ? taken[step - ahead] : 0;
   *ready = fmax(*ready, room) + reading;
   double wait = step > 0 ? fmax(0, *ready - now) : *ready;
@@ -254,19 +255,7 @@ static void play_steps(Play *play, const Cluster *cluster, const StepTrace *trac
   free(taken);
 }
 
-/* --- Failures --------------------------------------------------------------------------------- */
-
-double failures_goodput(const Failures *failures) {
-  double interval = failures->interval, stall = failures->stall, mtbf = failures->mtbf;
-  if (mtbf <= 0) return interval / (interval + stall);
-  return interval / (mtbf * exp(failures->restart / mtbf) * expm1((interval + stall) / mtbf));
-}
-
-double failures_best_interval(double stall, double mtbf) {
-  if (stall >= 2 * mtbf) return mtbf;
-  double ratio = stall / (2 * mtbf);
-  return sqrt(2 * stall * mtbf) * (1 + sqrt(ratio) / 3 + ratio / 9) - stall;
-}
+/* --- Checkpoints and failures ----------------------------------------------------------------- */
 
 /* A checkpoint is copied aside while all wait, then written in the background; the copy waits for
  * the one before to be written. What is being written when a node fails is lost: the steps since
@@ -280,7 +269,7 @@ static void add_checkpoints(const Cluster *cluster, const StepTrace *trace,
   if (cluster->storage.write > 0) write = trace->state_bytes / (cluster->storage.write * 1e9);
   result->failure_seconds = hours * 3600 / result->nodes;
   if (hours > 0) {
-    double best = failures_best_interval(copy, result->failure_seconds);
+    double best = goodput_best_interval(copy, result->failure_seconds);
     result->best_interval = fmax(1, ceil(fmax(best, write) / steps));
   }
   if (every <= 0) return;
@@ -289,7 +278,7 @@ static void add_checkpoints(const Cluster *cluster, const StepTrace *trace,
                        .mtbf = result->failure_seconds,
                        .restart = cluster->failure.restart + write};
   result->checkpoint = failures.stall / every;
-  result->goodput = failures_goodput(&failures);
+  result->goodput = goodput_of(&failures);
 }
 
 static void average(SimulationResult *result, const Play *play, int steps) {
@@ -322,14 +311,16 @@ Status simulate(const Cluster *cluster, const StepTrace *trace, const Simulation
                .slow = 1 - cluster->reduce.interference};
   play_steps(&play, cluster, trace, options, &result);
   average(&result, &play, options->steps);
-  add_checkpoints(cluster, trace, &result);
-  result.step += result.checkpoint;
-  result.clips_per_second = (double)trace->clips * result.ranks / result.step;
-  *out = result;
   free(play.ranks);
   free(play.heap);
   free(play.waiting);
   free(play.arrived);
   free_plot(&plot);
+  if (!(result.step > 0))
+    return error_set(error, ERROR_USAGE, "%s: its ops take no time on this cluster", trace->name);
+  add_checkpoints(cluster, trace, &result);
+  result.step += result.checkpoint;
+  result.clips_per_second = (double)trace->clips * result.ranks / result.step;
+  *out = result;
   return OK;
 }

@@ -37,23 +37,9 @@ typedef struct SimulationResult {
   double best_interval;   /* steps between checkpoints that lose least; 0: no failures */
 } SimulationResult;
 
-/* ERROR_USAGE where the cluster has no such number of ranks or the trace lacks the times it asks
- * for. */
+/* ERROR_USAGE where the cluster has no such number of ranks, the trace lacks the times it asks for,
+ * or its ops take no time there. */
 Status simulate(const Cluster *cluster, const StepTrace *trace, const SimulationOptions *options,
                 SimulationResult *out, Error *error);
-
-/* What failures leave. A run computes `interval` seconds, saves `stall` seconds, and so on;
- * failures come at random, one each `mtbf` seconds; after one it takes `restart` seconds to be
- * where the last checkpoint was. */
-typedef struct Failures {
-  double interval, stall, mtbf, restart;
-} Failures;
-/* The share of the time that counts: interval over the expected time for interval and stall,
- * mtbf exp(restart / mtbf) (exp((interval + stall) / mtbf) - 1)  (Daly 2006).
- * mtbf 0: no failures. */
-double failures_goodput(const Failures *failures);
-/* The interval of the largest goodput: sqrt(2 stall mtbf) (Young 1974) with Daly's (2006)
- * terms of higher order: sqrt(2 d M) (1 + sqrt(d / 2M) / 3 + d / 18M) - d for d < 2M, else M. */
-double failures_best_interval(double stall, double mtbf);
 
 #endif

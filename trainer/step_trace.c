@@ -10,6 +10,7 @@
 #include "trainer/model_internal.h"
 
 enum { MAX_BYTES = 1 << 28 };
+static const double LARGEST_NUMBER = 1e18;
 static const char FORMAT[] = "celforge-step-trace";
 
 void step_trace_append(StepTrace *trace, const TraceOp *op) {
@@ -99,14 +100,15 @@ void step_trace_of_model(const Model *model, StepTrace *trace) {
 
 /* --- In a file -------------------------------------------------------------------------------- */
 
-/* A number that may be left out, at least 0. */
+/* A number that may be left out. Sums of as many as a file can hold stay finite. */
 static Status get_number(const json_t *object, const char *where, const char *key, double *out,
                          Error *error) {
   if (!json_object_get(object, key)) return OK;
   Status status = json_get_double(object, where, key, out, error);
   if (status != OK) return status;
-  if (!(*out >= 0 && isfinite(*out)))
-    return error_set(error, ERROR_DATA, "%s: %s is %g; must be 0 or more", where, key, *out);
+  if (!(*out >= 0 && *out <= LARGEST_NUMBER))
+    return error_set(error, ERROR_DATA, "%s: %s is %g; must be 0 to %g", where, key, *out,
+                     LARGEST_NUMBER);
   return OK;
 }
 

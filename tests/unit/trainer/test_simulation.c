@@ -8,9 +8,11 @@
 #include <cmocka.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "base/random.h"
+#include "trainer/goodput.h"
 #include "trainer/simulation.h"
 
 static Error error;
@@ -290,26 +292,26 @@ static double play_failures(const Failures *failures, int intervals) {
 static void test_goodput(void **state) {
   (void)state;
   Failures none = {.interval = 90, .stall = 10};
-  assert_near(failures_goodput(&none), 0.9, 1e-12);
+  assert_near(goodput_of(&none), 0.9, 1e-12);
   Failures often = {.interval = 100, .stall = 5, .mtbf = 300, .restart = 40};
-  assert_near(failures_goodput(&often), play_failures(&often, 200000), 0.01);
+  assert_near(goodput_of(&often), play_failures(&often, 200000), 0.01);
   Failures rare = {.interval = 500, .stall = 20, .mtbf = 10000, .restart = 300};
-  assert_near(failures_goodput(&rare), play_failures(&rare, 200000), 0.01);
+  assert_near(goodput_of(&rare), play_failures(&rare, 200000), 0.01);
 }
 
 static void test_best_interval(void **state) {
   (void)state;
-  assert_near(failures_best_interval(1e-3, 1e6), sqrt(2e-3 * 1e6), 1e-3); /* Young's */
-  assert_near(failures_best_interval(100, 40), 40, 1e-12);
+  assert_near(goodput_best_interval(1e-3, 1e6), sqrt(2e-3 * 1e6), 1e-3); /* Young's */
+  assert_near(goodput_best_interval(100, 40), 40, 1e-12);
   for (double stall = 1; stall < 100; stall *= 3) {
     Failures failures = {.stall = stall, .mtbf = 2000, .restart = 60};
     double best = 0, where = 0;
     for (failures.interval = 1; failures.interval < 4000; failures.interval *= 1.001) {
-      double goodput = failures_goodput(&failures);
+      double goodput = goodput_of(&failures);
       if (goodput > best) where = failures.interval;
       best = fmax(best, goodput);
     }
-    assert_near(failures_best_interval(stall, 2000), where, 0.01);
+    assert_near(goodput_best_interval(stall, 2000), where, 0.01);
   }
 }
 
@@ -327,8 +329,8 @@ static void test_failures_by_ranks(void **state) {
   SimulationResult result = play(&cluster, &trace, 32, 1); /* 4 nodes */
   Failures failures = {.interval = 100, .stall = 2, .mtbf = 25 * 3600, .restart = 60 + 10};
   assert_near(result.failure_seconds, 25 * 3600, 1e-12);
-  assert_near(result.goodput, failures_goodput(&failures), 1e-9);
-  assert_near(result.best_interval, failures_best_interval(2, 25 * 3600), 0.01);
+  assert_near(result.goodput, goodput_of(&failures), 1e-9);
+  assert_near(result.best_interval, goodput_best_interval(2, 25 * 3600), 0.01);
   step_trace_free(&trace);
 }
 
@@ -345,6 +347,10 @@ static void test_refused(void **state) {
   assert_int_equal(simulate(&cluster, &trace, &options, &result, &error), OK);
   trace.measured = false;
   assert_int_equal(simulate(&cluster, &trace, &options, &result, &error), ERROR_USAGE);
+  cluster.device.times = OP_TIMES_ROOFLINE; /* of nothing: it has neither FLOPs nor bytes */
+  options.ranks = 1;
+  assert_int_equal(simulate(&cluster, &trace, &options, &result, &error), ERROR_USAGE);
+  assert_non_null(strstr(error.message, "take no time"));
   step_trace_free(&trace);
 }
 

@@ -138,6 +138,10 @@ static void test_refused(void **state) {
   refuses(HEAD "\"clips\": 1, \"ops\": [{\"name\": \"a\"}, 3]}", "ops[1]");
   refuses(HEAD "\"clips\": 1, \"ops\": [{\"seconds\": 1}]}", "ops[0].name");
   refuses(HEAD "\"clips\": 1, \"ops\": [{\"name\": \"a\", \"seconds\": -1}]}", "seconds is -1");
+  refuses(HEAD "\"clips\": 1, \"ops\": [{\"name\": \"a\", \"seconds\": 1e300}]}",
+          "must be 0 to 1e+18");
+  refuses(HEAD "\"clips\": 1, \"batches_ahead\": 1e300, \"ops\": [{\"name\": \"a\"}]}",
+          "batches_ahead is");
   refuses(HEAD "\"clips\": 1, \"ops\": [{\"name\": \"a\", \"waits\": 1}]}", "waits");
   refuses("{\"format\": \"celforge-step-trace\", \"name\": \"x\", \"precision\": \"f16\"}", "f16");
 }
