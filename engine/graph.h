@@ -74,6 +74,10 @@ Value graph_broadcast(Graph *graph, Value x, Shape shape);
 /* `axes` is a mask: 1u << AXIS_C. The result is scale * sum. */
 Value graph_reduce_sum(Graph *graph, Value x, unsigned axes, float scale);
 Value graph_mean(Graph *graph, Value x); /* over everything, a scalar */
+/* The sum of squares of each of a vector's ranges, a vector of `ranges`: range r is elements
+ * borders[r] to borders[r + 1] - 1 of x, f32. `borders` ascend from 0 to x's length, and outlive
+ * the graph and its programs. Has no derivative. */
+Value graph_square_sums(Graph *graph, Value x, const int64_t *borders, int ranges);
 enum { ALL_AXES = (1u << RANK) - 1 };
 
 /* --- Convolution ------------------------------------------------------------------------------ */

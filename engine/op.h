@@ -10,6 +10,7 @@ typedef enum OpKind {
   OP_RESHAPE,                 /* x -> same memory, other shape; nothing runs */
   OP_POINTWISE,               /* 0..8 inputs -> 1..4 outputs of one shape, by a small program */
   OP_REDUCE,                  /* 1..8 inputs, pointwise program -> scale * sum over axes, f32 */
+  OP_SQUARE_SUMS,             /* x, a vector -> sum of squares of each of its ranges, f32 */
   OP_CONV3D,                  /* x, w, [bias] -> y = activation(conv + bias); zero padding only */
   OP_CONV3D_BACKWARD_DATA,    /* dy, w -> dx */
   OP_CONV3D_BACKWARD_WEIGHTS, /* x, dy -> dw f32, [dbias f32] */
@@ -103,6 +104,10 @@ typedef struct OpAttributes {
       float scale;
       Shape full; /* the shape that is reduced: inputs broadcast to it */
     } reduce;
+    struct {
+      const int64_t *borders; /* [ranges + 1], ascending; the graph's builder keeps them */
+      int ranges;
+    } square_sums;
     ConvAttributes conv;
     NormAttributes norm;
     struct {

@@ -29,18 +29,20 @@ void parameters_init(Parameters *parameters, const char *network, DType precisio
   parameters->ema = named_buffer(network, "ema", DTYPE_F32, 0);
   parameters->compute = named_buffer(network, "compute", DTYPE_BF16, 0);
   parameters->counters = named_buffer(network, "counters", DTYPE_F32, COUNTERS);
+  parameters->squares = named_buffer(network, "squares", DTYPE_F32, 0);
 }
 
 void parameters_free(Parameters *parameters) {
-  Buffer *buffers[] = {&parameters->master,  &parameters->gradient, &parameters->moment1,
-                       &parameters->moment2, &parameters->ema,      &parameters->compute,
-                       &parameters->counters};
+  Buffer *buffers[] = {&parameters->master,   &parameters->gradient, &parameters->moment1,
+                       &parameters->moment2,  &parameters->ema,      &parameters->compute,
+                       &parameters->counters, &parameters->squares};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
     buffer_free(buffers[i]);
     free((char *)buffers[i]->name);
   }
   for (int i = 0; i < parameters->count; i++) free(parameters->items[i].name);
   free(parameters->items);
+  free(parameters->borders);
   free(parameters->network);
   *parameters = (Parameters){0};
 }
@@ -135,7 +137,12 @@ Value parameters_vector(Parameters *parameters, Graph *graph, const char *name, 
 }
 
 void parameters_freeze(Parameters *parameters) {
+  if (parameters->frozen) return;
   parameters->frozen = true;
+  parameters->squares.count = parameters->count;
+  parameters->borders = mem_new((size_t)parameters->count + 1, sizeof *parameters->borders);
+  for (int i = 0; i < parameters->count; i++) parameters->borders[i] = parameters->items[i].offset;
+  parameters->borders[parameters->count] = parameters->total;
 }
 
 /* --- Memory and initial values ---------------------------------------------------------------- */
@@ -153,6 +160,7 @@ Status parameters_allocate(Parameters *parameters, Backend *backend, bool for_tr
     TRY(buffer_allocate(&parameters->moment1, backend, error));
     TRY(buffer_allocate(&parameters->moment2, backend, error));
     TRY(buffer_allocate(&parameters->counters, backend, error));
+    TRY(buffer_allocate(&parameters->squares, backend, error));
     if (parameters->precision == DTYPE_BF16)
       TRY(buffer_allocate(&parameters->compute, backend, error));
   }
@@ -308,28 +316,26 @@ void parameters_differentiate(Parameters *parameters, Graph *graph, Value loss,
 }
 
 Value parameters_gradient_norm(Parameters *parameters, Graph *graph) {
+  if (!parameters->frozen) {
+    graph_fail(graph, "parameters of %s: their gradient's norm before they are frozen",
+               parameters->network);
+    return NO_VALUE;
+  }
   graph_scope_push(graph, "%s.gradient_norm", parameters->network);
   Value all = graph_view(graph, &parameters->gradient, 0, shape_vector(parameters->total));
-  Value norm = graph_sqrt(graph, graph_reduce_sum(graph, graph_square(graph, all), ALL_AXES, 1));
+  Value squares = graph_view(graph, &parameters->squares, 0, shape_vector(parameters->count));
+  graph_store(graph, graph_square_sums(graph, all, parameters->borders, parameters->count),
+              squares);
+  Value norm = graph_sqrt(graph, graph_reduce_sum(graph, squares, ALL_AXES, 1));
   graph_scope_pop(graph);
   return norm;
 }
 
-const char *parameters_first_bad_gradient(const Parameters *parameters, Error *error) {
-  const char *bad = NULL;
-  Status status = OK;
-  float *values = mem_new(PIECE, sizeof *values);
-  for (int i = 0; i < parameters->count && bad == NULL; i++) {
-    const Parameter *parameter = &parameters->items[i];
-    for (int64_t begin = 0; begin < parameter->count && bad == NULL; begin += PIECE) {
-      int64_t count = parameter->count - begin < PIECE ? parameter->count - begin : PIECE;
-      TRY(buffer_download(&parameters->gradient, parameter->offset + begin, values, count, error));
-      for (int64_t k = 0; k < count; k++) {
-        if (!isfinite(values[k])) bad = parameter->name;
-      }
-    }
+int parameters_worst_gradient(const Parameters *parameters, const float *squares) {
+  int worst = parameters->count > 0 ? 0 : -1;
+  for (int i = 0; i < parameters->count; i++) {
+    if (!isfinite(squares[i])) return i;
+    if (squares[i] > squares[worst]) worst = i;
   }
-done:
-  free(values);
-  return status == OK ? bad : NULL;
+  return worst;
 }

@@ -24,9 +24,11 @@ typedef struct Parameters {
   int count, capacity;
   Parameter *items;
   int64_t total;                                  /* elements of each flat array */
+  int64_t *borders;                               /* [count + 1]: offsets and total, once frozen */
   Buffer master, gradient, moment1, moment2, ema; /* f32 */
   Buffer compute;                                 /* bf16, used when precision is bf16 */
   Buffer counters;                                /* f32, 3: see graph_adam */
+  Buffer squares;                                 /* f32, count: see parameters_gradient_norm */
 } Parameters;
 
 void parameters_init(Parameters *parameters, const char *network, DType precision);
@@ -69,10 +71,11 @@ typedef struct PartialSums {
  * the first. */
 void parameters_differentiate(Parameters *parameters, Graph *graph, Value loss,
                               const PartialSums *partial, bool all_reduce, int64_t bucket_bytes);
-/* Appends the global norm of the flat gradient: a scalar. */
+/* Appends the global norm of the flat gradient, a scalar; each parameter's squared norm, of which
+ * it is made, is stored in `squares`. */
 Value parameters_gradient_norm(Parameters *parameters, Graph *graph);
-
-/* The name of the first parameter whose gradient holds a value that is not finite, or NULL. */
-const char *parameters_first_bad_gradient(const Parameters *parameters, Error *error);
+/* Where a gradient is at its worst, by its squared norms [count]: the first parameter whose norm is
+ * not finite, else the one with the largest; -1 without parameters. */
+int parameters_worst_gradient(const Parameters *parameters, const float *squares);
 
 #endif

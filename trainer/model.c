@@ -108,22 +108,64 @@ done:
 /* --- Results ------------------------------------------------------------------------------------
  */
 
+static Status network_readback_new(const Parameters *parameters, Backend *backend,
+                                   NetworkReadback *out, Error *error) {
+  Status status = OK;
+  TRY(backend->readback_new(backend, COUNTERS * sizeof(float), &out->counters, error));
+  TRY(backend->readback_new(backend, (size_t)parameters->count * sizeof(float), &out->squares,
+                            error));
+done:
+  return status;
+}
+
+static void network_readback_free(Backend *backend, NetworkReadback *readback) {
+  if (readback->counters) backend->readback_free(backend, readback->counters);
+  if (readback->squares) backend->readback_free(backend, readback->squares);
+}
+
+static Status network_readback_start(const Parameters *parameters, Backend *backend,
+                                     const NetworkReadback *readback, Error *error) {
+  Status status = OK;
+  if (!readback->counters) goto done;
+  TRY(backend->readback_start(backend, readback->counters, parameters->counters.data, error));
+  TRY(backend->readback_start(backend, readback->squares, parameters->squares.data, error));
+done:
+  return status;
+}
+
+static Status network_readback_wait(const Parameters *parameters, Backend *backend,
+                                    const NetworkReadback *readback, NetworkResult *out,
+                                    Error *error) {
+  Status status = OK;
+  const void *data = NULL;
+  out->worst = -1;
+  if (!readback->counters) goto done;
+  TRY(backend->readback_wait(backend, readback->counters, &data, error));
+  const float *counters = data;
+  out->applied = (int64_t)counters[0];
+  out->skipped = (int64_t)counters[1];
+  out->skipped_in_a_row = (int64_t)counters[2];
+  TRY(backend->readback_wait(backend, readback->squares, &data, error));
+  out->worst = parameters_worst_gradient(parameters, data);
+done:
+  return status;
+}
+
 static Status result_allocate(Model *model, ResultSlot *slot, Error *error) {
   Status status = OK;
   Backend *backend = model->backend;
-  const size_t metrics = METRIC_COUNT * sizeof(float), counters = COUNTERS * sizeof(float);
-  TRY(backend->readback_new(backend, metrics, &slot->metrics, error));
-  TRY(backend->readback_new(backend, counters, &slot->generator, error));
+  TRY(backend->readback_new(backend, METRIC_COUNT * sizeof(float), &slot->metrics, error));
+  TRY(network_readback_new(&model->generator, backend, &slot->generator, error));
   if (model->adversarial)
-    TRY(backend->readback_new(backend, counters, &slot->discriminator, error));
+    TRY(network_readback_new(&model->discriminator, backend, &slot->discriminator, error));
 done:
   return status;
 }
 
 static void result_free(Backend *backend, ResultSlot *slot) {
   if (slot->metrics) backend->readback_free(backend, slot->metrics);
-  if (slot->generator) backend->readback_free(backend, slot->generator);
-  if (slot->discriminator) backend->readback_free(backend, slot->discriminator);
+  network_readback_free(backend, &slot->generator);
+  network_readback_free(backend, &slot->discriminator);
 }
 
 static Status result_start(Model *model, StepKind kind, Error *error) {
@@ -133,23 +175,10 @@ static Status result_start(Model *model, StepKind kind, Error *error) {
   for (Metric metric = 0; metric < METRIC_COUNT; metric++)
     slot->computed[metric] = model_computes_metric(model, kind, metric);
   TRY(backend->readback_start(backend, slot->metrics, model->metrics.data, error));
-  TRY(backend->readback_start(backend, slot->generator, model->generator.counters.data, error));
-  if (slot->discriminator)
-    TRY(backend->readback_start(backend, slot->discriminator, model->discriminator.counters.data,
-                                error));
+  TRY(network_readback_start(&model->generator, backend, &slot->generator, error));
+  TRY(network_readback_start(&model->discriminator, backend, &slot->discriminator, error));
 done:
   return status;
-}
-
-static Status read_counters(Backend *backend, Readback *readback, ModelCounters *out,
-                            Error *error) {
-  const void *data = NULL;
-  if (!readback) return OK;
-  Status status = backend->readback_wait(backend, readback, &data, error);
-  if (status != OK) return status;
-  const float *values = data;
-  *out = (ModelCounters){(int64_t)values[0], (int64_t)values[1], (int64_t)values[2]};
-  return OK;
 }
 
 Status model_result(Model *model, int ago, StepResult *out, Error *error) {
@@ -158,6 +187,7 @@ Status model_result(Model *model, int ago, StepResult *out, Error *error) {
   const void *data = NULL;
   *out = (StepResult){0};
   for (int i = 0; i < METRIC_COUNT; i++) out->metrics[i] = (double)NAN;
+  out->generator.worst = out->discriminator.worst = -1;
   if (ago < 0 || ago >= RESULT_SLOTS || ago >= model->steps) goto done;
   ResultSlot *slot = &model->results[(model->steps - 1 - ago) % RESULT_SLOTS];
   TRY(backend->readback_wait(backend, slot->metrics, &data, error));
@@ -166,8 +196,9 @@ Status model_result(Model *model, int ago, StepResult *out, Error *error) {
     out->computed[i] = slot->computed[i];
     if (slot->computed[i]) out->metrics[i] = (double)values[i];
   }
-  TRY(read_counters(backend, slot->generator, &out->generator, error));
-  TRY(read_counters(backend, slot->discriminator, &out->discriminator, error));
+  TRY(network_readback_wait(&model->generator, backend, &slot->generator, &out->generator, error));
+  TRY(network_readback_wait(&model->discriminator, backend, &slot->discriminator,
+                            &out->discriminator, error));
 done:
   return status;
 }

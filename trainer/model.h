@@ -71,15 +71,17 @@ typedef struct MicroBatch {
 Status model_step(Model *model, const StepControls *controls, const MicroBatch *batches,
                   Error *error);
 
-typedef struct ModelCounters {
+/* Updates of a network so far, and where its last gradient is at its worst. */
+typedef struct NetworkResult {
   int64_t applied, skipped, skipped_in_a_row;
-} ModelCounters;
+  int worst; /* a parameter: see parameters_worst_gradient */
+} NetworkResult;
 
 /* What a step left: this rank's numbers, NaN for those that were not computed. */
 typedef struct StepResult {
   double metrics[METRIC_COUNT];
   bool computed[METRIC_COUNT];
-  ModelCounters generator, discriminator;
+  NetworkResult generator, discriminator;
 } StepResult;
 
 /* The result of the last step (`ago` 0) or of the one before it (1). Numbers travel back behind

@@ -35,8 +35,12 @@ typedef struct Carries {
 } Carries;
 
 /* A step's numbers on their way back. */
+typedef struct NetworkReadback {
+  Readback *counters, *squares; /* NULL: there is no such network */
+} NetworkReadback;
 typedef struct ResultSlot {
-  Readback *metrics, *generator, *discriminator;
+  Readback *metrics;
+  NetworkReadback generator, discriminator;
   bool computed[METRIC_COUNT];
 } ResultSlot;
 enum { RESULT_SLOTS = 2 };

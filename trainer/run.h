@@ -19,8 +19,7 @@ enum { TROUBLE_SIZE = 1024 };
 typedef struct StartedStep {
   StepOutcome outcome; /* norms and skips only once `known` */
   bool known, has_result;
-  StepResult result;                  /* this rank's */
-  const char *layers[GUARD_NETWORKS]; /* where a bad gradient is worst; NULL: not looked at */
+  StepResult result; /* this rank's */
 } StartedStep;
 
 typedef struct Run {
@@ -38,7 +37,6 @@ typedef struct Run {
   int64_t step;               /* steps done */
   int64_t saved_step;         /* steps done at the last checkpoint */
   StartedStep started[2];     /* the last one, and the one before */
-  int64_t close_until;        /* every step's gradients are looked at until then */
   int64_t recorded_step;      /* of the last line of metrics */
   double exposed;             /* seconds, of exchange_exposed_seconds */
   double read_at;             /* clock_seconds when the last step's batches were there */

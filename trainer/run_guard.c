@@ -9,15 +9,15 @@
 #include "base/thread.h"
 #include "trainer/run.h"
 
-/* On a device a step's gradients are overwritten before its outcome is known here. After a bad one
- * so many steps are waited for, so that the next bad ones' layers can be named. */
-enum { CLOSE_STEPS = 100 };
-
 static const char *const NETWORK_NAMES[GUARD_NETWORKS] = {"generator", "discriminator"};
 static const Metric NORMS[GUARD_NETWORKS] = {METRIC_NORM_G, METRIC_NORM_D};
 static const Metric LOSSES[GUARD_NETWORKS] = {METRIC_LOSS_G, METRIC_LOSS_D};
 
-static Parameters *network_of(const Run *run, int network) {
+static const NetworkResult *result_of(const StepResult *result, int network) {
+  return network == GUARD_GENERATOR ? &result->generator : &result->discriminator;
+}
+
+static const Parameters *network_of(const Run *run, int network) {
   return network == GUARD_GENERATOR ? model_generator(run->model) : model_discriminator(run->model);
 }
 
@@ -41,12 +41,11 @@ static Status know(Run *run, int ago, Error *error) {
   if (started->known) goto done;
   StepResult *result = &started->result;
   TRY(model_result(run->model, ago, result, error));
-  const ModelCounters *counters[GUARD_NETWORKS] = {&result->generator, &result->discriminator};
   for (int i = 0; i < GUARD_NETWORKS; i++) {
     NetworkOutcome *of = &started->outcome.of[i];
     of->updated = result->computed[NORMS[i]];
     of->norm = result->metrics[NORMS[i]];
-    of->skipped = of->updated && counters[i]->skipped_in_a_row > 0;
+    of->skipped = of->updated && result_of(result, i)->skipped_in_a_row > 0;
   }
   started->known = started->has_result = true;
 done:
@@ -65,59 +64,16 @@ Status run_is_in_trouble(Run *run, bool *out, Error *error) {
 
 /* --- Naming ----------------------------------------------------------------------------------- */
 
-/* The parameter with the largest gradient norm: NULL where there is none. */
-static Status largest_gradient(const Parameters *parameters, const char **out, Error *error) {
-  Status status = OK;
-  float *values = NULL;
-  double largest = -1;
-  *out = NULL;
-  TRY(mem_bulk((size_t)parameters->total * sizeof *values, "a copy of the gradients",
-               (void **)&values, error));
-  TRY(buffer_download(&parameters->gradient, 0, values, parameters->total, error));
-  for (int i = 0; i < parameters->count; i++) {
-    const Parameter *item = &parameters->items[i];
-    double sum = 0;
-    for (int64_t k = 0; k < item->count; k++)
-      sum += (double)values[item->offset + k] * (double)values[item->offset + k];
-    if (!(sum > largest)) continue;
-    largest = sum;
-    *out = item->name;
-  }
-done:
-  free(values);
-  return status;
-}
-
-/* Looks at the last step's gradients while they are there: where they cost no wait, or after
- * trouble. */
-static Status look_closely(Run *run, Error *error) {
-  Status status = OK;
-  bool waits = run->backend->stream != NULL;
-  if (waits && run->step >= run->close_until) goto done;
-  TRY(know(run, 0, error));
-  StartedStep *last = &run->started[0];
-  for (int i = 0; i < GUARD_NETWORKS; i++) {
-    const NetworkOutcome *of = &last->outcome.of[i];
-    if (!of->skipped) continue;
-    const Parameters *network = network_of(run, i);
-    last->layers[i] = isfinite(of->norm) ? NULL : parameters_first_bad_gradient(network, error);
-    /* Finite numbers can have a norm that is not. */
-    if (!last->layers[i]) TRY(largest_gradient(network, &last->layers[i], error));
-  }
-done:
-  return status;
-}
-
 /* "the discriminator's gradient norm 84 is above the limit 12, worst in image0.conv1.weight" */
-static void describe_network(const StartedStep *started, int network, Text *out) {
+static void describe_network(const Run *run, const StartedStep *started, int network, Text *out) {
   const NetworkOutcome *of = &started->outcome.of[network];
-  const char *layer = started->layers[network];
+  int worst = started->has_result ? result_of(&started->result, network)->worst : -1;
   text_append(out, "the %s's gradient ", NETWORK_NAMES[network]);
   if (isfinite(of->norm))
     text_append(out, "norm %.4g is above the limit %.4g", of->norm, of->limit);
   else
     text_append(out, "is not finite");
-  if (layer) text_append(out, ", worst in %s", layer);
+  if (worst >= 0) text_append(out, ", worst in %s", network_of(run, network)->items[worst].name);
 }
 
 /* Which rank's loss stands out. `results` is every rank's. */
@@ -152,7 +108,7 @@ static Status report(Run *run, const StartedStep *started, Error *error) {
   for (int i = 0; i < GUARD_NETWORKS; i++) {
     if (!started->outcome.of[i].skipped) continue;
     text_append(&text, "%s", between);
-    describe_network(started, i, &text);
+    describe_network(run, started, i, &text);
     if (started->has_result) describe_loss(run, results, i, &text);
     between = "; ";
   }
@@ -227,11 +183,9 @@ done:
 Status run_watch(Run *run, bool *went_back, Error *error) {
   Status status = OK;
   *went_back = false;
-  TRY(look_closely(run, error));
   TRY(know(run, 1, error));
   GuardVerdict verdict = guard_observe(run->guard, &run->started[1].outcome);
   if (verdict == GUARD_GOOD) goto done;
-  run->close_until = run->step + CLOSE_STEPS;
   TRY(report(run, &run->started[1], error));
   if (verdict == GUARD_BAD) goto done;
   TRY(go_back(run, error));

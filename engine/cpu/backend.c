@@ -16,6 +16,7 @@
 static CpuKernelNew *const constructors[OP_KIND_COUNT] = {
     [OP_POINTWISE] = cpu_pointwise_new,
     [OP_REDUCE] = cpu_reduce_new,
+    [OP_SQUARE_SUMS] = cpu_square_sums_new,
     [OP_CONV3D] = cpu_conv3d_new,
     [OP_CONV3D_BACKWARD_DATA] = cpu_conv3d_backward_data_new,
     [OP_CONV3D_BACKWARD_WEIGHTS] = cpu_conv3d_backward_weights_new,

@@ -33,6 +33,7 @@ typedef Status CpuKernelNew(Backend *backend, const Op *op, const Tensor *inputs
 
 CpuKernelNew cpu_pointwise_new;
 CpuKernelNew cpu_reduce_new;
+CpuKernelNew cpu_square_sums_new;
 CpuKernelNew cpu_conv3d_new;
 CpuKernelNew cpu_conv3d_backward_data_new;
 CpuKernelNew cpu_conv3d_backward_weights_new;

@@ -16,6 +16,7 @@ enum {
 static CudaKernelNew *const constructors[OP_KIND_COUNT] = {
     [OP_POINTWISE] = cuda_pointwise_new,
     [OP_REDUCE] = cuda_reduce_new,
+    [OP_SQUARE_SUMS] = cuda_square_sums_new,
     [OP_CONV3D] = cuda_conv3d_new,
     [OP_CONV3D_BACKWARD_DATA] = cuda_conv3d_backward_data_new,
     [OP_CONV3D_BACKWARD_WEIGHTS] = cuda_conv3d_backward_weights_new,

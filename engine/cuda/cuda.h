@@ -94,9 +94,10 @@ int cuda_cudnn_version(void); /* 91900 is 9.19.0 */
 typedef Status CudaKernelNew(Backend *backend, const Op *op, const Tensor *inputs,
                              const Tensor *outputs, Kernel **out, Error *error);
 
-CudaKernelNew cuda_pointwise_new; /* pointwise.c: compiled for each program */
-CudaKernelNew cuda_reduce_new;    /* reduce.c: likewise */
-CudaKernelNew cuda_conv3d_new;    /* convolution.c: cuDNN */
+CudaKernelNew cuda_pointwise_new;   /* pointwise.c: compiled for each program */
+CudaKernelNew cuda_reduce_new;      /* reduce.c: likewise */
+CudaKernelNew cuda_square_sums_new; /* square_sums.c */
+CudaKernelNew cuda_conv3d_new;      /* convolution.c: cuDNN */
 CudaKernelNew cuda_conv3d_backward_data_new;
 CudaKernelNew cuda_conv3d_backward_weights_new;
 CudaKernelNew cuda_norm_new; /* norm.c */

@@ -10,6 +10,7 @@ static const KindEntry kinds[OP_KIND_COUNT] = {
     [OP_RESHAPE] = {&rule_reshape, 0},
     [OP_POINTWISE] = {&rule_pointwise, 0},
     [OP_REDUCE] = {&rule_reduce, 0},
+    [OP_SQUARE_SUMS] = {&rule_square_sums, 0},
     [OP_CONV3D] = {&rule_conv3d, 0},
     [OP_CONV3D_BACKWARD_DATA] = {&rule_conv3d_backward_data, 0},
     [OP_CONV3D_BACKWARD_WEIGHTS] = {&rule_conv3d_backward_weights, 0},

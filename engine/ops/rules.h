@@ -6,7 +6,7 @@
 #include "engine/graph_internal.h"
 
 extern const OpRule rule_view, rule_reshape;
-extern const OpRule rule_pointwise, rule_reduce;
+extern const OpRule rule_pointwise, rule_reduce, rule_square_sums;
 extern const OpRule rule_conv3d, rule_conv3d_backward_data, rule_conv3d_backward_weights;
 extern const OpRule rule_norm, rule_norm_backward;
 extern const OpRule rule_concat, rule_slice, rule_pad, rule_pad_backward;

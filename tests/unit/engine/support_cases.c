@@ -354,6 +354,29 @@ static Case draw_pool_backward(Random *random) {
   return draw_any_pool(random, false);
 }
 
+/* --- Sums of squares ----------------------------------------------------------------------------
+ */
+
+/* Ranges of a few elements and of many pieces, beginning at multiples of 16 (as parameters do), of
+ * 4 or anywhere. */
+static Case draw_square_sums(Random *random) {
+  enum { MOST_RANGES = 6 };
+  static int64_t borders[MOST_RANGES + 1]; /* until the next case */
+  const int64_t multiple = (int64_t[]){16, 4, 1}[draw(random, 0, 2)];
+  const int ranges = (int)draw(random, 1, MOST_RANGES);
+  for (int r = 0; r < ranges; r++)
+    borders[r + 1] = borders[r] + multiple * draw(random, 1, draw(random, 0, 2) ? 40 : 4000);
+  Case test = case_new(OP_SQUARE_SUMS);
+  test.op.input_count = test.op.output_count = 1;
+  test.op.attributes.square_sums.borders = borders;
+  test.op.attributes.square_sums.ranges = ranges;
+  test.inputs[0] = (Tensor){.shape = shape_vector(borders[ranges])};
+  test.outputs[0] = (Tensor){.shape = shape_vector(ranges)};
+  test.special = draw(random, 0, 3) == 0;
+  test.alignment = draw(random, 0, 1) ? 16 : 1;
+  return test;
+}
+
 /* --- Effects ---------------------------------------------------------------------------------- */
 
 static Case draw_store(Random *random) {
@@ -406,6 +429,7 @@ const CaseFamily case_families[CASE_FAMILIES] = {
     {"pointwise", draw_pointwise, 150},
     {"instructions", draw_instruction, 150},
     {"reduce", draw_reduce, 150},
+    {"square_sums", draw_square_sums, 60},
     {"conv3d", draw_conv3d, 60},
     {"conv3d_backward_data", draw_conv3d_backward_data, 60},
     {"conv3d_backward_weights", draw_conv3d_backward_weights, 60},

@@ -237,6 +237,15 @@ static void linear(const Op *op, const Array *input, const Array *output, bool b
   } while (reference_next(map.y->shape, p));
 }
 
+static void square_sums(const Op *op, const Array *inputs, const Array *outputs) {
+  const int64_t *borders = op->attributes.square_sums.borders;
+  clear(&outputs[0]);
+  for (int r = 0; r < op->attributes.square_sums.ranges; r++) {
+    for (int64_t i = borders[r]; i < borders[r + 1]; i++)
+      outputs[0].data[r] += inputs[0].data[i] * inputs[0].data[i];
+  }
+}
+
 void reference_run(const Op *op, const Array *inputs, const Array *outputs) {
   switch (op->kind) {
   case OP_POINTWISE:
@@ -244,6 +253,9 @@ void reference_run(const Op *op, const Array *inputs, const Array *outputs) {
     return;
   case OP_REDUCE:
     reduce(op, inputs, outputs);
+    return;
+  case OP_SQUARE_SUMS:
+    square_sums(op, inputs, outputs);
     return;
   case OP_CONV3D:
   case OP_CONV3D_BACKWARD_DATA:

@@ -38,6 +38,16 @@ BUILD(clamp_reversed, graph_clamp(g, image(f), 1, -1))
 BUILD(affine_nan, graph_affine(g, image(f), NAN, 0))
 BUILD(reduce_axis, graph_reduce_sum(g, image(f), 1u << 5, 1))
 BUILD(reduce_scale, graph_reduce_sum(g, image(f), 1, INFINITY))
+static const int64_t ascending[] = {0, 2, 6}, standing[] = {0, 6, 6}, begun[] = {1, 2, 6};
+BUILD(squares_of_an_image, graph_square_sums(g, image(f), ascending, 2))
+BUILD(squares_of_bf16, graph_square_sums(g, source(f, DTYPE_BF16, shape_vector(6)), ascending, 2))
+BUILD(squares_short, graph_square_sums(g, floats(f, 1, 1, 1, 1, 7), ascending, 2))
+BUILD(squares_empty_range, graph_square_sums(g, floats(f, 1, 1, 1, 1, 6), standing, 2))
+BUILD(squares_begin, graph_square_sums(g, floats(f, 1, 1, 1, 1, 6), begun, 2))
+BUILD(squares_none, graph_square_sums(g, floats(f, 1, 1, 1, 1, 6), ascending, 0))
+BUILD(squares_differentiated, Value x = floats(f, 1, 1, 1, 1, 6), y;
+      Value sums = graph_square_sums(g, x, ascending, 2);
+      graph_gradients(g, graph_mean(g, sums), &x, 1, &y))
 BUILD(reshape_count, graph_reshape(g, image(f), shape_vector(119)))
 BUILD(reshape_huge, graph_reshape(g, image(f), shape_make(1LL << 32, 1LL << 32, 1, 1, 1)))
 BUILD(concat_none, graph_concat(g, NULL, 0, AXIS_C))
@@ -143,6 +153,13 @@ static const Case cases[] = {
     {broadcast_other, "broadcast: [1,1,4,5,6] to [1,1,4,5,7]; lengths must be equal or 1 before"},
     {clamp_reversed, "clamp: from 1 to -1; the first must not be above the second"},
     {affine_nan, "affine: a constant is not a number"},
+    {squares_of_an_image, "square_sums: f32 [1,1,4,5,6]; it must be a vector of f32"},
+    {squares_of_bf16, "square_sums: bf16 [1,1,1,1,6]; it must be a vector of f32"},
+    {squares_short, "square_sums: 2 ranges; borders must ascend from 0 to the length, 7"},
+    {squares_empty_range, "square_sums: 2 ranges; borders must ascend from 0 to the length, 6"},
+    {squares_begin, "square_sums: 2 ranges; borders must ascend from 0 to the length, 6"},
+    {squares_none, "square_sums: 0 ranges; borders must ascend from 0 to the length, 6"},
+    {squares_differentiated, "gradients: net.layer.square_sums: square_sums cannot be differentiated"},
     {reduce_axis, "reduce: axes 0x20, scale 1; axes are bits 0 to 4, the scale is finite"},
     {reduce_scale, "reduce: axes 0x1, scale inf; axes are bits 0 to 4, the scale is finite"},
     {reshape_count, "reshape: [1,1,4,5,6] to [1,1,1,1,119]; the numbers of elements differ"},

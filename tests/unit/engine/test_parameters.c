@@ -340,22 +340,34 @@ static void buckets_cover_everything(void **state) {
   }
 }
 
-static void norm_and_bad_gradients(void **state) {
+static void norms_and_the_worst_gradient(void **state) {
+  (void)state;
+  Network n;
+  network_new(&n, DTYPE_F32);
+  Parameters *p = &n.parameters;
+  parameters_freeze(p);
+  check_value(n.graph, parameters_gradient_norm(p, n.graph), DTYPE_F32, shape_scalar());
+  assert_int_equal(p->squares.count, p->count);
+  for (int i = 0; i < p->count; i++) assert_int_equal(p->borders[i], p->items[i].offset);
+  assert_int_equal(p->borders[p->count], p->total);
+  float squares[] = {0, 0.5f, 0.25f, 3, 2};
+  assert_int_equal(p->count, 5);
+  assert_int_equal(parameters_worst_gradient(p, squares), 3);
+  squares[4] = INFINITY;
+  assert_int_equal(parameters_worst_gradient(p, squares), 4);
+  squares[0] = NAN;
+  assert_int_equal(parameters_worst_gradient(p, squares), 0);
+  network_free(&n);
+}
+
+static void norms_of_what_may_still_grow(void **state) {
   (void)state;
   Network n;
   Error error = {0};
-  PlainBackend plain = plain_backend(1 << 20);
   network_new(&n, DTYPE_F32);
-  Parameters *p = &n.parameters;
-  check_value(n.graph, parameters_gradient_norm(p, n.graph), DTYPE_F32, shape_scalar());
-  allocate(p, &plain);
-  assert_null(parameters_first_bad_gradient(p, &error));
-  float bad = NAN;
-  assert_int_equal(buffer_upload(&p->gradient, 281, &bad, 1, &error), OK);
-  assert_string_equal(parameters_first_bad_gradient(p, &error), "conv2.weight");
-  bad = INFINITY;
-  assert_int_equal(buffer_upload(&p->gradient, 164, &bad, 1, &error), OK);
-  assert_string_equal(parameters_first_bad_gradient(p, &error), "norm.gain");
+  assert_int_equal(parameters_gradient_norm(&n.parameters, n.graph).id, NO_VALUE.id);
+  assert_int_not_equal(graph_status(n.graph, &error), OK);
+  assert_non_null(strstr(error.message, "before they are frozen"));
   network_free(&n);
 }
 
@@ -369,7 +381,8 @@ int main(void) {
       cmocka_unit_test(allocation_failures),
       cmocka_unit_test(gradients_are_stored),
       cmocka_unit_test(buckets_cover_everything),
-      cmocka_unit_test(norm_and_bad_gradients),
+      cmocka_unit_test(norms_and_the_worst_gradient),
+      cmocka_unit_test(norms_of_what_may_still_grow),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -193,6 +193,24 @@ static void test_recompute_changes_nothing_but_memory(void **state) {
   check_recompute("model.norm=instance", "train.micro_batch=2");
 }
 
+/* The norm of a parameter's gradient in the last step. */
+static double norm_of(const Parameters *parameters, int parameter) {
+  float *gradient = download(&parameters->gradient);
+  const Parameter *item = &parameters->items[parameter];
+  double sum = 0;
+  for (int64_t k = 0; k < item->count; k++)
+    sum += (double)gradient[item->offset + k] * (double)gradient[item->offset + k];
+  free(gradient);
+  return sqrt(sum);
+}
+
+static void check_worst(const Parameters *parameters, int worst) {
+  double largest = 0;
+  for (int i = 0; i < parameters->count; i++) largest = fmax(largest, norm_of(parameters, i));
+  assert_in_range(worst, 0, parameters->count - 1);
+  assert_true(norm_of(parameters, worst) >= largest * (1 - 1e-6));
+}
+
 static void test_bad_gradients_change_nothing(void **state) {
   (void)state;
   const char *const assignments[] = {"train.micro_batch=1", NULL};
@@ -214,12 +232,15 @@ static void test_bad_gradients_change_nothing(void **state) {
   controls.adversarial_weight = INFINITY;
   assert_int_equal(model_step(model, &controls, &batch, &error), OK);
   StepResult result = result_of(model, 0);
-  ModelCounters g = result.generator, d = result.discriminator;
+  NetworkResult g = result.generator, d = result.discriminator;
   assert_int_equal(g.applied, 1);
   assert_int_equal(g.skipped, 1);
   assert_int_equal(g.skipped_in_a_row, 1);
   assert_int_equal(d.applied, 2);
-  assert_non_null(parameters_first_bad_gradient(generator, &error));
+  assert_in_range(g.worst, 0, generator->count - 1);
+  assert_false(isfinite(norm_of(generator, g.worst)) != 0);
+  for (int i = 0; i < g.worst; i++) assert_true(isfinite(norm_of(generator, i)) != 0);
+  check_worst(discriminator, d.worst);
   for (int i = 0; i < 3; i++) {
     float *now = download(buffers[i]);
     assert_memory_equal(now, before[i], (size_t)buffers[i]->count * sizeof *now);
@@ -272,7 +293,7 @@ static void test_discriminators_poison_the_generator_too(void **state) {
   float *before = download(&generator->master);
   step(model, 0, &batch);
   StepResult result = result_of(model, 0);
-  ModelCounters g = result.generator, d = result.discriminator;
+  NetworkResult g = result.generator, d = result.discriminator;
   assert_int_equal(d.skipped, 1);
   assert_int_equal(g.skipped, 1);
   assert_non_null(model_first_bad_loss(&result));
