@@ -26,7 +26,7 @@ SETTINGS = {
     "comm.reduce": "reproducible",
     "comm.heartbeat": BEAT,
     "comm.timeout": TIMEOUT,
-    "comm.checkpoint_timeout": TIMEOUT,
+    "comm.checkpoint_timeout": START_TIMEOUT,  # a disk can be slow
     "comm.evaluation_timeout": TIMEOUT,
     "comm.start_timeout": START_TIMEOUT,
 }
@@ -50,21 +50,12 @@ def reap():
         pass
 
 
-def state_of(pid):
-    """The letter of proc(5); "" where there is none."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
 def ours():
     """Process ids of all that was started here and lives."""
     found = []
     for name in os.listdir("/proc"):
         try:
-            if name.isdigit() and int(name) != os.getpid() and state_of(name) not in ("", "Z", "X"):
+            if name.isdigit() and int(name) != os.getpid() and runs.state_of(name) not in ("", "Z", "X"):
                 with open(f"/proc/{name}/environ", "rb") as file:
                     if TOKEN.encode() in file.read():
                         found.append(int(name))
@@ -84,6 +75,7 @@ class Life:
         self.rank = moments.randrange(ranks)
         self.first = run.checkpoints()[-1] if run.checkpoints() else 0
         self.hit_at = self.ended_at = None  # of time.monotonic
+        self.hit_step = 0
         self.note = ""  # what exactly was done, in words
         self.pids, self.code = [], None
         self.done = self.lost = None  # steps
@@ -99,21 +91,16 @@ class Life:
         if there:
             self.pids = self.run.ranks()
             time.sleep(self.moments.random() * 0.02)
-        return there and self.run.running()
+        return there and len(self.pids) == self.ranks and self.run.running()
 
     def hit(self, note):
         self.note = note
         self.hit_at = time.monotonic()
+        self.hit_step = self.steps()
 
-    def tell(self, pid, number):
-        """False where there is nobody any more."""
-        if state_of(pid) in ("", "Z", "X"):
-            return False
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return False
-        return True
+    def came_late(self):
+        """What hit a run that was done with its last step, or about to be, need not be told."""
+        return self.code == 0 and self.hit_step >= STEPS - 1
 
     def live(self):
         """From the start to the last process's end."""
@@ -130,7 +117,7 @@ class Life:
         finally:
             strays = ours()
             for pid in strays:
-                self.tell(pid, signal.SIGKILL)
+                runs.tell(pid, signal.SIGKILL)
             reap()
         if os.path.exists(mark):
             with open(mark, encoding="utf-8") as file:
@@ -141,7 +128,7 @@ class Life:
         return [f"{len(strays)} processes left"] if strays else []
 
     def deadline(self):
-        return (self.hit_at or time.monotonic()) + self.kind.deadline
+        return (self.hit_at or time.monotonic()) + self.kind.deadline * self.world.slack
 
     def seconds(self):
         return self.ended_at - self.hit_at
@@ -150,8 +137,8 @@ class Life:
 class World:
     """What all runs of a campaign share."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, slack):
+        self.folder, self.slack = folder, slack  # slack: so many times what is allowed until all have ended
         self.data = runs.synth(os.path.join(folder, "data"))
         self.injector, self.flipper = (self.build(folder, name) for name in ("inject", "flip"))
         self.calls = {}  # [ranks][kind]: of rank 0 in a whole run

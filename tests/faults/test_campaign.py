@@ -12,6 +12,7 @@ import support_campaign  # noqa: E402
 from support_campaign import runs  # noqa: E402
 from support_kinds import KINDS  # noqa: E402
 
+SLACK = 3  # a busy machine is no failure; what hangs is
 SEED = int(os.environ.get("CELFORGE_TEST_SEED", "2026"))
 
 
@@ -28,7 +29,7 @@ def test_each_kind(tap, folder):
         tap.skip("each kind of harm", "no mpirun")
         return
     support_campaign.be_reaper()
-    injections, number, unhit = load_campaign().run_campaign(list(KINDS), len(KINDS), SEED, folder)
+    injections, number, unhit = load_campaign().run_campaign(list(KINDS), len(KINDS), SEED, folder, SLACK)
     for item in injections:
         what = f"{item['kind']}: {KINDS[item['kind']].what}"
         tap.check(not item["wrong"], f"{what}: said in time, and the same bytes in the end", "\n".join(item["wrong"]))
