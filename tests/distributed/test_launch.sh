@@ -23,7 +23,7 @@ fi
 # expect CODE PATTERN NAME ARGUMENTS...: mpirun with the arguments ends with CODE, and one line fits PATTERN.
 expect() {
   local want=$1 pattern=$2 name=$3 code; shift 3
-  timeout -k 5 60 mpirun --oversubscribe "$@" >"$log" 2>&1; code=$?
+  timeout -k 5 120 mpirun --oversubscribe "$@" >"$log" 2>&1; code=$?
   count=$((count + 1))
   if [ $code -eq "$want" ] && [ "$(grep -cE "$pattern" "$log")" -eq 1 ]; then
     echo "ok $count - $name"

@@ -88,6 +88,7 @@ static int as_rank(int argc, char **argv) {
   status = launch_check(&config, group, argv[1], &error);
 done:
   if (comm_rank(group) == 0) printf("status %d: %s\n", (int)status, error.message);
+  fflush(stdout); /* the first rank that leaves with an error ends the others */
   comm_close(group);
   return (int)status;
 }
@@ -102,7 +103,7 @@ int main(int argc, char **argv) {
   };
   Error error = {0};
   if (config_set_defaults(&config_schema, &config, &error) != OK ||
-      comm_open(&argc, &argv, &(CommOptions){.timeout = 30}, &group, &error) != OK) {
+      comm_open(&argc, &argv, &(CommOptions){.timeout = 100}, &group, &error) != OK) {
     fprintf(stderr, "%s\n", error.message);
     return (int)error.status;
   }
