@@ -38,7 +38,7 @@ skip() { # NAME REASON
 }
 
 run() { # COMMAND...; leaves out, err and $code
-  timeout -k 5 120 "$@" >"$work/out" 2>"$work/err" </dev/null
+  timeout -k 5 400 "$@" >"$work/out" 2>"$work/err" </dev/null
   code=$?
 }
 

