@@ -88,6 +88,17 @@ static double seconds_now(void) {
   return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+/* What makes a step many times slower without being an error. Described devices have fewer engines.
+ */
+static void say_slow(const Cudnn *cudnn, const Convolution *convolution, const Entry *entry) {
+  if (!cudnn->target.handle || entry->plan->tensor_cores || convolution->operands != DTYPE_BF16)
+    return;
+  Text text = {0};
+  convolution_text(convolution, &text);
+  log_info("cuDNN: %s: its engine names no tensor cores (%s)", text.data, entry->plan->details);
+  text_free(&text);
+}
+
 /* A long start is seen to go on. */
 static void count_made(Cudnn *cudnn, double seconds) {
   static const double OFTEN = 5; /* seconds of work between two lines */
@@ -145,6 +156,7 @@ Status cudnn_choose(Cudnn *cudnn, const Convolution *convolution, const Convolut
     entry.key = NULL;
     say(convolution, known, cudnn->tune ? "measured" : "by heuristics");
     if (!only) write_entry(cudnn, known);
+    if (!only) say_slow(cudnn, convolution, known);
     count_made(cudnn, seconds_now() - begin);
   }
   *out = (CudnnChoice){.form = known->form, .plan = known->plan};
