@@ -1,7 +1,9 @@
 /* The networks, as functions that append them to a graph.
  *
- * Frames are NTHWC in [-1, 1]. All convolutions are initialised from N(0, 2 / fan-in) (He, Zhang,
- * Ren, Sun 2015), the generator's head at a tenth of that, so training starts near the identity. */
+ * Frames are NTHWC in [-1, 1]. Group norms have groups of 16 channels, or one of all where 16 does
+ * not divide them; leaky ReLUs a slope of 0.2. All convolutions are initialised from N(0, 2 /
+ * fan-in) (He, Zhang, Ren, Sun 2015), the generator's head at a tenth of that, so training starts
+ * near the identity. */
 #ifndef CELFORGE_TRAINER_NETWORKS_H
 #define CELFORGE_TRAINER_NETWORKS_H
 
