@@ -3,10 +3,10 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/memory.h"
 #include "engine/backend.h"
+#include "engine/shared/bf16.h"
 
 Shape shape_make(int64_t n, int64_t t, int64_t h, int64_t w, int64_t c) {
   return (Shape){{n, t, h, w, c}};
@@ -61,19 +61,11 @@ const char *dtype_name(DType dtype) {
 }
 
 float bf16_to_f32(uint16_t value) {
-  uint32_t bits = (uint32_t)value << 16;
-  float result;
-  memcpy(&result, &bits, sizeof result);
-  return result;
+  return shared_bf16_to_f32(value);
 }
 
 uint16_t bf16_from_f32(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  /* A NaN whose payload lies in the low half alone would turn into infinity: make it quiet. */
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
-  uint32_t to_even = 0x7fffu + (bits >> 16 & 1u);
-  return (uint16_t)((bits + to_even) >> 16);
+  return shared_bf16_from_f32(value);
 }
 
 Buffer buffer_describe(const char *name, DType dtype, int64_t count) {
