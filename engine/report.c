@@ -58,8 +58,16 @@ typedef struct Widths {
 } Widths;
 
 /* What an op is shown by: its first output, or the target that it writes. */
+static int shown_target(const Op *op) {
+  return op->kind == OP_STORE ? 1 : 0;
+}
+
 static const Tensor *shown_tensor(const Op *op, const Step *step) {
-  return op->output_count > 0 ? &step->outputs[0] : &step->inputs[op->kind == OP_STORE ? 1 : 0];
+  return op->output_count > 0 ? &step->outputs[0] : &step->inputs[shown_target(op)];
+}
+
+static Value shown_value(const Op *op) {
+  return op->output_count > 0 ? op->outputs[0] : op->inputs[shown_target(op)];
 }
 
 static Widths find_widths(const Program *program) {
@@ -81,14 +89,12 @@ static Widths find_widths(const Program *program) {
 
 /* --- The plan --------------------------------------------------------------------------------- */
 
-static void append_place(Text *out, const Program *program, const Op *op, const Tensor *tensor) {
-  if (tensor->buffer) {
-    const PlanValue *value =
-        plan_value(program->plan, op->output_count > 0 ? op->outputs[0]
-                                                       : op->inputs[op->kind == OP_STORE ? 1 : 0]);
-    text_append(out, "  %s+%" PRId64 "\n", tensor->buffer->name, value->offset);
+static void append_place(Text *out, const Program *program, Value shown) {
+  const PlanValue *value = plan_value(program->plan, shown);
+  if (value->buffer) {
+    text_append(out, "  %s+%" PRId64 "\n", value->buffer->name, value->offset);
   } else {
-    int lifetime = program->lifetime_of[op->outputs[0].id];
+    int lifetime = program->lifetime_of[shown.id];
     text_append(out, "  arena+%zu\n", lifetime < 0 ? 0 : program->lifetimes[lifetime].offset);
   }
 }
@@ -105,7 +111,7 @@ static void append_op(Text *out, const Program *program, int index, const Widths
   append_number(out, 9, step->flops, UNIT_COUNT);
   append_number(out, 11, step->bytes, UNIT_BYTES);
   append_number(out, 11, step->kernel ? (double)step->kernel->workspace : 0, UNIT_BYTES);
-  append_place(out, program, op, shown);
+  append_place(out, program, shown_value(op));
   text_free(&kind);
 }
 
