@@ -15,7 +15,8 @@ typedef struct MetricsRecord {
   int slowest_rank; /* the one that computes and waits for data longest; below 0: one rank alone */
   double slowest_seconds; /* for that, a step */
   /* Since the run began: updates skipped, times the run went back, batches it leaves out since.
-   * `corrupt`: clips with a bad checksum that all ranks met since the process began or went back.
+   * `corrupt`: clips with a bad checksum that all ranks read, also ahead, since the process began
+   * or went back.
    */
   int64_t skipped_generator, skipped_discriminator, corrupt, rollbacks, left_out;
 } MetricsRecord;
