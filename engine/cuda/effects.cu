@@ -15,16 +15,6 @@ static __device__ inline long long first_of(int each) {
   return ((long long)blockIdx.x * THREADS + threadIdx.x) * each;
 }
 
-/* N elements in accesses of 16 bytes. */
-template <int N, typename T> static __device__ inline void load_wide(const T *from, float *to) {
-  const int step = Widest<T>::N;
-  for (int k = 0; k < N; k += step) floats_load<T, step>(from + k, to + k);
-}
-template <int N, typename T> static __device__ inline void store_wide(T *to, const float *from) {
-  const int step = Widest<T>::N;
-  for (int k = 0; k < N; k += step) floats_store<T, step>(to + k, from + k);
-}
-
 /* --- Store ------------------------------------------------------------------------------------ */
 
 template <typename From, typename To>

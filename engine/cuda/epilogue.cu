@@ -1,10 +1,11 @@
 #include "engine/cuda/epilogue.h"
 
+#include "engine/cuda/divisor.h"
 #include "engine/cuda/launch.h"
 #include "engine/cuda/vector.h"
 
 enum { THREADS = 256 };
-static const int64_t MOST_BLOCKS = 16384, ROWS_OF_A_PART = 512, MOST_PARTS = 1024;
+static const int64_t ROWS_OF_A_PART = 512, MOST_PARTS = 1024;
 
 /* --- Windows ---------------------------------------------------------------------------------- */
 __device__ inline float activated(float value, Activation activation, float slope) {
@@ -13,61 +14,108 @@ __device__ inline float activated(float value, Activation activation, float slop
   return value;
 }
 
-/* A block takes a row (n, t, h) of the destination at a time, a thread N of its elements. */
-template <typename From, typename To, int N>
-__global__ void __launch_bounds__(THREADS) window_kernel(const WindowLaunch p) {
-  const int64_t *from = p.from.dim, *to = p.to.dim, *offset = p.offset;
-  const int64_t rows = to[AXIS_N] * to[AXIS_T] * to[AXIS_H];
-  const int64_t packs = to[AXIS_C] / N, row_packs = to[AXIS_W] * packs;
-  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    const int64_t h = row % to[AXIS_H] + offset[AXIS_H];
-    const int64_t t = row / to[AXIS_H] % to[AXIS_T] + offset[AXIS_T];
-    const int64_t n = row / to[AXIS_H] / to[AXIS_T] + offset[AXIS_N];
-    const bool row_there =
-        h >= 0 && h < from[AXIS_H] && t >= 0 && t < from[AXIS_T] && n >= 0 && n < from[AXIS_N];
-    const int64_t from_row = ((n * from[AXIS_T] + t) * from[AXIS_H] + h) * from[AXIS_W];
-    To *out = static_cast<To *>(p.destination) + row * to[AXIS_W] * to[AXIS_C];
-    for (int64_t i = threadIdx.x; i < row_packs; i += THREADS) {
-      const int64_t pixel = i / packs, channel = (i - pixel * packs) * N;
-      const int64_t w = pixel + offset[AXIS_W], c = channel + offset[AXIS_C];
-      float values[N];
-      for (int k = 0; k < N; k++) values[k] = 0.0f;
-      if (row_there && w >= 0 && w < from[AXIS_W] && c >= 0 && c < from[AXIS_C])
-        floats_load<From, N>(
-            static_cast<const From *>(p.source) + (from_row + w) * from[AXIS_C] + c, values);
-      for (int k = 0; k < N; k++) {
-        if (p.bias) values[k] += p.bias[channel + k];
-        values[k] = activated(values[k], p.activation, p.slope);
-      }
-      floats_store<To, N>(out + i * N, values);
-    }
+struct PlacesLaunch {
+  WindowLaunch window;
+  int64_t packs;              /* accesses to the destination in all, of N elements each */
+  Divisor of_pixel, along[3]; /* accesses to a pixel; lengths along T, H, W */
+  bool same;                  /* each element of the destination is the source's of its number */
+  bool wide;                  /* the source is read in accesses of 16 bytes, too */
+};
+
+/* The source's pixel that pixel `index` of the destination shows; -1: there is none. */
+template <typename Index>
+__device__ inline int64_t source_pixel(const PlacesLaunch &p, Index index) {
+  const int64_t *from = p.window.from.dim, *offset = p.window.offset;
+  if (p.same) return static_cast<int64_t>(index);
+  const int64_t w = static_cast<int64_t>(take_rest(index, p.along[2])) + offset[AXIS_W];
+  const int64_t h = static_cast<int64_t>(take_rest(index, p.along[1])) + offset[AXIS_H];
+  const int64_t t = static_cast<int64_t>(take_rest(index, p.along[0])) + offset[AXIS_T];
+  const int64_t n = static_cast<int64_t>(index) + offset[AXIS_N];
+  const bool there = w >= 0 && w < from[AXIS_W] && h >= 0 && h < from[AXIS_H] && t >= 0 &&
+                     t < from[AXIS_T] && n >= 0 && n < from[AXIS_N];
+  return there ? ((n * from[AXIS_T] + t) * from[AXIS_H] + h) * from[AXIS_W] + w : -1;
+}
+
+/* Elements [channel, channel + N) of a pixel of the source. */
+template <typename From, int N>
+__device__ inline void load_source(const PlacesLaunch &p, int64_t pixel, int64_t channel,
+                                   float *values) {
+  const int64_t channels = p.window.from.dim[AXIS_C];
+  const From *from = static_cast<const From *>(p.window.source) + pixel * channels + channel;
+#pragma unroll
+  for (int k = 0; k < N; k++) values[k] = 0.0f;
+  if (N > 1 && p.wide) {
+    if (channel >= 0 && channel < channels) load_wide<N>(from, values);
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < N; k++)
+    if (channel + k >= 0 && channel + k < channels) floats_load<From, 1>(from + k, &values[k]);
+}
+
+/* A thread takes N neighbouring elements of the destination. */
+template <typename From, typename To, int N, typename Index>
+__global__ void __launch_bounds__(THREADS) window_kernel(const PlacesLaunch p) {
+  Index pixel = static_cast<Index>(blockIdx.x) * THREADS + threadIdx.x;
+  if (pixel >= static_cast<Index>(p.packs)) return;
+  To *out = static_cast<To *>(p.window.destination) + static_cast<int64_t>(pixel) * N;
+  const int64_t channel = static_cast<int64_t>(take_rest(pixel, p.of_pixel)) * N;
+  const int64_t from = source_pixel(p, pixel);
+  float values[N] = {};
+  if (from >= 0) load_source<From, N>(p, from, channel + p.window.offset[AXIS_C], values);
+  if (p.window.bias) {
+#pragma unroll
+    for (int k = 0; k < N; k++) values[k] += p.window.bias[channel + k];
+  }
+  if (p.window.activation != ACTIVATION_NONE) {
+#pragma unroll
+    for (int k = 0; k < N; k++)
+      values[k] = activated(values[k], p.window.activation, p.window.slope);
+  }
+  if (N > 1) {
+    store_wide<N>(out, values);
+  } else {
+    floats_store<To, 1>(out, values);
   }
 }
 
+template <typename From, typename To, int N>
+static Status start_window(const WindowLaunch *p, cudaStream_t stream, Error *error) {
+  const int64_t *from = p->from.dim, *to = p->to.dim, *offset = p->offset;
+  const int64_t packs = to[AXIS_N] * to[AXIS_T] * to[AXIS_H] * to[AXIS_W] * (to[AXIS_C] / N);
+  const int64_t blocks = (packs + THREADS - 1) / THREADS;
+  PlacesLaunch places = {*p, packs, divisor_of(to[AXIS_C] / N), {}, true, true};
+  for (int i = 0; i < 3; i++) places.along[i] = divisor_of(to[AXIS_T + i]);
+  for (int axis = 0; axis < RANK; axis++)
+    places.same = places.same && from[axis] == to[axis] && offset[axis] == 0;
+  places.wide = reinterpret_cast<uintptr_t>(p->source) % 16 == 0 && from[AXIS_C] % N == 0 &&
+                offset[AXIS_C] % N == 0;
+  if (blocks > INT32_MAX)
+    return error_set(error, ERROR_INTERNAL, "a window of %lld accesses; at most %lld",
+                     static_cast<long long>(packs), static_cast<long long>(INT32_MAX) * THREADS);
+  return cuda_launch(packs <= INT32_MAX - THREADS ? window_kernel<From, To, N, uint32_t>
+                                                  : window_kernel<From, To, N, uint64_t>,
+                     dim3(static_cast<unsigned>(blocks)), THREADS, 0, places, stream, error);
+}
+
+/* Wide where the destination can be; the source then may be narrow: a few channels, padded. */
 template <typename From, typename To>
-static Status start_window(const WindowLaunch *p, bool wide, cudaStream_t stream, Error *error) {
-  const int64_t rows = p->to.dim[AXIS_N] * p->to.dim[AXIS_T] * p->to.dim[AXIS_H];
-  const dim3 blocks(static_cast<unsigned>(rows < MOST_BLOCKS ? rows : MOST_BLOCKS));
-  return cuda_launch(wide ? window_kernel<From, To, Widest<From>::N> : window_kernel<From, To, 1>,
-                     blocks, THREADS, 0, *p, stream, error);
+static Status start_width(const WindowLaunch *p, cudaStream_t stream, Error *error) {
+  enum { WIDE = sizeof(From) + sizeof(To) == 8 ? 4 : 8 };
+  const bool fits =
+      p->to.dim[AXIS_C] % WIDE == 0 && reinterpret_cast<uintptr_t>(p->destination) % 16 == 0;
+  return fits ? start_window<From, To, WIDE>(p, stream, error)
+              : start_window<From, To, 1>(p, stream, error);
 }
 
 extern "C" Status launch_window(const WindowLaunch *p, cudaStream_t stream, Error *error) {
-  const int64_t wide = p->source_dtype == DTYPE_BF16 ? 8 : 4;
-  const uintptr_t addresses =
-      reinterpret_cast<uintptr_t>(p->source) | reinterpret_cast<uintptr_t>(p->destination);
-  const bool fits = p->from.dim[AXIS_C] % wide == 0 && p->to.dim[AXIS_C] % wide == 0 &&
-                    p->offset[AXIS_C] % wide == 0 && addresses % 16 == 0;
-  if (p->source_dtype == DTYPE_BF16 && p->destination_dtype == DTYPE_BF16)
-    return start_window<uint16_t, uint16_t>(p, fits, stream, error);
-  if (p->source_dtype == DTYPE_F32 && p->destination_dtype == DTYPE_F32)
-    return start_window<float, float>(p, fits, stream, error);
-  const int64_t rows = p->to.dim[AXIS_N] * p->to.dim[AXIS_T] * p->to.dim[AXIS_H];
-  const dim3 blocks(static_cast<unsigned>(rows < MOST_BLOCKS ? rows : MOST_BLOCKS));
-  return p->source_dtype == DTYPE_BF16
-             ? cuda_launch(window_kernel<uint16_t, float, 1>, blocks, THREADS, 0, *p, stream, error)
-             : cuda_launch(window_kernel<float, uint16_t, 1>, blocks, THREADS, 0, *p, stream,
-                           error);
+  const bool from_bf16 = p->source_dtype == DTYPE_BF16,
+             to_bf16 = p->destination_dtype == DTYPE_BF16;
+  if (from_bf16)
+    return to_bf16 ? start_width<uint16_t, uint16_t>(p, stream, error)
+                   : start_width<uint16_t, float>(p, stream, error);
+  return to_bf16 ? start_width<float, uint16_t>(p, stream, error)
+                 : start_width<float, float>(p, stream, error);
 }
 
 /* --- Sums over pixels ------------------------------------------------------------------------- */

@@ -1,27 +1,39 @@
 #include "engine/cuda/movement.h"
 
+#include "engine/cuda/divisor.h"
 #include "engine/cuda/launch.h"
 #include "engine/cuda/vector.h"
 
 enum { THREADS = 256 };
 static const int64_t MOST_BLOCKS = 1 << 16;
 
+/* What a copy divides by: the accesses of a row, and the lengths of its levels. */
+struct CopyDivisors {
+  Divisor row, length[MOVEMENT_MOST_LEVELS];
+};
+
+struct CopiesLaunch {
+  MovementLaunch movement;
+  CopyDivisors divisors[MOVEMENT_MOST_COPIES];
+};
+
 /* A copy for each row of the grid; Index holds the number of accesses of the longest. */
 template <int BYTES, typename Index>
-__global__ void __launch_bounds__(THREADS) movement_kernel(const MovementLaunch p) {
+__global__ void __launch_bounds__(THREADS) movement_kernel(const CopiesLaunch p) {
   typedef typename Access<BYTES>::type Unit;
-  const RowsCopy &copy = p.copies[blockIdx.y];
-  const Index of_row = static_cast<Index>(copy.row / BYTES);
+  const RowsCopy &copy = p.movement.copies[blockIdx.y];
+  const CopyDivisors &divisors = p.divisors[blockIdx.y];
+  const Index of_row = static_cast<Index>(divisors.row.value);
   const Index units = of_row * static_cast<Index>(copy.rows);
   const Index step = static_cast<Index>(gridDim.x) * THREADS;
   for (Index unit = static_cast<Index>(blockIdx.x) * THREADS + threadIdx.x; unit < units;
        unit += step) {
-    Index row = unit / of_row;
+    Index row = quotient(unit, divisors.row);
     int64_t to = static_cast<int64_t>(unit - row * of_row) * BYTES, from = to;
 #pragma unroll
     for (int level = 0; level < MOVEMENT_MOST_LEVELS; level++) {
       if (level >= copy.levels) break;
-      const Index rest = row / static_cast<Index>(copy.length[level]);
+      const Index rest = quotient(row, divisors.length[level]);
       const int64_t place =
           static_cast<int64_t>(row - rest * static_cast<Index>(copy.length[level]));
       to += place * copy.to_step[level];
@@ -59,10 +71,17 @@ static Status launch(const MovementLaunch *p, cudaStream_t stream, Error *error)
   const int64_t units = most_bytes(p) / BYTES, blocks = (units + THREADS - 1) / THREADS;
   const dim3 grid(static_cast<unsigned>(blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS),
                   static_cast<unsigned>(p->count));
+  CopiesLaunch copies = {*p, {}};
+  for (int i = 0; i < p->count; i++) {
+    const RowsCopy *copy = &p->copies[i];
+    copies.divisors[i].row = divisor_of(copy->row / BYTES);
+    for (int level = 0; level < copy->levels; level++)
+      copies.divisors[i].length[level] = divisor_of(copy->length[level]);
+  }
   /* The index steps over the end by less than a grid. */
-  const bool small = units + MOST_BLOCKS * THREADS < UINT32_MAX;
+  const bool small = units + MOST_BLOCKS * THREADS <= INT32_MAX;
   return cuda_launch(small ? movement_kernel<BYTES, uint32_t> : movement_kernel<BYTES, uint64_t>,
-                     grid, THREADS, 0, *p, stream, error);
+                     grid, THREADS, 0, copies, stream, error);
 }
 
 Status launch_movement(const MovementLaunch *p, cudaStream_t stream, Error *error) {

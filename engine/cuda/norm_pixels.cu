@@ -5,108 +5,148 @@
 #include "engine/cuda/vector.h"
 #include "engine/shared/norm.h"
 
-/* How a warp reads pixels: each by `lanes` lanes, a power of two, in accesses of N elements. */
 struct RowLaunch {
   NormLaunch norm;
   int64_t pixels; /* of all frames */
-  int lanes;
+  float of_mean;  /* 1 / channels */
 };
-
-/* Gain and bias of the lane's access k to a pixel. */
-template <int N>
-__device__ inline void load_parameters(const RowLaunch &p, int lane, int k, float *gain,
-                                       float *bias) {
-  const int64_t channel = static_cast<int64_t>(k * p.lanes + lane) * N;
-  const bool there = p.norm.gain && channel < p.norm.channels;
-  for (int i = 0; i < N; i++) {
-    gain[i] = there ? p.norm.gain[channel + i] : 1.0f;
-    bias[i] = there ? p.norm.bias[channel + i] : 0.0f;
-  }
-}
 
 /* --- Pixels that a warp's registers hold ------------------------------------------------------ */
 
-/* The lane's K accesses to a pixel; zeros where there is none. */
-template <typename T, int N, int K>
-__device__ inline void load_row(const void *tensor, int64_t pixel, bool active, const RowLaunch &p,
-                                int lane, Pack<T, N> row[K]) {
-  for (int k = 0; k < K; k++) {
-    const int64_t channel = static_cast<int64_t>(k * p.lanes + lane) * N;
-    row[k].clear();
-    if (active && channel < p.norm.channels)
-      row[k] = pack_load<T, N>(static_cast<const T *>(tensor) + pixel * p.norm.channels + channel);
+/* A pixel is read by LANES lanes, in K accesses of N elements each. A warp's lanes go round
+ * together: they meet in sums. */
+template <int N, int LANES> struct Lane {
+  unsigned channels;
+  int64_t pixel; /* the lane's first one */
+  unsigned step; /* from a pixel to the lane's next */
+
+  __device__ Lane(const RowLaunch &p)
+      : channels(static_cast<unsigned>(p.norm.channels)),
+        pixel((static_cast<int64_t>(blockIdx.x) * NORM_THREADS + threadIdx.x) / LANES),
+        step(gridDim.x * (NORM_THREADS / LANES)) {}
+  __device__ unsigned channel(int k) const {
+    return (static_cast<unsigned>(k) * LANES + threadIdx.x % LANES) * N;
+  }
+  __device__ bool has(int k) const { return channel(k) < channels; }
+  /* The first pixel of the lane's warp from its pixel: lanes of a warp loop alike. */
+  __device__ static int64_t of_warp(int64_t pixel) { return pixel - threadIdx.x % 32 / LANES; }
+};
+
+/* Gain and bias of the lane's access k to a pixel. */
+template <int N, int LANES>
+__device__ inline void load_parameters(const RowLaunch &p, const Lane<N, LANES> &lane, int k,
+                                       float *gain, float *bias) {
+  const bool there = p.norm.gain && lane.has(k);
+#pragma unroll
+  for (int i = 0; i < N; i++) {
+    gain[i] = there ? p.norm.gain[lane.channel(k) + i] : 1.0f;
+    bias[i] = there ? p.norm.bias[lane.channel(k) + i] : 0.0f;
   }
 }
 
-template <typename T, int N, int K>
+/* The lane's K accesses to the pixel that begins at element `at`; zeros where there is none. */
+template <typename T, int N, int K, int LANES>
+__device__ inline void load_row(const void *tensor, int64_t at, bool active,
+                                const Lane<N, LANES> &lane, Pack<T, N> row[K]) {
+#pragma unroll
+  for (int k = 0; k < K; k++) {
+    row[k].clear();
+    if (active && lane.has(k))
+      row[k] = pack_load<T, N>(static_cast<const T *>(tensor) + at + lane.channel(k));
+  }
+}
+
+template <typename T, int N, int K, int LANES>
 __device__ inline float inverse_rms(const RowLaunch &p, const Pack<T, N> row[K]) {
   float sum = 0.0f;
+#pragma unroll
   for (int k = 0; k < K; k++) {
     float x[N];
     row[k].get(x);
+#pragma unroll
     for (int i = 0; i < N; i++) sum += x[i] * x[i];
   }
-  sum = lanes_sum(sum, p.lanes);
-  return rsqrtf(sum / static_cast<float>(p.norm.channels) + p.norm.epsilon);
+  return rsqrtf(lanes_sum<LANES>(sum) * p.of_mean + p.norm.epsilon);
 }
 
-template <typename T, int N, int K>
-__global__ void __launch_bounds__(NORM_THREADS) rms_forward_kernel(const RowLaunch p) {
-  const int lane = static_cast<int>(threadIdx.x) & (p.lanes - 1);
-  const int64_t channels = p.norm.channels;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * (NORM_THREADS / p.lanes);
-  float gain[K][N], bias[K][N];
+/* y of the lane's accesses to the pixel that begins at element `at`. */
+template <typename T, int N, int K, int LANES>
+__device__ inline void rms_forward_row(const RowLaunch &p, const Lane<N, LANES> &lane, int64_t at,
+                                       bool active, const Pack<T, N> row[K],
+                                       const Pack<T, N> residual[K], float gain[K][N],
+                                       float bias[K][N]) {
+  const float r = inverse_rms<T, N, K, LANES>(p, row);
 #pragma unroll
-  for (int k = 0; k < K; k++) load_parameters<N>(p, lane, k, gain[k], bias[k]);
-  /* A warp's lanes go round together: they meet in sums. */
-  const int64_t warp = blockIdx.x * NORM_THREADS + (threadIdx.x & ~31u);
-  for (int64_t first = warp / p.lanes; first < p.pixels; first += step) {
-    const int64_t pixel = first + (threadIdx.x & 31u) / static_cast<unsigned>(p.lanes);
-    const bool active = pixel < p.pixels;
-    Pack<T, N> row[K], residual[K];
-    load_row<T, N, K>(p.norm.x, pixel, active, p, lane, row);
-    load_row<T, N, K>(p.norm.residual, pixel, active && p.norm.residual, p, lane, residual);
-    const float r = inverse_rms<T, N, K>(p, row);
+  for (int k = 0; k < K; k++) {
+    if (K > 2) load_parameters(p, lane, k, gain[k], bias[k]); /* registers are scarce */
+    float x[N];
+    row[k].get(x);
 #pragma unroll
-    for (int k = 0; k < K; k++) {
-      const int64_t channel = static_cast<int64_t>(k * p.lanes + lane) * N;
-      if (K > 2) load_parameters<N>(p, lane, k, gain[k], bias[k]); /* registers are scarce */
-      float x[N], other[N];
-      row[k].get(x);
+    for (int i = 0; i < N; i++) x[i] = norm_value(x[i] * r, gain[k][i], bias[k][i], p.norm.slope);
+    if (p.norm.residual) {
+      float other[N];
       residual[k].get(other);
 #pragma unroll
-      for (int i = 0; i < N; i++)
-        x[i] = norm_value(x[i] * r, gain[k][i], bias[k][i], p.norm.slope) + other[i];
-      if (active && channel < channels)
-        floats_store<T, N>(static_cast<T *>(p.norm.y) + pixel * channels + channel, x);
+      for (int i = 0; i < N; i++) x[i] += other[i];
     }
+    if (active && lane.has(k))
+      floats_store<T, N>(static_cast<T *>(p.norm.y) + at + lane.channel(k), x);
+  }
+}
+
+/* Two pixels at a time where registers allow: their loads are under way together. */
+template <typename T, int N, int K, int LANES>
+__global__ void __launch_bounds__(NORM_THREADS) rms_forward_kernel(const RowLaunch p) {
+  enum { PIXELS = K == 1 ? 2 : 1 };
+  const Lane<N, LANES> lane(p);
+  float gain[K][N], bias[K][N];
+#pragma unroll
+  for (int k = 0; k < K; k++) load_parameters(p, lane, k, gain[k], bias[k]);
+  for (int64_t pixel = lane.pixel; lane.of_warp(pixel) < p.pixels;
+       pixel += static_cast<int64_t>(PIXELS) * lane.step) {
+    Pack<T, N> row[PIXELS][K], residual[PIXELS][K];
+    int64_t at[PIXELS];
+    bool active[PIXELS];
+#pragma unroll
+    for (int i = 0; i < PIXELS; i++) {
+      const int64_t own = pixel + static_cast<int64_t>(i) * lane.step;
+      at[i] = own * lane.channels;
+      active[i] = own < p.pixels;
+      load_row<T, N, K>(p.norm.x, at[i], active[i], lane, row[i]);
+      if (p.norm.residual) load_row<T, N, K>(p.norm.residual, at[i], active[i], lane, residual[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < PIXELS; i++)
+      rms_forward_row<T, N, K>(p, lane, at[i], active[i], row[i], residual[i], gain, bias);
   }
 }
 
 /* Adds the warps' sums of dgain and dbias in order and leaves them in the block's row of partials.
  */
-template <int N, int K>
-__device__ inline void store_partials(const RowLaunch &p, float dgain[K][N], float dbias[K][N]) {
+template <int N, int K, int LANES>
+__device__ inline void store_partials(const RowLaunch &p, const Lane<N, LANES> &lane,
+                                      float dgain[K][N], float dbias[K][N]) {
   DYNAMIC_SHARED(float, sums); /* [2, C] */
-  const int channels = static_cast<int>(p.norm.channels);
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const unsigned channels = lane.channels;
 #pragma unroll
   for (int k = 0; k < K; k++) {
 #pragma unroll
     for (int i = 0; i < N; i++) {
-      for (int offset = 16; offset >= p.lanes; offset /= 2) {
+#pragma unroll
+      for (int offset = 16; offset >= LANES; offset /= 2) {
         dgain[k][i] += __shfl_xor_sync(0xffffffffu, dgain[k][i], offset);
         dbias[k][i] += __shfl_xor_sync(0xffffffffu, dbias[k][i], offset);
       }
     }
   }
   for (int turn = 0; turn < NORM_THREADS / 32; turn++) {
-    if (warp == turn && lane < p.lanes) {
+    if (warp == turn && threadIdx.x % 32 < LANES) {
 #pragma unroll
       for (int k = 0; k < K; k++) {
 #pragma unroll
         for (int i = 0; i < N; i++) {
-          const int channel = (k * p.lanes + lane) * N + i;
+          const unsigned channel = lane.channel(k) + i;
           if (channel >= channels) continue;
           sums[channel] = turn == 0 ? dgain[k][i] : sums[channel] + dgain[k][i];
           sums[channels + channel] =
@@ -117,26 +157,27 @@ __device__ inline void store_partials(const RowLaunch &p, float dgain[K][N], flo
     __syncthreads();
   }
   float *row = p.norm.partials + static_cast<int64_t>(blockIdx.x) * 2 * channels;
-  for (int c = static_cast<int>(threadIdx.x); c < 2 * channels; c += NORM_THREADS) row[c] = sums[c];
+  for (unsigned c = threadIdx.x; c < 2 * channels; c += NORM_THREADS) row[c] = sums[c];
 }
 
-/* dx of the lane's accesses; adds to its sums of dgain and dbias. */
-template <typename T, int N, int K>
-__device__ inline void rms_backward_row(const RowLaunch &p, int lane, int64_t pixel, bool active,
-                                        float gain[K][N], float bias[K][N], float dgain[K][N],
-                                        float dbias[K][N]) {
-  const int64_t channels = p.norm.channels;
+/* dx of the lane's accesses to a pixel; adds to its sums of dgain and dbias. */
+template <typename T, int N, int K, int LANES>
+__device__ inline void rms_backward_row(const RowLaunch &p, const Lane<N, LANES> &lane,
+                                        int64_t pixel, float gain[K][N], float bias[K][N],
+                                        float dgain[K][N], float dbias[K][N]) {
+  const bool active = pixel < p.pixels;
+  const int64_t at = pixel * lane.channels;
   Pack<T, N> row[K], dy[K];
-  load_row<T, N, K>(p.norm.x, pixel, active, p, lane, row);
-  load_row<T, N, K>(p.norm.dy, pixel, active, p, lane, dy);
-  const float r = inverse_rms<T, N, K>(p, row);
+  load_row<T, N, K>(p.norm.x, at, active, lane, row);
+  load_row<T, N, K>(p.norm.dy, at, active, lane, dy);
+  const float r = inverse_rms<T, N, K, LANES>(p, row);
   float h[K][N], along = 0.0f;
 #pragma unroll
   for (int k = 0; k < K; k++) {
     float x[N], behind[N];
     row[k].get(x);
     dy[k].get(behind);
-    if (K > 2) load_parameters<N>(p, lane, k, gain[k], bias[k]); /* registers are scarce */
+    if (K > 2) load_parameters(p, lane, k, gain[k], bias[k]); /* registers are scarce */
 #pragma unroll
     for (int i = 0; i < N; i++) {
       const float n = x[i] * r;
@@ -147,36 +188,31 @@ __device__ inline void rms_backward_row(const RowLaunch &p, int lane, int64_t pi
       along += h[k][i] * n;
     }
   }
-  const float back = lanes_sum(along, p.lanes) * r / static_cast<float>(channels);
+  const float back = lanes_sum<LANES>(along) * r * p.of_mean;
 #pragma unroll
   for (int k = 0; k < K; k++) {
-    const int64_t channel = static_cast<int64_t>(k * p.lanes + lane) * N;
     float x[N];
     row[k].get(x);
 #pragma unroll
     for (int i = 0; i < N; i++) x[i] = r * (h[k][i] - x[i] * back);
-    if (active && channel < channels)
-      floats_store<T, N>(static_cast<T *>(p.norm.dx) + pixel * channels + channel, x);
+    if (active && lane.has(k))
+      floats_store<T, N>(static_cast<T *>(p.norm.dx) + at + lane.channel(k), x);
   }
 }
 
-template <typename T, int N, int K>
+template <typename T, int N, int K, int LANES>
 __global__ void __launch_bounds__(NORM_THREADS) rms_backward_kernel(const RowLaunch p) {
-  const int lane = static_cast<int>(threadIdx.x) & (p.lanes - 1);
-  const int64_t step = static_cast<int64_t>(gridDim.x) * (NORM_THREADS / p.lanes);
+  const Lane<N, LANES> lane(p);
   float gain[K][N], bias[K][N], dgain[K][N], dbias[K][N];
 #pragma unroll
   for (int k = 0; k < K; k++) {
-    load_parameters<N>(p, lane, k, gain[k], bias[k]);
+    load_parameters(p, lane, k, gain[k], bias[k]);
 #pragma unroll
     for (int i = 0; i < N; i++) dgain[k][i] = dbias[k][i] = 0.0f;
   }
-  const int64_t warp = blockIdx.x * NORM_THREADS + (threadIdx.x & ~31u);
-  for (int64_t first = warp / p.lanes; first < p.pixels; first += step) {
-    const int64_t pixel = first + (threadIdx.x & 31u) / static_cast<unsigned>(p.lanes);
-    rms_backward_row<T, N, K>(p, lane, pixel, pixel < p.pixels, gain, bias, dgain, dbias);
-  }
-  if (p.norm.partials) store_partials<N, K>(p, dgain, dbias);
+  for (int64_t pixel = lane.pixel; lane.of_warp(pixel) < p.pixels; pixel += lane.step)
+    rms_backward_row<T, N, K>(p, lane, pixel, gain, bias, dgain, dbias);
+  if (p.norm.partials) store_partials<N, K>(p, lane, dgain, dbias);
 }
 
 /* --- Pixels of more channels: a block for each ------------------------------------------------ */
@@ -277,32 +313,34 @@ __global__ void __launch_bounds__(NORM_THREADS) wide_partials_kernel(const RowLa
 
 /* --- Launchers -------------------------------------------------------------------------------- */
 
-static RowLaunch rows_of(const NormLaunch *p, int64_t slots) {
-  RowLaunch row = {*p, p->frames * p->pixels, 1};
-  while (row.lanes < 32 && row.lanes < slots) row.lanes *= 2;
-  return row;
+typedef void RowKernel(RowLaunch);
+
+/* The lanes that share a pixel of so many accesses. Odd channels, which are rare, know two numbers.
+ */
+template <int N> static int lanes_of(int64_t slots) {
+  return slots <= 4 ? 4 : N == 1 || slots > 16 ? 32 : slots > 8 ? 16 : 8;
 }
 
-static dim3 grid_of(const RowLaunch &row, int64_t pixels_of_block, int64_t most) {
-  const int64_t blocks = (row.pixels + pixels_of_block - 1) / pixels_of_block;
+static dim3 grid_of(int64_t pixels, int pixels_of_block, int64_t most) {
+  const int64_t blocks = (pixels + pixels_of_block - 1) / pixels_of_block;
   return dim3(static_cast<unsigned>(blocks < most ? blocks : most));
 }
 
 template <typename T, int N>
-static Status forward(const NormLaunch *p, cudaStream_t stream, Error *error) {
-  enum { MOST_BLOCKS = 4096 };
-  const int64_t slots = p->channels / N;
-  const RowLaunch row = rows_of(p, slots);
-  const dim3 grid = grid_of(row, NORM_THREADS / row.lanes, MOST_BLOCKS);
-  if (slots <= 32)
-    return cuda_launch(rms_forward_kernel<T, N, 1>, grid, NORM_THREADS, 0, row, stream, error);
-  if (slots <= 64)
-    return cuda_launch(rms_forward_kernel<T, N, 2>, grid, NORM_THREADS, 0, row, stream, error);
-  if (slots <= 32 * NORM_MOST_SLOTS)
-    return cuda_launch(rms_forward_kernel<T, N, NORM_MOST_SLOTS>, grid, NORM_THREADS, 0, row,
-                       stream, error);
-  return cuda_launch(wide_forward_kernel<T, N>, grid_of(row, 1, MOST_BLOCKS), NORM_THREADS, 0, row,
-                     stream, error);
+static Status forward(const RowLaunch &row, int64_t slots, cudaStream_t stream, Error *error) {
+  enum { MOST_BLOCKS = 4096, FEW = N == 1 ? 32 : 8, MORE = N == 1 ? 32 : 16 };
+  if (slots > 32 * NORM_MOST_SLOTS)
+    return cuda_launch(wide_forward_kernel<T, N>, grid_of(row.pixels, 1, MOST_BLOCKS), NORM_THREADS,
+                       0, row, stream, error);
+  const int lanes = lanes_of<N>(slots);
+  RowKernel *kernel = slots > 64    ? rms_forward_kernel<T, N, NORM_MOST_SLOTS, 32>
+                      : slots > 32  ? rms_forward_kernel<T, N, 2, 32>
+                      : lanes == 32 ? rms_forward_kernel<T, N, 1, 32>
+                      : lanes == 16 ? rms_forward_kernel<T, N, 1, MORE>
+                      : lanes == 8  ? rms_forward_kernel<T, N, 1, FEW>
+                                    : rms_forward_kernel<T, N, 1, 4>;
+  return cuda_launch(kernel, grid_of(row.pixels, NORM_THREADS / lanes, MOST_BLOCKS), NORM_THREADS,
+                     0, row, stream, error);
 }
 
 template <typename T, int N>
@@ -310,8 +348,8 @@ static Status wide_backward(const RowLaunch &row, cudaStream_t stream, Error *er
   Status status = OK;
   const dim3 grid(static_cast<unsigned>((row.norm.channels + NORM_THREADS - 1) / NORM_THREADS),
                   static_cast<unsigned>(row.norm.pieces));
-  TRY(cuda_launch(wide_backward_kernel<T, N>, grid_of(row, 1, NORM_MOST_PIECES), NORM_THREADS, 0,
-                  row, stream, error));
+  TRY(cuda_launch(wide_backward_kernel<T, N>, grid_of(row.pixels, 1, NORM_MOST_PIECES),
+                  NORM_THREADS, 0, row, stream, error));
   if (row.norm.partials)
     TRY(cuda_launch(wide_partials_kernel<T>, grid, NORM_THREADS, 0, row, stream, error));
 done:
@@ -319,26 +357,28 @@ done:
 }
 
 template <typename T, int N>
-static Status backward(const NormLaunch *p, cudaStream_t stream, Error *error) {
-  const int64_t slots = p->channels / N;
-  const RowLaunch row = rows_of(p, slots);
-  const dim3 grid(static_cast<unsigned>(p->pieces)); /* a row of partials for each block */
-  const size_t shared = p->partials ? 2 * static_cast<size_t>(p->channels) * sizeof(float) : 0;
-  if (slots <= 32)
-    return cuda_launch(rms_backward_kernel<T, N, 1>, grid, NORM_THREADS, shared, row, stream,
-                       error);
-  if (slots <= 64)
-    return cuda_launch(rms_backward_kernel<T, N, 2>, grid, NORM_THREADS, shared, row, stream,
-                       error);
-  if (slots <= 32 * NORM_MOST_SLOTS)
-    return cuda_launch(rms_backward_kernel<T, N, NORM_MOST_SLOTS>, grid, NORM_THREADS, shared, row,
-                       stream, error);
-  return wide_backward<T, N>(row, stream, error);
+static Status backward(const RowLaunch &row, int64_t slots, cudaStream_t stream, Error *error) {
+  enum { FEW = N == 1 ? 32 : 8, MORE = N == 1 ? 32 : 16 };
+  if (slots > 32 * NORM_MOST_SLOTS) return wide_backward<T, N>(row, stream, error);
+  const int lanes = lanes_of<N>(slots);
+  const dim3 grid(static_cast<unsigned>(row.norm.pieces)); /* a row of partials for each block */
+  const size_t shared =
+      row.norm.partials ? 2 * static_cast<size_t>(row.norm.channels) * sizeof(float) : 0;
+  RowKernel *kernel = slots > 64    ? rms_backward_kernel<T, N, NORM_MOST_SLOTS, 32>
+                      : slots > 32  ? rms_backward_kernel<T, N, 2, 32>
+                      : lanes == 32 ? rms_backward_kernel<T, N, 1, 32>
+                      : lanes == 16 ? rms_backward_kernel<T, N, 1, MORE>
+                      : lanes == 8  ? rms_backward_kernel<T, N, 1, FEW>
+                                    : rms_backward_kernel<T, N, 1, 4>;
+  return cuda_launch(kernel, grid, NORM_THREADS, shared, row, stream, error);
 }
 
 template <typename T, int N>
 static Status launch(const NormLaunch *p, cudaStream_t stream, Error *error) {
-  return p->dy ? backward<T, N>(p, stream, error) : forward<T, N>(p, stream, error);
+  const RowLaunch row = {*p, p->frames * p->pixels, 1.0f / static_cast<float>(p->channels)};
+  const int64_t slots = p->channels / N;
+  return p->dy ? backward<T, N>(row, slots, stream, error)
+               : forward<T, N>(row, slots, stream, error);
 }
 
 Status launch_norm_pixels(const NormLaunch *p, cudaStream_t stream, Error *error) {

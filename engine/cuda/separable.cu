@@ -1,5 +1,6 @@
 #include "engine/cuda/separable.h"
 
+#include "engine/cuda/divisor.h"
 #include "engine/cuda/launch.h"
 #include "engine/cuda/vector.h"
 
@@ -8,7 +9,10 @@ enum { THREADS = 256 };
 
 struct MapLaunch {
   SeparableLaunch map;
-  int64_t slots; /* accesses to an output pixel */
+  Divisor slots; /* accesses to an output pixel */
+  Divisor width, height, times;
+  int64_t outputs; /* accesses in all */
+  bool shifted;    /* along N or T */
 };
 
 /* An output access: where it is and which input plane it reads. */
@@ -21,17 +25,13 @@ struct Place {
 
 template <typename Index, int N> __device__ inline Place place_of(const MapLaunch &p, Index index) {
   Place place;
-  Index rest = index / static_cast<Index>(p.slots);
-  const Index slot = index - rest * static_cast<Index>(p.slots);
-  Index next = rest / static_cast<Index>(p.map.out[AXIS_W]);
-  place.w = static_cast<int64_t>(rest - next * static_cast<Index>(p.map.out[AXIS_W]));
-  rest = next / static_cast<Index>(p.map.out[AXIS_H]);
-  place.h = static_cast<int64_t>(next - rest * static_cast<Index>(p.map.out[AXIS_H]));
-  place.frame = static_cast<int64_t>(rest);
-  if (p.map.shift_n != 0 || p.map.shift_t != 0 || p.map.in[AXIS_T] != p.map.out[AXIS_T] ||
-      p.map.in[AXIS_N] != p.map.out[AXIS_N]) {
-    const int64_t n = place.frame / p.map.out[AXIS_T] + p.map.shift_n;
-    const int64_t t = place.frame % p.map.out[AXIS_T] + p.map.shift_t;
+  const Index slot = take_rest(index, p.slots);
+  place.w = static_cast<int64_t>(take_rest(index, p.width));
+  place.h = static_cast<int64_t>(take_rest(index, p.height));
+  place.frame = static_cast<int64_t>(index);
+  if (p.shifted) {
+    const int64_t t = static_cast<int64_t>(take_rest(index, p.times)) + p.map.shift_t;
+    const int64_t n = static_cast<int64_t>(index) + p.map.shift_n;
     const bool there = n >= 0 && n < p.map.in[AXIS_N] && t >= 0 && t < p.map.in[AXIS_T];
     place.frame = there ? n * p.map.in[AXIS_T] + t : -1;
   }
@@ -40,18 +40,13 @@ template <typename Index, int N> __device__ inline Place place_of(const MapLaunc
   return place;
 }
 
-template <typename Index> __device__ inline Index outputs_of(const MapLaunch &p) {
-  return static_cast<Index>(p.slots) * static_cast<Index>(p.map.out[AXIS_N] * p.map.out[AXIS_T] *
-                                                          p.map.out[AXIS_H] * p.map.out[AXIS_W]);
-}
-
 /* --- Outputs that are inputs or zero ---------------------------------------------------------- */
 
 template <int BYTES, int N, typename Index>
 __global__ void __launch_bounds__(THREADS) map_copy_kernel(const MapLaunch p) {
   typedef typename Access<BYTES>::type Unit;
   const Index index = static_cast<Index>(blockIdx.x) * THREADS + threadIdx.x;
-  if (index >= outputs_of<Index>(p)) return;
+  if (index >= static_cast<Index>(p.outputs)) return;
   const Place place = place_of<Index, N>(p, index);
   const int32_t h = p.map.h.begin[place.h], w = p.map.w.begin[place.w];
   Unit unit = {};
@@ -70,7 +65,7 @@ __global__ void __launch_bounds__(THREADS) map_copy_kernel(const MapLaunch p) {
 template <typename T, int N, typename Index>
 __global__ void __launch_bounds__(THREADS) map_sum_kernel(const MapLaunch p) {
   const Index index = static_cast<Index>(blockIdx.x) * THREADS + threadIdx.x;
-  if (index >= outputs_of<Index>(p)) return;
+  if (index >= static_cast<Index>(p.outputs)) return;
   const Place place = place_of<Index, N>(p, index);
   float sum[N] = {};
   if (place.inside) {
@@ -96,10 +91,18 @@ __global__ void __launch_bounds__(THREADS) map_sum_kernel(const MapLaunch p) {
 
 template <typename T, int N>
 static Status launch(const SeparableLaunch *map, cudaStream_t stream, Error *error) {
-  const MapLaunch p = {*map, map->out[AXIS_C] / N};
-  const int64_t pixels = map->out[AXIS_N] * map->out[AXIS_T] * map->out[AXIS_H] * map->out[AXIS_W];
-  const int64_t outputs = pixels * p.slots, blocks = (outputs + THREADS - 1) / THREADS;
-  const bool small = outputs < UINT32_MAX - THREADS;
+  const int64_t *in = map->in, *out = map->out;
+  const int64_t pixels = out[AXIS_N] * out[AXIS_T] * out[AXIS_H] * out[AXIS_W];
+  const int64_t outputs = pixels * (out[AXIS_C] / N), blocks = (outputs + THREADS - 1) / THREADS;
+  const MapLaunch p = {*map,
+                       divisor_of(out[AXIS_C] / N),
+                       divisor_of(out[AXIS_W]),
+                       divisor_of(out[AXIS_H]),
+                       divisor_of(out[AXIS_T]),
+                       outputs,
+                       map->shift_n != 0 || map->shift_t != 0 || in[AXIS_T] != out[AXIS_T] ||
+                           in[AXIS_N] != out[AXIS_N]};
+  const bool small = outputs <= INT32_MAX - THREADS;
   const dim3 grid(static_cast<unsigned>(blocks));
   if (blocks > INT32_MAX)
     return error_set(error, ERROR_INTERNAL, "a map of %lld outputs; at most %lld",

@@ -7,16 +7,6 @@
 
 /* --- Parameters ------------------------------------------------------------------------------- */
 
-/* Granlund, Montgomery 1994, theorem 4.2, for 31-bit numerators: with 2^(l-1) < d <= 2^l and
- * m = floor(2^(31+l) / d) + 1, n / d = (n m) >> (31 + l). m fits 32 bits, n m 63. */
-static struct Divisor divisor(int64_t value) {
-  struct Divisor d = {.value = value, .shift = 31};
-  if (value >= INT64_C(1) << 31) return d; /* the source then divides in 64 bits */
-  while (INT64_C(1) << (d.shift - 31) < value) d.shift++;
-  d.multiplier = (unsigned)((UINT64_C(1) << d.shift) / (uint64_t)value + 1);
-  return d;
-}
-
 static bool is_scalar(const Tensor *tensor) {
   return shape_count(tensor->shape) == 1;
 }
@@ -86,7 +76,7 @@ static Status plan_inputs(ProgramSource *source, const Op *op, const PointwisePr
     if (!is_read(program, source->output_count, i)) continue;
     source->mode[i] = input_mode(&inputs[i], full, &axes[i], source->vector);
     for (int g = 0; g < axes[i].groups; g++) {
-      source->launch.inputs[i].length[g] = divisor(axes[i].length[g]);
+      source->launch.inputs[i].length[g] = divisor_of(axes[i].length[g]);
       source->launch.inputs[i].stride[g] = axes[i].stride[g];
     }
   }
@@ -197,7 +187,7 @@ static void append_pointwise_kernel(ProgramSource *source, const Tensor *outputs
     text_append(text, "  store((%s *)p.outputs[%d] + first, n, wide, out%d);\n",
                 type_name(outputs[k].dtype), k, k);
   }
-  text_append(text, "}\n");
+  text_append(text, "%s\n", source_pointwise_end);
 }
 
 static void append_source(ProgramSource *source, SourceForm form, const PointwiseProgram *program,
@@ -209,7 +199,8 @@ static void append_source(ProgramSource *source, SourceForm form, const Pointwis
   source->name = names[form];
   text_append(text, "typedef unsigned%s Index;\nenum { VECTOR = %d, THREADS = %d };\n",
               narrow ? "" : " long long", source->vector, SOURCE_THREADS);
-  text_append(text, "%s\n%s\n%s\n", launch_source, source_words, source_functions);
+  text_append(text, "%s\n%s\n%s\n%s\n", divisor_source, launch_source, source_words,
+              source_functions);
   text_append(text, "%s\n", narrow ? source_divide_narrow : source_divide_wide);
   for (int i = 0; i < source->input_count; i++) {
     if (has_index(source->mode[i])) append_index(text, i, &axes[i]);

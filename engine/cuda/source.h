@@ -15,22 +15,13 @@
 #include "base/text.h"
 #include "engine/backend.h"
 #include "engine/broadcast.h"
+#include "engine/cuda/divisor.h"
 
 enum { SOURCE_THREADS = 256 };
 
-/* Compiled here, and text in front of every kernel: what a launch is given. */
-#define SOURCE_AND_CODE(name, ...)                                                                 \
-  __VA_ARGS__                                                                                      \
-  static const char name[] __attribute__((unused)) = #__VA_ARGS__;
-
+/* What a launch is given. */
 SOURCE_AND_CODE(
     launch_source,
-    /* n / value is (n * multiplier) >> shift for n below 2^31. */
-    struct Divisor {
-      long long value;
-      unsigned multiplier;
-      unsigned shift;
-    };
     /* Joined axes, outermost first. */
     struct LaunchInput {
       const void *data;

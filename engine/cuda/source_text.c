@@ -191,12 +191,22 @@ const char source_divide_wide[] = CODE(
 
 /* Text without its end, which CODE cannot hold. */
 const char source_pointwise_begin[] =
+    "DEVICE void compute(const ProgramLaunch &p, const Index first, const int n, const bool wide) {";
+
+/* Two calls, so that where accesses are wide no branch lies between the loads of several inputs:
+ * each would wait for the one before. */
+const char source_pointwise_end[] =
+    "}\n"
     "extern \"C\" __global__ void __launch_bounds__(THREADS) pointwise(const ProgramLaunch p) {\n"
     "  const Index first = ((Index)blockIdx.x * THREADS + threadIdx.x) * VECTOR;\n"
     "  const Index count = (Index)p.count;\n"
     "  if (first >= count) return;\n"
-    "  const int n = count - first < (Index)VECTOR ? (int)(count - first) : VECTOR;\n"
-    "  const bool wide = p.wide && n == VECTOR;";
+    "  if (p.wide && count - first >= (Index)VECTOR) {\n"
+    "    compute(p, first, VECTOR, true);\n"
+    "  } else {\n"
+    "    compute(p, first, count - first < (Index)VECTOR ? (int)(count - first) : VECTOR, false);\n"
+    "  }\n"
+    "}";
 
 /* Sums are f32 over a few elements, double from there on: long ones lose nothing. */
 const char source_sums[] = CODE(

@@ -84,8 +84,24 @@ template <typename T, int N> __device__ inline Pack<T, N> pack_load(const T *fro
   pack.bits = *reinterpret_cast<const decltype(pack.bits) *>(from);
   return pack;
 }
+/* Stores of 16 bytes stay in one piece: in some loops the compiler takes a plain one apart. */
+template <typename Bits> __device__ inline void bits_store(Bits *to, const Bits &bits) {
+  *to = bits;
+}
+#ifdef __CUDA_ARCH__
+template <> __device__ inline void bits_store(uint4 *to, const uint4 &bits) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
+               "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w)
+               : "memory");
+}
+template <> __device__ inline void bits_store(float4 *to, const float4 &bits) {
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
+               "f"(bits.x), "f"(bits.y), "f"(bits.z), "f"(bits.w)
+               : "memory");
+}
+#endif
 template <typename T, int N> __device__ inline void pack_store(T *to, const Pack<T, N> &pack) {
-  *reinterpret_cast<decltype(pack.bits) *>(to) = pack.bits;
+  bits_store(reinterpret_cast<decltype(pack.bits) *>(to), pack.bits);
 }
 template <typename T, int N> __device__ inline void floats_load(const T *from, float *out) {
   pack_load<T, N>(from).get(out);
@@ -96,16 +112,27 @@ template <typename T, int N> __device__ inline void floats_store(T *to, const fl
   pack_store<T, N>(to, pack);
 }
 
-/* Every lane gets the sum over its group of `lanes` neighbours (a power of two). */
-__device__ inline float lanes_sum(float value, int lanes) {
-  for (int offset = lanes / 2; offset > 0; offset /= 2)
+/* N elements, one or several times 16 bytes. */
+template <int N, typename T> __device__ inline void load_wide(const T *from, float *to) {
+  const int step = Widest<T>::N;
+  for (int k = 0; k < N; k += step) floats_load<T, step>(from + k, to + k);
+}
+template <int N, typename T> __device__ inline void store_wide(T *to, const float *from) {
+  const int step = Widest<T>::N;
+  for (int k = 0; k < N; k += step) floats_store<T, step>(to + k, from + k);
+}
+
+/* Every lane gets the sum over its group of LANES neighbours (a power of two). */
+template <int LANES> __device__ inline float lanes_sum(float value) {
+#pragma unroll
+  for (int offset = LANES / 2; offset > 0; offset /= 2)
     value += __shfl_xor_sync(0xffffffffu, value, offset);
   return value;
 }
 
 /* Every thread gets the sum over the block; `space` is shared, a float for each warp. */
 template <int THREADS> __device__ inline float block_sum(float value, float *space) {
-  value = lanes_sum(value, 32);
+  value = lanes_sum<32>(value);
   __syncthreads(); /* the last sum has been read */
   if (threadIdx.x % 32 == 0) space[threadIdx.x / 32] = value;
   __syncthreads();

@@ -1,5 +1,8 @@
 /* Generated kernels: what their source holds, and that the compiler takes it. No device is needed,
- * but for what loads a kernel. What they compute: test_ops. */
+ * but for what loads a kernel. What they compute: test_ops.
+ *
+ * `test_jit --keep FOLDER` compiles the kernels of the configs alone and leaves them in FOLDER as
+ * the backend's cache does, for tests/gpu/test_machine_code.py. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -227,6 +230,22 @@ static void test_a_kernel_that_does_not_compile(void **state) {
 
 static char **sources;
 static int source_count, source_capacity, op_count;
+static const char *keep; /* a folder or NULL */
+
+/* Asks a new Jit for the kernel; whether it loads depends on the device. */
+static void ask(const char *folder, const ProgramSource *source) {
+  Jit *jit = NULL;
+  JitKernel *first = NULL, *second = NULL;
+  if (jit_new(MAJOR, MINOR, folder, &jit, &error) != OK) fail_msg("%s", error.message);
+  const Status status = jit_kernel(jit, source->name, source->text.data, &first, &error);
+  if (status == OK) {
+    assert_int_equal(jit_kernel(jit, source->name, source->text.data, &second, &error), OK);
+    assert_ptr_equal(first, second);
+  } else {
+    assert_non_null(strstr(error.message, "cudaLibrary"));
+  }
+  jit_free(jit);
+}
 
 static void compile_once(const ProgramSource *source) {
   for (int i = 0; i < source_count; i++) {
@@ -234,7 +253,11 @@ static void compile_once(const ProgramSource *source) {
   }
   MEM_PUSH_SLOT(sources, source_count, source_capacity);
   sources[source_count++] = mem_string(source->text.data);
-  check_compiles(source->name, source->text.data);
+  if (keep) {
+    ask(keep, source);
+  } else {
+    check_compiles(source->name, source->text.data);
+  }
 }
 
 static void stub_free(Kernel *kernel) {
@@ -315,21 +338,6 @@ static void read_entry(const char *path, char **bytes, size_t *size) {
   if (file_read(path, 1 << 26, bytes, size, &error) != OK) fail_msg("%s", error.message);
 }
 
-/* Asks a new Jit for the kernel; whether it loads depends on the device. */
-static void ask(const char *folder, const ProgramSource *source) {
-  Jit *jit = NULL;
-  JitKernel *first = NULL, *second = NULL;
-  if (jit_new(MAJOR, MINOR, folder, &jit, &error) != OK) fail_msg("%s", error.message);
-  const Status status = jit_kernel(jit, source->name, source->text.data, &first, &error);
-  if (status == OK) {
-    assert_int_equal(jit_kernel(jit, source->name, source->text.data, &second, &error), OK);
-    assert_ptr_equal(first, second);
-  } else {
-    assert_non_null(strstr(error.message, "cudaLibrary"));
-  }
-  jit_free(jit);
-}
-
 /* Kept, taken as it is, and made again when its bytes are not what they were. */
 static void test_damaged_entries_are_made_again(void **state) {
   (void)state;
@@ -363,7 +371,8 @@ static void test_damaged_entries_are_made_again(void **state) {
   free(folder);
 }
 
-int main(void) {
+int main(int count, char **arguments) {
+  const struct CMUnitTest configs[] = {cmocka_unit_test(test_programs_of_the_configs_compile)};
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_inputs_are_read_once_as_they_lie),
       cmocka_unit_test(test_lengths_and_constants_share_a_source),
@@ -375,5 +384,9 @@ int main(void) {
       cmocka_unit_test(test_programs_of_the_configs_compile),
       cmocka_unit_test(test_damaged_entries_are_made_again),
   };
+  if (count == 3 && strcmp(arguments[1], "--keep") == 0) {
+    keep = arguments[2];
+    return cmocka_run_group_tests(configs, NULL, NULL);
+  }
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
