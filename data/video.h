@@ -32,7 +32,9 @@ Status video_open(const char *path, const VideoReaderOptions *options, VideoRead
 void video_close(VideoReader *reader);
 const VideoInfo *video_info(const VideoReader *reader);
 /* The next frame into `rgb`; *end is true, and nothing written, behind the last one. A stream that
- * breaks in the middle is ERROR_DATA naming the frame. */
+ * breaks in the middle is ERROR_DATA naming the frame: also where FFmpeg would conceal what is
+ * missing or find its way to what follows. A cut is noticed where the container says how long it is
+ * (MPEG-TS and Ogg do not). */
 Status video_read(VideoReader *reader, uint8_t *rgb, bool *end, Error *error);
 /* For folders: the name of the frame just read ("0001.png"). NULL for videos. */
 const char *video_frame_name(const VideoReader *reader);

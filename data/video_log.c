@@ -14,6 +14,15 @@
 static pthread_mutex_t log_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t log_once = PTHREAD_ONCE_INIT;
 static char last_message[512];
+/* A demuxer's, of the thread that reads: it resynchronises and goes on as if nothing had been. */
+static _Thread_local char demuxer_message[sizeof last_message];
+
+static bool is_demuxer(void *context) {
+  const AVClass *class = context ? *(const AVClass **)context : NULL;
+  if (!class) return false;
+  AVClassCategory category = class->get_category ? class->get_category(context) : class->category;
+  return category == AV_CLASS_CATEGORY_DEMUXER;
+}
 
 static void keep_message(void *context, int level, const char *format, va_list arguments) {
   char line[sizeof last_message];
@@ -26,6 +35,7 @@ static void keep_message(void *context, int level, const char *format, va_list a
   size_t length = strlen(text);
   while (length > 0 && (text[length - 1] == '\n' || text[length - 1] == ' ')) text[--length] = '\0';
   if (length == 0) return;
+  if (is_demuxer(context)) memcpy(demuxer_message, text, length + 1);
   pthread_mutex_lock(&log_mutex);
   memcpy(last_message, text, length + 1);
   pthread_mutex_unlock(&log_mutex);
@@ -43,6 +53,11 @@ void video_log_forget(void) {
   pthread_mutex_lock(&log_mutex);
   last_message[0] = '\0';
   pthread_mutex_unlock(&log_mutex);
+  demuxer_message[0] = '\0';
+}
+
+const char *video_log_of_demuxer(void) {
+  return demuxer_message;
 }
 
 Status video_error(Error *error, Status status, int code, const char *format, ...) {

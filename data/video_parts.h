@@ -75,6 +75,8 @@ Status frame_filter_receive(FrameFilter *filter, uint8_t *rgb, bool *got, bool *
 /* From here on FFmpeg prints nothing; its last error message of any thread is kept. */
 void video_log_start(void);
 void video_log_forget(void);
+/* What a demuxer complained of in this thread since then, or "". */
+const char *video_log_of_demuxer(void);
 /* ERROR_DATA and the like, with FFmpeg's word for `code` and its last message behind the text. */
 Status video_error(Error *error, Status status, int code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));

@@ -20,10 +20,12 @@ typedef struct StreamReader {
   AVPacket *packet;
   AVFrame *frame;
   FrameFilter *filter;
-  int width, height; /* of every frame, before the filter */
-  int64_t decoded, packets;
-  int64_t reached; /* the end of the latest packet of any stream, in AV_TIME_BASE */
-  bool pending;    /* `frame` was decoded to learn its format and not yet filtered */
+  int width, height;      /* of every frame, before the filter */
+  int64_t decoded;        /* frames */
+  int64_t packets, shown; /* of the video; shown: those that are not to be discarded */
+  int64_t reached;        /* the end of the latest packet of any stream, in AV_TIME_BASE */
+  char *fault;            /* what the demuxer passed over, or NULL */
+  bool pending;           /* `frame` was decoded to learn its format and not yet filtered */
   bool no_more_frames;
 } StreamReader;
 
@@ -43,12 +45,25 @@ Status video_demux(const char *path, AVFormatContext **out, Error *error) {
     return video_error(error, system ? ERROR_IO : ERROR_DATA, code, "%s: cannot be read as a video",
                        path);
   }
+  video_log_forget(); /* of the header: odd, perhaps, but the file can be opened */
   code = avformat_find_stream_info(*out, NULL);
   if (code < 0) {
     avformat_close_input(out);
     return video_error(error, ERROR_DATA, code, "%s: no stream can be understood", path);
   }
   return OK;
+}
+
+/* Those that keep their word on damaged files: MPEG-4's frame threads abort the whole process
+ * (FFmpeg 5.1), MPEG-2's slice threads refuse good files. Slice threads of H.264 keep no account of
+ * errors. */
+static bool threads_are_sound(enum AVCodecID id) {
+  static const enum AVCodecID sound[] = {AV_CODEC_ID_H264, AV_CODEC_ID_HEVC,   AV_CODEC_ID_VP9,
+                                         AV_CODEC_ID_AV1,  AV_CODEC_ID_PRORES, AV_CODEC_ID_DNXHD,
+                                         AV_CODEC_ID_FFV1};
+  for (size_t i = 0; i < sizeof sound / sizeof *sound; i++)
+    if (sound[i] == id) return true;
+  return false;
 }
 
 static Status open_decoder(StreamReader *reader, Error *error) {
@@ -65,10 +80,11 @@ static Status open_decoder(StreamReader *reader, Error *error) {
     return error_set(error, ERROR_INTERNAL, "%s: no memory for a decoder", reader->path);
   int code = avcodec_parameters_to_context(reader->codec, reader->stream->codecpar);
   reader->codec->pkt_timebase = reader->stream->time_base;
-  reader->codec->thread_count = 0;
-  /* A damaged picture must be an error, not a guess at what it showed. */
+  reader->codec->thread_count = threads_are_sound(decoder->id) ? 0 : 1;
+  reader->codec->thread_type = FF_THREAD_FRAME;
+  /* A damaged picture must be an error, not a guess at what it showed. Concealment stays on: only
+   * then does the decoder keep account of what is missing and mark the frames it had to make up. */
   reader->codec->err_recognition = AV_EF_CRCCHECK | AV_EF_BITSTREAM | AV_EF_BUFFER | AV_EF_EXPLODE;
-  reader->codec->error_concealment = 0;
   if (code >= 0) code = avcodec_open2(reader->codec, decoder, NULL);
   if (code < 0)
     return video_error(error, ERROR_DATA, code, "%s: the %s decoder does not take it", reader->path,
@@ -81,28 +97,71 @@ static Status broken(const StreamReader *reader, int code, Error *error) {
                      (long long)reader->decoded);
 }
 
+static Status passed_over(const StreamReader *reader, Error *error) {
+  return error_set(error, ERROR_DATA, "%s: breaks at or before frame %lld: %s", reader->path,
+                   (long long)reader->decoded, reader->fault);
+}
+
+/* How much of a file's length may be missing at its end: stamps are not exact, and streams may end
+ * apart. Where the demuxer found a fault there is less reason for patience. */
+static int64_t allowed_shortfall(const StreamReader *reader, int64_t promised) {
+  const int64_t half_a_second = AV_TIME_BASE / 2;
+  AVRational rate = reader->stream->avg_frame_rate;
+  if (reader->fault && rate.num > 0 && rate.den > 0)
+    return 2 * av_rescale_q(1, av_inv_q(rate), AV_TIME_BASE_Q);
+  return promised / 100 > half_a_second ? promised / 100 : half_a_second;
+}
+
 /* Some demuxers take a hole in a file for its end, so what came is held against what the container
- * promised: half a second, or a hundredth, may be missing. */
-static Status check_end(const StreamReader *reader, Error *error) {
+ * promised. */
+static Status check_length(const StreamReader *reader, Error *error) {
   const AVFormatContext *format = reader->format;
   int64_t promised = format->duration, start = format->start_time;
   if (reader->stream->nb_frames > reader->packets)
     return error_set(error, ERROR_DATA, "%s: breaks at frame %lld of %lld: the file is cut short",
                      reader->path, (long long)reader->decoded,
                      (long long)reader->stream->nb_frames);
-  if (promised <= 0 || format->duration_estimation_method == AVFMT_DURATION_FROM_BITRATE) return OK;
+  if (promised <= 0 || format->duration_estimation_method == AVFMT_DURATION_FROM_BITRATE)
+    return reader->fault ? passed_over(reader, error) : OK;
   int64_t got = reader->reached - (start != AV_NOPTS_VALUE ? start : 0);
-  int64_t slack = promised / 100 > AV_TIME_BASE / 2 ? promised / 100 : AV_TIME_BASE / 2;
-  if (got + slack >= promised) return OK;
+  if (got + allowed_shortfall(reader, promised) >= promised) return OK;
   return error_set(error, ERROR_DATA,
-                   "%s: breaks at frame %lld: %.2f of %.2f seconds could be read", reader->path,
-                   (long long)reader->decoded, (double)got / AV_TIME_BASE,
-                   (double)promised / AV_TIME_BASE);
+                   "%s: breaks at frame %lld: %.2f of %.2f seconds could be read%s%s%s",
+                   reader->path, (long long)reader->decoded, (double)got / AV_TIME_BASE,
+                   (double)promised / AV_TIME_BASE, reader->fault ? " (" : "",
+                   reader->fault ? reader->fault : "", reader->fault ? ")" : "");
+}
+
+/* Of these every packet is a frame. Of others some are fields, or frames that are never shown, or
+ * refer to what a cut took away. */
+static bool packets_are_frames(const AVCodecContext *codec) {
+  const AVCodecDescriptor *descriptor = avcodec_descriptor_get(codec->codec_id);
+  return codec->codec_id == AV_CODEC_ID_AV1 ||
+         (descriptor && descriptor->props & AV_CODEC_PROP_INTRA_ONLY);
+}
+
+static Status check_end(const StreamReader *reader, Error *error) {
+  Status status = OK;
+  TRY(check_length(reader, error));
+  if (packets_are_frames(reader->codec) && reader->decoded < reader->shown)
+    FAIL(error, ERROR_DATA, "%s: breaks somewhere: of %lld frames only %lld could be decoded",
+         reader->path, (long long)reader->shown, (long long)reader->decoded);
+done:
+  return status;
+}
+
+/* Kept at once, since the next call forgets it. */
+static void note_fault(StreamReader *reader) {
+  const char *said = video_log_of_demuxer();
+  if (said[0] && !reader->fault) reader->fault = mem_string(said);
 }
 
 static void note_packet(StreamReader *reader, const AVPacket *packet) {
   int64_t stamp = packet->pts != AV_NOPTS_VALUE ? packet->pts : packet->dts;
-  if (packet->stream_index == reader->stream->index) reader->packets++;
+  if (packet->stream_index == reader->stream->index) {
+    reader->packets++;
+    reader->shown += packet->size > 0 && !(packet->flags & AV_PKT_FLAG_DISCARD);
+  }
   if (stamp == AV_NOPTS_VALUE) return;
   AVRational base = reader->format->streams[packet->stream_index]->time_base;
   int64_t end = av_rescale_q(stamp + packet->duration, base, AV_TIME_BASE_Q);
@@ -115,6 +174,7 @@ static Status feed(StreamReader *reader, Error *error) {
   AVPacket *packet = reader->packet;
   for (;;) {
     int code = av_read_frame(reader->format, packet);
+    note_fault(reader);
     const AVIOContext *file = reader->format->pb;
     if (code == AVERROR_EOF && file && file->error < 0 && file->error != AVERROR_EOF)
       code = file->error;
@@ -127,9 +187,12 @@ static Status feed(StreamReader *reader, Error *error) {
     if (packet->stream_index == reader->stream->index) break;
     av_packet_unref(packet);
   }
+  /* Behind a fault the demuxer has found its feet again; what lay between is lost. */
+  if (reader->fault) TRY(passed_over(reader, error));
   int code = packet->flags & AV_PKT_FLAG_CORRUPT ? AVERROR_INVALIDDATA
                                                  : avcodec_send_packet(reader->codec, packet);
   if (code < 0) status = broken(reader, code, error);
+done:
   av_packet_unref(packet);
   return status;
 }
@@ -206,6 +269,7 @@ Status stream_reader_open(const char *path, const VideoReaderOptions *options, V
   reader->path = mem_string(path);
   reader->options = *options;
   TRY(video_demux(path, &reader->format, error));
+  note_fault(reader);
   TRY(open_decoder(reader, error));
   TRY(open_filter(reader, info, error));
   info->frames = reader->stream->nb_frames > 0 ? reader->stream->nb_frames : -1;
@@ -255,6 +319,7 @@ static void stream_reader_close(void *state) {
   av_packet_free(&reader->packet);
   avcodec_free_context(&reader->codec);
   avformat_close_input(&reader->format);
+  free(reader->fault);
   free(reader->path);
   free(reader);
 }

@@ -347,47 +347,6 @@ static void bad_filters(void **state) {
   }
 }
 
-static void bad_videos(void **state) {
-  (void)state;
-  VideoReader *reader = NULL;
-  char *bytes = NULL;
-  size_t size;
-  assert_done(atomic_file_replace(media_path("text.mp4"), "hello, world\n", 13, &error), &error);
-  assert_int_equal(video_open(media_path("text.mp4"), NULL, &reader, &error), ERROR_DATA);
-  assert_mentions(&error, "text.mp4");
-  /* Matroska holds its header first: cut, it opens and ends early or breaks; overwritten, it
-   * breaks. */
-  media_make(media_path("a.mkv"), 40, 64, 48, 25);
-  assert_done(file_read(media_path("a.mkv"), 1 << 24, &bytes, &size, &error), &error);
-  for (size_t i = size / 2; i < size / 2 + size / 4; i++) bytes[i] = (char)(i * 37);
-  assert_done(atomic_file_replace(media_path("b.mkv"), bytes, size, &error), &error);
-  assert_int_equal(media_count(media_path("b.mkv"), NULL, NULL, &error), -1);
-  assert_int_equal(error.status, ERROR_DATA);
-  assert_mentions(&error, "b.mkv: breaks at frame");
-  assert_done(atomic_file_replace(media_path("short.mp4"), bytes, 0, &error), &error);
-  assert_int_equal(video_open(media_path("short.mp4"), NULL, &reader, &error), ERROR_DATA);
-  free(bytes);
-}
-
-/* An index in front of a file promises frames that a cut took away. */
-static void cut_videos(void **state) {
-  (void)state;
-  char *bytes = NULL;
-  size_t size;
-  if (!have_tool("ffmpeg")) skip();
-  media_make(media_path("a.mp4"), 40, 64, 48, 25);
-  assert_int_equal(media_shell(output, sizeof output,
-                               "ffmpeg -v error -i '%s' -c copy -movflags +faststart '%s' 2>&1",
-                               media_path("a.mp4"), media_path("front.mp4")),
-                   0);
-  assert_done(file_read(media_path("front.mp4"), 1 << 24, &bytes, &size, &error), &error);
-  assert_done(atomic_file_replace(media_path("cut.mp4"), bytes, size * 9 / 10, &error), &error);
-  free(bytes);
-  assert_int_equal(media_count(media_path("cut.mp4"), NULL, NULL, &error), -1);
-  assert_int_equal(error.status, ERROR_DATA);
-  assert_mentions(&error, "cut.mp4: breaks at frame");
-}
-
 /* A file may not grow beyond a limit: what a full disk does. */
 static void full_disk(void **state) {
   (void)state;
@@ -501,8 +460,6 @@ int main(void) {
     TEST(rotation_is_applied),
     TEST(filters),
     TEST(bad_filters),
-    TEST(bad_videos),
-    TEST(cut_videos),
     TEST(full_disk),
     TEST(bad_targets),
     TEST(abandoned_leaves_nothing),
