@@ -58,7 +58,7 @@ static Status check_options(const CommOptions *options, Error *error) {
   if (!options->reproducible || !options->bf16_gradients) return OK;
   return error_set(error, ERROR_USAGE,
                    "a reproducible reduction of bfloat16 gradients: one rank alone would not "
-                   "round them; allowed: f32 gradients, or the fast reduction");
+                   "round them; allowed: comm.gradients: f32, or comm.reduce: fast");
 }
 
 static Status check_size(const Comm *comm, Error *error) {
@@ -67,7 +67,7 @@ static Status check_size(const Comm *comm, Error *error) {
   while (below * 2 < size) below *= 2;
   return error_set(error, ERROR_USAGE,
                    "a reproducible reduction of %d ranks; the number of ranks must be a power of "
-                   "two, such as %d or %d (or choose the fast one)",
+                   "two, such as %d or %d; or comm.reduce: fast",
                    size, below, below * 2);
 }
 

@@ -109,7 +109,7 @@ if command -v mpirun >/dev/null; then
   said_once "no config file" 74 "missing.yaml: cannot open" missing.yaml
   said_once "a bad value" 64 '--set train.steps=x: "x" is not' tiny.yaml --set train.steps=x
   said_once "a number of ranks that cannot be" 64 "such as 2 or 4" tiny.yaml --set comm.reduce=reproducible
-  said_once "options that cannot be together" 64 "allowed: f32 gradients, or the fast reduction" \
+  said_once "options that cannot be together" 64 "allowed: comm.gradients: f32, or comm.reduce: fast" \
     tiny.yaml --set comm.reduce=reproducible --set comm.gradients=bf16
   said_once "a batch that they cannot share, with the numbers that could" 64 \
     'cannot be shared by 3 ranks; world sizes that would do: 1, 2' tiny.yaml
