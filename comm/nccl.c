@@ -13,7 +13,7 @@
 enum {
   MAX_LEVELS = 16,    /* of the tree: 65,536 ranks */
   MAX_REGISTERED = 8, /* gradient arrays */
-  MAX_WAITS = 64,     /* of one step */
+  MAX_WAITS = 64,     /* that are timed, of one step and of all captures */
   ABORT_SECONDS = 5
 };
 
@@ -91,7 +91,8 @@ static Status settle(Nccl *nccl, ncclComm_t comm, ncclResult_t code, const char 
 
 /* --- Opening ---------------------------------------------------------------------------------- */
 
-/* Before NCCL is first asked for anything: its sums are then the same from call to call. */
+/* Before NCCL is first asked for anything: its sums are then the same from call to call. Who has
+ * set the variable knows better. */
 static void leave_out_varying_sums(void) {
   setenv("NCCL_ALGO", "^NVLS,NVLSTree", 0);
 }
@@ -166,7 +167,7 @@ Status nccl_open(Comm *comm, const NcclOptions *options, Nccl **out, Error *erro
   nccl->options = *options;
   nccl->rank = comm_rank(comm);
   nccl->size = comm_size(comm);
-  if (options->reproducible) leave_out_varying_sums();
+  if (options->reproducible || options->deterministic) leave_out_varying_sums();
   status = open_streams(nccl, error);
   TRY(comm_agree(comm, status, error));
   status = open_group(nccl, comm, error);
@@ -184,30 +185,38 @@ done:
 
 /* --- Ending ----------------------------------------------------------------------------------- */
 
-static void *abort_communicators(void *context) {
-  Nccl *nccl = context;
-  for (int level = nccl->levels - 1; level >= 0; level--) ncclCommAbort(nccl->pairs[level]);
-  if (nccl->group) ncclCommAbort(nccl->group);
+static void *abort_communicator(void *communicator) {
+  ncclCommAbort(communicator);
   return NULL;
 }
 
-/* ncclCommAbort can hang where a peer is gone; what hangs is left behind. */
+/* ncclCommAbort tells what runs on the device to end, then waits: for peers, and for the end of all
+ * graphs that hold its kernels. So each communicator is told by a thread of its own, and what has
+ * not returned in time is left behind. */
 void nccl_abort(Nccl *nccl) {
-  pthread_t thread;
+  pthread_t threads[MAX_LEVELS + 1];
+  int count = 0, left = 0;
   Error error;
   struct timespec until;
   if (!nccl) return;
   nccl->broken = true;
-  if (thread_start(&thread, "nccl abort", abort_communicators, nccl, &error) != OK) return;
-  clock_gettime(CLOCK_REALTIME, &until);
-  until.tv_sec += ABORT_SECONDS;
-  if (pthread_timedjoin_np(thread, NULL, &until) != 0) {
-    log_warning("NCCL's abort has not returned after %d s; leaving it behind", ABORT_SECONDS);
-    pthread_detach(thread);
-    return;
+  for (int i = -1; i < nccl->levels; i++) {
+    ncclComm_t comm = i < 0 ? nccl->group : nccl->pairs[i];
+    if (comm && thread_start(&threads[count], "nccl abort", abort_communicator, comm, &error) == OK)
+      count++;
   }
   nccl->group = NULL;
   nccl->levels = 0;
+  clock_gettime(CLOCK_REALTIME, &until);
+  until.tv_sec += ABORT_SECONDS;
+  for (int i = 0; i < count; i++) {
+    if (pthread_timedjoin_np(threads[i], NULL, &until) == 0) continue;
+    pthread_detach(threads[i]);
+    left++;
+  }
+  if (left > 0)
+    log_warning("%d of NCCL's %d aborts have not returned after %d s; leaving them behind", left,
+                count, ABORT_SECONDS);
 }
 
 static void destroy_communicator(Nccl *nccl, ncclComm_t comm) {
@@ -231,11 +240,25 @@ static void destroy_events(Nccl *nccl) {
   if (nccl->stream) cudaStreamDestroy(nccl->stream);
 }
 
+/* Whether all averages end within the timeout. */
+static bool is_done(const Nccl *nccl) {
+  const double begin = clock_seconds();
+  cudaError_t code = cudaErrorNotReady;
+  while ((code = cudaStreamQuery(nccl->stream)) == cudaErrorNotReady &&
+         clock_seconds() - begin < nccl->options.timeout)
+    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+  return code == cudaSuccess;
+}
+
 void nccl_close(Nccl *nccl) {
   if (!nccl) return;
-  if (!nccl->broken && cudaStreamSynchronize(nccl->stream) != cudaSuccess) nccl->broken = true;
-  for (int i = 0; i < nccl->registered_count && !nccl->broken; i++)
-    ncclCommDeregister(nccl->registered[i].comm, nccl->registered[i].handle);
+  if (!nccl->broken && !is_done(nccl)) nccl->broken = true;
+  for (int i = 0; i < nccl->registered_count && !nccl->broken; i++) {
+    ncclComm_t comm = nccl->registered[i].comm;
+    if (ncclCommDeregister(comm, nccl->registered[i].handle) != ncclSuccess)
+      log_warning("rank %d of %d: NCCL, ncclCommDeregister: %s", nccl->rank, nccl->size,
+                  ncclGetLastError(comm));
+  }
   for (int level = nccl->levels - 1; level >= 0 && !nccl->broken; level--) {
     destroy_communicator(nccl, nccl->pairs[level]);
     nccl->levels = level;
@@ -306,7 +329,7 @@ done:
 }
 
 /* The next pair of events to time a wait with, and the flag that lets events in a captured graph be
- * read from outside. */
+ * read from outside. NULL: this wait is not timed. */
 static Status next_wait(Nccl *nccl, cudaStream_t stream, Wait **out, unsigned *flags,
                         Error *error) {
   Status status = OK;
@@ -317,8 +340,7 @@ static Status next_wait(Nccl *nccl, cudaStream_t stream, Wait **out, unsigned *f
     *out = &nccl->waits[nccl->wait_count++ % MAX_WAITS];
     goto done;
   }
-  if (nccl->captured_count == MAX_WAITS)
-    FAIL(error, ERROR_INTERNAL, "more than %d captured waits for NCCL", MAX_WAITS);
+  if (nccl->captured_count == MAX_WAITS) goto done;
   *flags = cudaEventRecordExternal;
   *out = &nccl->captured[nccl->captured_count++];
 done:
@@ -332,10 +354,10 @@ Status nccl_average_wait(Nccl *nccl, void *stream, Error *error) {
   if (!nccl->pending) goto done;
   nccl->pending = false;
   TRY(next_wait(nccl, (cudaStream_t)stream, &wait, &flags, error));
-  CUDA_TRY(cudaEventRecordWithFlags(wait->begin, (cudaStream_t)stream, flags));
+  if (wait) CUDA_TRY(cudaEventRecordWithFlags(wait->begin, (cudaStream_t)stream, flags));
   CUDA_TRY(cudaEventRecord(nccl->ended, nccl->stream));
   CUDA_TRY(cudaStreamWaitEvent((cudaStream_t)stream, nccl->ended, 0));
-  CUDA_TRY(cudaEventRecordWithFlags(wait->end, (cudaStream_t)stream, flags));
+  if (wait) CUDA_TRY(cudaEventRecordWithFlags(wait->end, (cudaStream_t)stream, flags));
 done:
   return status;
 }
@@ -358,7 +380,8 @@ Status nccl_check(Nccl *nccl, Error *error) {
 }
 
 /* Adds what the caller's stream waited there since the last look; a wait that is still under way,
- * or was never reached, adds nothing. */
+ * or was never reached, adds nothing. Of a captured one that is under way the end is that of the
+ * run before, earlier than the begin. */
 static Status add_wait(Nccl *nccl, const Wait *wait, double *seconds, Error *error) {
   Status status = OK;
   float age = 0, milliseconds = 0;
@@ -369,7 +392,7 @@ static Status add_wait(Nccl *nccl, const Wait *wait, double *seconds, Error *err
     goto done;
   }
   CUDA_TRY(code);
-  if (age > 0) *seconds += (double)milliseconds / 1000;
+  if (age > 0 && milliseconds > 0) *seconds += (double)milliseconds / 1000;
 done:
   return status;
 }

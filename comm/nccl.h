@@ -9,7 +9,11 @@
  *
  * `reproducible` sums neighbours, then pairs of neighbours, and so on, through communicators of two
  * ranks each: a + b is one rounding whichever rank adds, so the result is that of comm_average's
- * tree. It needs a power of two of ranks. NVLS, whose sums vary from call to call, is switched off.
+ * tree. It needs a power of two of ranks. There, and where `deterministic` is asked for, NVLS,
+ * whose sums vary from call to call, is switched off.
+ *
+ * A captured graph holds on to the communicators, and those to the memory that was registered: free
+ * the graphs first, then call nccl_close, then free the memory.
  *
  * All functions are called from the main thread, with the rank's GPU current. */
 #ifndef CELFORGE_COMM_NCCL_H
@@ -21,13 +25,15 @@ typedef struct Nccl Nccl;
 
 typedef struct NcclOptions {
   bool reproducible;
-  bool overlap;   /* false: the caller's stream waits for each average at once */
-  double timeout; /* seconds */
+  bool deterministic; /* equal calls give equal bytes; follows from reproducible */
+  bool overlap;       /* false: the caller's stream waits for each average at once */
+  double timeout;     /* seconds */
 } NcclOptions;
 
 /* Every rank together. In a build without CUDA: ERROR_USAGE. */
 Status nccl_open(Comm *comm, const NcclOptions *options, Nccl **out, Error *error);
-/* Ends the communicators in order, or aborts them where that does not happen within the timeout. */
+/* Ends the communicators in order, or aborts them where that does not happen within the timeout: as
+ * where a captured graph still holds averages. */
 void nccl_close(Nccl *nccl);
 /* Gives up what is under way on this rank; returns within a few seconds even where NCCL hangs. */
 void nccl_abort(Nccl *nccl);

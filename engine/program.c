@@ -140,14 +140,14 @@ done:
 }
 
 /* What was captured holds the addresses of its time. */
-static void forget_capture(Program *program) {
+void program_release_capture(Program *program) {
   if (program->captured) program->backend->capture_free(program->backend, program->captured);
   program->captured = NULL;
 }
 
 void program_free(Program *program) {
   if (!program) return;
-  forget_capture(program);
+  program_release_capture(program);
   for (int i = 0; i < program->step_count; i++) {
     Kernel *kernel = program->steps[i].kernel;
     if (kernel) kernel->free(kernel);
@@ -187,7 +187,7 @@ static Status bind_tensor(const Program *program, const Op *op, Value value, Ten
 
 Status program_bind(Program *program, Error *error) {
   Status status = OK;
-  forget_capture(program);
+  program_release_capture(program);
   program->is_bound = false;
   TRY(arena_memory(program->arena, &program->bound, error));
   for (int i = 0; i < program->step_count; i++) {
@@ -314,7 +314,7 @@ static Status capture(Program *program, Error *error) {
   status = run_steps(program, error);
   Status ended = backend->capture_end(backend, &program->captured, status == OK ? error : &late);
   if (status == OK && ended != OK) return error_context(error, "program %s", program->name);
-  if (status != OK) forget_capture(program);
+  if (status != OK) program_release_capture(program);
   return status;
 }
 
@@ -350,7 +350,7 @@ ProgramCost program_cost(const Program *program) {
 }
 
 void program_profile(Program *program, bool on) {
-  if (on != program->profiling) forget_capture(program);
+  if (on != program->profiling) program_release_capture(program);
   program->profiling = on;
   if (!on) return;
   program->profiled_runs = 0;

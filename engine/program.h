@@ -52,6 +52,10 @@ void program_free(Program *program);
  * started one by one. */
 Status program_run(Program *program, Error *error);
 
+/* Frees what was captured; a later run captures again. Called before what the collectives hold is
+ * freed: a captured graph refers to it. */
+void program_release_capture(Program *program);
+
 typedef struct ProgramCost {
   double flops;             /* a run: multiply and add count as two */
   double convolution_flops; /* of it, in the three convolution kinds */

@@ -214,6 +214,7 @@ Status exchange_open(const Config *config, Comm *comm, Backend *backend, Exchang
   Collectives *table = &exchange->collectives;
   if (device_uses_nccl(config, backend, comm_size(comm))) {
     NcclOptions options = {.reproducible = config->comm.reduce == COMM_REDUCE_REPRODUCIBLE,
+                           .deterministic = config->cuda.deterministic,
                            .overlap = config->comm.overlap,
                            .timeout = config->comm.timeout};
     TRY(nccl_open(comm, &options, &exchange->nccl, error));

@@ -14,6 +14,7 @@ typedef struct Exchange Exchange;
 /* Every rank together; all arguments outlive it. */
 Status exchange_open(const Config *config, Comm *comm, Backend *backend, Exchange **out,
                      Error *error);
+/* Behind model_release_captures and before model_free: it lets go of the gradients' memory. */
 void exchange_close(Exchange *exchange);
 /* Gives up what is under way, so that this process can end: before comm_abort. */
 void exchange_abort(Exchange *exchange);

@@ -36,8 +36,7 @@ const char *model_metric_name(Metric metric) {
   return NAMES[metric];
 }
 
-/* --- Planning -----------------------------------------------------------------------------------
- */
+/* --- Planning --------------------------------------------------------------------------------- */
 
 static void describe_buffers(Model *model) {
   const ClipShape *clip = &model->options.shape;
@@ -105,8 +104,7 @@ done:
   return status;
 }
 
-/* --- Results ------------------------------------------------------------------------------------
- */
+/* --- Results ---------------------------------------------------------------------------------- */
 
 static Status network_readback_new(const Parameters *parameters, Backend *backend,
                                    NetworkReadback *out, Error *error) {
@@ -297,8 +295,7 @@ Status model_initialize(Model *model, Error *error) {
   return parameters_initialize(&model->discriminator, (uint64_t)model->config->run.seed, error);
 }
 
-/* --- Stepping -----------------------------------------------------------------------------------
- */
+/* --- Stepping --------------------------------------------------------------------------------- */
 
 static Status upload_controls(Model *model, const StepControls *controls, Error *error) {
   const OptimConfig *optim = &model->config->optim;
@@ -389,8 +386,7 @@ done:
   return status;
 }
 
-/* --- Looking at it ------------------------------------------------------------------------------
- */
+/* --- Looking at it ---------------------------------------------------------------------------- */
 
 Parameters *model_generator(Model *model) {
   return &model->generator;
@@ -463,6 +459,12 @@ void model_print(const Model *model, Text *out) {
   text_append(out, " moved; arena ");
   text_append_bytes_size(out, (double)cost.arena_bytes);
   text_append(out, "\n");
+}
+
+void model_release_captures(Model *model) {
+  if (!model) return;
+  for (int i = 0; i < PROGRAM_KIND_COUNT; i++)
+    if (model->programs[i]) program_release_capture(model->programs[i]);
 }
 
 void model_profile(Model *model, bool on) {

@@ -101,6 +101,9 @@ ClipShape model_shape(const Model *model);
 ProgramCost model_cost(const Model *model);
 /* The plan a person can read: programs, parameters, memory. */
 void model_print(const Model *model, Text *out);
+/* Frees what was captured of the programs: before the collectives' owner closes. NULL is allowed.
+ */
+void model_release_captures(Model *model);
 void model_profile(Model *model, bool on);
 void model_print_profile(const Model *model, const Ceilings *ceilings, Text *out);
 ProgramTimes model_times(const Model *model); /* summed over the programs of a GAN step */

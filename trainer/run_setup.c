@@ -231,8 +231,10 @@ void run_tear_down(Run *run) {
   inference_free(run->sampler);
   metrics_close(run->metrics);
   loader_close(run->loader);
-  model_free(run->model);
+  /* Captured graphs hold on to the communicators, and those to the gradients' memory. */
+  model_release_captures(run->model);
   exchange_close(run->exchange);
+  model_free(run->model);
   dataset_close(run->dataset);
   guard_free(run->guard);
   timing_free(run->timing);

@@ -1,6 +1,7 @@
 /* The CUDA backend's table, and which constructor makes the kernel of which op. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/files.h"
 #include "base/log.h"
@@ -61,8 +62,15 @@ static bool cuda_supports_bf16(Backend *backend) {
   return true;
 }
 
-/* Of a device that hangs nothing is freed: every such call would wait for it. One that was given up
- * has a second to show that it goes on. */
+static void leave_at_once(int exit_code, void *nothing) {
+  (void)nothing;
+  fflush(NULL);
+  _exit(exit_code);
+}
+
+/* Of a device that hangs nothing is freed: every such call would wait for it, and so may the
+ * runtime library's own end when the process exits. One that was given up has a second to show that
+ * it goes on. */
 static void cuda_free(Backend *backend) {
   CudaBackend *self = cuda_backend(backend);
   if (!self) return;
@@ -74,6 +82,8 @@ static void cuda_free(Backend *backend) {
     cuda_staging_free(self);
     cuda_marks_free(self);
     if (self->stream) cudaStreamDestroy(self->stream);
+  } else {
+    on_exit(leave_at_once, NULL);
   }
   free((char *)(uintptr_t)self->cache);
   free(self);
@@ -108,7 +118,13 @@ static Status choose_device(CudaBackend *self, Error *error) {
     FAIL(error, ERROR_USAGE,
          "GPU %d, %s, has compute capability %d.%d; at least %d.0 is needed (Ampere and later)",
          device, self->info.name, self->info.major, self->info.minor, LEAST_MAJOR);
-  CUDA_TRY(cudaSetDevice(device));
+  const cudaError_t code = cudaSetDevice(device);
+  if (code == cudaErrorDevicesUnavailable)
+    FAIL(error, ERROR_USAGE,
+         "GPU %d, %s, is taken: another process has it for itself (compute mode exclusive), or it "
+         "takes no work now (nvidia-smi says which)",
+         device, self->info.name);
+  CUDA_TRY(code);
 done:
   return status;
 }

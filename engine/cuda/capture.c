@@ -9,6 +9,8 @@ done:
   return status;
 }
 
+/* Nodes keep the priorities of the streams they were captured from: without the flag all would have
+ * that of the stream the graph is started in, and collectives wait behind kernels. */
 Status cuda_capture_end(Backend *backend, void **out, Error *error) {
   Status status = OK;
   cudaStream_t stream = cuda_backend(backend)->stream;
@@ -16,7 +18,7 @@ Status cuda_capture_end(Backend *backend, void **out, Error *error) {
   cudaGraphExec_t executable = NULL;
   *out = NULL;
   CUDA_TRY(cudaStreamEndCapture(stream, &graph));
-  CUDA_TRY(cudaGraphInstantiate(&executable, graph, 0));
+  CUDA_TRY(cudaGraphInstantiate(&executable, graph, cudaGraphInstantiateFlagUseNodePriority));
   CUDA_TRY(cudaGraphUpload(executable, stream));
   *out = executable;
   executable = NULL;

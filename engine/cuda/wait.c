@@ -5,10 +5,28 @@
 #include "base/thread.h"
 #include "engine/cuda/cuda.h"
 
+/* What work on the device ran into, told by whatever call comes next: no later one succeeds. */
+static bool is_of_the_device(cudaError_t code) {
+  static const cudaError_t codes[] = {
+      cudaErrorIllegalAddress,     cudaErrorMisalignedAddress,
+      cudaErrorLaunchFailure,      cudaErrorIllegalInstruction,
+      cudaErrorInvalidPc,          cudaErrorInvalidAddressSpace,
+      cudaErrorHardwareStackError, cudaErrorAssert,
+      cudaErrorLaunchTimeout,      cudaErrorECCUncorrectable,
+  };
+  for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+    if (codes[i] == code) return true;
+  return false;
+}
+
 Status cuda_error(cudaError_t code, const char *call, const char *file, int line, Error *error) {
+  const char *hint = is_of_the_device(code)
+                         ? "; an op started before met it: cuda.graphs=false and "
+                           "CUDA_LAUNCH_BLOCKING=1 in the environment name it"
+                         : "";
   cudaGetLastError(); /* or a later call that is right would seem to have failed */
-  return error_set(error, ERROR_INTERNAL, "%s (%s:%d): %s (%s)", call, file, line,
-                   cudaGetErrorString(code), cudaGetErrorName(code));
+  return error_set(error, ERROR_INTERNAL, "%s (%s:%d): %s (%s)%s", call, file, line,
+                   cudaGetErrorString(code), cudaGetErrorName(code), hint);
 }
 
 typedef cudaError_t Query(const void *object);
@@ -21,11 +39,12 @@ static cudaError_t query_stream(const void *stream) {
   return cudaStreamQuery(*(const cudaStream_t *)stream);
 }
 
-/* What is nearly done is not slept over; what takes long costs no processor. */
+/* What is nearly done is not slept over, what takes long costs no processor, and what is measured
+ * by a wait is not a percent longer for it. */
 static void pause_for(double waited) {
   const double least = 20e-6, most = 1e-3;
   if (waited < least) return;
-  double seconds = waited / 8;
+  double seconds = waited / 64;
   if (seconds < least) seconds = least;
   if (seconds > most) seconds = most;
   const struct timespec time = {.tv_nsec = (long)(seconds * 1e9)};

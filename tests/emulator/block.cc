@@ -400,6 +400,7 @@ cudaError_t emulator_enqueue_launch(const EmulatorLaunch *launch, const void *pa
                                     cudaStream_t stream) {
   const EmulatorLaunch copy = *launch;
   size_t shared = 48 << 10;
+  count("kernel");
   {
     Guard guard(lock());
     const auto found = allowed_shared.find(copy.kernel);
@@ -414,6 +415,7 @@ cudaError_t emulator_enqueue_launch(const EmulatorLaunch *launch, const void *pa
                 "bytes of parameters: %s",
                 blocks.x, blocks.y, blocks.z, copy.threads, copy.shared_bytes, shared,
                 copy.parameter_bytes, copy.name);
+  if (cudaError_t error = refuse_first_launch(stream, copy.kernel, copy.name)) return error;
   return append_copy(stream, parameters, copy.parameter_bytes, [copy](const void *bytes) {
     run_kernel(copy, bytes);
     return true;

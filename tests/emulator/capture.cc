@@ -2,6 +2,9 @@
 #include "tests/emulator/device.h"
 
 #include <algorithm>
+#include <set>
+
+#include "tests/emulator/include/emulator.h"
 
 namespace emulator {
 namespace {
@@ -43,14 +46,37 @@ void add_node(CUstream_st *stream, Run run) {
 }
 
 cudaError_t refuse_in_capture(const char *call) {
+  count(call);
   if (!of_this_thread) return cudaSuccess;
   of_this_thread->broken = true;
   return fail(cudaErrorStreamCaptureUnsupported, "%s: not while a stream is being captured", call);
 }
 
+cudaError_t refuse_first_launch(cudaStream_t handle, void (*kernel)(), const char *name) {
+  static std::set<void (*)()> *const loaded = new std::set<void (*)()>;
+  Guard guard(lock());
+  CUstream_st *stream = stream_of(handle);
+  if (loaded->count(kernel)) return cudaSuccess;
+  if (!stream->capture) {
+    loaded->insert(kernel);
+    return cudaSuccess;
+  }
+  stream->capture->broken = true;
+  return fail(cudaErrorStreamCaptureUnsupported,
+              "kernel %s: its first launch, which loads it, is in a capture", name);
+}
+
 } // namespace emulator
 
 using namespace emulator;
+
+int emulator_hold_by_graph(cudaStream_t handle, void (*release)(void *), void *context) {
+  Guard guard(lock());
+  const CUstream_st *stream = stream_of(handle);
+  if (!stream->capture) return 0;
+  stream->capture->held.push_back(std::shared_ptr<void>(context, release));
+  return 1;
+}
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned) {
   Guard guard(lock());
@@ -109,7 +135,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
   if (std::find(joined.begin(), joined.end(), false) != joined.end())
     return fail(cudaErrorStreamCaptureUnjoined,
                 "cudaStreamEndCapture: work of a forked stream was not joined");
-  *graph = new CUgraph_st{std::make_shared<const Nodes>(std::move(capture->nodes))};
+  *graph = new CUgraph_st{std::make_shared<const Nodes>(std::move(capture->nodes)),
+                          std::move(capture->held)};
   return cudaSuccess;
 }
 
@@ -129,8 +156,11 @@ cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t graph,
-                                 unsigned long long) {
-  *executable = new CUgraphExec_st{graph->nodes};
+                                 unsigned long long flags) {
+  if (cudaError_t error = refuse_in_capture("cudaGraphInstantiate")) return error;
+  if (flags & ~static_cast<unsigned long long>(cudaGraphInstantiateFlagUseNodePriority))
+    return fail(cudaErrorInvalidValue, "cudaGraphInstantiate: flags %llu", flags);
+  *executable = new CUgraphExec_st{graph->nodes, graph->held};
   return cudaSuccess;
 }
 
@@ -139,6 +169,7 @@ cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) {
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t handle) {
+  count("cudaGraphLaunch");
   Guard guard(lock());
   CUstream_st *stream = stream_of(handle);
   if (stream->capture) {

@@ -48,6 +48,7 @@ struct Item {
 };
 
 struct Capture {
+  std::vector<std::shared_ptr<void>> held; /* until the graph and all made of it are gone */
   CUstream_st *origin;
   std::vector<CUstream_st *> streams; /* origin and those that joined */
   Nodes nodes;
@@ -71,10 +72,12 @@ struct CUevent_st {
 
 struct CUgraph_st {
   std::shared_ptr<const emulator::Nodes> nodes;
+  std::vector<std::shared_ptr<void>> held;
 };
 
 struct CUgraphExec_st {
   std::shared_ptr<const emulator::Nodes> nodes;
+  std::vector<std::shared_ptr<void>> held;
 };
 
 namespace emulator {
@@ -101,8 +104,14 @@ void go_on_a_little(Guard &guard); /* the device may do some of its work, or non
 void wait_for_all(Guard &guard);
 uint64_t random_number();
 
-/* Fails where this thread is capturing and `call` is not allowed then. */
+/* Notes a call for emulator_calls; without the lock. */
+void count(const char *call);
+
+/* Counts the call; fails where this thread is capturing and it is not allowed then. */
 cudaError_t refuse_in_capture(const char *call);
+
+/* A kernel's first launch loads its code, which no capture may hold. */
+cudaError_t refuse_first_launch(cudaStream_t stream, void (*kernel)(), const char *name);
 
 /* Memory, with the lock held. */
 void memory_open();

@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <map>
 
+#include "tests/emulator/include/emulator.h"
+
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #endif
@@ -241,6 +243,13 @@ void memory_close() {
 } // namespace emulator
 
 using namespace emulator;
+
+int emulator_is_device_memory(const void *pointer, size_t bytes) {
+  Guard guard(lock());
+  const auto found = find(address(pointer));
+  return found != memory().allocations.end() && !found->second.pinned &&
+         bytes <= found->second.bytes - (address(pointer) - found->first);
+}
 
 cudaError_t cudaMalloc(void **out, size_t bytes) {
   return allocate(out, bytes, false, "cudaMalloc");

@@ -10,6 +10,8 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
+#include <string>
 #include <thread>
 
 #include "tests/emulator/include/emulator.h"
@@ -274,6 +276,31 @@ void wait_for_all(Guard &guard) {
 
 using namespace emulator;
 
+namespace {
+
+struct Counts {
+  std::mutex lock;
+  std::map<std::string, uint64_t> of;
+};
+
+Counts &counts() {
+  static Counts *const made = new Counts;
+  return *made;
+}
+
+} // namespace
+
+void emulator::count(const char *call) {
+  std::lock_guard<std::mutex> guard(counts().lock);
+  counts().of[call]++;
+}
+
+uint64_t emulator_calls(const char *name) {
+  std::lock_guard<std::mutex> guard(counts().lock);
+  const auto found = counts().of.find(name);
+  return found == counts().of.end() ? 0 : found->second;
+}
+
 cudaError_t cudaGetLastError(void) {
   const cudaError_t error = last_error;
   last_error = cudaSuccess;
@@ -352,6 +379,7 @@ cudaError_t emulator_enqueue_copy(cudaStream_t stream, EmulatorWork *work, const
 /* --- Events ----------------------------------------------------------------------------------- */
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
+  count("cudaEventCreateWithFlags");
   *event = new CUevent_st;
   (*event)->timed = !(flags & cudaEventDisableTiming);
   return cudaSuccess;
@@ -396,6 +424,8 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t handle, uns
       return cudaSuccess;
     }
   }
+  if (flags != cudaEventRecordDefault)
+    return fail(cudaErrorInvalidValue, "cudaEventRecordWithFlags: external, but of no capture");
   return cudaEventRecord(event, handle);
 }
 

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 #include <cuda_runtime.h>
+#include <nccl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -211,8 +212,90 @@ static void test_waiting_within_a_capture_is_refused(void **state) {
   assert_int_equal(run_alone(wait_in_a_capture, 1).code, 1);
 }
 
+static int first_launch_in_a_capture(void) {
+  static const char source[] = KERNEL(p.x[threadIdx.x] = 1;);
+  Error error = {0};
+  Jit *jit = NULL;
+  JitKernel *kernel = NULL;
+  cudaStream_t stream;
+  cudaGraph_t graph = NULL;
+  float *memory = device_memory(BYTES);
+  if (jit_new(9, 0, NULL, &jit, &error) != OK ||
+      jit_kernel(jit, "tested", source, &kernel, &error) != OK)
+    return 2;
+  cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+  const Status launched =
+      jit_launch(kernel, (dim3){1, 1, 1}, 32, 0, (const void *)&memory, stream, &error);
+  const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
+  jit_free(jit);
+  return launched != OK && ended != cudaSuccess && !graph;
+}
+
+static int external_event_of_no_capture(void) {
+  cudaStream_t stream;
+  cudaEvent_t event;
+  cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  cudaEventCreateWithFlags(&event, cudaEventDefault);
+  return cudaEventRecordWithFlags(event, stream, cudaEventRecordExternal) == cudaErrorInvalidValue;
+}
+
+static void test_what_a_capture_must_not_hold_is_refused(void **state) {
+  (void)state;
+  skip_on_a_device();
+  assert_int_equal(run_alone(first_launch_in_a_capture, 1).code, 1);
+  assert_int_equal(run_alone(external_event_of_no_capture, 1).code, 1);
+}
+
+/* --- NCCL ---------------------------------------------------------------------------------------
+ */
+
+static ncclComm_t alone(void) {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  ncclUniqueId id;
+  ncclComm_t comm = NULL;
+  ncclResult_t state = ncclInProgress;
+  config.blocking = 0;
+  if (ncclGetUniqueId(&id) != ncclSuccess) abort();
+  ncclCommInitRankConfig(&comm, 1, id, 0, &config);
+  while (state == ncclInProgress) ncclCommGetAsyncError(comm, &state);
+  if (state != ncclSuccess) abort();
+  return comm;
+}
+
+static int ends_before_its_graph(void) {
+  cudaStream_t stream;
+  cudaGraph_t graph = NULL;
+  ncclComm_t comm = alone();
+  float *memory = device_memory(BYTES);
+  cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+  if (ncclAllReduce(memory, memory, 4, ncclFloat32, ncclAvg, comm, stream) != ncclSuccess) return 2;
+  if (cudaStreamEndCapture(stream, &graph) != cudaSuccess) return 3;
+  if (ncclCommFinalize(comm) != ncclInvalidUsage) return 4;
+  cudaGraphDestroy(graph);
+  return ncclCommFinalize(comm) == ncclInProgress;
+}
+
+static int ends_behind_its_memory(void) {
+  void *handle = NULL, *memory = device_memory(BYTES);
+  ncclComm_t comm = alone();
+  if (ncclCommRegister(comm, memory, BYTES, &handle) != ncclSuccess) return 2;
+  cudaFree(memory);
+  return ncclCommDeregister(comm, handle) == ncclInvalidUsage;
+}
+
+static void test_a_communicator_outlives_graphs_and_not_memory(void **state) {
+  (void)state;
+  skip_on_a_device();
+  assert_int_equal(run_alone(ends_before_its_graph, 1).code, 1);
+  assert_int_equal(run_alone(ends_behind_its_memory, 1).code, 1);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_what_a_capture_must_not_hold_is_refused),
+      cmocka_unit_test(test_a_communicator_outlives_graphs_and_not_memory),
       cmocka_unit_test(test_a_right_kernel_runs),
       cmocka_unit_test(test_a_thread_that_misses_a_barrier),
       cmocka_unit_test(test_a_lane_that_misses_a_shuffle),

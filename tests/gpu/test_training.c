@@ -7,9 +7,12 @@
 #include <stdio.h>
 
 #include <cmocka.h>
+#include <cuda_runtime.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/memory.h"
 #include "base/random.h"
@@ -251,8 +254,62 @@ static void micro_batches_add_up(void **state) {
   training_free(halves);
 }
 
+/* --- What a step asks of the device -------------------------------------------------------------
+ */
+
+/* Of the emulator; not there on a real device. */
+extern uint64_t emulator_calls(const char *name) __attribute__((weak));
+
+/* What allocates, waits, loads code, or starts work beside the captured step. */
+static const char *const NEVER[] = {"cudaMalloc",
+                                    "cudaFree",
+                                    "cudaHostAlloc",
+                                    "cudaFreeHost",
+                                    "cudaMemcpy",
+                                    "cudaMemset",
+                                    "cudaDeviceSynchronize",
+                                    "cudaStreamSynchronize",
+                                    "cudaStreamQuery",
+                                    "cudaEventSynchronize",
+                                    "cudaEventCreateWithFlags",
+                                    "cudaGraphInstantiate",
+                                    "kernel"};
+enum { NEVERS = sizeof NEVER / sizeof *NEVER };
+
+static void CUDART_CB hold(void *flag) {
+  while (!atomic_load((atomic_bool *)flag)) nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+}
+
+/* With the device held back a step can be started, and the one before be read: nothing waits for
+ * the device, and (as the emulator counts) the step is one launch. */
+static void a_step_is_one_launch_and_waits_for_nothing(void **state) {
+  (void)state;
+  enum { FIRST = 4 }; /* steps, until all there is to capture is */
+  uint64_t before[NEVERS] = {0}, launches = 0;
+  const char *const assignments[] = {"model.channels=4", "model.image_scales=1", NULL};
+  Training *training = training_new(&DETERMINISTIC, assignments);
+  for (int step = 0; step < FIRST; step++) take_step(training, step);
+  must(training->backend->synchronize(training->backend, &error));
+  for (int step = FIRST; step < FIRST + 2; step++) {
+    atomic_bool go = false;
+    for (int i = 0; i < NEVERS && emulator_calls; i++) before[i] = emulator_calls(NEVER[i]);
+    if (emulator_calls) launches = emulator_calls("cudaGraphLaunch");
+    assert_int_equal(cudaLaunchHostFunc(training->backend->stream, hold, &go), cudaSuccess);
+    take_step(training, step);
+    StepResult result = result_of(training, 1);
+    assert_true(isfinite(result.metrics[METRIC_LOSS_G]));
+    for (int i = 0; i < NEVERS && emulator_calls; i++)
+      if (emulator_calls(NEVER[i]) != before[i]) fail_msg("a step calls %s", NEVER[i]);
+    if (emulator_calls) assert_int_equal(emulator_calls("cudaGraphLaunch"), launches + 1);
+    atomic_store(&go, true);
+    result_of(training, 0);
+  }
+  training_free(training);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(a_step_is_one_launch_and_waits_for_nothing),
       cmocka_unit_test(steps_beside_the_cpu_f32),
       cmocka_unit_test(steps_beside_the_cpu_bf16),
       cmocka_unit_test(equal_runs_leave_equal_bytes),

@@ -3,6 +3,7 @@
 #define CELFORGE_TESTS_EMULATOR_EMULATOR_H
 
 #include <cuda_runtime.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -18,6 +19,17 @@ typedef bool EmulatorWork(void *context);
 cudaError_t emulator_enqueue(cudaStream_t stream, EmulatorWork *work, void *context);
 cudaError_t emulator_enqueue_copy(cudaStream_t stream, EmulatorWork *work, const void *context,
                                   size_t bytes);
+
+/* Where the stream is being captured, `release` is called once with `context` when the last graph
+ * made of that capture is gone; else, 0 is the answer and nothing comes of it. */
+int emulator_hold_by_graph(cudaStream_t stream, void (*release)(void *context), void *context);
+
+/* Whether all of it lies in one allocation of device memory. */
+int emulator_is_device_memory(const void *memory, size_t bytes);
+
+/* How often the process has called this function of the runtime so far; "kernel" counts launches by
+ * the host. Functions that are allowed anywhere and cost little are not counted. */
+uint64_t emulator_calls(const char *name);
 
 #ifdef __cplusplus
 }

@@ -1,9 +1,13 @@
-/* NCCL's stand-in: all-reduces over MPI, run as work of the emulator's streams. */
+/* NCCL's stand-in: all-reduces over MPI, run as work of the emulator's streams. It is as lazy as
+ * NCCL may be: what a call asks for happens when the communicator last says `in progress`. */
 #include <nccl.h>
 
 #include <mpi.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/memory.h"
 #include "emulator.h"
@@ -11,13 +15,11 @@
 /* How often a communicator says `in progress` behind a call. */
 enum { LOOKS = 2 };
 
-struct ncclComm {
-  MPI_Comm group; /* MPI_COMM_NULL: one rank, and perhaps no MPI */
-  int ranks;
-  int looks; /* left until the last call is through */
-  int registered;
-  bool is_blocking;
-};
+/* Device memory that NCCL was told of. */
+typedef struct Registered {
+  void *data;
+  size_t bytes;
+} Registered;
 
 /* An all-reduce on a stream; the emulator keeps a copy of it and calls it until it is done. */
 typedef struct AllReduce {
@@ -29,6 +31,25 @@ typedef struct AllReduce {
   float *sums; /* NULL: not begun */
   MPI_Request request;
 } AllReduce;
+
+struct ncclComm {
+  MPI_Comm group; /* MPI_COMM_NULL: one rank, and perhaps no MPI */
+  int ranks;
+  int looks; /* left until the last call is through */
+  int registered;
+  bool is_blocking, is_finalized;
+  atomic_int graphs; /* that hold its kernels */
+  /* What the call under way will have done. */
+  ncclComm_t child, *child_out; /* NULL, or of ncclCommSplit */
+  cudaStream_t stream;
+  AllReduce work; /* count 0: none */
+};
+
+/* Says what NCCL would not say, but hang or go wrong by. */
+static ncclResult_t refuse(const char *what) {
+  fprintf(stderr, "emulator: %s\n", what);
+  return ncclInvalidUsage;
+}
 
 static ncclResult_t begin_call(ncclComm_t comm) {
   if (comm->is_blocking) return ncclSuccess;
@@ -72,33 +93,62 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *out,
                            ncclConfig_t *config) {
   MPI_Comm group = MPI_COMM_NULL;
   int ranks = 1;
-  if (comm->looks > 0) return ncclInvalidUsage;
+  if (comm->looks > 0) return refuse("ncclCommSplit: the communicator is still in progress");
   if (comm->group != MPI_COMM_NULL) {
     if (MPI_Comm_split(comm->group, color, key, &group) != MPI_SUCCESS) return ncclSystemError;
     MPI_Comm_size(group, &ranks);
   }
-  *out = new_comm(group, ranks, config->blocking != 0);
-  begin_call(*out);
+  *out = NULL;
+  comm->child = new_comm(group, ranks, config->blocking != 0);
+  comm->child_out = out;
   return begin_call(comm);
 }
 
+static void graph_is_gone(void *context) {
+  ncclComm_t comm = context;
+  atomic_fetch_sub(&comm->graphs, 1);
+}
+
+static bool all_reduce(void *context);
+
+static ncclResult_t enqueue(ncclComm_t comm) {
+  AllReduce work = comm->work;
+  comm->work.count = 0;
+  if (emulator_hold_by_graph(comm->stream, graph_is_gone, comm)) atomic_fetch_add(&comm->graphs, 1);
+  return emulator_enqueue_copy(comm->stream, all_reduce, &work, sizeof work) == cudaSuccess
+             ? ncclSuccess
+             : ncclUnhandledCudaError;
+}
+
+static ncclResult_t end_call(ncclComm_t comm) {
+  if (comm->child) *comm->child_out = comm->child;
+  comm->child = NULL;
+  return comm->work.count > 0 ? enqueue(comm) : ncclSuccess;
+}
+
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *result) {
-  *result = comm->looks > 0 ? ncclInProgress : ncclSuccess;
-  if (comm->looks > 0) comm->looks--;
+  *result = ncclInProgress;
+  if (comm->looks > 0 && --comm->looks > 0) return ncclSuccess;
+  *result = end_call(comm);
   return ncclSuccess;
 }
 
+/* NCCL waits for the graphs that hold the communicator, however long. */
 ncclResult_t ncclCommFinalize(ncclComm_t comm) {
-  return comm->registered == 0 ? begin_call(comm) : ncclInvalidUsage;
+  if (comm->graphs > 0) return refuse("ncclCommFinalize: a captured graph holds the communicator");
+  if (comm->registered > 0) return refuse("ncclCommFinalize: memory is still registered");
+  comm->is_finalized = true;
+  return begin_call(comm);
 }
 
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
-  if (comm->looks > 0) return ncclInvalidUsage;
+  if (comm->looks > 0 || !comm->is_finalized) return refuse("ncclCommDestroy: before its time");
   return ncclCommAbort(comm);
 }
 
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
   int is_over = 0;
+  while (comm->graphs > 0) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
   MPI_Finalized(&is_over);
   if (comm->group != MPI_COMM_NULL && !is_over) MPI_Comm_free(&comm->group);
   free(comm);
@@ -106,15 +156,22 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
 }
 
 ncclResult_t ncclCommRegister(ncclComm_t comm, void *data, size_t bytes, void **handle) {
-  if (!data || bytes == 0) return ncclInvalidArgument;
+  if (!emulator_is_device_memory(data, bytes))
+    return refuse("ncclCommRegister: this is no device memory");
+  Registered *made = mem_new(1, sizeof *made);
+  *made = (Registered){data, bytes};
   comm->registered++;
-  *handle = data;
+  *handle = made;
   return ncclSuccess;
 }
 
 ncclResult_t ncclCommDeregister(ncclComm_t comm, void *handle) {
+  const Registered known = handle ? *(Registered *)handle : (Registered){0};
   if (!handle || comm->registered == 0) return ncclInvalidUsage;
+  free(handle);
   comm->registered--;
+  if (!emulator_is_device_memory(known.data, known.bytes))
+    return refuse("ncclCommDeregister: the memory was freed before");
   return ncclSuccess;
 }
 
@@ -162,13 +219,13 @@ static bool all_reduce(void *context) {
 
 ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, ncclDataType_t type,
                            ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream) {
-  if (send != receive || comm->looks > 0) return ncclInvalidUsage;
-  AllReduce work = {.comm = comm,
-                    .data = receive,
-                    .count = count,
-                    .type = type,
-                    .is_average = operation == ncclAvg};
-  if (emulator_enqueue_copy(stream, all_reduce, &work, sizeof work) != cudaSuccess)
-    return ncclUnhandledCudaError;
-  return begin_call(comm);
+  if (send != receive || comm->is_finalized) return ncclInvalidUsage;
+  if (comm->looks > 0) return refuse("ncclAllReduce: the communicator is still in progress");
+  comm->stream = stream;
+  comm->work = (AllReduce){.comm = comm,
+                           .data = receive,
+                           .count = count,
+                           .type = type,
+                           .is_average = operation == ncclAvg};
+  return comm->is_blocking || comm->ranks == 1 ? end_call(comm) : begin_call(comm);
 }
