@@ -93,8 +93,8 @@ const Op *graph_producer(const Graph *graph, Value value) {
 
 /* --- Appending -------------------------------------------------------------------------------- */
 
-Op *graph_append(Graph *graph, const Op *op, const char *label, const Shape *shapes,
-                 const DType *dtypes) {
+const Op *graph_append(Graph *graph, const Op *op, const char *label, const Shape *shapes,
+                       const DType *dtypes) {
   if (graph->error.status != OK) return NULL;
   if (label == NULL) label = op_kind_name(op->kind);
   for (int i = 0; i < op->output_count; i++) {

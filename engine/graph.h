@@ -32,7 +32,7 @@ Status graph_status(const Graph *graph, Error *error);
 /* Fails the graph from outside (a network's own checks), named like the builders' errors. */
 void graph_fail(Graph *graph, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Names of ops: the scopes joined by '.'. */
+/* Names of ops: the scopes joined by '.'. At most 255 bytes of a scope are kept. */
 void graph_scope_push(Graph *graph, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void graph_scope_pop(Graph *graph);
 /* The current scopes joined by '.'; valid until the next push or pop. */
@@ -53,8 +53,8 @@ Value graph_sub(Graph *graph, Value a, Value b);
 Value graph_mul(Graph *graph, Value a, Value b);
 Value graph_div(Graph *graph, Value a, Value b);
 Value graph_affine(Graph *graph, Value x, float scale, float shift); /* scale * x + shift */
-Value graph_leaky_relu(Graph *graph, Value x,
-                       float slope); /* x > 0 ? x : slope * x; derivative at 0 is slope */
+/* x > 0 ? x : slope * x; the derivative at 0 is slope. */
+Value graph_leaky_relu(Graph *graph, Value x, float slope);
 Value graph_relu(Graph *graph, Value x);
 Value graph_leaky_step(Graph *graph, Value x, float slope); /* x > 0 ? 1 : slope; derivative 0 */
 Value graph_tanh(Graph *graph, Value x);
@@ -66,8 +66,8 @@ Value graph_square(Graph *graph, Value x);
 Value graph_sqrt(Graph *graph, Value x); /* derivative taken as 0 where x is 0 */
 Value graph_exp(Graph *graph, Value x);
 Value graph_log(Graph *graph, Value x);
-Value graph_clamp(Graph *graph, Value x, float low,
-                  float high); /* derivative 1 inside, 0 outside */
+/* min(max(x, low), high); derivative 1 inside, 0 outside. */
+Value graph_clamp(Graph *graph, Value x, float low, float high);
 Value graph_broadcast(Graph *graph, Value x, Shape shape);
 
 /* --- Reductions: f32; reduced axes become 1 --------------------------------------------------- */
@@ -151,21 +151,20 @@ typedef struct AdamViews {
   Value ema;     /* or NO_VALUE */
   Value compute; /* bf16 copy, or NO_VALUE */
   Value norm;    /* scalar: the gradients' global norm (any value, not only a view) */
-  Value
-      controls; /* view of 4: rate, clip (0: off), EMA decay d, largest norm (0: any finite one) */
-  Value counters; /* view of 3: updates applied, updates skipped, skipped in a row; written */
+  /* Of 4: rate, clip (0: off), EMA decay d, largest norm (0: any finite one). */
+  Value controls;
+  Value counters; /* of 3: updates applied, updates skipped, skipped in a row; written */
 } AdamViews;
 
 void graph_adam(Graph *graph, const AdamViews *views, float beta1, float beta2, float epsilon,
                 float weight_decay);
 
-/* --- Differentiation
- * ---------------------------------------------------------------------------------- Appends ops
- * that compute the gradient of the scalar `loss` with respect to each of `wrt` (views or other
- * values) and writes them to `gradients`, each of its wrt's shape: f32 for views, else the value's
- * dtype. Ops appended are ordinary ones and can be differentiated again. What is not on a path from
- * wrt to loss is not walked, so other networks need no "detach". An entry the loss does not depend
- * on fails the graph. */
+/* --- Differentiation -------------------------------------------------------------------------- */
+/* Appends ops that compute the gradient of the scalar `loss` with respect to each of `wrt` (views
+ * or other values) and writes them to `gradients`, each of its wrt's shape: f32 for views, else the
+ * value's dtype. Ops appended are ordinary ones and can be differentiated again. What is not on a
+ * path from wrt to loss is not walked, so other networks need no "detach". An entry the loss does
+ * not depend on fails the graph. */
 void graph_gradients(Graph *graph, Value loss, const Value *wrt, int count, Value *gradients);
 
 #endif

@@ -27,8 +27,8 @@ struct Graph {
 /* Appends a copy of `op`, named after the current scope and `label` (the kind's name when NULL),
  * and makes its `output_count` outputs with the shapes and dtypes given. Returns the op, valid
  * until the next append, or NULL when the graph has failed. */
-Op *graph_append(Graph *graph, const Op *op, const char *label, const Shape *shapes,
-                 const DType *dtypes);
+const Op *graph_append(Graph *graph, const Op *op, const char *label, const Shape *shapes,
+                       const DType *dtypes);
 /* True when the graph has not failed and all the values are valid. */
 bool graph_usable(const Graph *graph, const Value *values, int count);
 /* The op behind a value. */

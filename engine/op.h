@@ -24,17 +24,16 @@ typedef enum OpKind {
   OP_RESIZE_BACKWARD, /* dy -> dx: the transpose */
   OP_AVERAGE_POOL,    /* x -> y */
   OP_AVERAGE_POOL_BACKWARD, /* dy -> dx: the transpose */
-  OP_STORE,                 /* value, target -> ; writes target, adds when attributes say so */
+  OP_STORE,                 /* value, target -> ; target = value, or += value */
   OP_FILL,                  /* target -> ; */
   OP_ALL_REDUCE,            /* target -> ; run by the program through the collectives */
   OP_ADAM,                  /* AdamViews in order -> ; */
   OP_KIND_COUNT,
 } OpKind;
 
-/* --- Pointwise programs
- * ------------------------------------------------------------------------------- Registers 0 ..
- * inputs-1 hold the inputs as f32, broadcast; instruction k writes register inputs+k. A unary
- * instruction reads a; a binary one a and b; p and q are constants. */
+/* --- Pointwise programs ----------------------------------------------------------------------- */
+/* Registers 0 .. inputs-1 hold the inputs as f32, broadcast; instruction k writes register
+ * inputs+k. A unary instruction reads a; a binary one a and b; p and q are constants. */
 typedef enum PointwiseCode {
   PW_CONSTANT,   /* p */
   PW_COPY,       /* a */
@@ -86,8 +85,7 @@ typedef struct NormAttributes {
   NormKind kind;
   int groups;
   float epsilon;
-  Activation activation; /* NONE or LEAKY_RELU, set by fusion; the backward op finds the sign again
-                            from x */
+  Activation activation; /* none or leaky ReLU, by fusion; backward its sign is found from x */
   float slope;
 } NormAttributes;
 
@@ -164,7 +162,7 @@ typedef struct Op {
   OpAttributes attributes;
 } Op;
 
-/* The inputs (a bit each) that an op of this kind writes to: they are views. */
+/* The inputs (a bit each) that the op writes to: they are views. */
 unsigned op_written_inputs(const Op *op);
 const char *op_kind_name(OpKind kind); /* "conv3d_backward_data" */
 

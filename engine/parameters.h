@@ -48,7 +48,8 @@ Value parameters_vector(Parameters *parameters, Graph *graph, const char *name, 
 
 /* Ends declaration; flat lengths are final. */
 void parameters_freeze(Parameters *parameters);
-/* Allocates. `for_training` false: master alone (and EMA when asked). */
+/* Allocates. `for_training` false: master alone (and EMA when asked). After an error some arrays
+ * may be there: parameters_free takes them. */
 Status parameters_allocate(Parameters *parameters, Backend *backend, bool for_training,
                            bool with_ema, Error *error);
 /* Draws initial values from Philox by (seed, network, parameter's name), fills ema and compute. */
@@ -58,8 +59,7 @@ Status parameters_refresh(Parameters *parameters, Error *error);
 const Parameter *parameters_find(const Parameters *parameters, const char *name);
 
 /* Gradients of earlier micro-batches, flat arrays of `total` f32, that are added one after the
- * other:
- * ((g + arrays[0]) + arrays[1]) and so on. */
+ * other: ((g + arrays[0]) + arrays[1]) and so on. */
 typedef struct PartialSums {
   int count;
   Buffer *const *arrays;
