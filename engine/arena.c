@@ -5,8 +5,6 @@
 #include "base/memory.h"
 #include "engine/plan.h"
 
-enum { ALIGNMENT = 64 };
-
 struct Arena {
   size_t bytes;     /* needed */
   size_t allocated; /* there */
@@ -93,10 +91,6 @@ static size_t best_gap(Placed *taken, int count, size_t bytes) {
   return best == SIZE_MAX ? end : best;
 }
 
-static size_t round_up(size_t bytes) {
-  return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-}
-
 /* SIZE_MAX instead of a sum beyond it: no allocation of that succeeds. */
 static size_t end_of(size_t begin, size_t bytes) {
   size_t end;
@@ -109,7 +103,7 @@ size_t arena_place(Lifetime *items, int count) {
   Size *order = mem_new((size_t)count, sizeof *order);
   Placed *taken = mem_new((size_t)count, sizeof *taken);
   size_t total = 0;
-  for (int i = 0; i < count; i++) order[i] = (Size){round_up(items[i].bytes), i};
+  for (int i = 0; i < count; i++) order[i] = (Size){memory_align(items[i].bytes), i};
   qsort(order, (size_t)count, sizeof *order, by_size);
   for (int i = 0; i < count; i++) {
     Lifetime *item = &items[order[i].item];

@@ -9,8 +9,16 @@
 
 #include "engine/op.h"
 
+/* What begins at multiples of this many bytes: all that a backend allocates, workspaces, and values
+ * in the arena. Views of a buffer begin anywhere. */
+enum { MEMORY_ALIGNMENT = 64 };
+
+static inline size_t memory_align(size_t bytes) { /* up to the next multiple */
+  return (bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
+}
+
 typedef struct Tensor {
-  void *data; /* contiguous; 64-byte aligned unless it is a view. NULL: absent, or not known yet */
+  void *data; /* contiguous; aligned unless it is a view. NULL: absent, or not known yet */
   Shape shape;
   DType dtype;
   Buffer *buffer; /* what a view (or a reshape of one) lies in; NULL for values in the arena */
@@ -18,7 +26,7 @@ typedef struct Tensor {
 
 typedef struct Kernel Kernel;
 struct Kernel {
-  size_t workspace; /* bytes, 64-byte aligned, needed during run alone */
+  size_t workspace; /* bytes, needed during run alone */
   Status (*run)(Kernel *kernel, const Tensor *inputs, const Tensor *outputs, void *workspace,
                 Error *error);
   void (*free)(Kernel *kernel);
@@ -74,7 +82,7 @@ struct Backend {
                        Kernel **out, Error *error);
   /* What can be said of the device in one line: "cpu: 2 threads, AVX-512, bf16 native". */
   const char *(*describe)(Backend *backend);
-  /* True where bf16 convolutions run at all (FACTS of the processor). */
+  /* True where bf16 convolutions run at all: not on every processor. */
   bool (*supports_bf16)(Backend *backend);
   void *stream; /* opaque; NULL on the CPU */
   void (*free)(Backend *backend);

@@ -1,5 +1,6 @@
 /* What is done in one op instead of several: activations and residuals behind convolutions and
  * norms, the activation in front of a norm's backward pass, gradients of biases, stores. */
+#include "engine/backend.h"
 #include "engine/plan.h"
 
 /* --- Patterns --------------------------------------------------------------------------------- */
@@ -176,10 +177,10 @@ static void fuse_activation(Plan *plan, int slot, Activation *activation, float 
   int user = single_user(plan, x);
   if (user < 0 || *activation != ACTIVATION_NONE) return;
   const PointwiseInstruction *leaky = single_instruction(&plan->ops[user], PW_LEAKY_RELU);
-  bool tanh =
+  bool is_tanh =
       plan->ops[slot].kind == OP_CONV3D && single_instruction(&plan->ops[user], PW_TANH) != NULL;
   Value y = plan->ops[user].outputs[0];
-  if ((!leaky && !tanh) || !same_type(plan, x, y)) return;
+  if ((!leaky && !is_tanh) || !same_type(plan, x, y)) return;
   *activation = leaky ? ACTIVATION_LEAKY_RELU : ACTIVATION_TANH;
   *slope = leaky ? leaky->p : 0;
   plan_remove(plan, user);
@@ -191,8 +192,8 @@ static void fuse_residual(Plan *plan, int slot) {
   const Op *op = &plan->ops[slot];
   int user = single_user(plan, op->outputs[0]);
   if (op->input_count > 3 || user < 0 || !single_instruction(&plan->ops[user], PW_ADD)) return;
-  Value sum = plan->ops[user].outputs[0],
-        residual = other_operand(&plan->ops[user], op->outputs[0]);
+  Value sum = plan->ops[user].outputs[0];
+  Value residual = other_operand(&plan->ops[user], op->outputs[0]);
   if (residual.id < 0 || !same_type(plan, residual, op->outputs[0]) ||
       !same_type(plan, sum, op->outputs[0]) || !plan_inputs_steady(plan, slot, user)) {
     return;
@@ -238,8 +239,6 @@ static void fuse_bias_gradient(Plan *plan, int slot) {
 
 /* --- Stores ----------------------------------------------------------------------------------- */
 
-enum { BOUND_ALIGNMENT = 64 };
-
 /* The value made by an op that ends, through reshapes alone, in `value` and nowhere else. */
 static Value made_only_for(const Plan *plan, Value value, int user) {
   for (;;) {
@@ -267,7 +266,7 @@ static void bind_store(Plan *plan, int store) {
   PlanValue *value = plan_value(plan, made);
   Range range = plan_range(plan, op->inputs[1]);
   size_t begin = (size_t)target->offset * dtype_size(target->dtype);
-  if (!range.buffer || value->dtype != target->dtype || begin % BOUND_ALIGNMENT != 0 ||
+  if (!range.buffer || value->dtype != target->dtype || begin % MEMORY_ALIGNMENT != 0 ||
       shape_count(value->shape) != shape_count(target->shape) ||
       plan_touches(plan, value->producer, range) ||
       !untouched_between(plan, value->producer, store, range)) {

@@ -68,7 +68,7 @@ static bool inputs_overlap(const Plan *plan, const Op *op, unsigned places, Rang
   return false;
 }
 
-bool plan_writes(const Plan *plan, int op, Range range) {
+static bool writes(const Plan *plan, int op, Range range) {
   const Op *at = &plan->ops[op];
   if (!plan->live[op] || !op_runs(at)) return false;
   return inputs_overlap(plan, at, op_written_inputs(at), range) || outputs_overlap(plan, at, range);
@@ -85,7 +85,7 @@ bool plan_steady(const Plan *plan, Value value, int slot_a, int slot_b) {
   if (!range.buffer) return true;
   int first = slot_a < slot_b ? slot_a : slot_b, last = slot_a < slot_b ? slot_b : slot_a;
   for (int i = first + 1; i < last; i++) {
-    if (plan_writes(plan, i, range)) return false;
+    if (writes(plan, i, range)) return false;
   }
   return true;
 }

@@ -62,7 +62,6 @@ typedef struct Range {
   int64_t begin, end;   /* elements */
 } Range;
 Range plan_range(const Plan *plan, Value value);
-bool plan_writes(const Plan *plan, int op, Range range);
 bool plan_touches(const Plan *plan, int op, Range range); /* reads or writes */
 /* True when no op in a slot strictly between writes what `value` lies in. */
 bool plan_steady(const Plan *plan, Value value, int slot_a, int slot_b);
@@ -85,17 +84,16 @@ void plan_schedule(Plan *plan);
 /* waits[i]: op i touches what an all-reduce started before it (and not yet waited for) works on. */
 void plan_waits(const Plan *plan, bool *waits);
 
-/* --- Memory for time (engine/recompute.c) ------------------------------------------------------
- */
+/* --- Memory for time (engine/recompute.c) ----------------------------------------------------- */
 /* Behind plan_schedule: what the backward pass reads of cheap ops of the forward pass is made again
  * there instead of being kept. The numbers stay the same. */
 void plan_recompute(Plan *plan);
 
 /* --- Memory (engine/arena.c, engine/liveness.c) ----------------------------------------------- */
 typedef struct Lifetime {
-  int first, last; /* ops */
+  int first, last; /* ops, both included */
   size_t bytes;
-  size_t offset; /* found by arena_place: a multiple of 64 */
+  size_t offset; /* found by arena_place: a multiple of MEMORY_ALIGNMENT */
 } Lifetime;
 
 /* The lifetimes of all values in the arena: `*out` is allocated; lifetime_of[value id] is an index

@@ -57,9 +57,9 @@ static Status cpu_copy(Backend *backend, void *destination, const void *source, 
   return OK;
 }
 
-/* --- Readbacks: the CPU has done everything it was asked to, so a readback is a copy -------------
- */
+/* --- Readbacks -------------------------------------------------------------------------------- */
 
+/* The CPU has done everything it was asked to, so a readback is a copy. */
 struct Readback {
   size_t bytes;
   max_align_t data[];

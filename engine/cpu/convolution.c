@@ -259,7 +259,7 @@ static void plan_fold(ConvKernel *kernel, DType operands) {
   size_t element = dtype_size(writes_narrow(kernel->pass, kernel->side) ? DTYPE_F32 : operands);
   int64_t folded = fold->rows * fold->positions * fold->taps * fold->channels;
   kernel->folded_at = kernel->base.workspace;
-  kernel->rows_at = kernel->folded_at + cpu_align((size_t)folded * element);
+  kernel->rows_at = kernel->folded_at + memory_align((size_t)folded * element);
   kernel->base.workspace = kernel->rows_at + fold_workspace(fold);
 }
 

@@ -47,10 +47,6 @@ CpuKernelNew cpu_fill_new;
 CpuKernelNew cpu_adam_new;
 
 /* --- Helpers ---------------------------------------------------------------------------------- */
-static inline size_t cpu_align(size_t bytes) {
-  return (bytes + 63) & ~(size_t)63;
-}
-
 /* `count` elements of an f32 or bf16 tensor, from element `first` on, as f32. */
 static inline void cpu_load(float *restrict to, const void *data, DType dtype, int64_t first,
                             int64_t count) {

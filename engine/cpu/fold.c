@@ -16,7 +16,7 @@ static int64_t padded_pixels(const Fold *fold) {
 /* Room for the windows and for the whole row, whichever ends later. */
 static size_t row_bytes(const Fold *fold) {
   int64_t windows = padded_pixels(fold), row = fold->offset + fold->width;
-  return cpu_align((size_t)((windows > row ? windows : row) * fold->channels) * sizeof(float));
+  return memory_align((size_t)((windows > row ? windows : row) * fold->channels) * sizeof(float));
 }
 
 size_t fold_workspace(const Fold *fold) {

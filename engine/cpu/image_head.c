@@ -19,7 +19,7 @@ static int64_t weight_count(const ConvGeometry *g) {
 }
 
 static size_t part_bytes(const ConvGeometry *g) {
-  return cpu_align((size_t)weight_count(g) * sizeof(float));
+  return memory_align((size_t)weight_count(g) * sizeof(float));
 }
 
 size_t image_head_workspace(ConvPass pass, const ConvGeometry *g, int threads) {
@@ -112,7 +112,8 @@ static void backward_part(const ConvGeometry *g, const float *x, const float *dy
 
 void image_head_backward_weights(const ConvGeometry *g, const float *x, const float *dy, float *dw,
                                  void *workspace, int threads) {
-  const int64_t rows = g->batch * g->out[0] * g->out[1], stride = (int64_t)part_bytes(g) / 4;
+  const int64_t rows = g->batch * g->out[0] * g->out[1],
+                stride = (int64_t)(part_bytes(g) / sizeof *dw);
   float *parts = workspace;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int part = 0; part < threads; part++)

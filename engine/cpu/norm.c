@@ -67,8 +67,9 @@ static Status norm_new(Backend *backend, const Op *op, const Tensor *inputs, con
   NormKernel *kernel = mem_new(1, sizeof *kernel);
   kernel->norm = (Norm){.task = task, .threads = cpu_threads(backend)};
   kernel->base.free = norm_free;
-  kernel->base.workspace = cpu_align(task.kind == NORM_RMS ? norm_pixels_workspace(&kernel->norm)
-                                                           : norm_frames_workspace(&kernel->norm));
+  kernel->base.workspace =
+      memory_align(task.kind == NORM_RMS ? norm_pixels_workspace(&kernel->norm)
+                                         : norm_frames_workspace(&kernel->norm));
   if (!task.parameters) {
     kernel->ones = mem_new((size_t)task.channels, sizeof *kernel->ones);
     kernel->zeros = mem_new((size_t)task.channels, sizeof *kernel->zeros);

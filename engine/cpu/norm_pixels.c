@@ -105,8 +105,8 @@ static void backward_pixels(const Norm *norm, const Space *space, int64_t first,
   }
 }
 
-/* --- The usual numbers of channels: up to four vectors ------------------------------------------
- */
+/* --- The usual numbers of channels: up to four vectors ---------------------------------------- */
+
 /* Sixteen pixels at a time, so that their sums over the channels become one vector and their chains
  * of sum, root and division run side by side. A pixel's result does not depend on its group. */
 enum { GROUP = LANES, MOST_VECTORS = 4 };

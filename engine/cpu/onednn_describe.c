@@ -79,11 +79,11 @@ static dnnl_status_t make_attributes(const ConvSetup *setup, dnnl_primitive_attr
   if (result == dnnl_success)
     result = dnnl_primitive_attr_set_scratchpad_mode(*out, dnnl_scratchpad_mode_user);
   if (result != dnnl_success || setup->activation == ACTIVATION_NONE) return result;
-  bool tanh = setup->activation == ACTIVATION_TANH;
+  bool is_tanh = setup->activation == ACTIVATION_TANH;
   result = dnnl_post_ops_create(&post);
   if (result != dnnl_success) return result;
-  result = dnnl_post_ops_append_eltwise(post, 1.0f, tanh ? dnnl_eltwise_tanh : dnnl_eltwise_relu,
-                                        tanh ? 0.0f : setup->slope, 0.0f);
+  result = dnnl_post_ops_append_eltwise(post, 1.0f, is_tanh ? dnnl_eltwise_tanh : dnnl_eltwise_relu,
+                                        is_tanh ? 0.0f : setup->slope, 0.0f);
   if (result == dnnl_success) result = dnnl_primitive_attr_set_post_ops(*out, post);
   dnnl_post_ops_destroy(post);
   return result;

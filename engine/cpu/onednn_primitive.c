@@ -50,7 +50,7 @@ Status conv_primitive_new(Onednn *onednn, const ConvSetup *setup, ConvPrimitive 
   TRY(conv_describe(onednn, &made->setup, &description, error));
   ONEDNN_TRY(&made->setup, dnnl_primitive_create(&made->primitive, description.primitive),
              "making the primitive");
-  made->scratchpad_bytes = cpu_align(dnnl_memory_desc_get_size(&description.scratchpad));
+  made->scratchpad_bytes = memory_align(dnnl_memory_desc_get_size(&description.scratchpad));
   made->x_bytes = dnnl_memory_desc_get_size(&description.x);
   TRY(make_memories(made, &description, error));
   TRY(weight_path_init(&made->weights, onednn, &made->setup, &description, error));

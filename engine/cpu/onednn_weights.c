@@ -47,14 +47,14 @@ Status weight_path_init(WeightPath *path, Onednn *onednn, const ConvSetup *setup
       .taps = setup->mirrored_taps,
       .in_channels = g->in_channels,
   };
-  if (mirrors) path->mirror_bytes = cpu_align(dnnl_memory_desc_get_size(given));
+  if (mirrors) path->mirror_bytes = memory_align(dnnl_memory_desc_get_size(given));
   ONEDNN_TRY(setup, dnnl_memory_create(&path->given, given, onednn->engine, DNNL_MEMORY_NONE),
              "describing memory");
   ONEDNN_TRY(setup, dnnl_memory_create(&path->wanted, wanted, onednn->engine, DNNL_MEMORY_NONE),
              "describing memory");
   path->reorders = !dnnl_memory_desc_equal(given, wanted);
   if (path->reorders) {
-    path->wanted_bytes = cpu_align(dnnl_memory_desc_get_size(wanted));
+    path->wanted_bytes = memory_align(dnnl_memory_desc_get_size(wanted));
     ONEDNN_TRY(setup,
                make_reorder(onednn->engine, writes ? wanted : given, writes ? given : wanted,
                             &path->reorder),

@@ -209,7 +209,7 @@ static void plan_jobs(ReduceKernel *k) {
     k->jobs = k->kept * k->blocks * k->pieces;
     partials = k->pieces * k->outputs;
   }
-  k->partial_bytes = cpu_align((size_t)partials * sizeof(double));
+  k->partial_bytes = memory_align((size_t)partials * sizeof(double));
 }
 
 Status cpu_reduce_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,

@@ -221,8 +221,8 @@ Status cpu_separable_new(Backend *backend, const Op *op, const Tensor *inputs,
   k->map = separable_map_of(op, input->shape, output->shape);
   plan_channels(k);
   find_runs(k);
-  k->row_bytes = cpu_align((size_t)(k->in.dim[AXIS_W] * k->in.dim[AXIS_C]) * sizeof(float));
-  k->workspace_of_part = k->row_bytes + cpu_align((size_t)k->in.dim[AXIS_C] * sizeof(float));
+  k->row_bytes = memory_align((size_t)(k->in.dim[AXIS_W] * k->in.dim[AXIS_C]) * sizeof(float));
+  k->workspace_of_part = k->row_bytes + memory_align((size_t)k->in.dim[AXIS_C] * sizeof(float));
   k->parts = cpu_parts(backend, shape_count(output->shape), 16384);
   k->base = (Kernel){
       .workspace = (size_t)k->parts * k->workspace_of_part, .run = run_kernel, .free = kernel_free};

@@ -54,7 +54,7 @@ Status cpu_square_sums_new(Backend *backend, const Op *op, const Tensor *inputs,
   k->pieces = pieces_cut(op->attributes.square_sums.borders, op->attributes.square_sums.ranges,
                          MOST_ELEMENTS);
   k->parts = cpu_parts(backend, shape_count(inputs[0].shape), MOST_ELEMENTS);
-  k->base = (Kernel){.workspace = cpu_align((size_t)k->pieces.count * sizeof(double)),
+  k->base = (Kernel){.workspace = memory_align((size_t)k->pieces.count * sizeof(double)),
                      .run = run,
                      .free = kernel_free};
   *out = &k->base;

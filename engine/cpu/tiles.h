@@ -42,7 +42,7 @@ typedef struct TilePlan {
 Status tile_plan(TilePlan *plan, const Op *op, const PointwiseProgram *program, int output_count,
                  const Tensor *inputs, Shape full, Error *error);
 static inline size_t tile_workspace(const TilePlan *plan) {
-  return cpu_align((size_t)plan->floats * sizeof(float));
+  return memory_align((size_t)plan->floats * sizeof(float));
 }
 
 /* Expands scalars and repeating vectors; once for each thread and run. */
