@@ -21,7 +21,9 @@ import runs  # noqa: E402
 STEPS = 300
 LIMIT = 240  # seconds for what Slurm or a run does; the machine may be busy
 TRAIN = os.path.join(ROOT, "slurm", "train.sbatch")
-SETTINGS = {"train.steps": STEPS, "comm.reduce": "reproducible", "checkpoint.every": 20, "metrics.every": 10}
+EVERY, KEEP = 20, 3
+SETTINGS = {"train.steps": STEPS, "comm.reduce": "reproducible", "checkpoint.every": EVERY, "checkpoint.keep": KEEP,
+            "metrics.every": 10}
 
 
 class Job:
@@ -57,22 +59,32 @@ class Job:
         assert state == "COMPLETED", f"job {self.number} {state}\n{self.said()}\n{self.cluster.report(self.number)}"
 
     def hold(self):
-        """Stops the ranks in the middle of the run, so that no clock of Slurm's or the machine's decides what is
-        done by then. They learn of signals when they go on. False where they were done before."""
+        """Stops the ranks in the middle of the run, where no checkpoint is being written, so that no clock of Slurm's
+        or the machine's decides what is done by then. They learn of signals when they go on. False where they were
+        done before."""
         self.wait_for(lambda: self.run.lines() >= 4, "four lines of metrics")
-        ranks = self.ranks()
-        slurm.send(signal.SIGSTOP, ranks)
-        runs.wait_until(lambda: all(map(runs.stands_still, ranks)), "ranks that stand still")
-        if len(ranks) == 2 and self.run.lines() * 10 < STEPS - 10:
-            return True
-        self.go_on()
+        while len(ranks := self.ranks()) == 2:
+            slurm.send(signal.SIGSTOP, ranks)
+            runs.wait_until(lambda: all(map(runs.stands_still, ranks)), "ranks that stand still")
+            if self.is_between_checkpoints():
+                return True
+            self.go_on()
+            time.sleep(0.02)
         return False
+
+    def is_between_checkpoints(self):
+        step, steps = self.run.lines() * 10, self.run.checkpoints()
+        is_writing = any(name.endswith(".tmp") for name in os.listdir(self.run.path("checkpoints")))
+        return step < STEPS - 10 and steps[-1:] == [step // EVERY * EVERY] and len(steps) <= KEEP and not is_writing
 
     def ranks(self):
         return self.cluster.ranks(self.number, runs.CELFORGE)
 
     def go_on(self):
         slurm.send(signal.SIGCONT, self.ranks())
+
+    def wait_gone(self):
+        self.wait_for(lambda: self.fields()["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), "gone")
 
     def wait_requeued(self):
         def is_back():
@@ -89,12 +101,14 @@ class Job:
 
 
 def held_job(cluster, folder, data, name, *options, **more):
-    """A job that is held in the middle of its run; another one where it was done before it could be."""
+    """A job that is held in the middle of its first life; another one where that was over before it could be."""
     for number in range(4):
         job = Job(cluster, folder, data, f"{name}-{number}").submit(*options, **more)
-        if job.hold():
+        if job.hold() and job.fields()["Restarts"] == "0":
             return job
-        job.wait_completed()
+        cluster.call("scancel", job.number, check=False)
+        job.go_on()
+        job.wait_gone()
     raise AssertionError(f"{name}: done before it was held, each time\n{job.said()}")
 
 
@@ -200,7 +214,8 @@ def lines_of(path):
 def test_time_limit(tap, cluster, folder, data, undisturbed):
     """At its time limit, in a container"""
     path = fake_apptainer(folder) + ":" + cluster.environment["PATH"]
-    job = held_job(cluster, folder, data, "limited", "--time=1", "--signal=B:USR1@29", PATH=path, CONTAINER="celforge.sif")
+    job = held_job(cluster, folder, data, "limited", "--time=2", "--signal=B:USR1@75", PATH=path,
+                   CONTAINER="celforge.sif")
     job.wait_for(lambda: "asks the ranks for a checkpoint" in job.said(), "told to stop")
     # A rank that has got the signal both ways before it goes on sees one; the same a while later would be a second.
     job.wait_for(lambda: lines_of(os.path.join(folder, "passed-on")) == 2, "told to stop by the container, too")
@@ -219,7 +234,7 @@ def test_cancelled(tap, cluster, folder, data, undisturbed):
     """Cancelled"""
     job = held_job(cluster, folder, data, "cancelled")
     cluster.call("scancel", job.number)
-    job.wait_for(lambda: job.fields()["JobState"] not in ("RUNNING", "COMPLETING"), "gone")
+    job.wait_gone()
     fields = job.fields()
     tap.check((fields["JobState"], fields["Restarts"]) == ("CANCELLED", "0"), "a cancelled job stays away", fields)
     check_stopped(tap, job, "a cancelled job")
