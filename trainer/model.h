@@ -54,7 +54,10 @@ typedef struct ModelOptions {
 /* Builds and plans; allocates nothing large. `config` and `backend` outlive the model. */
 Status model_plan(const Config *config, Backend *backend, const ModelOptions *options, Model **out,
                   Error *error);
-void model_free(Model *model);
+/* Frees what was captured of the programs: before the collectives' owner closes. NULL is allowed.
+ */
+void model_release_captures(Model *model);
+void model_free(Model *model); /* NULL is allowed */
 /* Parameters, moments, batch buffers, arena. */
 Status model_allocate(Model *model, Error *error);
 /* Initial weights from run.seed. */
@@ -101,11 +104,11 @@ ClipShape model_shape(const Model *model);
 ProgramCost model_cost(const Model *model);
 /* The plan a person can read: programs, parameters, memory. */
 void model_print(const Model *model, Text *out);
-/* Frees what was captured of the programs: before the collectives' owner closes. NULL is allowed.
- */
-void model_release_captures(Model *model);
+/* From now on every op of a step is timed, or no longer. */
 void model_profile(Model *model, bool on);
+/* Op by op, what was timed since; `ceilings` of the device give each op's floor, NULL: none. */
 void model_print_profile(const Model *model, const Ceilings *ceilings, Text *out);
-ProgramTimes model_times(const Model *model); /* summed over the programs of a GAN step */
+/* Seconds timed since, summed over the programs of a GAN step. */
+ProgramTimes model_times(const Model *model);
 
 #endif

@@ -1,4 +1,5 @@
-/* The model's parts, for model.c (life, steps) and model_graph.c (what the programs compute). */
+/* The model's parts, for model.c (life, steps), model_graph.c (what the programs compute) and
+ * model_report.c (what they cost). */
 #ifndef CELFORGE_TRAINER_MODEL_INTERNAL_H
 #define CELFORGE_TRAINER_MODEL_INTERNAL_H
 

@@ -1,0 +1,85 @@
+/* What a step costs and how its time goes, in numbers and in words. */
+#include "trainer/model_internal.h"
+
+/* How often a GAN step runs a program. */
+static int runs_per_step(const Model *model, ProgramKind kind) {
+  bool warmup =
+      kind == PROGRAM_WARMUP || kind == PROGRAM_WARMUP_MICRO || kind == PROGRAM_WARMUP_LAST;
+  if (!model->programs[kind] || warmup) return 0;
+  bool micro = kind == PROGRAM_D_MICRO || kind == PROGRAM_G_MICRO;
+  return micro ? model->options.micro_batches - 1 : 1;
+}
+
+ProgramCost model_cost(const Model *model) {
+  ProgramCost sum = {0};
+  for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++) {
+    int runs = runs_per_step(model, kind);
+    if (runs == 0) continue;
+    ProgramCost cost = program_cost(model->programs[kind]);
+    sum.flops += runs * cost.flops;
+    sum.convolution_flops += runs * cost.convolution_flops;
+    sum.bytes += runs * cost.bytes;
+    sum.ops += runs * cost.ops;
+    sum.ops_before_fusion += runs * cost.ops_before_fusion;
+    if (cost.workspace_bytes > sum.workspace_bytes) sum.workspace_bytes = cost.workspace_bytes;
+  }
+  sum.arena_bytes = arena_bytes(model->arena);
+  return sum;
+}
+
+static void print_parameters(const Parameters *parameters, Text *out) {
+  if (parameters->total == 0) return;
+  int64_t used = 0;
+  for (int i = 0; i < parameters->count; i++) used += parameters->items[i].count;
+  text_append(out, "%s: %d parameters, ", parameters->network, parameters->count);
+  text_append_count(out, (double)used);
+  text_append(out, " numbers\n");
+  for (int i = 0; i < parameters->count; i++) {
+    char shape[SHAPE_TEXT_SIZE];
+    const Parameter *item = &parameters->items[i];
+    text_append(out, "  %-32s %-18s at %lld\n", item->name, shape_text(item->shape, shape),
+                (long long)item->offset);
+  }
+}
+
+void model_print(const Model *model, Text *out) {
+  text_append(out, "device: %s\n\n", model->backend->describe(model->backend));
+  print_parameters(&model->generator, out);
+  print_parameters(&model->discriminator, out);
+  for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++) {
+    if (!model->programs[kind]) continue;
+    text_append(out, "\n");
+    program_print(model->programs[kind], out);
+  }
+  ProgramCost cost = model_cost(model);
+  text_append(out, "\none step of this rank: ");
+  text_append_count(out, cost.flops);
+  text_append(out, "FLOP, ");
+  text_append_bytes_size(out, cost.bytes);
+  text_append(out, " moved; arena ");
+  text_append_bytes_size(out, (double)cost.arena_bytes);
+  text_append(out, "\n");
+}
+
+void model_profile(Model *model, bool on) {
+  for (int i = 0; i < PROGRAM_KIND_COUNT; i++)
+    if (model->programs[i]) program_profile(model->programs[i], on);
+}
+
+void model_print_profile(const Model *model, const Ceilings *ceilings, Text *out) {
+  for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++)
+    if (runs_per_step(model, kind) > 0) program_print_profile(model->programs[kind], ceilings, out);
+}
+
+ProgramTimes model_times(const Model *model) {
+  ProgramTimes sum = {0};
+  for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++) {
+    if (!model->programs[kind]) continue;
+    ProgramTimes times = program_times(model->programs[kind]);
+    sum.convolutions += times.convolutions;
+    sum.others += times.others;
+    sum.waiting += times.waiting;
+    sum.runs += times.runs;
+  }
+  return sum;
+}
