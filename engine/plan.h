@@ -1,6 +1,6 @@
 /* A graph on its way to being a program: its ops and values, the rewrites that fusion makes, and
  * the questions about order and memory that keep them right. For engine/program.c and the passes
- * (liveness, fusion, schedule, arena), not for users of the engine.
+ * (liveness, fusion, schedule, recompute, arena), not for users of the engine.
  *
  * Ops stand in slots in program order. A pass may remove an op, move one to a free slot, and change
  * what an op reads or makes; a value's producer always stands before its users. At the end

@@ -98,7 +98,6 @@ static void place_memory(Program *program) {
     program->steps[items[i].first].workspace_offset = items[i].offset;
   }
   program->lifetimes = items;
-  program->lifetime_count = count;
 }
 
 static void sum_costs(Program *program) {
@@ -297,8 +296,7 @@ done:
   return status;
 }
 
-/* --- Capturing ---------------------------------------------------------------------------------
- */
+/* --- Capturing -------------------------------------------------------------------------------- */
 
 /* The first run goes op by op: libraries load what they need then, which no capture may hold. */
 static bool is_to_be_captured(const Program *program) {

@@ -26,7 +26,6 @@ struct Program {
   Plan *plan; /* its ops are the steps' */
   int step_count;
   Step *steps;
-  int lifetime_count;
   Lifetime *lifetimes; /* of values, then of workspaces */
   int *lifetime_of;    /* by value */
   void *bound;         /* the arena's memory that the steps' addresses point into */

@@ -97,7 +97,7 @@ static Layout layout_of(const NormAttributes *norm, Shape x) {
     int64_t size = dim[AXIS_C] / norm->groups;
     layout.x = shape_make(dim[AXIS_N] * dim[AXIS_T], dim[AXIS_H], dim[AXIS_W], norm->groups, size);
     layout.vector = shape_make(1, 1, 1, norm->groups, size);
-    layout.axes = 1u << 1 | 1u << 2 | 1u << 4;
+    layout.axes = 1u << 1 | 1u << 2 | 1u << 4; /* H, W, C/groups */
   }
   double elements = 1;
   for (int axis = 0; axis < RANK; axis++) {
