@@ -160,6 +160,13 @@ done:
   return status;
 }
 
+/* The library may be of another installation than the header. */
+static void say_version(const Nccl *nccl) {
+  int version = 0;
+  if (nccl->rank != 0 || ncclGetVersion(&version) != ncclSuccess) return;
+  log_info("NCCL %d.%d.%d", version / 10000, version / 100 % 100, version % 100);
+}
+
 Status nccl_open(Comm *comm, const NcclOptions *options, Nccl **out, Error *error) {
   Status status = OK;
   *out = NULL;
@@ -173,6 +180,7 @@ Status nccl_open(Comm *comm, const NcclOptions *options, Nccl **out, Error *erro
   status = open_group(nccl, comm, error);
   if (status == OK && options->reproducible) status = open_tree(nccl, error);
   TRY(comm_agree(comm, status, error));
+  say_version(nccl);
   *out = nccl;
   nccl = NULL;
 done:

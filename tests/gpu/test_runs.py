@@ -84,14 +84,15 @@ def test_ranks(tap, folder):
     code = several.train(2, "none")
     if code == 64 and "share GPU" in several.said():
         tap.check(True, "two ranks on one GPU are refused over NCCL, with the ranks and the GPU")
-        runs.ENVIRONMENT["EMULATOR_DEVICES"] = "2"
+        runs.ENVIRONMENT["EMULATOR_DEVICES"] = "2"  # of which a real GPU takes no notice
         code = several.train(2, "none")
-        del runs.ENVIRONMENT["EMULATOR_DEVICES"]
     if code == 64 and "share GPU" in several.said():
         tap.skip("two ranks over NCCL", "there is one GPU")
         return
     tap.check(code == 0, "two ranks over NCCL", f"exit code {code}\n{several.said()}")
     same(tap, one, several, "leave the bytes of one rank")
+    again = [train(folder, f"fast-{i}", data, 2, comm__backend="nccl", comm__reduce="fast", train__steps=4) for i in (1, 2)]
+    same(tap, *again, "two deterministic runs of the fast reduction leave the same bytes")
 
 
 def test_commands(tap, folder):
