@@ -120,7 +120,7 @@ class Norm(nn.Module):
         if self.kind == "rms":
             shape = (1, -1) + (1,) * (x.dim() - 2)
             scale = torch.rsqrt(x.square().mean(1, keepdim=True) + NORM_EPSILON)
-            return x * scale * self.gain.view(shape) + self.bias.view(shape)
+            return (x * scale * self.gain.view(shape) + self.bias.view(shape)).to(x.dtype)
         if self.kind == "instance":
             return self.instance(x)
         group = lambda frames: F.group_norm(frames, self.groups, self.gain, self.bias, NORM_EPSILON)
@@ -345,7 +345,7 @@ class Training:
                 betas=(optim.beta1, optim.beta2),
                 eps=optim.epsilon,
                 weight_decay=optim.weight_decay,
-                **({"fused": True} if fused else {}),
+                **({"fused": True, "capturable": True} if fused else {}),
             )
             for name, network in self.networks.items()
             if list(network.parameters())
@@ -362,7 +362,8 @@ class Training:
         tensor = torch.tensor(array, dtype=parameter.dtype)
         if tensor.dim() == 5:
             tensor = tensor.permute(0, 4, 1, 2, 3)
-        return tensor.reshape(parameter.shape)
+        # Of the parameter's device and memory layout: an optimizer's kernels take all arrays of a parameter alike.
+        return torch.empty_like(parameter.detach()).copy_(tensor.reshape(parameter.shape))
 
     def load(self, folder):
         """Weights, EMA, moments and counters of a checkpoint; every array must be used."""
@@ -373,7 +374,7 @@ class Training:
             assert skipped == 0, f"{name}: {skipped} updates skipped"
             for key, p in self.networks[name].named_parameters():
                 optimizer.state[p] = {
-                    "step": torch.tensor(float(applied)),
+                    "step": torch.tensor(float(applied), device=p.device),
                     "exp_avg": self.from_checkpoint(moments.pop(f"{name}.moment1.{key}"), p),
                     "exp_avg_sq": self.from_checkpoint(moments.pop(f"{name}.moment2.{key}"), p),
                 }
@@ -423,9 +424,12 @@ class Training:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
+    def discriminator_loss(self, film, target, output):
+        pairs = torch.cat((torch.cat((film, target), 1), torch.cat((film, output), 1)))
+        return loss_discriminator(self.config.loss.adversarial, self.discriminator(pairs))
+
     def discriminator_half(self, film, target, output, losses, rate):
-        pairs = torch.cat((torch.cat((film, target), 1), torch.cat((film, output.detach()), 1)))
-        loss = loss_discriminator(self.config.loss.adversarial, self.discriminator(pairs))
+        loss = self.discriminator_loss(film, target, output.detach())
         loss.backward()
         losses["loss/d"] = loss.detach()
         self.update("discriminator", rate, losses, "grad_norm/d")

@@ -1,0 +1,106 @@
+#!/usr/bin/python3
+"""tests/gpu/run itself, with small scripts in the place of the tests: what passes, fails, hangs and crashes is told in
+the table, none takes the time of the others, and a signal ends it with the table."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tests"))
+import runs  # noqa: E402
+
+SCRIPTS = {
+    "celforge": "echo celforge 0",
+    "tests/gpu/test_backend": "echo 'ok 1 - one'; echo 'ok 2 - two # SKIP no reason'",
+    "tests/gpu/test_ops": "echo 'ok 1 - one'; echo 'conv3d [2,4,8]: 1, 2 expected' >&2; echo 'not ok 2 - two'; echo '# ops.c:7'; exit 1",
+    "tests/gpu/test_convolution": "echo 'ok 1 - one'; sleep 314 & echo $! >$BUILD/child; wait",
+    "tests/gpu/test_training": "echo 'ok 1 - one'; echo 'about to fall'; kill -SEGV $$",
+    "tests/gpu/test_reduce": "echo 'ok 1 - one'",
+}
+LIMIT = 60
+
+
+def make_build(folder):
+    build = os.path.join(folder, "build")
+    os.makedirs(os.path.join(build, "tests", "gpu"))
+    for name, text in SCRIPTS.items():
+        path = os.path.join(build, name)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(f"#!/bin/sh\n{text}\n")
+        os.chmod(path, 0o755)
+    return build
+
+
+def start(build, out, seconds, *parts):
+    return subprocess.Popen([sys.executable, os.path.join(ROOT, "tests/gpu/run"), "--out", out, *parts], stdout=subprocess.PIPE,
+                            stderr=subprocess.DEVNULL, text=True,
+                            env={**os.environ, "BUILD": build, "GPU_SECONDS": str(seconds)})
+
+
+def results(out):
+    with open(os.path.join(out, "summary.json"), encoding="utf-8") as file:
+        return {part["name"]: part for part in json.load(file)["parts"]}
+
+
+def hanging(build):
+    """Whether the process that a hanging test started is still there."""
+    with open(os.path.join(build, "child"), encoding="ascii") as file:
+        child = file.read().strip()
+    try:
+        with open(f"/proc/{child}/stat", encoding="ascii") as file:
+            return file.read().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_outcomes(tap, folder):
+    build, out = make_build(folder), os.path.join(folder, "out")
+    process = start(build, out, 22, "backend", "ops", "training", "reduce", "convolution")
+    text, _ = process.communicate(timeout=LIMIT)
+    found = results(out)
+    counts = {name: tuple(part[key] for key in ("passed", "failed", "skipped")) for name, part in found.items()}
+    expected = {"backend": (1, 0, 1), "ops": (1, 1, 0), "convolution": (1, 1, 0), "training": (1, 1, 0), "reduce": (1, 0, 0)}
+    tap.check(counts == expected, "passed, failed and skipped are counted, and one that hangs leaves time for the others", counts)
+    said = "--- ops: not ok 2 - two\n    conv3d [2,4,8]: 1, 2 expected\n    # ops.c:7\n"
+    tap.check(said in text, "the table holds what a failed test says", text)
+    tap.check("about to fall" in text and "ended by SIGSEGV" in text, "and the last words of one that crashes", text)
+    tap.check("not done after" in found["convolution"]["note"] and not hanging(build),
+              "one that hangs is ended at its limit, with what it started", found["convolution"])
+    names = sorted(os.listdir(out))
+    with tarfile.open(os.path.join(out, "logs.tar.gz")) as archive:
+        logs = archive.getnames()
+    tap.check(process.returncode == 1 and names == ["logs.tar.gz", "summary.json", "table.txt"] and "logs/ops.log" in logs,
+              "few files come of it", f"{process.returncode} {names} {logs}")
+
+
+def test_signal(tap, folder):
+    build, out = make_build(folder), os.path.join(folder, "out")
+    process = start(build, out, 540, "backend", "convolution", "reduce")
+    deadline = time.monotonic() + LIMIT
+    while not os.path.exists(os.path.join(build, "child")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=LIMIT)
+    tap.check("a signal ended the run" in text and "did not begin" in text and results(out)["backend"]["passed"] == 1,
+              "a signal ends the run with the table of what was done", text)
+    tap.check(not hanging(build), "and the processes of the part that ran")
+
+
+def main():
+    tap = runs.Tap()
+    for test in (test_outcomes, test_signal):
+        with tempfile.TemporaryDirectory(prefix="celforge-report-") as folder:
+            test(tap, folder)
+    process = subprocess.run([sys.executable, os.path.join(ROOT, "tests/gpu/run"), "nonsense"], capture_output=True, text=True,
+                             timeout=LIMIT, check=False)
+    tap.check(process.returncode == 1 and "unknown: nonsense" in process.stderr, "a part that is not there is refused", process.stderr)
+    tap.end()
+
+
+if __name__ == "__main__":
+    main()
