@@ -395,7 +395,8 @@ static Status add_wait(Nccl *nccl, const Wait *wait, double *seconds, Error *err
   float age = 0, milliseconds = 0;
   cudaError_t code = cudaEventElapsedTime(&age, nccl->mark, wait->begin);
   if (code == cudaSuccess) code = cudaEventElapsedTime(&milliseconds, wait->begin, wait->end);
-  if (code == cudaErrorNotReady || code == cudaErrorInvalidResourceHandle) {
+  if (code == cudaErrorNotReady || code == cudaErrorInvalidResourceHandle ||
+      code == cudaErrorInvalidValue) { /* never recorded: one or the other, as drivers have it */
     (void)cudaGetLastError();
     goto done;
   }

@@ -25,6 +25,8 @@ Status cuda_capture_end(Backend *backend, void **out, Error *error) {
 done:
   if (executable) cudaGraphExecDestroy(executable);
   if (graph) cudaGraphDestroy(graph);
+  if (status != OK)
+    error_context(error, "capturing a CUDA graph, which cuda.graphs=false does without");
   return status;
 }
 

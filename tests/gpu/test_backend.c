@@ -236,6 +236,7 @@ static void test_after_a_failed_capture_another_works(void **state) {
   assert_int_equal(backend->capture_end(backend, &captured, &refused), ERROR_INTERNAL);
   assert_null(captured);
   assert_non_null(strstr(refused.message, "cudaStreamEndCapture"));
+  assert_non_null(strstr(refused.message, "cuda.graphs=false"));
   send(backend, forked.x, 5);
   captured = capture_forked(backend, &forked);
   must(backend->capture_run(backend, captured, &error));
