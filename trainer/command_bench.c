@@ -16,39 +16,40 @@ static const Option BENCH_OPTIONS[] = {
     {"step|comm|data|scaling", OPTION_ARGUMENT, offsetof(Bench, what), true,
      .help = "step: a training step of a config; comm: all-reduces, under mpirun; data: the loader "
              "on a dataset; scaling: a step simulated on a cluster"},
-    {"PATH", OPTION_ARGUMENT, offsetof(Bench, path), false,
-     .help = "step: the config; data: the dataset; scaling: the config, or a step's trace (.json), "
-             "or nothing: all-reduces alone"},
+    {"PATH", OPTION_ARGUMENT, offsetof(Bench, path), false, .modes = "step|data|scaling",
+     .help = "the config, or the dataset; for scaling also a step's trace (.json), or nothing: "
+             "all-reduces alone"},
     {"json", OPTION_TEXT, offsetof(Bench, json), .value = "FILE", .help = "write the numbers here"},
-    {"set", OPTION_LIST, offsetof(Bench, set), .value = "KEY=VALUE",
-     .help = "step, scaling: change a key of the config; may be given again"},
+    {"set", OPTION_LIST, offsetof(Bench, set), .value = "KEY=VALUE", .modes = "step|scaling",
+     .help = "change a key of the config; may be given again"},
     {"steps", OPTION_NUMBER, offsetof(Bench, steps), .minimum = 1, .maximum = 1000000, .value = "N",
-     .default_text = "5", .help = "step, scaling: how many are timed, then profiled"},
+     .default_text = "5", .modes = "step|scaling", .help = "how many are timed, then profiled"},
     {"frames", OPTION_NUMBER, offsetof(Bench, frames), .maximum = 1024, .value = "T",
-     .default_text = "0", .help = "step, scaling: frames of the random clips; 0: the config's"},
-    {"size", OPTION_SIZE, offsetof(Bench, size), .value = "WxH",
-     .help = "step, scaling: their pixels; without it the config's crop, or the dataset's size"},
+     .default_text = "0", .modes = "step|scaling",
+     .help = "frames of the random clips; 0: the config's"},
+    {"size", OPTION_SIZE, offsetof(Bench, size), .value = "WxH", .modes = "step|scaling",
+     .help = "their pixels; without it the config's crop, or the dataset's size"},
     {"peak-gflops", OPTION_NUMBER, offsetof(Bench, peak_gflops), .maximum = 1000000000,
-     .value = "N", .default_text = "0",
-     .help = "step: the most GF/s of the device, for the floor of each op; 0: not known"},
+     .value = "N", .default_text = "0", .modes = "step",
+     .help = "the most GF/s of the device, for the floor of each op; 0: not known"},
     {"peak-gbps", OPTION_NUMBER, offsetof(Bench, peak_gbps), .maximum = 1000000, .value = "N",
-     .default_text = "0", .help = "step: the most GB/s of its memory, likewise"},
+     .default_text = "0", .modes = "step", .help = "the most GB/s of its memory, likewise"},
     {"threads", OPTION_NUMBER, offsetof(Bench, threads), .minimum = 1, .maximum = 64, .value = "N",
-     .default_text = "1", .help = "data: threads that read"},
+     .default_text = "1", .modes = "data", .help = "threads that read"},
     {"seconds", OPTION_NUMBER, offsetof(Bench, seconds), .minimum = 1, .maximum = 3600,
-     .value = "S", .default_text = "2", .help = "data: how long each is measured"},
-    {"cluster", OPTION_TEXT, offsetof(Bench, cluster), .value = "FILE",
-     .help = "scaling: the cluster, like configs/clusters/h200-infiniband.yaml"},
+     .value = "S", .default_text = "2", .modes = "data", .help = "how long each is measured"},
+    {"cluster", OPTION_TEXT, offsetof(Bench, cluster), .value = "FILE", .modes = "scaling",
+     .help = "the cluster, like configs/clusters/h200-infiniband.yaml"},
     {"cluster-set", OPTION_LIST, offsetof(Bench, cluster_set), .value = "KEY=VALUE",
-     .help = "scaling: change a key of the cluster; may be given again"},
-    {"ranks", OPTION_TEXT, offsetof(Bench, ranks), .value = "LIST",
-     .help = "scaling: numbers of ranks, like 1,8,64; without it powers of two up to all"},
+     .modes = "scaling", .help = "change a key of the cluster; may be given again"},
+    {"ranks", OPTION_TEXT, offsetof(Bench, ranks), .value = "LIST", .modes = "scaling",
+     .help = "numbers of ranks, like 1,8,64; without it powers of two up to all"},
     {"played", OPTION_NUMBER, offsetof(Bench, played), .minimum = 1, .maximum = 100000,
-     .value = "N", .default_text = "64", .help = "scaling: steps that are simulated"},
+     .value = "N", .default_text = "64", .modes = "scaling", .help = "steps that are simulated"},
     {"seed", OPTION_NUMBER, offsetof(Bench, seed), .minimum = 0, .maximum = INT64_MAX, .value = "N",
-     .default_text = "1", .help = "scaling: of the steps' random durations"},
-    {"save-trace", OPTION_TEXT, offsetof(Bench, save_trace), .value = "FILE",
-     .help = "scaling: write the config's step, to simulate it again"},
+     .default_text = "1", .modes = "scaling", .help = "of the steps' random durations"},
+    {"save-trace", OPTION_TEXT, offsetof(Bench, save_trace), .value = "FILE", .modes = "scaling",
+     .help = "write the config's step, to simulate it again"},
 };
 
 static BenchStepOptions step_options(const Bench *bench) {
@@ -104,17 +105,14 @@ static Status run_data(const Bench *bench, Error *error) {
 
 static Status run_bench(const void *values, const Invocation *invocation, Error *error) {
   const Bench *bench = values;
-  bool step = strcmp(bench->what, "step") == 0, data = strcmp(bench->what, "data") == 0;
+  bool step = strcmp(bench->what, "step") == 0;
   if (strcmp(bench->what, "comm") == 0)
     return bench_comm_run(bench->json, invocation->argc, invocation->argv, error);
   if (strcmp(bench->what, "scaling") == 0) return run_scaling(bench, error);
-  if ((step || data) && !bench->path)
+  if (!bench->path)
     return error_set(error, ERROR_USAGE, "bench %s: PATH is missing: %s", bench->what,
                      step ? "a config" : "a dataset");
-  if (step) return run_step(bench, error);
-  if (data) return run_data(bench, error);
-  return error_set(error, ERROR_USAGE,
-                   "bench: \"%s\" is not known; allowed: step, comm, data, scaling", bench->what);
+  return step ? run_step(bench, error) : run_data(bench, error);
 }
 
 const Command command_bench = {

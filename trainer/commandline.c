@@ -108,15 +108,29 @@ static void print_usage(const Command *command, Text *out) {
   text_append(out, " [options]\n\n%s\n\n", command->summary);
 }
 
+/* "step|data" as "step, data". */
+static void append_words(const char *words, Text *out) {
+  for (const char *at = words; *at; at++)
+    if (*at == '|')
+      text_append(out, ", ");
+    else
+      text_append_bytes(out, at, 1);
+}
+
 static void print_option(const Option *option, Text *out) {
   Text left = {0};
   bool argument = option->kind == OPTION_ARGUMENT;
   text_append(&left, argument ? "  %s" : "  --%s", option->name);
   if (option->value) text_append(&left, " %s", option->value);
   if (left.length + 2 > HELP_COLUMN)
-    text_append(out, "%s\n%*s%s", left.data, HELP_COLUMN, "", option->help);
+    text_append(out, "%s\n%*s", left.data, HELP_COLUMN, "");
   else
-    text_append(out, "%-*s%s", HELP_COLUMN, left.data, option->help);
+    text_append(out, "%-*s", HELP_COLUMN, left.data);
+  if (option->modes) {
+    append_words(option->modes, out);
+    text_append(out, ": ");
+  }
+  text_append(out, "%s", option->help);
   if (option->default_text) text_append(out, " (default %s)", option->default_text);
   text_append(out, "\n");
   text_free(&left);
@@ -247,6 +261,36 @@ done:
   return status;
 }
 
+static bool is_among(const char *words, const char *word) {
+  for (size_t length = strlen(word);; words += strcspn(words, "|") + 1) {
+    if (strcspn(words, "|") == length && strncmp(words, word, length) == 0) return true;
+    if (!strchr(words, '|')) return false;
+  }
+}
+
+/* What a mode does not take would be ignored. */
+static Status check_modes(const Parser *parser, Error *error) {
+  Status status = OK;
+  const Option *options = parser->command->options, *mode = options;
+  const char *word =
+      mode->kind == OPTION_ARGUMENT ? *(const char **)value_at(parser->values, mode) : NULL;
+  Text words = {0};
+  if (!word || !strchr(mode->name, '|')) return OK;
+  append_words(mode->name, &words);
+  if (!is_among(mode->name, word))
+    FAIL(error, ERROR_USAGE, "\"%s\" is not known; allowed: %s", word, words.data);
+  for (int i = 0; i < parser->command->option_count; i++) {
+    if (!parser->given[i] || !options[i].modes || is_among(options[i].modes, word)) continue;
+    text_clear(&words);
+    append_words(options[i].modes, &words);
+    FAIL(error, ERROR_USAGE, "%s%s: is not for %s, but for %s",
+         options[i].kind == OPTION_ARGUMENT ? "" : "--", options[i].name, word, words.data);
+  }
+done:
+  text_free(&words);
+  return status;
+}
+
 /* What was not given: an error, or the default. */
 static Status complete(Parser *parser, Error *error) {
   for (int i = 0; i < parser->command->option_count; i++) {
@@ -272,6 +316,7 @@ static Status run_command(const Command *command, int *argc, char ***argv, Error
                    .count = *argc - 2,
                    .words = *argv + 2};
   status = parse_words(&parser, error);
+  if (status == OK && !parser.help) status = check_modes(&parser, error);
   if (status == OK && !parser.help) status = complete(&parser, error);
   if (status != OK) {
     error_context(error, "%s", command->name);

@@ -33,13 +33,16 @@ typedef enum OptionKind {
 } OptionKind;
 
 typedef struct Option {
-  const char *name; /* "frames"; of arguments what help calls them: "OUT" */
+  /* "frames"; of arguments what help calls them: "OUT". "step|data": one of these words, the
+   * command's mode. */
+  const char *name;
   OptionKind kind;
   size_t offset; /* of the value, into the command's struct of values */
   bool required;
   int64_t minimum, maximum; /* of NUMBER */
   const char *value;        /* what help calls the value: "T" */
   const char *default_text; /* taken where the option is not given; NULL: zero */
+  const char *modes;        /* "step|data": the only modes that take it; NULL: all */
   const char *help;
 } Option;
 
