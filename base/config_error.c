@@ -9,8 +9,7 @@
 
 enum { LONGEST_SHOWN = 80 };
 
-/* --- Where each key was last set, a table for each thread ----------------------------------------
- */
+/* --- Where each key was last set, a table for each thread ------------------------------------- */
 
 typedef struct Places {
   struct {

@@ -167,8 +167,7 @@ static Status sync_parent(const char *path, Error *error) {
   return status;
 }
 
-/* --- Files, whole or absent ---------------------------------------------------------------------
- */
+/* --- Files, whole or absent ------------------------------------------------------------------- */
 
 Status atomic_file_open(const char *path, AtomicFile *file, Error *error) {
   *file = (AtomicFile){.descriptor = -1};
@@ -234,8 +233,7 @@ done:
   return status;
 }
 
-/* --- Folders ------------------------------------------------------------------------------------
- */
+/* --- Folders ---------------------------------------------------------------------------------- */
 
 /* rename(2) would replace an empty folder, so that is left out where the file system can. */
 static int rename_to_new(const char *from, const char *to) {

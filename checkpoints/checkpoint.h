@@ -63,8 +63,8 @@ Status checkpoint_writer_submit(CheckpointWriter *writer, const CheckpointConten
 Status checkpoint_writer_check(CheckpointWriter *writer, Error *error);
 /* Waits until nothing is being written, at most `timeout` seconds. */
 Status checkpoint_writer_wait(CheckpointWriter *writer, double timeout, Error *error);
-/* Waits at most CHECKPOINT_WAIT_SECONDS, then frees; a thread that hangs in a write longer than that
- * is left behind with what it uses. */
+/* Waits at most CHECKPOINT_WAIT_SECONDS, then frees; a thread that hangs in a write longer than
+ * that is left behind with what it uses. */
 Status checkpoint_writer_close(CheckpointWriter *writer, Error *error);
 
 /* --- Reading ---------------------------------------------------------------------------------- */

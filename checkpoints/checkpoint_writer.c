@@ -29,8 +29,7 @@ struct CheckpointWriter {
   Error failure; /* of the last write, until it is reported */
 };
 
-/* --- The thread: commit and retention ----------------------------------------------------------
- */
+/* --- The thread: commit and retention --------------------------------------------------------- */
 
 static bool is_trusted(const CheckpointWriter *writer, int64_t step) {
   for (size_t i = 0; i < writer->trusted_count; i++) {
@@ -167,8 +166,7 @@ static void *run(void *argument) {
   return NULL;
 }
 
-/* --- The caller's side ---------------------------------------------------------------------------
- */
+/* --- The caller's side ------------------------------------------------------------------------ */
 
 /* What a killed process has left. */
 static Status remove_leftovers(const char *folder, Error *error) {

@@ -12,16 +12,21 @@
 #define CHECKPOINT_LATEST   "latest"
 enum { CHECKPOINT_VERSION = 1 };
 
-/* --- safetensors.c ------------------------------------------------------------------------------
- */
+/* --- safetensors.c ---------------------------------------------------------------------------- */
 
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian");
+
+#define SAFETENSORS_METADATA "__metadata__" /* the one member of the header that is no tensor */
+/* Bytes of the number before the header, and the most that the header may have. */
+enum { SAFETENSORS_LENGTH = 8, SAFETENSORS_MAX_HEADER = 100000000 };
+
+/* Bytes of one element; 0 for an unknown type. */
+size_t tensor_type_size(TensorType type);
 /* As safetensors_open, but first holds length and CRC32C of the file against what is expected. */
 Status safetensors_open_checked(const char *path, uint64_t size, uint32_t crc, Safetensors **out,
                                 Error *error);
 
-/* --- steps.c: the folders step-N in RUN/checkpoints
- * -----------------------------------------------
- */
+/* --- steps.c: the folders step-N in RUN/checkpoints ------------------------------------------- */
 
 /* "step-00012000", with `suffix` behind it; caller frees. */
 char *step_name(int64_t step, const char *suffix);
@@ -34,9 +39,7 @@ Status step_remove(const char *folder, int64_t step, Error *error);
 /* Renames one to step-N.left, or .left-2 and so on: whole, but out of the run's course. */
 Status step_set_aside(const char *folder, int64_t step, int64_t in_favour_of, Error *error);
 
-/* --- snapshot.c: content copied aside, and written
- * -------------------------------------------------
- */
+/* --- snapshot.c: content copied aside, and written -------------------------------------------- */
 
 typedef struct Snapshot {
   CheckpointContent content; /* points to what follows */
@@ -54,8 +57,7 @@ void snapshot_free(Snapshot *snapshot);
 /* Writes every file and the manifest, fsynced, into the existing folder. */
 Status snapshot_write(const Snapshot *snapshot, const char *folder, Error *error);
 
-/* --- manifest.c ---------------------------------------------------------------------------------
- */
+/* --- manifest.c ------------------------------------------------------------------------------- */
 
 /* Over the canonical text of all members but "crc32c". */
 uint32_t checkpoint_manifest_crc(const json_t *manifest);

@@ -17,11 +17,6 @@
 #include "base/text.h"
 #include "checkpoints/internal.h"
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian");
-
-enum { LENGTH_BYTES = 8, MAX_HEADER_BYTES = 100000000, WRITE_BYTES = 4 << 20 };
-static const char METADATA_KEY[] = "__metadata__";
-
 static const struct {
   const char *name;
   size_t size;
@@ -34,8 +29,8 @@ static const struct {
 };
 enum { TYPE_COUNT = sizeof TYPES / sizeof *TYPES };
 
-static size_t type_size(TensorType type) {
-  return TYPES[type].size;
+size_t tensor_type_size(TensorType type) {
+  return (int)type >= 0 && (int)type < TYPE_COUNT ? TYPES[type].size : 0;
 }
 
 const char *tensor_type_name(TensorType type) {
@@ -43,136 +38,10 @@ const char *tensor_type_name(TensorType type) {
 }
 
 size_t named_tensor_bytes(const NamedTensor *tensor) {
-  size_t bytes = type_size(tensor->type);
+  size_t bytes = tensor_type_size(tensor->type);
   for (int i = 0; i < tensor->rank; i++) bytes *= (size_t)tensor->shape[i];
   return bytes;
 }
-
-/* --- Writing ---------------------------------------------------------------------------------- */
-
-/* Widest type first, so that every tensor is aligned to its type; then by name. */
-static int compare_for_writing(const void *a, const void *b) {
-  const NamedTensor *const *left = a, *const *right = b;
-  size_t left_size = type_size((*left)->type), right_size = type_size((*right)->type);
-  if (left_size != right_size) return left_size < right_size ? 1 : -1;
-  return strcmp((*left)->name, (*right)->name);
-}
-
-/* A promise of the caller, hence ERROR_INTERNAL. */
-static Status check_tensor(const char *path, const NamedTensor *tensor, Error *error) {
-  const char *name = tensor->name ? tensor->name : "(null)";
-  if (!tensor->name || strcmp(name, METADATA_KEY) == 0)
-    return error_set(error, ERROR_INTERNAL, "%s: a tensor cannot be named %s", path, name);
-  if ((int)tensor->type < 0 || (int)tensor->type >= TYPE_COUNT)
-    return error_set(error, ERROR_INTERNAL, "%s: tensor \"%s\": unknown type %d", path, name,
-                     (int)tensor->type);
-  if (tensor->rank < 0 || tensor->rank > TENSOR_MAX_RANK)
-    return error_set(error, ERROR_INTERNAL, "%s: tensor \"%s\": rank %d; allowed: 0 to %d", path,
-                     name, tensor->rank, TENSOR_MAX_RANK);
-  size_t bytes = type_size(tensor->type);
-  for (int i = 0; i < tensor->rank; i++) {
-    if (tensor->shape[i] < 0 || __builtin_mul_overflow(bytes, (size_t)tensor->shape[i], &bytes))
-      return error_set(error, ERROR_INTERNAL, "%s: tensor \"%s\": dimension %d is %lld", path, name,
-                       i, (long long)tensor->shape[i]);
-  }
-  if (bytes > 0 && !tensor->data)
-    return error_set(error, ERROR_INTERNAL, "%s: tensor \"%s\": has no data", path, name);
-  return OK;
-}
-
-static json_t *describe_tensor(const NamedTensor *tensor, uint64_t begin, uint64_t end) {
-  json_t *shape = json_array();
-  for (int i = 0; i < tensor->rank; i++)
-    json_array_append_new(shape, json_integer(tensor->shape[i]));
-  return json_pack("{s:s, s:o, s:[I,I]}", "dtype", tensor_type_name(tensor->type), "shape", shape,
-                   "data_offsets", (json_int_t)begin, (json_int_t)end);
-}
-
-/* Length and padded JSON, ready to be written. */
-static Status make_header(const char *path, const NamedTensor *const *sorted, int count, Text *out,
-                          Error *error) {
-  Status status = OK;
-  char *dump = NULL;
-  json_t *header = json_object();
-  uint64_t offset = 0;
-  for (int i = 0; i < count; i++) {
-    uint64_t end = offset + named_tensor_bytes(sorted[i]);
-    if (json_object_get(header, sorted[i]->name))
-      FAIL(error, ERROR_INTERNAL, "%s: two tensors are named \"%s\"", path, sorted[i]->name);
-    if (json_object_set_new(header, sorted[i]->name, describe_tensor(sorted[i], offset, end)) != 0)
-      FAIL(error, ERROR_INTERNAL, "%s: the name of tensor %d is not UTF-8", path, i);
-    offset = end;
-  }
-  dump = json_dumps(header, JSON_COMPACT);
-  if (!dump) FAIL(error, ERROR_INTERNAL, "%s: the header cannot be written as JSON", path);
-  uint64_t length = (strlen(dump) + 7) / 8 * 8;
-  if (length > MAX_HEADER_BYTES)
-    FAIL(error, ERROR_INTERNAL, "%s: a header of %llu bytes; at most %d are allowed", path,
-         (unsigned long long)length, MAX_HEADER_BYTES);
-  text_append_bytes(out, &length, LENGTH_BYTES);
-  text_append_bytes(out, dump, strlen(dump));
-  while (out->length < LENGTH_BYTES + length) text_append_bytes(out, " ", 1);
-done:
-  free(dump);
-  json_decref(header);
-  return status;
-}
-
-/* Writes in pieces that are still in the cache when the checksum has read them. */
-static Status write_summed(int descriptor, const char *path, const void *data, size_t size,
-                           uint32_t *crc, uint64_t *total, Error *error) {
-  const char *bytes = data;
-  *total += size;
-  while (size > 0) {
-    size_t length = size < WRITE_BYTES ? size : WRITE_BYTES;
-    *crc = crc32c(*crc, bytes, length);
-    Status status = file_write(descriptor, path, bytes, length, error);
-    if (status != OK) return status;
-    bytes += length;
-    size -= length;
-  }
-  return OK;
-}
-
-Status safetensors_write(const char *path, const NamedTensor *tensors, int count, uint32_t *crc,
-                         uint64_t *size, Error *error) {
-  Status status = OK;
-  Text header = {0};
-  int descriptor = -1;
-  uint32_t sum = 0;
-  uint64_t total = 0;
-  const NamedTensor **sorted = mem_new((size_t)count + 1, sizeof *sorted);
-  for (int i = 0; i < count; i++) {
-    TRY(check_tensor(path, &tensors[i], error));
-    sorted[i] = &tensors[i];
-  }
-  qsort(sorted, (size_t)count, sizeof *sorted, compare_for_writing);
-  TRY(make_header(path, sorted, count, &header, error));
-
-  descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (descriptor < 0) {
-    status = error_errno(error, errno, "%s: cannot create", path);
-    goto done;
-  }
-  TRY(write_summed(descriptor, path, header.data, header.length, &sum, &total, error));
-  for (int i = 0; i < count; i++)
-    TRY(write_summed(descriptor, path, sorted[i]->data, named_tensor_bytes(sorted[i]), &sum, &total,
-                     error));
-  if (fsync(descriptor) != 0) status = error_errno(error, errno, "%s: cannot flush", path);
-done:
-  if (descriptor >= 0) {
-    if (close(descriptor) != 0 && status == OK)
-      status = error_errno(error, errno, "%s: cannot close", path);
-    if (status != OK) unlink(path);
-  }
-  if (status == OK && crc) *crc = sum;
-  if (status == OK && size) *size = total;
-  text_free(&header);
-  free(sorted);
-  return status;
-}
-
-/* --- Reading ---------------------------------------------------------------------------------- */
 
 struct Safetensors {
   json_t *header; /* owns the names */
@@ -245,7 +114,7 @@ static Status parse_shape(const char *where, const json_t *object, NamedTensor *
          json_array_size(shape), TENSOR_MAX_RANK);
   tensor->rank = (int)json_array_size(shape);
   TRY(parse_numbers(where, "shape", shape, tensor->shape, error));
-  *bytes = type_size(tensor->type);
+  *bytes = tensor_type_size(tensor->type);
   for (int i = 0; i < tensor->rank; i++) {
     if (__builtin_mul_overflow(*bytes, (uint64_t)tensor->shape[i], bytes))
       FAIL(error, ERROR_DATA, "%s.shape: its product does not fit 64 bits", where);
@@ -286,10 +155,11 @@ static Status check_metadata(const char *name, const json_t *metadata, Error *er
   json_t *value;
   ShownName shown;
   if (!json_is_object(metadata))
-    return error_set(error, ERROR_DATA, "%s: %s: must be an object of strings", name, METADATA_KEY);
+    return error_set(error, ERROR_DATA, "%s: %s: must be an object of strings", name,
+                     SAFETENSORS_METADATA);
   json_object_foreach((json_t *)metadata, key, value) {
     if (!json_is_string(value))
-      return error_set(error, ERROR_DATA, "%s: %s.%s: must be a string", name, METADATA_KEY,
+      return error_set(error, ERROR_DATA, "%s: %s.%s: must be a string", name, SAFETENSORS_METADATA,
                        show(key, shown));
   }
   return OK;
@@ -302,7 +172,7 @@ static Status parse_entries(const char *name, json_t *header, Entry *entries, in
   ShownName shown;
   json_object_foreach(header, key, value) {
     Status status;
-    if (strcmp(key, METADATA_KEY) == 0) {
+    if (strcmp(key, SAFETENSORS_METADATA) == 0) {
       status = check_metadata(name, value, error);
     } else {
       char *where = mem_format("%s: \"%s\"", name, show(key, shown));
@@ -338,17 +208,17 @@ static Status check_cover(const char *name, const Entry *entries, int count, uin
 
 static Status check_lengths(const char *name, const char *bytes, size_t size, uint64_t *length,
                             Error *error) {
-  if (size < LENGTH_BYTES)
+  if (size < SAFETENSORS_LENGTH)
     return error_set(error, ERROR_DATA, "%s: has %zu bytes; a safetensors file has 8 or more", name,
                      size);
-  memcpy(length, bytes, LENGTH_BYTES);
-  if (*length > MAX_HEADER_BYTES)
+  memcpy(length, bytes, SAFETENSORS_LENGTH);
+  if (*length > SAFETENSORS_MAX_HEADER)
     return error_set(error, ERROR_DATA, "%s: a header of %llu bytes; at most %d are allowed", name,
-                     (unsigned long long)*length, MAX_HEADER_BYTES);
-  if (*length > size - LENGTH_BYTES)
+                     (unsigned long long)*length, SAFETENSORS_MAX_HEADER);
+  if (*length > size - SAFETENSORS_LENGTH)
     return error_set(error, ERROR_DATA, "%s: ends in its header: %llu bytes announced, %zu there",
-                     name, (unsigned long long)*length, size - LENGTH_BYTES);
-  if (*length == 0 || bytes[LENGTH_BYTES] != '{')
+                     name, (unsigned long long)*length, size - SAFETENSORS_LENGTH);
+  if (*length == 0 || bytes[SAFETENSORS_LENGTH] != '{')
     return error_set(error, ERROR_DATA, "%s: its header does not begin with {", name);
   return OK;
 }
@@ -362,12 +232,12 @@ Status safetensors_parse(const char *name, const void *bytes, size_t size, Safet
   Safetensors *file = mem_new(1, sizeof *file);
   *out = NULL;
   TRY(check_lengths(name, bytes, size, &length, error));
-  const char *text = (const char *)bytes + LENGTH_BYTES, *data = text + length;
+  const char *text = (const char *)bytes + SAFETENSORS_LENGTH, *data = text + length;
   TRY(json_parse(name, text, length, &file->header, error));
   entries = mem_new(json_object_size(file->header) + 1, sizeof *entries);
   TRY(parse_entries(name, file->header, entries, &count, error));
   qsort(entries, (size_t)count, sizeof *entries, compare_by_place);
-  TRY(check_cover(name, entries, count, size - LENGTH_BYTES - length, error));
+  TRY(check_cover(name, entries, count, size - SAFETENSORS_LENGTH - length, error));
   file->tensors = mem_new((size_t)count + 1, sizeof *file->tensors);
   file->count = count;
   for (int i = 0; i < count; i++) {

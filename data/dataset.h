@@ -72,7 +72,7 @@ Status dataset_describe(const char *path, Text *out, Error *error);
 typedef struct DatasetSpec {
   ClipShape shape;
   int fps_numerator, fps_denominator;
-  int64_t clips_per_shard; /* 0: as many as make about 256 MiB */
+  int64_t clips_per_shard; /* 0: as many as make about 256 MiB; deflated at most 16384 */
   bool deflate;            /* zlib level 1 with byte shuffle off */
   const char *maker;       /* one line kept in the manifest: the command and its seed. A different
                               maker's leftovers are not continued. */

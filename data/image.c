@@ -29,9 +29,10 @@ void image_free(Image *image) {
   *image = (Image){0};
 }
 
-/* --- libpng: errors leave by longjmp, so what must survive one lives in a struct, and no function
- * that calls libpng behind setjmp keeps anything of its own. -------------------------------------
- */
+/* --- PNG ------------------------------------------------------------------------------------- */
+
+/* Errors of libpng leave by longjmp, so what must survive one lives in a struct, and no function
+ * that calls libpng behind setjmp keeps anything of its own. */
 
 typedef struct Png {
   png_structp png;

@@ -42,8 +42,7 @@ Status folder_writer_open(const char *path, MediaKind kind, const VideoWriterOpt
 Status stream_writer_open(const char *path, const VideoWriterOptions *options, void **state,
                           Error *error);
 
-/* --- A filter graph between frames of any format and RGB frames of one size. ---------------------
- */
+/* --- A filter graph between frames of any format and RGB frames of one size. ------------------ */
 typedef struct FrameFilter FrameFilter;
 struct AVFrame;
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""Stock readers on the shards that `celforge synth` writes: h5py sees the documented arrays and
-attributes, the checksums are those of the decoded bytes, the manifest's offsets and chunk tables are
-where h5py finds the data, and h5dump reads it all."""
+"""Stock readers on the shards that `celforge synth` writes and `celforge join` takes over: h5py sees
+the documented arrays and attributes, the checksums are those of the decoded bytes, the manifest's
+offsets and chunk tables are where h5py finds the data, and h5dump reads it all."""
 
 import json
 import os
@@ -60,10 +60,13 @@ def crc32c(data):
     return crc ^ 0xFFFFFFFF
 
 
+def celforge(*arguments):
+    return subprocess.run([CELFORGE, *arguments], capture_output=True, text=True, timeout=300, check=False)
+
+
 def synth(folder, *more):
-    command = [CELFORGE, "synth", folder, "--clips", str(CLIPS), "--frames", str(FRAMES), "--size",
-               f"{WIDTH}x{HEIGHT}", "--seed", "7", *more]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return celforge("synth", folder, "--clips", str(CLIPS), "--frames", str(FRAMES), "--size",
+                    f"{WIDTH}x{HEIGHT}", "--seed", "7", *more)
 
 
 def text(value):
@@ -80,7 +83,8 @@ def check_shard(kind, folder, manifest, entry, index):
     with h5py.File(path, "r") as shard:
         attributes = {key: text(value) for key, value in shard.attrs.items()}
         expected = {"format": "celforge-shard", "schema_version": "1",
-                    "dataset_uuid": manifest["uuid"], "shard": str(index),
+                    "dataset_uuid": entry.get("dataset_uuid", manifest["uuid"]),
+                    "shard": str(entry.get("shard", index)),
                     "clips": str(entry["clips"]), "frames": str(FRAMES), "fps": manifest["fps"],
                     "color": "rgb24", "layout": "NTHWC"}
         check(f"{name} has the documented attributes", attributes == expected, str(attributes))
@@ -118,15 +122,14 @@ def recorded(entry):
             for side in ("source", "target")}
 
 
-def check_dataset(kind, folder, *more):
-    result = synth(folder, *more)
-    check(f"{kind}: synth writes a dataset", result.returncode == 0, result.stderr[-500:])
+def check_dataset(kind, folder, clips, result):
+    check(f"{kind}: a dataset is written", result.returncode == 0, result.stderr[-500:])
     if result.returncode != 0:
         return
     with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as stream:
         manifest = json.load(stream)
     check(f"{kind}: the manifest counts the clips",
-          manifest["clips"] == CLIPS == sum(shard["clips"] for shard in manifest["shards"]))
+          manifest["clips"] == clips == sum(shard["clips"] for shard in manifest["shards"]))
     for index, entry in enumerate(manifest["shards"]):
         check_shard(kind, folder, manifest, entry, index)
     if shutil.which("h5dump"):
@@ -139,8 +142,11 @@ def check_dataset(kind, folder, *more):
 
 def main():
     with tempfile.TemporaryDirectory(prefix="celforge-h5py-") as root:
-        check_dataset("plain", os.path.join(root, "plain"))
-        check_dataset("deflated", os.path.join(root, "deflated"), "--deflate")
+        plain, deflated, joined = (os.path.join(root, *path) for path in (("parts", "plain"), ("deflated",), ("joined",)))
+        check_dataset("plain", plain, CLIPS, synth(plain))
+        check_dataset("deflated", deflated, CLIPS, synth(deflated, "--deflate"))
+        shutil.copytree(plain, os.path.join(root, "parts", "again"))
+        check_dataset("joined", joined, 2 * CLIPS, celforge("join", joined, os.path.join(root, "parts")))
     print(f"1..{count}")
     return 1 if failed else 0
 

@@ -245,8 +245,7 @@ static void test_every_truncation(void **state) {
   free(bytes);
 }
 
-/* --- For other readers and writers --------------------------------------------------------------
- */
+/* --- For other readers and writers ------------------------------------------------------------ */
 
 static void print_hex(const void *data, size_t size) {
   const unsigned char *bytes = data;

@@ -224,6 +224,11 @@ static void writer_refuses(void **state) {
   spec.shape.frames = 0;
   assert_int_equal(open_writer(inside(*state, "new"), &spec, &error), ERROR_USAGE);
   assert_says(&error, "frames is 0", "1 to 65536", NULL);
+  spec = small_spec();
+  spec.deflate = true;
+  spec.clips_per_shard = 16385;
+  assert_int_equal(open_writer(inside(*state, "new"), &spec, &error), ERROR_USAGE);
+  assert_says(&error, "16385 compressed clips a shard", "0 to 16384", NULL);
 }
 
 static void writers_do_not_meet(void **state) {
