@@ -7,14 +7,14 @@
 #include "engine/cuda/reference_convolution.h"
 
 /* --- Scratch ---------------------------------------------------------------------------------- */
-enum { MOST_SAMPLES = 64 };
+enum { MOST_SAMPLES = 64, MOST_SUMS = MOST_SAMPLES * REFERENCE_MOST_SLICES };
 
 /* One piece of memory for everything; `memory` NULL: the device has not that much. */
 typedef struct Scratch {
   char *memory;
   size_t bytes;
   ConvolutionTensors tensors;
-  double *sums; /* [MOST_SAMPLES] */
+  double *sums; /* [MOST_SUMS] */
   void *workspace;
 } Scratch;
 
@@ -40,7 +40,7 @@ static Status scratch_new(const ConvolutionSteps *steps, cudaStream_t stream, Sc
   bias_at = out->bytes;
   out->bytes += cuda_align((size_t)steps->convolution.y.dim[AXIS_C] * sizeof(float));
   sums_at = out->bytes;
-  out->bytes += cuda_align(MOST_SAMPLES * sizeof(double));
+  out->bytes += cuda_align(MOST_SUMS * sizeof(double));
   workspace_at = out->bytes;
   out->bytes += steps->workspace;
   const cudaError_t code = cudaMalloc((void **)&out->memory, out->bytes);
@@ -92,6 +92,7 @@ static Status sum_samples(const ConvolutionSteps *steps, cudaStream_t stream,
                           const Scratch *scratch, int samples, double *out, Error *error) {
   static const ReferenceResult results[] = {REFERENCE_Y, REFERENCE_DX, REFERENCE_DW};
   Status status = OK;
+  double sums[MOST_SUMS];
   const Convolution *c = &steps->convolution;
   ReferenceSamplesLaunch launch = {.convolution = {.result = results[c->pass],
                                                    .x = scratch->tensors.part[PART_X],
@@ -107,9 +108,15 @@ static Status sum_samples(const ConvolutionSteps *steps, cudaStream_t stream,
     launch.convolution.stride[i] = c->stride[i];
     launch.convolution.before[i] = c->before[i];
   }
+  launch.slices = reference_sample_slices(&launch.convolution);
   TRY(launch_reference_samples(&launch, stream, error));
   CUDA_TRY(cudaStreamSynchronize(stream));
-  CUDA_TRY(cudaMemcpy(out, scratch->sums, (size_t)samples * sizeof *out, cudaMemcpyDeviceToHost));
+  CUDA_TRY(cudaMemcpy(sums, scratch->sums, (size_t)(samples * launch.slices) * sizeof *sums,
+                      cudaMemcpyDeviceToHost));
+  for (int i = 0; i < samples; i++) {
+    out[i] = 0;
+    for (int64_t k = 0; k < launch.slices; k++) out[i] += sums[i * launch.slices + k];
+  }
 done:
   return status;
 }

@@ -20,6 +20,8 @@ typedef struct Entry {
   cudnnBackendDescriptor_t config; /* likewise */
 } Entry;
 
+static const double MOST_TUNING_SECONDS = 60;
+
 /* What choosing has cost so far: engines that are compiled at run time take up to seconds each. */
 typedef struct Progress {
   int made;
@@ -99,12 +101,22 @@ static void say_slow(const Cudnn *cudnn, const Convolution *convolution, const E
   text_free(&text);
 }
 
+/* Told once when tuning stops. */
+static void say_untuned(const Cudnn *cudnn, double before) {
+  const Progress *progress = &cudnn->progress;
+  if (cudnn->tune && before < MOST_TUNING_SECONDS && progress->seconds >= MOST_TUNING_SECONDS)
+    log_info("cuDNN: %d convolutions were tuned in %.0f s; what is still to come is chosen by "
+             "heuristics, and tuned at the next start",
+             progress->made, progress->seconds);
+}
+
 /* A long start is seen to go on. */
 static void count_made(Cudnn *cudnn, double seconds) {
   static const double OFTEN = 5; /* seconds of work between two lines */
   Progress *progress = &cudnn->progress;
   progress->made++;
   progress->seconds += seconds;
+  say_untuned(cudnn, progress->seconds - seconds);
   if (progress->seconds - progress->said < OFTEN) return;
   progress->said = progress->seconds;
   log_info("cuDNN: %d convolutions prepared in %.0f s%s%s", progress->made, progress->seconds,
@@ -142,11 +154,10 @@ Status cudnn_choose(Cudnn *cudnn, const Convolution *convolution, const Convolut
   }
   if (!known) {
     const double begin = seconds_now();
+    const bool tune = cudnn->tune && cudnn->progress.seconds < MOST_TUNING_SECONDS;
     CudnnFound found = {0};
-    const CudnnSearch search = {.target = cudnn->target,
-                                .rules = cudnn->rules,
-                                .tune = cudnn->tune,
-                                .stream = cudnn->stream};
+    const CudnnSearch search = {
+        .target = cudnn->target, .rules = cudnn->rules, .tune = tune, .stream = cudnn->stream};
     TRY(cudnn_search(&search, convolution, only, &found, error));
     entry.form = found.form;
     entry.plan = found.plan;
@@ -154,8 +165,8 @@ Status cudnn_choose(Cudnn *cudnn, const Convolution *convolution, const Convolut
     entry.config = found.config;
     known = add(cudnn, &entry);
     entry.key = NULL;
-    say(convolution, known, cudnn->tune ? "measured" : "by heuristics");
-    if (!only) write_entry(cudnn, known);
+    say(convolution, known, tune ? "measured" : "by heuristics");
+    if (!only && tune == cudnn->tune) write_entry(cudnn, known);
     if (!only) say_slow(cudnn, convolution, known);
     count_made(cudnn, seconds_now() - begin);
   }

@@ -4,7 +4,11 @@
  * Choosing: the forms of a convolution (convolution_form.h) come in tiers. Within the first tier
  * that has a plan at all it is the first form and engine on tensor cores, or else the first of any
  * kind; or, with options.tune, the fastest of the first few of each form, measured with all that
- * stands around cuDNN. Deterministic runs are never tuned: clocks would choose their bits.
+ * stands around cuDNN. Deterministic runs are never tuned: clocks would choose their bits. Tuning
+ * ends after a minute in all: engines that are compiled at run time take up to seconds each.
+ *
+ * On a device every plan is tried before it is chosen (convolution_trial): one that fails or
+ * computes wrong numbers is said and the next one taken. A trial also loads what no capture may.
  *
  * A choice is kept in `cache`/cudnn/, a JSON file each, under everything it depends on: the
  * convolution, the device, cuDNN's version, the rules. A file that is damaged, of another key, or

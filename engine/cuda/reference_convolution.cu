@@ -173,7 +173,7 @@ __device__ static double product_of_dw(const ReferenceConvolutionLaunch &p, cons
          static_cast<double>(element(p.y, p.operands, in_y));
 }
 
-__device__ static int64_t terms_of(const ReferenceConvolutionLaunch &p) {
+__host__ __device__ static int64_t terms_of(const ReferenceConvolutionLaunch &p) {
   const int64_t *w = p.w_shape.dim, *y = p.y_shape.dim;
   if (p.result == REFERENCE_DW) return y[0] * y[1] * y[2] * y[3];
   return w[1] * w[2] * w[3] * (p.result == REFERENCE_Y ? w[4] : w[0]);
@@ -189,7 +189,8 @@ __global__ void __launch_bounds__(SAMPLE_THREADS)
   split(reference_sample_place(blockIdx.x, p.samples, elements), shape, at);
   const int64_t terms = terms_of(c);
   double sum = 0.0;
-  for (int64_t term = threadIdx.x; term < terms; term += SAMPLE_THREADS)
+  for (int64_t term = static_cast<int64_t>(blockIdx.y) * SAMPLE_THREADS + threadIdx.x; term < terms;
+       term += p.slices * SAMPLE_THREADS)
     sum += c.result == REFERENCE_Y    ? product_of_y(c, at, term)
            : c.result == REFERENCE_DX ? product_of_dx(c, at, term)
                                       : product_of_dw(c, at, term);
@@ -199,13 +200,20 @@ __global__ void __launch_bounds__(SAMPLE_THREADS)
     __syncthreads();
     if (lane < half) lanes[lane] += lanes[lane + half];
   }
-  if (lane == 0) p.out[blockIdx.x] = lanes[0];
+  if (lane == 0) p.out[blockIdx.x * p.slices + blockIdx.y] = lanes[0];
+}
+
+extern "C" int64_t reference_sample_slices(const ReferenceConvolutionLaunch *convolution) {
+  const int64_t slices = terms_of(*convolution) / (SAMPLE_THREADS * 64);
+  return slices < 1                       ? 1
+         : slices < REFERENCE_MOST_SLICES ? slices
+                                          : static_cast<int64_t>(REFERENCE_MOST_SLICES);
 }
 
 extern "C" Status launch_reference_samples(const ReferenceSamplesLaunch *p, cudaStream_t stream,
                                            Error *error) {
-  return cuda_launch(reference_samples_kernel, dim3(static_cast<unsigned>(p->samples)),
-                     SAMPLE_THREADS, 0, *p, stream, error);
+  const dim3 blocks(static_cast<unsigned>(p->samples), static_cast<unsigned>(p->slices));
+  return cuda_launch(reference_samples_kernel, blocks, SAMPLE_THREADS, 0, *p, stream, error);
 }
 
 /* --- Numbers ---------------------------------------------------------------------------------- */

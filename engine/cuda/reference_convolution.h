@@ -29,13 +29,16 @@ Status launch_reference_convolution(const ReferenceConvolutionLaunch *p, cudaStr
                                     Error *error);
 
 /* Element i of `samples` is the one at reference_sample_place(i, samples, elements of the result):
- * the first, the last, and others evenly between them. f64 sums, a block for each. `out` of
- * `convolution` is not looked at. */
+ * the first, the last, and others evenly between them. f64 sums, long ones in slices by a block
+ * each, which are left to be added up. `out` of `convolution` is not looked at. */
+enum { REFERENCE_MOST_SLICES = 16 };
 typedef struct ReferenceSamplesLaunch {
   ReferenceConvolutionLaunch convolution;
-  int64_t samples;
-  double *out; /* [samples] */
+  int64_t samples, slices; /* slices: 1 to REFERENCE_MOST_SLICES */
+  double *out;             /* [samples, slices] */
 } ReferenceSamplesLaunch;
+/* How many slices suit a convolution. */
+int64_t reference_sample_slices(const ReferenceConvolutionLaunch *convolution);
 Status launch_reference_samples(const ReferenceSamplesLaunch *p, cudaStream_t stream, Error *error);
 SHARED int64_t reference_sample_place(int64_t sample, int64_t samples, int64_t elements) {
   return samples > 1 ? sample * (elements - 1) / (samples - 1) : 0;

@@ -233,27 +233,30 @@ static void expect(const ReferenceConvolutionLaunch *p, const Pair *x, const Pai
   }
 }
 
-/* The same by samples: all of them where there are so many, or few. */
+/* The same by samples, some or all, in one slice or several. */
 static void check_samples(const ReferenceConvolutionLaunch *p, uint64_t seed, size_t count,
                           const double *expected) {
   const int64_t counts[] = {1, 5, (int64_t)count};
   for (int k = 0; k < 3; k++) {
-    const int64_t samples = counts[k] < (int64_t)count ? counts[k] : (int64_t)count;
-    ReferenceSamplesLaunch launch = {.convolution = *p, .samples = samples};
-    void *device = NULL;
-    double *found = mem_new((size_t)samples, sizeof *found);
-    must(backend->allocate(backend, (size_t)samples * sizeof *found, "a test", &device, &error));
-    launch.out = device;
+    ReferenceSamplesLaunch launch = {.convolution = *p, .samples = counts[k], .slices = 1 + k};
+    if (launch.samples > (int64_t)count) launch.samples = (int64_t)count;
+    Pair sums = pair_new(shape_make(1, 1, 1, launch.samples, 2 * launch.slices), DTYPE_F32, NULL);
+    const size_t sum_count = (size_t)(launch.samples * launch.slices);
+    double *found = mem_new(sum_count, sizeof *found);
+    launch.out = sums.device;
     must(launch_reference_samples(&launch, stream(), &error));
-    must(backend->download(backend, found, device, (size_t)samples * sizeof *found, &error));
-    for (int64_t i = 0; i < samples; i++) {
-      const int64_t at = reference_sample_place(i, samples, (int64_t)count);
-      if (samples == (int64_t)count) assert_int_equal(at, i);
-      if (samples > 1 && i == samples - 1) assert_int_equal(at, (int64_t)count - 1);
-      assert_near("sample", seed, &found[i], &expected[at], 1, 1e-12);
+    must(backend->download(backend, found, sums.device, sum_count * sizeof *found, &error));
+    for (int64_t i = 0; i < launch.samples; i++) {
+      const int64_t at = reference_sample_place(i, launch.samples, (int64_t)count);
+      double sum = 0;
+      for (int64_t slice = 0; slice < launch.slices; slice++)
+        sum += found[i * launch.slices + slice];
+      if (launch.samples == (int64_t)count) assert_int_equal(at, i);
+      if (launch.samples > 1 && i == launch.samples - 1) assert_int_equal(at, (int64_t)count - 1);
+      assert_near("sample", seed, &sum, &expected[at], 1, 1e-12);
     }
-    backend->release(backend, device);
     free(found);
+    pair_free(&sums);
   }
 }
 
