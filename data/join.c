@@ -26,7 +26,28 @@ typedef struct Join {
   bool copying; /* links have turned out not to work */
 } Join;
 
+/* Two names of one file or folder. */
+static bool is_same_file(const char *a, const char *b) {
+  struct stat first, second;
+  return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
 /* --- What there is to join -------------------------------------------------------------------- */
+
+/* What is written may lie among the parts, and be there from an interrupted join. */
+static void leave_out_own(Join *join) {
+  size_t kept = 0;
+  for (size_t i = 0; i < join->count; i++) {
+    char *path = path_join(join->options->parts, join->names[i]);
+    if (is_same_file(path, join->options->out))
+      free(join->names[i]);
+    else
+      join->names[kept++] = join->names[i];
+    free(path);
+  }
+  join->count = kept;
+}
 
 static Status find_parts(Join *join, Error *error) {
   const JoinOptions *o = join->options;
@@ -34,6 +55,7 @@ static Status find_parts(Join *join, Error *error) {
     return error_set(error, ERROR_DATA, "%s: no such folder", o->parts);
   Status status = folder_list(o->parts, &join->names, &join->count, error);
   if (status != OK) return status;
+  leave_out_own(join);
   if (join->count == 0) return error_set(error, ERROR_DATA, "%s: holds no dataset", o->parts);
   if (o->count > 0 && (uint64_t)o->count != join->count)
     return error_set(error, ERROR_DATA, "%s: holds %zu parts; there must be %lld", o->parts,
@@ -149,13 +171,6 @@ static void report(const Join *join, int64_t clips) {
 }
 
 /* --- Shard files as they are ------------------------------------------------------------------ */
-
-/* Two names of one file. */
-static bool is_same_file(const char *a, const char *b) {
-  struct stat first, second;
-  return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
-         first.st_ino == second.st_ino;
-}
 
 /* `path` is NULL, or a copy is made there. */
 static Status check_file(const char *from, const ShardLayout *layout, const char *path,

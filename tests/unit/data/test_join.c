@@ -218,6 +218,19 @@ static void test_goes_on(void **state) {
   remove_folder(folder);
 }
 
+static void test_written_among_the_parts(void **state) {
+  (void)state;
+  char *folder = make_parts();
+  JoinOptions o = options(folder);
+  o.out = inside(folder, "parts/b-whole");
+  o.count = 3;
+  must_join(&o);
+  assert_int_equal(unlink(inside(folder, "parts/b-whole/manifest.json")), 0);
+  must_join(&o);
+  check_whole(o.out, 4);
+  remove_folder(folder);
+}
+
 static void refused_over(const char *folder, const char *shard, const char *says) {
   Error error = {0};
   const JoinOptions o = options(folder);
@@ -348,6 +361,7 @@ int main(void) {
       cmocka_unit_test(test_place_does_not_matter),
       cmocka_unit_test(test_files_are_copied),
       cmocka_unit_test(test_goes_on),
+      cmocka_unit_test(test_written_among_the_parts),
       cmocka_unit_test(test_what_is_not_ours_stays),
       cmocka_unit_test(test_written_anew),
       cmocka_unit_test(test_writing_anew_goes_on),
