@@ -1,6 +1,5 @@
 #include "engine/graph.h"
 
-#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -144,8 +143,8 @@ Value graph_view(Graph *graph, Buffer *buffer, int64_t offset, Shape shape) {
     return NO_VALUE;
   }
   if (offset < 0 || offset > buffer->count || shape_count(shape) > buffer->count - offset) {
-    graph_fail(graph, "view: %s at element %" PRId64 " of buffer %s, which holds %" PRId64,
-               shape_text(shape, text), offset, buffer->name, buffer->count);
+    graph_fail(graph, "view: %s at element %lld of buffer %s, which holds %lld",
+               shape_text(shape, text), (long long)offset, buffer->name, (long long)buffer->count);
     return NO_VALUE;
   }
   Value found = find_view(graph, buffer, offset, shape);

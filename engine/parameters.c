@@ -1,6 +1,5 @@
 #include "engine/parameters.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -295,9 +294,9 @@ void parameters_differentiate(Parameters *parameters, Graph *graph, Value loss,
                               const PartialSums *partial, bool all_reduce, int64_t bucket_bytes) {
   if (parameters->count == 0 || bucket_bytes < 1) {
     graph_fail(graph,
-               "parameters: %s has %d parameters, buckets of %" PRId64 " bytes; both must be at "
+               "parameters: %s has %d parameters, buckets of %lld bytes; both must be at "
                "least 1",
-               parameters->network, parameters->count, bucket_bytes);
+               parameters->network, parameters->count, (long long)bucket_bytes);
     return;
   }
   size_t count = (size_t)parameters->count;

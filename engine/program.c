@@ -1,6 +1,5 @@
 #include "engine/program.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 
 #include "base/memory.h"

@@ -60,8 +60,10 @@ typedef struct ProgramCost {
   double flops;             /* a run: multiply and add count as two */
   double convolution_flops; /* of it, in the three convolution kinds */
   double bytes;             /* read and written by the ops */
-  size_t arena_bytes, workspace_bytes;
-  int ops, ops_before_fusion;
+  size_t arena_bytes;       /* of values and workspaces */
+  size_t workspace_bytes;   /* of the largest workspace */
+  int ops;                  /* that run */
+  int ops_before_fusion;
 } ProgramCost;
 ProgramCost program_cost(const Program *program);
 

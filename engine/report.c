@@ -1,5 +1,4 @@
 /* Programs as pages that people read: the plan, and where its time goes. */
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -92,7 +91,7 @@ static Widths find_widths(const Program *program) {
 static void append_place(Text *out, const Program *program, Value shown) {
   const PlanValue *value = plan_value(program->plan, shown);
   if (value->buffer) {
-    text_append(out, "  %s+%" PRId64 "\n", value->buffer->name, value->offset);
+    text_append(out, "  %s+%lld\n", value->buffer->name, (long long)value->offset);
   } else {
     int lifetime = program->lifetime_of[shown.id];
     text_append(out, "  arena+%zu\n", lifetime < 0 ? 0 : program->lifetimes[lifetime].offset);
@@ -130,8 +129,8 @@ static void append_buckets(Text *out, const Program *program) {
     const Tensor *target = &program->steps[i].inputs[0];
     Range range = plan_range(program->plan, op->inputs[0]);
     int wait = waiting_op(program, i);
-    text_append(out, "%5d  %s[%" PRId64 ":%" PRId64 "] %s", i, target->buffer->name, range.begin,
-                range.end, dtype_name(target->dtype));
+    text_append(out, "%5d  %s[%lld:%lld] %s", i, target->buffer->name, (long long)range.begin,
+                (long long)range.end, dtype_name(target->dtype));
     append_number(out, 0, (double)(range.end - range.begin) * (double)dtype_size(target->dtype),
                   UNIT_BYTES);
     if (wait < program->step_count) {
@@ -281,8 +280,8 @@ void program_print_profile(const Program *program, const Ceilings *ceilings, Tex
     return;
   }
   double runs = (double)times.runs, total = times.convolutions + times.others;
-  text_append(out, "program %s on %s: the mean of %" PRId64 " runs\n\n", program->name,
-              program->backend->name, times.runs);
+  text_append(out, "program %s on %s: the mean of %lld runs\n\n", program->name,
+              program->backend->name, (long long)times.runs);
   Profile profile = {program, ceilings, total, runs};
   append_slowest_ops(out, &profile);
   append_kinds(out, &profile);

@@ -1,7 +1,5 @@
 #include "engine/tasks.h"
 
-#include <inttypes.h>
-
 /* --- Norms ------------------------------------------------------------------------------------ */
 
 static Status check_norm(const Op *op, const Tensor *x, const Tensor *y, const Tensor *other,
@@ -18,8 +16,8 @@ static Status check_norm(const Op *op, const Tensor *x, const Tensor *y, const T
     FAIL(error, ERROR_INTERNAL, "%s: %s: %s: activation is tanh; allowed are none and leaky ReLU",
          op->name, backend, kind);
   if (norm->kind == NORM_GROUP && (norm->groups < 1 || channels % norm->groups != 0))
-    FAIL(error, ERROR_INTERNAL, "%s: %s: %s: %d groups do not divide %" PRId64 " channels",
-         op->name, backend, kind, norm->groups, channels);
+    FAIL(error, ERROR_INTERNAL, "%s: %s: %s: %d groups do not divide %lld channels", op->name,
+         backend, kind, norm->groups, (long long)channels);
 done:
   return status;
 }
@@ -63,9 +61,9 @@ Status store_task(const Op *op, const Tensor *inputs, const char *backend, Store
   const bool copies = !accumulates && from == to;
   if (count != room || (!copies && (from == DTYPE_U8 || to == DTYPE_U8)))
     FAIL(error, ERROR_INTERNAL,
-         "%s: %s: store of %" PRId64 " %s into %" PRId64 " %s; allowed are equal numbers of f32 "
+         "%s: %s: store of %lld %s into %lld %s; allowed are equal numbers of f32 "
          "or bf16",
-         op->name, backend, count, dtype_name(from), room, dtype_name(to));
+         op->name, backend, (long long)count, dtype_name(from), (long long)room, dtype_name(to));
   *out = (StoreTask){.count = count, .accumulates = accumulates, .copies = copies};
 done:
   return status;
@@ -116,8 +114,8 @@ Status adam_task(const Op *op, const Tensor *inputs, const char *backend, AdamTa
     const bool there = op_has_input(op, inputs, i);
     if (!there && wanted.optional) continue;
     if (!there || shape_count(inputs[i].shape) != wanted.count || inputs[i].dtype != wanted.dtype)
-      FAIL(error, ERROR_INTERNAL, "%s: %s: adam: %s must be %" PRId64 " elements of %s", op->name,
-           backend, wanted.name, wanted.count, dtype_name(wanted.dtype));
+      FAIL(error, ERROR_INTERNAL, "%s: %s: adam: %s must be %lld elements of %s", op->name, backend,
+           wanted.name, (long long)wanted.count, dtype_name(wanted.dtype));
   }
   *out = (AdamTask){.count = count,
                     .constants = op->attributes.adam,

@@ -1,6 +1,5 @@
 #include "engine/tensor.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -44,8 +43,8 @@ bool shape_equal(Shape a, Shape b) {
 
 char *shape_text(Shape shape, char text[SHAPE_TEXT_SIZE]) {
   const int64_t *dim = shape.dim;
-  snprintf(text, SHAPE_TEXT_SIZE, "[%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 "]",
-           dim[0], dim[1], dim[2], dim[3], dim[4]);
+  snprintf(text, SHAPE_TEXT_SIZE, "[%lld,%lld,%lld,%lld,%lld]", (long long)dim[0],
+           (long long)dim[1], (long long)dim[2], (long long)dim[3], (long long)dim[4]);
   return text;
 }
 
@@ -91,8 +90,8 @@ Status buffer_allocate(Buffer *buffer, Backend *backend, Error *error) {
   if (buffer->data != NULL)
     return error_set(error, ERROR_INTERNAL, "buffer %s: allocated twice", buffer->name);
   if (buffer->count < 1)
-    return error_set(error, ERROR_INTERNAL, "buffer %s: %" PRId64 " elements; at least 1 is needed",
-                     buffer->name, buffer->count);
+    return error_set(error, ERROR_INTERNAL, "buffer %s: %lld elements; at least 1 is needed",
+                     buffer->name, (long long)buffer->count);
   Status status = OK;
   size_t bytes = (size_t)buffer->count * dtype_size(buffer->dtype);
   TRY(backend->allocate(backend, bytes, buffer->name, &buffer->data, error));
@@ -116,9 +115,9 @@ static Status check_range(const Buffer *buffer, const char *what, int64_t offset
     return error_set(error, ERROR_INTERNAL, "buffer %s: %s before it is allocated", buffer->name,
                      what);
   if (offset < 0 || count < 0 || offset > buffer->count || count > buffer->count - offset)
-    return error_set(error, ERROR_INTERNAL,
-                     "buffer %s: %s of %" PRId64 " elements at %" PRId64 ", it holds %" PRId64,
-                     buffer->name, what, count, offset, buffer->count);
+    return error_set(error, ERROR_INTERNAL, "buffer %s: %s of %lld elements at %lld, it holds %lld",
+                     buffer->name, what, (long long)count, (long long)offset,
+                     (long long)buffer->count);
   return OK;
 }
 

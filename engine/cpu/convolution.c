@@ -288,8 +288,7 @@ static Status conv_new(Backend *backend, const Op *op, ConvPass pass, const Tens
   } else {
     kernel->side = choose_side(pass, operands, &kernel->geometry);
     ConvSetup setup = setup_of(op, pass, &t, kernel->side, kernel->bias);
-    TRY(conv_primitive_new(((CpuBackend *)(void *)backend)->onednn, &setup, &kernel->primitive,
-                           error));
+    TRY(conv_primitive_new(cpu_onednn(backend), &setup, &kernel->primitive, error));
     kernel->base.workspace = conv_primitive_workspace(kernel->primitive);
     if (kernel->side != FOLD_NONE) plan_fold(kernel, operands);
   }

@@ -26,6 +26,9 @@ typedef struct CpuBackend {
 static inline int cpu_threads(const Backend *backend) {
   return ((const CpuBackend *)(const void *)backend)->threads;
 }
+static inline struct Onednn *cpu_onednn(const Backend *backend) {
+  return ((const CpuBackend *)(const void *)backend)->onednn;
+}
 
 /* --- Constructors, one for each kind of op ---------------------------------------------------- */
 typedef Status CpuKernelNew(Backend *backend, const Op *op, const Tensor *inputs,

@@ -54,7 +54,7 @@ size_t conv_primitive_workspace(const ConvPrimitive *primitive); /* bytes, a mul
 /* x and y are the input's and the output's side (of values or of gradients); the one the pass gives
  * is written. `w` is written in the backward pass of the weights and read otherwise; `buffer` is
  * what w lies in when it is read, or NULL. */
-Status conv_primitive_run(ConvPrimitive *primitive, void *x, void *w, Buffer *buffer, void *bias,
-                          void *y, void *workspace, Error *error);
+Status conv_primitive_run(ConvPrimitive *primitive, void *x, void *w, const Buffer *buffer,
+                          void *bias, void *y, void *workspace, Error *error);
 
 #endif

@@ -112,8 +112,8 @@ done:
   return status;
 }
 
-Status conv_primitive_run(ConvPrimitive *p, void *x, void *w, Buffer *buffer, void *bias, void *y,
-                          void *workspace, Error *error) {
+Status conv_primitive_run(ConvPrimitive *p, void *x, void *w, const Buffer *buffer, void *bias,
+                          void *y, void *workspace, Error *error) {
   Status status = OK;
   const ConvSetup *setup = &p->setup;
   const bool writes = setup->pass == PASS_BACKWARD_WEIGHTS;

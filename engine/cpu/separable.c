@@ -1,13 +1,10 @@
 /* A kernel for any separable map: padding, resizing, pooling and their transposes. */
-#include "engine/axis_map.h"
-#include "engine/cpu/cpu.h"
-
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "engine/axis_map.h"
+#include "engine/cpu/cpu.h"
 #include "engine/cpu/partition.h"
-
-/* --- The kernel ------------------------------------------------------------------------------- */
 
 /* Pixels of a row that are made alike. */
 typedef enum RunKind { RUN_ZERO, RUN_COPY, RUN_COMBINE } RunKind;

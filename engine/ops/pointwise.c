@@ -178,10 +178,6 @@ Value append_safe_reciprocal(Graph *graph, Value x) {
   return append_unary(graph, PW_SAFE_RECIPROCAL, x, 0, 0);
 }
 
-Value append_clamp_step(Graph *graph, Value x, float low, float high) {
-  return append_unary(graph, PW_CLAMP_STEP, x, low, high);
-}
-
 /* --- Gradients -------------------------------------------------------------------------------- */
 
 /* dy times the derivative of y = code(x), for the unary codes. */
@@ -211,7 +207,8 @@ static Value unary_gradient(Graph *graph, const PointwiseInstruction *instructio
   case PW_LOG:
     return graph_div(graph, dy, x);
   case PW_CLAMP:
-    return graph_mul(graph, dy, append_clamp_step(graph, x, instruction->p, instruction->q));
+    return graph_mul(graph, dy,
+                     append_unary(graph, PW_CLAMP_STEP, x, instruction->p, instruction->q));
   default: /* constants and steps: zero wherever the derivative exists */
     return NO_VALUE;
   }

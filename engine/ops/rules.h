@@ -24,8 +24,7 @@ Value append_alias(Graph *graph, Value x);
 /* Sums (f32) over the axes along which `x` was broadcast from `shape`; x itself when there are
  * none. */
 Value reduce_to_shape(Graph *graph, Value x, Shape shape);
-/* x == 0 ? 0 : 1 / x, and p < x && x < q ? 1 : 0: derivatives alone use them. */
+/* x == 0 ? 0 : 1 / x: derivatives alone use it. */
 Value append_safe_reciprocal(Graph *graph, Value x);
-Value append_clamp_step(Graph *graph, Value x, float low, float high);
 
 #endif
