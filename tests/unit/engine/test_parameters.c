@@ -142,8 +142,8 @@ static void wrong_declarations(void **state) {
       "parameters: net.new is new, but the network's parameters are frozen",
       "parameters: net.gain: a vector begins as zeros or ones, not random",
       "parameters: net.w: deviation -1; it is at least 0 and finite",
-      "parameters: net.empty is [1,1,1,1,0]; every axis must be at least 1, their product below "
-      "2^59",
+      ("parameters: net.empty is [1,1,1,1,0]; every axis must be at least 1, their product below "
+       "2^59"),
       "parameters: net has 5 parameters, buckets of 0 bytes; both must be at least 1",
   };
   for (int i = 0; i < 7; i++) {
