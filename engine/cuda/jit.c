@@ -1,5 +1,6 @@
 #include "engine/cuda/jit.h"
 
+#include <dlfcn.h>
 #include <nvrtc.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +30,22 @@ struct Jit {
 enum { ENTRY_MAX_BYTES = 64 << 20 };
 
 /* --- Compiling -------------------------------------------------------------------------------- */
+
+/* NVRTC opens a second library by its name alone, also where that lies beside NVRTC in a folder
+ * that the dynamic linker does not know (a Python package's). One that is loaded already is found.
+ */
+static void load_builtins(void) {
+  int major = 0, minor = 0;
+  Dl_info place = {0};
+  void *here = dlsym(RTLD_DEFAULT, "nvrtcVersion");
+  if (!here || dladdr(here, &place) == 0 || !place.dli_fname) return;
+  const char *slash = strrchr(place.dli_fname, '/');
+  if (!slash || nvrtcVersion(&major, &minor) != NVRTC_SUCCESS) return;
+  char *path = mem_format("%.*s/libnvrtc-builtins.so.%d.%d", (int)(slash - place.dli_fname),
+                          place.dli_fname, major, minor);
+  (void)dlopen(path, RTLD_NOW | RTLD_GLOBAL); /* for as long as the process lives */
+  free(path);
+}
 
 typedef struct Code {
   char *bytes;
@@ -229,6 +246,7 @@ Status jit_new(int major, int minor, const char *folder, Jit **out, Error *error
   *out = NULL;
   jit->major = major;
   jit->minor = minor;
+  load_builtins();
   TRY(find_target(major, minor, target, error));
   if (folder && folder_create(folder, &why) == OK) {
     jit->folder = mem_string(folder);
