@@ -83,13 +83,15 @@ static Status backward_run(Kernel *base, const Tensor *inputs, const Tensor *out
 /* --- Constructors ----------------------------------------------------------------------------- */
 
 /* Enough pieces to fill a device, of pixels enough to be worth a block. */
-static int64_t pieces_of(const NormLaunch *p, NormKind kind) {
+static void cut(NormLaunch *p, NormKind kind) {
   enum { LEAST_PIXELS = 64 };
   const int64_t pixels = kind == NORM_RMS ? p->frames * p->pixels : p->pixels;
   const int64_t useful = (pixels + LEAST_PIXELS - 1) / LEAST_PIXELS;
   int64_t most = kind == NORM_RMS ? NORM_MOST_PIECES : NORM_MOST_PIECES / p->frames;
   if (most < 1) most = 1;
-  return useful < most ? useful : most;
+  if (useful < most) most = useful;
+  p->piece_length = (pixels + most - 1) / most;
+  p->pieces = (pixels + p->piece_length - 1) / p->piece_length;
 }
 
 static Status norm_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
@@ -109,7 +111,7 @@ static Status norm_new(Backend *backend, const Op *op, const Tensor *inputs, con
       .epsilon = task.epsilon,
       .slope = task.slope,
   };
-  kernel->launch.pieces = pieces_of(&kernel->launch, task.kind);
+  cut(&kernel->launch, task.kind);
   kernel->base.free = norm_free;
   *out = kernel;
 done:

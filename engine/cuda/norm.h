@@ -43,7 +43,7 @@ typedef struct NormLaunch {
   void *dx;
   float *dgain, *dbias; /* C; NULL where not wanted */
   /* rms: how many partial sums; frames: how many pieces a frame is cut into */
-  int64_t pieces;
+  int64_t pieces, piece_length; /* frames: pixels of a piece, but for the last one of a frame */
   /* [rms: pieces; frames: frames, pieces][2, C]; rms: NULL where neither dgain nor dbias is wanted
    */
   float *partials;

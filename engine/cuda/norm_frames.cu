@@ -8,8 +8,8 @@
 
 struct FramesLaunch {
   NormLaunch norm;
-  int lanes;     /* threads side by side over channels, a power of two */
-  int64_t tiles; /* of `lanes` accesses that cover the channels */
+  int lanes;      /* threads side by side over channels, a power of two */
+  unsigned tiles; /* of `lanes` accesses that cover the channels */
 };
 
 /* Where a thread works. */
@@ -20,17 +20,24 @@ struct Place {
   bool active;        /* `channel` is one */
 };
 
+/* Where a frame's piece that begins at pixel `begin` ends. */
+__device__ inline int64_t piece_end(const NormLaunch &p, int64_t begin) {
+  return begin + p.piece_length < p.pixels ? begin + p.piece_length : p.pixels;
+}
+
 template <int N> __device__ inline Place place_of(const FramesLaunch &p) {
   Place place;
-  const int64_t tile = blockIdx.x % p.tiles, piece = blockIdx.x / p.tiles;
-  place.frame = piece / p.norm.pieces;
-  place.piece = piece % p.norm.pieces;
-  const int64_t base = place.frame * p.norm.pixels;
-  place.begin = base + p.norm.pixels * place.piece / p.norm.pieces;
-  place.end = base + p.norm.pixels * (place.piece + 1) / p.norm.pieces;
+  const unsigned tile = blockIdx.x % p.tiles, piece = blockIdx.x / p.tiles;
+  const unsigned pieces = static_cast<unsigned>(p.norm.pieces);
+  place.frame = piece / pieces;
+  place.piece = piece % pieces;
+  const int64_t base = place.frame * p.norm.pixels, begin = place.piece * p.norm.piece_length;
+  place.begin = base + begin;
+  place.end = base + piece_end(p.norm, begin);
   place.row = static_cast<int>(threadIdx.x) / p.lanes;
   place.rows = NORM_THREADS / p.lanes;
-  place.channel = (tile * p.lanes + threadIdx.x % static_cast<unsigned>(p.lanes)) * N;
+  place.channel =
+      (static_cast<int64_t>(tile) * p.lanes + threadIdx.x % static_cast<unsigned>(p.lanes)) * N;
   place.active = place.channel < p.norm.channels;
   return place;
 }
@@ -90,36 +97,6 @@ __global__ void __launch_bounds__(NORM_THREADS) moments_kernel(const FramesLaunc
   for (int i = 0; i < N; i++) {
     to[i] = shared[i][threadIdx.x].mean;
     to[p.norm.channels + i] = shared[i][threadIdx.x].squares;
-  }
-}
-
-enum { GROUP_THREADS = 128 };
-
-/* A block for each frame and group: the partials of its channels and pieces. */
-__global__ void __launch_bounds__(GROUP_THREADS) group_moments_kernel(const NormLaunch p) {
-  __shared__ Moments shared[GROUP_THREADS];
-  const int64_t frame = blockIdx.x / p.groups, group = blockIdx.x % p.groups;
-  const int64_t size = p.channels / p.groups;
-  Moments moments = {0.0f, 0.0f, 0.0f};
-  for (int64_t i = threadIdx.x; i < size * p.pieces; i += GROUP_THREADS) {
-    const int64_t piece = i / size;
-    const float *from =
-        p.partials + (frame * p.pieces + piece) * 2 * p.channels + group * size + i % size;
-    const int64_t count = p.pixels * (piece + 1) / p.pieces - p.pixels * piece / p.pieces;
-    moments = merge(moments, {static_cast<float>(count), from[0], from[p.channels]});
-  }
-  shared[threadIdx.x] = moments;
-  for (unsigned half = GROUP_THREADS / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (threadIdx.x < half)
-      shared[threadIdx.x] = merge(shared[threadIdx.x], shared[threadIdx.x + half]);
-  }
-  __syncthreads();
-  const float variance = shared[0].squares / shared[0].count;
-  float *to = p.statistics + frame * 2 * p.channels + group * size;
-  for (int64_t c = threadIdx.x; c < size; c += GROUP_THREADS) {
-    to[c] = shared[0].mean;
-    to[p.channels + c] = 1.0f / sqrtf(variance + p.epsilon);
   }
 }
 
@@ -215,29 +192,6 @@ __global__ void __launch_bounds__(NORM_THREADS) gradient_sums_kernel(const Frame
   }
 }
 
-/* A block for each frame and group: the means of h = gain g and of h n. */
-__global__ void __launch_bounds__(GROUP_THREADS) group_means_kernel(const NormLaunch p) {
-  __shared__ float space[GROUP_THREADS / 32];
-  const int64_t frame = blockIdx.x / p.groups, group = blockIdx.x % p.groups;
-  const int64_t size = p.channels / p.groups;
-  float along = 0.0f, sum = 0.0f;
-  for (int64_t i = threadIdx.x; i < size * p.pieces; i += GROUP_THREADS) {
-    const int64_t c = group * size + i % size;
-    const float *from = p.partials + (frame * p.pieces + i / size) * 2 * p.channels + c;
-    const float gain = p.gain ? p.gain[c] : 1.0f;
-    along += gain * from[0];
-    sum += gain * from[p.channels];
-  }
-  along = block_sum<GROUP_THREADS>(along, space);
-  sum = block_sum<GROUP_THREADS>(sum, space);
-  const float count = static_cast<float>(p.pixels * size);
-  float *to = p.means + frame * 2 * p.channels + group * size;
-  for (int64_t c = threadIdx.x; c < size; c += GROUP_THREADS) {
-    to[c] = sum / count;
-    to[p.channels + c] = along / count;
-  }
-}
-
 template <typename T, int N>
 __global__ void __launch_bounds__(NORM_THREADS) frames_backward_kernel(const FramesLaunch p) {
   const Place place = place_of<N>(p);
@@ -260,14 +214,121 @@ __global__ void __launch_bounds__(NORM_THREADS) frames_backward_kernel(const Fra
   }
 }
 
+/* --- Groups of channels ----------------------------------------------------------------------- */
+
+enum { COLUMNS = 32, ROWS = 8 };
+
+/* A block takes a group, or as many small ones as COLUMNS channels hold, of one frame. */
+struct GroupsLaunch {
+  NormLaunch norm;
+  unsigned blocks; /* of a frame */
+  int size;        /* channels of a group */
+  int width;       /* channels of a block */
+};
+
+/* Its threads are rows of neighbouring channels; pieces are dealt out to rows. */
+struct GroupPlace {
+  int64_t frame;
+  int column, row, channel, end; /* the thread's first channel; behind the block's last */
+};
+
+__device__ inline GroupPlace group_place_of(const GroupsLaunch &p) {
+  const int first = static_cast<int>(blockIdx.x % p.blocks) * p.width;
+  const int channels = static_cast<int>(p.norm.channels);
+  const int column = static_cast<int>(threadIdx.x) % COLUMNS;
+  return {blockIdx.x / p.blocks, column, static_cast<int>(threadIdx.x) / COLUMNS, first + column,
+          first + p.width < channels ? first + p.width : channels};
+}
+
+/* Of the gradients: sums of gain g n and of gain g. */
+struct Sums {
+  float along, sum;
+};
+
+__device__ inline Sums merge(const Sums &a, const Sums &b) {
+  return {a.along + b.along, a.sum + b.sum};
+}
+
+/* What the threads of the channel's group have, together: rows first, then columns in order. */
+template <typename Part>
+__device__ inline Part group_total(const GroupsLaunch &p, const GroupPlace &place,
+                                   const Part &own) {
+  __shared__ Part shared[ROWS][COLUMNS];
+  shared[place.row][place.column] = own;
+  for (int half = ROWS / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (place.row >= half) continue;
+    shared[place.row][place.column] =
+        merge(shared[place.row][place.column], shared[place.row + half][place.column]);
+  }
+  __syncthreads();
+  const int begin = p.size < COLUMNS ? place.column / p.size * p.size : 0;
+  const int end = p.size < COLUMNS && begin + p.size < COLUMNS ? begin + p.size : int{COLUMNS};
+  Part total = shared[0][begin];
+  for (int column = begin + 1; column < end; column++) total = merge(total, shared[0][column]);
+  return total;
+}
+
+__global__ void __launch_bounds__(COLUMNS *ROWS) group_moments_kernel(const GroupsLaunch p) {
+  const GroupPlace place = group_place_of(p);
+  const int64_t channels = p.norm.channels, pieces = p.norm.pieces;
+  Moments moments = {0.0f, 0.0f, 0.0f};
+  for (int64_t piece = place.row; piece < pieces; piece += ROWS) {
+    const int64_t begin = piece * p.norm.piece_length;
+    const float count = static_cast<float>(piece_end(p.norm, begin) - begin);
+    const float *from = p.norm.partials + (place.frame * pieces + piece) * 2 * channels;
+    for (int c = place.channel; c < place.end; c += COLUMNS)
+      moments = merge(moments, {count, from[c], from[channels + c]});
+  }
+  moments = group_total(p, place, moments);
+  if (place.row > 0) return;
+  const float variance = moments.squares / moments.count;
+  float *to = p.norm.statistics + place.frame * 2 * channels;
+  for (int c = place.channel; c < place.end; c += COLUMNS) {
+    to[c] = moments.mean;
+    to[channels + c] = 1.0f / sqrtf(variance + p.norm.epsilon);
+  }
+}
+
+/* The means of h = gain g and of h n. */
+__global__ void __launch_bounds__(COLUMNS *ROWS) group_means_kernel(const GroupsLaunch p) {
+  const GroupPlace place = group_place_of(p);
+  const int64_t channels = p.norm.channels, pieces = p.norm.pieces;
+  Sums sums = {0.0f, 0.0f};
+  for (int64_t piece = place.row; piece < pieces; piece += ROWS) {
+    const float *from = p.norm.partials + (place.frame * pieces + piece) * 2 * channels;
+    for (int c = place.channel; c < place.end; c += COLUMNS) {
+      const float gain = p.norm.gain ? p.norm.gain[c] : 1.0f;
+      sums = merge(sums, {gain * from[c], gain * from[channels + c]});
+    }
+  }
+  sums = group_total(p, place, sums);
+  if (place.row > 0) return;
+  const float count = static_cast<float>(p.norm.pixels * p.size);
+  float *to = p.norm.means + place.frame * 2 * channels;
+  for (int c = place.channel; c < place.end; c += COLUMNS) {
+    to[c] = sums.sum / count;
+    to[channels + c] = sums.along / count;
+  }
+}
+
 /* --- Launchers -------------------------------------------------------------------------------- */
+
+static Status start_groups(void (*kernel)(GroupsLaunch), const NormLaunch &p, cudaStream_t stream,
+                           Error *error) {
+  const int size = static_cast<int>(p.channels / p.groups);
+  const int width = size < COLUMNS ? COLUMNS / size * size : size;
+  const int64_t blocks = (p.channels + width - 1) / width;
+  const GroupsLaunch groups = {p, static_cast<unsigned>(blocks), size, width};
+  return cuda_launch(kernel, dim3(static_cast<unsigned>(p.frames * blocks)), COLUMNS * ROWS, 0,
+                     groups, stream, error);
+}
 
 template <typename T, int N>
 static Status forward(const FramesLaunch &p, dim3 grid, cudaStream_t stream, Error *error) {
   Status status = OK;
-  const dim3 groups(static_cast<unsigned>(p.norm.frames * p.norm.groups));
   TRY(cuda_launch(moments_kernel<T, N>, grid, NORM_THREADS, 0, p, stream, error));
-  TRY(cuda_launch(group_moments_kernel, groups, GROUP_THREADS, 0, p.norm, stream, error));
+  TRY(start_groups(group_moments_kernel, p.norm, stream, error));
   TRY(cuda_launch(frames_forward_kernel<T, N>, grid, NORM_THREADS, 0, p, stream, error));
 done:
   return status;
@@ -276,11 +337,10 @@ done:
 template <typename T, int N>
 static Status backward(const FramesLaunch &p, dim3 grid, cudaStream_t stream, Error *error) {
   Status status = OK;
-  const dim3 groups(static_cast<unsigned>(p.norm.frames * p.norm.groups));
   TRY(cuda_launch(moments_kernel<T, N>, grid, NORM_THREADS, 0, p, stream, error));
-  TRY(cuda_launch(group_moments_kernel, groups, GROUP_THREADS, 0, p.norm, stream, error));
+  TRY(start_groups(group_moments_kernel, p.norm, stream, error));
   TRY(cuda_launch(gradient_sums_kernel<T, N>, grid, NORM_THREADS, 0, p, stream, error));
-  TRY(cuda_launch(group_means_kernel, groups, GROUP_THREADS, 0, p.norm, stream, error));
+  TRY(start_groups(group_means_kernel, p.norm, stream, error));
   TRY(cuda_launch(frames_backward_kernel<T, N>, grid, NORM_THREADS, 0, p, stream, error));
   if (p.norm.dgain || p.norm.dbias)
     TRY(launch_norm_parameters(&p.norm, p.norm.frames * p.norm.pieces, stream, error));
@@ -293,7 +353,7 @@ static Status launch(const NormLaunch *p, cudaStream_t stream, Error *error) {
   FramesLaunch frames = {*p, 1, 1};
   const int64_t slots = p->channels / N;
   while (frames.lanes < NORM_THREADS && frames.lanes < slots) frames.lanes *= 2;
-  frames.tiles = (slots + frames.lanes - 1) / frames.lanes;
+  frames.tiles = static_cast<unsigned>((slots + frames.lanes - 1) / frames.lanes);
   const dim3 grid(static_cast<unsigned>(p->frames * p->pieces * frames.tiles));
   return p->dy ? backward<T, N>(frames, grid, stream, error)
                : forward<T, N>(frames, grid, stream, error);

@@ -94,10 +94,12 @@ __device__ inline void rms_forward_row(const RowLaunch &p, const Lane<N, LANES> 
   }
 }
 
-/* Two pixels at a time where registers allow: their loads are under way together. */
+/* Of a lane, where registers allow: their loads are under way together. */
+enum { PIXELS_AT_A_TIME = 2 };
+
 template <typename T, int N, int K, int LANES>
 __global__ void __launch_bounds__(NORM_THREADS) rms_forward_kernel(const RowLaunch p) {
-  enum { PIXELS = K == 1 ? 2 : 1 };
+  enum { PIXELS = K == 1 ? int{PIXELS_AT_A_TIME} : 1 };
   const Lane<N, LANES> lane(p);
   float gain[K][N], bias[K][N];
 #pragma unroll
@@ -339,8 +341,9 @@ static Status forward(const RowLaunch &row, int64_t slots, cudaStream_t stream, 
                       : lanes == 16 ? rms_forward_kernel<T, N, 1, MORE>
                       : lanes == 8  ? rms_forward_kernel<T, N, 1, FEW>
                                     : rms_forward_kernel<T, N, 1, 4>;
-  return cuda_launch(kernel, grid_of(row.pixels, NORM_THREADS / lanes, MOST_BLOCKS), NORM_THREADS,
-                     0, row, stream, error);
+  const int pixels_of_block = NORM_THREADS / lanes * (slots > 32 ? 1 : PIXELS_AT_A_TIME);
+  return cuda_launch(kernel, grid_of(row.pixels, pixels_of_block, MOST_BLOCKS), NORM_THREADS, 0,
+                     row, stream, error);
 }
 
 template <typename T, int N>

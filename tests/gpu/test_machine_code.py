@@ -41,7 +41,6 @@ PROMISES = [
     Promise(r"window_kernel", 40, division=True),
     Promise(r"column_parts_kernel<(unsigned short, 8|float, 4)>", 40, "l", division=True, barriers=True),
     Promise(r"column_\w+", 40, division=True, barriers=True),
-    # A few divisions a block, of pieces.
     Promise(r"rms_forward_kernel<(unsigned short, 8|float, 4), [12],", 24, "ls"),
     Promise(r"rms_forward_kernel<(unsigned short, 8|float, 4), 4,", 16, "ls"),
     Promise(r"rms_forward_kernel", 32),
@@ -51,10 +50,12 @@ PROMISES = [
     Promise(r"wide_(forward|backward)_kernel<(unsigned short, 8|float, 4)>", 40, "ls", barriers=True),
     Promise(r"wide_(forward|backward)_kernel", 40, barriers=True),
     Promise(r"wide_partials_kernel", 40, division=True),
-    Promise(r"frames_\w+_kernel<(unsigned short, 8|float, 4)>", 24, "ls", division=True),
+    Promise(r"frames_\w+_kernel<(unsigned short, 8|float, 4)>", 24, "ls"),
+    # The compiler divides once a thread, for the trips of a loop that it unrolls.
     Promise(r"frames_\w+_kernel", 40, division=True),
-    Promise(r"(moments|gradient_sums)_kernel<(unsigned short, 8|float, 4)>", 24, "l", division=True, barriers=True),
-    Promise(r"(moments|gradient_sums|group_\w+)_kernel", 40, division=True, barriers=True),
+    Promise(r"^(moments|gradient_sums)_kernel<(unsigned short, 8|float, 4)>", 24, "l", division=True, barriers=True),
+    Promise(r"^(moments|gradient_sums)_kernel", 40, division=True, barriers=True),
+    Promise(r"group_\w+_kernel", 40, barriers=True),
     Promise(r"parameters_kernel", 64, barriers=True),
     Promise(r"finish_kernel", 64, fp64=True, division=True, barriers=True),
     Promise(r"pieces_kernel", 40, "l", fp64=True, barriers=True),
