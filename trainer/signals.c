@@ -5,8 +5,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A launcher passes a signal on that the whole process group has got as well. */
-enum { SAME_SIGNAL_MILLISECONDS = 100 };
+/* A launcher passes a signal on that the whole process group has got as well; on a busy node that
+ * takes a while. */
+enum { SAME_SIGNAL_MILLISECONDS = 1000 };
 
 static volatile sig_atomic_t asked;
 static struct timespec asked_at; /* written before `asked`, by the handler alone */

@@ -1,7 +1,7 @@
 /* Signals that ask a run to stop: INT, TERM, USR1, USR2. The first one asks for a checkpoint and
  * the end; a second one ends the process at once, with 128 + its number, and touches nothing. The
- * same one again within a tenth of a second counts as the first: a launcher passes on what the
- * whole process group has got. */
+ * same one again within a second counts as the first: a launcher passes on what the whole process
+ * group has got. */
 #ifndef CELFORGE_TRAINER_SIGNALS_H
 #define CELFORGE_TRAINER_SIGNALS_H
 
