@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """The machine code of the CUDA kernels, read without a GPU: registers, spills, resident blocks, 16-byte accesses,
-FP64, 64-bit division, barriers. Of sm_90: the kernels of this build's objects and those that NVRTC makes of every config.
+FP64, 64-bit division, barriers. Of sm_90: the kernels of this build's objects and those that NVRTC makes for every
+config. A kernel that is new gets an entry in PROMISES.
 
 Prints a table as comments: registers, shared memory, blocks and warps on a multiprocessor, instructions.
 """
@@ -21,7 +22,8 @@ failed = number = 0
 # --- What a kernel promises: the first entry whose pattern its name matches holds -------------------------------------
 # warps: that must fit on a multiprocessor at once. wide: l, s: has 16-byte loads, stores. fp64, division (of 64-bit
 # integers, a call of 100 instructions), barriers, stack: may have them.
-Promise = collections.namedtuple("Promise", "pattern warps wide fp64 division barriers stack", defaults=("", *[False] * 4))
+FIELDS = "pattern warps wide fp64 division barriers stack"
+Promise = collections.namedtuple("Promise", FIELDS, defaults=("", False, False, False, False))
 PROMISES = [
     # On small tensors, when a backend starts.
     Promise(r"reference_", 0, fp64=True, division=True, barriers=True, stack=True),
@@ -93,7 +95,7 @@ def attributes(info):
         at += 4 + len(payload)
 
 
-# What is counted of an instruction of 128 bits, told by its lowest 12 bits (9 for arithmetic, where the others say where
+# What is counted of an instruction of 128 bits, told by its lowest 12 bits (9 for arithmetic: the others say where
 # operands lie); bits 73 to 75 hold how wide an access is: 4 to 6 are 4, 8 and 16 bytes. Checked below against NVIDIA's
 # disassembler, where there is one.
 MEMORY = {0x981: "LDG", 0x986: "STG", 0x983: "LDL", 0x387: "STL"}
@@ -135,11 +137,9 @@ def kernels_of(image):
         threads = struct.unpack("<III", own[MAX_THREADS])[0] if MAX_THREADS in own else 0
         shared = by_name.get(".nv.shared." + name, (0,) * 6)[5]
         calls = [re.sub(r"^\$__internal_\d+_\$", "", s) for s, i in symbols if i == index and "__internal_" in s]
-        code = bytes_of(image, head)
-        values = of_kernel[name]
-        found.append(
-            Kernel(name, threads, values[REGISTERS], values[FRAME_SIZE], shared, len(code), count_instructions(code), calls)
-        )
+        code, values = bytes_of(image, head), of_kernel[name]
+        counts = count_instructions(code)
+        found.append(Kernel(name, threads, values[REGISTERS], values[FRAME_SIZE], shared, len(code), counts, calls))
     return found
 
 
@@ -153,8 +153,9 @@ def cubins_in(data):
 
 
 def demangle(kernels):
-    names = subprocess.run(["c++filt"], input="\n".join(k.name for k in kernels), capture_output=True, text=True, check=True)
-    short = [re.sub(r"^void ", "", re.sub(r"\([^()]*\)$", "", name)) for name in names.stdout.splitlines()]
+    mangled = "\n".join(k.name for k in kernels)
+    names = subprocess.run(["c++filt"], input=mangled, capture_output=True, text=True, check=True).stdout.splitlines()
+    short = [re.sub(r"^void ", "", re.sub(r"\([^()]*\)$", "", name)) for name in names]
     return [k._replace(name=name) for k, name in zip(kernels, short)]
 
 
@@ -205,7 +206,8 @@ def print_table(title, kernels):
 
 def check(what, kernels):
     pairs = [(kernel, promise_of(kernel)) for kernel in kernels]
-    report(f"{what}: each of {len(kernels)} is in the list of promises", [k.name for k, p in pairs if p is None] or ([] if kernels else ["there is none"]))
+    unknown = [kernel.name for kernel, promise in pairs if promise is None]
+    report(f"{what}: each of {len(kernels)} is in the list of promises", unknown if kernels else ["there is none"])
     pairs = [(k, p) for k, p in pairs if p]
 
     def verdict(name, broken, words):
