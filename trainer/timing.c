@@ -21,8 +21,7 @@ struct Timing {
   StepSeconds *ranks; /* [size] */
   double *busy;       /* [size] since a straggler was last looked for */
   double judged;      /* clock_seconds of that */
-  int warned;         /* the rank, or -1 */
-  double warned_at;
+  double *warned;     /* [size] clock_seconds of the last warning; 0: none */
 };
 
 static double busy_of(const StepSeconds *seconds) {
@@ -64,10 +63,11 @@ Status timing_new(Comm *comm, Timing **out, Error *error) {
   Timing *timing = mem_new(1, sizeof *timing);
   size_t size = (size_t)comm_size(comm);
   char host[HOST_SIZE] = "";
-  *timing = (Timing){.comm = comm, .size = (int)size, .warned = -1};
+  *timing = (Timing){.comm = comm, .size = (int)size};
   timing->hosts = mem_new(size, sizeof *timing->hosts);
   timing->ranks = mem_new(size, sizeof *timing->ranks);
   timing->busy = mem_new(size, sizeof *timing->busy);
+  timing->warned = mem_new(size, sizeof *timing->warned);
   timing->since = timing->judged = clock_seconds();
   if (gethostname(host, sizeof host - 1) != 0) strcpy(host, "unknown host");
   Status status = comm_all_gather(comm, host, sizeof host, timing->hosts, error);
@@ -83,6 +83,7 @@ void timing_free(Timing *timing) {
   free(timing->hosts);
   free(timing->ranks);
   free(timing->busy);
+  free(timing->warned);
   free(timing);
 }
 
@@ -95,14 +96,13 @@ void timing_add(Timing *timing, double computing, double data, double exposed) {
 static void warn_of_straggler(Timing *timing, double now) {
   double times;
   int rank = timing_straggler(timing->busy, timing->size, &times);
-  bool again = rank == timing->warned && now - timing->warned_at < SILENT_SECONDS;
+  bool again = rank >= 0 && timing->warned[rank] > 0 && now - timing->warned[rank] < SILENT_SECONDS;
   if (rank >= 0 && !again) {
     if (comm_rank(timing->comm) == 0)
       log_warning("rank %d on %s holds the others up: in the last %.0f s it computed and waited "
                   "for data for %.1f s, %.1f times the median rank's",
                   rank, timing->hosts[rank], now - timing->judged, timing->busy[rank], times);
-    timing->warned = rank;
-    timing->warned_at = now;
+    timing->warned[rank] = now;
   }
   memset(timing->busy, 0, (size_t)timing->size * sizeof *timing->busy);
   timing->judged = now;

@@ -3,6 +3,7 @@
 leave equal bytes."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -122,10 +123,10 @@ def test_slowest(tap, folder):
     run.wait_for(lambda: run.lines() > 1)
     warned, records = "warning: rank 1 on", []
     # On a busy machine who is to slow down comes late, and the other rank is slow as well: then once more.
-    for _ in range(6):
+    for _ in range(5):
         if not is_seen(records):
             records = slow_down(run, run.ranks()[1], 0.8, lambda begin: run.lines() > begin + 12)
-    for _ in range(3):
+    for _ in range(2):
         slow_down(run, run.ranks()[1], 0.8, lambda _: warned in run.said())
     run.process.send_signal(signal.SIGUSR1)
     code, said = run.wait(), run.said()
@@ -133,7 +134,8 @@ def test_slowest(tap, folder):
     tap.check(records and named > 0.8 * len(records), "is named in the metrics", f"{named} of {len(records)} lines")
     tap.check(0.2 < waited < 0.6, "while the other one waits", f"{waited:.0%} of the time of both")
     tap.check(within, "and the shares add up", records[:2])
-    tap.check(warned in said and "holds the others up" in said and said.count("holds the others up") == 1,
+    # On a busy machine there may be word of the other rank as well.
+    tap.check(len(re.findall(r"warning: rank 1 on \S+ holds the others up", said)) == 1,
               "is warned of once, by name and host", said)
     tap.check(code == 75, "and the run goes on", code)
 
