@@ -1,5 +1,28 @@
 #include "engine/tasks.h"
 
+enum { PIECE_ELEMENTS = 16384 };
+
+/* --- Sums of squares -------------------------------------------------------------------------- */
+
+Status square_sums_pieces(const Op *op, const Tensor *inputs, const Tensor *outputs,
+                          const char *backend, Pieces *out, Error *error) {
+  Status status = OK;
+  const int64_t *borders = op->attributes.square_sums.borders;
+  const int ranges = op->attributes.square_sums.ranges;
+  const Tensor *x = &inputs[0], *sums = &outputs[0];
+  *out = (Pieces){0};
+  if (x->dtype != DTYPE_F32 || sums->dtype != DTYPE_F32 ||
+      shape_count(x->shape) != borders[ranges] || shape_count(sums->shape) != ranges)
+    FAIL(error, ERROR_INTERNAL,
+         "%s: %s: square_sums: %lld %s to %lld %s; it must be %lld f32 to %d f32", op->name,
+         backend, (long long)shape_count(x->shape), dtype_name(x->dtype),
+         (long long)shape_count(sums->shape), dtype_name(sums->dtype), (long long)borders[ranges],
+         ranges);
+  *out = pieces_cut(borders, ranges, PIECE_ELEMENTS);
+done:
+  return status;
+}
+
 /* --- Norms ------------------------------------------------------------------------------------ */
 
 static Status check_norm(const Op *op, const Tensor *x, const Tensor *y, const Tensor *other,

@@ -7,6 +7,7 @@
 #define CELFORGE_ENGINE_TASKS_H
 
 #include "engine/backend.h"
+#include "engine/pieces.h"
 
 /* Whether an optional input (or output) is there. */
 static inline bool op_has_input(const Op *op, const Tensor *inputs, int index) {
@@ -15,6 +16,12 @@ static inline bool op_has_input(const Op *op, const Tensor *inputs, int index) {
 static inline bool op_has_output(const Op *op, const Tensor *outputs, int index) {
   return index < op->output_count && outputs[index].shape.dim[0] > 0;
 }
+
+/* --- OP_SQUARE_SUMS --------------------------------------------------------------------------- */
+/* The ranges in pieces of at most 16384 elements, a multiple of what one access loads anywhere. The
+ * caller frees them. */
+Status square_sums_pieces(const Op *op, const Tensor *inputs, const Tensor *outputs,
+                          const char *backend, Pieces *out, Error *error);
 
 /* --- OP_NORM, OP_NORM_BACKWARD ---------------------------------------------------------------- */
 typedef struct NormTask {

@@ -3,9 +3,9 @@
 
 #include "base/memory.h"
 #include "engine/cpu/partition.h"
-#include "engine/pieces.h"
+#include "engine/tasks.h"
 
-enum { MOST_ELEMENTS = 16384 };
+enum { ELEMENTS_PER_THREAD = 16384 };
 
 typedef struct SquareSumsKernel {
   Kernel base;
@@ -49,12 +49,14 @@ static void kernel_free(Kernel *base) {
 
 Status cpu_square_sums_new(Backend *backend, const Op *op, const Tensor *inputs,
                            const Tensor *outputs, Kernel **out, Error *error) {
-  (void)outputs, (void)error;
+  Pieces pieces;
+  *out = NULL;
+  const Status status = square_sums_pieces(op, inputs, outputs, backend->name, &pieces, error);
+  if (status != OK) return status;
   SquareSumsKernel *k = mem_new(1, sizeof *k);
-  k->pieces = pieces_cut(op->attributes.square_sums.borders, op->attributes.square_sums.ranges,
-                         MOST_ELEMENTS);
-  k->parts = cpu_parts(backend, shape_count(inputs[0].shape), MOST_ELEMENTS);
-  k->base = (Kernel){.workspace = memory_align((size_t)k->pieces.count * sizeof(double)),
+  k->pieces = pieces;
+  k->parts = cpu_parts(backend, shape_count(inputs[0].shape), ELEMENTS_PER_THREAD);
+  k->base = (Kernel){.workspace = memory_align((size_t)pieces.count * sizeof(double)),
                      .run = run,
                      .free = kernel_free};
   *out = &k->base;

@@ -8,7 +8,7 @@ enum { PLAN_ALIGNMENT = 256 };
 
 static size_t place(size_t *used, size_t bytes) {
   const size_t at = *used;
-  *used += cuda_align(bytes);
+  *used += memory_align(bytes);
   return at;
 }
 

@@ -35,12 +35,12 @@ static Status scratch_new(const ConvolutionSteps *steps, cudaStream_t stream, Sc
   *out = (Scratch){0};
   for (int i = 0; i < PARTS; i++) {
     at[i] = out->bytes;
-    out->bytes += cuda_align(part_bytes(steps, i));
+    out->bytes += memory_align(part_bytes(steps, i));
   }
   bias_at = out->bytes;
-  out->bytes += cuda_align((size_t)steps->convolution.y.dim[AXIS_C] * sizeof(float));
+  out->bytes += memory_align((size_t)steps->convolution.y.dim[AXIS_C] * sizeof(float));
   sums_at = out->bytes;
-  out->bytes += cuda_align(MOST_SUMS * sizeof(double));
+  out->bytes += memory_align(MOST_SUMS * sizeof(double));
   workspace_at = out->bytes;
   out->bytes += steps->workspace;
   const cudaError_t code = cudaMalloc((void **)&out->memory, out->bytes);

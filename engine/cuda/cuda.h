@@ -56,8 +56,7 @@ Status cuda_error(cudaError_t code, const char *call, const char *file, int line
 Status cuda_wait_event(CudaBackend *backend, cudaEvent_t event, const char *what, Error *error);
 Status cuda_wait_stream(CudaBackend *backend, cudaStream_t stream, const char *what, Error *error);
 
-/* --- Parts of the table, each in the file of its name ------------------------------------------
- */
+/* --- Parts of the table, each in the file of its name ----------------------------------------- */
 Status cuda_allocate(Backend *backend, size_t bytes, const char *what, void **out, Error *error);
 void cuda_release(Backend *backend, void *memory);
 Status cuda_memory(Backend *backend, DeviceMemory *out, Error *error);
@@ -84,8 +83,7 @@ Status cuda_capture_end(Backend *backend, void **out, Error *error);
 Status cuda_capture_run(Backend *backend, void *captured, Error *error);
 void cuda_capture_free(Backend *backend, void *captured);
 
-/* --- cuDNN (cudnn.h) ---------------------------------------------------------------------------
- */
+/* --- cuDNN (cudnn.h) -------------------------------------------------------------------------- */
 Status cudnn_new(CudaBackend *backend, struct Cudnn **out, Error *error);
 void cudnn_free(struct Cudnn *cudnn);
 int cuda_cudnn_version(void); /* 91900 is 9.19.0 */
@@ -113,18 +111,5 @@ CudaKernelNew cuda_average_pool_backward_new;
 CudaKernelNew cuda_store_new; /* effects.c */
 CudaKernelNew cuda_fill_new;
 CudaKernelNew cuda_adam_new;
-
-/* --- Helpers ---------------------------------------------------------------------------------- */
-/* Whether an optional input (or output) is there. */
-static inline bool cuda_has_input(const Op *op, const Tensor *inputs, int index) {
-  return index < op->input_count && inputs[index].shape.dim[0] > 0;
-}
-static inline bool cuda_has_output(const Op *op, const Tensor *outputs, int index) {
-  return index < op->output_count && outputs[index].shape.dim[0] > 0;
-}
-
-static inline size_t cuda_align(size_t bytes) {
-  return (bytes + 63) & ~(size_t)63;
-}
 
 #endif

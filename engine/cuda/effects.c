@@ -156,7 +156,7 @@ Status cuda_adam_new(Backend *backend, const Op *op, const Tensor *inputs, const
   k->stream = cuda_backend(backend)->stream;
   k->task = task;
   k->base =
-      (Kernel){.workspace = cuda_align(sizeof(AdamPlan)), .run = adam_run, .free = effect_free};
+      (Kernel){.workspace = memory_align(sizeof(AdamPlan)), .run = adam_run, .free = effect_free};
   *out = &k->base;
 done:
   return status;

@@ -32,12 +32,12 @@ bool norm_in_vectors(const NormLaunch *p) {
 
 static size_t partials_floats(const NormLaunch *p, NormKind kind) {
   const int64_t rows = kind == NORM_RMS ? p->pieces : p->frames * p->pieces;
-  return cuda_align((size_t)(rows * 2 * p->channels) * sizeof(float)) / sizeof(float);
+  return memory_align((size_t)(rows * 2 * p->channels) * sizeof(float)) / sizeof(float);
 }
 
 static size_t statistics_floats(const NormLaunch *p, NormKind kind) {
   const int64_t count = kind == NORM_RMS ? p->frames * p->pixels : p->frames * 2 * p->channels;
-  return cuda_align((size_t)count * sizeof(float)) / sizeof(float);
+  return memory_align((size_t)count * sizeof(float)) / sizeof(float);
 }
 
 /* The launch with its workspace and the parameters, which lie at `at` in the inputs. */

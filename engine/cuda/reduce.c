@@ -181,8 +181,9 @@ Status cuda_reduce_new(Backend *backend, const Op *op, const Tensor *inputs, con
   TRY(jit_kernel(cuda_backend(backend)->jit, k->source.name, k->source.text.data, &k->code, error));
   k->stream = cuda_backend(backend)->stream;
   const int64_t partials = k->finish.pieces > 1 ? k->finish.pieces * k->finish.outputs : 0;
-  k->base = (Kernel){
-      .workspace = cuda_align((size_t)partials * sizeof(double)), .run = run, .free = kernel_free};
+  k->base = (Kernel){.workspace = memory_align((size_t)partials * sizeof(double)),
+                     .run = run,
+                     .free = kernel_free};
   *out = &k->base;
   k = NULL;
 done:

@@ -63,8 +63,8 @@ static bool only_copies(const AxisMap *map) {
 
 static Status upload_tables(SeparableKernel *kernel, const SeparableMap *map, Error *error) {
   Status status = OK;
-  const size_t h_bytes = cuda_align(table_bytes(&map->h));
-  const size_t bytes = h_bytes + cuda_align(table_bytes(&map->w));
+  const size_t h_bytes = memory_align(table_bytes(&map->h));
+  const size_t bytes = h_bytes + memory_align(table_bytes(&map->w));
   char *host = mem_new(1, bytes);
   TRY(kernel->backend->allocate(kernel->backend, bytes, "tables of a map", &kernel->tables, error));
   char *device = kernel->tables;

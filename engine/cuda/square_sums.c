@@ -4,9 +4,7 @@
 
 #include "base/memory.h"
 #include "engine/cuda/cuda.h"
-#include "engine/pieces.h"
-
-enum { MOST_ELEMENTS = 16384 };
+#include "engine/tasks.h"
 
 typedef struct SquareSumsKernel {
   Kernel base;
@@ -49,25 +47,25 @@ done:
 
 Status cuda_square_sums_new(Backend *backend, const Op *op, const Tensor *inputs,
                             const Tensor *outputs, Kernel **out, Error *error) {
-  (void)inputs, (void)outputs;
   Status status = OK;
   const int64_t *borders = op->attributes.square_sums.borders;
   const int ranges = op->attributes.square_sums.ranges;
-  Pieces pieces = pieces_cut(borders, ranges, MOST_ELEMENTS);
+  Pieces pieces;
   SquareSumsKernel *k = mem_new(1, sizeof *k);
   *out = NULL;
+  k->backend = backend;
+  TRY(square_sums_pieces(op, inputs, outputs, backend->name, &pieces, error));
   if (pieces.count > INT32_MAX) {
     FAIL(error, ERROR_INTERNAL, "%s: cuda: square_sums: %lld blocks are more than one launch holds",
          op->name, (long long)pieces.count);
   }
-  k->backend = backend;
   k->stream = cuda_backend(backend)->stream;
   k->launch.pieces = (unsigned)pieces.count;
   k->launch.ranges = (unsigned)ranges;
   k->wide = true;
   for (int r = 0; r < ranges; r++) k->wide = k->wide && borders[r] % 4 == 0;
   TRY(upload_tables(k, &pieces, error));
-  k->base = (Kernel){.workspace = cuda_align((size_t)pieces.count * sizeof(double)),
+  k->base = (Kernel){.workspace = memory_align((size_t)pieces.count * sizeof(double)),
                      .run = run,
                      .free = kernel_free};
   *out = &k->base;

@@ -12,7 +12,7 @@
 
 static Error error;
 static char norm_name[] = "net.norm", store_name[] = "net.store";
-static char fill_name[] = "net.fill", adam_name[] = "net.adam";
+static char fill_name[] = "net.fill", adam_name[] = "net.adam", sums_name[] = "net.sums";
 
 static Tensor tensor(DType dtype, Shape shape) {
   return (Tensor){.shape = shape, .dtype = dtype};
@@ -21,6 +21,31 @@ static Tensor tensor(DType dtype, Shape shape) {
 static void check(Status status, const char *message) {
   assert_int_equal(status, message ? ERROR_INTERNAL : OK);
   if (message) assert_string_equal(error.message, message);
+}
+
+/* --- Sums of squares -------------------------------------------------------------------------- */
+
+static void sums_of_squares(void **state) {
+  (void)state;
+  const int64_t borders[] = {0, 16, 16 + 40000};
+  Op op = {.kind = OP_SQUARE_SUMS, .name = sums_name, .input_count = 1, .output_count = 1};
+  op.attributes.square_sums.borders = borders;
+  op.attributes.square_sums.ranges = 2;
+  Tensor x = tensor(DTYPE_F32, shape_vector(40016)), sums = tensor(DTYPE_F32, shape_vector(2));
+  Pieces pieces;
+  check(square_sums_pieces(&op, &x, &sums, "cpu", &pieces, &error), NULL);
+  const int64_t begin[] = {0, 16, 16 + 16384, 16 + 32768, 40016}, first[] = {0, 1, 4};
+  assert_int_equal(pieces.count, 4);
+  assert_memory_equal(pieces.begin, begin, sizeof begin);
+  assert_memory_equal(pieces.first, first, sizeof first);
+  pieces_free(&pieces);
+  sums.shape = shape_vector(3);
+  check(square_sums_pieces(&op, &x, &sums, "cpu", &pieces, &error),
+        "net.sums: cpu: square_sums: 40016 f32 to 3 f32; it must be 40016 f32 to 2 f32");
+  sums.shape = shape_vector(2);
+  x.dtype = DTYPE_BF16;
+  check(square_sums_pieces(&op, &x, &sums, "cpu", &pieces, &error),
+        "net.sums: cpu: square_sums: 40016 bf16 to 2 f32; it must be 40016 f32 to 2 f32");
 }
 
 /* --- Norms ------------------------------------------------------------------------------------ */
@@ -202,9 +227,13 @@ static void programs_make_sense(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(norms_are_read), cmocka_unit_test(wrong_norms),
-      cmocka_unit_test(stores),         cmocka_unit_test(fills),
-      cmocka_unit_test(adam),           cmocka_unit_test(programs_make_sense),
+      cmocka_unit_test(sums_of_squares),
+      cmocka_unit_test(norms_are_read),
+      cmocka_unit_test(wrong_norms),
+      cmocka_unit_test(stores),
+      cmocka_unit_test(fills),
+      cmocka_unit_test(adam),
+      cmocka_unit_test(programs_make_sense),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
