@@ -38,7 +38,7 @@ class Job:
         self.run.write_config()
         self.log = f"{self.run.folder}.log"
         self.number = self.cluster.submit("--nodes=2", "--ntasks-per-node=1", f"--output={self.log}", *options, script,
-                                          self.run.config, CELFORGE=runs.CELFORGE, **environment)
+                                          self.run.config, **{"CELFORGE": runs.CELFORGE, **environment})
         return self
 
     def said(self):
@@ -260,6 +260,40 @@ def test_node_failure(tap, cluster, folder, data, undisturbed):
     check_resumed(tap, job, undisturbed, "a job that lost a node")
 
 
+CRASHING = """\
+#!/bin/bash
+for start in $(seq {crashes}); do
+  if mkdir {folder}/rank-$SLURM_PROCID-start-$start 2>/dev/null; then kill -SEGV $$; fi
+done
+exec {celforge} "$@"
+"""
+
+
+def crashing(folder, crashes):
+    """In place of celforge: each rank crashes in its first starts, so many times."""
+    os.makedirs(folder)
+    path = os.path.join(folder, "celforge")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(CRASHING.format(folder=folder, crashes=crashes, celforge=runs.CELFORGE))
+    os.chmod(path, stat.S_IRWXU)
+    return path
+
+
+def test_crash(tap, cluster, folder, data, undisturbed):
+    """Ranks that crash"""
+    job = Job(cluster, folder, data, "crashed").submit(CELFORGE=crashing(os.path.join(folder, "crash-once"), 1))
+    job.wait_completed()
+    said = job.said()
+    tap.check("a rank has crashed (exit code 139): starts again, 1 of 2 times" in said and "2 of 2" not in said,
+              "a step whose ranks crash is started again on the same nodes", said)
+    check_end(tap, job, undisturbed, "a run whose ranks crashed")
+    job = Job(cluster, folder, data, "crashing").submit(CELFORGE=crashing(os.path.join(folder, "crash-on"), 9))
+    job.wait_for(lambda: job.fields()["JobState"] in ("COMPLETED", "FAILED"), "FAILED")
+    fields, said = job.fields(), job.said()
+    tap.check(fields["JobState"] == "FAILED" and fields["ExitCode"] in ("139:0", "0:11") and "starts again, 2 of 2 times" in said,
+              "after two times the job fails", f"{fields}\n{said}")
+
+
 def test_sweep(tap, cluster, folder, data, undisturbed):
     """A sweep"""
     job = Job(cluster, folder, data, "sweep")
@@ -340,7 +374,7 @@ def test_mpirun(tap, cluster, folder, data, undisturbed):
 def run_tests(tap, cluster, folder):
     data = runs.synth(os.path.join(folder, "data"))
     undisturbed = runs.Run(os.path.join(folder, "undisturbed"), data, SETTINGS).must_train(2)
-    disturbed = [test_preemption, test_preemption_by_term, test_time_limit, test_cancelled, test_sweep, test_mpirun,
+    disturbed = [test_preemption, test_preemption_by_term, test_time_limit, test_cancelled, test_crash, test_sweep, test_mpirun,
                  test_node_failure]
     for test, arguments in [(test_wrong_launch, (data,)), (test_pack, ()),
                             *((test, (data, undisturbed)) for test in disturbed)]:
