@@ -85,7 +85,8 @@ Status run_choose_before(Run *run, int64_t step, Checkpoint **out, Error *error)
 Status run_open_outputs(Run *run, const Checkpoint *checkpoint, Error *error);
 /* Metrics and progress go on from run->step. */
 Status run_reopen_metrics(Run *run, Error *error);
-Status run_save(Run *run, Error *error);
+/* What a checkpoint of run->step is to hold; the metrics up to there are on the disk then. */
+Status run_copy_state(Run *run, StateCopy **out, Error *error);
 /* Gives up without an error after a signal. */
 Status run_write_samples(Run *run, Error *error);
 /* The sheet of run->step, where a signal kept it from being written. */

@@ -142,10 +142,11 @@ done:
   return status;
 }
 
-Status run_save(Run *run, Error *error) {
+Status run_copy_state(Run *run, StateCopy **out, Error *error) {
   Status status = OK;
   int64_t count;
   const int64_t *left_out = guard_left_out(run->guard, &count);
+  *out = NULL;
   RunPosition position = {
       .step = run->step,
       .samples = order_batch(run->step, left_out, count) * run->config->train.global_batch,
@@ -154,7 +155,7 @@ Status run_save(Run *run, Error *error) {
       .pending = &run->started[0].outcome,
   };
   TRY(metrics_sync(run->metrics, error)); /* a resumed run relies on the lines up to here */
-  TRY(state_save(run->model, &position, run->checkpoints, error));
+  TRY(state_copy(run->model, &position, out, error));
 done:
   return status;
 }

@@ -110,45 +110,62 @@ static int64_t first_bad_step(const RunPosition *position) {
   return count > 0 ? first : position->pending->step;
 }
 
-Status state_save(Model *model, const RunPosition *position, CheckpointWriter *writer,
-                  Error *error) {
+struct StateCopy {
+  TensorList weights, judges, moments;
+  CheckpointFile files[3];
+  CheckpointContent content;
+};
+
+Status state_copy(Model *model, const RunPosition *position, StateCopy **out, Error *error) {
   Status status = OK;
   const Config *config = model_config(model);
   Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
   ClipShape shape = model_shape(model);
-  TensorList weights = {0}, judges = {0}, moments = {0};
+  StateCopy *copy = mem_new(1, sizeof *copy);
+  CheckpointContent *content = &copy->content;
   Text text = {0};
+  *out = NULL;
   portable_config(config, &text);
-  json_t *state = state_json(config, position);
-  json_t *manifest =
+  content->step = position->step;
+  content->keep_before = first_bad_step(position);
+  content->state = state_json(config, position);
+  content->manifest =
       json_pack("{s:s, s:s, s:I}", "dataset_uuid", position->dataset_uuid, "config", text.data,
                 "scale", (json_int_t)(shape.target_height / shape.source_height));
-  TRY(list_add_flat(&weights, &generator->master, generator, "", error));
-  TRY(list_add_flat(&weights, &generator->ema, generator, "ema.", error));
-  TRY(list_add_moments(&moments, generator, error));
-  CheckpointFile files[3] = {{GENERATOR_FILE, weights.tensors, weights.count}};
-  int file_count = 1;
+  TRY(list_add_flat(&copy->weights, &generator->master, generator, "", error));
+  TRY(list_add_flat(&copy->weights, &generator->ema, generator, "ema.", error));
+  TRY(list_add_moments(&copy->moments, generator, error));
+  content->files = copy->files;
+  copy->files[content->file_count++] =
+      (CheckpointFile){GENERATOR_FILE, copy->weights.tensors, copy->weights.count};
   if (discriminator->total > 0) {
-    TRY(list_add_flat(&judges, &discriminator->master, discriminator, "", error));
-    TRY(list_add_moments(&moments, discriminator, error));
-    files[file_count++] = (CheckpointFile){DISCRIMINATOR_FILE, judges.tensors, judges.count};
+    TRY(list_add_flat(&copy->judges, &discriminator->master, discriminator, "", error));
+    TRY(list_add_moments(&copy->moments, discriminator, error));
+    copy->files[content->file_count++] =
+        (CheckpointFile){DISCRIMINATOR_FILE, copy->judges.tensors, copy->judges.count};
   }
-  files[file_count++] = (CheckpointFile){OPTIMIZER_FILE, moments.tensors, moments.count};
-  CheckpointContent content = {.step = position->step,
-                               .files = files,
-                               .file_count = file_count,
-                               .state = state,
-                               .manifest = manifest,
-                               .keep_before = first_bad_step(position)};
-  TRY(checkpoint_writer_submit(writer, &content, error));
+  copy->files[content->file_count++] =
+      (CheckpointFile){OPTIMIZER_FILE, copy->moments.tensors, copy->moments.count};
+  *out = copy;
+  copy = NULL;
 done:
-  list_free(&weights);
-  list_free(&judges);
-  list_free(&moments);
-  json_decref(state);
-  json_decref(manifest);
+  state_copy_free(copy);
   text_free(&text);
   return status;
+}
+
+Status state_submit(const StateCopy *copy, CheckpointWriter *writer, Error *error) {
+  return checkpoint_writer_submit(writer, &copy->content, error);
+}
+
+void state_copy_free(StateCopy *copy) {
+  if (!copy) return;
+  list_free(&copy->weights);
+  list_free(&copy->judges);
+  list_free(&copy->moments);
+  json_decref((json_t *)copy->content.state);
+  json_decref((json_t *)copy->content.manifest);
+  free(copy);
 }
 
 /* --- Restoring -------------------------------------------------------------------------------- */

@@ -25,9 +25,12 @@ typedef struct RunPosition {
   const StepOutcome *pending; /* the last step's, which the guard has not observed */
 } RunPosition;
 
-/* Hands the state to the writer (rank 0). */
-Status state_save(Model *model, const RunPosition *position, CheckpointWriter *writer,
-                  Error *error);
+/* A copy of the state on the host, as a checkpoint holds it. */
+typedef struct StateCopy StateCopy;
+Status state_copy(Model *model, const RunPosition *position, StateCopy **out, Error *error);
+/* Hands a copy to the writer, which keeps nothing of it. */
+Status state_submit(const StateCopy *copy, CheckpointWriter *writer, Error *error);
+void state_copy_free(StateCopy *copy); /* NULL is allowed */
 
 /* The state of a run that begins: initial weights, everything else 0. The model may have been
  * trained before. */
