@@ -32,6 +32,12 @@ struct Kernel {
   void (*free)(Kernel *kernel);
 };
 
+/* What kernel_new is asked for. */
+typedef struct KernelRequest {
+  const Op *op;
+  const Tensor *inputs, *outputs;
+} KernelRequest;
+
 /* A device's own memory. `staging`: what of the free one the backend will still take for copies. */
 typedef struct DeviceMemory {
   size_t free, total, staging; /* bytes */
@@ -65,6 +71,9 @@ struct Backend {
   Status (*mark)(Backend *backend, int index, Error *error);
   /* The time between two such marks, which it waits for. */
   Status (*marked_seconds)(Backend *backend, int from, int to, double *seconds, Error *error);
+  /* Tells profilers that look on from outside where what they are to look at begins and ends. NULL
+   * on a backend without. */
+  void (*watch)(Backend *backend, bool on);
   /* NULL where memory is the host's own. */
   Status (*memory)(Backend *backend, DeviceMemory *out, Error *error);
   /* NULL on a backend without. Between the two every kernel is recorded and none runs; `*out` is
@@ -80,6 +89,9 @@ struct Backend {
    * shape and element size does. */
   Status (*kernel_new)(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
                        Kernel **out, Error *error);
+  /* Told of all ops of a program before kernel_new is asked for each: what takes long can be made
+   * side by side. Says nothing of what fails; kernel_new does. NULL on a backend without. */
+  void (*prepare)(Backend *backend, const KernelRequest *requests, int count);
   /* What can be said of the device in one line: "cpu: 2 threads, AVX-512, bf16 native". */
   const char *(*describe)(Backend *backend);
   /* True where bf16 convolutions run at all: not on every processor. */
@@ -105,7 +117,9 @@ typedef struct CudaOptions {
   bool tf32;                    /* f32 convolutions on tensor cores, with 10 bits of mantissa */
   bool tune;                    /* measure convolution engines instead of trusting the heuristics */
   bool plain_streams;           /* no CUDA graphs: capture_* are NULL */
+  bool untested;                /* no self-test of the convolutions: for tests that have none */
   size_t convolution_workspace; /* the most a convolution may ask for, bytes */
+  int plan_threads;             /* that plan convolutions at a time; 0: as processors allow */
   const char *cache; /* folder of plans and compiled kernels; NULL: $XDG_CACHE_HOME/celforge */
   double timeout;    /* seconds a wait for the device may take */
 } CudaOptions;

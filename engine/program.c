@@ -52,29 +52,46 @@ static void describe_step(const Plan *plan, const Op *op, Step *step) {
   if (op->kind != OP_ALL_REDUCE) count_cost(step, op);
 }
 
-static Status make_steps(Program *program, Error *error) {
-  Status status = OK;
+static void describe_steps(Program *program) {
   const Plan *plan = program->plan;
   bool *waits = mem_new((size_t)plan->op_count, sizeof *waits);
   program->steps = mem_new((size_t)plan->op_count, sizeof *program->steps);
   program->step_count = plan->op_count;
   plan_waits(plan, waits);
   for (int i = 0; i < plan->op_count; i++) {
-    const Op *op = &plan->ops[i];
-    Step *step = &program->steps[i];
-    describe_step(plan, op, step);
-    step->waits = waits[i];
-    if (op->kind == OP_ALL_REDUCE) continue;
-    Backend *backend = program->backend;
-    if (backend->kernel_new(backend, op, step->inputs, step->outputs, &step->kernel, error) != OK) {
-      status = error_context(error, "program %s, op %s (%s)", program->name, op->name,
-                             op_kind_name(op->kind));
-      goto done;
-    }
+    describe_step(plan, &plan->ops[i], &program->steps[i]);
+    program->steps[i].waits = waits[i];
   }
-done:
   free(waits);
-  return status;
+}
+
+static void prepare_kernels(const Program *program) {
+  const Plan *plan = program->plan;
+  Backend *backend = program->backend;
+  if (!backend->prepare) return;
+  KernelRequest *requests = mem_new((size_t)plan->op_count, sizeof *requests);
+  int count = 0;
+  for (int i = 0; i < plan->op_count; i++) {
+    const Step *step = &program->steps[i];
+    if (plan->ops[i].kind == OP_ALL_REDUCE) continue;
+    requests[count++] = (KernelRequest){&plan->ops[i], step->inputs, step->outputs};
+  }
+  backend->prepare(backend, requests, count);
+  free(requests);
+}
+
+static Status make_kernels(Program *program, Error *error) {
+  Backend *backend = program->backend;
+  prepare_kernels(program);
+  for (int i = 0; i < program->step_count; i++) {
+    const Op *op = &program->plan->ops[i];
+    Step *step = &program->steps[i];
+    if (op->kind == OP_ALL_REDUCE) continue;
+    if (backend->kernel_new(backend, op, step->inputs, step->outputs, &step->kernel, error) != OK)
+      return error_context(error, "program %s, op %s (%s)", program->name, op->name,
+                           op_kind_name(op->kind));
+  }
+  return OK;
 }
 
 /* Values and workspaces share the arena: a workspace lives during its op alone. */
@@ -126,7 +143,8 @@ Status program_plan(const Graph *graph, Backend *backend, const ProgramOptions *
   if (!options->without_fusion) plan_fuse(program->plan);
   plan_schedule(program->plan);
   if (options->recompute) plan_recompute(program->plan);
-  TRY(make_steps(program, error));
+  describe_steps(program);
+  TRY(make_kernels(program, error));
   place_memory(program);
   sum_costs(program);
   TRY(arena_reserve(program->arena, backend, program->cost.arena_bytes, error));

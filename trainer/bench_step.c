@@ -162,9 +162,12 @@ static double median(double *values, int64_t count) {
 static Status time_steps(Bench *bench, double *step_seconds, Error *error) {
   Status status = OK;
   int64_t steps = bench->options->steps;
-  int64_t warmup = bench->backend->capture_begin ? WARMUP_STEPS_CAPTURED : WARMUP_STEPS;
+  Backend *backend = bench->backend;
+  int64_t warmup = backend->capture_begin ? WARMUP_STEPS_CAPTURED : WARMUP_STEPS;
   TRY(run_steps(bench, "warm-up", warmup, NULL, error));
+  if (backend->watch) backend->watch(backend, true);
   TRY(run_steps(bench, "timing", steps, bench->seconds, error));
+  if (backend->watch) backend->watch(backend, false);
   model_profile(bench->model, true);
   TRY(run_steps(bench, "profiling", steps, NULL, error));
   *step_seconds = median(bench->seconds, steps);

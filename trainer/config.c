@@ -114,6 +114,9 @@ static const ConfigKey KEYS[] = {
          "measure the convolution engines at the start instead of trusting cuDNN's heuristics"),
     REAL("cuda.workspace_mib", cuda.workspace_mib, 0, 65536, "256",
          "largest workspace of one convolution, MiB"),
+    INT("cuda.plan_threads", cuda.plan_threads, 0, 1024, "0",
+        "threads that prepare convolutions at the start; 0: one for each processor but one, at "
+        "most 16"),
     STRING("cuda.cache", cuda.cache, "",
            "folder of convolution plans and compiled kernels; empty: $XDG_CACHE_HOME/celforge"),
 

@@ -64,6 +64,7 @@ typedef struct Config {
   struct {
     bool deterministic, tf32, graphs, tune;
     double workspace_mib;
+    int64_t plan_threads;
     ConfigString cache;
   } cuda;
   struct {

@@ -24,6 +24,7 @@ static CudaOptions cuda_options(const Config *config, int device) {
       .tune = config->cuda.tune,
       .plain_streams = !config->cuda.graphs,
       .convolution_workspace = (size_t)(config->cuda.workspace_mib * 1048576),
+      .plan_threads = (int)config->cuda.plan_threads,
       .cache = config->cuda.cache[0] ? config->cuda.cache : NULL,
       .timeout = config->comm.timeout,
   };

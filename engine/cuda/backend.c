@@ -1,4 +1,5 @@
 /* The CUDA backend's table, and which constructor makes the kernel of which op. */
+#include <cuda_profiler_api.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -61,6 +62,14 @@ static const char *cuda_describe(Backend *backend) {
 static bool cuda_supports_bf16(Backend *backend) {
   (void)backend;
   return true;
+}
+
+static void cuda_watch(Backend *backend, bool on) {
+  (void)backend;
+  if (on)
+    cudaProfilerStart();
+  else
+    cudaProfilerStop();
 }
 
 static void leave_at_once(int exit_code, void *nothing) {
@@ -187,8 +196,10 @@ static Backend table(const CudaOptions *options) {
       .synchronize = cuda_synchronize,
       .mark = cuda_mark,
       .marked_seconds = cuda_marked_seconds,
+      .watch = cuda_watch,
       .memory = cuda_memory,
       .kernel_new = cuda_kernel_new,
+      .prepare = cuda_prepare,
       .describe = cuda_describe,
       .supports_bf16 = cuda_supports_bf16,
       .free = cuda_free,

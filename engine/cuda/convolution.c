@@ -78,3 +78,19 @@ Status cuda_conv3d_backward_weights_new(Backend *backend, const Op *op, const Te
   return convolution_new(backend, op, CONVOLUTION_BACKWARD_WEIGHTS, NULL, inputs, outputs, out,
                          error);
 }
+
+void cuda_prepare(Backend *backend, const KernelRequest *requests, int count) {
+  Convolution *convolutions = mem_new((size_t)count, sizeof *convolutions);
+  Error error = {0};
+  int found = 0;
+  for (int i = 0; i < count; i++) {
+    const KernelRequest *request = &requests[i];
+    if (request->op->kind < OP_CONV3D || request->op->kind > OP_CONV3D_BACKWARD_WEIGHTS) continue;
+    const ConvolutionPass pass = (ConvolutionPass)(request->op->kind - OP_CONV3D);
+    if (convolution_of(pass, request->op, request->inputs, request->outputs, &convolutions[found],
+                       &error) == OK)
+      found++;
+  }
+  cudnn_prepare(cuda_backend(backend)->cudnn, convolutions, found);
+  free(convolutions);
+}

@@ -6,13 +6,16 @@
 #include "engine/cuda/cuda.h"
 #include "engine/cuda/cudnn.h"
 
+/* What the tensor that cuDNN is given is of the op's: the same, or a copy in the workspace. */
+typedef enum PartKind { PART_SAME, PART_WINDOW, PART_SPREAD, PART_PERMUTED } PartKind;
+
 /* x, w or y: as the op has it, and as cuDNN is given it. */
 typedef struct ConvolutionPart {
   Shape outer, inner;
   DType outer_dtype, inner_dtype;
-  int64_t shift[RANK]; /* element i of the outer tensor is element i + shift of the inner one */
-  bool copied;         /* the inner tensor is another: in the workspace, at `at` */
-  size_t at;
+  PartKind kind;
+  size_t at;           /* of a copy, in the workspace */
+  int64_t shift[RANK]; /* of a window: element i of the outer tensor is element i + shift of it */
 } ConvolutionPart;
 
 enum { PART_X, PART_W, PART_Y, PARTS };
@@ -30,6 +33,8 @@ typedef struct ConvolutionSteps {
   const CudnnPlan *plan;
   size_t workspace;
 } ConvolutionSteps;
+
+int convolution_written_part(ConvolutionPass pass); /* of the parts */
 
 /* Lays out the workspace. `plan` must be one for convolution_inner in this form. */
 ConvolutionSteps convolution_steps(const Convolution *convolution, const ConvolutionForm *form,
@@ -50,15 +55,22 @@ Status convolution_steps_run(const ConvolutionSteps *steps, cudnnHandle_t handle
                              cudaStream_t stream, const ConvolutionTensors *tensors,
                              void *workspace, Error *error);
 
-/* Runs the steps once, on numbers of its own in scratch memory full of NaN, and holds the first,
- * the last and some other elements of the result against plain sums. ERROR_INTERNAL: the run's
- * error, or how far off it is. OK, and said in the log, where there is no memory to try it in. */
-Status convolution_trial(const ConvolutionSteps *steps, cudnnHandle_t handle, cudaStream_t stream,
-                         bool tf32, Error *error);
-
-/* Median seconds of a few runs on scratch memory that is allocated for it. */
-Status convolution_measure(const ConvolutionSteps *steps, cudnnHandle_t handle, cudaStream_t stream,
-                           double *seconds, Error *error);
+/* What the forms of one convolution are tried and measured on: tensors of its full shape with
+ * numbers of their own in scratch memory. Where the device has no memory for them the log says so,
+ * every check passes and nothing can be measured. */
+typedef struct ConvolutionTrial ConvolutionTrial;
+Status convolution_trial_new(const Convolution *convolution, cudnnHandle_t handle,
+                             cudaStream_t stream, bool tf32, ConvolutionTrial **out, Error *error);
+void convolution_trial_free(ConvolutionTrial *trial); /* NULL is allowed */
+/* Runs a form's steps once, with NaN where they should write, and holds the first, the last and
+ * some other elements of the result against plain sums. ERROR_INTERNAL: the run's error, or how far
+ * off it is. */
+Status convolution_trial_check(ConvolutionTrial *trial, const ConvolutionSteps *steps,
+                               Error *error);
+/* Median seconds of a few runs of steps that were checked; of one run where that took far longer
+ * than `best`, the fastest so far (infinity: none). */
+Status convolution_trial_measure(ConvolutionTrial *trial, const ConvolutionSteps *steps,
+                                 double best, double *seconds, Error *error);
 
 /* Like the constructors of cuda.h, in one form alone: for tests. NULL: as chosen. */
 Status convolution_new(Backend *backend, const Op *op, ConvolutionPass pass,

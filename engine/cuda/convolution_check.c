@@ -266,11 +266,37 @@ static void leave_stamp(const char *folder, const char *path) {
     log_warning("the convolutions' self-test runs again at the next start: %s", error.message);
 }
 
+/* Without memory behind the tensors. */
+static Status describe_case(const CheckCase *c, ConvolutionPass pass, Convolution *out,
+                            Error *error) {
+  const Op op = op_of(c, pass);
+  const Shape x_shape = shape_make(c->x[0], c->x[1], c->x[2], c->x[3], c->x[4]);
+  const Shape w_shape = shape_make(c->outputs, c->taps[0], c->taps[1], c->taps[2], c->x[4]);
+  const Tensor x = {.shape = x_shape, .dtype = c->dtype}, w = {.shape = w_shape, .dtype = c->dtype};
+  const Tensor y = {.shape = output_shape(c), .dtype = c->dtype};
+  const Tensor bias = {.shape = shape_vector(c->outputs), .dtype = DTYPE_F32};
+  const Tensor dw = {.shape = w_shape, .dtype = DTYPE_F32};
+  const Tensor inputs[][3] = {{x, w, bias}, {y, w}, {x, y}}, outputs[] = {y, x, dw};
+  return convolution_of(pass, &op, inputs[pass], &outputs[pass], out, error);
+}
+
+static Status prepare_cases(CudaBackend *backend, Error *error) {
+  Status status = OK;
+  Convolution all[CASES * 3];
+  for (int i = 0; i < CASES; i++)
+    for (int pass = CONVOLUTION_FORWARD; pass <= CONVOLUTION_BACKWARD_WEIGHTS; pass++)
+      TRY(describe_case(&cases[i], (ConvolutionPass)pass, &all[3 * i + pass], error));
+  cudnn_prepare(backend->cudnn, all, CASES * 3);
+done:
+  return status;
+}
+
 Status convolution_self_test(CudaBackend *backend, const char *folder, Error *error) {
   Status status = OK;
   char *path = folder ? stamp_path(backend, folder) : NULL;
   if (path && path_exists(path)) goto done;
   log_info("testing the convolutions of %s, once", cudnn_device(backend->cudnn));
+  TRY(prepare_cases(backend, error));
   for (int i = 0; i < CASES; i++)
     for (int pass = CONVOLUTION_FORWARD; pass <= CONVOLUTION_BACKWARD_WEIGHTS; pass++)
       TRY(check_pass(backend, &cases[i], (ConvolutionPass)pass, error));

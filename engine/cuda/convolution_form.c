@@ -92,12 +92,15 @@ static int add_endings(const Convolution *c, ConvolutionForm form, ConvolutionFo
                        int count) {
   if (c->pass == CONVOLUTION_FORWARD && (c->bias || c->activation != ACTIVATION_NONE)) {
     form.fused = true;
-    forms[count++] = form;
+    if (form.taps != TAPS_IN_Y) forms[count++] = form;
     form.fused = false;
     forms[count++] = form;
   } else if (c->pass == CONVOLUTION_BACKWARD_WEIGHTS && c->operands != c->result) {
     static const GradientForm gradients[] = {GRADIENT_DIRECT, GRADIENT_IDENTITY, GRADIENT_NARROW};
     for (int i = 0; i < 3; i++) {
+      /* With channels that 16 bytes do not divide cuDNN 9.19 has engines for the fused graph that
+       * compute wrong numbers or read misaligned addresses, which ends the process's device. */
+      if (gradients[i] == GRADIENT_IDENTITY && !form.aligned && !channels_fit(c)) continue;
       form.gradient = gradients[i];
       forms[count++] = form;
     }
@@ -107,9 +110,40 @@ static int add_endings(const Convolution *c, ConvolutionForm form, ConvolutionFo
   return count;
 }
 
+/* Tensor cores work on 8 channels at least, and on 16 to 64 well. cuDNN 9.19's fastest engines for
+ * Hopper (62, 67) take 32 taps at most. */
+enum { FEW_CHANNELS = 8, MOST_SPREAD = 128, MANY_CHANNELS = 16, MOST_TAPS = 32 };
+
+/* The forms with taps as channels: of a convolution of few channels all that are not along height,
+ * of one with many taps those along time. Images are left over. */
+static int add_taps(const Convolution *c, ConvolutionForm *forms, int count) {
+  const bool time = !leaves_time_alone(c), width = c->w.dim[AXIS_W] > 1;
+  const int64_t across = (time ? c->w.dim[AXIS_T] : 1) * c->w.dim[AXIS_W];
+  const int64_t in = c->w.dim[AXIS_C], out = c->w.dim[0];
+  const int64_t taps = c->w.dim[AXIS_T] * c->w.dim[AXIS_H] * c->w.dim[AXIS_W];
+  ConvolutionForm form = {
+      .frames = true, .aligned = true, .taps_of_time = time, .taps_of_width = width};
+  if (!time && !width) return count;
+  if (in <= FEW_CHANNELS && across * in <= MOST_SPREAD) {
+    form.taps = TAPS_IN_X;
+    count = add_endings(c, form, forms, count);
+  }
+  if (out <= FEW_CHANNELS && across * out <= MOST_SPREAD && c->stride[2] == 1 &&
+      c->stride[0] == 1) {
+    form.taps = TAPS_IN_Y;
+    count = add_endings(c, form, forms, count);
+  }
+  if (c->pass == CONVOLUTION_FORWARD && time && taps > MOST_TAPS && in >= MANY_CHANNELS) {
+    form.taps = TAPS_IN_X;
+    form.taps_of_width = false;
+    count = add_endings(c, form, forms, count);
+  }
+  return count;
+}
+
 int convolution_forms(const Convolution *c, ConvolutionForm forms[CONVOLUTION_MAX_FORMS]) {
   const bool frames = leaves_time_alone(c), differs = padding_differs(c), fit = channels_fit(c);
-  int count = 0, tier = 0;
+  int count = add_taps(c, forms, 0), tier = 0;
   for (int padded = 0; padded <= (differs ? 1 : 0); padded++) {
     for (int volume = frames ? 0 : 1; volume <= 1; volume++, tier++) {
       for (int aligned = 0; aligned <= (fit ? 0 : 1); aligned++) {
@@ -124,9 +158,12 @@ int convolution_forms(const Convolution *c, ConvolutionForm forms[CONVOLUTION_MA
 
 const char *convolution_form_name(const ConvolutionForm *form, char name[64]) {
   static const char *const gradients[] = {"", "+identity", "+narrow"};
-  snprintf(name, 64, "%s%s%s%s%s", form->frames ? "frames" : "volume",
-           form->padded ? "+padded" : "", form->aligned ? "+aligned" : "",
-           form->fused ? "+fused" : "", gradients[form->gradient]);
+  static const char *const taps[] = {"", "+x_taps_", "+y_taps_"};
+  snprintf(name, 64, "%s%s%s%s%s%s%s%s", form->frames ? "frames" : "volume",
+           form->padded ? "+padded" : "", form->aligned ? "+aligned" : "", taps[form->taps],
+           form->taps && form->taps_of_time ? "t" : "",
+           form->taps && form->taps_of_width ? "w" : "", form->fused ? "+fused" : "",
+           gradients[form->gradient]);
   return name;
 }
 
@@ -134,8 +171,33 @@ static int64_t round_up(int64_t count, int64_t step) {
   return (count + step - 1) / step * step;
 }
 
+/* Moves the taps along one axis into channels; returns how many there were. */
+static int64_t take_taps(Convolution *c, TapsForm taps, int axis) {
+  const int64_t count = c->w.dim[AXIS_T + axis];
+  c->w.dim[AXIS_T + axis] = 1;
+  if (taps == TAPS_IN_X)
+    c->x.dim[AXIS_T + axis] = c->y.dim[AXIS_T + axis];
+  else
+    c->y.dim[AXIS_T + axis] = c->x.dim[AXIS_T + axis];
+  c->stride[axis] = 1;
+  c->before[axis] = c->after[axis] = 0;
+  return count;
+}
+
+static void take_all_taps(Convolution *c, const ConvolutionForm *form) {
+  enum { TIME, HEIGHT, WIDTH };
+  int64_t count = 1;
+  if (form->taps_of_time) count *= take_taps(c, form->taps, TIME);
+  if (form->taps_of_width) count *= take_taps(c, form->taps, WIDTH);
+  if (form->taps == TAPS_IN_X)
+    c->x.dim[AXIS_C] = c->w.dim[AXIS_C] *= count;
+  else
+    c->y.dim[AXIS_C] = c->w.dim[0] *= count;
+}
+
 Convolution convolution_inner(const Convolution *convolution, const ConvolutionForm *form) {
   Convolution c = *convolution;
+  if (form->taps != TAPS_KEPT) take_all_taps(&c, form);
   if (form->padded) {
     for (int i = 0; i < 3; i++) {
       if (c.before[i] == c.after[i]) continue;

@@ -2,8 +2,9 @@
  * alone: nothing here needs a device.
  *
  * A form is a way from the op's tensors to a cuDNN graph and back. Where cuDNN takes an op as it
- * is, that is one call. Otherwise our own kernels stand before and behind it: copies with zeros
- * around (a window, engine/cuda/epilogue.h) in the workspace. */
+ * is, that is one call. Otherwise our own kernels stand before and behind it, with copies in the
+ * workspace: with zeros around (a window, engine/cuda/epilogue.h), or with taps of the kernel as
+ * channels (engine/cuda/taps.h). */
 #ifndef CELFORGE_ENGINE_CUDA_CONVOLUTION_FORM_H
 #define CELFORGE_ENGINE_CUDA_CONVOLUTION_FORM_H
 
@@ -43,7 +44,17 @@ typedef enum GradientForm {
   GRADIENT_NARROW,   /* cuDNN writes bf16, our kernel widens it: one rounding to bf16 */
 } GradientForm;
 
+/* Which tensor has taps as channels: the convolution then has fewer taps and more channels.
+ *
+ *   TAPS_IN_X: x'[n,p,h,r,(a,b,c)] = x[n, p st + a - bt, h, r sw + b - bw, c], w'[o,i,(a,b,c)]
+ *   TAPS_IN_Y: y'[n,t,q,w,(a,b,o)] = y[n, t - a + bt, q, w - b + bw, o],       w'[(a,b,o),i,c]
+ *
+ * In the second one strides of those axes are 1, and y is the sum over all y' that show it. */
+typedef enum TapsForm { TAPS_KEPT, TAPS_IN_X, TAPS_IN_Y } TapsForm;
+
 typedef struct ConvolutionForm {
+  TapsForm taps;
+  bool taps_of_time, taps_of_width; /* which taps; a and b above */
   bool frames;  /* taps, stride and padding leave time alone: frames are images, 4-D tensors */
   bool fused;   /* bias and activation inside cuDNN's graph, not in a kernel behind it */
   bool aligned; /* channels rounded up to what tensor cores load in 16 bytes, zeros added */
@@ -56,7 +67,7 @@ enum { CONVOLUTION_MAX_FORMS = 48 };
 /* The forms that make sense for a convolution, the best first. `direct`: dtype and shape need
  * none of ours. Returns their number, at least 1. */
 int convolution_forms(const Convolution *convolution, ConvolutionForm forms[CONVOLUTION_MAX_FORMS]);
-/* "frames+fused", "volume+padded+own_epilogue": for logs, files and tests. */
+/* "frames+fused", "frames+aligned+x_taps_tw+narrow": for logs, files and tests. */
 const char *convolution_form_name(const ConvolutionForm *form, char name[64]);
 
 /* The convolution that cuDNN is given in this form: shapes with added channels and padding, no bias

@@ -3,122 +3,161 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "base/memory.h"
 #include "engine/cuda/convolution.h"
 #include "engine/cuda/reference_convolution.h"
 
 /* --- Scratch ---------------------------------------------------------------------------------- */
-enum { MOST_SAMPLES = 64, MOST_SUMS = MOST_SAMPLES * REFERENCE_MOST_SLICES };
+enum { NANS = 0xff, MOST_SAMPLES = 64, MOST_SUMS = MOST_SAMPLES * REFERENCE_MOST_SLICES };
 
-/* One piece of memory for everything; `memory` NULL: the device has not that much. */
-typedef struct Scratch {
-  char *memory;
-  size_t bytes;
+/* What all forms of a convolution are tried on. */
+struct ConvolutionTrial {
+  Convolution convolution;
+  cudnnHandle_t handle;
+  cudaStream_t stream;
+  bool tf32, is_without_memory; /* the device has not that much */
+  int written;                  /* the part */
+  char *memory;                 /* one piece for the tensors */
   ConvolutionTensors tensors;
-  double *sums; /* [MOST_SUMS] */
-  void *workspace;
-} Scratch;
+  double *sums;          /* [MOST_SUMS], on the device */
+  char *workspace;       /* grows with what forms want */
+  size_t workspace_size; /* bytes */
+  int samples;
+  double expected[MOST_SAMPLES]; /* with bias and activation */
+};
 
-static int64_t part_count(const ConvolutionSteps *steps, int part) {
-  return shape_count(steps->parts[part].outer);
+static Shape part_shape(const Convolution *c, int part) {
+  const Shape shapes[PARTS] = {c->x, c->w, c->y};
+  return shapes[part];
 }
 
-static size_t part_bytes(const ConvolutionSteps *steps, int part) {
-  return (size_t)part_count(steps, part) * dtype_size(steps->parts[part].outer_dtype);
+static DType part_dtype(const ConvolutionTrial *trial, int part) {
+  return part == trial->written ? trial->convolution.result : trial->convolution.operands;
 }
 
-/* All of it is NaN. */
-static Status scratch_new(const ConvolutionSteps *steps, cudaStream_t stream, Scratch *out,
-                          Error *error) {
-  enum { NANS = 0xff };
+static size_t part_bytes(const ConvolutionTrial *trial, int part) {
+  return (size_t)shape_count(part_shape(&trial->convolution, part)) *
+         dtype_size(part_dtype(trial, part));
+}
+
+/* Where there is no memory that is remembered, and no error. */
+static Status take_memory(ConvolutionTrial *trial, size_t bytes, char **out, Error *error) {
   Status status = OK;
-  size_t at[PARTS], bias_at, sums_at, workspace_at;
-  *out = (Scratch){0};
-  for (int i = 0; i < PARTS; i++) {
-    at[i] = out->bytes;
-    out->bytes += memory_align(part_bytes(steps, i));
-  }
-  bias_at = out->bytes;
-  out->bytes += memory_align((size_t)steps->convolution.y.dim[AXIS_C] * sizeof(float));
-  sums_at = out->bytes;
-  out->bytes += memory_align(MOST_SUMS * sizeof(double));
-  workspace_at = out->bytes;
-  out->bytes += steps->workspace;
-  const cudaError_t code = cudaMalloc((void **)&out->memory, out->bytes);
+  const cudaError_t code = cudaMalloc((void **)out, bytes);
   if (code == cudaErrorMemoryAllocation) {
     cudaGetLastError(); /* it is no error of the device: later calls must not see it */
-    out->memory = NULL;
+    *out = NULL;
+    log_info("cuDNN: no %zu bytes of device memory to try a convolution in; it is used untried",
+             bytes);
+    trial->is_without_memory = true;
     return OK;
   }
   CUDA_TRY(code);
-  CUDA_TRY(cudaMemsetAsync(out->memory, NANS, out->bytes, stream));
-  for (int i = 0; i < PARTS; i++) out->tensors.part[i] = out->memory + at[i];
-  out->tensors.bias = out->memory + bias_at;
-  out->sums = (double *)(void *)(out->memory + sums_at);
-  out->workspace = out->memory + workspace_at;
 done:
   return status;
+}
+
+static Status take_tensors(ConvolutionTrial *trial, Error *error) {
+  Status status = OK;
+  size_t at[PARTS], bytes = 0;
+  for (int i = 0; i < PARTS; i++) {
+    at[i] = bytes;
+    bytes += memory_align(part_bytes(trial, i));
+  }
+  const size_t bias_at = bytes;
+  bytes += memory_align((size_t)trial->convolution.y.dim[AXIS_C] * sizeof(float));
+  const size_t sums_at = bytes;
+  bytes += memory_align(MOST_SUMS * sizeof(double));
+  TRY(take_memory(trial, bytes, &trial->memory, error));
+  if (!trial->memory) goto done;
+  for (int i = 0; i < PARTS; i++) trial->tensors.part[i] = trial->memory + at[i];
+  trial->tensors.bias = trial->memory + bias_at;
+  trial->sums = (double *)(void *)(trial->memory + sums_at);
+done:
+  return status;
+}
+
+static Status fill_numbers(const ConvolutionTrial *trial, void *out, DType dtype, int64_t count,
+                           int seed, double scale, Error *error) {
+  const ReferenceNumbersLaunch numbers = {
+      .out = out, .dtype = dtype, .count = count, .seed = (uint64_t)seed, .scale = (float)scale};
+  return launch_reference_numbers(&numbers, trial->stream, error);
 }
 
 /* Operands and bias: sums of products are about 1 in the forward pass. */
-static Status fill_operands(const ConvolutionSteps *steps, cudaStream_t stream,
-                            const Scratch *scratch, Error *error) {
+static Status fill_operands(const ConvolutionTrial *trial, Error *error) {
   Status status = OK;
-  const Convolution *c = &steps->convolution;
+  const Convolution *c = &trial->convolution;
   const double fan_in = (double)shape_count(c->w) / (double)c->w.dim[0];
-  const float scales[PARTS] = {1, (float)(3 / sqrt(fan_in)), 1};
-  for (int i = 0; i < PARTS; i++) {
-    if (i == steps->written) continue;
-    const ReferenceNumbersLaunch numbers = {.out = scratch->tensors.part[i],
-                                            .dtype = c->operands,
-                                            .count = part_count(steps, i),
-                                            .seed = (uint64_t)i + 1,
-                                            .scale = scales[i]};
-    TRY(launch_reference_numbers(&numbers, stream, error));
-  }
-  if (c->pass == CONVOLUTION_FORWARD && c->bias) {
-    const ReferenceNumbersLaunch bias = {.out = scratch->tensors.bias,
-                                         .dtype = DTYPE_F32,
-                                         .count = c->y.dim[AXIS_C],
-                                         .seed = PARTS + 1,
-                                         .scale = 1};
-    TRY(launch_reference_numbers(&bias, stream, error));
-  }
+  const double scales[PARTS] = {1, 3 / sqrt(fan_in), 1};
+  for (int i = 0; i < PARTS; i++)
+    if (i != trial->written)
+      TRY(fill_numbers(trial, trial->tensors.part[i], c->operands, shape_count(part_shape(c, i)),
+                       i + 1, scales[i], error));
+  if (c->pass == CONVOLUTION_FORWARD && c->bias)
+    TRY(fill_numbers(trial, trial->tensors.bias, DTYPE_F32, c->y.dim[AXIS_C], PARTS + 1, 1, error));
 done:
   return status;
 }
 
-/* --- Trying ----------------------------------------------------------------------------------- */
-static Status sum_samples(const ConvolutionSteps *steps, cudaStream_t stream,
-                          const Scratch *scratch, int samples, double *out, Error *error) {
+/* What a form may not leave as it is, is NaN. */
+static Status poison(ConvolutionTrial *trial, const ConvolutionSteps *steps, Error *error) {
+  Status status = OK;
+  if (steps->workspace > trial->workspace_size) {
+    if (trial->workspace) CUDA_TRY(cudaFree(trial->workspace));
+    trial->workspace = NULL;
+    trial->workspace_size = 0;
+    TRY(take_memory(trial, steps->workspace, &trial->workspace, error));
+    if (!trial->workspace) goto done;
+    trial->workspace_size = steps->workspace;
+  }
+  if (steps->workspace > 0)
+    CUDA_TRY(cudaMemsetAsync(trial->workspace, NANS, steps->workspace, trial->stream));
+  CUDA_TRY(cudaMemsetAsync(trial->tensors.part[trial->written], NANS,
+                           part_bytes(trial, trial->written), trial->stream));
+done:
+  return status;
+}
+
+/* --- What is right ---------------------------------------------------------------------------- */
+static Status sum_samples(ConvolutionTrial *trial, Error *error) {
   static const ReferenceResult results[] = {REFERENCE_Y, REFERENCE_DX, REFERENCE_DW};
   Status status = OK;
   double sums[MOST_SUMS];
-  const Convolution *c = &steps->convolution;
+  const Convolution *c = &trial->convolution;
   ReferenceSamplesLaunch launch = {.convolution = {.result = results[c->pass],
-                                                   .x = scratch->tensors.part[PART_X],
-                                                   .w = scratch->tensors.part[PART_W],
-                                                   .y = scratch->tensors.part[PART_Y],
+                                                   .x = trial->tensors.part[PART_X],
+                                                   .w = trial->tensors.part[PART_W],
+                                                   .y = trial->tensors.part[PART_Y],
                                                    .x_shape = c->x,
                                                    .w_shape = c->w,
                                                    .y_shape = c->y,
                                                    .operands = c->operands},
-                                   .samples = samples,
-                                   .out = scratch->sums};
+                                   .samples = trial->samples,
+                                   .out = trial->sums};
   for (int i = 0; i < 3; i++) {
     launch.convolution.stride[i] = c->stride[i];
     launch.convolution.before[i] = c->before[i];
   }
   launch.slices = reference_sample_slices(&launch.convolution);
-  TRY(launch_reference_samples(&launch, stream, error));
-  CUDA_TRY(cudaStreamSynchronize(stream));
-  CUDA_TRY(cudaMemcpy(sums, scratch->sums, (size_t)(samples * launch.slices) * sizeof *sums,
+  TRY(launch_reference_samples(&launch, trial->stream, error));
+  CUDA_TRY(cudaStreamSynchronize(trial->stream));
+  CUDA_TRY(cudaMemcpy(sums, trial->sums, (size_t)(trial->samples * launch.slices) * sizeof *sums,
                       cudaMemcpyDeviceToHost));
-  for (int i = 0; i < samples; i++) {
-    out[i] = 0;
-    for (int64_t k = 0; k < launch.slices; k++) out[i] += sums[i * launch.slices + k];
+  for (int i = 0; i < trial->samples; i++) {
+    trial->expected[i] = 0;
+    for (int64_t k = 0; k < launch.slices; k++) trial->expected[i] += sums[i * launch.slices + k];
   }
 done:
   return status;
+}
+
+static int64_t written_count(const ConvolutionTrial *trial) {
+  return shape_count(part_shape(&trial->convolution, trial->written));
+}
+
+static int64_t place_of(const ConvolutionTrial *trial, int sample) {
+  return reference_sample_place(sample, trial->samples, written_count(trial));
 }
 
 /* The stream's work is done. */
@@ -136,14 +175,13 @@ done:
 }
 
 /* What bias and activation make of a sum. */
-static Status finish_sum(const ConvolutionSteps *steps, const Scratch *scratch, int64_t place,
-                         double *sum, Error *error) {
+static Status finish_sum(const ConvolutionTrial *trial, int64_t place, double *sum, Error *error) {
   Status status = OK;
-  const Convolution *c = &steps->convolution;
+  const Convolution *c = &trial->convolution;
   double bias = 0;
   if (c->pass != CONVOLUTION_FORWARD) goto done;
   if (c->bias)
-    TRY(read_number(scratch->tensors.bias, DTYPE_F32, place % c->y.dim[AXIS_C], &bias, error));
+    TRY(read_number(trial->tensors.bias, DTYPE_F32, place % c->y.dim[AXIS_C], &bias, error));
   *sum += bias;
   if (c->activation == ACTIVATION_LEAKY_RELU && *sum < 0) *sum *= (double)c->slope;
   if (c->activation == ACTIVATION_TANH) *sum = tanh(*sum);
@@ -151,105 +189,140 @@ done:
   return status;
 }
 
-/* Far above rounding in sums of any length, far below one wrong element among the samples. */
-static double tolerance_of(const Convolution *c, bool tf32) {
-  if (c->operands == DTYPE_BF16) return 2e-2;
-  return tf32 ? 5e-3 : 2e-4;
+static Status expect(ConvolutionTrial *trial, Error *error) {
+  Status status = OK;
+  const int64_t count = written_count(trial);
+  trial->samples = count < MOST_SAMPLES ? (int)count : MOST_SAMPLES;
+  TRY(sum_samples(trial, error));
+  for (int i = 0; i < trial->samples; i++)
+    TRY(finish_sum(trial, place_of(trial, i), &trial->expected[i], error));
+done:
+  return status;
 }
 
-static Status compare(const ConvolutionSteps *steps, cudaStream_t stream, const Scratch *scratch,
-                      bool tf32, Error *error) {
+Status convolution_trial_new(const Convolution *convolution, cudnnHandle_t handle,
+                             cudaStream_t stream, bool tf32, ConvolutionTrial **out, Error *error) {
   Status status = OK;
-  const ConvolutionPart *written = &steps->parts[steps->written];
-  const int64_t count = part_count(steps, steps->written);
-  const int samples = count < MOST_SAMPLES ? (int)count : MOST_SAMPLES;
-  const double tolerance = tolerance_of(&steps->convolution, tf32);
-  double sums[MOST_SAMPLES] = {0}, difference = 0, norm = 0, worst = -1, worst_found = 0;
-  int64_t worst_place = 0;
+  ConvolutionTrial *trial = mem_new(1, sizeof *trial);
+  *out = NULL;
+  trial->convolution = *convolution;
+  trial->handle = handle;
+  trial->stream = stream;
+  trial->tf32 = tf32;
+  trial->written = convolution_written_part(convolution->pass);
+  TRY(take_tensors(trial, error));
+  if (trial->memory) {
+    TRY(fill_operands(trial, error));
+    TRY(expect(trial, error));
+  }
+  *out = trial;
+  trial = NULL;
+done:
+  convolution_trial_free(trial);
+  return status;
+}
+
+void convolution_trial_free(ConvolutionTrial *trial) {
+  if (!trial) return;
+  if (trial->memory) cudaFree(trial->memory);
+  if (trial->workspace) cudaFree(trial->workspace);
+  free(trial);
+}
+
+/* --- Trying ----------------------------------------------------------------------------------- */
+/* Far above rounding in sums of any length, far below one wrong element among the samples. */
+static double tolerance_of(const ConvolutionTrial *trial) {
+  if (trial->convolution.operands == DTYPE_BF16) return 2e-2;
+  return trial->tf32 ? 5e-3 : 2e-4;
+}
+
+static Status compare(const ConvolutionTrial *trial, Error *error) {
+  Status status = OK;
+  const double tolerance = tolerance_of(trial);
+  double difference = 0, norm = 0, worst = -1, worst_found = 0;
   int worst_sample = 0;
-  TRY(sum_samples(steps, stream, scratch, samples, sums, error));
-  for (int i = 0; i < samples; i++) {
-    const int64_t place = reference_sample_place(i, samples, count);
+  for (int i = 0; i < trial->samples; i++) {
+    const double expected = trial->expected[i];
     double found = NAN;
-    TRY(finish_sum(steps, scratch, place, &sums[i], error));
-    TRY(read_number(scratch->tensors.part[steps->written], written->outer_dtype, place, &found,
-                    error));
-    const double off = fabs(found - sums[i]);
+    TRY(read_number(trial->tensors.part[trial->written], trial->convolution.result,
+                    place_of(trial, i), &found, error));
+    const double off = fabs(found - expected);
     difference += off * off;
-    norm += sums[i] * sums[i];
+    norm += expected * expected;
     if (off <= worst) continue; /* a NaN is worst, and stays it */
-    if (!isnan(worst)) worst = off, worst_found = found, worst_place = place, worst_sample = i;
+    if (!isnan(worst)) worst = off, worst_found = found, worst_sample = i;
   }
   if (!(sqrt(difference) <= tolerance * sqrt(norm)))
     FAIL(error, ERROR_INTERNAL,
          "it computes wrong numbers: off by %.3g (relative, of %d elements; at most %.3g is "
          "rounding); element %lld of %lld is %.6g, should be %.6g",
-         sqrt(difference / norm), samples, tolerance, (long long)worst_place, (long long)count,
-         worst_found, sums[worst_sample]);
+         sqrt(difference / norm), trial->samples, tolerance,
+         (long long)place_of(trial, worst_sample), (long long)written_count(trial), worst_found,
+         trial->expected[worst_sample]);
 done:
   return status;
 }
 
-Status convolution_trial(const ConvolutionSteps *steps, cudnnHandle_t handle, cudaStream_t stream,
-                         bool tf32, Error *error) {
+static Status run(const ConvolutionTrial *trial, const ConvolutionSteps *steps, Error *error) {
+  return convolution_steps_run(steps, trial->handle, trial->stream, &trial->tensors,
+                               trial->workspace, error);
+}
+
+Status convolution_trial_check(ConvolutionTrial *trial, const ConvolutionSteps *steps,
+                               Error *error) {
   Status status = OK;
-  Scratch scratch;
-  TRY(scratch_new(steps, stream, &scratch, error));
-  if (!scratch.memory) {
-    log_info("cuDNN: no %zu bytes of device memory to try a convolution in; it is used untried",
-             scratch.bytes);
-    return OK;
-  }
-  TRY(fill_operands(steps, stream, &scratch, error));
-  TRY(convolution_steps_run(steps, handle, stream, &scratch.tensors, scratch.workspace, error));
-  CUDA_TRY(cudaStreamSynchronize(stream));
-  TRY(compare(steps, stream, &scratch, tf32, error));
+  if (trial->is_without_memory) goto done;
+  TRY(poison(trial, steps, error));
+  if (trial->is_without_memory) goto done;
+  TRY(run(trial, steps, error));
+  CUDA_TRY(cudaStreamSynchronize(trial->stream));
+  TRY(compare(trial, error));
 done:
-  if (scratch.memory) cudaFree(scratch.memory);
   return status;
 }
 
 /* --- Measuring -------------------------------------------------------------------------------- */
-enum { WARM_RUNS = 2, TIMED_RUNS = 7 };
+enum { LEAST_RUNS = 3, MOST_RUNS = 7 };
+static const double ENOUGH_SECONDS = 20e-3, TOO_SLOW = 1.5;
 
 static int ascending(const void *a, const void *b) {
   const float x = *(const float *)a, y = *(const float *)b;
   return (x > y) - (x < y);
 }
 
-static Status time_runs(const ConvolutionSteps *steps, cudnnHandle_t handle, cudaStream_t stream,
-                        const Scratch *scratch, double *seconds, Error *error) {
+/* The first run is not counted, unless it is as slow as to tell all. */
+static Status time_runs(const ConvolutionTrial *trial, const ConvolutionSteps *steps, double best,
+                        double *seconds, Error *error) {
   Status status = OK;
   cudaEvent_t begin = NULL, end = NULL;
-  float milliseconds[TIMED_RUNS] = {0};
+  float times[MOST_RUNS] = {0}; /* milliseconds */
+  double sum = 0;
+  int count = 0;
   CUDA_TRY(cudaEventCreate(&begin));
   CUDA_TRY(cudaEventCreate(&end));
-  for (int i = -WARM_RUNS; i < TIMED_RUNS; i++) {
-    CUDA_TRY(cudaEventRecord(begin, stream));
-    TRY(convolution_steps_run(steps, handle, stream, &scratch->tensors, scratch->workspace, error));
-    CUDA_TRY(cudaEventRecord(end, stream));
+  for (int i = 0; count < MOST_RUNS && (count < LEAST_RUNS || sum < ENOUGH_SECONDS); i++) {
+    CUDA_TRY(cudaEventRecord(begin, trial->stream));
+    TRY(run(trial, steps, error));
+    CUDA_TRY(cudaEventRecord(end, trial->stream));
     CUDA_TRY(cudaEventSynchronize(end));
-    if (i >= 0) CUDA_TRY(cudaEventElapsedTime(&milliseconds[i], begin, end));
+    CUDA_TRY(cudaEventElapsedTime(&times[count], begin, end));
+    const double taken = 1e-3 * (double)times[count];
+    if (i == 0 && taken <= TOO_SLOW * best) continue;
+    sum += taken;
+    count++;
+    if (i == 0) break;
   }
-  qsort(milliseconds, TIMED_RUNS, sizeof *milliseconds, ascending);
-  *seconds = 1e-3 * (double)milliseconds[TIMED_RUNS / 2];
+  qsort(times, (size_t)count, sizeof *times, ascending);
+  *seconds = 1e-3 * (double)times[count / 2];
 done:
   if (begin) cudaEventDestroy(begin);
   if (end) cudaEventDestroy(end);
   return status;
 }
 
-Status convolution_measure(const ConvolutionSteps *steps, cudnnHandle_t handle, cudaStream_t stream,
-                           double *seconds, Error *error) {
-  Status status = OK;
-  Scratch scratch;
-  TRY(scratch_new(steps, stream, &scratch, error));
-  if (!scratch.memory)
-    FAIL(error, ERROR_INTERNAL, "no %zu bytes of device memory to measure a convolution in",
-         scratch.bytes);
-  TRY(fill_operands(steps, stream, &scratch, error));
-  TRY(time_runs(steps, handle, stream, &scratch, seconds, error));
-done:
-  if (scratch.memory) cudaFree(scratch.memory);
-  return status;
+Status convolution_trial_measure(ConvolutionTrial *trial, const ConvolutionSteps *steps,
+                                 double best, double *seconds, Error *error) {
+  if (trial->is_without_memory)
+    return error_set(error, ERROR_INTERNAL, "no device memory to measure a convolution in");
+  return time_runs(trial, steps, best, seconds, error);
 }

@@ -95,7 +95,8 @@ typedef Status CudaKernelNew(Backend *backend, const Op *op, const Tensor *input
 CudaKernelNew cuda_pointwise_new;   /* pointwise.c: compiled for each program */
 CudaKernelNew cuda_reduce_new;      /* reduce.c: likewise */
 CudaKernelNew cuda_square_sums_new; /* square_sums.c */
-CudaKernelNew cuda_conv3d_new;      /* convolution.c: cuDNN */
+void cuda_prepare(Backend *backend, const KernelRequest *requests, int count); /* convolution.c */
+CudaKernelNew cuda_conv3d_new; /* convolution.c: cuDNN */
 CudaKernelNew cuda_conv3d_backward_data_new;
 CudaKernelNew cuda_conv3d_backward_weights_new;
 CudaKernelNew cuda_norm_new; /* norm.c */

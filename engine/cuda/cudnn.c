@@ -3,13 +3,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/thread.h"
 #include "engine/cuda/convolution.h"
 #include "engine/cuda/cudnn_offer.h"
 #include "engine/cuda/cudnn_store.h"
+#include "engine/cuda/cudnn_workers.h"
 
 /* A choice that was made, and what its plan was made of. */
 typedef struct Entry {
@@ -22,7 +23,8 @@ typedef struct Entry {
 
 static const double MOST_TUNING_SECONDS = 60;
 
-/* What choosing has cost so far: engines that are compiled at run time take up to seconds each. */
+/* What choosing has cost so far, by the clock: engines that are compiled at run time take up to
+ * seconds each. */
 typedef struct Progress {
   int made;
   double seconds, said; /* in all; as of the last line about it */
@@ -34,6 +36,7 @@ struct Cudnn {
   bool tune;
   cudaStream_t stream;
   char *device, *folder;
+  CudnnWorkers *workers;
   int count, capacity;
   Entry *entries;
   Progress progress;
@@ -41,6 +44,10 @@ struct Cudnn {
 
 cudnnHandle_t cudnn_handle(const Cudnn *cudnn) {
   return cudnn->target.handle;
+}
+
+int cudnn_made(const Cudnn *cudnn) {
+  return cudnn->progress.made;
 }
 
 const char *cudnn_device(const Cudnn *cudnn) {
@@ -84,12 +91,6 @@ static void say(const Convolution *convolution, const Entry *entry, const char *
   text_free(&text);
 }
 
-static double seconds_now(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 /* What makes a step many times slower without being an error. Described devices have fewer engines.
  */
 static void say_slow(const Cudnn *cudnn, const Convolution *convolution, const Entry *entry) {
@@ -125,10 +126,11 @@ static void count_made(Cudnn *cudnn, double seconds) {
 }
 
 /* What the disk holds for the key; a file that is no use is said and forgotten. */
-static bool read_entry(const Cudnn *cudnn, const Convolution *convolution, Entry *entry) {
+static bool read_entry(const Cudnn *cudnn, const CudnnTarget *target,
+                       const Convolution *convolution, Entry *entry) {
   Error error = {0};
   if (!cudnn->folder) return false;
-  const Status status = cudnn_store_read(cudnn->folder, entry->key, convolution, &cudnn->target,
+  const Status status = cudnn_store_read(cudnn->folder, entry->key, convolution, target,
                                          &cudnn->rules, &entry->form, &entry->plan, &error);
   if (status != OK) log_warning("a plan of cuDNN is made anew: %s", error.message);
   return status == OK && entry->plan;
@@ -142,51 +144,132 @@ static void write_entry(const Cudnn *cudnn, const Entry *entry) {
     log_warning("a plan of cuDNN is not kept: %s", error.message);
 }
 
-Status cudnn_choose(Cudnn *cudnn, const Convolution *convolution, const ConvolutionForm *only,
-                    CudnnChoice *out, Error *error) {
+/* One convolution on its way to an entry. */
+typedef struct Pending {
+  Convolution convolution;
+  const ConvolutionForm *only;
+  Entry entry;
+  bool is_read, is_tuned;
+  CudnnSearch *search; /* where it was not read */
+} Pending;
+
+/* In any thread. */
+static void prepare(const Cudnn *cudnn, const CudnnTarget *target, bool tune, Pending *pending) {
+  const CudnnSearchSettings settings = {.rules = cudnn->rules, .tune = tune};
+  pending->is_read =
+      !pending->only && read_entry(cudnn, target, &pending->convolution, &pending->entry);
+  if (pending->is_read) return;
+  pending->is_tuned = tune;
+  pending->search = cudnn_search_prepare(&settings, target, &pending->convolution, pending->only);
+}
+
+/* Makes an entry of it, or frees it; `seconds` that it took. */
+static Status finish(Cudnn *cudnn, Pending *pending, double seconds, Error *error) {
   Status status = OK;
-  Entry entry = {.key = key_of(cudnn, convolution, only)};
-  const Entry *known = find(cudnn, entry.key);
-  if (!known && !only && read_entry(cudnn, convolution, &entry)) {
-    known = add(cudnn, &entry);
-    entry.key = NULL;
-    say(convolution, known, "as chosen before");
+  const Convolution *convolution = &pending->convolution;
+  CudnnFound found = {0};
+  if (pending->is_read) {
+    say(convolution, add(cudnn, &pending->entry), "as chosen before");
+    return OK;
   }
-  if (!known) {
-    const double begin = seconds_now();
-    const bool tune = cudnn->tune && cudnn->progress.seconds < MOST_TUNING_SECONDS;
-    CudnnFound found = {0};
-    const CudnnSearch search = {
-        .target = cudnn->target, .rules = cudnn->rules, .tune = tune, .stream = cudnn->stream};
-    TRY(cudnn_search(&search, convolution, only, &found, error));
-    entry.form = found.form;
-    entry.plan = found.plan;
-    entry.graph = found.graph;
-    entry.config = found.config;
-    known = add(cudnn, &entry);
-    entry.key = NULL;
-    say(convolution, known, tune ? "measured" : "by heuristics");
-    if (!only && tune == cudnn->tune) write_entry(cudnn, known);
-    if (!only) say_slow(cudnn, convolution, known);
-    count_made(cudnn, seconds_now() - begin);
-  }
-  *out = (CudnnChoice){.form = known->form, .plan = known->plan};
+  TRY(cudnn_search_finish(pending->search, &cudnn->target, cudnn->stream, &found, error));
+  pending->entry.form = found.form;
+  pending->entry.plan = found.plan;
+  pending->entry.graph = found.graph;
+  pending->entry.config = found.config;
+  const Entry *entry = add(cudnn, &pending->entry);
+  say(convolution, entry, pending->is_tuned ? "measured" : "by heuristics");
+  if (!pending->only && pending->is_tuned == cudnn->tune) write_entry(cudnn, entry);
+  if (!pending->only) say_slow(cudnn, convolution, entry);
+  count_made(cudnn, seconds);
 done:
-  free(entry.key);
+  cudnn_search_free(pending->search);
+  if (status != OK) free(pending->entry.key);
   return status;
 }
 
+Status cudnn_choose(Cudnn *cudnn, const Convolution *convolution, const ConvolutionForm *only,
+                    CudnnChoice *out, Error *error) {
+  Status status = OK;
+  Pending pending = {.convolution = *convolution,
+                     .only = only,
+                     .entry = {.key = key_of(cudnn, convolution, only)}};
+  const Entry *known = find(cudnn, pending.entry.key);
+  if (known) {
+    free(pending.entry.key);
+  } else {
+    const double begin = clock_seconds();
+    const bool tune = cudnn->tune && cudnn->progress.seconds < MOST_TUNING_SECONDS;
+    prepare(cudnn, &cudnn->target, tune, &pending);
+    TRY(finish(cudnn, &pending, clock_seconds() - begin, error));
+    known = &cudnn->entries[cudnn->count - 1];
+  }
+  *out = (CudnnChoice){.form = known->form, .plan = known->plan};
+done:
+  return status;
+}
+
+/* --- Many at once ----------------------------------------------------------------------------- */
+typedef struct Preparation {
+  Cudnn *cudnn;
+  double tuning_end, taken; /* clock_seconds: when tuning ends; when the last one was taken */
+  int count;
+  Pending *items;
+} Preparation;
+
+static void prepare_one(void *context, int index, const CudnnTarget *target) {
+  const Preparation *all = context;
+  const bool tune = all->cudnn->tune && clock_seconds() < all->tuning_end;
+  prepare(all->cudnn, target, tune, &all->items[index]);
+}
+
+static void finish_one(void *context, int index) {
+  Preparation *all = context;
+  Error error = {0};
+  const double now = clock_seconds();
+  finish(all->cudnn, &all->items[index], now - all->taken, &error);
+  all->taken = now;
+}
+
+/* Those that are not known yet, each once. */
+static void collect(Preparation *all, const Convolution *convolutions, int count) {
+  Cudnn *cudnn = all->cudnn;
+  all->items = mem_new((size_t)count, sizeof *all->items);
+  for (int i = 0; i < count; i++) {
+    char *key = key_of(cudnn, &convolutions[i], NULL);
+    bool is_there = find(cudnn, key) != NULL;
+    for (int k = 0; k < all->count && !is_there; k++)
+      is_there = strcmp(all->items[k].entry.key, key) == 0;
+    if (is_there) {
+      free(key);
+    } else {
+      all->items[all->count++] = (Pending){.convolution = convolutions[i], .entry = {.key = key}};
+    }
+  }
+}
+
+void cudnn_prepare(Cudnn *cudnn, const Convolution *convolutions, int count) {
+  const double now = clock_seconds();
+  Preparation all = {.cudnn = cudnn,
+                     .tuning_end = now + MOST_TUNING_SECONDS - cudnn->progress.seconds,
+                     .taken = now};
+  collect(&all, convolutions, count);
+  const CudnnWork work = {
+      .count = all.count, .context = &all, .make = prepare_one, .take = finish_one};
+  cudnn_workers_run(cudnn->workers, &cudnn->target, &work);
+  free(all.items);
+}
+
 /* --- Opening and closing ---------------------------------------------------------------------- */
-Status cudnn_open(const CudnnTarget *target, const char *device, const CudnnRules *rules,
-                  const char *folder, Cudnn **out, Error *error) {
-  (void)error;
+Cudnn *cudnn_open(const CudnnTarget *target, const char *device, const CudnnRules *rules,
+                  const char *folder, int threads) {
   Cudnn *cudnn = mem_new(1, sizeof *cudnn);
   cudnn->target = *target;
   cudnn->rules = *rules;
   cudnn->device = mem_string(device);
   if (folder) cudnn->folder = mem_string(folder);
-  *out = cudnn;
-  return OK;
+  cudnn->workers = cudnn_workers_new(threads);
+  return cudnn;
 }
 
 static char *device_text(const CudaBackend *backend) {
@@ -208,14 +291,14 @@ Status cudnn_new(CudaBackend *backend, struct Cudnn **out, Error *error) {
   *out = NULL;
   CUDNN_TRY(cudnnCreate(&target.handle));
   CUDNN_TRY(cudnnSetStream(target.handle, backend->stream));
-  TRY(cudnn_open(&target, device, &rules, folder, &cudnn, error));
+  cudnn = cudnn_open(&target, device, &rules, folder, options->plan_threads);
   target.handle = NULL;
   cudnn->stream = backend->stream;
   cudnn->tune = options->tune && !options->deterministic;
   if (options->tune && options->deterministic)
     log_info("convolutions are not tuned in a deterministic run");
   backend->cudnn = cudnn;
-  TRY(convolution_self_test(backend, folder, error));
+  if (!options->untested) TRY(convolution_self_test(backend, folder, error));
   *out = cudnn;
 done:
   if (status != OK) {
@@ -238,6 +321,7 @@ void cudnn_free(struct Cudnn *cudnn) {
     cudnn_graph_free(entry->graph);
     free(entry->key);
   }
+  cudnn_workers_free(cudnn->workers);
   if (cudnn->target.handle) cudnnDestroy(cudnn->target.handle);
   free(cudnn->entries);
   free(cudnn->device);

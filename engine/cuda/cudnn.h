@@ -5,9 +5,10 @@
  * that has a plan at all it is the first form and engine on tensor cores, or else the first of any
  * kind; or, with options.tune, the fastest of the first few of each form, measured with all that
  * stands around cuDNN. Deterministic runs are never tuned: clocks would choose their bits. Tuning
- * ends after a minute in all: engines that are compiled at run time take up to seconds each.
+ * ends after a minute in all: engines that are compiled at run time take up to seconds each, though
+ * several side by side (cudnn_workers.h).
  *
- * On a device every plan is tried before it is chosen (convolution_trial): one that fails or
+ * On a device every plan is tried before it is chosen (ConvolutionTrial): one that fails or
  * computes wrong numbers is said and the next one taken. A trial also loads what no capture may.
  *
  * A choice is kept in `cache`/cudnn/, a JSON file each, under everything it depends on: the
@@ -35,6 +36,9 @@ typedef struct CudnnChoice {
   const CudnnPlan *plan; /* lives as long as the Cudnn */
 } CudnnChoice;
 
+/* Chooses for all of them that are not known yet, with plans made side by side in threads: much
+ * sooner than one by one. What fails is left for cudnn_choose to tell. */
+void cudnn_prepare(Cudnn *cudnn, const Convolution *convolutions, int count);
 /* `only`: this form or none, chosen anew and not kept on disk. ERROR_INTERNAL with the convolution
  * and the last refusal where no form has a plan. */
 Status cudnn_choose(Cudnn *cudnn, const Convolution *convolution, const ConvolutionForm *only,
@@ -44,8 +48,10 @@ cudnnHandle_t cudnn_handle(const Cudnn *cudnn);
 const char *cudnn_device(const Cudnn *cudnn);
 
 /* --- For tests without a device --------------------------------------------------------------- */
-/* Chooses plans for `target` without running any. `folder` NULL: nothing on disk. */
-Status cudnn_open(const CudnnTarget *target, const char *device, const CudnnRules *rules,
-                  const char *folder, Cudnn **out, Error *error);
+/* Chooses plans for `target` without running any. `folder` NULL: nothing on disk. `threads`: of
+ * cudnn_workers_new. */
+Cudnn *cudnn_open(const CudnnTarget *target, const char *device, const CudnnRules *rules,
+                  const char *folder, int threads);
+int cudnn_made(const Cudnn *cudnn); /* choices so far, without those found on disk */
 
 #endif

@@ -1,8 +1,10 @@
 #include "engine/cuda/cudnn_offer.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #include "base/log.h"
+#include "base/memory.h"
 #include "engine/cuda/convolution.h"
 
 enum { MEASURED_OF_A_FORM = 3 };
@@ -12,111 +14,199 @@ typedef struct Offer {
   ConvolutionForm form;
   CudnnGraph *graph;
   CudnnEngines engines;
+  CudnnPlan **plans; /* [engines.count]; NULL: not made, or given away */
+  bool *refused;     /* [engines.count]: it cannot be made */
 } Offer;
 
-typedef struct Search {
-  const CudnnSearch *settings;
-  const Convolution *convolution;
-  int count;
+struct CudnnSearch {
+  CudnnSearchSettings settings;
+  CudnnTarget target; /* of who works on it now */
+  cudaStream_t stream;
+  Convolution convolution;
+  int forms_count, next_form; /* forms before it had their turn */
+  ConvolutionForm forms[CONVOLUTION_MAX_FORMS];
+  int count; /* offers of one tier */
   Offer offers[CONVOLUTION_MAX_FORMS];
-  Error reason;   /* the last refusal */
-  bool is_broken; /* the device does nothing more after a failure */
-} Search;
+  double least_seconds;    /* that the convolution takes without tensor cores */
+  ConvolutionTrial *trial; /* NULL until the first plan is tried */
+  Error reason;            /* the last refusal */
+  bool is_broken;          /* the device does nothing more after a failure */
+};
 
+/* --- Offers ----------------------------------------------------------------------------------- */
 /* A form that cuDNN refuses is left out; why is remembered. */
-static void add_offer(Search *search, const ConvolutionForm *form) {
-  const CudnnSearch *settings = search->settings;
-  const Convolution inner = convolution_inner(search->convolution, form);
+static void add_offer(CudnnSearch *search, const ConvolutionForm *form) {
+  const Convolution inner = convolution_inner(&search->convolution, form);
   Offer *offer = &search->offers[search->count];
   *offer = (Offer){.form = *form};
   if (cudnn_graph_new(&inner, form->frames, form->gradient == GRADIENT_IDENTITY,
-                      settings->target.handle, &offer->graph, &search->reason) != OK)
+                      search->target.handle, &offer->graph, &search->reason) != OK)
     return;
-  if (cudnn_engines_offered(&settings->target, offer->graph, inner.operands, &settings->rules,
+  if (cudnn_engines_offered(&search->target, offer->graph, inner.operands, &search->settings.rules,
                             &offer->engines, &search->reason) == OK &&
       offer->engines.count > 0) {
+    offer->plans = mem_new((size_t)offer->engines.count, sizeof *offer->plans);
+    offer->refused = mem_new((size_t)offer->engines.count, sizeof *offer->refused);
     search->count++;
     return;
   }
   cudnn_graph_free(offer->graph);
 }
 
-static void clear_offers(Search *search) {
+static void clear_offers(CudnnSearch *search) {
   for (int i = 0; i < search->count; i++) {
-    cudnn_engines_free(&search->offers[i].engines);
-    cudnn_graph_free(search->offers[i].graph);
+    Offer *offer = &search->offers[i];
+    for (int k = 0; k < offer->engines.count; k++) cudnn_plan_free(offer->plans[k]);
+    cudnn_engines_free(&offer->engines);
+    cudnn_graph_free(offer->graph);
+    free(offer->plans);
+    free(offer->refused);
   }
   search->count = 0;
 }
 
-/* Moves the graph and the engine's configuration out of the offer. */
-static void take(Offer *offer, int engine, CudnnPlan *plan, CudnnFound *out) {
+/* Those of the next tier; false behind the last one. */
+static bool add_tier(CudnnSearch *search) {
+  clear_offers(search);
+  if (search->next_form == search->forms_count) return false;
+  const int tier = search->forms[search->next_form].tier;
+  while (search->next_form < search->forms_count && search->forms[search->next_form].tier == tier)
+    add_offer(search, &search->forms[search->next_form++]);
+  return true;
+}
+
+/* NULL where it cannot be made: `reason` says why. */
+static CudnnPlan *make_plan(CudnnSearch *search, Offer *offer, int engine) {
+  if (offer->plans[engine] || offer->refused[engine]) return offer->plans[engine];
+  offer->refused[engine] =
+      cudnn_plan_new(&search->target, &offer->engines.engines[engine], &search->settings.rules,
+                     &offer->plans[engine], &search->reason) != OK;
+  if (offer->refused[engine]) log_debug("cuDNN: no plan: %s", search->reason.message);
+  return offer->plans[engine];
+}
+
+static void drop_plan(Offer *offer, int engine) {
+  cudnn_plan_free(offer->plans[engine]);
+  offer->plans[engine] = NULL;
+  offer->refused[engine] = true;
+}
+
+/* Moves the plan, the graph and the engine's configuration out of the offer. */
+static void take(Offer *offer, int engine, CudnnFound *out) {
   *out = (CudnnFound){.form = offer->form,
-                      .plan = plan,
+                      .plan = offer->plans[engine],
                       .config = offer->engines.engines[engine].config,
                       .graph = offer->graph};
+  offer->plans[engine] = NULL;
   offer->engines.engines[engine].config = NULL;
   offer->graph = NULL;
 }
 
-/* Whether the plan runs and computes what it should, on numbers of its own and in the full shape:
- * what cuDNN promises for a shape it may break when it runs, and a wrong engine is often wrong for
- * large shapes alone. A plan that fails is said, since it is none of the user's doing, and left. */
-static bool passes_trial(Search *search, const Offer *offer, const CudnnPlan *plan) {
-  const CudnnSearch *settings = search->settings;
-  const ConvolutionSteps steps = convolution_steps(search->convolution, &offer->form, plan);
-  char name[64];
-  Text text = {0};
-  if (!settings->target.handle) return true;
-  if (convolution_trial(&steps, settings->target.handle, settings->stream, settings->rules.tf32,
-                        &search->reason) == OK)
-    return true;
-  convolution_text(search->convolution, &text);
-  error_context(&search->reason, "%s, %s", convolution_form_name(&offer->form, name),
-                plan->details);
-  log_warning("cuDNN: an engine is left out: %s: %s", text.data, search->reason.message);
-  text_free(&text);
-  search->is_broken = cudaStreamSynchronize(settings->stream) != cudaSuccess;
-  return false;
-}
+/* Calls `look` for the engines in the order in which they are wanted untuned, those on tensor cores
+ * first, until it says that this is the one. */
+typedef bool Look(CudnnSearch *search, Offer *offer, int engine);
 
-/* NULL where there is none: `reason` says why. */
-static CudnnPlan *make_plan(Search *search, const Offer *offer, int engine) {
-  const CudnnSearch *settings = search->settings;
-  CudnnPlan *plan = NULL;
-  if (search->is_broken || cudnn_plan_new(&settings->target, &offer->engines.engines[engine],
-                                          &settings->rules, &plan, &search->reason) != OK)
-    return NULL;
-  if (passes_trial(search, offer, plan)) return plan;
-  cudnn_plan_free(plan);
-  return NULL;
-}
-
-/* The first plan that can be made, on tensor cores if there is one. */
-static bool take_first(Search *search, CudnnFound *out) {
+static bool first_of(CudnnSearch *search, Look *look, Offer **offer, int *engine) {
   for (int others = 0; others <= 1; others++) {
     for (int i = 0; i < search->count; i++) {
-      Offer *offer = &search->offers[i];
-      for (int k = 0; k < offer->engines.count; k++) {
-        if (offer->engines.engines[k].tensor_cores == (others == 1)) continue;
-        CudnnPlan *plan = make_plan(search, offer, k);
-        if (!plan) continue;
-        take(offer, k, plan, out);
-        return true;
-      }
+      *offer = &search->offers[i];
+      for (*engine = 0; *engine < (*offer)->engines.count; (*engine)++)
+        if ((*offer)->engines.engines[*engine].tensor_cores != (others == 1) &&
+            look(search, *offer, *engine))
+          return true;
     }
   }
   return false;
 }
 
+/* --- Preparing -------------------------------------------------------------------------------- */
+static bool can_be_made(CudnnSearch *search, Offer *offer, int engine) {
+  return make_plan(search, offer, engine) != NULL;
+}
+
+static void make_first_few(CudnnSearch *search) {
+  for (int i = 0; i < search->count; i++) {
+    Offer *offer = &search->offers[i];
+    int made = 0;
+    for (int k = 0; k < offer->engines.count && made < MEASURED_OF_A_FORM; k++)
+      if (offer->engines.engines[k].tensor_cores && make_plan(search, offer, k)) made++;
+  }
+}
+
+/* Products and sums of the convolution at twice what any GPU so far does in f32 (H200: 67 TFLOP/s).
+ */
+static double least_seconds(const Convolution *c) {
+  static const double MOST_FLOPS = 130e12;
+  const double taps = (double)(c->w.dim[AXIS_T] * c->w.dim[AXIS_H] * c->w.dim[AXIS_W]);
+  return 2 * (double)shape_count(c->y) * taps * (double)c->w.dim[AXIS_C] / MOST_FLOPS;
+}
+
+static bool same_form(const ConvolutionForm *a, const ConvolutionForm *b) {
+  return a->frames == b->frames && a->fused == b->fused && a->aligned == b->aligned &&
+         a->padded == b->padded && a->gradient == b->gradient;
+}
+
+CudnnSearch *cudnn_search_prepare(const CudnnSearchSettings *settings, const CudnnTarget *target,
+                                  const Convolution *convolution, const ConvolutionForm *only) {
+  CudnnSearch *search = mem_new(1, sizeof *search);
+  ConvolutionForm forms[CONVOLUTION_MAX_FORMS];
+  const int count = convolution_forms(convolution, forms);
+  search->settings = *settings;
+  search->target = *target;
+  search->convolution = *convolution;
+  search->least_seconds = least_seconds(convolution);
+  for (int i = 0; i < count; i++)
+    if (!only || same_form(only, &forms[i])) search->forms[search->forms_count++] = forms[i];
+  error_set(&search->reason, ERROR_INTERNAL, "no form has an engine");
+  while (add_tier(search) && search->count == 0) continue;
+  Offer *offer;
+  int engine;
+  if (settings->tune)
+    make_first_few(search);
+  else
+    first_of(search, can_be_made, &offer, &engine);
+  return search;
+}
+
+/* --- Trying ----------------------------------------------------------------------------------- */
+static void say_left_out(CudnnSearch *search, const Offer *offer, const CudnnPlan *plan) {
+  char name[64];
+  Text text = {0};
+  convolution_text(&search->convolution, &text);
+  error_context(&search->reason, "%s, %s", convolution_form_name(&offer->form, name),
+                plan->details);
+  log_warning("cuDNN: an engine is left out: %s: %s", text.data, search->reason.message);
+  text_free(&text);
+}
+
+/* Whether the plan runs and computes what it should, on numbers of its own and in the full shape:
+ * what cuDNN promises for a shape it may break when it runs, and a wrong engine is often wrong for
+ * large shapes alone. A plan that fails is said, since it is none of the user's doing, and left. */
+static bool passes_trial(CudnnSearch *search, Offer *offer, int engine) {
+  const CudnnTarget *target = &search->target;
+  if (search->is_broken || !make_plan(search, offer, engine)) return false;
+  if (!target->handle) return true;
+  const CudnnPlan *plan = offer->plans[engine];
+  const ConvolutionSteps steps = convolution_steps(&search->convolution, &offer->form, plan);
+  Status status = OK;
+  if (!search->trial)
+    status = convolution_trial_new(&search->convolution, target->handle, search->stream,
+                                   search->settings.rules.tf32, &search->trial, &search->reason);
+  if (status == OK) status = convolution_trial_check(search->trial, &steps, &search->reason);
+  if (status == OK) return true;
+  say_left_out(search, offer, plan);
+  drop_plan(offer, engine);
+  search->is_broken = cudaStreamSynchronize(search->stream) != cudaSuccess;
+  return false;
+}
+
 /* Infinity where it could not be measured. */
-static double measure(Search *search, const Offer *offer, const CudnnPlan *plan) {
-  const CudnnSearch *settings = search->settings;
-  const ConvolutionSteps steps = convolution_steps(search->convolution, &offer->form, plan);
+static double measure(CudnnSearch *search, const Offer *offer, int engine, double best) {
+  const CudnnPlan *plan = offer->plans[engine];
+  const ConvolutionSteps steps = convolution_steps(&search->convolution, &offer->form, plan);
   double seconds = INFINITY;
   char name[64];
-  if (convolution_measure(&steps, settings->target.handle, settings->stream, &seconds,
-                          &search->reason) != OK) {
+  if (convolution_trial_measure(search->trial, &steps, best, &seconds, &search->reason) != OK) {
     log_debug("cuDNN: not measured: %s", search->reason.message);
     return INFINITY;
   }
@@ -125,58 +215,55 @@ static double measure(Search *search, const Offer *offer, const CudnnPlan *plan)
   return seconds;
 }
 
-/* The fastest of the first few plans of each form. False where none was measured. */
-static bool take_fastest(Search *search, CudnnFound *out) {
+/* The fastest of the first few plans of each form; those without tensor cores only while they may
+ * be faster than what was found: on large tensors some of cuDNN's run for seconds. False where none
+ * was measured. */
+static bool fastest_of(CudnnSearch *search, Offer **offer, int *engine) {
   double best = INFINITY;
-  int best_offer = -1, best_engine = -1;
-  CudnnPlan *best_plan = NULL;
-  for (int i = 0; i < search->count; i++) {
-    const Offer *offer = &search->offers[i];
-    int measured = 0;
-    for (int k = 0; k < offer->engines.count && measured < MEASURED_OF_A_FORM; k++) {
-      CudnnPlan *plan = make_plan(search, offer, k);
-      if (!plan) continue;
-      const double seconds = measure(search, offer, plan);
-      measured++;
-      if (seconds < best) {
-        cudnn_plan_free(best_plan);
-        best = seconds, best_offer = i, best_engine = k, best_plan = plan;
-      } else {
-        cudnn_plan_free(plan);
+  for (int others = 0; others <= 1; others++) {
+    for (int i = 0; i < search->count; i++) {
+      Offer *other = &search->offers[i];
+      int measured = 0;
+      for (int k = 0; k < other->engines.count && measured < MEASURED_OF_A_FORM; k++) {
+        if (other->engines.engines[k].tensor_cores == (others == 1)) continue;
+        if (others == 1 && search->least_seconds > best) break;
+        if (!passes_trial(search, other, k)) continue;
+        const double seconds = measure(search, other, k, best);
+        measured++;
+        if (seconds < best) best = seconds, *offer = other, *engine = k;
       }
     }
   }
-  if (!best_plan) return false;
-  take(&search->offers[best_offer], best_engine, best_plan, out);
-  return true;
+  return best < INFINITY;
 }
 
-static bool same_form(const ConvolutionForm *a, const ConvolutionForm *b) {
-  return a->frames == b->frames && a->fused == b->fused && a->aligned == b->aligned &&
-         a->padded == b->padded && a->gradient == b->gradient;
-}
-
-Status cudnn_search(const CudnnSearch *settings, const Convolution *convolution,
-                    const ConvolutionForm *only, CudnnFound *out, Error *error) {
-  ConvolutionForm forms[CONVOLUTION_MAX_FORMS];
-  const int count = convolution_forms(convolution, forms);
-  Search search = {.settings = settings, .convolution = convolution};
+Status cudnn_search_finish(CudnnSearch *search, const CudnnTarget *target, cudaStream_t stream,
+                           CudnnFound *out, Error *error) {
+  Offer *offer = NULL;
+  int engine = 0;
   bool found = false;
   *out = (CudnnFound){0};
-  error_set(&search.reason, ERROR_INTERNAL, "no form has an engine");
-  for (int i = 0; i < count && !found && !search.is_broken;) {
-    const int tier = forms[i].tier;
-    for (; i < count && forms[i].tier == tier; i++)
-      if (!only || same_form(only, &forms[i])) add_offer(&search, &forms[i]);
-    found = settings->tune && take_fastest(&search, out);
-    if (!found) found = take_first(&search, out);
-    clear_offers(&search);
+  search->target = *target;
+  search->stream = stream;
+  do {
+    found = (search->settings.tune && fastest_of(search, &offer, &engine)) ||
+            first_of(search, passes_trial, &offer, &engine);
+  } while (!found && !search->is_broken && add_tier(search));
+  if (found) {
+    take(offer, engine, out);
+    return OK;
   }
-  if (found) return OK;
   Text text = {0};
-  convolution_text(convolution, &text);
+  convolution_text(&search->convolution, &text);
   const Status status = error_set(error, ERROR_INTERNAL, "cuDNN %zu has no plan for %s: %s",
-                                  cudnnGetVersion(), text.data, search.reason.message);
+                                  cudnnGetVersion(), text.data, search->reason.message);
   text_free(&text);
   return status;
+}
+
+void cudnn_search_free(CudnnSearch *search) {
+  if (!search) return;
+  clear_offers(search);
+  convolution_trial_free(search->trial);
+  free(search);
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times whole training steps in PyTorch and prints one JSON object a mode.
 
-    step_torch.py CONFIG FRAMES HEIGHT WIDTH STEPS f32|bf16 default|channels-last [cpu|cuda] [MODE,...]
+    step_torch.py CONFIG FRAMES HEIGHT WIDTH STEPS f32|bf16 default|channels-last [cpu|cuda] [MODE,...] [ENGINES]
 
 CONFIG is a complete config. The step is that of tests/oracle: the generator once, the discriminators
 on [real; fake] and their update, the updated discriminators on the same fake, the generator's update
@@ -12,18 +12,27 @@ and EMA, from u8 frames on, with everything after the first warm-up and fade-in.
     compiled           networks and losses through torch.compile, for the very shapes there are
     compiled-captured  the whole compiled step as one CUDA graph
 
-PyTorch has what it offers for speed: cuDNN's benchmark mode, channels-last memory, fused AdamW, multi-tensor
-EMA and clipping, gradients set to None; TF32 as the config says. Some steps come first, untimed, until everything is compiled, chosen
-and captured. Step times on a GPU are those between events behind each step, so the host may run ahead; on a CPU
-those of the clock. `memory_bytes` on a GPU is what the device has less of than when the process came to it, as
-celforge counts it; `allocated_bytes` the peak of the tensors alone.
+ENGINES is how cuDNN's are chosen: by its heuristics, or (benchmark, which is what is taken without it) in cuDNN's
+benchmark mode, which times several for each convolution, reference kernels among them: on large 3-D ones one run of
+those takes seconds.
+
+PyTorch has what it offers for speed: channels-last memory, fused AdamW, multi-tensor EMA and clipping, gradients set
+to None; TF32 as the config says. Some steps come first, untimed, until everything is compiled, chosen and captured.
+Step times on a GPU are those between events behind each step, so the host may run ahead; on a CPU those of the clock.
+`memory_bytes` on a GPU is what the device has less of than when the process came to it, as celforge counts it;
+`allocated_bytes` the peak of the tensors alone.
+
+A mode that PyTorch cannot do, for want of memory or of torch.compile, costs the others nothing: it is named at the
+end of stderr, and the exit code is 3.
 """
+import gc
 import json
 import os
 import resource
 import statistics
 import sys
 import time
+import traceback
 
 import torch
 
@@ -32,7 +41,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from celforge_torch import Training, normalize, parse_config  # noqa: E402
 
 MODES = ["eager", "captured", "compiled", "compiled-captured"]
+ENGINES = ["heuristics", "benchmark"]
 WARMUP_STEPS = 3
+UNMEASURED = 3  # exit code where a mode failed
 
 
 class Device:
@@ -53,6 +64,13 @@ class Device:
             return {"memory_bytes": self.peak_resident() - self.before}
         return {"memory_bytes": self.before - torch.cuda.mem_get_info()[0], "allocated_bytes": torch.cuda.max_memory_allocated()}
 
+    def forget(self):
+        """What earlier modes left behind, and their peak."""
+        gc.collect()
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
     def synchronize(self):
         if self.on_gpu:
             torch.cuda.synchronize()
@@ -69,10 +87,10 @@ class Device:
         return begin.elapsed_time(end) / 1e3 if self.on_gpu else end - begin
 
 
-def set_up_torch(config):
+def set_up_torch(config, engines="benchmark"):
     if config.train.threads > 0:
         torch.set_num_threads(config.train.threads)
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = engines == "benchmark"
     torch.backends.cudnn.allow_tf32 = config.cuda.tf32
     torch.backends.cuda.matmul.allow_tf32 = config.cuda.tf32
     torch.manual_seed(config.run.seed)
@@ -90,6 +108,8 @@ class Step:
     """One training step on the same clips each time; calling it returns its losses."""
 
     def __init__(self, config, device, half, layout, compiled):
+        if compiled and not hasattr(torch, "compile"):
+            raise RuntimeError(f"PyTorch {torch.__version__} has no torch.compile")
         self.training = training = Training(config, norms=False, fused=device == "cuda")
         training.to(device=device)
         if layout == "channels-last":
@@ -115,8 +135,6 @@ class Step:
 
 def capture(step):
     """The step as one CUDA graph: a function that replays it and returns its losses."""
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -144,7 +162,8 @@ def measure(step, steps, device):
         losses = step()
         marks.append(device.mark())
     device.synchronize()
-    assert all(torch.isfinite(loss) for loss in losses.values()), losses
+    if not all(torch.isfinite(loss) for loss in losses.values()):
+        raise RuntimeError(f"losses that are not finite: {losses}")
     return statistics.median(device.seconds(*pair) for pair in zip(marks, marks[1:]))
 
 
@@ -155,28 +174,38 @@ def random_clips(config, size, device):
 
 def main():
     path, (*size, steps), precision, layout = sys.argv[1], map(int, sys.argv[2:6]), *sys.argv[6:8]
-    name, modes = (sys.argv[8:10] + ["cpu", "eager"][len(sys.argv[8:10]):])
+    name, modes, engines = (sys.argv[8:11] + ["cpu", "eager", "benchmark"][len(sys.argv[8:11]):])
     modes = modes.split(",")
-    if not set(modes) <= set(MODES):
-        sys.exit(f"modes {modes}: allowed are {MODES}")
+    if not set(modes) <= set(MODES) or engines not in ENGINES:
+        sys.exit(f"modes {modes}, engines {engines}: allowed are {MODES}, {ENGINES}")
     with open(path, encoding="utf-8") as file:
         config = parse_config(file.read())
-    set_up_torch(config)
+    set_up_torch(config, engines)
     device = Device(name)
-    steppers = {}
+    steppers, failures = {}, []  # at most one, compiled or not: each holds the networks and their moments
     for mode in modes:
-        begin = time.perf_counter()
-        compiled = mode.startswith("compiled")
-        if compiled not in steppers:
-            steppers[compiled] = Step(config, name, precision == "bf16", layout, compiled)
-            steppers[compiled].clips = random_clips(config, size, name)
-        step = steppers[compiled]
-        if mode.endswith("captured"):
-            step = capture(step)
-        seconds = measure(step, steps, device)
-        result = {"mode": mode, "layout": layout, "step_seconds": seconds, **device.memory(),
-                  "seconds_in_all": time.perf_counter() - begin, "torch": torch.__version__}
-        print(json.dumps(result), flush=True)
+        begin, step, compiled = time.perf_counter(), None, mode.startswith("compiled")
+        try:
+            if compiled not in steppers:
+                steppers.clear()
+            device.forget()
+            if not steppers:
+                steppers[compiled] = Step(config, name, precision == "bf16", layout, compiled)
+                steppers[compiled].clips = random_clips(config, size, name)
+            step = steppers[compiled]
+            if mode.endswith("captured"):
+                step = capture(step)
+            seconds = measure(step, steps, device)
+            result = {"mode": mode, "layout": layout, "engines": engines, "step_seconds": seconds, **device.memory(),
+                      "seconds_in_all": time.perf_counter() - begin, "torch": torch.__version__}
+            print(json.dumps(result), flush=True)
+        except RuntimeError as error:  # PyTorch's own, torch.OutOfMemoryError and the compiler's included
+            traceback.print_exc()
+            failures.append(f"{mode} ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})")
+            steppers.clear()  # half a step leaves gradients, and layers that want none
+    if failures:
+        print(f"failed: {', '.join(failures)}", file=sys.stderr)
+        sys.exit(UNMEASURED)
 
 
 if __name__ == "__main__":

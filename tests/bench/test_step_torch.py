@@ -3,8 +3,9 @@
 
 For the networks, losses and updates of demo, base and hd, narrower and on small clips: Celforge trains on one batch;
 PyTorch takes weights, moments and EMA from the checkpoint after step 1 and goes on through the benchmark's own code,
-in both memory layouts and, from version 2.2 on, compiled once. Every loss and gradient norm of the following steps agrees: within 1e-3 of its
-value (of at least 1e-2) in f32, within 5e-2 in bf16. On a GPU where both sides have one, else on the CPU.
+in both memory layouts, cuDNN's engines chosen in both ways, and, from version 2.2 on, compiled once. Every loss and
+gradient norm of the following steps agrees: within 1e-3 of its value (of at least 1e-2) in f32, within 5e-2 in bf16.
+On a GPU where both sides have one, else on the CPU.
 """
 import glob
 import os
@@ -50,11 +51,11 @@ class OurRun(runs.Run):
         return [{key: value for key, value in record.items() if key.startswith(("loss/", "grad_norm/"))} for record in self.metrics()]
 
 
-def their_losses(run, precision, device, layout, compiled):
+def their_losses(run, precision, device, layout, engines, compiled):
     """Losses and norms of steps 2 to STEPS by the benchmark's PyTorch."""
     with open(run.path("config.yaml"), encoding="utf-8") as file:
         config = step_torch.parse_config(file.read())
-    step_torch.set_up_torch(config)
+    step_torch.set_up_torch(config, engines)
     step = step_torch.Step(config, device, precision == "bf16", layout, compiled)
     step.training.load(run.checkpoint(1))
     with h5py.File(glob.glob(os.path.join(run.settings["data.path"], "shard-*.h5"))[0], "r") as file:
@@ -75,10 +76,10 @@ def deviation(ours, theirs):
     return worst, where
 
 
-def compare(tap, run, name, precision, device, layout, compiled=False):
-    theirs = their_losses(run, precision, device, layout, compiled)
+def compare(tap, run, name, precision, device, layout, engines, compiled=False):
+    theirs = their_losses(run, precision, device, layout, engines, compiled)
     worst, where = deviation(run.losses()[1:], theirs)
-    way = f"{name}, {precision}, {layout}{', compiled' if compiled else ''}"
+    way = f"{name}, {precision}, {layout}, {engines}{', compiled' if compiled else ''}"
     tap.check(worst <= ALLOWED[precision], f"{way}: losses and norms of {STEPS - 1} steps within {ALLOWED[precision]}", where)
     print(f"# on {device}, largest deviation {worst:.2g}: {where}", flush=True)
 
@@ -97,10 +98,10 @@ def main():
                 trained[name, precision] = run = OurRun(os.path.join(folder, f"{name}-{precision}"), data,
                                                         os.path.join(ROOT, "configs", name + ".yaml"), precision)
                 run.must_train()
-                for layout in ("default", "channels-last"):
-                    compare(tap, run, name, precision, device, layout)
+                for layout, engines in (("default", "heuristics"), ("channels-last", "benchmark")):
+                    compare(tap, run, name, precision, device, layout, engines)
         if VERSION >= (2, 2):  # once, and last, since that takes minutes on few cores: base has every loss
-            compare(tap, trained["base", "bf16"], "base", "bf16", device, "channels-last", True)
+            compare(tap, trained["base", "bf16"], "base", "bf16", device, "channels-last", "heuristics", True)
     tap.end()
 
 

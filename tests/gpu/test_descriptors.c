@@ -225,15 +225,13 @@ static cudnnBackendDescriptor_t properties_of(const DescribedDevice *device) {
 
 static Cudnn *open_described(const DescribedDevice *device, const CudnnRules *rules,
                              const char *folder, cudnnBackendDescriptor_t *properties) {
-  Cudnn *cudnn = NULL;
   *properties = properties_of(device);
   if (!*properties) {
     print_message("# this cuDNN takes no description of a device\n");
     skip();
   }
   const CudnnTarget target = {.properties = *properties};
-  assert_int_equal(cudnn_open(&target, device->name, rules, folder, &cudnn, &error), OK);
-  return cudnn;
+  return cudnn_open(&target, device->name, rules, folder, 3);
 }
 
 static void close_described(Cudnn *cudnn, cudnnBackendDescriptor_t properties) {
@@ -271,6 +269,32 @@ static void plans_of_configs(void **state) {
     }
     close_described(cudnn, properties);
   }
+}
+
+/* Made side by side in threads they are those that are made one by one, and are there when asked
+ * for. */
+static void plans_made_in_threads(void **state) {
+  enum { EVERY = 4 };
+  static const CudnnRules rules = {.workspace = 1 << 30};
+  cudnnBackendDescriptor_t properties[2];
+  (void)state;
+  Cudnn *alone = open_described(&devices[1], &rules, NULL, &properties[0]);
+  Cudnn *together = open_described(&devices[1], &rules, NULL, &properties[1]);
+  cudnn_prepare(together, recorder.convolutions, recorder.count);
+  assert_int_equal(cudnn_made(together), recorder.count);
+  cudnn_prepare(together, recorder.convolutions, recorder.count);
+  for (int i = 0; i < recorder.count; i += EVERY) {
+    CudnnChoice a, b;
+    char name[64], other[64];
+    assert_int_equal(cudnn_choose(alone, &recorder.convolutions[i], NULL, &a, &error), OK);
+    assert_int_equal(cudnn_choose(together, &recorder.convolutions[i], NULL, &b, &error), OK);
+    assert_string_equal(convolution_form_name(&a.form, name),
+                        convolution_form_name(&b.form, other));
+    assert_string_equal(a.plan->details, b.plan->details);
+  }
+  assert_int_equal(cudnn_made(together), recorder.count);
+  close_described(alone, properties[0]);
+  close_described(together, properties[1]);
 }
 
 static void plans_of_random_shapes(void **state) {
@@ -393,6 +417,7 @@ int main(void) {
       cmocka_unit_test(graphs_of_configs),        cmocka_unit_test(graphs_of_random_shapes),
       cmocka_unit_test(wrong_shapes_are_refused), cmocka_unit_test(plans_of_configs),
       cmocka_unit_test(plans_of_random_shapes),   cmocka_unit_test(choices_are_kept),
+      cmocka_unit_test(plans_made_in_threads),
   };
   return cmocka_run_group_tests(tests, record_all, forget_all);
 }

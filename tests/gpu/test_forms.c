@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #include <cmocka.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,7 +23,8 @@ enum { PLAN_WORKSPACE = 192 };
 static Backend *cpu, *cuda;
 static Error error;
 static Convolution inner; /* what the plan below computes */
-static enum { RIGHT, REFUSED, LAST_WRONG, UNWRITTEN } fault;
+typedef enum Fault { RIGHT, REFUSED, LAST_WRONG, UNWRITTEN } Fault;
+static Fault fault;
 
 /* In cuDNN's place: the plain convolution in f32, then bias, activation and dtype. */
 Status cudnn_plan_run(const CudnnPlan *plan, cudnnHandle_t handle, int count, const int64_t *uids,
@@ -94,8 +96,25 @@ static void form_free(Kernel *base) {
   free(base);
 }
 
+/* Which taps were channels of which tensor, in which pass. */
+typedef struct Seen {
+  bool taps[3][3][2][2]; /* pass, tensor, time, width */
+} Seen;
+
+/* TAPS_IN_X along time alone is for forward passes; nothing else is left out. */
+static void check_seen(const Seen *seen) {
+  for (int pass = 0; pass < 3; pass++) {
+    for (int taps = TAPS_IN_X; taps <= TAPS_IN_Y; taps++) {
+      assert_true(seen->taps[pass][taps][0][1]);
+      assert_true(seen->taps[pass][taps][1][1]);
+    }
+  }
+  assert_true(seen->taps[CONVOLUTION_FORWARD][TAPS_IN_X][1][0]);
+}
+
 static void every_form(void **state) {
   static const CudnnPlan plan = {.workspace = PLAN_WORKSPACE};
+  Seen seen = {0};
   (void)state;
   for (uint64_t seed = 0; seed < 40; seed++) {
     Problem problem = problem_new(cpu, seed);
@@ -109,6 +128,7 @@ static void every_form(void **state) {
       char name[64];
       FormKernel *kernel = calloc(1, sizeof *kernel);
       assert_non_null(kernel);
+      seen.taps[problem.pass][forms[i].taps][forms[i].taps_of_time][forms[i].taps_of_width] = true;
       inner = convolution_inner(&convolution, &forms[i]);
       kernel->steps = convolution_steps(&convolution, &forms[i], &plan);
       kernel->base =
@@ -121,43 +141,57 @@ static void every_form(void **state) {
     }
     problem_free(&problem);
   }
+  check_seen(&seen);
+}
+
+static Status try_form(ConvolutionTrial *trial, const ConvolutionSteps *steps, Fault with) {
+  fault = with;
+  const Status status = convolution_trial_check(trial, steps, &error);
+  fault = RIGHT;
+  return status;
+}
+
+static void check_form(ConvolutionTrial *trial, const Convolution *convolution,
+                       const ConvolutionForm *form, uint64_t seed) {
+  static const CudnnPlan plan = {.workspace = PLAN_WORKSPACE};
+  char name[64];
+  inner = convolution_inner(convolution, form);
+  const ConvolutionSteps steps = convolution_steps(convolution, form, &plan);
+  convolution_form_name(form, name);
+  if (try_form(trial, &steps, RIGHT) != OK)
+    fail_msg("seed %d, %s: %s", (int)seed, name, error.message);
+  assert_int_equal(try_form(trial, &steps, REFUSED), ERROR_INTERNAL);
+  assert_non_null(strstr(error.message, "not this one"));
+  assert_int_equal(try_form(trial, &steps, UNWRITTEN), ERROR_INTERNAL);
+  assert_non_null(strstr(error.message, "wrong numbers"));
+  const Status status = try_form(trial, &steps, LAST_WRONG);
+  const bool squashed = convolution->activation == ACTIVATION_TANH && !form->fused;
+  if (!form->aligned && !form->padded && !squashed && status != ERROR_INTERNAL)
+    fail_msg("seed %d, %s: not seen", (int)seed, name);
+  double seconds = 0, slow = 0;
+  assert_int_equal(convolution_trial_measure(trial, &steps, INFINITY, &seconds, &error), OK);
+  assert_int_equal(convolution_trial_measure(trial, &steps, 0, &slow, &error), OK);
+  assert_true(seconds > 0 && slow > 0);
 }
 
 /* A plan is tried before it is chosen: one that works passes in every form, and what a plan can do
  * wrong is seen. The last element is the same in each form without added channels. */
 static void trials(void **state) {
-  static const CudnnPlan plan = {.workspace = PLAN_WORKSPACE};
-  cudaStream_t stream = cuda_backend(cuda)->stream;
   (void)state;
   for (uint64_t seed = 50; seed < 56; seed++) {
     Problem problem = problem_new(cpu, seed);
     ConvolutionForm forms[CONVOLUTION_MAX_FORMS];
     Convolution convolution;
+    ConvolutionTrial *trial;
     assert_int_equal(convolution_of(problem.pass, &problem.op, problem.inputs, problem.outputs,
                                     &convolution, &error),
                      OK);
+    assert_int_equal(convolution_trial_new(&convolution, NULL, cuda_backend(cuda)->stream, false,
+                                           &trial, &error),
+                     OK);
     const int count = convolution_forms(&convolution, forms);
-    for (int i = 0; i < count; i++) {
-      char name[64];
-      inner = convolution_inner(&convolution, &forms[i]);
-      const ConvolutionSteps steps = convolution_steps(&convolution, &forms[i], &plan);
-      fault = RIGHT;
-      if (convolution_trial(&steps, NULL, stream, false, &error) != OK)
-        fail_msg("seed %d, %s: %s", (int)seed, convolution_form_name(&forms[i], name),
-                 error.message);
-      fault = REFUSED;
-      assert_int_equal(convolution_trial(&steps, NULL, stream, false, &error), ERROR_INTERNAL);
-      assert_non_null(strstr(error.message, "not this one"));
-      fault = UNWRITTEN;
-      assert_int_equal(convolution_trial(&steps, NULL, stream, false, &error), ERROR_INTERNAL);
-      assert_non_null(strstr(error.message, "wrong numbers"));
-      fault = LAST_WRONG;
-      const Status status = convolution_trial(&steps, NULL, stream, false, &error);
-      const bool squashed = convolution.activation == ACTIVATION_TANH && !forms[i].fused;
-      if (!forms[i].aligned && !forms[i].padded && !squashed && status != ERROR_INTERNAL)
-        fail_msg("seed %d, %s: not seen", (int)seed, convolution_form_name(&forms[i], name));
-    }
-    fault = RIGHT;
+    for (int i = 0; i < count; i++) check_form(trial, &convolution, &forms[i], seed);
+    convolution_trial_free(trial);
     problem_free(&problem);
   }
 }

@@ -18,7 +18,7 @@
 #include "tests/gpu/support_gpu.h"
 
 /* A row is WIDTH pixels of CHANNELS bf16 numbers; the last LAST rows are looked at. */
-enum { WIDTH = 64, CHANNELS = 64, ROW = WIDTH * CHANNELS, LAST = 4 };
+enum { WIDTH = 256, CHANNELS = 64, ROW = WIDTH * CHANNELS, LAST = 4 };
 static const int64_t SMALL_ROWS = 24, LARGE_ROWS = ((int64_t)1 << 31) / ROW + 8;
 
 static Backend *backend;

@@ -1,0 +1,149 @@
+#include "tests/gpu/support_training.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/memory.h"
+#include "base/random.h"
+
+enum { BATCH = 2, FRAMES = 3, SIDE = 32, PIXELS = FRAMES * SIDE * SIDE * 3 };
+
+const CudaOptions TRAINING_CUDA = {
+    .deterministic = true, .convolution_workspace = 64 << 20, .timeout = 60};
+
+static Error error;
+
+static void must(Status status) {
+  if (status != OK) fail_msg("%s", error.message);
+}
+
+/* --- A model on a device, and its batches ------------------------------------------------------
+ */
+
+static Config small_config(const char *const *assignments) {
+  static const char *const SMALL[] = {"model.channels=8",
+                                      "model.blocks=2",
+                                      "model.image_scales=2",
+                                      "model.image_channels=8",
+                                      "model.image_layers=2",
+                                      "model.video_channels=8",
+                                      "model.video_layers=2",
+                                      "model.discriminator_norm=instance",
+                                      "loss.feature_matching=2",
+                                      "loss.total_variation=0.1",
+                                      "optim.clip=5",
+                                      "optim.l1_warmup=2",
+                                      "optim.fade_in=2",
+                                      "train.global_batch=2",
+                                      "train.micro_batch=2",
+                                      NULL};
+  Config config;
+  must(config_set_defaults(&config_schema, &config, &error));
+  for (int i = 0; SMALL[i]; i++) must(config_assign(&config_schema, SMALL[i], &config, &error));
+  for (int i = 0; assignments[i]; i++)
+    must(config_assign(&config_schema, assignments[i], &config, &error));
+  return config;
+}
+
+Training *training_new(const CudaOptions *cuda, const char *const *assignments) {
+  Training *training = mem_new(1, sizeof *training);
+  training->config = small_config(assignments);
+  must(cuda ? backend_cuda_new(cuda, &training->backend, &error)
+            : backend_cpu_new(2, &training->backend, &error));
+  ModelOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
+                          .micro_batches = BATCH / (int)training->config.train.micro_batch};
+  must(model_plan(&training->config, training->backend, &options, &training->model, &error));
+  must(model_allocate(training->model, &error));
+  must(model_initialize(training->model, &error));
+  return training;
+}
+
+void training_free(Training *training) {
+  model_free(training->model);
+  training->backend->free(training->backend);
+  free(training);
+}
+
+static void draw_clips(int64_t step, uint8_t *source, uint8_t *target) {
+  Random random = random_stream(5, RANDOM_TEST, (uint64_t)step, 0);
+  double phase = 6.28 * (double)(random_u32(&random) % 1000) / 1000;
+  for (int i = 0; i < BATCH * PIXELS; i++) {
+    int x = i / 3 % SIDE, y = i / 3 / SIDE % SIDE, t = i / 3 / SIDE / SIDE;
+    double value = 0.5 + 0.5 * sin(0.4 * x + 0.3 * y + 0.8 * t + i % 3 + phase);
+    source[i] = (uint8_t)(250 * value + random_u32(&random) % 5);
+    target[i] = value > 0.5 ? 220 : 40;
+  }
+}
+
+void training_step(Training *training, int64_t step) {
+  static uint8_t source[BATCH * PIXELS], target[BATCH * PIXELS];
+  static const int64_t samples[BATCH] = {0, 1};
+  int micro = (int)training->config.train.micro_batch;
+  MicroBatch batches[BATCH];
+  draw_clips(step, source, target);
+  for (int i = 0; i * micro < BATCH; i++)
+    batches[i] =
+        (MicroBatch){source + i * micro * PIXELS, target + i * micro * PIXELS, samples + i * micro};
+  StepControls controls = schedule_at(&training->config, step);
+  must(model_step(training->model, &controls, batches, &error));
+}
+
+StepResult training_result(const Training *training, int ago) {
+  StepResult result;
+  must(model_result(training->model, ago, &result, &error));
+  return result;
+}
+
+/* --- Its state ---------------------------------------------------------------------------------
+ */
+
+Parameters *training_network(const Training *training, int network) {
+  return network == 0 ? model_generator(training->model) : model_discriminator(training->model);
+}
+
+TrainingArrays training_arrays(const Training *training, int network) {
+  Parameters *of = training_network(training, network);
+  TrainingArrays arrays = {4, {&of->master, &of->counters, &of->moment1, &of->moment2}};
+  if (of->ema.data) arrays.of[arrays.count++] = &of->ema;
+  return arrays;
+}
+
+float *training_download(const Buffer *buffer) {
+  float *values = mem_new((size_t)buffer->count, sizeof *values);
+  must(buffer_download(buffer, 0, values, buffer->count, &error));
+  return values;
+}
+
+void training_copy_state(Training *to, const Training *from) {
+  for (int network = 0; network < TRAINING_NETWORKS; network++) {
+    TrainingArrays targets = training_arrays(to, network);
+    TrainingArrays sources = training_arrays(from, network);
+    for (int i = 0; i < targets.count; i++) {
+      float *values = training_download(sources.of[i]);
+      must(buffer_upload(targets.of[i], 0, values, targets.of[i]->count, &error));
+      free(values);
+    }
+    must(parameters_refresh(training_network(to, network), &error));
+  }
+}
+
+void training_perturb(Training *training, uint64_t seed) {
+  for (int network = 0; network < TRAINING_NETWORKS; network++) {
+    Parameters *of = training_network(training, network);
+    Random random = random_stream(seed, RANDOM_TEST, (uint64_t)network, 1);
+    float *values = training_download(&of->master);
+    for (int64_t i = 0; i < of->total; i++) {
+      double part = (double)random_u32(&random) / 0x1p31 - 1;
+      values[i] = (float)((double)values[i] * (1 + part * 0x1p-23));
+    }
+    must(buffer_upload(&of->master, 0, values, of->total, &error));
+    must(parameters_refresh(of, &error));
+    free(values);
+  }
+}
