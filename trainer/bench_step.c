@@ -267,11 +267,25 @@ static void tear_down(Bench *bench) {
   free(bench->seconds);
 }
 
+static Status print_plan(const Bench *bench, Error *error) {
+  Text text = {0};
+  text_append(&text, "device: %s\n\n", bench->backend->describe(bench->backend));
+  model_print(bench->model, &text);
+  const Status status = memory_print(bench->model, &text, error);
+  if (status == OK) fputs(text.data, stdout);
+  text_free(&text);
+  return status;
+}
+
 Status bench_step_run(const Config *config, const BenchStepOptions *options, Error *error) {
   Status status = OK;
   Bench bench = {.config = config, .options = options};
   Result result;
   TRY(plan(&bench, false, error));
+  if (options->plan) {
+    status = print_plan(&bench, error);
+    goto done;
+  }
   TRY(set_up(&bench, error));
   TRY(measure(&bench, &result, error));
   print_result(&bench, &result);

@@ -9,6 +9,7 @@ typedef struct Bench {
   const char *what, *path, *json, *cluster, *ranks, *save_trace;
   TextList set, cluster_set;
   int64_t steps, frames, threads, seconds, played, seed, peak_gflops, peak_gbps;
+  bool plan;
   PictureSize size;
 } Bench;
 
@@ -24,6 +25,9 @@ static const Option BENCH_OPTIONS[] = {
      .help = "change a key of the config; may be given again"},
     {"steps", OPTION_NUMBER, offsetof(Bench, steps), .minimum = 1, .maximum = 1000000, .value = "N",
      .default_text = "5", .modes = "step|scaling", .help = "how many are timed, then profiled"},
+    {"plan", OPTION_FLAG, offsetof(Bench, plan), .modes = "step",
+     .help = "print the plan (ops, shapes, FLOPs, memory) and stop; a GPU's convolutions are then "
+             "chosen for later runs"},
     {"frames", OPTION_NUMBER, offsetof(Bench, frames), .maximum = 1024, .value = "T",
      .default_text = "0", .modes = "step|scaling",
      .help = "frames of the random clips; 0: the config's"},
@@ -55,6 +59,7 @@ static const Option BENCH_OPTIONS[] = {
 static BenchStepOptions step_options(const Bench *bench) {
   return (BenchStepOptions){.json = bench->json,
                             .steps = bench->steps,
+                            .plan = bench->plan,
                             .frames = (int)bench->frames,
                             .width = bench->size.width,
                             .height = bench->size.height,

@@ -42,6 +42,7 @@ Status eval_run(const EvalOptions *options, Error *error);
 typedef struct BenchStepOptions {
   const char *json;          /* NULL or a path */
   int64_t steps;             /* timed ones */
+  bool plan;                 /* print the plan and stop */
   int frames, width, height; /* of random clips; 0: the config's crop, or the dataset's clips */
   Ceilings ceilings;         /* of the device, for the profile; 0: not known */
 } BenchStepOptions;

@@ -110,8 +110,10 @@ static const ConfigKey KEYS[] = {
          "equal runs leave equal bytes; some convolutions are slower"),
     BOOL("cuda.tf32", cuda.tf32, "false", "f32 convolutions on tensor cores, 10 bits of mantissa"),
     BOOL("cuda.graphs", cuda.graphs, "true", "a step is launched as one CUDA graph"),
-    BOOL("cuda.tune", cuda.tune, "false",
-         "measure the convolution engines at the start instead of trusting cuDNN's heuristics"),
+    BOOL("cuda.tune", cuda.tune, "true",
+         "measure the convolution engines at the first start instead of trusting cuDNN's "
+         "heuristics, "
+         "whose choice may be many times slower; never in deterministic runs"),
     REAL("cuda.workspace_mib", cuda.workspace_mib, 0, 65536, "256",
          "largest workspace of one convolution, MiB"),
     INT("cuda.plan_threads", cuda.plan_threads, 0, 1024, "0",

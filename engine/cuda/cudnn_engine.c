@@ -137,6 +137,7 @@ static void take(cudnnBackendDescriptor_t *configs, int64_t offered, int64_t usa
         !allowed(&notes, operands, rules))
       continue;
     engine.tensor_cores = notes.note[CUDNN_NUMERICAL_NOTE_TENSOR_CORE];
+    engine.plain = notes.note[CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP];
     out->engines = mem_resize(out->engines, (size_t)out->count + 1, sizeof *out->engines);
     out->engines[out->count++] = engine;
     configs[i] = NULL;

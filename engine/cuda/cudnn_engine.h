@@ -26,6 +26,7 @@ typedef struct CudnnEngine {
   cudnnBackendDescriptor_t config; /* an engine and its knobs */
   int64_t number;                  /* cuDNN's index of the engine */
   bool tensor_cores;
+  bool plain; /* strict about NaN: cuDNN's reference kernels, seconds a run on large tensors */
 } CudnnEngine;
 
 typedef struct CudnnEngines {

@@ -103,20 +103,20 @@ static void take(Offer *offer, int engine, CudnnFound *out) {
 }
 
 /* Calls `look` for the engines in the order in which they are wanted untuned, those on tensor cores
- * first, until it says that this is the one. */
+ * first, until it says that this is the one; NULL where it never does. */
 typedef bool Look(CudnnSearch *search, Offer *offer, int engine);
 
-static bool first_of(CudnnSearch *search, Look *look, Offer **offer, int *engine) {
+static Offer *first_of(CudnnSearch *search, Look *look, int *engine) {
   for (int others = 0; others <= 1; others++) {
     for (int i = 0; i < search->count; i++) {
-      *offer = &search->offers[i];
-      for (*engine = 0; *engine < (*offer)->engines.count; (*engine)++)
-        if ((*offer)->engines.engines[*engine].tensor_cores != (others == 1) &&
-            look(search, *offer, *engine))
-          return true;
+      Offer *offer = &search->offers[i];
+      for (*engine = 0; *engine < offer->engines.count; (*engine)++)
+        if (offer->engines.engines[*engine].tensor_cores != (others == 1) &&
+            look(search, offer, *engine))
+          return offer;
     }
   }
-  return false;
+  return NULL;
 }
 
 /* --- Preparing -------------------------------------------------------------------------------- */
@@ -159,12 +159,11 @@ CudnnSearch *cudnn_search_prepare(const CudnnSearchSettings *settings, const Cud
     if (!only || same_form(only, &forms[i])) search->forms[search->forms_count++] = forms[i];
   error_set(&search->reason, ERROR_INTERNAL, "no form has an engine");
   while (add_tier(search) && search->count == 0) continue;
-  Offer *offer;
   int engine;
   if (settings->tune)
     make_first_few(search);
   else
-    first_of(search, can_be_made, &offer, &engine);
+    first_of(search, can_be_made, &engine);
   return search;
 }
 
@@ -215,41 +214,47 @@ static double measure(CudnnSearch *search, const Offer *offer, int engine, doubl
   return seconds;
 }
 
-/* The fastest of the first few plans of each form; those without tensor cores only while they may
- * be faster than what was found: on large tensors some of cuDNN's run for seconds. False where none
- * was measured. */
-static bool fastest_of(CudnnSearch *search, Offer **offer, int *engine) {
+/* Whether an engine without tensor cores may yet be faster than what was found. On large tensors
+ * some of cuDNN's run for seconds. */
+static bool may_win(const CudnnSearch *search, const CudnnEngine *engine, double best) {
+  return best == INFINITY || (search->least_seconds < best && !engine->plain);
+}
+
+/* The fastest of the first few plans of each form, those on tensor cores first. NULL where none was
+ * measured. */
+static Offer *fastest_of(CudnnSearch *search, int *engine) {
   double best = INFINITY;
+  Offer *fastest = NULL;
   for (int others = 0; others <= 1; others++) {
     for (int i = 0; i < search->count; i++) {
       Offer *other = &search->offers[i];
       int measured = 0;
       for (int k = 0; k < other->engines.count && measured < MEASURED_OF_A_FORM; k++) {
-        if (other->engines.engines[k].tensor_cores == (others == 1)) continue;
-        if (others == 1 && search->least_seconds > best) break;
+        const CudnnEngine *candidate = &other->engines.engines[k];
+        if (candidate->tensor_cores == (others == 1)) continue;
+        if (others == 1 && !may_win(search, candidate, best)) continue;
         if (!passes_trial(search, other, k)) continue;
         const double seconds = measure(search, other, k, best);
         measured++;
-        if (seconds < best) best = seconds, *offer = other, *engine = k;
+        if (seconds < best) best = seconds, fastest = other, *engine = k;
       }
     }
   }
-  return best < INFINITY;
+  return fastest;
 }
 
 Status cudnn_search_finish(CudnnSearch *search, const CudnnTarget *target, cudaStream_t stream,
                            CudnnFound *out, Error *error) {
   Offer *offer = NULL;
   int engine = 0;
-  bool found = false;
   *out = (CudnnFound){0};
   search->target = *target;
   search->stream = stream;
   do {
-    found = (search->settings.tune && fastest_of(search, &offer, &engine)) ||
-            first_of(search, passes_trial, &offer, &engine);
-  } while (!found && !search->is_broken && add_tier(search));
-  if (found) {
+    if (search->settings.tune) offer = fastest_of(search, &engine);
+    if (!offer) offer = first_of(search, passes_trial, &engine);
+  } while (!offer && !search->is_broken && add_tier(search));
+  if (offer) {
     take(offer, engine, out);
     return OK;
   }

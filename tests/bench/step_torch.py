@@ -42,7 +42,8 @@ from celforge_torch import Training, normalize, parse_config  # noqa: E402
 
 MODES = ["eager", "captured", "compiled", "compiled-captured"]
 ENGINES = ["heuristics", "benchmark"]
-WARMUP_STEPS = 3
+WARMUP_STEPS, LEAST_STEPS = 3, 5
+MOST_SECONDS = 5  # that are timed, unless LEAST_STEPS take longer
 UNMEASURED = 3  # exit code where a mode failed
 
 
@@ -153,12 +154,21 @@ def capture(step):
     return replay
 
 
+def affordable(step, steps, device):
+    """How many steps are timed: fewer of long ones. Behind the warm-up."""
+    begin = time.perf_counter()
+    step()
+    device.synchronize()
+    return max(LEAST_STEPS, min(steps, int(MOST_SECONDS / (time.perf_counter() - begin))))
+
+
 def measure(step, steps, device):
-    for _ in range(WARMUP_STEPS):
+    for _ in range(WARMUP_STEPS - 1):
         step()
     device.synchronize()
+    count = affordable(step, steps, device)
     marks = [device.mark()]
-    for _ in range(steps):
+    for _ in range(count):
         losses = step()
         marks.append(device.mark())
     device.synchronize()

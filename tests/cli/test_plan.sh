@@ -23,6 +23,10 @@ says "all-reduces gradients" "all-reduce buckets"
 [ "$(grep -c '^memory of the device' out)" -eq 1 ]
 result $? "and is printed once"
 refuses "a plan of a config that is none" 64 "train.micro_batch" "$celforge" train tiny.yaml --plan --set train.micro_batch=3
+succeeds "a plan of a step without a dataset" "$celforge" bench step tiny.yaml --frames 2 --size 32x32 --plan
+says "says what it takes" "memory of the device"
+! grep -q "seconds a step" out
+result $? "and times nothing"
 succeeds "a step with its ceilings" "$celforge" bench step tiny.yaml --frames 2 --size 32x32 --steps 1 --peak-gflops 100 --peak-gbps 10
 says "shows the floor of each op" "floor ms"
 

@@ -231,7 +231,7 @@ static Cudnn *open_described(const DescribedDevice *device, const CudnnRules *ru
     skip();
   }
   const CudnnTarget target = {.properties = *properties};
-  return cudnn_open(&target, device->name, rules, folder, 3);
+  return cudnn_open(&target, device->name, rules, folder, 0);
 }
 
 static void close_described(Cudnn *cudnn, cudnnBackendDescriptor_t properties) {
@@ -250,8 +250,12 @@ static void plans_of_configs(void **state) {
   for (int i = 0; i < DEVICES; i++) {
     cudnnBackendDescriptor_t properties;
     Cudnn *cudnn = open_described(&devices[i], &rules, NULL, &properties);
-    for (int k = i; k < recorder.count; k += EVERY) {
-      const Convolution *convolution = &recorder.convolutions[k];
+    Convolution *own = mem_new((size_t)recorder.count, sizeof *own);
+    int count = 0;
+    for (int k = i; k < recorder.count; k += EVERY) own[count++] = recorder.convolutions[k];
+    cudnn_prepare(cudnn, own, count);
+    for (int k = 0; k < count; k++) {
+      const Convolution *convolution = &own[k];
       CudnnChoice choice;
       Text text = {0};
       if (cudnn_choose(cudnn, convolution, NULL, &choice, &error) != OK)
@@ -267,6 +271,7 @@ static void plans_of_configs(void **state) {
         fail_msg("%s: %s: without tensor cores", devices[i].name, text.data);
       text_free(&text);
     }
+    free(own);
     close_described(cudnn, properties);
   }
 }
