@@ -30,6 +30,15 @@ static void fake_kernel_free(Kernel *kernel) {
   free(kernel);
 }
 
+/* A program tells of all its kernels before it asks for the first one. */
+static void fake_prepare(Backend *backend, const KernelRequest *requests, int count) {
+  for (int i = 0; i < count; i++) {
+    const Op *op = requests[i].op;
+    if (op->input_count > 0) assert_true(shape_count(requests[i].inputs[0].shape) > 0);
+  }
+  ((FakeBackend *)backend)->announced = count;
+}
+
 static Status fake_kernel_new(Backend *backend, const Op *op, const Tensor *inputs,
                               const Tensor *outputs, Kernel **out, Error *error) {
   FakeBackend *fake = (FakeBackend *)backend;
@@ -38,6 +47,9 @@ static Status fake_kernel_new(Backend *backend, const Op *op, const Tensor *inpu
   if (op->kind == OP_VIEW || op->kind == OP_RESHAPE || op->kind == OP_ALL_REDUCE) {
     return error_set(error, ERROR_INTERNAL, "asked for a kernel of %s", op_kind_name(op->kind));
   }
+  if (fake->announced-- <= 0)
+    return error_set(error, ERROR_INTERNAL, "a kernel of %s was not announced",
+                     op_kind_name(op->kind));
   if (op->kind == fake->refused) return error_set(error, ERROR_INTERNAL, "cannot run this");
   FakeKernel *kernel = mem_new(1, sizeof *kernel);
   size_t workspace = fake->with_workspaces ? (size_t)(fake->kernels % 5) * 100 : 0;
@@ -88,7 +100,8 @@ FakeBackend fake_backend(void) {
                                    .synchronize = fake_synchronize,
                                    .mark = fake_mark,
                                    .marked_seconds = fake_marked_seconds,
-                                   .kernel_new = fake_kernel_new},
+                                   .kernel_new = fake_kernel_new,
+                                   .prepare = fake_prepare},
                        .refused = OP_VIEW};
 }
 

@@ -12,6 +12,7 @@ typedef struct FakeBackend {
   bool with_workspaces;  /* of sizes that vary from kernel to kernel */
   OpKind refused;        /* no kernels for this kind; OP_VIEW: for all */
   int kernels, runs;     /* made and not yet freed; run */
+  int announced;         /* kernels that prepare told of and that were not made yet */
   int allocations, live; /* of memory */
 } FakeBackend;
 
