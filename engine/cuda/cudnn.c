@@ -296,7 +296,7 @@ Status cudnn_new(CudaBackend *backend, struct Cudnn **out, Error *error) {
   cudnn->stream = backend->stream;
   cudnn->tune = options->tune && !options->deterministic;
   if (options->tune && options->deterministic)
-    log_info("convolutions are not tuned in a deterministic run");
+    log_debug("cuDNN: convolutions are not tuned in a deterministic run");
   backend->cudnn = cudnn;
   if (!options->untested) TRY(convolution_self_test(backend, folder, error));
   *out = cudnn;
