@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 #include <glob.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@
 #include "base/random.h"
 #include "engine/cuda/cudnn.h"
 #include "engine/cuda/cudnn_store.h"
+#include "engine/cuda/cudnn_workers.h"
 #include "trainer/model.h"
 
 static Error error;
@@ -302,6 +304,47 @@ static void plans_made_in_threads(void **state) {
   close_described(together, properties[1]);
 }
 
+/* What the threads of cudnn_workers.h are given. */
+enum { PIECES = 200 };
+typedef struct Pieces {
+  pthread_t caller;
+  bool made[PIECES], taken[PIECES], is_wrong;
+} Pieces;
+
+static void make_piece(void *context, int index, const CudnnTarget *target) {
+  Pieces *pieces = context;
+  if (pieces->made[index] || target->handle) pieces->is_wrong = true;
+  pieces->made[index] = true;
+}
+
+static void take_piece(void *context, int index) {
+  Pieces *pieces = context;
+  if (!pieces->made[index] || pieces->taken[index] ||
+      !pthread_equal(pthread_self(), pieces->caller))
+    pieces->is_wrong = true;
+  pieces->taken[index] = true;
+}
+
+/* Each piece once, made before it is taken, and taken by who asked; several runs of the same
+ * threads, with more of them than work and less. */
+static void work_in_threads(void **state) {
+  static const int counts[] = {0, 1, 2, PIECES};
+  const CudnnTarget target = {0};
+  (void)state;
+  for (int threads = 1; threads <= 7; threads += 3) {
+    CudnnWorkers *workers = cudnn_workers_new(threads);
+    for (int i = 0; i < 4; i++) {
+      Pieces pieces = {.caller = pthread_self()};
+      const CudnnWork work = {
+          .count = counts[i], .context = &pieces, .make = make_piece, .take = take_piece};
+      cudnn_workers_run(workers, &target, &work);
+      assert_false(pieces.is_wrong);
+      for (int k = 0; k < PIECES; k++) assert_int_equal(pieces.taken[k], k < counts[i]);
+    }
+    cudnn_workers_free(workers);
+  }
+}
+
 static void plans_of_random_shapes(void **state) {
   (void)state;
   for (int tf32 = 0; tf32 <= 1; tf32++) {
@@ -422,7 +465,7 @@ int main(void) {
       cmocka_unit_test(graphs_of_configs),        cmocka_unit_test(graphs_of_random_shapes),
       cmocka_unit_test(wrong_shapes_are_refused), cmocka_unit_test(plans_of_configs),
       cmocka_unit_test(plans_of_random_shapes),   cmocka_unit_test(choices_are_kept),
-      cmocka_unit_test(plans_made_in_threads),
+      cmocka_unit_test(plans_made_in_threads),    cmocka_unit_test(work_in_threads),
   };
   return cmocka_run_group_tests(tests, record_all, forget_all);
 }
