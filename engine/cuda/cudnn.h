@@ -4,9 +4,10 @@
  * Choosing: the forms of a convolution (convolution_form.h) come in tiers. Within the first tier
  * that has a plan at all it is the first form and engine on tensor cores, or else the first of any
  * kind; or, with options.tune, the fastest of the first few of each form, measured with all that
- * stands around cuDNN. Deterministic runs are never tuned: clocks would choose their bits. Tuning
- * ends after a minute in all: engines that are compiled at run time take up to seconds each, though
- * several side by side (cudnn_workers.h).
+ * stands around cuDNN, those without tensor cores only while they may yet be faster. Deterministic
+ * runs are never tuned: clocks would choose their bits. Tuning ends after a minute in all: engines
+ * that are compiled at run time take up to seconds each, though several side by side
+ * (cudnn_workers.h).
  *
  * On a device every plan is tried before it is chosen (ConvolutionTrial): one that fails or
  * computes wrong numbers is said and the next one taken. A trial also loads what no capture may.
