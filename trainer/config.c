@@ -116,7 +116,7 @@ static const ConfigKey KEYS[] = {
          "whose choice may be many times slower; never in deterministic runs"),
     REAL("cuda.workspace_mib", cuda.workspace_mib, 0, 65536, "256",
          "largest workspace of one convolution, MiB"),
-    INT("cuda.plan_threads", cuda.plan_threads, 0, 1024, "0",
+    INT("cuda.plan_threads", cuda.plan_threads, 0, 16, "0",
         "threads that prepare convolutions at the start; 0: one for each processor but one, at "
         "most 16"),
     STRING("cuda.cache", cuda.cache, "",

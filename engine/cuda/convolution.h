@@ -56,8 +56,9 @@ Status convolution_steps_run(const ConvolutionSteps *steps, cudnnHandle_t handle
                              void *workspace, Error *error);
 
 /* What the forms of one convolution are tried and measured on: tensors of its full shape with
- * numbers of their own in scratch memory. Where the device has no memory for them the log says so,
- * every check passes and nothing can be measured. */
+ * numbers of their own in scratch memory. What the device has no memory for, the log says: without
+ * the tensors every form, else the form whose workspace it is, passes untried and is not measured.
+ */
 typedef struct ConvolutionTrial ConvolutionTrial;
 Status convolution_trial_new(const Convolution *convolution, cudnnHandle_t handle,
                              cudaStream_t stream, bool tf32, ConvolutionTrial **out, Error *error);

@@ -15,9 +15,9 @@ struct ConvolutionTrial {
   Convolution convolution;
   cudnnHandle_t handle;
   cudaStream_t stream;
-  bool tf32, is_without_memory; /* the device has not that much */
-  int written;                  /* the part */
-  char *memory;                 /* one piece for the tensors */
+  bool tf32;
+  int written;  /* the part */
+  char *memory; /* one piece for the tensors; NULL: the device has not that much */
   ConvolutionTensors tensors;
   double *sums;          /* [MOST_SUMS], on the device */
   char *workspace;       /* grows with what forms want */
@@ -40,8 +40,8 @@ static size_t part_bytes(const ConvolutionTrial *trial, int part) {
          dtype_size(part_dtype(trial, part));
 }
 
-/* Where there is no memory that is remembered, and no error. */
-static Status take_memory(ConvolutionTrial *trial, size_t bytes, char **out, Error *error) {
+/* `*out` is NULL where there is not that much: that is said, and no error. */
+static Status take_memory(size_t bytes, char **out, Error *error) {
   Status status = OK;
   const cudaError_t code = cudaMalloc((void **)out, bytes);
   if (code == cudaErrorMemoryAllocation) {
@@ -49,7 +49,6 @@ static Status take_memory(ConvolutionTrial *trial, size_t bytes, char **out, Err
     *out = NULL;
     log_info("cuDNN: no %zu bytes of device memory to try a convolution in; it is used untried",
              bytes);
-    trial->is_without_memory = true;
     return OK;
   }
   CUDA_TRY(code);
@@ -68,7 +67,7 @@ static Status take_tensors(ConvolutionTrial *trial, Error *error) {
   bytes += memory_align((size_t)trial->convolution.y.dim[AXIS_C] * sizeof(float));
   const size_t sums_at = bytes;
   bytes += memory_align(MOST_SUMS * sizeof(double));
-  TRY(take_memory(trial, bytes, &trial->memory, error));
+  TRY(take_memory(bytes, &trial->memory, error));
   if (!trial->memory) goto done;
   for (int i = 0; i < PARTS; i++) trial->tensors.part[i] = trial->memory + at[i];
   trial->tensors.bias = trial->memory + bias_at;
@@ -100,14 +99,18 @@ done:
   return status;
 }
 
-/* What a form may not leave as it is, is NaN. */
+static bool has_room(const ConvolutionTrial *trial, const ConvolutionSteps *steps) {
+  return trial->memory && steps->workspace <= trial->workspace_size;
+}
+
+/* What a form may not leave as it is, is NaN. Not done where there is no room for its workspace. */
 static Status poison(ConvolutionTrial *trial, const ConvolutionSteps *steps, Error *error) {
   Status status = OK;
   if (steps->workspace > trial->workspace_size) {
     if (trial->workspace) CUDA_TRY(cudaFree(trial->workspace));
     trial->workspace = NULL;
     trial->workspace_size = 0;
-    TRY(take_memory(trial, steps->workspace, &trial->workspace, error));
+    TRY(take_memory(steps->workspace, &trial->workspace, error));
     if (!trial->workspace) goto done;
     trial->workspace_size = steps->workspace;
   }
@@ -271,9 +274,9 @@ static Status run(const ConvolutionTrial *trial, const ConvolutionSteps *steps, 
 Status convolution_trial_check(ConvolutionTrial *trial, const ConvolutionSteps *steps,
                                Error *error) {
   Status status = OK;
-  if (trial->is_without_memory) goto done;
+  if (!trial->memory) goto done;
   TRY(poison(trial, steps, error));
-  if (trial->is_without_memory) goto done;
+  if (!has_room(trial, steps)) goto done;
   TRY(run(trial, steps, error));
   CUDA_TRY(cudaStreamSynchronize(trial->stream));
   TRY(compare(trial, error));
@@ -322,7 +325,7 @@ done:
 
 Status convolution_trial_measure(ConvolutionTrial *trial, const ConvolutionSteps *steps,
                                  double best, double *seconds, Error *error) {
-  if (trial->is_without_memory)
+  if (!has_room(trial, steps))
     return error_set(error, ERROR_INTERNAL, "no device memory to measure a convolution in");
   return time_runs(trial, steps, best, seconds, error);
 }

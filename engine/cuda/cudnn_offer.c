@@ -142,8 +142,9 @@ static double least_seconds(const Convolution *c) {
 }
 
 static bool same_form(const ConvolutionForm *a, const ConvolutionForm *b) {
-  return a->frames == b->frames && a->fused == b->fused && a->aligned == b->aligned &&
-         a->padded == b->padded && a->gradient == b->gradient;
+  return a->taps == b->taps && a->taps_of_time == b->taps_of_time &&
+         a->taps_of_width == b->taps_of_width && a->frames == b->frames && a->fused == b->fused &&
+         a->aligned == b->aligned && a->padded == b->padded && a->gradient == b->gradient;
 }
 
 CudnnSearch *cudnn_search_prepare(const CudnnSearchSettings *settings, const CudnnTarget *target,

@@ -304,6 +304,31 @@ static void plans_made_in_threads(void **state) {
   close_described(together, properties[1]);
 }
 
+/* Who asks for one form gets that one or none. */
+static void plans_of_one_form(void **state) {
+  enum { EVERY = 9 };
+  static const CudnnRules rules = {.workspace = 1 << 30};
+  cudnnBackendDescriptor_t properties;
+  int found = 0;
+  (void)state;
+  Cudnn *cudnn = open_described(&devices[0], &rules, NULL, &properties);
+  for (int i = 0; i < recorder.count; i += EVERY) {
+    ConvolutionForm forms[CONVOLUTION_MAX_FORMS];
+    const int count = convolution_forms(&recorder.convolutions[i], forms);
+    for (int k = 0; k < count; k++) {
+      CudnnChoice choice;
+      char wanted[64], name[64];
+      if (cudnn_choose(cudnn, &recorder.convolutions[i], &forms[k], &choice, &error) != OK)
+        continue;
+      assert_string_equal(convolution_form_name(&choice.form, name),
+                          convolution_form_name(&forms[k], wanted));
+      found++;
+    }
+  }
+  assert_true(found > recorder.count / EVERY);
+  close_described(cudnn, properties);
+}
+
 /* What the threads of cudnn_workers.h are given. */
 enum { PIECES = 200 };
 typedef struct Pieces {
@@ -466,6 +491,7 @@ int main(void) {
       cmocka_unit_test(wrong_shapes_are_refused), cmocka_unit_test(plans_of_configs),
       cmocka_unit_test(plans_of_random_shapes),   cmocka_unit_test(choices_are_kept),
       cmocka_unit_test(plans_made_in_threads),    cmocka_unit_test(work_in_threads),
+      cmocka_unit_test(plans_of_one_form),
   };
   return cmocka_run_group_tests(tests, record_all, forget_all);
 }

@@ -174,6 +174,23 @@ static void check_form(ConvolutionTrial *trial, const Convolution *convolution,
   assert_true(seconds > 0 && slow > 0);
 }
 
+/* A form whose workspace no device has is used untried and not measured; the next one is tried. */
+static void check_without_room(ConvolutionTrial *trial, const Convolution *convolution,
+                               const ConvolutionForm *form) {
+  static const CudnnPlan large = {.workspace = (size_t)1 << 50},
+                         plan = {.workspace = PLAN_WORKSPACE};
+  double seconds = 0;
+  inner = convolution_inner(convolution, form);
+  const ConvolutionSteps steps = convolution_steps(convolution, form, &large);
+  assert_int_equal(try_form(trial, &steps, UNWRITTEN), OK);
+  assert_int_equal(convolution_trial_measure(trial, &steps, INFINITY, &seconds, &error),
+                   ERROR_INTERNAL);
+  const ConvolutionSteps small = convolution_steps(convolution, form, &plan);
+  assert_int_equal(try_form(trial, &small, UNWRITTEN), ERROR_INTERNAL);
+  assert_int_equal(try_form(trial, &small, RIGHT), OK);
+  assert_int_equal(convolution_trial_measure(trial, &small, INFINITY, &seconds, &error), OK);
+}
+
 /* A plan is tried before it is chosen: one that works passes in every form, and what a plan can do
  * wrong is seen. The last element is the same in each form without added channels. */
 static void trials(void **state) {
@@ -191,6 +208,7 @@ static void trials(void **state) {
                      OK);
     const int count = convolution_forms(&convolution, forms);
     for (int i = 0; i < count; i++) check_form(trial, &convolution, &forms[i], seed);
+    check_without_room(trial, &convolution, &forms[0]);
     convolution_trial_free(trial);
     problem_free(&problem);
   }
