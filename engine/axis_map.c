@@ -33,6 +33,11 @@ static void axis_map_free(AxisMap *map) {
   *map = (AxisMap){0};
 }
 
+void separable_map_free(SeparableMap *map) {
+  axis_map_free(&map->h);
+  axis_map_free(&map->w);
+}
+
 /* A counting sort of the entries by input: each input's outputs stay in ascending order. */
 static AxisMap axis_map_transpose(const AxisMap *map) {
   AxisMap result = {.inputs = map->outputs, .outputs = map->inputs, .count = map->count};
@@ -57,6 +62,33 @@ static AxisMap axis_map_transpose(const AxisMap *map) {
   return result;
 }
 
+/* What `second` makes of what `first` makes. */
+static AxisMap axis_map_compose(const AxisMap *first, const AxisMap *second) {
+  AxisMap map = axis_map_new(first->inputs);
+  for (int64_t o = 0; o < second->outputs; o++) {
+    for (int64_t k = second->begin[o]; k < second->begin[o + 1]; k++) {
+      const int64_t middle = second->index[k];
+      for (int64_t i = first->begin[middle]; i < first->begin[middle + 1]; i++)
+        axis_map_push(&map, first->index[i], second->weight[k] * first->weight[i]);
+    }
+    axis_map_next(&map);
+  }
+  return map;
+}
+
+static SeparableMap separable_compose(SeparableMap *first, SeparableMap *second) {
+  const SeparableMap result = {
+      .h = axis_map_compose(&first->h, &second->h),
+      .w = axis_map_compose(&first->w, &second->w),
+      .shift_n = first->shift_n + second->shift_n,
+      .shift_t = first->shift_t + second->shift_t,
+      .shift_c = first->shift_c + second->shift_c,
+  };
+  separable_map_free(first);
+  separable_map_free(second);
+  return result;
+}
+
 static SeparableMap separable_transpose(SeparableMap *map) {
   const SeparableMap result = {
       .h = axis_map_transpose(&map->h),
@@ -65,14 +97,8 @@ static SeparableMap separable_transpose(SeparableMap *map) {
       .shift_t = -map->shift_t,
       .shift_c = -map->shift_c,
   };
-  axis_map_free(&map->h);
-  axis_map_free(&map->w);
+  separable_map_free(map);
   return result;
-}
-
-void separable_map_free(SeparableMap *map) {
-  axis_map_free(&map->h);
-  axis_map_free(&map->w);
 }
 
 bool axis_map_copies(const AxisMap *map, int64_t o, int64_t *index) {
@@ -98,9 +124,9 @@ static AxisMap pad_axis(int64_t in, int64_t before, int64_t out, PadMode mode) {
   return map;
 }
 
-static SeparableMap pad_map(const Op *op, Shape in, Shape out) {
-  const Shape before = op->attributes.pad.before;
-  const PadMode mode = op->attributes.pad.mode;
+static SeparableMap pad_map(const PadAttributes *pad, Shape in, Shape out) {
+  const Shape before = pad->before;
+  const PadMode mode = pad->mode;
   return (SeparableMap){
       .h = pad_axis(in.dim[AXIS_H], before.dim[AXIS_H], out.dim[AXIS_H], mode),
       .w = pad_axis(in.dim[AXIS_W], before.dim[AXIS_W], out.dim[AXIS_W], mode),
@@ -132,8 +158,15 @@ static AxisMap resize_axis(int64_t in, int64_t out, ResizeMode mode) {
 
 static SeparableMap resize_map(const Op *op, Shape in, Shape out) {
   const ResizeMode mode = op->attributes.resize.mode;
-  return (SeparableMap){.h = resize_axis(in.dim[AXIS_H], out.dim[AXIS_H], mode),
-                        .w = resize_axis(in.dim[AXIS_W], out.dim[AXIS_W], mode)};
+  const PadAttributes *pad = &op->attributes.resize.pad;
+  Shape resized;
+  for (int axis = 0; axis < RANK; axis++)
+    resized.dim[axis] = out.dim[axis] - pad->before.dim[axis] - pad->after.dim[axis];
+  SeparableMap resize = {.h = resize_axis(in.dim[AXIS_H], resized.dim[AXIS_H], mode),
+                         .w = resize_axis(in.dim[AXIS_W], resized.dim[AXIS_W], mode)};
+  if (shape_equal(resized, out)) return resize;
+  SeparableMap around = pad_map(pad, resized, out);
+  return separable_compose(&resize, &around);
 }
 
 /* --- Pooling ---------------------------------------------------------------------------------- */
@@ -165,7 +198,7 @@ SeparableMap separable_map_of(const Op *op, Shape input, Shape output) {
   const Shape in = backward ? output : input, out = backward ? input : output;
   SeparableMap forward;
   if (op->kind == OP_PAD || op->kind == OP_PAD_BACKWARD) {
-    forward = pad_map(op, in, out);
+    forward = pad_map(&op->attributes.pad, in, out);
   } else if (op->kind == OP_RESIZE || op->kind == OP_RESIZE_BACKWARD) {
     forward = resize_map(op, in, out);
   } else {

@@ -1,5 +1,6 @@
 /* What is done in one op instead of several: activations and residuals behind convolutions and
- * norms, the activation in front of a norm's backward pass, gradients of biases, stores. */
+ * norms, the activation in front of a norm's backward pass, gradients of biases, padding of what is
+ * resized, stores. */
 #include "engine/backend.h"
 #include "engine/plan.h"
 
@@ -237,6 +238,32 @@ static void fuse_bias_gradient(Plan *plan, int slot) {
   plan_set_output(plan, moves ? sum : slot, 1, bias_gradient);
 }
 
+/* --- Padding of what is resized --------------------------------------------------------------- */
+
+/* pad(resize(x)), the padding alone reading what is resized. */
+static void fuse_pad(Plan *plan, int slot) {
+  Op *op = &plan->ops[slot];
+  int user = single_user(plan, op->outputs[0]);
+  if (user < 0 || plan->ops[user].kind != OP_PAD || op_resize_pads(op)) return;
+  Value padded = plan->ops[user].outputs[0];
+  op->attributes.resize.pad = plan->ops[user].attributes.pad;
+  plan_remove(plan, user);
+  plan_set_output(plan, slot, 0, padded);
+}
+
+/* The transpose: resize_backward(pad_backward(dy)). */
+static void fuse_pad_backward(Plan *plan, int slot) {
+  Op *op = &plan->ops[slot];
+  Value inner = op->inputs[0];
+  const Op *pad = producer_of(plan, inner);
+  if (!pad || pad->kind != OP_PAD_BACKWARD || op_resize_pads(op)) return;
+  int freed = plan_value(plan, inner)->producer;
+  if (single_user(plan, inner) != slot || !plan_inputs_steady(plan, freed, slot)) return;
+  op->attributes.resize.pad = pad->attributes.pad;
+  plan_set_input(plan, slot, 0, pad->inputs[0]);
+  plan_remove(plan, freed);
+}
+
 /* --- Stores ----------------------------------------------------------------------------------- */
 
 /* The value made by an op that ends, through reshapes alone, in `value` and nowhere else. */
@@ -285,7 +312,7 @@ static void bind_stores(Plan *plan) {
 
 /* --- All of it -------------------------------------------------------------------------------- */
 
-static void fuse_forward(Plan *plan, int slot) {
+static void fuse_neighbours(Plan *plan, int slot) {
   Op *op = &plan->ops[slot];
   if (op->kind == OP_CONV3D) {
     fuse_bias(plan, slot);
@@ -293,6 +320,10 @@ static void fuse_forward(Plan *plan, int slot) {
   } else if (op->kind == OP_NORM && op->input_count <= 3) { /* the residual comes last */
     fuse_activation(plan, slot, &op->attributes.norm.activation, &op->attributes.norm.slope);
     fuse_residual(plan, slot);
+  } else if (op->kind == OP_RESIZE) {
+    fuse_pad(plan, slot);
+  } else if (op->kind == OP_RESIZE_BACKWARD) {
+    fuse_pad_backward(plan, slot);
   }
 }
 
@@ -306,7 +337,7 @@ void plan_fuse(Plan *plan) {
   }
   plan_remove_dead(plan);
   for (int i = 0; i < plan->op_count; i++) {
-    if (plan->live[i]) fuse_forward(plan, i);
+    if (plan->live[i]) fuse_neighbours(plan, i);
   }
   for (int i = 0; i < plan->op_count; i++) {
     if (plan->live[i] && plan->ops[i].kind == OP_CONV3D_BACKWARD_WEIGHTS) {

@@ -20,7 +20,7 @@ typedef enum OpKind {
   OP_SLICE,           /* x -> y */
   OP_PAD,             /* x -> y */
   OP_PAD_BACKWARD,    /* dy -> dx: the transpose of OP_PAD (reflect, replicate) */
-  OP_RESIZE,          /* x -> y */
+  OP_RESIZE,          /* x -> y = pad(resized) */
   OP_RESIZE_BACKWARD, /* dy -> dx: the transpose */
   OP_AVERAGE_POOL,    /* x -> y */
   OP_AVERAGE_POOL_BACKWARD, /* dy -> dx: the transpose */
@@ -89,6 +89,11 @@ typedef struct NormAttributes {
   float slope;
 } NormAttributes;
 
+typedef struct PadAttributes {
+  Shape before, after;
+  PadMode mode;
+} PadAttributes;
+
 typedef struct OpAttributes {
   union {
     struct {
@@ -114,12 +119,10 @@ typedef struct OpAttributes {
     struct {
       Shape begin;
     } slice;
-    struct {
-      Shape before, after;
-      PadMode mode;
-    } pad;
+    PadAttributes pad;
     struct {
       ResizeMode mode;
+      PadAttributes pad; /* of what is resized, by fusion; else nothing */
     } resize;
     struct {
       int size, stride, pad;
@@ -164,6 +167,8 @@ typedef struct Op {
 
 /* The inputs (a bit each) that the op writes to: they are views. */
 unsigned op_written_inputs(const Op *op);
+/* Whether the op is a resize, or the transpose of one, that pads as well. */
+bool op_resize_pads(const Op *op);
 const char *op_kind_name(OpKind kind); /* "conv3d_backward_data" */
 
 #endif

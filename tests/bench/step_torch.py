@@ -5,12 +5,15 @@
 
 CONFIG is a complete config. The step is that of tests/oracle: the generator once, the discriminators
 on [real; fake] and their update, the updated discriminators on the same fake, the generator's update
-and EMA, from u8 frames on, with everything after the first warm-up and fade-in. Modes, in this order:
+and EMA, from u8 frames on, with everything after the first warm-up and fade-in. Modes, one after the other as
+given; one behind another that shares its networks begins the sooner:
 
     eager              as written
     captured           the whole eager step, updates included, as one CUDA graph
     compiled           networks and losses through torch.compile, for the very shapes there are
     compiled-captured  the whole compiled step as one CUDA graph
+    compile            nothing is timed: what `compiled` needs is left in the compiler's cache, by forward passes
+                       alone, which take a fraction of a step's memory
 
 ENGINES is how cuDNN's are chosen: by its heuristics, or (benchmark, which is what is taken without it) in cuDNN's
 benchmark mode, which times several for each convolution, reference kernels among them: on large 3-D ones one run of
@@ -26,6 +29,7 @@ A mode that PyTorch cannot do, for want of memory or of torch.compile, costs the
 end of stderr, and the exit code is 3.
 """
 import gc
+import importlib
 import json
 import os
 import resource
@@ -40,7 +44,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "oracle"))
 from celforge_torch import Training, normalize, parse_config  # noqa: E402
 
-MODES = ["eager", "captured", "compiled", "compiled-captured"]
+MODES = ["eager", "captured", "compiled", "compiled-captured", "compile"]
 ENGINES = ["heuristics", "benchmark"]
 WARMUP_STEPS, LEAST_STEPS = 3, 5
 MOST_SECONDS = 5  # that are timed, unless LEAST_STEPS take longer
@@ -105,12 +109,21 @@ def use_channels_last(training):
                 p.data = p.data.contiguous(memory_format=formats[p.dim()])
 
 
+def compile_backward_passes_at_once():
+    """With their forward passes, not when they first run; versions before 2.6 cannot."""
+    settings = importlib.import_module("torch._functorch.config")
+    if hasattr(settings, "force_non_lazy_backward_lowering"):
+        settings.force_non_lazy_backward_lowering = True
+
+
 class Step:
     """One training step on the same clips each time; calling it returns its losses."""
 
     def __init__(self, config, device, half, layout, compiled):
         if compiled and not hasattr(torch, "compile"):
             raise RuntimeError(f"PyTorch {torch.__version__} has no torch.compile")
+        if compiled:
+            compile_backward_passes_at_once()
         self.training = training = Training(config, norms=False, fused=device == "cuda")
         training.to(device=device)
         if layout == "channels-last":
@@ -132,6 +145,17 @@ class Step:
     def __call__(self):
         film, target = (self.prepare(clip) for clip in self.clips)
         return self.training.step(self.number, film, target)
+
+    def compile(self):
+        """Calls what is compiled as a step does, without a backward pass."""
+        training = self.training
+        film, target = (self.prepare(clip) for clip in self.clips)
+        output = training.generator(film)
+        if training.adversarial:
+            training.discriminator_loss(film, target, output.detach())
+        training.discriminator.requires_grad_(False)
+        training.generator_loss(film, target, output, {}, training.adversarial_weight(self.number), False)
+        training.discriminator.requires_grad_(True)
 
 
 def capture(step):
@@ -194,7 +218,7 @@ def main():
     device = Device(name)
     steppers, failures = {}, []  # at most one, compiled or not: each holds the networks and their moments
     for mode in modes:
-        begin, step, compiled = time.perf_counter(), None, mode.startswith("compiled")
+        begin, step, compiled = time.perf_counter(), None, mode.startswith("compile")
         try:
             if compiled not in steppers:
                 steppers.clear()
@@ -203,6 +227,10 @@ def main():
                 steppers[compiled] = Step(config, name, precision == "bf16", layout, compiled)
                 steppers[compiled].clips = random_clips(config, size, name)
             step = steppers[compiled]
+            if mode == "compile":
+                step.compile()
+                print(f"compiled in {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
+                continue
             if mode.endswith("captured"):
                 step = capture(step)
             seconds = measure(step, steps, device)

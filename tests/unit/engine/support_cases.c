@@ -287,23 +287,26 @@ static Case map_case(OpKind kind, bool forward, Tensor x, Tensor y) {
   return test;
 }
 
-static Case draw_any_pad(Random *random, bool forward) {
-  const PadMode mode = (PadMode)draw(random, 0, 2);
-  const Tensor x = {.shape = draw_shape(random), .dtype = draw_dtype(random)};
-  Tensor y = x;
-  Shape before = {{0}}, after = {{0}};
+/* Padding of a tensor of that shape, which becomes the padded one's. */
+static PadAttributes draw_padding(Random *random, Shape *shape) {
+  PadAttributes pad = {.mode = (PadMode)draw(random, 0, 2)};
   for (int axis = 0; axis < RANK; axis++) {
     const bool space = axis == AXIS_H || axis == AXIS_W;
-    if (mode != PAD_ZERO && !space) continue;
-    const int64_t most = mode == PAD_REFLECT ? x.shape.dim[axis] - 1 : 4;
-    before.dim[axis] = draw(random, 0, most < 4 ? most : 4);
-    after.dim[axis] = draw(random, 0, most < 4 ? most : 4);
-    y.shape.dim[axis] += before.dim[axis] + after.dim[axis];
+    if (pad.mode != PAD_ZERO && !space) continue;
+    const int64_t most = pad.mode == PAD_REFLECT ? shape->dim[axis] - 1 : 4;
+    pad.before.dim[axis] = draw(random, 0, most < 4 ? most : 4);
+    pad.after.dim[axis] = draw(random, 0, most < 4 ? most : 4);
+    shape->dim[axis] += pad.before.dim[axis] + pad.after.dim[axis];
   }
+  return pad;
+}
+
+static Case draw_any_pad(Random *random, bool forward) {
+  const Tensor x = {.shape = draw_shape(random), .dtype = draw_dtype(random)};
+  Tensor y = x;
+  const PadAttributes pad = draw_padding(random, &y.shape);
   Case test = map_case(forward ? OP_PAD : OP_PAD_BACKWARD, forward, x, y);
-  test.op.attributes.pad.before = before;
-  test.op.attributes.pad.after = after;
-  test.op.attributes.pad.mode = mode;
+  test.op.attributes.pad = pad;
   return test;
 }
 
@@ -314,8 +317,11 @@ static Case draw_any_resize(Random *random, bool forward) {
     const int64_t length = x.shape.dim[axis];
     y.shape.dim[axis] = draw(random, 0, 1) ? draw(random, 1, 15) : length * draw(random, 1, 4);
   }
+  PadAttributes pad = {.mode = PAD_ZERO};
+  if (draw(random, 0, 1)) pad = draw_padding(random, &y.shape);
   Case test = map_case(forward ? OP_RESIZE : OP_RESIZE_BACKWARD, forward, x, y);
   test.op.attributes.resize.mode = (ResizeMode)draw(random, 0, 1);
+  test.op.attributes.resize.pad = pad;
   return test;
 }
 

@@ -169,23 +169,33 @@ static int64_t pad_source(int64_t o, int64_t before, int64_t length, PadMode mod
   return i;
 }
 
+/* Where the element `to` of a padded tensor comes from; false: from nowhere, it is zero. */
+static bool behind_padding(const PadAttributes *pad, Shape inner, const int64_t to[RANK],
+                           int64_t from[RANK]) {
+  for (int axis = 0; axis < RANK; axis++) {
+    const PadMode mode = axis == AXIS_H || axis == AXIS_W ? pad->mode : PAD_ZERO;
+    from[axis] = pad_source(to[axis], pad->before.dim[axis], inner.dim[axis], mode);
+    if (from[axis] < 0 || from[axis] >= inner.dim[axis]) return false;
+  }
+  return true;
+}
+
 static void pad_at(const Linear *map, const int64_t to[RANK]) {
   int64_t from[RANK];
-  for (int axis = 0; axis < RANK; axis++) {
-    const PadMode mode = axis == AXIS_H || axis == AXIS_W ? map->op->attributes.pad.mode : PAD_ZERO;
-    const int64_t length = map->x->shape.dim[axis];
-    from[axis] = pad_source(to[axis], map->op->attributes.pad.before.dim[axis], length, mode);
-    if (from[axis] < 0 || from[axis] >= length) return;
-  }
-  couple(map, from, to, 1);
+  if (behind_padding(&map->op->attributes.pad, map->x->shape, to, from)) couple(map, from, to, 1);
 }
 
 static void resize_at(const Linear *map, const int64_t to[RANK]) {
-  int64_t lower[2], upper[2];
+  const PadAttributes *pad = &map->op->attributes.resize.pad;
+  int64_t lower[2], upper[2], inner[RANK];
   double part[2];
+  Shape resized;
+  for (int axis = 0; axis < RANK; axis++)
+    resized.dim[axis] = map->y->shape.dim[axis] - pad->before.dim[axis] - pad->after.dim[axis];
+  if (!behind_padding(pad, resized, to, inner)) return;
   for (int i = 0; i < 2; i++) {
-    const int64_t in = map->x->shape.dim[AXIS_H + i], out = map->y->shape.dim[AXIS_H + i];
-    const int64_t o = to[AXIS_H + i];
+    const int64_t in = map->x->shape.dim[AXIS_H + i], out = resized.dim[AXIS_H + i];
+    const int64_t o = inner[AXIS_H + i];
     if (map->op->attributes.resize.mode == RESIZE_NEAREST) {
       lower[i] = upper[i] = o * in / out;
       part[i] = 0;
@@ -198,7 +208,7 @@ static void resize_at(const Linear *map, const int64_t to[RANK]) {
   }
   for (int corner = 0; corner < 4; corner++) {
     int64_t from[RANK];
-    memcpy(from, to, sizeof from);
+    memcpy(from, inner, sizeof from);
     from[AXIS_H] = corner & 1 ? upper[0] : lower[0];
     from[AXIS_W] = corner & 2 ? upper[1] : lower[1];
     couple(map, from, to,

@@ -244,6 +244,63 @@ static void norm_backward_sees_updates(void **state) {
   bench_free(&b);
 }
 
+/* --- Padding ---------------------------------------------------------------------------------- */
+
+static Value doubled(Bench *bench, Value x) {
+  Shape shape = graph_shape(bench->graph, x);
+  return graph_resize(bench->graph, x, 2 * shape.dim[AXIS_H], 2 * shape.dim[AXIS_W],
+                      RESIZE_NEAREST);
+}
+
+static Value bordered(Bench *bench, Value x) {
+  const Shape border = {{0, 0, 1, 1, 0}};
+  return graph_pad(bench->graph, x, border, border, PAD_REFLECT);
+}
+
+static void resize_takes_padding(void **state) {
+  (void)state;
+  Bench b = bench_new();
+  Value x = source(&b, image), gradient;
+  Value large = doubled(&b, x), y = bordered(&b, large);
+  graph_gradients(b.graph, graph_mean(b.graph, graph_square(b.graph, y)), &x, 1, &gradient);
+  keep(&b, gradient);
+  bench_plan(&b);
+  assert_int_equal(count(&b, OP_PAD), 0);
+  assert_int_equal(count(&b, OP_PAD_BACKWARD), 0);
+  const Op *forward = only(&b, OP_RESIZE), *backward = only(&b, OP_RESIZE_BACKWARD);
+  assert_int_equal(forward->outputs[0].id, y.id);
+  assert_int_equal(backward->outputs[0].id, gradient.id);
+  assert_true(op_resize_pads(forward) && op_resize_pads(backward));
+  assert_int_equal(forward->attributes.resize.pad.mode, PAD_REFLECT);
+  assert_int_equal(backward->attributes.resize.pad.mode, PAD_REFLECT);
+  bench_free(&b);
+}
+
+/* What is resized is read without the padding too. */
+static void resize_read_twice_stays(void **state) {
+  (void)state;
+  Bench b = bench_new();
+  Value large = doubled(&b, source(&b, image));
+  keep(&b, bordered(&b, large));
+  keep(&b, graph_average_pool(b.graph, large, 2, 2, 0));
+  bench_plan(&b);
+  only(&b, OP_PAD);
+  assert_false(op_resize_pads(only(&b, OP_RESIZE)));
+  bench_free(&b);
+}
+
+/* A border around a border: one of them alone. */
+static void resize_takes_one_padding(void **state) {
+  (void)state;
+  Bench b = bench_new();
+  Value inner = bordered(&b, doubled(&b, source(&b, image)));
+  keep(&b, bordered(&b, inner));
+  bench_plan(&b);
+  assert_int_equal(only(&b, OP_RESIZE)->outputs[0].id, inner.id);
+  assert_int_equal(only(&b, OP_PAD)->inputs[0].id, inner.id);
+  bench_free(&b);
+}
+
 /* --- Pointwise chains ------------------------------------------------------------------------- */
 
 static void chains_become_one_op(void **state) {
@@ -563,6 +620,9 @@ int main(void) {
       cmocka_unit_test(activation_behind_residual_stays),
       cmocka_unit_test(norm_backward_takes_activation),
       cmocka_unit_test(norm_backward_sees_updates),
+      cmocka_unit_test(resize_takes_padding),
+      cmocka_unit_test(resize_read_twice_stays),
+      cmocka_unit_test(resize_takes_one_padding),
       cmocka_unit_test(chains_become_one_op),
       cmocka_unit_test(reductions_compute_what_they_sum),
       cmocka_unit_test(costly_values_are_made_once),
