@@ -96,7 +96,9 @@ static int add_endings(const Convolution *c, ConvolutionForm form, ConvolutionFo
     form.fused = false;
     forms[count++] = form;
   } else if (c->pass == CONVOLUTION_BACKWARD_WEIGHTS && c->operands != c->result) {
-    static const GradientForm gradients[] = {GRADIENT_DIRECT, GRADIENT_IDENTITY, GRADIENT_NARROW};
+    /* Engines that write f32 are few, and on an H100 take up to 20 times as long for large
+     * pictures: who does not measure does not want them. */
+    static const GradientForm gradients[] = {GRADIENT_NARROW, GRADIENT_DIRECT, GRADIENT_IDENTITY};
     for (int i = 0; i < 3; i++) {
       /* With channels that 16 bytes do not divide cuDNN 9.19 has engines for the fused graph that
        * compute wrong numbers or read misaligned addresses, which ends the process's device. */

@@ -64,8 +64,8 @@ typedef struct ConvolutionForm {
 } ConvolutionForm;
 
 enum { CONVOLUTION_MAX_FORMS = 48 };
-/* The forms that make sense for a convolution, the best first. `direct`: dtype and shape need
- * none of ours. Returns their number, at least 1. */
+/* The forms that make sense for a convolution, in the order in which they are wanted where nothing
+ * is measured. Returns their number, at least 1. */
 int convolution_forms(const Convolution *convolution, ConvolutionForm forms[CONVOLUTION_MAX_FORMS]);
 /* "frames+fused", "frames+aligned+x_taps_tw+narrow": for logs, files and tests. */
 const char *convolution_form_name(const ConvolutionForm *form, char name[64]);

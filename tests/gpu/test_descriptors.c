@@ -329,6 +329,21 @@ static void plans_of_one_form(void **state) {
   close_described(cudnn, properties);
 }
 
+/* Unmeasured, a gradient of weights is one that cuDNN writes in bf16. */
+static void narrow_gradients_come_first(void **state) {
+  int found = 0;
+  (void)state;
+  for (int i = 0; i < recorder.count; i++) {
+    const Convolution *c = &recorder.convolutions[i];
+    ConvolutionForm forms[CONVOLUTION_MAX_FORMS];
+    if (c->pass != CONVOLUTION_BACKWARD_WEIGHTS || c->operands == c->result) continue;
+    convolution_forms(c, forms);
+    assert_int_equal(forms[0].gradient, GRADIENT_NARROW);
+    found++;
+  }
+  assert_true(found > 0);
+}
+
 /* What the threads of cudnn_workers.h are given. */
 enum { PIECES = 200 };
 typedef struct Pieces {
@@ -491,7 +506,7 @@ int main(void) {
       cmocka_unit_test(wrong_shapes_are_refused), cmocka_unit_test(plans_of_configs),
       cmocka_unit_test(plans_of_random_shapes),   cmocka_unit_test(choices_are_kept),
       cmocka_unit_test(plans_made_in_threads),    cmocka_unit_test(work_in_threads),
-      cmocka_unit_test(plans_of_one_form),
+      cmocka_unit_test(plans_of_one_form),        cmocka_unit_test(narrow_gradients_come_first),
   };
   return cmocka_run_group_tests(tests, record_all, forget_all);
 }
