@@ -110,7 +110,7 @@ def use_channels_last(training):
 
 
 def compile_backward_passes_at_once():
-    """With their forward passes, not when they first run; versions before 2.6 cannot."""
+    """With their forward passes, not when they first run, where this PyTorch can."""
     settings = importlib.import_module("torch._functorch.config")
     if hasattr(settings, "force_non_lazy_backward_lowering"):
         settings.force_non_lazy_backward_lowering = True
