@@ -27,8 +27,9 @@ typedef struct SeparableMap {
   int64_t shift_n, shift_t, shift_c;
 } SeparableMap;
 
-/* The map of an OP_PAD, OP_RESIZE or OP_AVERAGE_POOL, or of the transpose of one, from a tensor of
- * shape `input` to one of shape `output`. Pad mirrors or repeats the border, or leaves zeros;
+/* The map of an OP_PAD, OP_RESIZE (with the padding that fusion may have given it) or
+ * OP_AVERAGE_POOL, or of the transpose of one, from a tensor of shape `input` to one of shape
+ * `output`. Pad mirrors or repeats the border, or leaves zeros;
  * bilinear resizing puts samples at pixel centres and stops at the border (align_corners false); a
  * pool's average counts only cells inside the picture. */
 SeparableMap separable_map_of(const Op *op, Shape input, Shape output);
