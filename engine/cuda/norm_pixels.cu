@@ -49,11 +49,9 @@ template <typename T, int N, int K, int LANES>
 __device__ inline void load_row(const void *tensor, int64_t at, bool active,
                                 const Lane<N, LANES> &lane, Pack<T, N> row[K]) {
 #pragma unroll
-  for (int k = 0; k < K; k++) {
-    row[k].clear();
-    if (active && lane.has(k))
-      row[k] = pack_load<T, N>(static_cast<const T *>(tensor) + at + lane.channel(k));
-  }
+  for (int k = 0; k < K; k++)
+    row[k] = pack_load_if<T, N>(active && lane.has(k),
+                                static_cast<const T *>(tensor) + at + lane.channel(k));
 }
 
 template <typename T, int N, int K, int LANES>
@@ -115,7 +113,7 @@ __global__ void __launch_bounds__(NORM_THREADS) rms_forward_kernel(const RowLaun
       at[i] = own * lane.channels;
       active[i] = own < p.pixels;
       load_row<T, N, K>(p.norm.x, at[i], active[i], lane, row[i]);
-      if (p.norm.residual) load_row<T, N, K>(p.norm.residual, at[i], active[i], lane, residual[i]);
+      load_row<T, N, K>(p.norm.residual, at[i], active[i] && p.norm.residual, lane, residual[i]);
     }
 #pragma unroll
     for (int i = 0; i < PIXELS; i++)
@@ -162,23 +160,32 @@ __device__ inline void store_partials(const RowLaunch &p, const Lane<N, LANES> &
   for (unsigned c = threadIdx.x; c < 2 * channels; c += NORM_THREADS) row[c] = sums[c];
 }
 
+/* What the lane reads of a pixel; both loads are under way together. */
+template <typename T, int N, int K> struct BackwardRow {
+  Pack<T, N> x[K], dy[K];
+
+  template <int LANES>
+  __device__ void load(const RowLaunch &p, const Lane<N, LANES> &lane, int64_t pixel) {
+    const int64_t at = pixel * lane.channels;
+    load_row<T, N, K>(p.norm.x, at, pixel < p.pixels, lane, x);
+    load_row<T, N, K>(p.norm.dy, at, pixel < p.pixels, lane, dy);
+  }
+};
+
 /* dx of the lane's accesses to a pixel; adds to its sums of dgain and dbias. */
 template <typename T, int N, int K, int LANES>
 __device__ inline void rms_backward_row(const RowLaunch &p, const Lane<N, LANES> &lane,
-                                        int64_t pixel, float gain[K][N], float bias[K][N],
-                                        float dgain[K][N], float dbias[K][N]) {
+                                        int64_t pixel, const BackwardRow<T, N, K> &row,
+                                        float gain[K][N], float bias[K][N], float dgain[K][N],
+                                        float dbias[K][N]) {
   const bool active = pixel < p.pixels;
-  const int64_t at = pixel * lane.channels;
-  Pack<T, N> row[K], dy[K];
-  load_row<T, N, K>(p.norm.x, at, active, lane, row);
-  load_row<T, N, K>(p.norm.dy, at, active, lane, dy);
-  const float r = inverse_rms<T, N, K, LANES>(p, row);
+  const float r = inverse_rms<T, N, K, LANES>(p, row.x);
   float h[K][N], along = 0.0f;
 #pragma unroll
   for (int k = 0; k < K; k++) {
     float x[N], behind[N];
-    row[k].get(x);
-    dy[k].get(behind);
+    row.x[k].get(x);
+    row.dy[k].get(behind);
     if (K > 2) load_parameters(p, lane, k, gain[k], bias[k]); /* registers are scarce */
 #pragma unroll
     for (int i = 0; i < N; i++) {
@@ -194,16 +201,18 @@ __device__ inline void rms_backward_row(const RowLaunch &p, const Lane<N, LANES>
 #pragma unroll
   for (int k = 0; k < K; k++) {
     float x[N];
-    row[k].get(x);
+    row.x[k].get(x);
 #pragma unroll
     for (int i = 0; i < N; i++) x[i] = r * (h[k][i] - x[i] * back);
     if (active && lane.has(k))
-      floats_store<T, N>(static_cast<T *>(p.norm.dx) + at + lane.channel(k), x);
+      floats_store<T, N>(static_cast<T *>(p.norm.dx) + pixel * lane.channels + lane.channel(k), x);
   }
 }
 
 template <typename T, int N, int K, int LANES>
 __global__ void __launch_bounds__(NORM_THREADS) rms_backward_kernel(const RowLaunch p) {
+  /* The next pixel's loads pass the time of this one's sums, where registers allow. */
+  enum { AHEAD = K == 1 };
   const Lane<N, LANES> lane(p);
   float gain[K][N], bias[K][N], dgain[K][N], dbias[K][N];
 #pragma unroll
@@ -212,8 +221,17 @@ __global__ void __launch_bounds__(NORM_THREADS) rms_backward_kernel(const RowLau
 #pragma unroll
     for (int i = 0; i < N; i++) dgain[k][i] = dbias[k][i] = 0.0f;
   }
-  for (int64_t pixel = lane.pixel; lane.of_warp(pixel) < p.pixels; pixel += lane.step)
-    rms_backward_row<T, N, K>(p, lane, pixel, gain, bias, dgain, dbias);
+  BackwardRow<T, N, K> row, next;
+  if (AHEAD) next.load(p, lane, lane.pixel);
+  for (int64_t pixel = lane.pixel; lane.of_warp(pixel) < p.pixels; pixel += lane.step) {
+    if (AHEAD) {
+      row = next;
+      next.load(p, lane, pixel + lane.step);
+    } else {
+      row.load(p, lane, pixel);
+    }
+    rms_backward_row<T, N, K>(p, lane, pixel, row, gain, bias, dgain, dbias);
+  }
   if (p.norm.partials) store_partials<N, K>(p, lane, dgain, dbias);
 }
 
@@ -323,17 +341,17 @@ template <int N> static int lanes_of(int64_t slots) {
   return slots <= 4 ? 4 : N == 1 || slots > 16 ? 32 : slots > 8 ? 16 : 8;
 }
 
-static dim3 grid_of(int64_t pixels, int pixels_of_block, int64_t most) {
-  const int64_t blocks = (pixels + pixels_of_block - 1) / pixels_of_block;
+static dim3 grid_of(int64_t pixels, int pixels_of_block) {
+  const int64_t blocks = (pixels + pixels_of_block - 1) / pixels_of_block, most = NORM_MOST_PIECES;
   return dim3(static_cast<unsigned>(blocks < most ? blocks : most));
 }
 
 template <typename T, int N>
 static Status forward(const RowLaunch &row, int64_t slots, cudaStream_t stream, Error *error) {
-  enum { MOST_BLOCKS = 4096, FEW = N == 1 ? 32 : 8, MORE = N == 1 ? 32 : 16 };
+  enum { FEW = N == 1 ? 32 : 8, MORE = N == 1 ? 32 : 16 };
   if (slots > 32 * NORM_MOST_SLOTS)
-    return cuda_launch(wide_forward_kernel<T, N>, grid_of(row.pixels, 1, MOST_BLOCKS), NORM_THREADS,
-                       0, row, stream, error);
+    return cuda_launch(wide_forward_kernel<T, N>, grid_of(row.pixels, 1), NORM_THREADS, 0, row,
+                       stream, error);
   const int lanes = lanes_of<N>(slots);
   RowKernel *kernel = slots > 64    ? rms_forward_kernel<T, N, NORM_MOST_SLOTS, 32>
                       : slots > 32  ? rms_forward_kernel<T, N, 2, 32>
@@ -342,8 +360,8 @@ static Status forward(const RowLaunch &row, int64_t slots, cudaStream_t stream, 
                       : lanes == 8  ? rms_forward_kernel<T, N, 1, FEW>
                                     : rms_forward_kernel<T, N, 1, 4>;
   const int pixels_of_block = NORM_THREADS / lanes * (slots > 32 ? 1 : PIXELS_AT_A_TIME);
-  return cuda_launch(kernel, grid_of(row.pixels, pixels_of_block, MOST_BLOCKS), NORM_THREADS, 0,
-                     row, stream, error);
+  return cuda_launch(kernel, grid_of(row.pixels, pixels_of_block), NORM_THREADS, 0, row, stream,
+                     error);
 }
 
 template <typename T, int N>
@@ -351,8 +369,8 @@ static Status wide_backward(const RowLaunch &row, cudaStream_t stream, Error *er
   Status status = OK;
   const dim3 grid(static_cast<unsigned>((row.norm.channels + NORM_THREADS - 1) / NORM_THREADS),
                   static_cast<unsigned>(row.norm.pieces));
-  TRY(cuda_launch(wide_backward_kernel<T, N>, grid_of(row.pixels, 1, NORM_MOST_PIECES),
-                  NORM_THREADS, 0, row, stream, error));
+  TRY(cuda_launch(wide_backward_kernel<T, N>, grid_of(row.pixels, 1), NORM_THREADS, 0, row, stream,
+                  error));
   if (row.norm.partials)
     TRY(cuda_launch(wide_partials_kernel<T>, grid, NORM_THREADS, 0, row, stream, error));
 done:

@@ -32,10 +32,10 @@ __device__ inline int64_t plain_pixel(const Taps &taps, int64_t n, int64_t h, in
   return there ? ((n * dim[AXIS_T] + t) * dim[AXIS_H] + h) * dim[AXIS_W] + w : -1;
 }
 
-/* A thread takes N neighbouring channels of a pixel of the spread tensor: parts of one tap or of
- * several. WHOLE: of one, and all N of them are there or none. */
-template <typename T, int N, bool WHOLE, typename Index>
-__global__ void __launch_bounds__(THREADS) spread_kernel(const SpreadLaunch p) {
+/* Where N divides the plain tensor's channels: a thread takes N neighbouring channels of a pixel of
+ * the spread tensor, which are of one tap, and there all or none. */
+template <typename T, int N, typename Index>
+__global__ void __launch_bounds__(THREADS) spread_packs_kernel(const SpreadLaunch p) {
   Index index = static_cast<Index>(blockIdx.x) * THREADS + threadIdx.x;
   if (index >= static_cast<Index>(p.packs)) return;
   T *out = static_cast<T *>(p.spread) + static_cast<int64_t>(index) * N;
@@ -45,47 +45,21 @@ __global__ void __launch_bounds__(THREADS) spread_kernel(const SpreadLaunch p) {
   const int64_t h = static_cast<int64_t>(take_rest(index, p.height));
   const int64_t t = static_cast<int64_t>(take_rest(index, p.time)) * taps.stride[0];
   const int64_t n = static_cast<int64_t>(index);
-  int channel = static_cast<int>(take_rest(tap, p.channels));
-  uint32_t a = tap;
-  int b = static_cast<int>(take_rest(a, p.taps_along_width));
-  const int channels = static_cast<int>(taps.plain.dim[AXIS_C]);
+  const int channel = static_cast<int>(take_rest(tap, p.channels));
+  const int b = static_cast<int>(take_rest(tap, p.taps_along_width)), a = static_cast<int>(tap);
   const T *plain = static_cast<const T *>(p.plain);
   Pack<T, N> pack;
   pack.clear();
-  if (WHOLE) {
-    const int64_t pixel =
-        plain_pixel(taps, n, h, t + taps.sign * static_cast<int>(a) + taps.offset[0],
-                    w + taps.sign * b + taps.offset[1]);
-    if (pixel >= 0 && static_cast<int>(a) < taps.count[0])
-      pack = pack_load<T, N>(plain + pixel * channels + channel);
-    pack_store<T, N>(out, pack);
-    return;
-  }
-  float values[N];
-  int64_t pixel = -2; /* not looked for yet */
-#pragma unroll
-  for (int k = 0; k < N; k++) {
-    values[k] = 0.0f;
-    if (static_cast<int>(a) < taps.count[0]) {
-      if (pixel == -2)
-        pixel = plain_pixel(taps, n, h, t + taps.sign * static_cast<int>(a) + taps.offset[0],
-                            w + taps.sign * b + taps.offset[1]);
-      if (pixel >= 0) floats_load<T, 1>(plain + pixel * channels + channel, &values[k]);
-    }
-    if (++channel < channels) continue;
-    channel = 0;
-    pixel = -2;
-    if (++b < taps.count[1]) continue;
-    b = 0;
-    a++;
-  }
-  pack.set(values);
+  const int64_t pixel = plain_pixel(taps, n, h, t + taps.sign * a + taps.offset[0],
+                                    w + taps.sign * b + taps.offset[1]);
+  if (pixel >= 0 && a < taps.count[0])
+    pack = pack_load<T, N>(plain + pixel * taps.plain.dim[AXIS_C] + channel);
   pack_store<T, N>(out, pack);
 }
 
-template <typename T, int N, bool WHOLE>
-static Status start_spread(const Taps *p, const void *plain, void *spread, cudaStream_t stream,
-                           Error *error) {
+template <typename T, int N>
+static Status start_packs(const Taps *p, const void *plain, void *spread, cudaStream_t stream,
+                          Error *error) {
   const int64_t *dim = p->spread.dim;
   const int64_t packs = dim[AXIS_N] * dim[AXIS_T] * dim[AXIS_H] * dim[AXIS_W] * (dim[AXIS_C] / N);
   const SpreadLaunch launch = {*p,
@@ -100,9 +74,136 @@ static Status start_spread(const Taps *p, const void *plain, void *spread, cudaS
                                divisor_of(p->count[1])};
   const int64_t blocks = blocks_for(packs, "spreading taps", error);
   if (blocks == 0) return ERROR_INTERNAL;
-  return cuda_launch(packs <= INT32_MAX - THREADS ? spread_kernel<T, N, WHOLE, uint32_t>
-                                                  : spread_kernel<T, N, WHOLE, uint64_t>,
+  return cuda_launch(packs <= INT32_MAX - THREADS ? spread_packs_kernel<T, N, uint32_t>
+                                                  : spread_packs_kernel<T, N, uint64_t>,
                      dim3(static_cast<unsigned>(blocks)), THREADS, 0, launch, stream, error);
+}
+
+/* Otherwise a block takes a chunk of a row of the spread tensor: it reads the pieces of plain rows
+ * that the chunk shows, one for each tap along time, and picks every channel out of shared memory.
+ */
+struct RowsLaunch {
+  Taps taps;
+  const void *plain;
+  void *spread;
+  int chunk;        /* pixels of the spread row */
+  int lowest;       /* the first plain pixel that a chunk shows, from its own first times stride */
+  int piece;        /* elements of the piece of a plain row that a chunk shows */
+  int row_elements; /* of a whole plain row */
+  int channels, step; /* of the plain tensor; plain elements from a spread pixel to the next */
+  Divisor chunks, height, time, of_pixel, of_channels, of_width;
+};
+
+/* Where a pixel finds its channels in the pieces, from where it begins in the first; those that are
+ * no tap's in a piece of zeros behind the others. */
+__device__ inline void list_places(const RowsLaunch &p, int32_t *places) {
+  for (unsigned i = threadIdx.x; i < static_cast<unsigned>(p.taps.spread.dim[AXIS_C]);
+       i += THREADS) {
+    uint32_t a = i;
+    const int channel = static_cast<int>(take_rest(a, p.of_channels));
+    const int b = static_cast<int>(take_rest(a, p.of_width));
+    const int column = p.taps.sign > 0 ? b : p.taps.count[1] - 1 - b;
+    places[i] = static_cast<int>(a) < p.taps.count[0]
+                    ? static_cast<int>(a) * p.piece + column * p.channels + channel
+                    : p.taps.count[0] * p.piece;
+  }
+}
+
+/* The pieces of frame t and those behind (or before) it that begin at element `begin` of their
+ * rows, with zeros where there is nothing. */
+template <typename T>
+__device__ inline void read_pieces(const RowsLaunch &p, int64_t n, int64_t t, int64_t h, int begin,
+                                   T *pieces) {
+  enum { TOGETHER = 4 }; /* loads of a thread that are under way at a time */
+  const int64_t *dim = p.taps.plain.dim;
+  const T *plain = static_cast<const T *>(p.plain);
+  for (int a = 0; a <= p.taps.count[0]; a++) {
+    const int64_t frame = t + p.taps.sign * a;
+    const bool there = a < p.taps.count[0] && frame >= 0 && frame < dim[AXIS_T];
+    const unsigned end = there ? static_cast<unsigned>(p.row_elements) : 0;
+    const T *row = plain + ((n * dim[AXIS_T] + frame) * dim[AXIS_H] + h) * p.row_elements;
+    for (int i = threadIdx.x; i < p.piece; i += TOGETHER * THREADS) {
+      T values[TOGETHER];
+#pragma unroll
+      for (int k = 0; k < TOGETHER; k++) {
+        const int at = begin + i + k * THREADS;
+        const bool inside = static_cast<unsigned>(at) < end && i + k * THREADS < p.piece;
+        const T value = *(inside ? row + at : plain); /* read either way: no jump */
+        values[k] = inside ? value : static_cast<T>(0);
+      }
+#pragma unroll
+      for (int k = 0; k < TOGETHER; k++)
+        if (i + k * THREADS < p.piece) pieces[i + k * THREADS] = values[k];
+    }
+    pieces += p.piece;
+  }
+}
+
+template <typename T, int N>
+__global__ void __launch_bounds__(THREADS) spread_rows_kernel(const RowsLaunch p) {
+  DYNAMIC_SHARED(int32_t, places); /* [channels of the spread tensor] */
+  const Taps &taps = p.taps;
+  const int64_t *dim = taps.spread.dim;
+  T *pieces = reinterpret_cast<T *>(places + dim[AXIS_C]); /* [taps along time + 1][piece] */
+  uint32_t row = blockIdx.x;
+  const int w = static_cast<int>(take_rest(row, p.chunks)) * p.chunk;
+  uint32_t index = row;
+  const int64_t h = take_rest(index, p.height), t = take_rest(index, p.time), n = index;
+  list_places(p, places);
+  read_pieces(p, n, t * taps.stride[0] + taps.offset[0], h, w * p.step + p.lowest * p.channels,
+              pieces);
+  __syncthreads();
+  const int width = static_cast<int>(dim[AXIS_W]), left = width - w;
+  const int packs = (left < p.chunk ? left : p.chunk) * static_cast<int>(p.of_pixel.value);
+  T *out = static_cast<T *>(p.spread) + (static_cast<int64_t>(row) * width + w) * dim[AXIS_C];
+  for (int i = threadIdx.x; i < packs; i += THREADS) {
+    uint32_t pixel = static_cast<uint32_t>(i);
+    const int32_t *from = places + take_rest(pixel, p.of_pixel) * N;
+    const T *own = pieces + static_cast<int>(pixel) * p.step;
+    T values[N];
+#pragma unroll
+    for (int k = 0; k < N; k++) values[k] = own[from[k]];
+    pack_store<T, N>(out + static_cast<int64_t>(i) * N, pack_of<T, N>(values));
+  }
+}
+
+/* Chunks of a row whose pieces are small enough for several blocks on a multiprocessor. */
+template <typename T, int N>
+static Status start_rows(const Taps *p, const void *plain, void *spread, cudaStream_t stream,
+                         Error *error) {
+  enum { PIECES_BYTES = 16384 };
+  const int64_t *dim = p->spread.dim, channels = p->plain.dim[AXIS_C];
+  const int64_t pixel_bytes = static_cast<int64_t>(sizeof(T)) * channels * (p->count[0] + 1);
+  const int64_t room = PIECES_BYTES / pixel_bytes - p->count[1];
+  const int64_t most = room > 0 ? room / p->stride[1] + 1 : 1, width = dim[AXIS_W];
+  const int64_t chunks = (width + most - 1) / most, chunk = (width + chunks - 1) / chunks;
+  const int64_t blocks = dim[AXIS_N] * dim[AXIS_T] * dim[AXIS_H] * chunks;
+  const int64_t span = (chunk - 1) * p->stride[1] + p->count[1]; /* plain pixels */
+  const int64_t row_elements = p->plain.dim[AXIS_W] * channels;
+  const size_t shared =
+      static_cast<size_t>(dim[AXIS_C]) * sizeof(int32_t) + static_cast<size_t>(span * pixel_bytes);
+  const RowsLaunch launch = {*p,
+                             plain,
+                             spread,
+                             static_cast<int>(chunk),
+                             p->offset[1] - (p->sign > 0 ? 0 : p->count[1] - 1),
+                             static_cast<int>(span * channels),
+                             static_cast<int>(row_elements),
+                             static_cast<int>(channels),
+                             static_cast<int>(p->stride[1] * channels),
+                             divisor_of(chunks),
+                             divisor_of(dim[AXIS_H]),
+                             divisor_of(dim[AXIS_T]),
+                             divisor_of(dim[AXIS_C] / N),
+                             divisor_of(channels),
+                             divisor_of(p->count[1])};
+  if (blocks > INT32_MAX || row_elements > INT32_MAX / 2)
+    return error_set(error, ERROR_INTERNAL,
+                     "spreading taps: %lld rows of %lld elements; at most %lld of %lld",
+                     static_cast<long long>(blocks), static_cast<long long>(row_elements),
+                     static_cast<long long>(INT32_MAX), static_cast<long long>(INT32_MAX / 2));
+  return cuda_launch(spread_rows_kernel<T, N>, dim3(static_cast<unsigned>(blocks)), THREADS, shared,
+                     launch, stream, error);
 }
 
 template <typename T>
@@ -114,8 +215,8 @@ static Status choose_spread(const Taps *p, const void *plain, void *spread, cuda
                      "taps are spread over %lld channels; %d must divide them",
                      static_cast<long long>(p->spread.dim[AXIS_C]), int{N});
   const bool whole = p->plain.dim[AXIS_C] % N == 0 && reinterpret_cast<uintptr_t>(plain) % 16 == 0;
-  return whole ? start_spread<T, N, true>(p, plain, spread, stream, error)
-               : start_spread<T, N, false>(p, plain, spread, stream, error);
+  return whole ? start_packs<T, N>(p, plain, spread, stream, error)
+               : start_rows<T, N>(p, plain, spread, stream, error);
 }
 
 extern "C" Status launch_spread(const Taps *p, const void *plain, void *spread, cudaStream_t stream,

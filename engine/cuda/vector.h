@@ -5,6 +5,7 @@
 
 #include <cuda_runtime.h>
 #include <stdint.h>
+#include <string.h>
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 #endif
@@ -74,14 +75,47 @@ template <> struct Pack<uint16_t, 8> {
   __device__ void clear() { bits = make_uint4(0, 0, 0, 0); }
 };
 
+/* Of N elements as memory holds them. */
+template <typename T, int N> __device__ inline Pack<T, N> pack_of(const T values[N]) {
+  Pack<T, N> pack;
+  memcpy(&pack.bits, values, sizeof pack.bits);
+  return pack;
+}
+
 /* Elements of T that 16 bytes hold. */
 template <typename T> struct Widest {
   enum { N = 16 / sizeof(T) };
 };
 
+/* `*bits` stays as it is where not `inside`. */
+template <typename Bits>
+__device__ inline void bits_load_if(bool inside, const void *from, Bits *bits) {
+  if (inside) *bits = *static_cast<const Bits *>(from);
+}
+#ifdef __CUDA_ARCH__
+template <> __device__ inline void bits_load_if(bool inside, const void *from, uint4 *bits) {
+  asm volatile("{ .reg .pred p; setp.ne.s32 p, %4, 0; @p ld.global.v4.u32 {%0, %1, %2, %3}, [%5]; }"
+               : "+r"(bits->x), "+r"(bits->y), "+r"(bits->z), "+r"(bits->w)
+               : "r"(static_cast<int>(inside)), "l"(__cvta_generic_to_global(from)));
+}
+template <> __device__ inline void bits_load_if(bool inside, const void *from, float4 *bits) {
+  asm volatile("{ .reg .pred p; setp.ne.s32 p, %4, 0; @p ld.global.v4.f32 {%0, %1, %2, %3}, [%5]; }"
+               : "+f"(bits->x), "+f"(bits->y), "+f"(bits->z), "+f"(bits->w)
+               : "r"(static_cast<int>(inside)), "l"(__cvta_generic_to_global(from)));
+}
+#endif
 template <typename T, int N> __device__ inline Pack<T, N> pack_load(const T *from) {
   Pack<T, N> pack;
   pack.bits = *reinterpret_cast<const decltype(pack.bits) *>(from);
+  return pack;
+}
+/* The same where `inside`, else zeros: without a branch, so that several such loads are under way
+ * together. Of `if (inside) pack = pack_load(from)` the compiler makes a jump around each, with
+ * work that waits for one load in front of the next. */
+template <typename T, int N> __device__ inline Pack<T, N> pack_load_if(bool inside, const T *from) {
+  Pack<T, N> pack;
+  pack.clear();
+  bits_load_if(inside, from, &pack.bits);
   return pack;
 }
 /* Stores of 16 bytes stay in one piece: in some loops the compiler takes a plain one apart. */

@@ -1,4 +1,5 @@
-/* The kernels around convolutions: windows with bias and activation, sums over pixels, and the
+/* The kernels around convolutions: windows with bias and activation, sums over pixels, taps as
+ * channels, and the
  * plain convolution that the self-test trusts; each against loops on the host. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,6 +17,7 @@
 #include "engine/cuda/cuda.h"
 #include "engine/cuda/epilogue.h"
 #include "engine/cuda/reference_convolution.h"
+#include "engine/cuda/taps.h"
 #include "tests/gpu/support_gpu.h"
 
 static Backend *backend;
@@ -89,6 +91,10 @@ static void assert_near(const char *what, uint64_t seed, const double *found, co
     if (!(fabs(found[i] - wanted[i]) <= tolerance * (1 + fabs(wanted[i]))))
       fail_msg("%s, seed %d: element %zu is %.9g, %.9g expected", what, (int)seed, i, found[i],
                wanted[i]);
+}
+
+static int64_t place(Shape shape, int64_t n, int64_t t, int64_t h, int64_t w, int64_t c) {
+  return (((n * shape.dim[1] + t) * shape.dim[2] + h) * shape.dim[3] + w) * shape.dim[4] + c;
 }
 
 static int64_t between(Random *random, int low, int high) {
@@ -202,11 +208,80 @@ static void sums_over_pixels(void **state) {
       check_sums(i, shapes[i][0], shapes[i][1], bf16 ? DTYPE_BF16 : DTYPE_F32);
 }
 
-/* --- The plain convolution -------------------------------------------------------------------- */
-static int64_t place(Shape shape, int64_t n, int64_t t, int64_t h, int64_t w, int64_t c) {
-  return (((n * shape.dim[1] + t) * shape.dim[2] + h) * shape.dim[3] + w) * shape.dim[4] + c;
+/* --- Taps as channels ------------------------------------------------------------------------- */
+/* Adds `plain` to each spread element that shows it (`spread` counts), or the other way round. */
+static void walk_taps(const Taps *p, const double *plain, double *spread, double *collected,
+                      const double *shown) {
+  const int64_t *to = p->spread.dim;
+  const int64_t channels = p->plain.dim[AXIS_C], taps = p->count[0] * p->count[1];
+  for (int64_t i = 0; i < shape_count(p->spread) / to[AXIS_C]; i++) {
+    int64_t rest = i;
+    const int64_t w = rest % to[AXIS_W], h = (rest /= to[AXIS_W]) % to[AXIS_H];
+    const int64_t t = (rest /= to[AXIS_H]) % to[AXIS_T], n = rest / to[AXIS_T];
+    for (int64_t k = 0; k < taps * channels; k++) {
+      const int64_t a = k / channels / p->count[1], b = k / channels % p->count[1];
+      const int64_t from_t = t * p->stride[0] + p->sign * a + p->offset[0];
+      const int64_t from_w = w * p->stride[1] + p->sign * b + p->offset[1];
+      if (from_t < 0 || from_t >= p->plain.dim[AXIS_T]) continue;
+      if (from_w < 0 || from_w >= p->plain.dim[AXIS_W]) continue;
+      const int64_t at = place(p->plain, n, from_t, h, from_w, k % channels);
+      spread[i * to[AXIS_C] + k] = plain[at];
+      collected[at] += shown[i * to[AXIS_C] + k];
+    }
+  }
 }
 
+/* Wide rows take several blocks; 8 and 16 channels move in one access. */
+static Taps random_taps(Random *random, bool wide) {
+  static const int channels[] = {1, 3, 6, 8, 5, 16, 20};
+  const int64_t plain_channels = channels[between(random, 0, 6)];
+  Taps p = {.dtype = between(random, 0, 1) ? DTYPE_BF16 : DTYPE_F32,
+            .sign = between(random, 0, 1) ? 1 : -1,
+            .count = {(int)between(random, 1, 3), (int)between(random, 1, 7)}};
+  const int64_t batch = between(random, 1, 2), height = between(random, 1, 3);
+  const int64_t width = wide ? between(random, 700, 900) : between(random, 1, 40);
+  for (int i = 0; i < 2; i++) {
+    p.stride[i] = (int)between(random, 1, 2);
+    p.offset[i] = (int)between(random, -p.count[i], p.count[i]);
+  }
+  const int64_t taps = p.count[0] * p.count[1], unit = p.dtype == DTYPE_BF16 ? 8 : 4;
+  p.plain = shape_make(batch, between(random, 1, 4), height, width, plain_channels);
+  p.spread =
+      shape_make(batch, between(random, 1, 4), height, between(random, 1, (int)width + 3),
+                 (plain_channels * taps + unit - 1) / unit * unit + between(random, 0, 1) * unit);
+  return p;
+}
+
+static void check_taps(uint64_t seed, bool wide) {
+  Random random = random_stream(seed, RANDOM_TEST, 3, 0);
+  const Taps p = random_taps(&random, wide);
+  Pair plain = pair_new(p.plain, p.dtype, &random), spread = pair_new(p.spread, p.dtype, NULL);
+  Pair shown = pair_new(p.spread, p.dtype, &random), sums = pair_new(p.plain, p.dtype, NULL);
+  double *expected = mem_new(spread.count, sizeof *expected);
+  double *collected = mem_new(plain.count, sizeof *collected);
+  walk_taps(&p, plain.values, expected, collected, shown.values);
+  must(launch_spread(&p, plain.device, spread.device, stream(), &error));
+  pair_download(&spread);
+  assert_near("spread", seed, spread.values, expected, spread.count, 0);
+  const CollectLaunch collect = {.taps = p, .spread = shown.device, .plain = sums.device};
+  must(launch_collect(&collect, stream(), &error));
+  pair_download(&sums);
+  assert_near("collected", seed, sums.values, collected, sums.count,
+              p.dtype == DTYPE_BF16 ? 8e-3 : 1e-5);
+  free(expected);
+  free(collected);
+  pair_free(&plain);
+  pair_free(&spread);
+  pair_free(&shown);
+  pair_free(&sums);
+}
+
+static void taps_both_ways(void **state) {
+  (void)state;
+  for (uint64_t seed = 0; seed < 80; seed++) check_taps(seed, seed % 8 == 0);
+}
+
+/* --- The plain convolution -------------------------------------------------------------------- */
 /* All three sides of the form at once: each product goes where it belongs. */
 static void expect(const ReferenceConvolutionLaunch *p, const Pair *x, const Pair *w, const Pair *y,
                    double *results[3]) {
@@ -353,9 +428,8 @@ static int close_backend(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(windows),
-      cmocka_unit_test(sums_over_pixels),
-      cmocka_unit_test(plain_convolutions),
+      cmocka_unit_test(windows),        cmocka_unit_test(sums_over_pixels),
+      cmocka_unit_test(taps_both_ways), cmocka_unit_test(plain_convolutions),
       cmocka_unit_test(numbers),
   };
   return gpu_run_tests(tests, sizeof tests / sizeof *tests, open_backend, close_backend);

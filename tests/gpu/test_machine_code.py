@@ -21,9 +21,11 @@ failed = number = 0
 
 # --- What a kernel promises: the first entry whose pattern its name matches holds -------------------------------------
 # warps: that must fit on a multiprocessor at once. wide: l, s: has 16-byte loads, stores. fp64, division (of 64-bit
-# integers, a call of 100 instructions), barriers, stack: may have them.
-FIELDS = "pattern warps wide fp64 division barriers stack"
-Promise = collections.namedtuple("Promise", FIELDS, defaults=("", False, False, False, False))
+# integers, a call of 100 instructions), barriers, stack: may have them. together: so many loads (of 16 bytes, where
+# wide says l) stand without a jump between them, so that they are under way at once: behind a jump a load waits for
+# what stands in front of it.
+FIELDS = "pattern warps wide fp64 division barriers stack together"
+Promise = collections.namedtuple("Promise", FIELDS, defaults=("", False, False, False, False, 0))
 PROMISES = [
     # On small tensors, when a backend starts.
     Promise(r"reference_", 0, fp64=True, division=True, barriers=True, stack=True),
@@ -41,18 +43,22 @@ PROMISES = [
     Promise(r"window_kernel<.*, [48], unsigned int>", 64, "ls"),
     Promise(r"window_kernel<.*, unsigned int>", 64),
     Promise(r"window_kernel", 40, division=True),
-    Promise(r"spread_kernel<.*, true, unsigned int>", 48, "ls"),
-    Promise(r"spread_kernel<.*, unsigned int>", 40, "s"),
+    Promise(r"spread_packs_kernel<.*, unsigned int>", 48, "ls"),
+    Promise(r"spread_packs_kernel", 32, division=True),
+    Promise(r"spread_rows_kernel", 64, "s", barriers=True, together=4),
     Promise(r"collect_kernel<.*, unsigned int>", 40),
-    Promise(r"(spread|collect)_kernel", 32, division=True),
+    Promise(r"collect_kernel", 32, division=True),
     Promise(r"permute_kernel", 32, division=True),
     Promise(r"column_parts_kernel<(unsigned short, 8|float, 4)>", 40, "l", division=True, barriers=True),
     Promise(r"column_\w+", 40, division=True, barriers=True),
-    Promise(r"rms_forward_kernel<(unsigned short, 8|float, 4), [12],", 24, "ls"),
-    Promise(r"rms_forward_kernel<(unsigned short, 8|float, 4), 4,", 16, "ls"),
+    Promise(r"rms_forward_kernel<(unsigned short, 8|float, 4), 1,", 32, "ls", together=4),  # two pixels, and residuals
+    Promise(r"rms_forward_kernel<(unsigned short, 8|float, 4), 2,", 24, "ls", together=4),
+    Promise(r"rms_forward_kernel<(unsigned short, 8|float, 4), 4,", 16, "ls", together=8),
     Promise(r"rms_forward_kernel", 32),
-    Promise(r"rms_backward_kernel<unsigned short, 8, 4,", 8, "ls", barriers=True),
-    Promise(r"rms_backward_kernel<(unsigned short, 8|float, 4)", 16, "ls", barriers=True),
+    Promise(r"rms_backward_kernel<unsigned short, 8, 4,", 8, "ls", barriers=True, together=8),
+    Promise(r"rms_backward_kernel<(unsigned short, 8|float, 4), 4,", 16, "ls", barriers=True, together=8),
+    Promise(r"rms_backward_kernel<(unsigned short, 8|float, 4), 2,", 16, "ls", barriers=True, together=4),
+    Promise(r"rms_backward_kernel<(unsigned short, 8|float, 4), 1,", 24, "ls", barriers=True, together=2),
     Promise(r"rms_backward_kernel", 32, barriers=True),
     Promise(r"wide_(forward|backward)_kernel<(unsigned short, 8|float, 4)>", 40, "ls", barriers=True),
     Promise(r"wide_(forward|backward)_kernel", 40, barriers=True),
@@ -76,7 +82,7 @@ PROMISES = [
 # --- Cubins: ELF files as NVIDIA's tools describe them ("CUDA Binary Utilities") --------------------------------------
 EM_CUDA = 190
 MAX_THREADS, FRAME_SIZE, REGISTERS = 0x05, 0x11, 0x2F  # attributes of .nv.info
-Kernel = collections.namedtuple("Kernel", "name threads registers stack shared size counts calls")
+Kernel = collections.namedtuple("Kernel", "name threads registers stack shared size counts calls together")
 
 
 def sections_of(image):
@@ -104,7 +110,7 @@ def attributes(info):
 # operands lie); bits 73 to 75 hold how wide an access is: 4 to 6 are 4, 8 and 16 bytes. Checked below against NVIDIA's
 # disassembler, where there is one.
 MEMORY = {0x981: "LDG", 0x986: "STG", 0x983: "LDL", 0x387: "STL"}
-OTHERS = {0xB1D: "BAR", 0x944: "CALL"}
+OTHERS = {0xB1D: "BAR", 0x944: "CALL", 0x947: "BRA"}
 ARITHMETIC = {0x029: "DADD", 0x028: "DMUL", 0x02B: "DFMA", 0x02A: "DSETP"}
 
 
@@ -118,6 +124,18 @@ def count_instructions(code):
         elif low & 0x1FF in ARITHMETIC:
             counts[ARITHMETIC[low & 0x1FF]] += 1
     return counts
+
+
+def loads_together(code):
+    """The longest row of global loads without a jump between them: those of 16 bytes, and all."""
+    longest, row = [0, 0], [0, 0]
+    for low, high in struct.iter_unpack("<QQ", code):
+        if low & 0xFFF == 0x947:
+            row = [0, 0]
+        elif low & 0xFFF == 0x981:
+            row = [row[0] + (high >> 9 & 7 == 6), row[1] + 1]
+            longest = [max(pair) for pair in zip(longest, row)]
+    return longest
 
 
 def kernels_of(image):
@@ -144,7 +162,8 @@ def kernels_of(image):
         calls = [re.sub(r"^\$__internal_\d+_\$", "", s) for s, i in symbols if i == index and "__internal_" in s]
         code, values = bytes_of(image, head), of_kernel[name]
         counts = count_instructions(code)
-        found.append(Kernel(name, threads, values[REGISTERS], values[FRAME_SIZE], shared, len(code), counts, calls))
+        kernel = Kernel(name, threads, values[REGISTERS], values[FRAME_SIZE], shared, len(code), counts, calls, loads_together(code))
+        found.append(kernel)
     return found
 
 
@@ -233,6 +252,11 @@ def check(what, kernels):
         lambda k, p: ("l" in p.wide and not k.counts["LDG.128"]) or ("s" in p.wide and not k.counts["STG.128"]),
         lambda k, p: f"{k.counts['LDG.128']} wide loads of {k.counts['LDG.128'] + k.counts['LDG']}, "
         f"{k.counts['STG.128']} wide stores of {k.counts['STG.128'] + k.counts['STG']}",
+    )
+    verdict(
+        "loads are under way together",
+        lambda k, p: k.together["l" not in p.wide] < p.together,
+        lambda k, p: f"{k.together['l' not in p.wide]} loads without a jump between them, {p.together} expected",
     )
     verdict(
         "no FP64 but where sums want it",
