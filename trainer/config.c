@@ -120,7 +120,8 @@ static const ConfigKey KEYS[] = {
         "threads that prepare convolutions at the start; 0: one for each processor but one, at "
         "most 16"),
     STRING("cuda.cache", cuda.cache, "",
-           "folder of convolution plans and compiled kernels; empty: $XDG_CACHE_HOME/celforge"),
+           "folder of convolution plans and compiled kernels; ranks that share it share the work "
+           "of making them; empty: $XDG_CACHE_HOME/celforge"),
 
     INT("guard.max_skips", guard.max_skips, 1, 1e9, "20",
         "steps skipped in a row before the run goes back to its last checkpoint"),

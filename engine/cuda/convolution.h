@@ -68,8 +68,8 @@ void convolution_trial_free(ConvolutionTrial *trial); /* NULL is allowed */
  * off it is. */
 Status convolution_trial_check(ConvolutionTrial *trial, const ConvolutionSteps *steps,
                                Error *error);
-/* Median seconds of a few runs of steps that were checked; of one run where that took far longer
- * than `best`, the fastest so far (infinity: none). */
+/* Seconds of the shortest of a few runs of steps that were checked; of one run where that took far
+ * longer than `best`, the fastest so far (infinity: none). */
 Status convolution_trial_measure(ConvolutionTrial *trial, const ConvolutionSteps *steps,
                                  double best, double *seconds, Error *error);
 

@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/thread.h"
 #include "engine/cuda/convolution.h"
+#include "engine/cuda/cudnn_claims.h"
 #include "engine/cuda/cudnn_offer.h"
 #include "engine/cuda/cudnn_store.h"
 #include "engine/cuda/cudnn_workers.h"
@@ -22,6 +23,9 @@ typedef struct Entry {
 } Entry;
 
 static const double MOST_TUNING_SECONDS = 60;
+/* That one process waits for the choice of another, which tunes as long as it may and then is done
+ * with what it has begun. */
+static const double MOST_WAITING_SECONDS = 120;
 
 /* What choosing has cost so far, by the clock: engines that are compiled at run time take up to
  * seconds each. */
@@ -36,6 +40,7 @@ struct Cudnn {
   bool tune;
   cudaStream_t stream;
   char *device, *folder;
+  CudnnClaims *claims;
   CudnnWorkers *workers;
   int count, capacity;
   Entry *entries;
@@ -129,7 +134,6 @@ static void count_made(Cudnn *cudnn, double seconds) {
 static bool read_entry(const Cudnn *cudnn, const CudnnTarget *target,
                        const Convolution *convolution, Entry *entry) {
   Error error = {0};
-  if (!cudnn->folder) return false;
   const Status status = cudnn_store_read(cudnn->folder, entry->key, convolution, target,
                                          &cudnn->rules, &entry->form, &entry->plan, &error);
   if (status != OK) log_warning("a plan of cuDNN is made anew: %s", error.message);
@@ -149,29 +153,47 @@ typedef struct Pending {
   Convolution convolution;
   const ConvolutionForm *only;
   Entry entry;
-  bool is_read, is_tuned;
-  CudnnSearch *search; /* where it was not read */
+  bool is_read, is_left, is_tuned; /* left: to another process, which is at it */
+  CudnnSearch *search;             /* where it was not read */
 } Pending;
 
+static bool read_pending(const Cudnn *cudnn, const CudnnTarget *target, Pending *pending) {
+  pending->is_read = read_entry(cudnn, target, &pending->convolution, &pending->entry);
+  return pending->is_read;
+}
+
+/* Whether nothing is left to do: it is on disk, or left to who has claimed it. Where `wait`, it is
+ * waited for. A claim that this process gets is ended by finish. */
+static bool is_settled(const Cudnn *cudnn, const CudnnTarget *target, bool wait, Pending *pending) {
+  const char *key = pending->entry.key;
+  if (pending->only || !cudnn->folder) return false;
+  const bool was_there = cudnn_store_has(cudnn->folder, key);
+  if (was_there && read_pending(cudnn, target, pending)) return true;
+  if (wait && !cudnn_claim_wait(cudnn->claims, key, MOST_WAITING_SECONDS))
+    log_warning("%s/lock: another process has not prepared a convolution after %.0f s: it is "
+                "prepared here as well",
+                cudnn->folder, MOST_WAITING_SECONDS);
+  pending->is_left = !wait && !cudnn_claim(cudnn->claims, key);
+  if (pending->is_left) return true;
+  /* Who had the claim before this process may have written it since. */
+  return (wait || !was_there) && read_pending(cudnn, target, pending);
+}
+
 /* In any thread. */
-static void prepare(const Cudnn *cudnn, const CudnnTarget *target, bool tune, Pending *pending) {
-  const CudnnSearchSettings settings = {.rules = cudnn->rules, .tune = tune};
-  pending->is_read =
-      !pending->only && read_entry(cudnn, target, &pending->convolution, &pending->entry);
-  if (pending->is_read) return;
-  pending->is_tuned = tune;
+static void prepare(const Cudnn *cudnn, const CudnnTarget *target, bool wait, double tuning_end,
+                    Pending *pending) {
+  if (is_settled(cudnn, target, wait, pending)) return;
+  const CudnnSearchSettings settings = {.rules = cudnn->rules,
+                                        .tune = cudnn->tune && clock_seconds() < tuning_end};
+  pending->is_tuned = settings.tune;
   pending->search = cudnn_search_prepare(&settings, target, &pending->convolution, pending->only);
 }
 
-/* Makes an entry of it, or frees it; `seconds` that it took. */
-static Status finish(Cudnn *cudnn, Pending *pending, double seconds, Error *error) {
+/* Makes an entry of what was found. */
+static Status add_found(Cudnn *cudnn, Pending *pending, double seconds, Error *error) {
   Status status = OK;
   const Convolution *convolution = &pending->convolution;
   CudnnFound found = {0};
-  if (pending->is_read) {
-    say(convolution, add(cudnn, &pending->entry), "as chosen before");
-    return OK;
-  }
   TRY(cudnn_search_finish(pending->search, &cudnn->target, cudnn->stream, &found, error));
   pending->entry.form = found.form;
   pending->entry.plan = found.plan;
@@ -184,8 +206,24 @@ static Status finish(Cudnn *cudnn, Pending *pending, double seconds, Error *erro
   count_made(cudnn, seconds);
 done:
   cudnn_search_free(pending->search);
-  if (status != OK) free(pending->entry.key);
   return status;
+}
+
+/* Makes an entry of it, or frees it; `seconds` that it took. */
+static Status finish(Cudnn *cudnn, Pending *pending, double seconds, Error *error) {
+  Status status = OK;
+  if (!pending->is_read) status = add_found(cudnn, pending, seconds, error);
+  if (!pending->only) cudnn_claim_end(cudnn->claims, pending->entry.key);
+  if (pending->is_read)
+    say(&pending->convolution, add(cudnn, &pending->entry), "as chosen before");
+  else if (status != OK)
+    free(pending->entry.key);
+  return status;
+}
+
+/* When tuning is over, as of now. */
+static double tuning_end(const Cudnn *cudnn, double now) {
+  return now + MOST_TUNING_SECONDS - cudnn->progress.seconds;
 }
 
 Status cudnn_choose(Cudnn *cudnn, const Convolution *convolution, const ConvolutionForm *only,
@@ -199,8 +237,7 @@ Status cudnn_choose(Cudnn *cudnn, const Convolution *convolution, const Convolut
     free(pending.entry.key);
   } else {
     const double begin = clock_seconds();
-    const bool tune = cudnn->tune && cudnn->progress.seconds < MOST_TUNING_SECONDS;
-    prepare(cudnn, &cudnn->target, tune, &pending);
+    prepare(cudnn, &cudnn->target, true, tuning_end(cudnn, begin), &pending);
     TRY(finish(cudnn, &pending, clock_seconds() - begin, error));
     known = &cudnn->entries[cudnn->count - 1];
   }
@@ -213,22 +250,42 @@ done:
 typedef struct Preparation {
   Cudnn *cudnn;
   double tuning_end, taken; /* clock_seconds: when tuning ends; when the last one was taken */
+  bool wait;                /* for what others have claimed */
   int count;
   Pending *items;
 } Preparation;
 
 static void prepare_one(void *context, int index, const CudnnTarget *target) {
   const Preparation *all = context;
-  const bool tune = all->cudnn->tune && clock_seconds() < all->tuning_end;
-  prepare(all->cudnn, target, tune, &all->items[index]);
+  prepare(all->cudnn, target, all->wait, all->tuning_end, &all->items[index]);
 }
 
 static void finish_one(void *context, int index) {
   Preparation *all = context;
   Error error = {0};
   const double now = clock_seconds();
-  finish(all->cudnn, &all->items[index], now - all->taken, &error);
+  Pending *pending = &all->items[index];
+  if (!pending->is_left) finish(all->cudnn, pending, now - all->taken, &error);
   all->taken = now;
+}
+
+static void work_on(Preparation *all) {
+  const CudnnWork work = {
+      .count = all->count, .context = all, .make = prepare_one, .take = finish_one};
+  all->taken = clock_seconds();
+  cudnn_workers_run(all->cudnn->workers, &all->cudnn->target, &work);
+}
+
+/* Keeps those that were left to others; they are prepared there by now, or soon. */
+static void keep_left(Preparation *all) {
+  int left = 0;
+  for (int i = 0; i < all->count; i++)
+    if (all->items[i].is_left) all->items[left++] = all->items[i];
+  for (int i = 0; i < left; i++) all->items[i].is_left = false;
+  if (left > 0)
+    log_debug("cuDNN: %d of %d convolutions are prepared by other processes", left, all->count);
+  all->count = left;
+  all->wait = true;
 }
 
 /* Those that are not known yet, each once. */
@@ -249,14 +306,11 @@ static void collect(Preparation *all, const Convolution *convolutions, int count
 }
 
 void cudnn_prepare(Cudnn *cudnn, const Convolution *convolutions, int count) {
-  const double now = clock_seconds();
-  Preparation all = {.cudnn = cudnn,
-                     .tuning_end = now + MOST_TUNING_SECONDS - cudnn->progress.seconds,
-                     .taken = now};
+  Preparation all = {.cudnn = cudnn, .tuning_end = tuning_end(cudnn, clock_seconds())};
   collect(&all, convolutions, count);
-  const CudnnWork work = {
-      .count = all.count, .context = &all, .make = prepare_one, .take = finish_one};
-  cudnn_workers_run(cudnn->workers, &cudnn->target, &work);
+  work_on(&all);
+  keep_left(&all);
+  work_on(&all);
   free(all.items);
 }
 
@@ -268,6 +322,7 @@ Cudnn *cudnn_open(const CudnnTarget *target, const char *device, const CudnnRule
   cudnn->rules = *rules;
   cudnn->device = mem_string(device);
   if (folder) cudnn->folder = mem_string(folder);
+  cudnn->claims = cudnn_claims_open(folder);
   cudnn->workers = cudnn_workers_new(threads);
   return cudnn;
 }
@@ -321,6 +376,7 @@ void cudnn_free(struct Cudnn *cudnn) {
     cudnn_graph_free(entry->graph);
     free(entry->key);
   }
+  cudnn_claims_close(cudnn->claims);
   cudnn_workers_free(cudnn->workers);
   if (cudnn->target.handle) cudnnDestroy(cudnn->target.handle);
   free(cudnn->entries);

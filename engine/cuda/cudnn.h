@@ -14,7 +14,9 @@
  *
  * A choice is kept in `cache`/cudnn/, a JSON file each, under everything it depends on: the
  * convolution, the device, cuDNN's version, the rules. A file that is damaged, of another key, or
- * refused by cuDNN is replaced. */
+ * refused by cuDNN is replaced. Processes that share the folder share the work: the ranks of a run,
+ * which start with the same convolutions, each choose a part and find the others' choices on disk
+ * (cudnn_claims.h), so a start is as many times shorter, and all run the same engines. */
 #ifndef CELFORGE_ENGINE_CUDA_CUDNN_H
 #define CELFORGE_ENGINE_CUDA_CUDNN_H
 

@@ -14,6 +14,13 @@ char *cudnn_store_path(const char *folder, const char *key) {
   return mem_format("%s/conv-%08x.json", folder, (unsigned)crc32c(0, key, strlen(key)));
 }
 
+bool cudnn_store_has(const char *folder, const char *key) {
+  char *path = cudnn_store_path(folder, key);
+  const bool is_there = path_exists(path);
+  free(path);
+  return is_there;
+}
+
 Status cudnn_store_write(const char *folder, const char *key, const ConvolutionForm *form,
                          const CudnnPlan *plan, Error *error) {
   Status status = OK;

@@ -8,6 +8,8 @@
 /* "FOLDER/conv-1a2b3c4d.json" for a key; the caller frees. */
 char *cudnn_store_path(const char *folder, const char *key);
 
+bool cudnn_store_has(const char *folder, const char *key);
+
 /* Replaces the file whole. */
 Status cudnn_store_write(const char *folder, const char *key, const ConvolutionForm *form,
                          const CudnnPlan *plan, Error *error);

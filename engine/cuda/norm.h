@@ -32,7 +32,7 @@ enum {
    * costs as much as one that is. (On the 108 of an A100 and the 148 of a B200 the rounds are full
    * to nine tenths, with 6 to eight.) */
   NORM_MOST_PIECES = 12 * 132,
-  NORM_MOST_SLOTS = 4,     /* accesses of one lane to a pixel of RMS norm */
+  NORM_MOST_SLOTS = 4, /* accesses of one lane to a pixel of RMS norm */
 };
 
 typedef struct NormLaunch {

@@ -12,12 +12,16 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/files.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "base/random.h"
+#include "base/thread.h"
 #include "engine/cuda/cudnn.h"
+#include "engine/cuda/cudnn_claims.h"
 #include "engine/cuda/cudnn_store.h"
 #include "engine/cuda/cudnn_workers.h"
 #include "trainer/model.h"
@@ -417,16 +421,30 @@ static Convolution plain_convolution(void) {
                        .result = DTYPE_BF16};
 }
 
-/* The text of the one file in `folder`. */
-static char *only_file(const char *folder, char **path) {
-  char **names, *text;
-  size_t count, size;
+/* The paths of the choices in `folder`, in the order of their names; returns how many. Beside them
+ * lies the file of the locks. */
+enum { MOST_KEPT = 1000 };
+static int kept_in(const char *folder, char *paths[MOST_KEPT]) {
+  char **names;
+  size_t count;
+  int found = 0;
   assert_int_equal(folder_list(folder, &names, &count, &error), OK);
-  assert_int_equal(count, 1);
-  *path = path_join(folder, names[0]);
+  assert_in_range(count, 0, MOST_KEPT);
+  for (size_t i = 0; i < count; i++)
+    if (strcmp(names[i], "lock") != 0) paths[found++] = path_join(folder, names[i]);
   folder_list_free(names, count);
-  if (file_read(*path, 1 << 20, &text, &size, &error) != OK) fail_msg("%s", error.message);
-  return text;
+  return found;
+}
+
+static char *only_path(const char *folder) {
+  char *paths[MOST_KEPT];
+  assert_int_equal(kept_in(folder, paths), 1);
+  return paths[0];
+}
+
+static void read_text(const char *path, char **text) {
+  size_t size;
+  if (file_read(path, 1 << 20, text, &size, &error) != OK) fail_msg("%s", error.message);
 }
 
 static void choose_once(const char *folder, const CudnnRules *rules, CudnnChoice *choice) {
@@ -440,20 +458,27 @@ static void choose_once(const char *folder, const CudnnRules *rules, CudnnChoice
   close_described(cudnn, properties);
 }
 
+/* A choice's text with another number of its engine; the caller frees. */
+static char *with_engine(const char *text, int engine) {
+  static const char name[] = "\"engine\": ";
+  const char *place = strstr(text, name);
+  assert_non_null(place);
+  place += strlen(name);
+  return mem_format("%.*s%d%s", (int)(place - text), text, engine, place + strcspn(place, ","));
+}
+
 static void choices_are_kept(void **state) {
   static const CudnnRules rules = {.workspace = 64 << 20};
-  char folder[] = "/tmp/celforge-plans-XXXXXX", *path, *again;
+  char folder[] = "/tmp/celforge-plans-XXXXXX";
   CudnnChoice choice;
   (void)state;
   assert_non_null(mkdtemp(folder));
   choose_once(folder, &rules, &choice);
-  char *text = only_file(folder, &path);
+  char *path = only_path(folder), *text, *made;
+  read_text(path, &text);
 
   /* A plan that is read is used as it stands: its number, which only the file holds, comes back. */
-  char *place = strstr(text, "\"engine\": ");
-  assert_non_null(place);
-  char *marked =
-      mem_format("%.*s\"engine\": 12345%s", (int)(place - text), text, place + strcspn(place, ","));
+  char *marked = with_engine(text, 12345);
   assert_int_equal(atomic_file_replace(path, marked, strlen(marked), &error), OK);
   cudnnBackendDescriptor_t properties;
   Cudnn *cudnn = open_described(&devices[1], &rules, folder, &properties);
@@ -466,16 +491,12 @@ static void choices_are_kept(void **state) {
   /* Other rules are another key. */
   static const CudnnRules other = {.workspace = 65 << 20};
   choose_once(folder, &other, &choice);
-  char **names;
-  size_t count;
-  assert_int_equal(folder_list(folder, &names, &count, &error), OK);
-  assert_int_equal(count, 2);
-  for (size_t i = 0; i < count; i++) {
-    again = path_join(folder, names[i]);
-    if (strcmp(again, path) != 0) unlink(again);
-    free(again);
+  char *paths[MOST_KEPT];
+  assert_int_equal(kept_in(folder, paths), 2);
+  for (int i = 0; i < 2; i++) {
+    if (strcmp(paths[i], path) != 0) unlink(paths[i]);
+    free(paths[i]);
   }
-  folder_list_free(names, count);
 
   /* Whatever is wrong with the file, it is made anew. */
   const char *const damages[] = {"", "{", "{}", "{\"key\": \"x\"}", "\x01\x02"};
@@ -490,7 +511,8 @@ static void choices_are_kept(void **state) {
     assert_int_equal(atomic_file_replace(path, damaged, strlen(damaged), &error), OK);
     choose_once(folder, &rules, &choice);
     free(path);
-    char *made = only_file(folder, &path);
+    path = only_path(folder);
+    read_text(path, &made);
     assert_string_equal(made, text);
     free(made);
     free(damaged);
@@ -500,13 +522,140 @@ static void choices_are_kept(void **state) {
   assert_int_equal(folder_remove(folder, &error), OK);
 }
 
+/* --- Choices of several processes ------------------------------------------------------------- */
+/* A rank, in a thread of its own: claims tell open files apart, not processes. */
+typedef struct Rank {
+  Cudnn *cudnn;
+  cudnnBackendDescriptor_t properties;
+  pthread_t thread;
+} Rank;
+
+static void *prepare_all(void *argument) {
+  const Rank *rank = argument;
+  cudnn_prepare(rank->cudnn, recorder.convolutions, recorder.count);
+  return NULL;
+}
+
+/* Each choice is made by one of them, and all have it. */
+static void ranks_share_the_work(void **state) {
+  enum { RANKS = 3 };
+  static const CudnnRules rules = {.workspace = 1 << 30};
+  char folder[] = "/tmp/celforge-plans-XXXXXX", *paths[MOST_KEPT];
+  Rank ranks[RANKS];
+  int made = 0, busy = 0;
+  (void)state;
+  assert_non_null(mkdtemp(folder));
+  for (int i = 0; i < RANKS; i++)
+    ranks[i].cudnn = open_described(&devices[1], &rules, folder, &ranks[i].properties);
+  for (int i = 0; i < RANKS; i++)
+    assert_int_equal(pthread_create(&ranks[i].thread, NULL, prepare_all, &ranks[i]), 0);
+  for (int i = 0; i < RANKS; i++) pthread_join(ranks[i].thread, NULL);
+  for (int i = 0; i < RANKS; i++) {
+    const int own = cudnn_made(ranks[i].cudnn);
+    made += own;
+    busy += own > 0;
+    prepare_all(&ranks[i]); /* nothing is left to make */
+    assert_int_equal(cudnn_made(ranks[i].cudnn), own);
+  }
+  assert_int_equal(made, recorder.count);
+  assert_in_range(busy, 2, RANKS);
+  for (int i = 0; i < recorder.count; i++) {
+    CudnnChoice first, other;
+    for (int k = 0; k < RANKS; k++) {
+      assert_int_equal(cudnn_choose(ranks[k].cudnn, &recorder.convolutions[i], NULL,
+                                    k == 0 ? &first : &other, &error),
+                       OK);
+      if (k > 0) assert_string_equal(first.plan->details, other.plan->details);
+    }
+  }
+  for (int i = 0; i < RANKS; i++) close_described(ranks[i].cudnn, ranks[i].properties);
+  const int kept = kept_in(folder, paths);
+  assert_int_equal(kept, recorder.count);
+  for (int i = 0; i < kept; i++) free(paths[i]);
+  assert_int_equal(folder_remove(folder, &error), OK);
+}
+
+/* A claim is one's own until it is ended, by its owner or with it; who waits gets it then, or gives
+ * up. */
+static void claims(void **state) {
+  char folder[] = "/tmp/celforge-plans-XXXXXX";
+  (void)state;
+  assert_null(cudnn_claims_open(NULL));
+  assert_true(cudnn_claim(NULL, "any"));
+  assert_non_null(mkdtemp(folder));
+  CudnnClaims *a = cudnn_claims_open(folder), *b = cudnn_claims_open(folder);
+  assert_non_null(a);
+  assert_non_null(b);
+  assert_true(cudnn_claim(a, "one"));
+  assert_false(cudnn_claim(b, "one"));
+  assert_true(cudnn_claim(b, "two"));
+  assert_false(cudnn_claim(a, "two"));
+  assert_false(cudnn_claim_wait(b, "one", 0.1));
+  cudnn_claim_end(a, "one");
+  assert_true(cudnn_claim_wait(b, "one", 0.1));
+  assert_false(cudnn_claim(a, "one"));
+  cudnn_claims_close(b);
+  assert_true(cudnn_claim_wait(a, "one", 0.1));
+  assert_true(cudnn_claim_wait(a, "two", 0.1));
+  cudnn_claims_close(a);
+  assert_int_equal(folder_remove(folder, &error), OK);
+  /* A folder that cannot be written is shared with nobody. */
+  assert_null(cudnn_claims_open("/proc/celforge"));
+}
+
+/* What another claims and does not make is made after all, when its claim ends. */
+static void *end_soon(void *argument) {
+  nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
+  cudnn_claims_close(argument);
+  return NULL;
+}
+
+static void claims_of_the_dead_end(void **state) {
+  static const CudnnRules rules = {.workspace = 64 << 20};
+  char folder[] = "/tmp/celforge-plans-XXXXXX";
+  CudnnChoice choice;
+  pthread_t thread;
+  (void)state;
+  assert_non_null(mkdtemp(folder));
+  choose_once(folder, &rules, &choice);
+  char *path = only_path(folder);
+  json_t *root;
+  const char *key;
+  assert_int_equal(json_read_file(path, 1 << 20, &root, &error), OK);
+  assert_int_equal(json_get_string(root, path, "key", &key, &error), OK);
+  unlink(path);
+  free(path);
+  CudnnClaims *other = cudnn_claims_open(folder);
+  assert_true(cudnn_claim(other, key));
+  json_decref(root);
+  cudnnBackendDescriptor_t properties;
+  Cudnn *cudnn = open_described(&devices[1], &rules, folder, &properties);
+  const Convolution convolution = plain_convolution();
+  assert_int_equal(pthread_create(&thread, NULL, end_soon, other), 0);
+  const double begin = clock_seconds();
+  cudnn_prepare(cudnn, &convolution, 1);
+  assert_true(clock_seconds() - begin > 0.2);
+  assert_int_equal(cudnn_made(cudnn), 1);
+  pthread_join(thread, NULL);
+  close_described(cudnn, properties);
+  assert_int_equal(folder_remove(folder, &error), OK);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(graphs_of_configs),        cmocka_unit_test(graphs_of_random_shapes),
-      cmocka_unit_test(wrong_shapes_are_refused), cmocka_unit_test(plans_of_configs),
-      cmocka_unit_test(plans_of_random_shapes),   cmocka_unit_test(choices_are_kept),
-      cmocka_unit_test(plans_made_in_threads),    cmocka_unit_test(work_in_threads),
-      cmocka_unit_test(plans_of_one_form),        cmocka_unit_test(narrow_gradients_come_first),
+      cmocka_unit_test(claims),
+      cmocka_unit_test(ranks_share_the_work),
+      cmocka_unit_test(claims_of_the_dead_end),
+      cmocka_unit_test(graphs_of_configs),
+      cmocka_unit_test(graphs_of_random_shapes),
+      cmocka_unit_test(wrong_shapes_are_refused),
+      cmocka_unit_test(plans_of_configs),
+      cmocka_unit_test(plans_of_random_shapes),
+      cmocka_unit_test(choices_are_kept),
+      cmocka_unit_test(plans_made_in_threads),
+      cmocka_unit_test(work_in_threads),
+      cmocka_unit_test(plans_of_one_form),
+      cmocka_unit_test(narrow_gradients_come_first),
   };
   return cmocka_run_group_tests(tests, record_all, forget_all);
 }
