@@ -62,7 +62,27 @@ __global__ void __launch_bounds__(THREADS) map_copy_kernel(const MapLaunch p) {
 
 /* --- Outputs that are sums -------------------------------------------------------------------- */
 
-template <typename T, int N, typename Index>
+/* N neighbouring channels, in one access or one by one. */
+template <typename T, int N, bool WIDE>
+__device__ inline void channels_load(const T *from, float *to) {
+  if (WIDE) {
+    floats_load<T, WIDE ? N : 1>(from, to);
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < N; k++) floats_load<T, 1>(from + k, to + k);
+}
+template <typename T, int N, bool WIDE>
+__device__ inline void channels_store(T *to, const float *from) {
+  if (WIDE) {
+    floats_store<T, WIDE ? N : 1>(to, from);
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < N; k++) floats_store<T, 1>(to + k, from + k);
+}
+
+template <typename T, int N, bool WIDE, typename Index>
 __global__ void __launch_bounds__(THREADS) map_sum_kernel(const MapLaunch p) {
   const Index index = static_cast<Index>(blockIdx.x) * THREADS + threadIdx.x;
   if (index >= static_cast<Index>(p.outputs)) return;
@@ -78,53 +98,82 @@ __global__ void __launch_bounds__(THREADS) map_sum_kernel(const MapLaunch p) {
       for (int32_t k = w_begin; k < w_end; k++) {
         const float weight = row_weight * p.map.w.weight[k];
         float x[N];
-        floats_load<T, N>(frame + (row + p.map.w.index[k]) * p.map.in[AXIS_C], x);
+        channels_load<T, N, WIDE>(frame + (row + p.map.w.index[k]) * p.map.in[AXIS_C], x);
 #pragma unroll
         for (int j = 0; j < N; j++) sum[j] += weight * x[j];
       }
     }
   }
-  floats_store<T, N>(static_cast<T *>(p.map.output) + static_cast<int64_t>(index) * N, sum);
+  channels_store<T, N, WIDE>(static_cast<T *>(p.map.output) + static_cast<int64_t>(index) * N, sum);
 }
 
 /* --- Launchers -------------------------------------------------------------------------------- */
 
-template <typename T, int N>
-static Status launch(const SeparableLaunch *map, cudaStream_t stream, Error *error) {
+/* An access is of N channels. */
+template <int N> static MapLaunch launch_of(const SeparableLaunch *map) {
   const int64_t *in = map->in, *out = map->out;
   const int64_t pixels = out[AXIS_N] * out[AXIS_T] * out[AXIS_H] * out[AXIS_W];
-  const int64_t outputs = pixels * (out[AXIS_C] / N), blocks = (outputs + THREADS - 1) / THREADS;
-  const MapLaunch p = {*map,
-                       divisor_of(out[AXIS_C] / N),
-                       divisor_of(out[AXIS_W]),
-                       divisor_of(out[AXIS_H]),
-                       divisor_of(out[AXIS_T]),
-                       outputs,
-                       map->shift_n != 0 || map->shift_t != 0 || in[AXIS_T] != out[AXIS_T] ||
-                           in[AXIS_N] != out[AXIS_N]};
-  const bool small = outputs <= INT32_MAX - THREADS;
-  const dim3 grid(static_cast<unsigned>(blocks));
-  if (blocks > INT32_MAX)
-    return error_set(error, ERROR_INTERNAL, "a map of %lld outputs; at most %lld",
-                     static_cast<long long>(outputs), static_cast<long long>(INT32_MAX) * THREADS);
-  if (map->copies)
-    return cuda_launch(small ? map_copy_kernel<sizeof(T) * N, N, uint32_t>
-                             : map_copy_kernel<sizeof(T) * N, N, uint64_t>,
-                       grid, THREADS, 0, p, stream, error);
-  return cuda_launch(small ? map_sum_kernel<T, N, uint32_t> : map_sum_kernel<T, N, uint64_t>, grid,
-                     THREADS, 0, p, stream, error);
+  return {*map,
+          divisor_of(out[AXIS_C] / N),
+          divisor_of(out[AXIS_W]),
+          divisor_of(out[AXIS_H]),
+          divisor_of(out[AXIS_T]),
+          pixels * (out[AXIS_C] / N),
+          map->shift_n != 0 || map->shift_t != 0 || in[AXIS_T] != out[AXIS_T] ||
+              in[AXIS_N] != out[AXIS_N]};
 }
 
-/* Whether channels come in groups of `count` that lie at multiples of 16 bytes on both sides. */
+typedef void MapKernel(MapLaunch);
+
+/* `small`: indices below 2^31. */
+static Status start(MapKernel *small, MapKernel *large, const MapLaunch &p, cudaStream_t stream,
+                    Error *error) {
+  const int64_t blocks = (p.outputs + THREADS - 1) / THREADS;
+  if (blocks > INT32_MAX)
+    return error_set(error, ERROR_INTERNAL, "a map of %lld outputs; at most %lld",
+                     static_cast<long long>(p.outputs),
+                     static_cast<long long>(INT32_MAX) * THREADS);
+  return cuda_launch(p.outputs <= INT32_MAX - THREADS ? small : large,
+                     dim3(static_cast<unsigned>(blocks)), THREADS, 0, p, stream, error);
+}
+
+template <typename T, int N>
+static Status launch_copy(const SeparableLaunch *map, cudaStream_t stream, Error *error) {
+  enum { BYTES = sizeof(T) * N };
+  return start(map_copy_kernel<BYTES, N, uint32_t>, map_copy_kernel<BYTES, N, uint64_t>,
+               launch_of<N>(map), stream, error);
+}
+
+template <typename T, int N, bool WIDE>
+static Status launch_sum(const SeparableLaunch *map, cudaStream_t stream, Error *error) {
+  return start(map_sum_kernel<T, N, WIDE, uint32_t>, map_sum_kernel<T, N, WIDE, uint64_t>,
+               launch_of<N>(map), stream, error);
+}
+
+/* Whether channels come in groups of `count` on both sides. */
+static bool in_groups(const SeparableLaunch *p, int count) {
+  return p->in[AXIS_C] % count == 0 && p->out[AXIS_C] % count == 0 && p->shift_c % count == 0;
+}
+
+/* The same, of 16 bytes at multiples of 16. */
 static bool in_vectors(const SeparableLaunch *p, int count) {
   const uintptr_t addresses =
       reinterpret_cast<uintptr_t>(p->input) | reinterpret_cast<uintptr_t>(p->output);
-  return (addresses & 15u) == 0 && p->in[AXIS_C] % count == 0 && p->out[AXIS_C] % count == 0 &&
-         p->shift_c % count == 0;
+  return (addresses & 15u) == 0 && in_groups(p, count);
+}
+
+/* Pictures have 3 channels, pairs of them 6: a pixel's place is found once for all. */
+template <typename T>
+static Status launch(const SeparableLaunch *map, cudaStream_t stream, Error *error) {
+  enum { N = Widest<T>::N };
+  const bool vectors = in_vectors(map, N);
+  if (map->copies) return (vectors ? launch_copy<T, N> : launch_copy<T, 1>)(map, stream, error);
+  if (vectors) return launch_sum<T, N, true>(map, stream, error);
+  if (in_groups(map, 6)) return launch_sum<T, 6, false>(map, stream, error);
+  if (in_groups(map, 3)) return launch_sum<T, 3, false>(map, stream, error);
+  return launch_sum<T, 1, true>(map, stream, error);
 }
 
 Status launch_separable(const SeparableLaunch *p, cudaStream_t stream, Error *error) {
-  const bool vectors = in_vectors(p, p->bf16 ? 8 : 4);
-  if (p->bf16) return (vectors ? launch<uint16_t, 8> : launch<uint16_t, 1>)(p, stream, error);
-  return (vectors ? launch<float, 4> : launch<float, 1>)(p, stream, error);
+  return p->bf16 ? launch<uint16_t>(p, stream, error) : launch<float>(p, stream, error);
 }

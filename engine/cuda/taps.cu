@@ -228,76 +228,104 @@ extern "C" Status launch_spread(const Taps *p, const void *plain, void *spread, 
 /* --- Collecting ------------------------------------------------------------------------------- */
 struct CollectPlaces {
   CollectLaunch collect;
-  int64_t elements; /* of the plain tensor */
-  Divisor channels, width, height, time, stride[2];
+  int64_t groups; /* of channels of a pixel, of the plain tensor */
+  Divisor of_pixel, width, height, time, stride[2];
 };
 
-/* The place along one axis of the spread tensor from which a tap shows place `at` of the plain one;
- * -1: none. */
-__device__ inline int spread_place(const Taps &taps, int axis, int at, int tap, int length,
-                                   const Divisor &stride) {
-  const int place = at - taps.sign * tap - taps.offset[axis];
-  if (place < 0) return -1;
-  uint32_t whole = static_cast<uint32_t>(place);
-  const uint32_t rest = take_rest(whole, stride);
-  return rest == 0 && static_cast<int>(whole) < length ? static_cast<int>(whole) : -1;
+/* The taps along one axis that show place `at` of the plain tensor: every stride-th from `tap`,
+ * from spread place `place` on, which goes down by `sign` for each. */
+struct Shown {
+  int tap, place;
+};
+
+__device__ inline Shown shown_of(const Taps &taps, int axis, int at, const Divisor &stride) {
+  const int step = taps.stride[axis];
+  /* Of tap 0, were all places there; counted from a place before the first. */
+  const int from = at - taps.offset[axis], far = taps.offset[axis] > 0 ? taps.offset[axis] : 0;
+  uint32_t whole = static_cast<uint32_t>(from + far * step);
+  const int rest = static_cast<int>(take_rest(whole, stride));
+  const int tap = taps.sign > 0 || rest == 0 ? rest : step - rest;
+  const int skipped = taps.sign < 0 && rest != 0 ? 1 : 0;
+  return {tap, static_cast<int>(whole) + skipped - far};
 }
 
-template <typename T, typename Index>
+/* A thread takes GROUP neighbouring channels of a pixel of the plain tensor. */
+template <typename T, int GROUP, typename Index>
 __global__ void __launch_bounds__(THREADS) collect_kernel(const CollectPlaces p) {
   Index index = static_cast<Index>(blockIdx.x) * THREADS + threadIdx.x;
-  if (index >= static_cast<Index>(p.elements)) return;
+  if (index >= static_cast<Index>(p.groups)) return;
   const Taps &taps = p.collect.taps;
   const int64_t *dim = taps.spread.dim;
-  T *out = static_cast<T *>(p.collect.plain) + static_cast<int64_t>(index);
-  const int channel = static_cast<int>(take_rest(index, p.channels));
+  T *out = static_cast<T *>(p.collect.plain) + static_cast<int64_t>(index) * GROUP;
+  const int channel = static_cast<int>(take_rest(index, p.of_pixel)) * GROUP;
   const int w = static_cast<int>(take_rest(index, p.width));
   const int64_t h = static_cast<int64_t>(take_rest(index, p.height));
-  const int t = static_cast<int>(take_rest(index, p.time));
+  const Shown t = shown_of(taps, 0, static_cast<int>(take_rest(index, p.time)), p.stride[0]);
   const int64_t n = static_cast<int64_t>(index);
+  const Shown along_w = shown_of(taps, 1, w, p.stride[1]);
   const int channels = static_cast<int>(taps.plain.dim[AXIS_C]);
-  float sum = 0.0f;
-  for (int a = 0; a < taps.count[0]; a++) {
-    const int from_t = spread_place(taps, 0, t, a, static_cast<int>(dim[AXIS_T]), p.stride[0]);
-    if (from_t < 0) continue;
-    const int64_t row = ((n * dim[AXIS_T] + from_t) * dim[AXIS_H] + h) * dim[AXIS_W];
-    for (int b = 0; b < taps.count[1]; b++) {
-      const int from_w = spread_place(taps, 1, w, b, static_cast<int>(dim[AXIS_W]), p.stride[1]);
-      if (from_w < 0) continue;
-      const int place = (a * taps.count[1] + b) * channels + channel;
-      float value;
-      floats_load<T, 1>(
-          static_cast<const T *>(p.collect.spread) + (row + from_w) * dim[AXIS_C] + place, &value);
-      sum += value;
+  const T *spread = static_cast<const T *>(p.collect.spread);
+  float sums[GROUP] = {};
+  for (int a = t.tap, at = t.place; a < taps.count[0]; a += taps.stride[0], at -= taps.sign) {
+    if (at < 0 || at >= dim[AXIS_T]) continue;
+    const T *row = spread + ((n * dim[AXIS_T] + at) * dim[AXIS_H] + h) * dim[AXIS_W] * dim[AXIS_C];
+    int place = along_w.place;
+#pragma unroll 2
+    for (int b = along_w.tap; b < taps.count[1]; b += taps.stride[1], place -= taps.sign) {
+      const bool there = place >= 0 && place < dim[AXIS_W];
+      /* Read either way: no jump. */
+      const T *from =
+          there ? row + place * dim[AXIS_C] + (a * taps.count[1] + b) * channels + channel : spread;
+#pragma unroll
+      for (int k = 0; k < GROUP; k++) {
+        float value;
+        floats_load<T, 1>(from + k, &value);
+        sums[k] += there ? value : 0.0f;
+      }
     }
   }
-  if (p.collect.bias) sum += p.collect.bias[channel];
-  if (p.collect.activation == ACTIVATION_LEAKY_RELU) sum = sum > 0.0f ? sum : p.collect.slope * sum;
-  if (p.collect.activation == ACTIVATION_TANH) sum = tanhf(sum);
-  floats_store<T, 1>(out, &sum);
+#pragma unroll
+  for (int k = 0; k < GROUP; k++) {
+    float sum = sums[k];
+    if (p.collect.bias) sum += p.collect.bias[channel + k];
+    if (p.collect.activation == ACTIVATION_LEAKY_RELU)
+      sum = sum > 0.0f ? sum : p.collect.slope * sum;
+    if (p.collect.activation == ACTIVATION_TANH) sum = tanhf(sum);
+    floats_store<T, 1>(out + k, &sum);
+  }
 }
 
-template <typename T>
+template <typename T, int GROUP>
 static Status start_collect(const CollectLaunch *p, cudaStream_t stream, Error *error) {
   const int64_t *dim = p->taps.plain.dim;
-  const int64_t elements = shape_count(p->taps.plain);
+  const int64_t groups = shape_count(p->taps.plain) / GROUP;
   const CollectPlaces places = {*p,
-                                elements,
-                                divisor_of(dim[AXIS_C]),
+                                groups,
+                                divisor_of(dim[AXIS_C] / GROUP),
                                 divisor_of(dim[AXIS_W]),
                                 divisor_of(dim[AXIS_H]),
                                 divisor_of(dim[AXIS_T]),
                                 {divisor_of(p->taps.stride[0]), divisor_of(p->taps.stride[1])}};
-  const int64_t blocks = blocks_for(elements, "collecting taps", error);
+  const int64_t blocks = blocks_for(groups, "collecting taps", error);
   if (blocks == 0) return ERROR_INTERNAL;
-  return cuda_launch(elements <= INT32_MAX - THREADS ? collect_kernel<T, uint32_t>
-                                                     : collect_kernel<T, uint64_t>,
+  return cuda_launch(groups <= INT32_MAX - THREADS ? collect_kernel<T, GROUP, uint32_t>
+                                                   : collect_kernel<T, GROUP, uint64_t>,
                      dim3(static_cast<unsigned>(blocks)), THREADS, 0, places, stream, error);
 }
 
+/* Pictures have 3 channels, pairs of them 6. */
+template <typename T>
+static Status choose_collect(const CollectLaunch *p, cudaStream_t stream, Error *error) {
+  const int64_t channels = p->taps.plain.dim[AXIS_C];
+  if (channels % 6 == 0) return start_collect<T, 6>(p, stream, error);
+  if (channels % 4 == 0) return start_collect<T, 4>(p, stream, error);
+  if (channels % 3 == 0) return start_collect<T, 3>(p, stream, error);
+  return start_collect<T, 1>(p, stream, error);
+}
+
 extern "C" Status launch_collect(const CollectLaunch *p, cudaStream_t stream, Error *error) {
-  return p->taps.dtype == DTYPE_BF16 ? start_collect<uint16_t>(p, stream, error)
-                                     : start_collect<float>(p, stream, error);
+  return p->taps.dtype == DTYPE_BF16 ? choose_collect<uint16_t>(p, stream, error)
+                                     : choose_collect<float>(p, stream, error);
 }
 
 /* --- Permuting -------------------------------------------------------------------------------- */
