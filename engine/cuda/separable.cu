@@ -62,27 +62,8 @@ __global__ void __launch_bounds__(THREADS) map_copy_kernel(const MapLaunch p) {
 
 /* --- Outputs that are sums -------------------------------------------------------------------- */
 
-/* N neighbouring channels, in one access or one by one. */
-template <typename T, int N, bool WIDE>
-__device__ inline void channels_load(const T *from, float *to) {
-  if (WIDE) {
-    floats_load<T, WIDE ? N : 1>(from, to);
-    return;
-  }
-#pragma unroll
-  for (int k = 0; k < N; k++) floats_load<T, 1>(from + k, to + k);
-}
-template <typename T, int N, bool WIDE>
-__device__ inline void channels_store(T *to, const float *from) {
-  if (WIDE) {
-    floats_store<T, WIDE ? N : 1>(to, from);
-    return;
-  }
-#pragma unroll
-  for (int k = 0; k < N; k++) floats_store<T, 1>(to + k, from + k);
-}
-
-template <typename T, int N, bool WIDE, typename Index>
+/* N neighbouring channels of a pixel, ACCESS at a time. */
+template <typename T, int N, int ACCESS, typename Index>
 __global__ void __launch_bounds__(THREADS) map_sum_kernel(const MapLaunch p) {
   const Index index = static_cast<Index>(blockIdx.x) * THREADS + threadIdx.x;
   if (index >= static_cast<Index>(p.outputs)) return;
@@ -98,13 +79,17 @@ __global__ void __launch_bounds__(THREADS) map_sum_kernel(const MapLaunch p) {
       for (int32_t k = w_begin; k < w_end; k++) {
         const float weight = row_weight * p.map.w.weight[k];
         float x[N];
-        channels_load<T, N, WIDE>(frame + (row + p.map.w.index[k]) * p.map.in[AXIS_C], x);
+        const T *pixel = frame + (row + p.map.w.index[k]) * p.map.in[AXIS_C];
+#pragma unroll
+        for (int j = 0; j < N; j += ACCESS) floats_load<T, ACCESS>(pixel + j, x + j);
 #pragma unroll
         for (int j = 0; j < N; j++) sum[j] += weight * x[j];
       }
     }
   }
-  channels_store<T, N, WIDE>(static_cast<T *>(p.map.output) + static_cast<int64_t>(index) * N, sum);
+  T *out = static_cast<T *>(p.map.output) + static_cast<int64_t>(index) * N;
+#pragma unroll
+  for (int j = 0; j < N; j += ACCESS) floats_store<T, ACCESS>(out + j, sum + j);
 }
 
 /* --- Launchers -------------------------------------------------------------------------------- */
@@ -144,9 +129,9 @@ static Status launch_copy(const SeparableLaunch *map, cudaStream_t stream, Error
                launch_of<N>(map), stream, error);
 }
 
-template <typename T, int N, bool WIDE>
+template <typename T, int N, int ACCESS>
 static Status launch_sum(const SeparableLaunch *map, cudaStream_t stream, Error *error) {
-  return start(map_sum_kernel<T, N, WIDE, uint32_t>, map_sum_kernel<T, N, WIDE, uint64_t>,
+  return start(map_sum_kernel<T, N, ACCESS, uint32_t>, map_sum_kernel<T, N, ACCESS, uint64_t>,
                launch_of<N>(map), stream, error);
 }
 
@@ -168,10 +153,10 @@ static Status launch(const SeparableLaunch *map, cudaStream_t stream, Error *err
   enum { N = Widest<T>::N };
   const bool vectors = in_vectors(map, N);
   if (map->copies) return (vectors ? launch_copy<T, N> : launch_copy<T, 1>)(map, stream, error);
-  if (vectors) return launch_sum<T, N, true>(map, stream, error);
-  if (in_groups(map, 6)) return launch_sum<T, 6, false>(map, stream, error);
-  if (in_groups(map, 3)) return launch_sum<T, 3, false>(map, stream, error);
-  return launch_sum<T, 1, true>(map, stream, error);
+  if (vectors) return launch_sum<T, N, N>(map, stream, error);
+  if (in_groups(map, 6)) return launch_sum<T, 6, 1>(map, stream, error);
+  if (in_groups(map, 3)) return launch_sum<T, 3, 1>(map, stream, error);
+  return launch_sum<T, 1, 1>(map, stream, error);
 }
 
 Status launch_separable(const SeparableLaunch *p, cudaStream_t stream, Error *error) {
