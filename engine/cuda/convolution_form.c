@@ -116,13 +116,21 @@ static int add_endings(const Convolution *c, ConvolutionForm form, ConvolutionFo
  * Hopper (62, 67) take 32 taps at most. */
 enum { FEW_CHANNELS = 8, MOST_SPREAD = 128, MANY_CHANNELS = 16, MOST_TAPS = 32 };
 
-/* The forms with taps as channels: of a convolution of few channels all that are not along height,
- * of one with many taps those along time. Images are left over. */
+/* Fewer taps for those engines: what is left over are images. */
+static const ConvolutionForm many_taps_form = {
+    .frames = true, .aligned = true, .taps = TAPS_IN_X, .taps_of_time = true};
+
+static bool has_many_taps(const Convolution *c) {
+  const int64_t taps = c->w.dim[AXIS_T] * c->w.dim[AXIS_H] * c->w.dim[AXIS_W];
+  return !leaves_time_alone(c) && taps > MOST_TAPS && c->w.dim[AXIS_C] >= MANY_CHANNELS;
+}
+
+/* The forms with taps as channels that are wanted first: of a convolution of few channels all taps
+ * that are not along height, of one with many taps those along time. */
 static int add_taps(const Convolution *c, ConvolutionForm *forms, int count) {
   const bool time = !leaves_time_alone(c), width = c->w.dim[AXIS_W] > 1;
   const int64_t across = (time ? c->w.dim[AXIS_T] : 1) * c->w.dim[AXIS_W];
   const int64_t in = c->w.dim[AXIS_C], out = c->w.dim[0];
-  const int64_t taps = c->w.dim[AXIS_T] * c->w.dim[AXIS_H] * c->w.dim[AXIS_W];
   ConvolutionForm form = {
       .frames = true, .aligned = true, .taps_of_time = time, .taps_of_width = width};
   if (!time && !width) return count;
@@ -135,11 +143,8 @@ static int add_taps(const Convolution *c, ConvolutionForm *forms, int count) {
     form.taps = TAPS_IN_Y;
     count = add_endings(c, form, forms, count);
   }
-  if (c->pass == CONVOLUTION_FORWARD && time && taps > MOST_TAPS && in >= MANY_CHANNELS) {
-    form.taps = TAPS_IN_X;
-    form.taps_of_width = false;
-    count = add_endings(c, form, forms, count);
-  }
+  if (c->pass == CONVOLUTION_FORWARD && has_many_taps(c))
+    count = add_endings(c, many_taps_form, forms, count);
   return count;
 }
 
@@ -153,6 +158,9 @@ int convolution_forms(const Convolution *c, ConvolutionForm forms[CONVOLUTION_MA
             .frames = !volume, .aligned = aligned, .padded = padded, .tier = tier};
         count = add_endings(c, form, forms, count);
       }
+      /* Measured, not trusted: it reads x as many times over as there are taps along time. */
+      if (tier == 0 && c->pass == CONVOLUTION_BACKWARD_WEIGHTS && has_many_taps(c))
+        count = add_endings(c, many_taps_form, forms, count);
     }
   }
   return count;

@@ -83,11 +83,13 @@ static Status backward_run(Kernel *base, const Tensor *inputs, const Tensor *out
 /* --- Constructors ----------------------------------------------------------------------------- */
 
 /* Enough pieces to fill a device, of pixels enough to be worth a block. */
-static void cut(NormLaunch *p, NormKind kind) {
-  enum { LEAST_PIXELS = 64 };
+static void cut(NormLaunch *p, NormKind kind, int multiprocessors) {
+  enum { LEAST_PIXELS = 64, MANY_PIXELS = 512, ROUND = 12 };
   const int64_t pixels = kind == NORM_RMS ? p->frames * p->pixels : p->pixels;
   const int64_t useful = (pixels + LEAST_PIXELS - 1) / LEAST_PIXELS;
-  int64_t most = kind == NORM_RMS ? NORM_MOST_PIECES : NORM_MOST_PIECES / p->frames;
+  int64_t most = NORM_MOST_PIECES / p->frames;
+  p->blocks = ROUND * multiprocessors;
+  if (kind == NORM_RMS) most = pixels / p->blocks >= MANY_PIXELS ? p->blocks : p->blocks / 2;
   if (most < 1) most = 1;
   if (useful < most) most = useful;
   p->piece_length = (pixels + most - 1) / most;
@@ -111,7 +113,7 @@ static Status norm_new(Backend *backend, const Op *op, const Tensor *inputs, con
       .epsilon = task.epsilon,
       .slope = task.slope,
   };
-  cut(&kernel->launch, task.kind);
+  cut(&kernel->launch, task.kind, cuda_backend(backend)->info.multiProcessorCount);
   kernel->base.free = norm_free;
   *out = kernel;
 done:

@@ -9,10 +9,11 @@
  * RMS over more channels than a warp keeps in registers (MOST_SLOTS accesses of a lane) takes a
  * block for each pixel and a second reading of x and dy for dgain and dbias: 5 B.
  *
- * Sums are f32, in an order that depends on shapes alone: partial sums of fixed pieces of the
- * tensor in the workspace, then their sums. Statistics of frames are means and sums of squared
- * deviations, updated as Welford (1962) and merged as Chan, Golub and LeVeque (1979) do, so a mean
- * that is large beside the deviation costs no digits. */
+ * Sums are f32, in an order that depends on shapes alone (rms: and on the number of the GPU's
+ * multiprocessors): partial sums of fixed pieces of the tensor in the workspace, then their sums.
+ * Statistics of frames are means and sums of squared deviations, updated as Welford (1962) and
+ * merged as Chan, Golub and LeVeque (1979) do, so a mean that is large beside the deviation costs
+ * no digits. */
 #ifndef CELFORGE_ENGINE_CUDA_NORM_H
 #define CELFORGE_ENGINE_CUDA_NORM_H
 
@@ -27,12 +28,8 @@ extern "C" {
 
 enum {
   NORM_THREADS = 256,
-  /* Blocks of the grid, and rows of partial sums. Whole rounds of the 132 multiprocessors of an
-   * H100 or H200, whether 1, 2, 3, 4 or 6 blocks are resident on each: a round that is not full
-   * costs as much as one that is. (On the 108 of an A100 and the 148 of a B200 the rounds are full
-   * to nine tenths, with 6 to eight.) */
-  NORM_MOST_PIECES = 12 * 132,
-  NORM_MOST_SLOTS = 4, /* accesses of one lane to a pixel of RMS norm */
+  NORM_MOST_PIECES = 1024, /* of all frames together */
+  NORM_MOST_SLOTS = 4,     /* accesses of one lane to a pixel of RMS norm */
 };
 
 typedef struct NormLaunch {
@@ -46,6 +43,9 @@ typedef struct NormLaunch {
   const void *dy; /* NULL: forward */
   void *dx;
   float *dgain, *dbias; /* C; NULL where not wanted */
+  /* rms, of a grid at most: whole rounds of the multiprocessors, whether 1, 2, 3, 4 or 6 blocks are
+   * resident on each, since a round that is not full costs as much as one that is */
+  int64_t blocks;
   /* rms: how many partial sums; frames: how many pieces a frame is cut into */
   int64_t pieces, piece_length; /* frames: pixels of a piece, but for the last one of a frame */
   /* [rms: pieces; frames: frames, pieces][2, C]; rms: NULL where neither dgain nor dbias is wanted

@@ -341,17 +341,17 @@ template <int N> static int lanes_of(int64_t slots) {
   return slots <= 4 ? 4 : N == 1 || slots > 16 ? 32 : slots > 8 ? 16 : 8;
 }
 
-static dim3 grid_of(int64_t pixels, int pixels_of_block) {
-  const int64_t blocks = (pixels + pixels_of_block - 1) / pixels_of_block, most = NORM_MOST_PIECES;
-  return dim3(static_cast<unsigned>(blocks < most ? blocks : most));
+static dim3 grid_of(const RowLaunch &row, int pixels_of_block) {
+  const int64_t blocks = (row.pixels + pixels_of_block - 1) / pixels_of_block;
+  return dim3(static_cast<unsigned>(blocks < row.norm.blocks ? blocks : row.norm.blocks));
 }
 
 template <typename T, int N>
 static Status forward(const RowLaunch &row, int64_t slots, cudaStream_t stream, Error *error) {
   enum { FEW = N == 1 ? 32 : 8, MORE = N == 1 ? 32 : 16 };
   if (slots > 32 * NORM_MOST_SLOTS)
-    return cuda_launch(wide_forward_kernel<T, N>, grid_of(row.pixels, 1), NORM_THREADS, 0, row,
-                       stream, error);
+    return cuda_launch(wide_forward_kernel<T, N>, grid_of(row, 1), NORM_THREADS, 0, row, stream,
+                       error);
   const int lanes = lanes_of<N>(slots);
   RowKernel *kernel = slots > 64    ? rms_forward_kernel<T, N, NORM_MOST_SLOTS, 32>
                       : slots > 32  ? rms_forward_kernel<T, N, 2, 32>
@@ -360,8 +360,7 @@ static Status forward(const RowLaunch &row, int64_t slots, cudaStream_t stream, 
                       : lanes == 8  ? rms_forward_kernel<T, N, 1, FEW>
                                     : rms_forward_kernel<T, N, 1, 4>;
   const int pixels_of_block = NORM_THREADS / lanes * (slots > 32 ? 1 : PIXELS_AT_A_TIME);
-  return cuda_launch(kernel, grid_of(row.pixels, pixels_of_block), NORM_THREADS, 0, row, stream,
-                     error);
+  return cuda_launch(kernel, grid_of(row, pixels_of_block), NORM_THREADS, 0, row, stream, error);
 }
 
 template <typename T, int N>
@@ -369,7 +368,7 @@ static Status wide_backward(const RowLaunch &row, cudaStream_t stream, Error *er
   Status status = OK;
   const dim3 grid(static_cast<unsigned>((row.norm.channels + NORM_THREADS - 1) / NORM_THREADS),
                   static_cast<unsigned>(row.norm.pieces));
-  TRY(cuda_launch(wide_backward_kernel<T, N>, grid_of(row.pixels, 1), NORM_THREADS, 0, row, stream,
+  TRY(cuda_launch(wide_backward_kernel<T, N>, grid_of(row, 1), NORM_THREADS, 0, row, stream,
                   error));
   if (row.norm.partials)
     TRY(cuda_launch(wide_partials_kernel<T>, grid, NORM_THREADS, 0, row, stream, error));

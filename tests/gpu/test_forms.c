@@ -101,7 +101,7 @@ typedef struct Seen {
   bool taps[3][3][2][2]; /* pass, tensor, time, width */
 } Seen;
 
-/* TAPS_IN_X along time alone is for forward passes; nothing else is left out. */
+/* TAPS_IN_X along time alone is not for gradients of data; nothing else is left out. */
 static void check_seen(const Seen *seen) {
   for (int pass = 0; pass < 3; pass++) {
     for (int taps = TAPS_IN_X; taps <= TAPS_IN_Y; taps++) {
@@ -110,6 +110,7 @@ static void check_seen(const Seen *seen) {
     }
   }
   assert_true(seen->taps[CONVOLUTION_FORWARD][TAPS_IN_X][1][0]);
+  assert_true(seen->taps[CONVOLUTION_BACKWARD_WEIGHTS][TAPS_IN_X][1][0]);
 }
 
 static void every_form(void **state) {
