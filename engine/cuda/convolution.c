@@ -91,6 +91,9 @@ void cuda_prepare(Backend *backend, const KernelRequest *requests, int count) {
                        &error) == OK)
       found++;
   }
+  /* Where time to tune them ends early, it ends with those that matter least; and long ones that
+   * are begun last would be waited for. */
+  convolutions_by_flops(convolutions, found);
   cudnn_prepare(cuda_backend(backend)->cudnn, convolutions, found);
   free(convolutions);
 }

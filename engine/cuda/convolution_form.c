@@ -1,6 +1,7 @@
 #include "engine/cuda/convolution_form.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* --- Reading ops ------------------------------------------------------------------------------ */
@@ -67,6 +68,20 @@ void convolution_text(const Convolution *c, Text *out) {
   if (c->activation == ACTIVATION_LEAKY_RELU)
     text_append(out, " leaky_relu %.9g", (double)c->slope);
   if (c->activation == ACTIVATION_TANH) text_append(out, " tanh");
+}
+
+double convolution_flops(const Convolution *c) {
+  const double taps = (double)(c->w.dim[AXIS_T] * c->w.dim[AXIS_H] * c->w.dim[AXIS_W]);
+  return 2 * (double)shape_count(c->y) * taps * (double)c->w.dim[AXIS_C];
+}
+
+static int more_flops_first(const void *a, const void *b) {
+  const double x = convolution_flops(a), y = convolution_flops(b);
+  return (x < y) - (x > y);
+}
+
+void convolutions_by_flops(Convolution *convolutions, int count) {
+  qsort(convolutions, (size_t)count, sizeof *convolutions, more_flops_first);
 }
 
 /* --- Forms ------------------------------------------------------------------------------------ */

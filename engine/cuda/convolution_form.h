@@ -74,6 +74,10 @@ const char *convolution_form_name(const ConvolutionForm *form, char name[64]);
  * and activation unless fused, the dtype it writes. */
 Convolution convolution_inner(const Convolution *convolution, const ConvolutionForm *form);
 
+double convolution_flops(const Convolution *convolution); /* a product and a sum are two */
+/* Puts those with most FLOPs first. */
+void convolutions_by_flops(Convolution *convolutions, int count);
+
 /* Channels that `dtype` loads in 16 bytes: 8 or 4. */
 int64_t convolution_channel_step(DType dtype);
 

@@ -8,10 +8,9 @@
 #include "engine/cuda/convolution.h"
 
 /* Engines of a form that are measured. The heuristics' order is a guess, and where a step spends
- * its time a better one pays: a convolution that would take so long without tensor cores gets more.
- */
+ * its time a better one pays: large convolutions get more. */
 enum { MEASURED = 3, MEASURED_OF_LARGE = 6 };
-static const double LARGE_SECONDS = 5e-3; /* about 0.8 ms on an H100's tensor cores */
+static const double LARGE_FLOPS = 0.65e12; /* 0.8 ms of an H100 */
 
 /* A form, its graph, and the engines that cuDNN has for it. */
 typedef struct Offer {
@@ -129,7 +128,7 @@ static bool can_be_made(CudnnSearch *search, Offer *offer, int engine) {
 }
 
 static int most_measured(const CudnnSearch *search) {
-  return search->least_seconds >= LARGE_SECONDS ? MEASURED_OF_LARGE : MEASURED;
+  return convolution_flops(&search->convolution) >= LARGE_FLOPS ? MEASURED_OF_LARGE : MEASURED;
 }
 
 static void make_first_few(CudnnSearch *search) {
@@ -142,12 +141,10 @@ static void make_first_few(CudnnSearch *search) {
   }
 }
 
-/* Products and sums of the convolution at twice what any GPU so far does in f32 (H200: 67 TFLOP/s).
- */
-static double least_seconds(const Convolution *c) {
+/* At twice what any GPU so far does in f32 (H200: 67 TFLOP/s). */
+static double least_seconds(const Convolution *convolution) {
   static const double MOST_FLOPS = 130e12;
-  const double taps = (double)(c->w.dim[AXIS_T] * c->w.dim[AXIS_H] * c->w.dim[AXIS_W]);
-  return 2 * (double)shape_count(c->y) * taps * (double)c->w.dim[AXIS_C] / MOST_FLOPS;
+  return convolution_flops(convolution) / MOST_FLOPS;
 }
 
 static bool same_form(const ConvolutionForm *a, const ConvolutionForm *b) {

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 #include <glob.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -348,6 +349,37 @@ static void narrow_gradients_come_first(void **state) {
   assert_true(found > 0);
 }
 
+static Convolution plain_convolution(void) {
+  return (Convolution){.pass = CONVOLUTION_FORWARD,
+                       .x = shape_make(2, 4, 16, 16, 64),
+                       .w = shape_make(32, 3, 3, 3, 64),
+                       .y = shape_make(2, 4, 16, 16, 32),
+                       .stride = {1, 1, 1},
+                       .before = {2, 1, 1},
+                       .after = {0, 1, 1},
+                       .operands = DTYPE_BF16,
+                       .result = DTYPE_BF16};
+}
+
+/* Of every convolution of every config. */
+static void most_flops_first(void **state) {
+  Convolution *sorted = mem_new((size_t)recorder.count, sizeof *sorted);
+  double sum = 0, again = 0;
+  (void)state;
+  memcpy(sorted, recorder.convolutions, (size_t)recorder.count * sizeof *sorted);
+  convolutions_by_flops(sorted, recorder.count);
+  for (int i = 0; i < recorder.count; i++) {
+    sum += convolution_flops(&recorder.convolutions[i]);
+    again += convolution_flops(&sorted[i]);
+    if (i > 0) assert_true(convolution_flops(&sorted[i - 1]) >= convolution_flops(&sorted[i]));
+  }
+  assert_true(sum > 1e9 && fabs(sum - again) < 1e-9 * sum);
+  free(sorted);
+  /* 2 x 4 x 16 x 16 pixels, 27 taps, 64 channels in and 32 out. */
+  const Convolution plain = plain_convolution();
+  assert_true(convolution_flops(&plain) == 2.0 * 2048 * 27 * 64 * 32);
+}
+
 /* What the threads of cudnn_workers.h are given. */
 enum { PIECES = 200 };
 typedef struct Pieces {
@@ -409,18 +441,6 @@ static void plans_of_random_shapes(void **state) {
 }
 
 /* --- Choices on disk -------------------------------------------------------------------------- */
-static Convolution plain_convolution(void) {
-  return (Convolution){.pass = CONVOLUTION_FORWARD,
-                       .x = shape_make(2, 4, 16, 16, 64),
-                       .w = shape_make(32, 3, 3, 3, 64),
-                       .y = shape_make(2, 4, 16, 16, 32),
-                       .stride = {1, 1, 1},
-                       .before = {2, 1, 1},
-                       .after = {0, 1, 1},
-                       .operands = DTYPE_BF16,
-                       .result = DTYPE_BF16};
-}
-
 /* The paths of the choices in `folder`, in the order of their names; returns how many. Beside them
  * lies the file of the locks. */
 enum { MOST_KEPT = 1000 };
@@ -645,19 +665,13 @@ static void claims_of_the_dead_end(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(graphs_of_configs),
-      cmocka_unit_test(graphs_of_random_shapes),
-      cmocka_unit_test(wrong_shapes_are_refused),
-      cmocka_unit_test(plans_of_configs),
-      cmocka_unit_test(plans_of_random_shapes),
-      cmocka_unit_test(choices_are_kept),
-      cmocka_unit_test(plans_made_in_threads),
-      cmocka_unit_test(work_in_threads),
-      cmocka_unit_test(plans_of_one_form),
-      cmocka_unit_test(narrow_gradients_come_first),
-      cmocka_unit_test(claims),
-      cmocka_unit_test(ranks_share_the_work),
-      cmocka_unit_test(claims_of_the_dead_end),
+      cmocka_unit_test(graphs_of_configs),        cmocka_unit_test(graphs_of_random_shapes),
+      cmocka_unit_test(wrong_shapes_are_refused), cmocka_unit_test(plans_of_configs),
+      cmocka_unit_test(plans_of_random_shapes),   cmocka_unit_test(choices_are_kept),
+      cmocka_unit_test(plans_made_in_threads),    cmocka_unit_test(work_in_threads),
+      cmocka_unit_test(plans_of_one_form),        cmocka_unit_test(narrow_gradients_come_first),
+      cmocka_unit_test(most_flops_first),         cmocka_unit_test(claims),
+      cmocka_unit_test(ranks_share_the_work),     cmocka_unit_test(claims_of_the_dead_end),
   };
   return cmocka_run_group_tests(tests, record_all, forget_all);
 }
