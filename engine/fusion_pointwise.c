@@ -104,8 +104,9 @@ static bool is_far(const Plan *plan, int producer, int consumer) {
 }
 
 /* Joining makes the producer's inputs live until the consumer runs. Where that is far away (the
- * forward pass and its backward pass), they may not take more memory than what vanishes. */
-static bool keeps_memory_low(const Plan *plan, int producer, int consumer) {
+ * forward pass and its backward pass), they may not take more memory than what vanishes: its
+ * outputs that nobody else reads, or, where it joins all of its readers, every one. */
+static bool keeps_memory_low(const Plan *plan, int producer, int consumer, bool joins_all) {
   if (!is_far(plan, producer, consumer)) return true;
   const Op *op = &plan->ops[producer];
   int64_t longer = 0, gone = 0;
@@ -116,7 +117,8 @@ static bool keeps_memory_low(const Plan *plan, int producer, int consumer) {
     }
   }
   for (int i = 0; i < op->output_count; i++) {
-    if (used_by_alone(plan, op->outputs[i], consumer)) gone += plan_bytes(plan, op->outputs[i]);
+    if (joins_all || used_by_alone(plan, op->outputs[i], consumer))
+      gone += plan_bytes(plan, op->outputs[i]);
   }
   return longer <= gone;
 }
@@ -124,13 +126,15 @@ static bool keeps_memory_low(const Plan *plan, int producer, int consumer) {
 /* --- Joining ---------------------------------------------------------------------------------- */
 
 /* May the producer's work be done by the consumer, whatever the use of it? Fills `fused`. */
-static bool can_join(const Plan *plan, int producer, int consumer, unsigned kept, Op *fused) {
+static bool can_join(const Plan *plan, int producer, int consumer, unsigned kept, bool joins_all,
+                     Op *fused) {
   const Op *from = &plan->ops[producer], *to = &plan->ops[consumer];
   if (from->kind != OP_POINTWISE || !is_consumer(to)) return false;
   bool same_shape = shape_equal(full_shape(plan, from), full_shape(plan, to));
   if (!same_shape && (kept || !is_trivial(from))) return false;
   return plan_inputs_steady(plan, producer, consumer) &&
-         keeps_memory_low(plan, producer, consumer) && pointwise_compose(from, to, kept, fused);
+         keeps_memory_low(plan, producer, consumer, joins_all) &&
+         pointwise_compose(from, to, kept, fused);
 }
 
 static void join(Plan *plan, int producer, int consumer, const Op *fused) {
@@ -159,7 +163,7 @@ static bool pays_everywhere(const Plan *plan, int producer) {
     before += plan_bytes(plan, from->outputs[i]);
     for (int j = 0; j < out->use_count; j++) {
       int user = out->uses[j];
-      if (!can_join(plan, producer, user, 0, &fused)) return false;
+      if (!can_join(plan, producer, user, 0, true, &fused)) return false;
       before += plan_bytes(plan, from->outputs[i]);
       after += bytes_added(plan, from, &plan->ops[user]);
     }
@@ -167,22 +171,26 @@ static bool pays_everywhere(const Plan *plan, int producer) {
   return after <= before;
 }
 
-static bool is_worth_it(const Plan *plan, int producer, int consumer) {
+/* `*joins_all`: it is, where the producer joins all of its readers. */
+static bool is_worth_it(const Plan *plan, int producer, int consumer, bool *joins_all) {
   const Op *from = &plan->ops[producer], *to = &plan->ops[consumer];
+  *joins_all = false;
   if (outputs_of_others(plan, from, consumer) == 0) return true;
   if (!is_cheap(from)) return false;
-  return bytes_added(plan, from, to) < bytes_saved(plan, from, to) ||
-         pays_everywhere(plan, producer);
+  if (bytes_added(plan, from, to) < bytes_saved(plan, from, to)) return true;
+  *joins_all = pays_everywhere(plan, producer);
+  return *joins_all;
 }
 
 /* Lets one of the ops that `consumer` reads join it. */
 static bool absorb_one(Plan *plan, int consumer) {
   Op fused;
+  bool joins_all;
   for (int i = 0; i < plan->ops[consumer].input_count; i++) {
     int producer = plan_value(plan, plan->ops[consumer].inputs[i])->producer;
     if (producer < 0 || plan->ops[producer].kind != OP_POINTWISE) continue;
-    if (!is_worth_it(plan, producer, consumer)) continue;
-    if (!can_join(plan, producer, consumer, 0, &fused)) continue;
+    if (!is_worth_it(plan, producer, consumer, &joins_all)) continue;
+    if (!can_join(plan, producer, consumer, 0, joins_all, &fused)) continue;
     join(plan, producer, consumer, &fused);
     return true;
   }
@@ -207,7 +215,7 @@ static bool join_first_user(Plan *plan, int producer) {
   if (consumer < 0 || plan->ops[consumer].kind != OP_POINTWISE) return false;
   unsigned kept = outputs_of_others(plan, from, consumer);
   Op fused;
-  if (!can_join(plan, producer, consumer, kept, &fused)) return false;
+  if (!can_join(plan, producer, consumer, kept, false, &fused)) return false;
   join(plan, producer, consumer, &fused);
   return true;
 }

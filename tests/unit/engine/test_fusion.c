@@ -332,6 +332,34 @@ static void reductions_compute_what_they_sum(void **state) {
   bench_free(&b);
 }
 
+/* A difference of what two norms make in `dtype`, read at once and, behind another norm, far away.
+ */
+static int differences_stored(DType dtype) {
+  Bench b = bench_new();
+  Value made[2];
+  for (int i = 0; i < 2; i++)
+    made[i] =
+        graph_cast(b.graph, norm(&b, graph_cast(b.graph, source(&b, image), dtype)), DTYPE_F32);
+  Value difference = graph_sub(b.graph, made[0], made[1]);
+  keep(&b, graph_mean(b.graph, graph_abs(b.graph, difference)));
+  keep(&b, graph_mul(b.graph, difference, norm(&b, source(&b, image))));
+  const Program *program = bench_plan(&b);
+  int stored = 0;
+  for (int i = 0; i < program->step_count; i++)
+    for (int j = 0; j < op_at(program, i)->output_count; j++)
+      stored += op_at(program, i)->outputs[j].id == difference.id;
+  bench_free(&b);
+  return stored;
+}
+
+/* Where every reader makes it, nobody stores it, and its operands live on instead, as long as they
+ * take no more memory than it: two numbers of 2 bytes for one of 4, not two of 4. */
+static void far_readers_make_what_takes_more_memory(void **state) {
+  (void)state;
+  assert_int_equal(differences_stored(DTYPE_BF16), 0);
+  assert_int_equal(differences_stored(DTYPE_F32), 1);
+}
+
 /* Nothing worth doing twice: a scalar's exponential stays an op, and so does a costly value that
  * two readers need; the first of them then makes both. */
 static void costly_values_are_made_once(void **state) {
@@ -625,6 +653,7 @@ int main(void) {
       cmocka_unit_test(resize_takes_one_padding),
       cmocka_unit_test(chains_become_one_op),
       cmocka_unit_test(reductions_compute_what_they_sum),
+      cmocka_unit_test(far_readers_make_what_takes_more_memory),
       cmocka_unit_test(costly_values_are_made_once),
       cmocka_unit_test(readers_stay_before_writers),
       cmocka_unit_test(limits_hold),
