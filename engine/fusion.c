@@ -1,6 +1,6 @@
 /* What is done in one op instead of several: activations and residuals behind convolutions and
  * norms, the activation in front of a norm's backward pass, gradients of biases, padding of what is
- * resized, stores. */
+ * resized, sums of gradients, stores. */
 #include "engine/backend.h"
 #include "engine/plan.h"
 
@@ -188,21 +188,32 @@ static void fuse_activation(Plan *plan, int slot, Activation *activation, float 
   plan_set_output(plan, slot, 0, y);
 }
 
-/* norm(x) + residual: the norm runs in the place of the sum. */
-static void fuse_residual(Plan *plan, int slot) {
+/* norm(x) + residual, or a map's gradient + another one: the op takes the other operand as input
+ * `place`, and runs in the place of the sum. */
+static void fuse_sum(Plan *plan, int slot, int place) {
   const Op *op = &plan->ops[slot];
   int user = single_user(plan, op->outputs[0]);
-  if (op->input_count > 3 || user < 0 || !single_instruction(&plan->ops[user], PW_ADD)) return;
+  if (op->input_count > place || user < 0 || !single_instruction(&plan->ops[user], PW_ADD)) return;
   Value sum = plan->ops[user].outputs[0];
-  Value residual = other_operand(&plan->ops[user], op->outputs[0]);
-  if (residual.id < 0 || !same_type(plan, residual, op->outputs[0]) ||
+  Value other = other_operand(&plan->ops[user], op->outputs[0]);
+  if (other.id < 0 || !same_type(plan, other, op->outputs[0]) ||
       !same_type(plan, sum, op->outputs[0]) || !plan_inputs_steady(plan, slot, user)) {
     return;
   }
   plan_remove(plan, user);
   plan_move(plan, slot, user);
-  plan_set_input(plan, user, 3, residual);
+  plan_set_input(plan, user, place, other);
   plan_set_output(plan, user, 0, sum);
+}
+
+/* The gradient of a padding, a resize or a pool, and another one of the same value. Where the sum
+ * follows at once, so that nothing lives longer. */
+static void fuse_gradient_sum(Plan *plan, int slot) {
+  int user = single_user(plan, plan->ops[slot].outputs[0]);
+  for (int i = slot + 1; i < user; i++) {
+    if (plan->live[i] && op_runs(&plan->ops[i])) return;
+  }
+  fuse_sum(plan, slot, 1);
 }
 
 /* --- Gradients of biases ---------------------------------------------------------------------- */
@@ -256,7 +267,7 @@ static void fuse_pad_backward(Plan *plan, int slot) {
   Op *op = &plan->ops[slot];
   Value inner = op->inputs[0];
   const Op *pad = producer_of(plan, inner);
-  if (!pad || pad->kind != OP_PAD_BACKWARD || op_resize_pads(op)) return;
+  if (!pad || pad->kind != OP_PAD_BACKWARD || pad->input_count > 1 || op_resize_pads(op)) return;
   int freed = plan_value(plan, inner)->producer;
   if (single_user(plan, inner) != slot || !plan_inputs_steady(plan, freed, slot)) return;
   op->attributes.resize.pad = pad->attributes.pad;
@@ -319,11 +330,14 @@ static void fuse_neighbours(Plan *plan, int slot) {
     fuse_activation(plan, slot, &op->attributes.conv.activation, &op->attributes.conv.slope);
   } else if (op->kind == OP_NORM && op->input_count <= 3) { /* the residual comes last */
     fuse_activation(plan, slot, &op->attributes.norm.activation, &op->attributes.norm.slope);
-    fuse_residual(plan, slot);
+    fuse_sum(plan, slot, 3);
   } else if (op->kind == OP_RESIZE) {
     fuse_pad(plan, slot);
   } else if (op->kind == OP_RESIZE_BACKWARD) {
     fuse_pad_backward(plan, slot);
+    fuse_gradient_sum(plan, slot);
+  } else if (op->kind == OP_PAD_BACKWARD || op->kind == OP_AVERAGE_POOL_BACKWARD) {
+    fuse_gradient_sum(plan, slot);
   }
 }
 

@@ -19,11 +19,11 @@ typedef enum OpKind {
   OP_CONCAT,          /* 1..8 inputs -> y */
   OP_SLICE,           /* x -> y */
   OP_PAD,             /* x -> y */
-  OP_PAD_BACKWARD,    /* dy -> dx: the transpose of OP_PAD (reflect, replicate) */
+  OP_PAD_BACKWARD,    /* dy, [addend] -> dx: the transpose of OP_PAD (reflect, replicate) + addend */
   OP_RESIZE,          /* x -> y = pad(resized) */
-  OP_RESIZE_BACKWARD, /* dy -> dx: the transpose */
+  OP_RESIZE_BACKWARD, /* dy, [addend] -> dx: the transpose + addend */
   OP_AVERAGE_POOL,    /* x -> y */
-  OP_AVERAGE_POOL_BACKWARD, /* dy -> dx: the transpose */
+  OP_AVERAGE_POOL_BACKWARD, /* dy, [addend] -> dx: the transpose + addend */
   OP_STORE,                 /* value, target -> ; target = value, or += value */
   OP_FILL,                  /* target -> ; */
   OP_ALL_REDUCE,            /* target -> ; run by the program through the collectives */
@@ -169,6 +169,8 @@ typedef struct Op {
 unsigned op_written_inputs(const Op *op);
 /* Whether the op is a resize, or the transpose of one, that pads as well. */
 bool op_resize_pads(const Op *op);
+/* Whether the op is the transpose of a padding, a resize or a pool, and adds its second input. */
+bool op_map_adds(const Op *op);
 const char *op_kind_name(OpKind kind); /* "conv3d_backward_data" */
 
 #endif

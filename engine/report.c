@@ -46,6 +46,7 @@ static void append_kind(Text *cell, const Op *op) {
     text_append(cell, " +residual");
   }
   if (op_resize_pads(op)) text_append(cell, " +pad");
+  if (op_map_adds(op)) text_append(cell, " +addend");
 }
 
 static int utmost(int width, const char *text) {

@@ -21,6 +21,7 @@ typedef struct SeparableKernel {
   DType dtype;
   size_t size;                     /* of an element */
   int64_t channel, channels, from; /* output channels that read, and the first one's input */
+  bool adds;                       /* a second input */
   bool whole_pixels;               /* every output channel reads the input channel of its number */
   size_t row_bytes, workspace_of_part; /* the combined row, then one pixel */
   int parts;
@@ -166,6 +167,19 @@ static void run_row(const SeparableKernel *k, const Tensor *input, int64_t index
   }
 }
 
+/* Adds a row of the other gradient to the row at `to`, which the caches hold. */
+static void add_row(const SeparableKernel *k, const Tensor *addend, int64_t row, char *to) {
+  enum { CHUNK = 512 };
+  const int64_t count = k->out.dim[AXIS_W] * k->out.dim[AXIS_C];
+  float sum[CHUNK];
+  for (int64_t i = 0; i < count; i += CHUNK) {
+    const int64_t length = count - i < CHUNK ? count - i : CHUNK;
+    cpu_load(sum, to, k->dtype, i, length);
+    add_scaled(sum, addend->data, k->dtype, row * count + i, 1, length);
+    cpu_store(to, k->dtype, i, sum, length);
+  }
+}
+
 static Status run_kernel(Kernel *base, const Tensor *inputs, const Tensor *outputs, void *workspace,
                          Error *error) {
   (void)error;
@@ -177,7 +191,9 @@ static Status run_kernel(Kernel *base, const Tensor *inputs, const Tensor *outpu
     const int64_t end = cpu_part_begin(rows, part + 1, k->parts);
     char *mine = (char *)workspace + (size_t)part * k->workspace_of_part;
     for (int64_t row = cpu_part_begin(rows, part, k->parts); row < end; row++) {
-      run_row(k, &inputs[0], row, (char *)outputs[0].data + (size_t)row * row_bytes, mine);
+      char *to = (char *)outputs[0].data + (size_t)row * row_bytes;
+      run_row(k, &inputs[0], row, to, mine);
+      if (k->adds) add_row(k, &inputs[1], row, to);
     }
   }
   return OK;
@@ -215,6 +231,7 @@ Status cpu_separable_new(Backend *backend, const Op *op, const Tensor *inputs,
     FAIL(error, ERROR_INTERNAL, "%s: cpu: input is %s and output %s; both must be f32 or both bf16",
          op->name, dtype_name(input->dtype), dtype_name(output->dtype));
   }
+  k->adds = op->input_count > 1;
   k->map = separable_map_of(op, input->shape, output->shape);
   plan_channels(k);
   find_runs(k);

@@ -13,6 +13,7 @@ typedef struct SeparableKernel {
   Backend *backend;
   cudaStream_t stream;
   void *tables; /* the backend's memory */
+  bool adds;    /* a second input */
   SeparableLaunch launch;
 } SeparableKernel;
 
@@ -23,6 +24,7 @@ static Status separable_run(Kernel *base, const Tensor *inputs, const Tensor *ou
   SeparableLaunch launch = kernel->launch;
   launch.input = inputs[0].data;
   launch.output = outputs[0].data;
+  if (kernel->adds) launch.addend = inputs[1].data;
   return launch_separable(&launch, kernel->stream, error);
 }
 
@@ -107,7 +109,8 @@ static Status separable_new(Backend *backend, const Op *op, const Tensor *inputs
   kernel->backend = backend;
   kernel->stream = cuda_backend(backend)->stream;
   launch->bf16 = inputs[0].dtype == DTYPE_BF16;
-  launch->copies = only_copies(&map.h) && only_copies(&map.w);
+  kernel->adds = op->input_count > 1;
+  launch->copies = !kernel->adds && only_copies(&map.h) && only_copies(&map.w);
   launch->shift_n = map.shift_n;
   launch->shift_t = map.shift_t;
   launch->shift_c = map.shift_c;

@@ -69,6 +69,12 @@ __global__ void __launch_bounds__(THREADS) map_sum_kernel(const MapLaunch p) {
   if (index >= static_cast<Index>(p.outputs)) return;
   const Place place = place_of<Index, N>(p, index);
   float sum[N] = {};
+  if (p.map.addend) {
+#pragma unroll
+    for (int j = 0; j < N; j += ACCESS)
+      floats_load<T, ACCESS>(
+          static_cast<const T *>(p.map.addend) + static_cast<int64_t>(index) * N + j, sum + j);
+  }
   if (place.inside) {
     const int32_t w_begin = p.map.w.begin[place.w], w_end = p.map.w.begin[place.w + 1];
     const T *frame = static_cast<const T *>(p.map.input) + place.channel +
@@ -142,8 +148,9 @@ static bool in_groups(const SeparableLaunch *p, int count) {
 
 /* The same, of 16 bytes at multiples of 16. */
 static bool in_vectors(const SeparableLaunch *p, int count) {
-  const uintptr_t addresses =
-      reinterpret_cast<uintptr_t>(p->input) | reinterpret_cast<uintptr_t>(p->output);
+  const uintptr_t addresses = reinterpret_cast<uintptr_t>(p->input) |
+                              reinterpret_cast<uintptr_t>(p->addend) |
+                              reinterpret_cast<uintptr_t>(p->output);
   return (addresses & 15u) == 0 && in_groups(p, count);
 }
 

@@ -3,8 +3,8 @@
  * so nothing is added twice and no order varies.
  *
  * Bytes moved: the input once (an element that several outputs read comes from the caches after the
- * first) and the output once. Where every output is an input or zero the bytes are copied as they
- * are. */
+ * first), the addend, which is added in f32, and the output once. Where every output is an input or
+ * zero the bytes are copied as they are. */
 #ifndef CELFORGE_ENGINE_CUDA_SEPARABLE_H
 #define CELFORGE_ENGINE_CUDA_SEPARABLE_H
 
@@ -27,6 +27,7 @@ typedef struct SeparableLaunch {
   bool copies; /* no output is a sum */
   bool bf16;
   const void *input;
+  const void *addend; /* of the output's shape; NULL: none */
   void *output;
   int64_t in[5], out[5];             /* shapes */
   int64_t shift_n, shift_t, shift_c; /* an output plane reads the input plane of number + shift */

@@ -172,8 +172,7 @@ static void pad_backward_gradient(Graph *graph, const Op *op, const Value *outpu
 
 /* One addition for each padded element that is folded back. */
 static double pad_backward_flops(const Op *op, const Shape *inputs, const Shape *outputs) {
-  (void)op;
-  return (double)(shape_count(inputs[0]) - shape_count(outputs[0]));
+  return (double)(shape_count(inputs[0]) - shape_count(outputs[0])) + addend_flops(op, outputs[0]);
 }
 
 const OpRule rule_pad = {"pad", pad_gradient, NULL};

@@ -40,6 +40,11 @@ bool op_resize_pads(const Op *op) {
   return false;
 }
 
+bool op_map_adds(const Op *op) {
+  return op->input_count > 1 && (op->kind == OP_PAD_BACKWARD || op->kind == OP_RESIZE_BACKWARD ||
+                                 op->kind == OP_AVERAGE_POOL_BACKWARD);
+}
+
 static void resize_gradient(Graph *graph, const Op *op, const Value *output_gradients,
                             const bool *wanted, Value *gradients) {
   (void)wanted;
@@ -60,9 +65,8 @@ static double resize_flops(const Op *op, const Shape *inputs, const Shape *outpu
 }
 
 static double resize_backward_flops(const Op *op, const Shape *inputs, const Shape *outputs) {
-  (void)outputs;
   double each = op->attributes.resize.mode == RESIZE_NEAREST ? 1 : 8;
-  return each * (double)shape_count(inputs[0]);
+  return each * (double)shape_count(inputs[0]) + addend_flops(op, outputs[0]);
 }
 
 const OpRule rule_resize = {"resize", resize_gradient, resize_flops};
@@ -115,8 +119,7 @@ static double pool_flops(const Op *op, const Shape *inputs, const Shape *outputs
 }
 
 static double pool_backward_flops(const Op *op, const Shape *inputs, const Shape *outputs) {
-  (void)outputs;
-  return window_flops(op, inputs[0]);
+  return window_flops(op, inputs[0]) + addend_flops(op, outputs[0]);
 }
 
 const OpRule rule_average_pool = {"average_pool", pool_gradient, pool_flops};

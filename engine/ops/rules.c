@@ -74,3 +74,7 @@ Value append_alias(Graph *graph, Value x) {
   Op op = {.kind = OP_RESHAPE, .input_count = 1, .inputs = {x}};
   return append_one(graph, &op, "alias", graph_shape(graph, x), graph_dtype(graph, x));
 }
+
+double addend_flops(const Op *op, Shape shape) {
+  return op_map_adds(op) ? (double)shape_count(shape) : 0;
+}

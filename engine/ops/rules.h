@@ -24,6 +24,8 @@ Value append_alias(Graph *graph, Value x);
 /* Sums (f32) over the axes along which `x` was broadcast from `shape`; x itself when there are
  * none. */
 Value reduce_to_shape(Graph *graph, Value x, Shape shape);
+/* Of a map's backward pass: one for each element, where it adds another gradient. */
+double addend_flops(const Op *op, Shape shape);
 /* x == 0 ? 0 : 1 / x: derivatives alone use it. */
 Value append_safe_reciprocal(Graph *graph, Value x);
 

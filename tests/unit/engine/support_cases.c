@@ -278,12 +278,15 @@ static Case draw_slice(Random *random) {
   return test;
 }
 
-/* `forward`: from x to y, else from y to x. */
-static Case map_case(OpKind kind, bool forward, Tensor x, Tensor y) {
+/* `forward`: from x to y, else from y to x, half of the time with another gradient to add. */
+static Case map_case(Random *random, OpKind kind, bool forward, Tensor x, Tensor y) {
   Case test = case_new(kind);
   test.op.input_count = test.op.output_count = 1;
   test.inputs[0] = forward ? x : y;
   test.outputs[0] = forward ? y : x;
+  if (forward || draw(random, 0, 1)) return test;
+  test.op.input_count = 2;
+  test.inputs[1] = x;
   return test;
 }
 
@@ -305,7 +308,7 @@ static Case draw_any_pad(Random *random, bool forward) {
   const Tensor x = {.shape = draw_shape(random), .dtype = draw_dtype(random)};
   Tensor y = x;
   const PadAttributes pad = draw_padding(random, &y.shape);
-  Case test = map_case(forward ? OP_PAD : OP_PAD_BACKWARD, forward, x, y);
+  Case test = map_case(random, forward ? OP_PAD : OP_PAD_BACKWARD, forward, x, y);
   test.op.attributes.pad = pad;
   return test;
 }
@@ -319,7 +322,7 @@ static Case draw_any_resize(Random *random, bool forward) {
   }
   PadAttributes pad = {.mode = PAD_ZERO};
   if (draw(random, 0, 1)) pad = draw_padding(random, &y.shape);
-  Case test = map_case(forward ? OP_RESIZE : OP_RESIZE_BACKWARD, forward, x, y);
+  Case test = map_case(random, forward ? OP_RESIZE : OP_RESIZE_BACKWARD, forward, x, y);
   test.op.attributes.resize.mode = (ResizeMode)draw(random, 0, 1);
   test.op.attributes.resize.pad = pad;
   return test;
@@ -334,7 +337,7 @@ static Case draw_any_pool(Random *random, bool forward) {
   const int stride = (int)draw(random, 1, 3), pad = (int)draw(random, 0, size / 2);
   y.shape.dim[AXIS_H] = (height + 2 * pad - size) / stride + 1;
   y.shape.dim[AXIS_W] = (width + 2 * pad - size) / stride + 1;
-  Case test = map_case(forward ? OP_AVERAGE_POOL : OP_AVERAGE_POOL_BACKWARD, forward, x, y);
+  Case test = map_case(random, forward ? OP_AVERAGE_POOL : OP_AVERAGE_POOL_BACKWARD, forward, x, y);
   test.op.attributes.pool.size = size;
   test.op.attributes.pool.stride = stride;
   test.op.attributes.pool.pad = pad;

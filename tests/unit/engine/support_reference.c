@@ -245,6 +245,8 @@ static void linear(const Op *op, const Array *input, const Array *output, bool b
   do {
     at(&map, p);
   } while (reference_next(map.y->shape, p));
+  if (op->input_count < 2) return;
+  for (int64_t i = 0; i < shape_count(output->shape); i++) output->data[i] += input[1].data[i];
 }
 
 static void square_sums(const Op *op, const Array *inputs, const Array *outputs) {
