@@ -15,14 +15,14 @@ typedef enum OpKind {
   OP_CONV3D_BACKWARD_DATA,    /* dy, w -> dx */
   OP_CONV3D_BACKWARD_WEIGHTS, /* x, dy -> dw f32, [dbias f32] */
   OP_NORM,                    /* x, [gain, bias], [residual] -> y = activation(norm) + residual */
-  OP_NORM_BACKWARD,   /* dy, x, [gain, bias] -> dx, [dgain, dbias]; dy is behind the activation */
-  OP_CONCAT,          /* 1..8 inputs -> y */
-  OP_SLICE,           /* x -> y */
-  OP_PAD,             /* x -> y */
-  OP_PAD_BACKWARD,    /* dy, [addend] -> dx: the transpose of OP_PAD (reflect, replicate) + addend */
-  OP_RESIZE,          /* x -> y = pad(resized) */
-  OP_RESIZE_BACKWARD, /* dy, [addend] -> dx: the transpose + addend */
-  OP_AVERAGE_POOL,    /* x -> y */
+  OP_NORM_BACKWARD, /* dy, x, [gain, bias] -> dx, [dgain, dbias]; dy is behind the activation */
+  OP_CONCAT,        /* 1..8 inputs -> y */
+  OP_SLICE,         /* x -> y */
+  OP_PAD,           /* x -> y */
+  OP_PAD_BACKWARD,  /* dy, [addend] -> dx: the transpose of OP_PAD (reflect, replicate) + addend */
+  OP_RESIZE,        /* x -> y = pad(resized) */
+  OP_RESIZE_BACKWARD,       /* dy, [addend] -> dx: the transpose + addend */
+  OP_AVERAGE_POOL,          /* x -> y */
   OP_AVERAGE_POOL_BACKWARD, /* dy, [addend] -> dx: the transpose + addend */
   OP_STORE,                 /* value, target -> ; target = value, or += value */
   OP_FILL,                  /* target -> ; */
