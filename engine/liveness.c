@@ -118,19 +118,31 @@ static bool taken_by_output(const Op *op, const int *lifetime_of, int lifetime) 
   return false;
 }
 
+/* Whether input `i` is all of its root's memory, of which no other input reads in another place. */
+static bool is_whole(const Plan *plan, const Op *op, int i) {
+  const PlanValue *in = plan_value(plan, op->inputs[i]);
+  if (in->offset != 0 || plan_bytes(plan, op->inputs[i]) != plan_bytes(plan, (Value){in->root}))
+    return false;
+  for (int k = 0; k < op->input_count; k++) {
+    const PlanValue *other = plan_value(plan, op->inputs[k]);
+    if (other->root == in->root && !shape_equal(other->shape, in->shape)) return false;
+  }
+  return true;
+}
+
 /* The lifetime of an input of a pointwise op that ends there and has room for exactly `output`: an
  * input of the output's shape, each element of which is read before it is overwritten. */
 static int reusable_lifetime(const Plan *plan, int at, Value output, const Lifetime *items,
                              const int *lifetime_of) {
   const Op *op = &plan->ops[at];
-  if (op->kind != OP_POINTWISE) return -1;
   const PlanValue *out = plan_value(plan, output);
+  if (op->kind != OP_POINTWISE || out->root != output.id) return -1;
   for (int i = 0; i < op->input_count; i++) {
     const PlanValue *in = plan_value(plan, op->inputs[i]);
     int lifetime = lifetime_of[in->root];
     if (lifetime < 0 || items[lifetime].last != at) continue;
     if (shape_equal(in->shape, out->shape) && dtype_size(in->dtype) == dtype_size(out->dtype) &&
-        !taken_by_output(op, lifetime_of, lifetime)) {
+        is_whole(plan, op, i) && !taken_by_output(op, lifetime_of, lifetime)) {
       return lifetime;
     }
   }
@@ -148,12 +160,15 @@ int plan_lifetimes(const Plan *plan, Lifetime **out, int *lifetime_of) {
     for (int j = 0; j < op->output_count; j++) {
       Value value = op->outputs[j];
       if (value.id < 0 || plan_value(plan, value)->buffer) continue;
+      const Value root = {plan_value(plan, value)->root};
       int lifetime = reusable_lifetime(plan, i, value, items, lifetime_of);
+      if (lifetime < 0) lifetime = lifetime_of[root.id]; /* of a part before this one */
       if (lifetime < 0) {
         lifetime = count++;
-        items[lifetime] = (Lifetime){.first = i, .bytes = (size_t)plan_bytes(plan, value)};
+        items[lifetime] = (Lifetime){.first = i, .bytes = (size_t)plan_bytes(plan, root)};
       }
-      items[lifetime].last = last[value.id];
+      items[lifetime].last = last[root.id];
+      lifetime_of[root.id] = lifetime;
       lifetime_of[value.id] = lifetime;
     }
   }

@@ -14,9 +14,10 @@ typedef struct PlanValue {
   Shape shape;
   DType dtype;
   int producer; /* slot of the op that makes it; -1: none that runs */
-  int root;     /* the value whose memory it is: itself, or what a chain of reshapes begins with */
+  int root; /* the value whose memory it lies in: itself, what a chain of reshapes begins with, or
+               a whole that it is a part of */
   Buffer *buffer; /* what it lies in (views, values bound to one); NULL: the arena */
-  int64_t offset; /* of it, elements */
+  int64_t offset; /* in the buffer, or in the root's memory; elements */
   int use_count, use_capacity;
   int *uses; /* slots of the ops that read it, once per place */
 } PlanValue;
@@ -89,6 +90,10 @@ void plan_waits(const Plan *plan, bool *waits);
  * there instead of being kept. The numbers stay the same. */
 void plan_recompute(Plan *plan);
 
+/* --- Parts (engine/placement.c) --------------------------------------------------------------- */
+/* At the end: drops slices and concatenations that are places in memory. */
+void plan_place_parts(Plan *plan);
+
 /* --- Memory (engine/arena.c, engine/liveness.c) ----------------------------------------------- */
 typedef struct Lifetime {
   int first, last; /* ops, both included */
@@ -97,8 +102,9 @@ typedef struct Lifetime {
 } Lifetime;
 
 /* The lifetimes of all values in the arena: `*out` is allocated; lifetime_of[value id] is an index
- * into it, or -1. Reshapes share their root's; the output of a pointwise op may share that of an
- * input that ends there. Returns their number. */
+ * into it, or -1. Reshapes and parts share their root's, which begins with the first part that is
+ * made; the output of a pointwise op may share that of an input that ends there. Returns their
+ * number. */
 int plan_lifetimes(const Plan *plan, Lifetime **out, int *lifetime_of);
 /* Gives lifetimes that overlap places that do not; returns the bytes needed, SIZE_MAX where they
  * cannot be counted. */

@@ -143,6 +143,7 @@ Status program_plan(const Graph *graph, Backend *backend, const ProgramOptions *
   if (!options->without_fusion) plan_fuse(program->plan);
   plan_schedule(program->plan);
   if (options->recompute) plan_recompute(program->plan);
+  if (!options->without_fusion) plan_place_parts(program->plan);
   describe_steps(program);
   TRY(make_kernels(program, error));
   place_memory(program);
@@ -197,7 +198,8 @@ static Status bind_tensor(const Program *program, const Op *op, Value value, Ten
     return error_set(error, ERROR_INTERNAL, "program %s, op %s: value %d is made by no op",
                      program->name, op->name, (int)value.id);
   }
-  tensor->data = (char *)program->bound + program->lifetimes[lifetime].offset;
+  tensor->data = (char *)program->bound + program->lifetimes[lifetime].offset +
+                 (size_t)info->offset * dtype_size(info->dtype);
   return OK;
 }
 

@@ -96,7 +96,8 @@ static void append_place(Text *out, const Program *program, Value shown) {
     text_append(out, "  %s+%lld\n", value->buffer->name, (long long)value->offset);
   } else {
     int lifetime = program->lifetime_of[shown.id];
-    text_append(out, "  arena+%zu\n", lifetime < 0 ? 0 : program->lifetimes[lifetime].offset);
+    size_t begin = lifetime < 0 ? 0 : program->lifetimes[lifetime].offset;
+    text_append(out, "  arena+%zu\n", begin + (size_t)value->offset * dtype_size(value->dtype));
   }
 }
 

@@ -171,7 +171,7 @@ static Value any(Maker *maker) {
 
 /* All of them broadcast to one another. */
 static Shape any_shape(Maker *maker) {
-  const Shape shapes[] = {shape_make(2, 1, 3, 2, 4), shape_make(2, 1, 3, 2, 4), shape_vector(4),
+  const Shape shapes[] = {shape_make(3, 1, 4, 2, 4), shape_make(3, 1, 4, 2, 4), shape_vector(4),
                           shape_scalar()};
   return shapes[pick(maker, 4)];
 }
@@ -225,6 +225,29 @@ static Value reshaped(Maker *maker, Value x) {
   return graph_reshape(maker->graph, unary(maker, there), shape);
 }
 
+static Value frames_of(Maker *maker, Value whole, int64_t first, int64_t count) {
+  return graph_slice(maker->graph, whole, (Shape){{first}}, shape_make(count, 1, 4, 2, 4));
+}
+
+/* One frame of x; two parts, some of them changed, together again; or parts that overlap. */
+static Value parted(Maker *maker, Value x) {
+  Value whole = graph_broadcast(maker->graph, x, shape_make(3, 1, 4, 2, 4)), parts[2];
+  const int kind = pick(maker, 3), cut = 1 + pick(maker, 2), order = pick(maker, 2);
+  if (kind == 0) return unary(maker, frames_of(maker, whole, pick(maker, 3), 1));
+  if (kind == 1) {
+    parts[order] = frames_of(maker, whole, 0, cut);
+    parts[1 - order] = frames_of(maker, whole, cut, 3 - cut);
+  } else {
+    parts[1 - order] = frames_of(maker, whole, pick(maker, 3), 1);
+    whole = unary(maker, whole); /* which ends here */
+    Value first = frames_of(maker, whole, 0, 2), last = frames_of(maker, whole, 1, 2);
+    parts[order] = order ? binary(maker, first, last) : binary(maker, last, first);
+  }
+  for (int i = 0; i < 2; i++)
+    if (pick(maker, 2)) parts[i] = unary(maker, parts[i]);
+  return graph_concat(maker->graph, parts, 2, AXIS_N);
+}
+
 static void all_reduce(Maker *maker, Value target) {
   if (maker->halving) {
     graph_store(maker->graph, graph_affine(maker->graph, target, 0.5f, 0), target);
@@ -263,9 +286,9 @@ Graph *random_graph(uint64_t seed, int ops, Buffer *buffer, bool halving) {
                  .buffer = buffer,
                  .random = random_stream(seed, RANDOM_TEST, 0, 0),
                  .halving = halving};
-  add(&maker, any_view(&maker, shape_make(2, 1, 3, 2, 4)));
+  add(&maker, any_view(&maker, shape_make(3, 1, 4, 2, 4)));
   for (int i = 0; i < ops; i++) {
-    int choice = pick(&maker, 16);
+    int choice = pick(&maker, 18);
     if (choice < 5) {
       add(&maker, unary(&maker, any(&maker)));
     } else if (choice < 9) {
@@ -276,13 +299,15 @@ Graph *random_graph(uint64_t seed, int ops, Buffer *buffer, bool halving) {
     } else if (choice == 10) {
       add(&maker, reshaped(&maker, any(&maker)));
     } else if (choice == 11) {
-      add(&maker, graph_broadcast(maker.graph, any(&maker), shape_make(2, 1, 3, 2, 4)));
+      add(&maker, graph_broadcast(maker.graph, any(&maker), shape_make(3, 1, 4, 2, 4)));
     } else if (choice == 12) {
       add(&maker, graph_constant(maker.graph, any_shape(&maker), 0.25f * (float)pick(&maker, 5)));
     } else if (choice == 13) {
       add(&maker, any_view(&maker, any_shape(&maker)));
-    } else {
+    } else if (choice < 16) {
       effect(&maker);
+    } else {
+      add(&maker, parted(&maker, any(&maker)));
     }
   }
   return maker.graph;

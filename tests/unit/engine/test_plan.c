@@ -102,26 +102,69 @@ static void errors_name_the_op(void **state) {
 
 /* --- The arena -------------------------------------------------------------------------------- */
 
-/* Which value each byte of the arena holds, filled in as the program would run. */
-typedef struct Simulation {
-  const Program *program;
-  const int *root; /* by value, from the graph's reshapes */
-  int *owner;
-} Simulation;
+/* An element as some op of the plan made it. */
+typedef struct Origin {
+  int value; /* or one of the below */
+  int64_t element;
+} Origin;
 
 enum { NOBODY = -1, WORKSPACE = -2 };
+
+/* Whose element each byte of the arena holds, filled in as the program would run. */
+typedef struct Simulation {
+  const Program *program;
+  const Graph *graph;
+  const bool *made; /* by value: an op of the plan makes it */
+  Origin *owner;
+} Simulation;
+
+static Origin origin_of(const Simulation *simulation, Value value, int64_t element);
+
+/* An element of a slice or of a concatenation that the plan has no op for. */
+static Origin origin_of_part(const Simulation *simulation, const Op *op, int64_t element) {
+  const Graph *graph = simulation->graph;
+  const Shape shape = graph_shape(graph, op->outputs[0]);
+  int64_t at[RANK], rest = element, index = 0;
+  for (int axis = RANK - 1; axis >= 0; axis--) {
+    at[axis] = rest % shape.dim[axis];
+    rest /= shape.dim[axis];
+  }
+  int operand = 0;
+  const int axis = op->attributes.concat.axis;
+  for (; op->kind == OP_CONCAT; operand++) {
+    const int64_t length = graph_shape(graph, op->inputs[operand]).dim[axis];
+    if (at[axis] < length) break;
+    at[axis] -= length;
+  }
+  const Shape from = graph_shape(graph, op->inputs[operand]);
+  for (int i = 0; i < RANK; i++) {
+    const int64_t begin = op->kind == OP_SLICE ? op->attributes.slice.begin.dim[i] : 0;
+    index = index * from.dim[i] + at[i] + begin;
+  }
+  return origin_of(simulation, op->inputs[operand], index);
+}
+
+static Origin origin_of(const Simulation *simulation, Value value, int64_t element) {
+  const Op *op = graph_producer(simulation->graph, value);
+  if (simulation->made[value.id]) return (Origin){value.id, element};
+  if (op->kind == OP_RESHAPE) return origin_of(simulation, op->inputs[0], element);
+  if (op->kind == OP_SLICE || op->kind == OP_CONCAT) return origin_of_part(simulation, op, element);
+  return (Origin){value.id, element};
+}
 
 static size_t offset_of(const Simulation *simulation, Value value) {
   int lifetime = simulation->program->lifetime_of[value.id];
   assert_true(lifetime >= 0);
-  size_t offset = simulation->program->lifetimes[lifetime].offset;
+  const PlanValue *info = plan_value(simulation->program->plan, value);
+  size_t offset = simulation->program->lifetimes[lifetime].offset +
+                  (size_t)info->offset * dtype_size(info->dtype);
   assert_int_equal(offset % 64, 0);
   return offset;
 }
 
 static void own(Simulation *simulation, size_t offset, size_t bytes, int owner) {
   assert_true(offset + bytes <= simulation->program->cost.arena_bytes);
-  for (size_t i = offset; i < offset + bytes; i++) simulation->owner[i] = owner;
+  for (size_t i = offset; i < offset + bytes; i++) simulation->owner[i] = (Origin){owner, 0};
 }
 
 /* An output may lie on an input of a pointwise op, exactly and of one shape, and on nothing else
@@ -156,18 +199,23 @@ static void simulate_step(Simulation *simulation, int index) {
     Value input = op->inputs[i];
     if (input.id < 0 || plan_value(program->plan, input)->buffer) continue;
     size_t offset = offset_of(simulation, input);
+    const int64_t size = (int64_t)dtype_size(plan_value(program->plan, input)->dtype);
     for (int64_t b = 0; b < plan_bytes(program->plan, input); b++) {
-      assert_int_equal(simulation->owner[offset + (size_t)b], simulation->root[input.id]);
+      const Origin *owner = &simulation->owner[offset + (size_t)b];
+      const Origin wanted = origin_of(simulation, input, b / size);
+      assert_int_equal(owner->value, wanted.value);
+      assert_int_equal(owner->element, wanted.element);
     }
   }
   for (int i = 0; i < op->output_count; i++) {
     Value output = op->outputs[i];
     if (output.id < 0 || plan_value(program->plan, output)->buffer) continue;
     size_t offset = offset_of(simulation, output);
+    const int64_t size = (int64_t)dtype_size(plan_value(program->plan, output)->dtype);
     for (int64_t b = 0; b < plan_bytes(program->plan, output); b++) {
-      int *owner = &simulation->owner[offset + (size_t)b];
-      for (int j = 0; j < i; j++) assert_int_not_equal(*owner, op->outputs[j].id);
-      *owner = output.id;
+      Origin *owner = &simulation->owner[offset + (size_t)b];
+      for (int j = 0; j < i; j++) assert_int_not_equal(owner->value, op->outputs[j].id);
+      *owner = (Origin){output.id, b / size};
     }
     if (!step->kernel || step->kernel->workspace == 0) continue;
     assert_true(offset + (size_t)plan_bytes(program->plan, output) <= step->workspace_offset ||
@@ -175,23 +223,19 @@ static void simulate_step(Simulation *simulation, int index) {
   }
 }
 
-static int *graph_roots(const Graph *graph) {
-  int *root = mem_new((size_t)graph->value_count, sizeof *root);
-  for (int i = 0; i < graph->value_count; i++) {
-    const Op *producer = graph_producer(graph, (Value){i});
-    root[i] = producer->kind == OP_RESHAPE ? root[producer->inputs[0].id] : i;
-  }
-  return root;
-}
-
 static void check_arena(const Graph *graph, const Program *program) {
   size_t bytes = program_cost(program).arena_bytes;
-  int *root = graph_roots(graph);
-  Simulation simulation = {program, root, mem_new(bytes, sizeof(int))};
-  for (size_t i = 0; i < bytes; i++) simulation.owner[i] = NOBODY;
+  bool *made = mem_new((size_t)graph->value_count, sizeof *made);
+  Simulation simulation = {program, graph, made, mem_new(bytes, sizeof(Origin))};
+  for (size_t i = 0; i < bytes; i++) simulation.owner[i] = (Origin){NOBODY, 0};
+  for (int i = 0; i < program->step_count; i++) {
+    const Op *op = op_at(program, i);
+    for (int j = 0; j < op->output_count; j++)
+      if (op->outputs[j].id >= 0) made[op->outputs[j].id] = true;
+  }
   for (int i = 0; i < program->step_count; i++) simulate_step(&simulation, i);
   free(simulation.owner);
-  free(root);
+  free(made);
 }
 
 static void live_values_never_overlap(void **state) {
