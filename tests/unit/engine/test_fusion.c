@@ -13,61 +13,13 @@
 
 #include "base/memory.h"
 #include "engine/parameters.h"
-#include "support_plan.h"
+#include "support_bench.h"
 #include "support_reference.h"
 
 static Error error;
 
 static void assert_ok(Status status) {
   if (status != OK) fail_msg("%s", error.message);
-}
-
-/* A graph under construction over one f32 buffer for what is read and one for what is written. */
-typedef struct Bench {
-  FakeBackend fake;
-  Buffer in, out;
-  int64_t read, written;
-  Graph *graph;
-  Planned planned;
-} Bench;
-
-static Bench bench_new(void) {
-  return (Bench){.fake = fake_backend(),
-                 .in = buffer_describe("in", DTYPE_F32, 1 << 16),
-                 .out = buffer_describe("out", DTYPE_F32, 1 << 16),
-                 .graph = graph_new()};
-}
-
-static Value source(Bench *bench, Shape shape) {
-  Value view = graph_view(bench->graph, &bench->in, bench->read, shape);
-  bench->read += (shape_count(shape) + 15) / 16 * 16;
-  return view;
-}
-
-/* At an odd offset, where no value can be made in the buffer itself. */
-static void keep(Bench *bench, Value value) {
-  Shape shape = graph_shape(bench->graph, value);
-  graph_store(bench->graph, graph_cast(bench->graph, value, DTYPE_F32),
-              graph_view(bench->graph, &bench->out, bench->written + 1, shape));
-  bench->written += (shape_count(shape) + 31) / 16 * 16;
-}
-
-static const Program *bench_plan(Bench *bench) {
-  bench->planned = plan_for(&bench->fake.backend, bench->graph, false, NULL);
-  return bench->planned.program;
-}
-
-static void bench_free(Bench *bench) {
-  planned_free(&bench->planned);
-  graph_free(bench->graph);
-}
-
-static int count(const Bench *bench, OpKind kind) {
-  return count_ops(bench->planned.program, kind);
-}
-
-static const Op *only(const Bench *bench, OpKind kind) {
-  return op_at(bench->planned.program, only_op(bench->planned.program, kind));
 }
 
 static const Shape image = {{1, 2, 4, 4, 8}}, weight = {{8, 1, 3, 3, 8}};
@@ -503,90 +455,6 @@ static void outputs_are_read(void **state) {
   }
 }
 
-/* --- Parts ------------------------------------------------------------------------------------ */
-
-/* 64 bytes a pixel: every frame of it begins where a value may. */
-static const Shape frames = {{2, 2, 2, 2, 16}};
-
-static Value normed(Bench *bench, Value x) {
-  Value gain = source(bench, shape_vector(16)), bias = source(bench, shape_vector(16));
-  return graph_norm(bench->graph, x, gain, bias, NORM_RMS, 1, 1e-5f);
-}
-
-/* How many slices run for the second half of something along `axis`. */
-static int slices_along(int axis, Shape shape, bool of_buffer) {
-  Bench b = bench_new();
-  Value x = source(&b, shape), whole = of_buffer ? x : normed(&b, x);
-  Shape half = shape, begin = {{0}};
-  half.dim[axis] /= 2;
-  begin.dim[axis] = half.dim[axis];
-  keep(&b, graph_average_pool(b.graph, graph_slice(b.graph, whole, begin, half), 2, 2, 0));
-  const Program *program = bench_plan(&b);
-  const int slices = count(&b, OP_SLICE);
-  const Value read = only(&b, OP_AVERAGE_POOL)->inputs[0];
-  if (slices == 0 && !of_buffer) {
-    const PlanValue *part = plan_value(program->plan, read);
-    assert_int_equal(part->root, whole.id);
-    assert_int_equal(part->offset, shape_count(half));
-  }
-  bench_free(&b);
-  return slices;
-}
-
-static void slices_are_places(void **state) {
-  static const Shape one_clip = {{1, 2, 2, 2, 16}};
-  (void)state;
-  assert_int_equal(slices_along(AXIS_N, frames, false), 0);
-  assert_int_equal(slices_along(AXIS_T, one_clip, false), 0);
-  assert_int_equal(slices_along(AXIS_T, frames, false), 1); /* in two pieces */
-  assert_int_equal(slices_along(AXIS_N, frames, true), 1);  /* buffers are written to */
-}
-
-/* Half of it would begin behind 48 bytes, where no value may. */
-static void misaligned_slices_run(void **state) {
-  (void)state;
-  Bench b = bench_new();
-  Value x = source(&b, shape_make(2, 1, 2, 2, 3));
-  Value gain = source(&b, shape_vector(3)), bias = source(&b, shape_vector(3));
-  Value whole = graph_norm(b.graph, x, gain, bias, NORM_RMS, 1, 1e-5f);
-  Value half = graph_slice(b.graph, whole, (Shape){{1}}, shape_make(1, 1, 2, 2, 3));
-  keep(&b, graph_average_pool(b.graph, half, 2, 2, 0));
-  bench_plan(&b);
-  only(&b, OP_SLICE);
-  bench_free(&b);
-}
-
-typedef enum Operands { MADE, TWICE_THE_SAME, FROM_BUFFER, MADE_FAR } Operands;
-
-/* How many concatenations run for two operands. */
-static int concats_of(Operands operands, int axis) {
-  Bench b = bench_new();
-  Value x = source(&b, frames), y = source(&b, frames), parts[2] = {normed(&b, x), y};
-  if (operands == MADE_FAR)
-    keep(&b, graph_average_pool(b.graph, normed(&b, source(&b, frames)), 2, 2, 0));
-  if (operands != FROM_BUFFER) parts[1] = operands == TWICE_THE_SAME ? parts[0] : normed(&b, y);
-  Value whole = graph_concat(b.graph, parts, 2, axis);
-  keep(&b, graph_average_pool(b.graph, whole, 2, 2, 0));
-  const Program *program = bench_plan(&b);
-  const int concats = count(&b, OP_CONCAT);
-  for (int i = 0; i < 2 && concats == 0; i++) {
-    const PlanValue *part = plan_value(program->plan, parts[i]);
-    assert_int_equal(part->root, whole.id);
-    assert_int_equal(part->offset, i * shape_count(frames));
-  }
-  bench_free(&b);
-  return concats;
-}
-
-static void operands_are_made_in_place(void **state) {
-  (void)state;
-  assert_int_equal(concats_of(MADE, AXIS_N), 0);
-  assert_int_equal(concats_of(MADE, AXIS_C), 1);
-  assert_int_equal(concats_of(TWICE_THE_SAME, AXIS_N), 1);
-  assert_int_equal(concats_of(FROM_BUFFER, AXIS_N), 1);
-  assert_int_equal(concats_of(MADE_FAR, AXIS_N), 1); /* the whole would live longer */
-}
-
 /* --- Stores ----------------------------------------------------------------------------------- */
 
 static void stores_vanish_where_they_can(void **state) {
@@ -796,9 +664,6 @@ int main(void) {
       cmocka_unit_test(resize_read_twice_stays),
       cmocka_unit_test(resize_takes_one_padding),
       cmocka_unit_test(map_takes_other_gradient),
-      cmocka_unit_test(slices_are_places),
-      cmocka_unit_test(misaligned_slices_run),
-      cmocka_unit_test(operands_are_made_in_place),
       cmocka_unit_test(far_sums_stay),
       cmocka_unit_test(sums_end_at_a_resize),
       cmocka_unit_test(chains_become_one_op),
