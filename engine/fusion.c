@@ -267,7 +267,7 @@ static void fuse_pad_backward(Plan *plan, int slot) {
   Op *op = &plan->ops[slot];
   Value inner = op->inputs[0];
   const Op *pad = producer_of(plan, inner);
-  if (!pad || pad->kind != OP_PAD_BACKWARD || pad->input_count > 1 || op_resize_pads(op)) return;
+  if (!pad || pad->kind != OP_PAD_BACKWARD || op_map_adds(pad) || op_resize_pads(op)) return;
   int freed = plan_value(plan, inner)->producer;
   if (single_user(plan, inner) != slot || !plan_inputs_steady(plan, freed, slot)) return;
   op->attributes.resize.pad = pad->attributes.pad;

@@ -231,7 +231,7 @@ Status cpu_separable_new(Backend *backend, const Op *op, const Tensor *inputs,
     FAIL(error, ERROR_INTERNAL, "%s: cpu: input is %s and output %s; both must be f32 or both bf16",
          op->name, dtype_name(input->dtype), dtype_name(output->dtype));
   }
-  k->adds = op->input_count > 1;
+  k->adds = op_map_adds(op);
   k->map = separable_map_of(op, input->shape, output->shape);
   plan_channels(k);
   find_runs(k);

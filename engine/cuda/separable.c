@@ -109,7 +109,7 @@ static Status separable_new(Backend *backend, const Op *op, const Tensor *inputs
   kernel->backend = backend;
   kernel->stream = cuda_backend(backend)->stream;
   launch->bf16 = inputs[0].dtype == DTYPE_BF16;
-  kernel->adds = op->input_count > 1;
+  kernel->adds = op_map_adds(op);
   launch->copies = !kernel->adds && only_copies(&map.h) && only_copies(&map.w);
   launch->shift_n = map.shift_n;
   launch->shift_t = map.shift_t;

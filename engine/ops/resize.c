@@ -40,11 +40,6 @@ bool op_resize_pads(const Op *op) {
   return false;
 }
 
-bool op_map_adds(const Op *op) {
-  return op->input_count > 1 && (op->kind == OP_PAD_BACKWARD || op->kind == OP_RESIZE_BACKWARD ||
-                                 op->kind == OP_AVERAGE_POOL_BACKWARD);
-}
-
 static void resize_gradient(Graph *graph, const Op *op, const Value *output_gradients,
                             const bool *wanted, Value *gradients) {
   (void)wanted;

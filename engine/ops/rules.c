@@ -75,6 +75,11 @@ Value append_alias(Graph *graph, Value x) {
   return append_one(graph, &op, "alias", graph_shape(graph, x), graph_dtype(graph, x));
 }
 
+bool op_map_adds(const Op *op) {
+  return op->input_count > 1 && (op->kind == OP_PAD_BACKWARD || op->kind == OP_RESIZE_BACKWARD ||
+                                 op->kind == OP_AVERAGE_POOL_BACKWARD);
+}
+
 double addend_flops(const Op *op, Shape shape) {
   return op_map_adds(op) ? (double)shape_count(shape) : 0;
 }
