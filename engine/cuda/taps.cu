@@ -32,8 +32,8 @@ __device__ inline int64_t plain_pixel(const Taps &taps, int64_t n, int64_t h, in
   return there ? ((n * dim[AXIS_T] + t) * dim[AXIS_H] + h) * dim[AXIS_W] + w : -1;
 }
 
-/* Where N divides the plain tensor's channels: a thread takes N neighbouring channels of a pixel of
- * the spread tensor, which are of one tap, and there all or none. */
+/* Where N divides the plain tensor's channels, as 1 does: a thread takes N neighbouring channels of
+ * a pixel of the spread tensor, which are of one tap, and there all or none. */
 template <typename T, int N, typename Index>
 __global__ void __launch_bounds__(THREADS) spread_packs_kernel(const SpreadLaunch p) {
   Index index = static_cast<Index>(blockIdx.x) * THREADS + threadIdx.x;
@@ -167,11 +167,12 @@ __global__ void __launch_bounds__(THREADS) spread_rows_kernel(const RowsLaunch p
   }
 }
 
-/* Chunks of a row whose pieces are small enough for several blocks on a multiprocessor. */
+/* Chunks of a row whose pieces are small enough for several blocks on a multiprocessor. Of so many
+ * channels that one pixel takes more shared memory than a block has, each element by itself. */
 template <typename T, int N>
 static Status start_rows(const Taps *p, const void *plain, void *spread, cudaStream_t stream,
                          Error *error) {
-  enum { PIECES_BYTES = 16384 };
+  enum { PIECES_BYTES = 16384, MOST_SHARED = 48 << 10 };
   const int64_t *dim = p->spread.dim, channels = p->plain.dim[AXIS_C];
   const int64_t pixel_bytes = static_cast<int64_t>(sizeof(T)) * channels * (p->count[0] + 1);
   const int64_t room = PIECES_BYTES / pixel_bytes - p->count[1];
@@ -182,6 +183,7 @@ static Status start_rows(const Taps *p, const void *plain, void *spread, cudaStr
   const int64_t row_elements = p->plain.dim[AXIS_W] * channels;
   const size_t shared =
       static_cast<size_t>(dim[AXIS_C]) * sizeof(int32_t) + static_cast<size_t>(span * pixel_bytes);
+  if (shared > MOST_SHARED) return start_packs<T, 1>(p, plain, spread, stream, error);
   const RowsLaunch launch = {*p,
                              plain,
                              spread,

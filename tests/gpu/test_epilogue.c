@@ -252,11 +252,9 @@ static Taps random_taps(Random *random, bool wide) {
   return p;
 }
 
-static void check_taps(uint64_t seed, bool wide) {
-  Random random = random_stream(seed, RANDOM_TEST, 3, 0);
-  const Taps p = random_taps(&random, wide);
-  Pair plain = pair_new(p.plain, p.dtype, &random), spread = pair_new(p.spread, p.dtype, NULL);
-  Pair shown = pair_new(p.spread, p.dtype, &random), sums = pair_new(p.plain, p.dtype, NULL);
+static void check_taps(uint64_t seed, Taps p, Random *random) {
+  Pair plain = pair_new(p.plain, p.dtype, random), spread = pair_new(p.spread, p.dtype, NULL);
+  Pair shown = pair_new(p.spread, p.dtype, random), sums = pair_new(p.plain, p.dtype, NULL);
   double *expected = mem_new(spread.count, sizeof *expected);
   double *collected = mem_new(plain.count, sizeof *collected);
   walk_taps(&p, plain.values, expected, collected, shown.values);
@@ -278,7 +276,26 @@ static void check_taps(uint64_t seed, bool wide) {
 
 static void taps_both_ways(void **state) {
   (void)state;
-  for (uint64_t seed = 0; seed < 80; seed++) check_taps(seed, seed % 8 == 0);
+  for (uint64_t seed = 0; seed < 80; seed++) {
+    Random random = random_stream(seed, RANDOM_TEST, 3, 0);
+    check_taps(seed, random_taps(&random, seed % 8 == 0), &random);
+  }
+}
+
+/* A pixel shows more than a block's shared memory holds. */
+static void taps_of_many_channels(void **state) {
+  (void)state;
+  for (int bf16 = 0; bf16 <= 1; bf16++) {
+    Random random = random_stream((uint64_t)bf16, RANDOM_TEST, 4, 0);
+    const Taps p = {.plain = shape_make(1, 13, 2, 3, 1002),
+                    .spread = shape_make(1, 3, 2, 3, 12032),
+                    .count = {12, 1},
+                    .stride = {1, 1},
+                    .offset = {-1, 0},
+                    .sign = 1,
+                    .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32};
+    check_taps((uint64_t)bf16, p, &random);
+  }
 }
 
 /* --- The plain convolution -------------------------------------------------------------------- */
@@ -428,8 +445,11 @@ static int close_backend(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(windows),        cmocka_unit_test(sums_over_pixels),
-      cmocka_unit_test(taps_both_ways), cmocka_unit_test(plain_convolutions),
+      cmocka_unit_test(windows),
+      cmocka_unit_test(sums_over_pixels),
+      cmocka_unit_test(taps_both_ways),
+      cmocka_unit_test(taps_of_many_channels),
+      cmocka_unit_test(plain_convolutions),
       cmocka_unit_test(numbers),
   };
   return gpu_run_tests(tests, sizeof tests / sizeof *tests, open_backend, close_backend);

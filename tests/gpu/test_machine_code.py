@@ -44,6 +44,7 @@ PROMISES = [
     Promise(r"window_kernel<.*, [48], unsigned int>", 64, "ls"),
     Promise(r"window_kernel<.*, unsigned int>", 64),
     Promise(r"window_kernel", 40, division=True),
+    Promise(r"spread_packs_kernel<.*, 1, unsigned int>", 48),
     Promise(r"spread_packs_kernel<.*, unsigned int>", 48, "ls"),
     Promise(r"spread_packs_kernel", 32, division=True),
     Promise(r"spread_rows_kernel", 64, "s", barriers=True, together=4),
