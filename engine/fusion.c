@@ -1,6 +1,6 @@
 /* What is done in one op instead of several: activations and residuals behind convolutions and
  * norms, the activation in front of a norm's backward pass, gradients of biases, padding of what is
- * resized, sums of gradients, stores. */
+ * resized or normalised, sums of gradients, stores. */
 #include "engine/backend.h"
 #include "engine/plan.h"
 
@@ -249,28 +249,69 @@ static void fuse_bias_gradient(Plan *plan, int slot) {
   plan_set_output(plan, moves ? sum : slot, 1, bias_gradient);
 }
 
-/* --- Padding of what is resized --------------------------------------------------------------- */
+/* --- Padding of what is resized or normalised --------------------------------------------------
+ */
 
 /* pad(resize(x)), the padding alone reading what is resized. */
 static void fuse_pad(Plan *plan, int slot) {
   Op *op = &plan->ops[slot];
   int user = single_user(plan, op->outputs[0]);
-  if (user < 0 || plan->ops[user].kind != OP_PAD || op_resize_pads(op)) return;
+  if (user < 0 || plan->ops[user].kind != OP_PAD || op_fused_pad(op)) return;
   Value padded = plan->ops[user].outputs[0];
   op->attributes.resize.pad = plan->ops[user].attributes.pad;
   plan_remove(plan, user);
   plan_set_output(plan, slot, 0, padded);
 }
 
-/* The transpose: resize_backward(pad_backward(dy)). */
+/* Norms of pixels alone: statistics of frames are read from x anyway before anything is written. */
+static bool norm_can_pad(const Op *norm, const Op *pad) {
+  return norm->attributes.norm.kind == NORM_RMS && pad->attributes.pad.mode == PAD_REFLECT;
+}
+
+/* A reader of the norm's output y that finds y inside of the padded one: a norm's residual. */
+static bool reads_residual(const Op *op, Value y) {
+  if (op->kind != OP_NORM || op->attributes.norm.kind != NORM_RMS || op->input_count < 4)
+    return false;
+  return op->inputs[3].id == y.id && op->inputs[0].id != y.id;
+}
+
+/* pad(norm(x)), where else only residuals of norms are what was normalised: they read it inside of
+ * what is padded, which is there for the convolution. */
+static void fuse_norm_pad(Plan *plan, int slot) {
+  Op *op = &plan->ops[slot];
+  const Value y = op->outputs[0];
+  const PlanValue *info = plan_value(plan, y);
+  int pad = -1;
+  for (int i = 0; i < info->use_count; i++) {
+    const Op *user = &plan->ops[info->uses[i]];
+    if (user->kind == OP_PAD && pad < 0)
+      pad = info->uses[i];
+    else if (!reads_residual(user, y))
+      return;
+  }
+  if (pad < 0 || op_fused_pad(op) || !norm_can_pad(op, &plan->ops[pad])) return;
+  const Value padded = plan->ops[pad].outputs[0];
+  op->attributes.norm.pad = plan->ops[pad].attributes.pad;
+  plan_remove(plan, pad);
+  while (info->use_count > 0) {
+    const int reader = info->uses[0];
+    plan->ops[reader].attributes.norm.residual_pad = op->attributes.norm.pad;
+    plan_set_input(plan, reader, 3, padded);
+  }
+  plan_set_output(plan, slot, 0, padded);
+}
+
+/* The transpose: resize_backward(pad_backward(dy)), norm_backward(pad_backward(dy), x). */
 static void fuse_pad_backward(Plan *plan, int slot) {
   Op *op = &plan->ops[slot];
+  const bool resizes = op->kind == OP_RESIZE_BACKWARD;
   Value inner = op->inputs[0];
   const Op *pad = producer_of(plan, inner);
-  if (!pad || pad->kind != OP_PAD_BACKWARD || op_map_adds(pad) || op_resize_pads(op)) return;
+  if (!pad || pad->kind != OP_PAD_BACKWARD || op_map_adds(pad) || op_fused_pad(op)) return;
+  if (!resizes && !norm_can_pad(op, pad)) return;
   int freed = plan_value(plan, inner)->producer;
   if (single_user(plan, inner) != slot || !plan_inputs_steady(plan, freed, slot)) return;
-  op->attributes.resize.pad = pad->attributes.pad;
+  *(resizes ? &op->attributes.resize.pad : &op->attributes.norm.pad) = pad->attributes.pad;
   plan_set_input(plan, slot, 0, pad->inputs[0]);
   plan_remove(plan, freed);
 }
@@ -333,6 +374,8 @@ static void fuse_neighbours(Plan *plan, int slot) {
     fuse_sum(plan, slot, 3);
   } else if (op->kind == OP_RESIZE) {
     fuse_pad(plan, slot);
+  } else if (op->kind == OP_NORM_BACKWARD) {
+    fuse_pad_backward(plan, slot);
   } else if (op->kind == OP_RESIZE_BACKWARD) {
     fuse_pad_backward(plan, slot);
     fuse_gradient_sum(plan, slot);
@@ -352,6 +395,9 @@ void plan_fuse(Plan *plan) {
   plan_remove_dead(plan);
   for (int i = 0; i < plan->op_count; i++) {
     if (plan->live[i]) fuse_neighbours(plan, i);
+  }
+  for (int i = 0; i < plan->op_count; i++) { /* when every residual is one */
+    if (plan->live[i] && plan->ops[i].kind == OP_NORM) fuse_norm_pad(plan, i);
   }
   for (int i = 0; i < plan->op_count; i++) {
     if (plan->live[i] && plan->ops[i].kind == OP_CONV3D_BACKWARD_WEIGHTS) {

@@ -14,7 +14,7 @@ typedef enum OpKind {
   OP_CONV3D,                  /* x, w, [bias] -> y = activation(conv + bias); zero padding only */
   OP_CONV3D_BACKWARD_DATA,    /* dy, w -> dx */
   OP_CONV3D_BACKWARD_WEIGHTS, /* x, dy -> dw f32, [dbias f32] */
-  OP_NORM,                    /* x, [gain, bias], [residual] -> y = activation(norm) + residual */
+  OP_NORM,          /* x, [gain, bias], [residual] -> y = pad(activation(norm) + residual) */
   OP_NORM_BACKWARD, /* dy, x, [gain, bias] -> dx, [dgain, dbias]; dy is behind the activation */
   OP_CONCAT,        /* 1..8 inputs -> y */
   OP_SLICE,         /* x -> y */
@@ -81,18 +81,21 @@ typedef struct ConvAttributes {
   float slope;
 } ConvAttributes;
 
+typedef struct PadAttributes {
+  Shape before, after;
+  PadMode mode;
+} PadAttributes;
+
 typedef struct NormAttributes {
   NormKind kind;
   int groups;
   float epsilon;
   Activation activation; /* none or leaky ReLU, by fusion; backward its sign is found from x */
   float slope;
+  /* By fusion, of RMS norm: by reflection, in H and W; else nothing. */
+  PadAttributes pad;          /* of y; backward: dy is that of padded y */
+  PadAttributes residual_pad; /* the residual is what lies inside of a tensor padded so */
 } NormAttributes;
-
-typedef struct PadAttributes {
-  Shape before, after;
-  PadMode mode;
-} PadAttributes;
 
 typedef struct OpAttributes {
   union {
@@ -167,8 +170,8 @@ typedef struct Op {
 
 /* The inputs (a bit each) that the op writes to: they are views. */
 unsigned op_written_inputs(const Op *op);
-/* Whether the op is a resize, or the transpose of one, that pads as well. */
-bool op_resize_pads(const Op *op);
+/* The padding that is part of a resize, a norm, or the transpose of one; NULL: none. */
+const PadAttributes *op_fused_pad(const Op *op);
 /* Whether the op is the transpose of a padding, a resize or a pool, and adds its second input. */
 bool op_map_adds(const Op *op);
 const char *op_kind_name(OpKind kind); /* "conv3d_backward_data" */

@@ -45,7 +45,7 @@ static void append_kind(Text *cell, const Op *op) {
   if (op->kind == OP_NORM && op->input_count > 3 && op->inputs[3].id >= 0) {
     text_append(cell, " +residual");
   }
-  if (op_resize_pads(op)) text_append(cell, " +pad");
+  if (op_fused_pad(op)) text_append(cell, " +pad");
   if (op_map_adds(op)) text_append(cell, " +addend");
 }
 

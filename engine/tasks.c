@@ -45,6 +45,39 @@ done:
   return status;
 }
 
+/* `outer` is a tensor padded by `pad` around frames like x's; without padding it is x's frame. */
+static NormFrame norm_frame(const PadAttributes *pad, const Tensor *outer) {
+  return (NormFrame){.height = outer->shape.dim[AXIS_H],
+                     .width = outer->shape.dim[AXIS_W],
+                     .top = pad->before.dim[AXIS_H],
+                     .left = pad->before.dim[AXIS_W]};
+}
+
+static Status check_norm_frame(const Op *op, const PadAttributes *pad, const Tensor *x,
+                               const Tensor *outer, const char *backend, Error *error) {
+  Status status = OK;
+  Shape shape = x->shape;
+  bool reflects = true, pads = false;
+  for (int axis = 0; axis < RANK; axis++) {
+    const int64_t before = pad->before.dim[axis], after = pad->after.dim[axis];
+    const int64_t most = axis == AXIS_H || axis == AXIS_W ? shape.dim[axis] - 1 : 0;
+    reflects &= before >= 0 && before <= most && after >= 0 && after <= most;
+    pads |= before != 0 || after != 0;
+    shape.dim[axis] += before + after;
+  }
+  reflects &= pad->mode == PAD_REFLECT && op->attributes.norm.kind == NORM_RMS;
+  char from[SHAPE_TEXT_SIZE], to[SHAPE_TEXT_SIZE];
+  if ((pads && !reflects) || !shape_equal(shape, outer->shape))
+    FAIL(error, ERROR_INTERNAL,
+         "%s: %s: %s: a padded tensor is %s, around %s; it must be padded as the op says, RMS "
+         "norm's by "
+         "reflection in height and width, others' not at all",
+         op->name, backend, op_kind_name(op->kind), shape_text(outer->shape, to),
+         shape_text(x->shape, from));
+done:
+  return status;
+}
+
 Status norm_task(const Op *op, const Tensor *inputs, const Tensor *outputs, const char *backend,
                  NormTask *out, Error *error) {
   Status status = OK;
@@ -53,13 +86,19 @@ Status norm_task(const Op *op, const Tensor *inputs, const Tensor *outputs, cons
   const bool residual = !backward && op_has_input(op, inputs, 3);
   const Tensor *x = &inputs[backward ? 1 : 0]; /* dy stands before it */
   const Tensor *other = backward ? &inputs[0] : residual ? &inputs[3] : x;
+  const Tensor *outer = backward ? &inputs[0] : &outputs[0];
+  const Tensor *residual_outer = residual ? &inputs[3] : x;
   const int64_t *dim = x->shape.dim;
   TRY(check_norm(op, x, &outputs[0], other, backend, error));
+  TRY(check_norm_frame(op, &norm->pad, x, outer, backend, error));
+  TRY(check_norm_frame(op, &norm->residual_pad, x, residual_outer, backend, error));
   *out = (NormTask){
       .kind = norm->kind,
       .dtype = x->dtype,
       .frames = dim[AXIS_N] * dim[AXIS_T],
       .pixels = dim[AXIS_H] * dim[AXIS_W],
+      .height = dim[AXIS_H],
+      .width = dim[AXIS_W],
       .channels = dim[AXIS_C],
       .groups = norm->kind == NORM_GROUP ? norm->groups : dim[AXIS_C],
       .epsilon = norm->epsilon,
@@ -68,6 +107,10 @@ Status norm_task(const Op *op, const Tensor *inputs, const Tensor *outputs, cons
       .residual = residual,
       .dgain = backward && op_has_output(op, outputs, 1),
       .dbias = backward && op_has_output(op, outputs, 2),
+      .padded =
+          !shape_equal(outer->shape, x->shape) || !shape_equal(residual_outer->shape, x->shape),
+      .outer = norm_frame(&norm->pad, outer),
+      .residual_outer = norm_frame(&norm->residual_pad, residual_outer),
   };
 done:
   return status;

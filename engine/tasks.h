@@ -24,16 +24,26 @@ Status square_sums_pieces(const Op *op, const Tensor *inputs, const Tensor *outp
                           const char *backend, Pieces *out, Error *error);
 
 /* --- OP_NORM, OP_NORM_BACKWARD ---------------------------------------------------------------- */
+/* A frame that holds one of x's size: how large it is, and where x's begins in it. */
+typedef struct NormFrame {
+  int64_t height, width, top, left;
+} NormFrame;
+
 typedef struct NormTask {
   NormKind kind;
-  DType dtype;              /* of x, y, residual, dy, dx: f32 or bf16 */
-  int64_t frames, pixels;   /* N * T, H * W */
+  DType dtype;            /* of x, y, residual, dy, dx: f32 or bf16 */
+  int64_t frames, pixels; /* N * T, H * W */
+  int64_t height, width;
   int64_t channels, groups; /* as many groups as channels but in group norm */
   float epsilon;
   float slope;       /* of the activation v > 0 ? v : slope * v; 1: none */
   bool parameters;   /* gain and bias are inputs */
   bool residual;     /* forward: is an input */
   bool dgain, dbias; /* backward: are outputs */
+  /* RMS norm alone: y (backward: dy) is padded by reflection, or the residual the inside of what
+   * is. Without either, both frames are x's own. */
+  bool padded;
+  NormFrame outer, residual_outer;
 } NormTask;
 
 Status norm_task(const Op *op, const Tensor *inputs, const Tensor *outputs, const char *backend,

@@ -16,15 +16,18 @@
 /* Pixels summed in f32 before the sum is added to a double one. */
 enum { BLOCK = 128 };
 
-/* A thread's part of the workspace: rows of doubles, then of floats. */
-enum { DOUBLE_ROWS = 2, FLOAT_ROWS = 6 };
+/* A thread's part of the workspace: rows of doubles, then of floats, then blocks of pixels. */
+enum { DOUBLE_ROWS = 2, FLOAT_ROWS = 6, PIXEL_BLOCKS = 2 };
 typedef struct Space {
   double *dgain, *dbias;
   float *block_dgain, *block_dbias, *x, *other, *out, *h;
+  float *gathered, *seen; /* BLOCK pixels each, where there is padding */
 } Space;
 
 static size_t space_bytes(const Norm *norm) {
-  return (size_t)norm_row(norm) * (DOUBLE_ROWS * sizeof(double) + FLOAT_ROWS * sizeof(float));
+  const size_t blocks = norm->task.padded ? (size_t)PIXEL_BLOCKS * BLOCK * sizeof(float) : 0;
+  return (size_t)norm_row(norm) *
+         (DOUBLE_ROWS * sizeof(double) + FLOAT_ROWS * sizeof(float) + blocks);
 }
 
 size_t norm_pixels_workspace(const Norm *norm) {
@@ -36,8 +39,11 @@ static Space space_of(const Norm *norm, void *workspace, int thread) {
   char *own = (char *)workspace + space_bytes(norm) * (size_t)thread;
   double *doubles = (double *)(void *)own;
   float *floats = (float *)(void *)(doubles + DOUBLE_ROWS * row);
-  return (Space){doubles,          doubles + row,    floats,           floats + row,
-                 floats + 2 * row, floats + 3 * row, floats + 4 * row, floats + 5 * row};
+  return (Space){doubles,          doubles + row,
+                 floats,           floats + row,
+                 floats + 2 * row, floats + 3 * row,
+                 floats + 4 * row, floats + 5 * row,
+                 floats + 6 * row, floats + (6 + BLOCK) * row};
 }
 
 static Space own_space(const Norm *norm, void *workspace) {
@@ -247,7 +253,118 @@ static void backward_block(const Norm *norm, const Space *space, int64_t first, 
   }
 }
 
+/* --- Padding ---------------------------------------------------------------------------------- */
+
+static void move_to(Tensor *tensor, const Norm *norm, int64_t pixel) {
+  const size_t bytes = (size_t)norm->task.channels * dtype_size(tensor->dtype);
+  if (tensor->data) tensor->data = (char *)tensor->data + (size_t)pixel * bytes;
+}
+
+/* Pixels of the row of y that hold what lies beside the picture: copies of those within. */
+static void fill_sides(const Norm *norm, char *row) {
+  const NormFrame *outer = &norm->task.outer;
+  const size_t pixel = (size_t)norm->task.channels * dtype_size(norm->y.dtype);
+  const int left = (int)outer->left, width = (int)norm->task.width;
+  for (int place = 0; place < outer->width; place++) {
+    if (place == left) place += width;
+    if (place == outer->width) break;
+    const int within = left + norm_reflected(place, left, width);
+    memcpy(row + (size_t)place * pixel, row + (size_t)within * pixel, pixel);
+  }
+}
+
+/* Row `row` of all of y's. */
+static void forward_row(const Norm *norm, const Space *space, int64_t row) {
+  const NormTask *task = &norm->task;
+  const NormFrame *outer = &task->outer, *other = &task->residual_outer;
+  const int64_t frame = row / outer->height;
+  const int64_t h = norm_reflected((int)(row % outer->height), (int)outer->top, (int)task->height);
+  Norm part = *norm;
+  move_to(&part.x, norm, (frame * task->height + h) * task->width);
+  move_to(&part.residual, norm,
+          (frame * other->height + other->top + h) * other->width + other->left);
+  move_to(&part.y, norm, row * outer->width + outer->left);
+  forward_block(&part, space, 0, task->width);
+  Tensor whole = norm->y;
+  move_to(&whole, norm, row * outer->width);
+  fill_sides(norm, whole.data);
+}
+
+static void forward_rows(const Norm *norm, void *workspace) {
+  const int64_t rows = norm->task.frames * norm->task.outer.height;
+#pragma omp parallel num_threads(norm->threads)
+  {
+    Space space = own_space(norm, workspace);
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; row++) forward_row(norm, &space, row);
+  }
+}
+
+/* Pixels [first, first + count) of a row of x's, of which dy has one or more for each. */
+typedef struct Stretch {
+  int64_t frame, h, first, count;
+} Stretch;
+
+static void add_floats(float *to, const float *more, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; i++) to[i] += more[i];
+}
+
+/* Adds row `place` of dy, in its middle and in what its sides show of it, to the gathered pixels.
+ */
+static void gather_row(const Norm *norm, const Space *space, const Stretch *s, int64_t place,
+                       bool is_first) {
+  const NormFrame *outer = &norm->task.outer;
+  const int64_t channels = norm->task.channels, length = s->count * channels;
+  const int64_t row = (s->frame * outer->height + place) * outer->width;
+  const int64_t middle = (row + outer->left + s->first) * channels;
+  if (is_first)
+    cpu_load(space->gathered, norm->dy.data, norm->dy.dtype, middle, length);
+  else
+    add_floats(space->gathered, norm_read(&norm->dy, middle, length, space->seen), length);
+  for (int64_t i = 0; i < s->count; i++) {
+    for (int way = 1; way <= 2; way++) {
+      const int at = norm_seen(way, (int)(s->first + i), (int)outer->left, (int)norm->task.width,
+                               (int)outer->width);
+      if (at < 0) continue;
+      add_floats(space->gathered + i * channels,
+                 norm_read(&norm->dy, (row + at) * channels, channels, space->seen), channels);
+    }
+  }
+}
+
+/* The gradient of the stretch's pixels from every place where the padding shows them. */
+static void gather(const Norm *norm, const Space *space, const Stretch *s) {
+  const NormFrame *outer = &norm->task.outer;
+  for (int way = 0; way <= 2; way++) {
+    const int place =
+        norm_seen(way, (int)s->h, (int)outer->top, (int)norm->task.height, (int)outer->height);
+    if (place >= 0) gather_row(norm, space, s, place, way == 0);
+  }
+}
+
+static int64_t stretches_of_row(const Norm *norm) {
+  return (norm->task.width + BLOCK - 1) / BLOCK;
+}
+
+static void backward_stretch(const Norm *norm, const Space *space, int64_t stretch) {
+  const int64_t of_row = stretches_of_row(norm), row = stretch / of_row;
+  const int64_t first = stretch % of_row * BLOCK, rest = norm->task.width - first;
+  const Stretch s = {row / norm->task.height, row % norm->task.height, first,
+                     rest < BLOCK ? rest : BLOCK};
+  gather(norm, space, &s);
+  Norm part = *norm;
+  move_to(&part.x, norm, row * norm->task.width + first);
+  move_to(&part.dx, norm, row * norm->task.width + first);
+  part.dy.data = space->gathered;
+  part.dy.dtype = DTYPE_F32;
+  backward_block(&part, space, 0, s.count);
+}
+
+/* --- All of them ------------------------------------------------------------------------------ */
+
 static int64_t block_count(const Norm *norm) {
+  if (norm->task.padded) return norm->task.frames * norm->task.height * stretches_of_row(norm);
   return (norm->task.frames * norm->task.pixels + BLOCK - 1) / BLOCK;
 }
 
@@ -257,6 +374,10 @@ static int64_t block_end(const Norm *norm, int64_t block) {
 }
 
 void norm_pixels_forward(const Norm *norm, void *workspace) {
+  if (norm->task.padded) {
+    forward_rows(norm, workspace);
+    return;
+  }
 #pragma omp parallel num_threads(norm->threads)
   {
     Space space = own_space(norm, workspace);
@@ -295,7 +416,10 @@ void norm_pixels_backward(const Norm *norm, void *workspace) {
     for (int64_t b = 0; b < block_count(norm); b++) {
       memset(space.block_dgain, 0, (size_t)norm_row(norm) * sizeof(float));
       memset(space.block_dbias, 0, (size_t)norm_row(norm) * sizeof(float));
-      backward_block(norm, &space, b * BLOCK, block_end(norm, b));
+      if (norm->task.padded)
+        backward_stretch(norm, &space, b);
+      else
+        backward_block(norm, &space, b * BLOCK, block_end(norm, b));
       add_block(norm, &space);
     }
   }

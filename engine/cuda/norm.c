@@ -1,12 +1,11 @@
-/* OP_NORM and OP_NORM_BACKWARD: from tensors to the launches of norm_pixels.cu and norm_frames.cu.
- */
+/* OP_NORM and OP_NORM_BACKWARD: from tensors to the launches of norm_pixels.cu, norm_wide.cu and
+ * norm_frames.cu. */
 #include "engine/cuda/norm.h"
 
 #include <stdlib.h>
 
 #include "base/memory.h"
 #include "engine/cuda/cuda.h"
-#include "engine/tasks.h"
 
 typedef struct NormKernel {
   Kernel base;
@@ -108,6 +107,11 @@ static Status norm_new(Backend *backend, const Op *op, const Tensor *inputs, con
       .bf16 = task.dtype == DTYPE_BF16,
       .frames = task.frames,
       .pixels = task.pixels,
+      .height = (int)task.height,
+      .width = (int)task.width,
+      .padded = task.padded,
+      .outer = task.outer,
+      .residual_outer = task.residual_outer,
       .channels = task.channels,
       .groups = task.groups,
       .epsilon = task.epsilon,

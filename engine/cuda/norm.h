@@ -8,6 +8,7 @@
  *   frames backward  read x; read x, dy; read x, dy, write dx       6 B
  * RMS over more channels than a warp keeps in registers (MOST_SLOTS accesses of a lane) takes a
  * block for each pixel and a second reading of x and dy for dgain and dbias: 5 B.
+ * Where y is padded, pixels at its sides are computed again; where dy is, they are added up.
  *
  * Sums are f32, in an order that depends on shapes alone (rms: and on the number of the GPU's
  * multiprocessors): partial sums of fixed pieces of the tensor in the workspace, then their sums.
@@ -25,6 +26,7 @@
 extern "C" {
 #endif
 #include "base/error.h"
+#include "engine/tasks.h"
 
 enum {
   NORM_THREADS = 256,
@@ -35,6 +37,9 @@ enum {
 typedef struct NormLaunch {
   bool bf16;              /* x, residual, y, dy, dx; else f32 */
   int64_t frames, pixels; /* N * T, H * W */
+  int height, width;
+  bool padded; /* as in NormTask; rms alone */
+  NormFrame outer, residual_outer;
   int64_t channels, groups;
   float epsilon, slope;     /* v > 0 ? v : slope * v; 1 is no activation */
   const float *gain, *bias; /* C; NULL: 1 and 0 */
@@ -61,6 +66,8 @@ bool norm_in_vectors(const NormLaunch *p);
 /* Backward where dy is given. */
 Status launch_norm_pixels(const NormLaunch *p, cudaStream_t stream, Error *error);
 Status launch_norm_frames(const NormLaunch *p, cudaStream_t stream, Error *error);
+/* The part of launch_norm_pixels for more channels; in `vectors` of 16 bytes. */
+Status launch_norm_wide(const NormLaunch *p, bool vectors, cudaStream_t stream, Error *error);
 /* dgain and dbias from `rows` rows of partials. */
 Status launch_norm_parameters(const NormLaunch *p, int64_t rows, cudaStream_t stream, Error *error);
 

@@ -1,17 +1,7 @@
-/* RMS norm (Zhang, Sennrich 2019): a pixel's channels at a time. The formulas stand in
+/* RMS norm (Zhang, Sennrich 2019) of pixels that a warp's registers hold. The formulas stand in
  * engine/cpu/norm_pixels.c. */
 #include "engine/cuda/launch.h"
-#include "engine/cuda/norm.h"
-#include "engine/cuda/vector.h"
-#include "engine/shared/norm.h"
-
-struct RowLaunch {
-  NormLaunch norm;
-  int64_t pixels; /* of all frames */
-  float of_mean;  /* 1 / channels */
-};
-
-/* --- Pixels that a warp's registers hold ------------------------------------------------------ */
+#include "engine/cuda/norm_place.h"
 
 /* A pixel is read by LANES lanes, in K accesses of N elements each. A warp's lanes go round
  * together: they meet in sums. */
@@ -95,13 +85,14 @@ __device__ inline void rms_forward_row(const RowLaunch &p, const Lane<N, LANES> 
 /* Of a lane, where registers allow: their loads are under way together. */
 enum { PIXELS_AT_A_TIME = 2 };
 
-template <typename T, int N, int K, int LANES>
+template <typename T, int N, int K, int LANES, bool PADDED>
 __global__ void __launch_bounds__(NORM_THREADS) rms_forward_kernel(const RowLaunch p) {
   enum { PIXELS = K == 1 ? int{PIXELS_AT_A_TIME} : 1 };
   const Lane<N, LANES> lane(p);
   float gain[K][N], bias[K][N];
 #pragma unroll
   for (int k = 0; k < K; k++) load_parameters(p, lane, k, gain[k], bias[k]);
+  Spot spot = first_spot(p, lane.pixel);
   for (int64_t pixel = lane.pixel; lane.of_warp(pixel) < p.pixels;
        pixel += static_cast<int64_t>(PIXELS) * lane.step) {
     Pack<T, N> row[PIXELS][K], residual[PIXELS][K];
@@ -110,10 +101,18 @@ __global__ void __launch_bounds__(NORM_THREADS) rms_forward_kernel(const RowLaun
 #pragma unroll
     for (int i = 0; i < PIXELS; i++) {
       const int64_t own = pixel + static_cast<int64_t>(i) * lane.step;
+      int64_t of_x = own, of_residual = own;
+      if (PADDED) {
+        const Sources sources(p.norm, spot);
+        of_x = sources.x;
+        of_residual = sources.residual;
+        spot = next_spot(p, spot);
+      }
       at[i] = own * lane.channels;
       active[i] = own < p.pixels;
-      load_row<T, N, K>(p.norm.x, at[i], active[i], lane, row[i]);
-      load_row<T, N, K>(p.norm.residual, at[i], active[i] && p.norm.residual, lane, residual[i]);
+      load_row<T, N, K>(p.norm.x, of_x * lane.channels, active[i], lane, row[i]);
+      load_row<T, N, K>(p.norm.residual, of_residual * lane.channels, active[i] && p.norm.residual,
+                        lane, residual[i]);
     }
 #pragma unroll
     for (int i = 0; i < PIXELS; i++)
@@ -160,24 +159,39 @@ __device__ inline void store_partials(const RowLaunch &p, const Lane<N, LANES> &
   for (unsigned c = threadIdx.x; c < 2 * channels; c += NORM_THREADS) row[c] = sums[c];
 }
 
-/* What the lane reads of a pixel; both loads are under way together. */
-template <typename T, int N, int K> struct BackwardRow {
+/* What the lane reads of a pixel. */
+template <typename T, int N, int K, int LANES, bool PADDED> struct BackwardRow {
   Pack<T, N> x[K], dy[K];
+  Spot spot;
 
-  template <int LANES>
-  __device__ void load(const RowLaunch &p, const Lane<N, LANES> &lane, int64_t pixel) {
-    const int64_t at = pixel * lane.channels;
-    load_row<T, N, K>(p.norm.x, at, pixel < p.pixels, lane, x);
-    load_row<T, N, K>(p.norm.dy, at, pixel < p.pixels, lane, dy);
+  /* Both loads are under way together. */
+  __device__ void load(const RowLaunch &p, const Lane<N, LANES> &lane, int64_t pixel,
+                       const Spot &at) {
+    spot = at;
+    const int64_t of_dy = PADDED ? spot.in(p.norm.outer) : pixel;
+    load_row<T, N, K>(p.norm.x, pixel * lane.channels, pixel < p.pixels, lane, x);
+    load_row<T, N, K>(p.norm.dy, of_dy * lane.channels, pixel < p.pixels, lane, dy);
+  }
+  /* Adds what the padding shows of the pixel, of which few are seen so. */
+  __device__ void add_padding(const RowLaunch &p, const Lane<N, LANES> &lane, int64_t pixel) {
+    const bool seen = pixel < p.pixels && near_sides(p.norm, spot);
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+      if (!seen || !lane.has(k)) continue;
+      float sum[N];
+      dy[k].get(sum);
+      add_seen<T, N>(p.norm, spot, lane.channel(k), sum);
+      dy[k].set(sum);
+    }
   }
 };
 
 /* dx of the lane's accesses to a pixel; adds to its sums of dgain and dbias. */
-template <typename T, int N, int K, int LANES>
-__device__ inline void rms_backward_row(const RowLaunch &p, const Lane<N, LANES> &lane,
-                                        int64_t pixel, const BackwardRow<T, N, K> &row,
-                                        float gain[K][N], float bias[K][N], float dgain[K][N],
-                                        float dbias[K][N]) {
+template <typename T, int N, int K, int LANES, bool PADDED>
+__device__ inline void
+rms_backward_row(const RowLaunch &p, const Lane<N, LANES> &lane, int64_t pixel,
+                 const BackwardRow<T, N, K, LANES, PADDED> &row, float gain[K][N], float bias[K][N],
+                 float dgain[K][N], float dbias[K][N]) {
   const bool active = pixel < p.pixels;
   const float r = inverse_rms<T, N, K, LANES>(p, row.x);
   float h[K][N], along = 0.0f;
@@ -209,8 +223,15 @@ __device__ inline void rms_backward_row(const RowLaunch &p, const Lane<N, LANES>
   }
 }
 
-template <typename T, int N, int K, int LANES>
-__global__ void __launch_bounds__(NORM_THREADS) rms_backward_kernel(const RowLaunch p) {
+/* Blocks that a multiprocessor's registers must hold: a lane keeps four floats for each of its
+ * channels all the while, and what it reads. */
+constexpr int resident_blocks(int channels) {
+  return channels == 1 ? 6 : channels <= 4 ? 4 : channels <= 8 ? 3 : channels <= 16 ? 2 : 1;
+}
+
+template <typename T, int N, int K, int LANES, bool PADDED>
+__global__ void __launch_bounds__(NORM_THREADS, resident_blocks(N *K))
+    rms_backward_kernel(const RowLaunch p) {
   /* The next pixel's loads pass the time of this one's sums, where registers allow. */
   enum { AHEAD = K == 1 };
   const Lane<N, LANES> lane(p);
@@ -221,114 +242,22 @@ __global__ void __launch_bounds__(NORM_THREADS) rms_backward_kernel(const RowLau
 #pragma unroll
     for (int i = 0; i < N; i++) dgain[k][i] = dbias[k][i] = 0.0f;
   }
-  BackwardRow<T, N, K> row, next;
-  if (AHEAD) next.load(p, lane, lane.pixel);
+  BackwardRow<T, N, K, LANES, PADDED> row, next;
+  Spot spot = first_spot(p, lane.pixel);
+  if (AHEAD) next.load(p, lane, lane.pixel, spot);
   for (int64_t pixel = lane.pixel; lane.of_warp(pixel) < p.pixels; pixel += lane.step) {
     if (AHEAD) {
       row = next;
-      next.load(p, lane, pixel + lane.step);
+      spot = next_spot(p, spot);
+      next.load(p, lane, pixel + lane.step, spot);
     } else {
-      row.load(p, lane, pixel);
+      row.load(p, lane, pixel, spot);
+      spot = next_spot(p, spot);
     }
+    if (PADDED) row.add_padding(p, lane, pixel);
     rms_backward_row<T, N, K>(p, lane, pixel, row, gain, bias, dgain, dbias);
   }
   if (p.norm.partials) store_partials<N, K>(p, lane, dgain, dbias);
-}
-
-/* --- Pixels of more channels: a block for each ------------------------------------------------ */
-
-template <typename T, int N>
-__device__ inline float block_inverse_rms(const NormLaunch &p, const T *x, float *space) {
-  float sum = 0.0f;
-  for (int64_t c = threadIdx.x * N; c < p.channels; c += NORM_THREADS * N) {
-    float v[N];
-    floats_load<T, N>(x + c, v);
-    for (int i = 0; i < N; i++) sum += v[i] * v[i];
-  }
-  sum = block_sum<NORM_THREADS>(sum, space);
-  return rsqrtf(sum / static_cast<float>(p.channels) + p.epsilon);
-}
-
-template <typename T, int N>
-__global__ void __launch_bounds__(NORM_THREADS) wide_forward_kernel(const RowLaunch row) {
-  __shared__ float space[NORM_THREADS / 32];
-  const NormLaunch &p = row.norm;
-  for (int64_t pixel = blockIdx.x; pixel < row.pixels; pixel += gridDim.x) {
-    const int64_t begin = pixel * p.channels;
-    const T *x = static_cast<const T *>(p.x) + begin;
-    const T *residual = static_cast<const T *>(p.residual) + (p.residual ? begin : 0);
-    const float r = block_inverse_rms<T, N>(p, x, space);
-    for (int64_t c = threadIdx.x * N; c < p.channels; c += NORM_THREADS * N) {
-      float v[N], other[N] = {};
-      floats_load<T, N>(x + c, v);
-      if (p.residual) floats_load<T, N>(residual + c, other);
-      for (int i = 0; i < N; i++) {
-        const float gain = p.gain ? p.gain[c + i] : 1.0f, bias = p.gain ? p.bias[c + i] : 0.0f;
-        v[i] = norm_value(v[i] * r, gain, bias, p.slope) + other[i];
-      }
-      floats_store<T, N>(static_cast<T *>(p.y) + begin + c, v);
-    }
-  }
-}
-
-/* v becomes n, dy becomes h = gain g. */
-template <int N>
-__device__ inline void wide_step(const NormLaunch &p, int64_t c, float r, float *v, float *dy) {
-  for (int i = 0; i < N; i++) {
-    const float gain = p.gain ? p.gain[c + i] : 1.0f, bias = p.gain ? p.bias[c + i] : 0.0f;
-    v[i] *= r;
-    dy[i] = gain * norm_gradient(v[i], gain, bias, p.slope, dy[i]);
-  }
-}
-
-template <typename T, int N>
-__global__ void __launch_bounds__(NORM_THREADS) wide_backward_kernel(const RowLaunch row) {
-  __shared__ float space[NORM_THREADS / 32];
-  const NormLaunch &p = row.norm;
-  for (int64_t pixel = blockIdx.x; pixel < row.pixels; pixel += gridDim.x) {
-    const int64_t begin = pixel * p.channels;
-    const T *x = static_cast<const T *>(p.x) + begin, *dy = static_cast<const T *>(p.dy) + begin;
-    const float r = block_inverse_rms<T, N>(p, x, space);
-    float along = 0.0f, n[N], h[N];
-    for (int64_t c = threadIdx.x * N; c < p.channels; c += NORM_THREADS * N) {
-      floats_load<T, N>(x + c, n);
-      floats_load<T, N>(dy + c, h);
-      wide_step<N>(p, c, r, n, h);
-      for (int i = 0; i < N; i++) along += h[i] * n[i];
-    }
-    const float mean = block_sum<NORM_THREADS>(along, space) / static_cast<float>(p.channels);
-    for (int64_t c = threadIdx.x * N; c < p.channels; c += NORM_THREADS * N) {
-      floats_load<T, N>(x + c, n);
-      floats_load<T, N>(dy + c, h);
-      wide_step<N>(p, c, r, n, h);
-      for (int i = 0; i < N; i++) h[i] = r * (h[i] - n[i] * mean);
-      floats_store<T, N>(static_cast<T *>(p.dx) + begin + c, h);
-    }
-    if (threadIdx.x == 0 && p.partials) p.statistics[pixel] = r;
-  }
-}
-
-/* A thread for each channel, a row of the grid for each piece of the pixels. */
-template <typename T>
-__global__ void __launch_bounds__(NORM_THREADS) wide_partials_kernel(const RowLaunch row) {
-  const NormLaunch &p = row.norm;
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * NORM_THREADS + threadIdx.x;
-  const int64_t piece = blockIdx.y;
-  if (c >= p.channels) return;
-  const float gain = p.gain ? p.gain[c] : 1.0f, bias = p.gain ? p.bias[c] : 0.0f;
-  float dgain = 0.0f, dbias = 0.0f;
-  for (int64_t pixel = row.pixels * piece / p.pieces; pixel < row.pixels * (piece + 1) / p.pieces;
-       pixel++) {
-    float x, dy;
-    floats_load<T, 1>(static_cast<const T *>(p.x) + pixel * p.channels + c, &x);
-    floats_load<T, 1>(static_cast<const T *>(p.dy) + pixel * p.channels + c, &dy);
-    const float n = x * p.statistics[pixel];
-    const float g = norm_gradient(n, gain, bias, p.slope, dy);
-    dgain += g * n;
-    dbias += g;
-  }
-  p.partials[piece * 2 * p.channels + c] = dgain;
-  p.partials[piece * 2 * p.channels + p.channels + c] = dbias;
 }
 
 /* --- Launchers -------------------------------------------------------------------------------- */
@@ -341,74 +270,58 @@ template <int N> static int lanes_of(int64_t slots) {
   return slots <= 4 ? 4 : N == 1 || slots > 16 ? 32 : slots > 8 ? 16 : 8;
 }
 
-static dim3 grid_of(const RowLaunch &row, int pixels_of_block) {
-  const int64_t blocks = (row.pixels + pixels_of_block - 1) / pixels_of_block;
-  return dim3(static_cast<unsigned>(blocks < row.norm.blocks ? blocks : row.norm.blocks));
-}
-
-template <typename T, int N>
-static Status forward(const RowLaunch &row, int64_t slots, cudaStream_t stream, Error *error) {
+template <typename T, int N, bool PADDED>
+static Status forward(RowLaunch row, int64_t slots, cudaStream_t stream, Error *error) {
   enum { FEW = N == 1 ? 32 : 8, MORE = N == 1 ? 32 : 16 };
-  if (slots > 32 * NORM_MOST_SLOTS)
-    return cuda_launch(wide_forward_kernel<T, N>, grid_of(row, 1), NORM_THREADS, 0, row, stream,
-                       error);
   const int lanes = lanes_of<N>(slots);
-  RowKernel *kernel = slots > 64    ? rms_forward_kernel<T, N, NORM_MOST_SLOTS, 32>
-                      : slots > 32  ? rms_forward_kernel<T, N, 2, 32>
-                      : lanes == 32 ? rms_forward_kernel<T, N, 1, 32>
-                      : lanes == 16 ? rms_forward_kernel<T, N, 1, MORE>
-                      : lanes == 8  ? rms_forward_kernel<T, N, 1, FEW>
-                                    : rms_forward_kernel<T, N, 1, 4>;
-  const int pixels_of_block = NORM_THREADS / lanes * (slots > 32 ? 1 : PIXELS_AT_A_TIME);
-  return cuda_launch(kernel, grid_of(row, pixels_of_block), NORM_THREADS, 0, row, stream, error);
+  RowKernel *kernel = slots > 64    ? rms_forward_kernel<T, N, NORM_MOST_SLOTS, 32, PADDED>
+                      : slots > 32  ? rms_forward_kernel<T, N, 2, 32, PADDED>
+                      : lanes == 32 ? rms_forward_kernel<T, N, 1, 32, PADDED>
+                      : lanes == 16 ? rms_forward_kernel<T, N, 1, MORE, PADDED>
+                      : lanes == 8  ? rms_forward_kernel<T, N, 1, FEW, PADDED>
+                                    : rms_forward_kernel<T, N, 1, 4, PADDED>;
+  const int at_once = slots > 32 ? 1 : PIXELS_AT_A_TIME;
+  const dim3 grid = row.grid(NORM_THREADS / lanes * at_once, at_once);
+  return cuda_launch(kernel, grid, NORM_THREADS, 0, row, stream, error);
 }
 
-template <typename T, int N>
-static Status wide_backward(const RowLaunch &row, cudaStream_t stream, Error *error) {
-  Status status = OK;
-  const dim3 grid(static_cast<unsigned>((row.norm.channels + NORM_THREADS - 1) / NORM_THREADS),
-                  static_cast<unsigned>(row.norm.pieces));
-  TRY(cuda_launch(wide_backward_kernel<T, N>, grid_of(row, 1), NORM_THREADS, 0, row, stream,
-                  error));
-  if (row.norm.partials)
-    TRY(cuda_launch(wide_partials_kernel<T>, grid, NORM_THREADS, 0, row, stream, error));
-done:
-  return status;
-}
-
-template <typename T, int N>
-static Status backward(const RowLaunch &row, int64_t slots, cudaStream_t stream, Error *error) {
+template <typename T, int N, bool PADDED>
+static Status backward(RowLaunch row, int64_t slots, cudaStream_t stream, Error *error) {
   enum { FEW = N == 1 ? 32 : 8, MORE = N == 1 ? 32 : 16 };
-  if (slots > 32 * NORM_MOST_SLOTS) return wide_backward<T, N>(row, stream, error);
   const int lanes = lanes_of<N>(slots);
   const dim3 grid(static_cast<unsigned>(row.norm.pieces)); /* a row of partials for each block */
+  row.step_by(row.norm.pieces * (NORM_THREADS / lanes));
   const size_t shared =
       row.norm.partials ? 2 * static_cast<size_t>(row.norm.channels) * sizeof(float) : 0;
-  RowKernel *kernel = slots > 64    ? rms_backward_kernel<T, N, NORM_MOST_SLOTS, 32>
-                      : slots > 32  ? rms_backward_kernel<T, N, 2, 32>
-                      : lanes == 32 ? rms_backward_kernel<T, N, 1, 32>
-                      : lanes == 16 ? rms_backward_kernel<T, N, 1, MORE>
-                      : lanes == 8  ? rms_backward_kernel<T, N, 1, FEW>
-                                    : rms_backward_kernel<T, N, 1, 4>;
+  RowKernel *kernel = slots > 64    ? rms_backward_kernel<T, N, NORM_MOST_SLOTS, 32, PADDED>
+                      : slots > 32  ? rms_backward_kernel<T, N, 2, 32, PADDED>
+                      : lanes == 32 ? rms_backward_kernel<T, N, 1, 32, PADDED>
+                      : lanes == 16 ? rms_backward_kernel<T, N, 1, MORE, PADDED>
+                      : lanes == 8  ? rms_backward_kernel<T, N, 1, FEW, PADDED>
+                                    : rms_backward_kernel<T, N, 1, 4, PADDED>;
   return cuda_launch(kernel, grid, NORM_THREADS, shared, row, stream, error);
 }
 
-template <typename T, int N>
+template <typename T, int N, bool PADDED>
 static Status launch(const NormLaunch *p, cudaStream_t stream, Error *error) {
-  const RowLaunch row = {*p, p->frames * p->pixels, 1.0f / static_cast<float>(p->channels)};
+  const RowLaunch row(*p);
   const int64_t slots = p->channels / N;
-  return p->dy ? backward<T, N>(row, slots, stream, error)
-               : forward<T, N>(row, slots, stream, error);
+  if (slots > 32 * NORM_MOST_SLOTS) return launch_norm_wide(p, N > 1, stream, error);
+  return p->dy ? backward<T, N, PADDED>(row, slots, stream, error)
+               : forward<T, N, PADDED>(row, slots, stream, error);
+}
+
+template <bool PADDED>
+static Status launch_any(const NormLaunch *p, cudaStream_t stream, Error *error) {
+  const bool vectors = norm_in_vectors(p);
+  if (p->bf16)
+    return (vectors ? launch<uint16_t, 8, PADDED> : launch<uint16_t, 1, PADDED>)(p, stream, error);
+  return (vectors ? launch<float, 4, PADDED> : launch<float, 1, PADDED>)(p, stream, error);
 }
 
 Status launch_norm_pixels(const NormLaunch *p, cudaStream_t stream, Error *error) {
   Status status = OK;
-  const bool vectors = norm_in_vectors(p);
-  if (p->bf16) {
-    TRY((vectors ? launch<uint16_t, 8> : launch<uint16_t, 1>)(p, stream, error));
-  } else {
-    TRY((vectors ? launch<float, 4> : launch<float, 1>)(p, stream, error));
-  }
+  TRY((p->padded ? launch_any<true> : launch_any<false>)(p, stream, error));
   if (p->partials) TRY(launch_norm_parameters(p, p->pieces, stream, error));
 done:
   return status;

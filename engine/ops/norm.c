@@ -49,7 +49,7 @@ Value graph_norm(Graph *graph, Value x, Value gain, Value bias, NormKind kind, i
 
 static bool differentiable(Graph *graph, const Op *op) {
   bool residual = op->kind == OP_NORM && op->input_count > 3;
-  bool plain = op->attributes.norm.activation == ACTIVATION_NONE && !residual;
+  bool plain = op->attributes.norm.activation == ACTIVATION_NONE && !residual && !op_fused_pad(op);
   if (!plain)
     graph_fail(graph, "%s: a fused norm cannot be differentiated; differentiate before fusion",
                op_kind_name(op->kind));

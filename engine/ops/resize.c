@@ -31,15 +31,6 @@ Value graph_resize(Graph *graph, Value x, int64_t height, int64_t width, ResizeM
   return append_map(graph, OP_RESIZE, x, &attributes, shape);
 }
 
-bool op_resize_pads(const Op *op) {
-  const PadAttributes *pad = &op->attributes.resize.pad;
-  if (op->kind != OP_RESIZE && op->kind != OP_RESIZE_BACKWARD) return false;
-  for (int axis = 0; axis < RANK; axis++) {
-    if (pad->before.dim[axis] > 0 || pad->after.dim[axis] > 0) return true;
-  }
-  return false;
-}
-
 static void resize_gradient(Graph *graph, const Op *op, const Value *output_gradients,
                             const bool *wanted, Value *gradients) {
   (void)wanted;

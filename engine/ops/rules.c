@@ -80,6 +80,16 @@ bool op_map_adds(const Op *op) {
                                  op->kind == OP_AVERAGE_POOL_BACKWARD);
 }
 
+const PadAttributes *op_fused_pad(const Op *op) {
+  const bool resizes = op->kind == OP_RESIZE || op->kind == OP_RESIZE_BACKWARD;
+  if (!resizes && op->kind != OP_NORM && op->kind != OP_NORM_BACKWARD) return NULL;
+  const PadAttributes *pad = resizes ? &op->attributes.resize.pad : &op->attributes.norm.pad;
+  for (int axis = 0; axis < RANK; axis++) {
+    if (pad->before.dim[axis] > 0 || pad->after.dim[axis] > 0) return pad;
+  }
+  return NULL;
+}
+
 double addend_flops(const Op *op, Shape shape) {
   return op_map_adds(op) ? (double)shape_count(shape) : 0;
 }

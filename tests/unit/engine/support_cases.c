@@ -219,14 +219,32 @@ static Tensor draw_norm(Random *random, Case *test, int input) {
   return x;
 }
 
+/* Now and then, around a tensor of that shape, which becomes the padded one's. */
+static PadAttributes draw_norm_padding(Random *random, const Op *op, Shape *shape) {
+  PadAttributes pad = {.mode = PAD_REFLECT};
+  if (op->attributes.norm.kind != NORM_RMS || draw(random, 0, 1)) return (PadAttributes){0};
+  for (int axis = AXIS_H; axis <= AXIS_W; axis++) {
+    const int64_t most = shape->dim[axis] - 1 < 4 ? shape->dim[axis] - 1 : 4;
+    pad.before.dim[axis] = draw(random, 0, most);
+    pad.after.dim[axis] = draw(random, 0, most);
+    shape->dim[axis] += pad.before.dim[axis] + pad.after.dim[axis];
+  }
+  return pad;
+}
+
 static Case draw_norm_forward(Random *random) {
   Case test = case_new(OP_NORM);
   const Tensor x = draw_norm(random, &test, 0);
+  Tensor y = x, other = x;
   const Tensor vector = {.shape = shape_vector(x.shape.dim[AXIS_C])};
   const bool affine = draw(random, 0, 1), residual = draw(random, 0, 1);
-  test.inputs[0] = test.outputs[0] = x;
+  test.op.attributes.norm.pad = draw_norm_padding(random, &test.op, &y.shape);
+  if (residual)
+    test.op.attributes.norm.residual_pad = draw_norm_padding(random, &test.op, &other.shape);
+  test.inputs[0] = x;
+  test.outputs[0] = y;
   if (affine) test.inputs[1] = test.inputs[2] = vector;
-  if (residual) test.inputs[3] = x;
+  if (residual) test.inputs[3] = other;
   test.op.input_count = residual ? 4 : affine ? 3 : 1;
   test.op.output_count = 1;
   return test;
@@ -237,7 +255,10 @@ static Case draw_norm_backward(Random *random) {
   const Tensor x = draw_norm(random, &test, 1);
   const Tensor vector = {.shape = shape_vector(x.shape.dim[AXIS_C])};
   const bool affine = draw(random, 0, 1);
-  test.inputs[0] = test.inputs[1] = test.outputs[0] = x;
+  Tensor dy = x;
+  test.op.attributes.norm.pad = draw_norm_padding(random, &test.op, &dy.shape);
+  test.inputs[0] = dy;
+  test.inputs[1] = test.outputs[0] = x;
   if (affine) test.inputs[2] = test.inputs[3] = test.outputs[1] = test.outputs[2] = vector;
   test.op.input_count = affine ? 4 : 2;
   test.op.output_count = affine ? 3 : 1;

@@ -169,9 +169,8 @@ static int64_t pad_source(int64_t o, int64_t before, int64_t length, PadMode mod
   return i;
 }
 
-/* Where the element `to` of a padded tensor comes from; false: from nowhere, it is zero. */
-static bool behind_padding(const PadAttributes *pad, Shape inner, const int64_t to[RANK],
-                           int64_t from[RANK]) {
+bool reference_behind_padding(const PadAttributes *pad, Shape inner, const int64_t to[RANK],
+                              int64_t from[RANK]) {
   for (int axis = 0; axis < RANK; axis++) {
     const PadMode mode = axis == AXIS_H || axis == AXIS_W ? pad->mode : PAD_ZERO;
     from[axis] = pad_source(to[axis], pad->before.dim[axis], inner.dim[axis], mode);
@@ -182,7 +181,8 @@ static bool behind_padding(const PadAttributes *pad, Shape inner, const int64_t 
 
 static void pad_at(const Linear *map, const int64_t to[RANK]) {
   int64_t from[RANK];
-  if (behind_padding(&map->op->attributes.pad, map->x->shape, to, from)) couple(map, from, to, 1);
+  if (reference_behind_padding(&map->op->attributes.pad, map->x->shape, to, from))
+    couple(map, from, to, 1);
 }
 
 static void resize_at(const Linear *map, const int64_t to[RANK]) {
@@ -192,7 +192,7 @@ static void resize_at(const Linear *map, const int64_t to[RANK]) {
   Shape resized;
   for (int axis = 0; axis < RANK; axis++)
     resized.dim[axis] = map->y->shape.dim[axis] - pad->before.dim[axis] - pad->after.dim[axis];
-  if (!behind_padding(pad, resized, to, inner)) return;
+  if (!reference_behind_padding(pad, resized, to, inner)) return;
   for (int i = 0; i < 2; i++) {
     const int64_t in = map->x->shape.dim[AXIS_H + i], out = resized.dim[AXIS_H + i];
     const int64_t o = inner[AXIS_H + i];

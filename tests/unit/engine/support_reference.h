@@ -21,6 +21,10 @@ void reference_effect(const Op *op, const Array *inputs);
 /* Positions in a tensor: `p` is zeroed first, next goes through all and ends with false. */
 bool reference_next(Shape shape, int64_t p[RANK]);
 int64_t reference_at(Shape shape, const int64_t p[RANK]); /* axes of length 1 broadcast */
+/* Where the element `to` of a tensor padded around `inner` comes from; false: from nowhere, it is
+ * zero. */
+bool reference_behind_padding(const PadAttributes *pad, Shape inner, const int64_t to[RANK],
+                              int64_t from[RANK]);
 double reference_activation(Activation activation, float slope, double x);
 
 /* A graph's buffers as doubles and, once evaluated, its values. */

@@ -158,12 +158,18 @@ static void norm_forward(const Op *op, const Array *inputs, const Array *outputs
   const bool residual = op->input_count > 3 && inputs[3].data;
   Sets sets = sets_new(norm, x);
   double *xhat = normalized(&sets, x);
-  for (int64_t i = 0; i < shape_count(x->shape); i++) {
-    const int64_t c = i % x->shape.dim[AXIS_C];
+  int64_t p[RANK] = {0};
+  do {
+    int64_t from[RANK], other[RANK];
+    reference_behind_padding(&norm->pad, x->shape, p, from);
+    const int64_t i = reference_at(x->shape, from), c = from[AXIS_C];
     const double y = affine ? inputs[1].data[c] * xhat[i] + inputs[2].data[c] : xhat[i];
-    outputs[0].data[i] =
-        reference_activation(norm->activation, norm->slope, y) + (residual ? inputs[3].data[i] : 0);
-  }
+    for (int axis = 0; axis < RANK; axis++)
+      other[axis] = from[axis] + norm->residual_pad.before.dim[axis];
+    outputs[0].data[reference_at(outputs[0].shape, p)] =
+        reference_activation(norm->activation, norm->slope, y) +
+        (residual ? inputs[3].data[reference_at(inputs[3].shape, other)] : 0);
+  } while (reference_next(outputs[0].shape, p));
   free(xhat);
   sets_free(&sets);
 }
@@ -187,14 +193,26 @@ static void norm_dx(const Sets *sets, const double *h, const double *xhat, doubl
   free(hx);
 }
 
+/* The gradient of every element of x's shape, from all places where the padding shows it. */
+static double *unpadded(const NormAttributes *norm, const Array *dy, Shape shape) {
+  double *sums = doubles(shape_count(shape));
+  int64_t p[RANK] = {0}, from[RANK];
+  do {
+    reference_behind_padding(&norm->pad, shape, p, from);
+    sums[reference_at(shape, from)] += dy->data[reference_at(dy->shape, p)];
+  } while (reference_next(dy->shape, p));
+  return sums;
+}
+
 static void norm_backward(const Op *op, const Array *inputs, const Array *outputs) {
   const NormAttributes *norm = &op->attributes.norm;
-  const Array *dy = &inputs[0], *x = &inputs[1];
+  const Array *x = &inputs[1];
   const bool affine = op->input_count > 2 && inputs[2].data;
   const bool want_affine = affine && op->output_count > 1 && outputs[1].data;
   const int64_t channels = x->shape.dim[AXIS_C], count = shape_count(x->shape);
   Sets sets = sets_new(norm, x);
   double *xhat = normalized(&sets, x), *h = doubles(count);
+  double *dy = unpadded(norm, &inputs[0], x->shape);
   if (want_affine) {
     zero(&outputs[1]);
     zero(&outputs[2]);
@@ -203,7 +221,7 @@ static void norm_backward(const Op *op, const Array *inputs, const Array *output
     const int64_t c = i % channels;
     const double before = affine ? inputs[2].data[c] * xhat[i] + inputs[3].data[c] : xhat[i];
     const bool scaled = norm->activation == ACTIVATION_LEAKY_RELU && !(before > 0);
-    const double d = scaled ? (double)norm->slope * dy->data[i] : dy->data[i];
+    const double d = scaled ? (double)norm->slope * dy[i] : dy[i];
     if (want_affine) {
       outputs[1].data[c] += d * xhat[i];
       outputs[2].data[c] += d;
@@ -212,6 +230,7 @@ static void norm_backward(const Op *op, const Array *inputs, const Array *output
   }
   norm_dx(&sets, h, xhat, outputs[0].data);
   free(xhat);
+  free(dy);
   free(h);
   sets_free(&sets);
 }

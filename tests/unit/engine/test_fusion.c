@@ -222,7 +222,7 @@ static void resize_takes_padding(void **state) {
   const Op *forward = only(&b, OP_RESIZE), *backward = only(&b, OP_RESIZE_BACKWARD);
   assert_int_equal(forward->outputs[0].id, y.id);
   assert_int_equal(backward->outputs[0].id, gradient.id);
-  assert_true(op_resize_pads(forward) && op_resize_pads(backward));
+  assert_true(op_fused_pad(forward) && op_fused_pad(backward));
   assert_int_equal(forward->attributes.resize.pad.mode, PAD_REFLECT);
   assert_int_equal(backward->attributes.resize.pad.mode, PAD_REFLECT);
   bench_free(&b);
@@ -237,7 +237,7 @@ static void resize_read_twice_stays(void **state) {
   keep(&b, graph_average_pool(b.graph, large, 2, 2, 0));
   bench_plan(&b);
   only(&b, OP_PAD);
-  assert_false(op_resize_pads(only(&b, OP_RESIZE)));
+  assert_false(op_fused_pad(only(&b, OP_RESIZE)));
   bench_free(&b);
 }
 
@@ -306,7 +306,7 @@ static void sums_end_at_a_resize(void **state) {
   keep(&b, gradient);
   bench_plan(&b);
   assert_true(op_map_adds(only(&b, OP_PAD_BACKWARD)));
-  assert_false(op_resize_pads(only(&b, OP_RESIZE_BACKWARD)));
+  assert_false(op_fused_pad(only(&b, OP_RESIZE_BACKWARD)));
   bench_free(&b);
 }
 
