@@ -196,120 +196,6 @@ static void norm_backward_sees_updates(void **state) {
   bench_free(&b);
 }
 
-/* --- Padding ---------------------------------------------------------------------------------- */
-
-static Value doubled(Bench *bench, Value x) {
-  Shape shape = graph_shape(bench->graph, x);
-  return graph_resize(bench->graph, x, 2 * shape.dim[AXIS_H], 2 * shape.dim[AXIS_W],
-                      RESIZE_NEAREST);
-}
-
-static Value bordered(Bench *bench, Value x) {
-  const Shape border = {{0, 0, 1, 1, 0}};
-  return graph_pad(bench->graph, x, border, border, PAD_REFLECT);
-}
-
-static void resize_takes_padding(void **state) {
-  (void)state;
-  Bench b = bench_new();
-  Value x = source(&b, image), gradient;
-  Value large = doubled(&b, x), y = bordered(&b, large);
-  graph_gradients(b.graph, graph_mean(b.graph, graph_square(b.graph, y)), &x, 1, &gradient);
-  keep(&b, gradient);
-  bench_plan(&b);
-  assert_int_equal(count(&b, OP_PAD), 0);
-  assert_int_equal(count(&b, OP_PAD_BACKWARD), 0);
-  const Op *forward = only(&b, OP_RESIZE), *backward = only(&b, OP_RESIZE_BACKWARD);
-  assert_int_equal(forward->outputs[0].id, y.id);
-  assert_int_equal(backward->outputs[0].id, gradient.id);
-  assert_true(op_fused_pad(forward) && op_fused_pad(backward));
-  assert_int_equal(forward->attributes.resize.pad.mode, PAD_REFLECT);
-  assert_int_equal(backward->attributes.resize.pad.mode, PAD_REFLECT);
-  bench_free(&b);
-}
-
-/* What is resized is read without the padding too. */
-static void resize_read_twice_stays(void **state) {
-  (void)state;
-  Bench b = bench_new();
-  Value large = doubled(&b, source(&b, image));
-  keep(&b, bordered(&b, large));
-  keep(&b, graph_average_pool(b.graph, large, 2, 2, 0));
-  bench_plan(&b);
-  only(&b, OP_PAD);
-  assert_false(op_fused_pad(only(&b, OP_RESIZE)));
-  bench_free(&b);
-}
-
-/* A border around a border: one of them alone. */
-static void resize_takes_one_padding(void **state) {
-  (void)state;
-  Bench b = bench_new();
-  Value inner = bordered(&b, doubled(&b, source(&b, image)));
-  keep(&b, bordered(&b, inner));
-  bench_plan(&b);
-  assert_int_equal(only(&b, OP_RESIZE)->outputs[0].id, inner.id);
-  assert_int_equal(only(&b, OP_PAD)->inputs[0].id, inner.id);
-  bench_free(&b);
-}
-
-/* --- Sums of gradients ------------------------------------------------------------------------ */
-
-/* x goes a way of its own beside `map`; its gradient is the sum of both. */
-typedef Value Map(Bench *bench, Value x);
-
-static Value pooled(Bench *bench, Value x) {
-  return graph_average_pool(bench->graph, x, 2, 2, 0);
-}
-
-static void map_takes_other_gradient(void **state) {
-  static Map *const maps[] = {bordered, doubled, pooled};
-  static const OpKind kinds[] = {OP_PAD_BACKWARD, OP_RESIZE_BACKWARD, OP_AVERAGE_POOL_BACKWARD};
-  (void)state;
-  for (int i = 0; i < 3; i++) {
-    Bench b = bench_new();
-    Value x = source(&b, image), gradient;
-    Value mapped = graph_mean(b.graph, graph_square(b.graph, maps[i](&b, x)));
-    Value beside = graph_mean(b.graph, graph_square(b.graph, norm(&b, x)));
-    graph_gradients(b.graph, graph_add(b.graph, mapped, beside), &x, 1, &gradient);
-    keep(&b, gradient);
-    bench_plan(&b);
-    const Op *backward = only(&b, kinds[i]);
-    assert_true(op_map_adds(backward));
-    assert_int_equal(backward->outputs[0].id, gradient.id);
-    assert_int_equal(backward->inputs[1].id, only(&b, OP_NORM_BACKWARD)->outputs[0].id);
-    bench_free(&b);
-  }
-}
-
-/* Another op stands between the gradient and the sum: what it reads would live longer. */
-static void far_sums_stay(void **state) {
-  (void)state;
-  Bench b = bench_new();
-  Value x = source(&b, image), y = source(&b, image), gradient;
-  graph_gradients(b.graph, graph_mean(b.graph, graph_square(b.graph, bordered(&b, x))), &x, 1,
-                  &gradient);
-  keep(&b, graph_add(b.graph, gradient, norm(&b, y)));
-  bench_plan(&b);
-  assert_false(op_map_adds(only(&b, OP_PAD_BACKWARD)));
-  bench_free(&b);
-}
-
-/* A padding that has taken another gradient is not part of a resize behind it. */
-static void sums_end_at_a_resize(void **state) {
-  (void)state;
-  Bench b = bench_new();
-  Value x = source(&b, image), gradient, large = doubled(&b, x);
-  Value padded = graph_mean(b.graph, graph_square(b.graph, bordered(&b, large)));
-  Value beside = graph_mean(b.graph, graph_square(b.graph, norm(&b, large)));
-  graph_gradients(b.graph, graph_add(b.graph, padded, beside), &x, 1, &gradient);
-  keep(&b, gradient);
-  bench_plan(&b);
-  assert_true(op_map_adds(only(&b, OP_PAD_BACKWARD)));
-  assert_false(op_fused_pad(only(&b, OP_RESIZE_BACKWARD)));
-  bench_free(&b);
-}
-
 /* --- Pointwise chains ------------------------------------------------------------------------- */
 
 static void chains_become_one_op(void **state) {
@@ -660,12 +546,6 @@ int main(void) {
       cmocka_unit_test(activation_behind_residual_stays),
       cmocka_unit_test(norm_backward_takes_activation),
       cmocka_unit_test(norm_backward_sees_updates),
-      cmocka_unit_test(resize_takes_padding),
-      cmocka_unit_test(resize_read_twice_stays),
-      cmocka_unit_test(resize_takes_one_padding),
-      cmocka_unit_test(map_takes_other_gradient),
-      cmocka_unit_test(far_sums_stay),
-      cmocka_unit_test(sums_end_at_a_resize),
       cmocka_unit_test(chains_become_one_op),
       cmocka_unit_test(reductions_compute_what_they_sum),
       cmocka_unit_test(far_readers_make_what_takes_more_memory),

@@ -126,6 +126,59 @@ static void wrong_norms(void **state) {
         "net.norm: cpu: norm: 4 groups do not divide 6 channels");
 }
 
+/* One around an RMS norm of 4 x 5 pixels, two more to the right; the residual has a border of 3. */
+static NormOp padded_norm(void) {
+  NormOp norm = norm_op(OP_NORM);
+  NormAttributes *attributes = &norm.op.attributes.norm;
+  attributes->kind = NORM_RMS;
+  attributes->pad = (PadAttributes){{{0, 0, 1, 1, 0}}, {{0, 0, 1, 3, 0}}, PAD_REFLECT};
+  attributes->residual_pad = (PadAttributes){{{0, 0, 3, 3, 0}}, {{0, 0, 3, 3, 0}}, PAD_REFLECT};
+  norm.outputs[0].shape = shape_make(2, 3, 6, 9, 6);
+  norm.inputs[3].shape = shape_make(2, 3, 10, 11, 6);
+  return norm;
+}
+
+static void padded_norms(void **state) {
+  (void)state;
+  NormTask task;
+  NormOp norm = norm_op(OP_NORM);
+  check(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error), NULL);
+  assert_false(task.padded);
+  assert_int_equal(task.outer.height, 4);
+  assert_int_equal(task.residual_outer.width, 5);
+  norm = padded_norm();
+  check(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error), NULL);
+  assert_true(task.padded);
+  assert_int_equal(task.pixels, 20);
+  assert_int_equal(task.height, 4);
+  assert_int_equal(task.width, 5);
+  assert_int_equal(task.outer.height, 6);
+  assert_int_equal(task.outer.width, 9);
+  assert_int_equal(task.outer.top, 1);
+  assert_int_equal(task.outer.left, 1);
+  assert_int_equal(task.residual_outer.height, 10);
+  assert_int_equal(task.residual_outer.left, 3);
+
+  norm.op.attributes.norm.kind = NORM_INSTANCE;
+  check(
+      norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
+      "net.norm: cpu: norm: a padded tensor is [2,3,6,9,6], around [2,3,4,5,6]; it must be padded "
+      "as the op says, RMS norm's by reflection in height and width, others' not at all");
+  norm = padded_norm();
+  norm.op.attributes.norm.pad.before.dim[AXIS_H] = 0; /* not as large as is said */
+  assert_int_equal(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
+                   ERROR_INTERNAL);
+  norm = padded_norm();
+  norm.op.attributes.norm.residual_pad.mode = PAD_REPLICATE;
+  assert_int_equal(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
+                   ERROR_INTERNAL);
+  norm = padded_norm();
+  norm.op.attributes.norm.pad.before.dim[AXIS_H] = 4; /* as much as there is */
+  norm.outputs[0].shape.dim[AXIS_H] = 9;
+  assert_int_equal(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
+                   ERROR_INTERNAL);
+}
+
 /* --- Store and fill --------------------------------------------------------------------------- */
 
 static void stores(void **state) {
@@ -230,6 +283,7 @@ int main(void) {
       cmocka_unit_test(sums_of_squares),
       cmocka_unit_test(norms_are_read),
       cmocka_unit_test(wrong_norms),
+      cmocka_unit_test(padded_norms),
       cmocka_unit_test(stores),
       cmocka_unit_test(fills),
       cmocka_unit_test(adam),

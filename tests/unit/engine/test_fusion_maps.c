@@ -1,0 +1,244 @@
+/* Which paddings and sums of gradients become part of the ops beside them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "support_bench.h"
+
+static const Shape image = {{1, 2, 4, 4, 8}}, weight = {{8, 1, 3, 3, 8}};
+
+static Value convolution(Bench *bench, Value x) {
+  return graph_conv3d(bench->graph, x, source(bench, weight), NO_VALUE,
+                      conv_spec_same(1, 3, 1, PAD_ZERO));
+}
+
+static Value norm_of(Bench *bench, Value x, NormKind kind) {
+  Value gain = source(bench, shape_vector(8)), bias = source(bench, shape_vector(8));
+  return graph_norm(bench->graph, x, gain, bias, kind, 2, 1e-5f);
+}
+
+static Value norm(Bench *bench, Value x) {
+  return norm_of(bench, x, NORM_RMS);
+}
+
+/* --- Padding of what is resized --------------------------------------------------------------- */
+
+static Value doubled(Bench *bench, Value x) {
+  Shape shape = graph_shape(bench->graph, x);
+  return graph_resize(bench->graph, x, 2 * shape.dim[AXIS_H], 2 * shape.dim[AXIS_W],
+                      RESIZE_NEAREST);
+}
+
+static Value bordered(Bench *bench, Value x) {
+  const Shape border = {{0, 0, 1, 1, 0}};
+  return graph_pad(bench->graph, x, border, border, PAD_REFLECT);
+}
+
+static void resize_takes_padding(void **state) {
+  (void)state;
+  Bench b = bench_new();
+  Value x = source(&b, image), gradient;
+  Value large = doubled(&b, x), y = bordered(&b, large);
+  graph_gradients(b.graph, graph_mean(b.graph, graph_square(b.graph, y)), &x, 1, &gradient);
+  keep(&b, gradient);
+  bench_plan(&b);
+  assert_int_equal(count(&b, OP_PAD), 0);
+  assert_int_equal(count(&b, OP_PAD_BACKWARD), 0);
+  const Op *forward = only(&b, OP_RESIZE), *backward = only(&b, OP_RESIZE_BACKWARD);
+  assert_int_equal(forward->outputs[0].id, y.id);
+  assert_int_equal(backward->outputs[0].id, gradient.id);
+  assert_true(op_fused_pad(forward) && op_fused_pad(backward));
+  assert_int_equal(forward->attributes.resize.pad.mode, PAD_REFLECT);
+  assert_int_equal(backward->attributes.resize.pad.mode, PAD_REFLECT);
+  bench_free(&b);
+}
+
+/* What is resized is read without the padding too. */
+static void resize_read_twice_stays(void **state) {
+  (void)state;
+  Bench b = bench_new();
+  Value large = doubled(&b, source(&b, image));
+  keep(&b, bordered(&b, large));
+  keep(&b, graph_average_pool(b.graph, large, 2, 2, 0));
+  bench_plan(&b);
+  only(&b, OP_PAD);
+  assert_false(op_fused_pad(only(&b, OP_RESIZE)));
+  bench_free(&b);
+}
+
+/* A border around a border: one of them alone. */
+static void resize_takes_one_padding(void **state) {
+  (void)state;
+  Bench b = bench_new();
+  Value inner = bordered(&b, doubled(&b, source(&b, image)));
+  keep(&b, bordered(&b, inner));
+  bench_plan(&b);
+  assert_int_equal(only(&b, OP_RESIZE)->outputs[0].id, inner.id);
+  assert_int_equal(only(&b, OP_PAD)->inputs[0].id, inner.id);
+  bench_free(&b);
+}
+
+/* --- Padding of what is normalised ------------------------------------------------------------ */
+
+static void norm_takes_padding(void **state) {
+  (void)state;
+  Bench b = bench_new();
+  Value x = source(&b, image), gradient;
+  Value y = bordered(&b, graph_relu(b.graph, norm(&b, x)));
+  graph_gradients(b.graph, graph_mean(b.graph, graph_square(b.graph, y)), &x, 1, &gradient);
+  keep(&b, gradient);
+  bench_plan(&b);
+  assert_int_equal(count(&b, OP_PAD), 0);
+  assert_int_equal(count(&b, OP_PAD_BACKWARD), 0);
+  const Op *forward = only(&b, OP_NORM), *backward = only(&b, OP_NORM_BACKWARD);
+  assert_int_equal(forward->outputs[0].id, y.id);
+  assert_int_equal(backward->outputs[0].id, gradient.id);
+  assert_int_equal(forward->attributes.norm.activation, ACTIVATION_LEAKY_RELU);
+  assert_int_equal(backward->attributes.norm.activation, ACTIVATION_LEAKY_RELU);
+  for (int i = 0; i < 2; i++) {
+    const PadAttributes *pad = op_fused_pad(i == 0 ? forward : backward);
+    assert_non_null(pad);
+    assert_int_equal(pad->mode, PAD_REFLECT);
+    assert_int_equal(pad->before.dim[AXIS_H], 1);
+    assert_int_equal(pad->after.dim[AXIS_W], 1);
+  }
+  bench_free(&b);
+}
+
+/* A residual block: what the first norm makes is padded for a convolution, and is the second one's
+ * residual. */
+static void residuals_lie_inside_of_paddings(void **state) {
+  (void)state;
+  Bench b = bench_new();
+  Value first = norm(&b, source(&b, image)), padded = bordered(&b, first);
+  Value way = graph_average_pool(b.graph, padded, 3, 1, 0);
+  Value second = graph_add(b.graph, first, norm(&b, convolution(&b, way)));
+  keep(&b, bordered(&b, second));
+  bench_plan(&b);
+  assert_int_equal(count(&b, OP_PAD), 0);
+  assert_int_equal(count(&b, OP_NORM), 2);
+  const Op *pool = only(&b, OP_AVERAGE_POOL);
+  assert_int_equal(pool->inputs[0].id, padded.id);
+  for (int i = 0; i < b.planned.program->step_count; i++) {
+    const Op *op = op_at(b.planned.program, i);
+    if (op->kind != OP_NORM) continue;
+    assert_non_null(op_fused_pad(op));
+    const bool adds = op->input_count > 3;
+    assert_int_equal(op->attributes.norm.residual_pad.before.dim[AXIS_H], adds);
+    if (adds) assert_int_equal(op->inputs[3].id, padded.id);
+  }
+  bench_free(&b);
+}
+
+/* Statistics of frames; a border of another kind; another reader of what is normalised. */
+static void norms_without_padding(void **state) {
+  const Shape border = {{0, 0, 1, 1, 0}};
+  (void)state;
+  for (int i = 0; i < 4; i++) {
+    Bench b = bench_new();
+    const NormKind kinds[] = {NORM_INSTANCE, NORM_GROUP, NORM_RMS, NORM_RMS};
+    Value y = norm_of(&b, source(&b, image), kinds[i]);
+    keep(&b, graph_pad(b.graph, y, border, border, i == 2 ? PAD_REPLICATE : PAD_REFLECT));
+    if (i == 3) keep(&b, graph_average_pool(b.graph, y, 2, 2, 0));
+    bench_plan(&b);
+    assert_int_equal(only(&b, OP_PAD)->inputs[0].id, y.id);
+    assert_null(op_fused_pad(only(&b, OP_NORM)));
+    bench_free(&b);
+  }
+}
+
+/* The gradient of what is normalised is wanted for itself, or is a sum with another one. */
+static void gradients_without_padding(void **state) {
+  (void)state;
+  for (int sum = 0; sum < 2; sum++) {
+    Bench b = bench_new();
+    Value x = source(&b, image), y = norm(&b, x), gradients[2], wrt[2] = {x, y};
+    Value loss = graph_mean(b.graph, graph_square(b.graph, bordered(&b, y)));
+    if (sum)
+      loss = graph_add(b.graph, loss, graph_mean(b.graph, graph_square(b.graph, norm(&b, y))));
+    graph_gradients(b.graph, loss, wrt, 2 - sum, gradients);
+    for (int i = 0; i < 2 - sum; i++) keep(&b, gradients[i]);
+    bench_plan(&b);
+    assert_int_equal(op_map_adds(only(&b, OP_PAD_BACKWARD)), sum);
+    for (int i = 0; i < b.planned.program->step_count; i++)
+      assert_true(op_at(b.planned.program, i)->kind != OP_NORM_BACKWARD ||
+                  !op_fused_pad(op_at(b.planned.program, i)));
+    bench_free(&b);
+  }
+}
+
+/* --- Sums of gradients ------------------------------------------------------------------------ */
+
+/* x goes a way of its own beside `map`; its gradient is the sum of both. */
+typedef Value Map(Bench *bench, Value x);
+
+static Value pooled(Bench *bench, Value x) {
+  return graph_average_pool(bench->graph, x, 2, 2, 0);
+}
+
+static void map_takes_other_gradient(void **state) {
+  static Map *const maps[] = {bordered, doubled, pooled};
+  static const OpKind kinds[] = {OP_PAD_BACKWARD, OP_RESIZE_BACKWARD, OP_AVERAGE_POOL_BACKWARD};
+  (void)state;
+  for (int i = 0; i < 3; i++) {
+    Bench b = bench_new();
+    Value x = source(&b, image), gradient;
+    Value mapped = graph_mean(b.graph, graph_square(b.graph, maps[i](&b, x)));
+    Value beside = graph_mean(b.graph, graph_square(b.graph, norm(&b, x)));
+    graph_gradients(b.graph, graph_add(b.graph, mapped, beside), &x, 1, &gradient);
+    keep(&b, gradient);
+    bench_plan(&b);
+    const Op *backward = only(&b, kinds[i]);
+    assert_true(op_map_adds(backward));
+    assert_int_equal(backward->outputs[0].id, gradient.id);
+    assert_int_equal(backward->inputs[1].id, only(&b, OP_NORM_BACKWARD)->outputs[0].id);
+    bench_free(&b);
+  }
+}
+
+/* Another op stands between the gradient and the sum: what it reads would live longer. */
+static void far_sums_stay(void **state) {
+  (void)state;
+  Bench b = bench_new();
+  Value x = source(&b, image), y = source(&b, image), gradient;
+  graph_gradients(b.graph, graph_mean(b.graph, graph_square(b.graph, bordered(&b, x))), &x, 1,
+                  &gradient);
+  keep(&b, graph_add(b.graph, gradient, norm(&b, y)));
+  bench_plan(&b);
+  assert_false(op_map_adds(only(&b, OP_PAD_BACKWARD)));
+  bench_free(&b);
+}
+
+/* A padding that has taken another gradient is not part of a resize behind it. */
+static void sums_end_at_a_resize(void **state) {
+  (void)state;
+  Bench b = bench_new();
+  Value x = source(&b, image), gradient, large = doubled(&b, x);
+  Value padded = graph_mean(b.graph, graph_square(b.graph, bordered(&b, large)));
+  Value beside = graph_mean(b.graph, graph_square(b.graph, norm(&b, large)));
+  graph_gradients(b.graph, graph_add(b.graph, padded, beside), &x, 1, &gradient);
+  keep(&b, gradient);
+  bench_plan(&b);
+  assert_true(op_map_adds(only(&b, OP_PAD_BACKWARD)));
+  assert_false(op_fused_pad(only(&b, OP_RESIZE_BACKWARD)));
+  bench_free(&b);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(resize_takes_padding),
+      cmocka_unit_test(resize_read_twice_stays),
+      cmocka_unit_test(resize_takes_one_padding),
+      cmocka_unit_test(norm_takes_padding),
+      cmocka_unit_test(residuals_lie_inside_of_paddings),
+      cmocka_unit_test(norms_without_padding),
+      cmocka_unit_test(gradients_without_padding),
+      cmocka_unit_test(map_takes_other_gradient),
+      cmocka_unit_test(far_sums_stay),
+      cmocka_unit_test(sums_end_at_a_resize),
+  };
+  return cmocka_run_group_tests_name("fusion of maps", tests, NULL, NULL);
+}
