@@ -199,6 +199,7 @@ static Status add_found(Cudnn *cudnn, Pending *pending, double seconds, Error *e
   pending->entry.plan = found.plan;
   pending->entry.graph = found.graph;
   pending->entry.config = found.config;
+  pending->is_tuned = found.is_measured; /* or the device had no memory to measure in */
   const Entry *entry = add(cudnn, &pending->entry);
   say(convolution, entry, pending->is_tuned ? "measured" : "by heuristics");
   if (!pending->only && pending->is_tuned == cudnn->tune) write_entry(cudnn, entry);

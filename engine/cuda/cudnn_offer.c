@@ -255,15 +255,18 @@ Status cudnn_search_finish(CudnnSearch *search, const CudnnTarget *target, cudaS
                            CudnnFound *out, Error *error) {
   Offer *offer = NULL;
   int engine = 0;
+  bool is_measured = false;
   *out = (CudnnFound){0};
   search->target = *target;
   search->stream = stream;
   do {
     if (search->settings.tune) offer = fastest_of(search, &engine);
+    is_measured = offer != NULL;
     if (!offer) offer = first_of(search, passes_trial, &engine);
   } while (!offer && !search->is_broken && add_tier(search));
   if (offer) {
     take(offer, engine, out);
+    out->is_measured = is_measured;
     return OK;
   }
   Text text = {0};

@@ -23,6 +23,7 @@ typedef struct CudnnFound {
   CudnnPlan *plan;
   cudnnBackendDescriptor_t config;
   CudnnGraph *graph;
+  bool is_measured; /* false: the heuristics' choice */
 } CudnnFound;
 
 /* `only`: one form; NULL: all. What cannot be made is found out when the search is finished. */
