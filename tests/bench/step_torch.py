@@ -12,8 +12,9 @@ given; one behind another that shares its networks begins the sooner:
     captured           the whole eager step, updates included, as one CUDA graph
     compiled           networks and losses through torch.compile, for the very shapes there are
     compiled-captured  the whole compiled step as one CUDA graph
-    compile            nothing is timed: what `compiled` needs is left in the compiler's cache, by forward passes
-                       alone, which take a fraction of a step's memory
+    compile            nothing is timed: what `compiled` needs is left in the compiler's cache, by one forward pass
+                       after the other. Most of a step's memory is what they keep for backward ones, which is let go
+                       at once here; and processes whose caches lie in one folder run them one at a time
 
 ENGINES is how cuDNN's are chosen: by its heuristics, or (benchmark, which is what is taken without it) in cuDNN's
 benchmark mode, which times several for each convolution, reference kernels among them: on large 3-D ones one run of
@@ -29,6 +30,7 @@ A mode that PyTorch cannot do, for want of memory or of torch.compile, costs the
 end of stderr, and the exit code is 3.
 """
 import gc
+import fcntl
 import importlib
 import json
 import os
@@ -48,6 +50,7 @@ MODES = ["eager", "captured", "compiled", "compiled-captured", "compile"]
 ENGINES = ["heuristics", "benchmark"]
 WARMUP_STEPS, LEAST_STEPS = 3, 5
 MOST_SECONDS = 5  # that are timed, unless LEAST_STEPS take longer
+MOST_WAITING = 60  # seconds, for one's turn
 UNMEASURED = 3  # exit code where a mode failed
 
 
@@ -117,14 +120,53 @@ def compile_backward_passes_at_once():
 
 
 class Step:
-    """One training step on the same clips each time; calling it returns its losses."""
+    """One training step on the same clips each time; calling it returns its losses. `turns`: for compile()."""
 
-    def __init__(self, config, device, half, layout, compiled):
+    def __init__(self, config, device, half, layout, compiled, turns=None):
         if compiled and not hasattr(torch, "compile"):
             raise RuntimeError(f"PyTorch {torch.__version__} has no torch.compile")
         if compiled:
             compile_backward_passes_at_once()
         self.training = training = Training(config, norms=False, fused=device == "cuda")
+class Turns:
+    """Processes that compile side by side run what they compiled one at a time: each takes most of a GPU's memory then."""
+
+    def __init__(self):
+        folder = os.path.dirname(os.path.abspath(os.environ.get("TORCHINDUCTOR_CACHE_DIR", "/tmp/any")))
+        os.makedirs(folder, exist_ok=True)
+        self.file = open(os.path.join(folder, "turns"), "a", encoding="ascii")  # held until the process ends
+
+    def backend(self, graph, inputs):
+        """For torch.compile: the usual one, whose code waits for its turn."""
+        function = importlib.import_module("torch._inductor.compile_fx").compile_fx(graph, inputs)
+
+        def run(*values):
+            self.begin()
+            return function(*values)
+
+        return run
+
+    def begin(self):
+        """Another that hangs is not waited for without end."""
+        end = time.perf_counter() + MOST_WAITING
+        while time.perf_counter() < end:
+            try:
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(0.05)
+
+    def take(self, function, *values):
+        """What it returns, without what a backward pass would want."""
+        try:
+            return function(*values).detach()
+        finally:
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
+            fcntl.flock(self.file, fcntl.LOCK_UN)
+
+
         training.to(device=device)
         if layout == "channels-last":
             use_channels_last(training)
@@ -132,14 +174,14 @@ class Step:
         memory = torch.channels_last_3d if layout == "channels-last" else torch.contiguous_format
         self.prepare = lambda clip: normalize(clip).contiguous(memory_format=memory)
         self.number = config.optim.l1_warmup + config.optim.fade_in
-        self.clips = ()
+        self.clips, self.turns = (), turns
         parts = [(training.generator, "forward"), (training, "discriminator_loss"), (training, "generator_loss")]
         for owner, name in [(self, "prepare"), *parts]:
             function = getattr(owner, name)
             if half and owner is not self:
                 function = torch.autocast(device, torch.bfloat16)(function)
             if compiled:
-                function = torch.compile(function, dynamic=False)
+                function = torch.compile(function, dynamic=False, backend=turns.backend if turns else "inductor")
             setattr(owner, name, function)
 
     def __call__(self):
@@ -148,13 +190,14 @@ class Step:
 
     def compile(self):
         """Calls what is compiled as a step does, without a backward pass."""
-        training = self.training
-        film, target = (self.prepare(clip) for clip in self.clips)
-        output = training.generator(film)
+        training, take = self.training, self.turns.take
+        film, target = (take(self.prepare, clip) for clip in self.clips)
+        output = take(training.generator, film)
         if training.adversarial:
-            training.discriminator_loss(film, target, output.detach())
+            take(training.discriminator_loss, film, target, output)
         training.discriminator.requires_grad_(False)
-        training.generator_loss(film, target, output, {}, training.adversarial_weight(self.number), False)
+        weight = training.adversarial_weight(self.number)
+        take(training.generator_loss, film, target, output.requires_grad_(), {}, weight, False)
         training.discriminator.requires_grad_(True)
 
 
@@ -224,7 +267,8 @@ def main():
                 steppers.clear()
             device.forget()
             if not steppers:
-                steppers[compiled] = Step(config, name, precision == "bf16", layout, compiled)
+                turns = Turns() if mode == "compile" else None
+                steppers[compiled] = Step(config, name, precision == "bf16", layout, compiled, turns)
                 steppers[compiled].clips = random_clips(config, size, name)
             step = steppers[compiled]
             if mode == "compile":
