@@ -26,11 +26,12 @@ Step times on a GPU are those between events behind each step, so the host may r
 `memory_bytes` on a GPU is what the device has less of than when the process came to it, as celforge counts it;
 `allocated_bytes` the peak of the tensors alone.
 
-A mode that PyTorch cannot do, for want of memory or of torch.compile, costs the others nothing: it is named at the
-end of stderr, and the exit code is 3.
+Before each mode stdout says "begin MODE". A mode that fails costs the others nothing: it is named at the end of stderr,
+and the exit code is 3 where PyTorch could not do it (for want of memory or of torch.compile: a RuntimeError), else 1.
+Where the GPU does nothing more after a failure, the process ends at once with 4: what comes behind needs a new one.
 """
-import gc
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -49,9 +50,9 @@ from celforge_torch import Training, normalize, parse_config  # noqa: E402
 MODES = ["eager", "captured", "compiled", "compiled-captured", "compile"]
 ENGINES = ["heuristics", "benchmark"]
 WARMUP_STEPS, LEAST_STEPS = 3, 5
-MOST_SECONDS = 5  # that are timed, unless LEAST_STEPS take longer
 MOST_WAITING = 60  # seconds, for one's turn
-UNMEASURED = 3  # exit code where a mode failed
+MOST_SECONDS = 5  # that are timed, unless LEAST_STEPS take longer
+FAILED, UNMEASURED, BROKEN = 1, 3, 4  # exit codes: something is wrong; PyTorch cannot; the device is of no more use
 
 
 class Device:
@@ -82,6 +83,14 @@ class Device:
     def synchronize(self):
         if self.on_gpu:
             torch.cuda.synchronize()
+
+    def works(self):
+        """Whether it does anything more after a failure."""
+        try:
+            self.synchronize()
+        except RuntimeError:
+            return False
+        return True
 
     def mark(self):
         """This moment, behind everything started before it."""
@@ -119,15 +128,6 @@ def compile_backward_passes_at_once():
         settings.force_non_lazy_backward_lowering = True
 
 
-class Step:
-    """One training step on the same clips each time; calling it returns its losses. `turns`: for compile()."""
-
-    def __init__(self, config, device, half, layout, compiled, turns=None):
-        if compiled and not hasattr(torch, "compile"):
-            raise RuntimeError(f"PyTorch {torch.__version__} has no torch.compile")
-        if compiled:
-            compile_backward_passes_at_once()
-        self.training = training = Training(config, norms=False, fused=device == "cuda")
 class Turns:
     """Processes that compile side by side run what they compiled one at a time: each takes most of a GPU's memory then."""
 
@@ -167,6 +167,15 @@ class Turns:
             fcntl.flock(self.file, fcntl.LOCK_UN)
 
 
+class Step:
+    """One training step on the same clips each time; calling it returns its losses. `turns`: for compile()."""
+
+    def __init__(self, config, device, half, layout, compiled, turns=None):
+        if compiled and not hasattr(torch, "compile"):
+            raise RuntimeError(f"PyTorch {torch.__version__} has no torch.compile")
+        if compiled:
+            compile_backward_passes_at_once()
+        self.training = training = Training(config, norms=False, fused=device == "cuda")
         training.to(device=device)
         if layout == "channels-last":
             use_channels_last(training)
@@ -260,7 +269,9 @@ def main():
     set_up_torch(config, engines)
     device = Device(name)
     steppers, failures = {}, []  # at most one, compiled or not: each holds the networks and their moments
+    code = UNMEASURED
     for mode in modes:
+        print(f"begin {mode}", flush=True)
         begin, step, compiled = time.perf_counter(), None, mode.startswith("compile")
         try:
             if compiled not in steppers:
@@ -281,13 +292,18 @@ def main():
             result = {"mode": mode, "layout": layout, "engines": engines, "step_seconds": seconds, **device.memory(),
                       "seconds_in_all": time.perf_counter() - begin, "torch": torch.__version__}
             print(json.dumps(result), flush=True)
-        except RuntimeError as error:  # PyTorch's own, torch.OutOfMemoryError and the compiler's included
+        except Exception as error:
+            # PyTorch's own are RuntimeErrors, torch.OutOfMemoryError and most of the compiler's included.
+            code = code if isinstance(error, RuntimeError) else FAILED
             traceback.print_exc()
             failures.append(f"{mode} ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})")
             steppers.clear()  # half a step leaves gradients, and layers that want none
+            if not device.works():
+                print(f"the device is broken: {failures[-1]}", file=sys.stderr, flush=True)
+                os._exit(BROKEN)  # nothing that touches the device again
     if failures:
         print(f"failed: {', '.join(failures)}", file=sys.stderr)
-        sys.exit(UNMEASURED)
+        sys.exit(code)
 
 
 if __name__ == "__main__":
