@@ -100,11 +100,13 @@ bool plan_inputs_steady(const Plan *plan, int op, int to) {
 
 /* --- Lifetimes -------------------------------------------------------------------------------- */
 
-/* The last op that reads a value or another shape of it; for a value nobody reads, its producer. */
+/* The last op that reads a value, another shape of it or a part of it, or makes one: what nobody
+ * reads is written all the same. */
 static void find_last_uses(const Plan *plan, int *last) {
-  for (int i = 0; i < plan->value_count; i++) last[i] = plan->values[i].producer;
+  for (int i = 0; i < plan->value_count; i++) last[i] = -1;
   for (int i = 0; i < plan->value_count; i++) {
     const PlanValue *value = &plan->values[i];
+    if (value->producer > last[value->root]) last[value->root] = value->producer;
     for (int j = 0; j < value->use_count; j++) {
       if (value->uses[j] > last[value->root]) last[value->root] = value->uses[j];
     }

@@ -143,6 +143,21 @@ const Op *op_at(const Program *program, int index) {
   return &program->plan->ops[index];
 }
 
+static void check_lives(const Program *program, Value value, int index) {
+  if (value.id < 0 || plan_value(program->plan, value)->buffer) return;
+  assert_true(program->lifetime_of[value.id] >= 0);
+  const Lifetime *lifetime = &program->lifetimes[program->lifetime_of[value.id]];
+  assert_true(lifetime->first <= index && index <= lifetime->last);
+}
+
+void check_lifetimes(const Program *program) {
+  for (int i = 0; i < program->step_count; i++) {
+    const Op *op = op_at(program, i);
+    for (int j = 0; j < op->input_count; j++) check_lives(program, op->inputs[j], i);
+    for (int j = 0; j < op->output_count; j++) check_lives(program, op->outputs[j], i);
+  }
+}
+
 /* --- Random graphs ---------------------------------------------------------------------------- */
 
 enum { POOL = 24 };

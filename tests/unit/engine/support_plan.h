@@ -31,6 +31,8 @@ int count_ops(const Program *program, OpKind kind);
 /* The index of the only op of this kind, or fails the test. */
 int only_op(const Program *program, OpKind kind);
 const Op *op_at(const Program *program, int index);
+/* Fails the test unless every value in the arena lives while it is made and while it is read. */
+void check_lifetimes(const Program *program);
 
 /* Appends about `ops` random ops over `buffer`, which holds RANDOM_GRAPH_BUFFER elements of f32.
  * With `halving` set, an all-reduce is written out as target = target / 2. */

@@ -90,11 +90,35 @@ static void operands_are_made_in_place(void **state) {
   assert_int_equal(concats_of(MADE_FAR, AXIS_N), 1); /* the whole would live longer */
 }
 
+/* A concatenation that the backward pass alone reads, and makes again: what the forward pass makes
+ * of it is written where nothing else lives, although nobody reads it. */
+static void unread_wholes_take_their_place(void **state) {
+  (void)state;
+  Bench b = bench_new();
+  Error error;
+  Value parts[2], beside = normed(&b, source(&b, frames));
+  for (int i = 0; i < 2; i++) parts[i] = normed(&b, source(&b, frames));
+  Value whole = graph_concat(b.graph, parts, 2, AXIS_N);
+  keep(&b, graph_average_pool(b.graph, beside, 2, 2, 0));
+  const int backward = b.graph->op_count;
+  keep(&b, graph_average_pool(b.graph, whole, 2, 2, 0));
+  for (int i = backward; i < b.graph->op_count; i++) b.graph->ops[i].is_gradient = true;
+  b.planned.arena = arena_new();
+  const ProgramOptions options = {.name = "test", .arena = b.planned.arena, .recompute = true};
+  assert_int_equal(program_plan(b.graph, &b.fake.backend, &options, &b.planned.program, &error),
+                   OK);
+  assert_int_equal(count(&b, OP_NORM), 5); /* the parts twice */
+  assert_int_equal(count(&b, OP_CONCAT), 0);
+  check_lifetimes(b.planned.program);
+  bench_free(&b);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(slices_are_places),
       cmocka_unit_test(misaligned_slices_run),
       cmocka_unit_test(operands_are_made_in_place),
+      cmocka_unit_test(unread_wholes_take_their_place),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

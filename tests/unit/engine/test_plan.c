@@ -450,6 +450,7 @@ static int recompute_and_compare(uint64_t seed, Backend *backend, Buffer *buffer
   for (int again = 0; again < 2; again++) {
     ProgramOptions options = {.name = "test", .arena = arena, .recompute = again};
     assert_ok(program_plan(graph, backend, &options, &programs[again], &error));
+    check_lifetimes(programs[again]);
     fill_random(buffer, seed);
     assert_ok(program_run(programs[again], &error));
     found[again] = mem_new((size_t)buffer->count, sizeof(float));
