@@ -105,12 +105,13 @@ static void fuse_norm_backward(Plan *plan, int slot) {
     Value dy = other_operand(multiply, multiply->inputs[i]);
     if (!leaky || dy.id < 0 || !same_type(plan, dy, product)) continue;
     int norm = norm_behind(plan, step->inputs[0]);
-    if (norm < 0 || !same_norm(&plan->ops[norm], op) || !plan_inputs_steady(plan, norm, slot)) {
+    int freed = plan_value(plan, product)->producer;
+    if (norm < 0 || !same_norm(&plan->ops[norm], op) || !plan_inputs_steady(plan, norm, slot) ||
+        !plan_steady(plan, dy, freed, slot)) {
       continue;
     }
     plan->ops[slot].attributes.norm.activation = ACTIVATION_LEAKY_RELU;
     plan->ops[slot].attributes.norm.slope = leaky->p;
-    int freed = plan_value(plan, product)->producer;
     plan_set_input(plan, slot, 0, dy);
     plan_remove(plan, freed);
     return;
@@ -238,7 +239,7 @@ static void fuse_bias_gradient(Plan *plan, int slot) {
   const Op *op = &plan->ops[slot];
   if (op->output_count > 1) return;
   int sum = channel_sum(plan, op->inputs[1]);
-  if (sum < 0) return;
+  if (sum < 0 || !plan_steady(plan, op->inputs[1], sum, slot)) return;
   Value bias_gradient = plan->ops[sum].outputs[0];
   bool moves = sum < slot;
   if (moves && (!ready_before(plan, op->inputs[0], sum) || !plan_inputs_steady(plan, slot, sum))) {

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "engine/gradients.h"
 #include "engine/parameters.h"
 #include "support_bench.h"
 #include "support_reference.h"
@@ -105,6 +106,32 @@ static void convolution_activation_in_training(void **state) {
   bench_free(&b);
 }
 
+/* The gradient of x from the one of y. */
+static Value pulled_back(Bench *bench, Value y, Value dy, Value x) {
+  const Differentiation task = {
+      .outputs = &y, .cotangents = &dy, .output_count = 1, .wrt = &x, .wrt_count = 1};
+  Value gradient;
+  graph_differentiate(bench->graph, &task, &gradient);
+  return gradient;
+}
+
+/* The cotangent is a view that is written before it is summed: both sums are to see their own. */
+static void bias_gradient_sees_updates(void **state) {
+  enum { PIXELS = 1u << AXIS_N | 1u << AXIS_T | 1u << AXIS_H | 1u << AXIS_W };
+  (void)state;
+  Bench b = bench_new();
+  Value w = source(&b, weight), dy = source(&b, image);
+  Value y =
+      graph_conv3d(b.graph, source(&b, image), w, NO_VALUE, conv_spec_same(1, 3, 1, PAD_ZERO));
+  keep(&b, pulled_back(&b, y, dy, w));
+  graph_fill(b.graph, dy, 3);
+  keep(&b, graph_reduce_sum(b.graph, dy, PIXELS, 1));
+  bench_plan(&b);
+  assert_int_equal(only(&b, OP_CONV3D_BACKWARD_WEIGHTS)->output_count, 1);
+  only(&b, OP_REDUCE);
+  bench_free(&b);
+}
+
 /* Of a negative slope the output's sign does not tell the input's; and a step that comes before the
  * activation cannot be one of its output. */
 static void steps_that_need_the_input_keep_it(void **state) {
@@ -193,6 +220,19 @@ static void norm_backward_sees_updates(void **state) {
   const Op *backward = only(&b, OP_NORM_BACKWARD);
   assert_int_equal(backward->attributes.norm.activation, ACTIVATION_NONE);
   assert_int_equal(backward->output_count, 1); /* nobody asked for the gain's */
+  bench_free(&b);
+}
+
+/* The gradient behind the activation is a view that changes before the norm's is computed. */
+static void norm_backward_reads_in_order(void **state) {
+  (void)state;
+  Bench b = bench_new();
+  Value x = source(&b, image), dy = source(&b, image), normed = norm(&b, x);
+  Value inner = pulled_back(&b, graph_leaky_relu(b.graph, normed, 0.25f), dy, normed);
+  graph_fill(b.graph, dy, 2);
+  keep(&b, pulled_back(&b, normed, inner, x));
+  bench_plan(&b);
+  assert_int_equal(only(&b, OP_NORM_BACKWARD)->attributes.norm.activation, ACTIVATION_NONE);
   bench_free(&b);
 }
 
@@ -541,11 +581,13 @@ int main(void) {
       cmocka_unit_test(convolution_read_twice_stays),
       cmocka_unit_test(bias_is_not_read_too_early),
       cmocka_unit_test(convolution_activation_in_training),
+      cmocka_unit_test(bias_gradient_sees_updates),
       cmocka_unit_test(steps_that_need_the_input_keep_it),
       cmocka_unit_test(norm_takes_activation_and_residual),
       cmocka_unit_test(activation_behind_residual_stays),
       cmocka_unit_test(norm_backward_takes_activation),
       cmocka_unit_test(norm_backward_sees_updates),
+      cmocka_unit_test(norm_backward_reads_in_order),
       cmocka_unit_test(chains_become_one_op),
       cmocka_unit_test(reductions_compute_what_they_sum),
       cmocka_unit_test(far_readers_make_what_takes_more_memory),
