@@ -140,6 +140,24 @@ static void test_large(void **state) {
   check_rows(LARGE_ROWS);
 }
 
+/* Norms of pixels count places in 32 bits: what has longer sides is refused, not left unwritten. */
+static void test_sides(void **state) {
+  (void)state;
+  Form form = form_of(OP_NORM);
+  const int64_t sides[] = {INT32_MAX / 2, INT32_MAX / 2 + 1, (int64_t)1 << 32};
+  for (int i = 0; i < 6; i++) {
+    const int64_t side = sides[i / 2];
+    const Shape shape = i % 2 ? shape_make(1, 1, side, 1, 1) : shape_make(1, 1, 1, side, 1);
+    const Tensor x = {.shape = shape, .dtype = DTYPE_BF16};
+    Kernel *kernel = NULL;
+    Error error = {0};
+    const Status status = backend->kernel_new(backend, &form.op, &x, &x, &kernel, &error);
+    assert_int_equal(status, i < 2 ? OK : ERROR_INTERNAL);
+    if (status == OK) kernel->free(kernel);
+    if (status != OK) assert_non_null(strstr(error.message, "at most 1073741823 a side"));
+  }
+}
+
 static int set_up(void **state) {
   (void)state;
   const CudaOptions options = {
@@ -161,6 +179,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_small),
       cmocka_unit_test(test_large),
+      cmocka_unit_test(test_sides),
   };
   return gpu_run_tests(tests, sizeof tests / sizeof *tests, set_up, tear_down);
 }
