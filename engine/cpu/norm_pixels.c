@@ -408,7 +408,9 @@ static void add_threads(const Norm *norm, void *workspace) {
 }
 
 void norm_pixels_backward(const Norm *norm, void *workspace) {
-  memset(workspace, 0, norm_pixels_workspace(norm));
+  for (int thread = 0; thread < norm->threads; thread++) /* OpenMP may start fewer */
+    memset(space_of(norm, workspace, thread).dgain, 0,
+           DOUBLE_ROWS * (size_t)norm_row(norm) * sizeof(double));
 #pragma omp parallel num_threads(norm->threads)
   {
     Space space = own_space(norm, workspace);
