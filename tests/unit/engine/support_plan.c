@@ -263,6 +263,25 @@ static Value parted(Maker *maker, Value x) {
   return graph_concat(maker->graph, parts, 2, AXIS_N);
 }
 
+static Value normalised(Maker *maker, Value x) {
+  Value whole = graph_broadcast(maker->graph, x, shape_make(3, 1, 4, 2, 4));
+  const NormKind kind = pick(maker, 8) ? NORM_RMS : NORM_INSTANCE;
+  Value y = graph_norm(maker->graph, whole, NO_VALUE, NO_VALUE, kind, 1, 0.25f);
+  return pick(maker, 2) ? graph_leaky_relu(maker->graph, y, 0.2f) : y;
+}
+
+/* What a norm makes goes through a padding, and around it; now and then others read it too. */
+static Value padded_norm(Maker *maker, Value x) {
+  const Shape before = {{0, 0, pick(maker, 4), pick(maker, 2), 0}}, after = {{0, 0, 3, 1, 0}};
+  Value y = normalised(maker, x);
+  Value padded = graph_pad(maker->graph, y, before, after, PAD_REFLECT);
+  if (pick(maker, 4) == 0) add(maker, y);
+  Value way = graph_slice(maker->graph, padded, (Shape){{0, 0, pick(maker, 3), 0, 0}},
+                          shape_make(3, 1, 4, 2, 4));
+  Value next = pick(maker, 8) ? normalised(maker, way) : unary(maker, way);
+  return pick(maker, 2) ? graph_add(maker->graph, next, y) : graph_add(maker->graph, y, next);
+}
+
 static void all_reduce(Maker *maker, Value target) {
   if (maker->halving) {
     graph_store(maker->graph, graph_affine(maker->graph, target, 0.5f, 0), target);
@@ -303,7 +322,7 @@ Graph *random_graph(uint64_t seed, int ops, Buffer *buffer, bool halving) {
                  .halving = halving};
   add(&maker, any_view(&maker, shape_make(3, 1, 4, 2, 4)));
   for (int i = 0; i < ops; i++) {
-    int choice = pick(&maker, 18);
+    int choice = pick(&maker, 20);
     if (choice < 5) {
       add(&maker, unary(&maker, any(&maker)));
     } else if (choice < 9) {
@@ -321,8 +340,10 @@ Graph *random_graph(uint64_t seed, int ops, Buffer *buffer, bool halving) {
       add(&maker, any_view(&maker, any_shape(&maker)));
     } else if (choice < 16) {
       effect(&maker);
-    } else {
+    } else if (choice < 18) {
       add(&maker, parted(&maker, any(&maker)));
+    } else {
+      add(&maker, padded_norm(&maker, any(&maker)));
     }
   }
   return maker.graph;
