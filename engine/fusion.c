@@ -294,7 +294,7 @@ static void fuse_norm_pad(Plan *plan, int slot) {
   const Value padded = plan->ops[pad].outputs[0];
   op->attributes.norm.pad = plan->ops[pad].attributes.pad;
   plan_remove(plan, pad);
-  while (info->use_count > 0) {
+  while (info->use_count > 0) { /* each reads y in that place alone */
     const int reader = info->uses[0];
     plan->ops[reader].attributes.norm.residual_pad = op->attributes.norm.pad;
     plan_set_input(plan, reader, 3, padded);
@@ -312,7 +312,10 @@ static void fuse_pad_backward(Plan *plan, int slot) {
   if (!resizes && !norm_can_pad(op, pad)) return;
   int freed = plan_value(plan, inner)->producer;
   if (single_user(plan, inner) != slot || !plan_inputs_steady(plan, freed, slot)) return;
-  *(resizes ? &op->attributes.resize.pad : &op->attributes.norm.pad) = pad->attributes.pad;
+  if (resizes)
+    op->attributes.resize.pad = pad->attributes.pad;
+  else
+    op->attributes.norm.pad = pad->attributes.pad;
   plan_set_input(plan, slot, 0, pad->inputs[0]);
   plan_remove(plan, freed);
 }
@@ -397,7 +400,7 @@ void plan_fuse(Plan *plan) {
   for (int i = 0; i < plan->op_count; i++) {
     if (plan->live[i]) fuse_neighbours(plan, i);
   }
-  for (int i = 0; i < plan->op_count; i++) { /* when every residual is one */
+  for (int i = 0; i < plan->op_count; i++) { /* residuals are inputs by now */
     if (plan->live[i] && plan->ops[i].kind == OP_NORM) fuse_norm_pad(plan, i);
   }
   for (int i = 0; i < plan->op_count; i++) {

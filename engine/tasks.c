@@ -70,8 +70,8 @@ static Status check_norm_frame(const Op *op, const PadAttributes *pad, const Ten
   if ((pads && !reflects) || !shape_equal(shape, outer->shape))
     FAIL(error, ERROR_INTERNAL,
          "%s: %s: %s: a padded tensor is %s, around %s; it must be padded as the op says, RMS "
-         "norm's by "
-         "reflection in height and width, others' not at all",
+         "norm's "
+         "by reflection in height and width, others' not at all",
          op->name, backend, op_kind_name(op->kind), shape_text(outer->shape, to),
          shape_text(x->shape, from));
 done:
@@ -103,6 +103,7 @@ Status norm_task(const Op *op, const Tensor *inputs, const Tensor *outputs, cons
       .groups = norm->kind == NORM_GROUP ? norm->groups : dim[AXIS_C],
       .epsilon = norm->epsilon,
       .slope = norm->activation == ACTIVATION_LEAKY_RELU ? norm->slope : 1.0f,
+      .backward = backward,
       .parameters = op_has_input(op, inputs, backward ? 2 : 1),
       .residual = residual,
       .dgain = backward && op_has_output(op, outputs, 1),

@@ -36,7 +36,8 @@ typedef struct NormTask {
   int64_t height, width;
   int64_t channels, groups; /* as many groups as channels but in group norm */
   float epsilon;
-  float slope;       /* of the activation v > 0 ? v : slope * v; 1: none */
+  float slope; /* of the activation v > 0 ? v : slope * v; 1: none */
+  bool backward;
   bool parameters;   /* gain and bias are inputs */
   bool residual;     /* forward: is an input */
   bool dgain, dbias; /* backward: are outputs */

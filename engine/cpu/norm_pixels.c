@@ -21,11 +21,12 @@ enum { DOUBLE_ROWS = 2, FLOAT_ROWS = 6, PIXEL_BLOCKS = 2 };
 typedef struct Space {
   double *dgain, *dbias;
   float *block_dgain, *block_dbias, *x, *other, *out, *h;
-  float *gathered, *seen; /* BLOCK pixels each, where there is padding */
+  float *gathered, *seen; /* BLOCK pixels each, where a padding's gradient is read */
 } Space;
 
 static size_t space_bytes(const Norm *norm) {
-  const size_t blocks = norm->task.padded ? (size_t)PIXEL_BLOCKS * BLOCK * sizeof(float) : 0;
+  const bool gathers = norm->task.padded && norm->task.backward;
+  const size_t blocks = gathers ? (size_t)PIXEL_BLOCKS * BLOCK * sizeof(float) : 0;
   return (size_t)norm_row(norm) *
          (DOUBLE_ROWS * sizeof(double) + FLOAT_ROWS * sizeof(float) + blocks);
 }

@@ -172,7 +172,8 @@ template <typename T, int N, int K, int LANES, bool PADDED> struct BackwardRow {
     load_row<T, N, K>(p.norm.x, pixel * lane.channels, pixel < p.pixels, lane, x);
     load_row<T, N, K>(p.norm.dy, of_dy * lane.channels, pixel < p.pixels, lane, dy);
   }
-  /* Adds what the padding shows of the pixel, of which few are seen so. */
+  /* Adds what the padding shows of the pixel, of which few are seen so. The sum is rounded to T, as
+   * a padding's own gradient is: registers are scarce. */
   __device__ void add_padding(const RowLaunch &p, const Lane<N, LANES> &lane, int64_t pixel) {
     const bool seen = pixel < p.pixels && near_sides(p.norm, spot);
 #pragma unroll

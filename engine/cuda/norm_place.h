@@ -81,8 +81,11 @@ __device__ inline bool near_sides(const NormLaunch &p, const Spot &spot) {
   const int top = static_cast<int>(p.outer.top), left = static_cast<int>(p.outer.left);
   const int below = static_cast<int>(p.outer.height) - top - p.height;
   const int right = static_cast<int>(p.outer.width) - left - p.width;
-  return spot.row <= top || spot.row >= p.height - 1 - below || spot.column <= left ||
-         spot.column >= p.width - 1 - right;
+  const int last_row = p.height - 1, last_column = p.width - 1;
+  return (spot.row > 0 && spot.row <= top) ||
+         (spot.row < last_row && spot.row >= last_row - below) ||
+         (spot.column > 0 && spot.column <= left) ||
+         (spot.column < last_column && spot.column >= last_column - right);
 }
 
 /* Adds the N channels of dy from `channel` in all places that show the pixel but its own. */

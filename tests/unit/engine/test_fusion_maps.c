@@ -150,6 +150,28 @@ static void norms_without_padding(void **state) {
   }
 }
 
+/* Two borders of one tensor; a norm of what is its residual too; a residual of a norm of frames. */
+static void residuals_without_padding(void **state) {
+  const Shape wider = {{0, 0, 2, 2, 0}};
+  (void)state;
+  for (int i = 0; i < 3; i++) {
+    Bench b = bench_new();
+    Value y = norm(&b, source(&b, image));
+    Value other = i == 1 ? y : graph_average_pool(b.graph, source(&b, image), 3, 1, 1);
+    Value second = norm_of(&b, other, i == 2 ? NORM_INSTANCE : NORM_RMS);
+    keep(&b, bordered(&b, y));
+    if (i == 0) keep(&b, graph_pad(b.graph, y, wider, wider, PAD_REFLECT));
+    keep(&b, graph_average_pool(b.graph, graph_add(b.graph, second, y), 2, 2, 0));
+    bench_plan(&b);
+    assert_true(count(&b, OP_PAD) >= 1);
+    for (int k = 0; k < b.planned.program->step_count; k++) {
+      const Op *op = op_at(b.planned.program, k);
+      if (op->kind == OP_NORM) assert_null(op_fused_pad(op));
+    }
+    bench_free(&b);
+  }
+}
+
 /* The gradient of what is normalised is wanted for itself, or is a sum with another one. */
 static void gradients_without_padding(void **state) {
   (void)state;
@@ -235,6 +257,7 @@ int main(void) {
       cmocka_unit_test(norm_takes_padding),
       cmocka_unit_test(residuals_lie_inside_of_paddings),
       cmocka_unit_test(norms_without_padding),
+      cmocka_unit_test(residuals_without_padding),
       cmocka_unit_test(gradients_without_padding),
       cmocka_unit_test(map_takes_other_gradient),
       cmocka_unit_test(far_sums_stay),
