@@ -250,8 +250,7 @@ static void fuse_bias_gradient(Plan *plan, int slot) {
   plan_set_output(plan, moves ? sum : slot, 1, bias_gradient);
 }
 
-/* --- Padding of what is resized or normalised --------------------------------------------------
- */
+/* --- Padding of what is resized or normalised ------------------------------------------------- */
 
 /* pad(resize(x)), the padding alone reading what is resized. */
 static void fuse_pad(Plan *plan, int slot) {

@@ -74,6 +74,11 @@ static Status check_norm_frame(const Op *op, const PadAttributes *pad, const Ten
          "by reflection in height and width, others' not at all",
          op->name, backend, op_kind_name(op->kind), shape_text(outer->shape, to),
          shape_text(x->shape, from));
+  if (op->attributes.norm.kind == NORM_RMS &&
+      (shape.dim[AXIS_H] > NORM_MOST_SIDE || shape.dim[AXIS_W] > NORM_MOST_SIDE))
+    FAIL(error, ERROR_INTERNAL, "%s: %s: %s: frames of %lld x %lld pixels; at most %d a side",
+         op->name, backend, op_kind_name(op->kind), (long long)shape.dim[AXIS_H],
+         (long long)shape.dim[AXIS_W], NORM_MOST_SIDE);
 done:
   return status;
 }

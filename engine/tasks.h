@@ -6,6 +6,8 @@
 #ifndef CELFORGE_ENGINE_TASKS_H
 #define CELFORGE_ENGINE_TASKS_H
 
+#include <stdint.h>
+
 #include "engine/backend.h"
 #include "engine/pieces.h"
 
@@ -24,6 +26,9 @@ Status square_sums_pieces(const Op *op, const Tensor *inputs, const Tensor *outp
                           const char *backend, Pieces *out, Error *error);
 
 /* --- OP_NORM, OP_NORM_BACKWARD ---------------------------------------------------------------- */
+/* Pixels: places in RMS norm's frames are counted in 32 bits, up to twice a side's length. */
+enum { NORM_MOST_SIDE = INT32_MAX / 2 };
+
 /* A frame that holds one of x's size: how large it is, and where x's begins in it. */
 typedef struct NormFrame {
   int64_t height, width, top, left;

@@ -311,8 +311,7 @@ static void add_floats(float *to, const float *more, int64_t count) {
   for (int64_t i = 0; i < count; i++) to[i] += more[i];
 }
 
-/* Adds row `place` of dy, in its middle and in what its sides show of it, to the gathered pixels.
- */
+/* Adds row `place` of dy to the gathered pixels, its middle and what its sides show of them. */
 static void gather_row(const Norm *norm, const Space *space, const Stretch *s, int64_t place,
                        bool is_first) {
   const NormFrame *outer = &norm->task.outer;

@@ -95,24 +95,11 @@ static void cut(NormLaunch *p, NormKind kind, int multiprocessors) {
   p->pieces = (pixels + p->piece_length - 1) / p->piece_length;
 }
 
-/* Places in a frame are counted in 32 bits, and twice a side's length at times. */
-static Status check_sides(const Op *op, const NormTask *task, Error *error) {
-  Status status = OK;
-  enum { MOST = INT32_MAX / 2 };
-  const NormFrame *outer = &task->outer; /* as large as x's or larger */
-  if (task->kind == NORM_RMS && (outer->height > MOST || outer->width > MOST))
-    FAIL(error, ERROR_INTERNAL, "%s: cuda: %s: %lld x %lld pixels; at most %d a side", op->name,
-         op_kind_name(op->kind), (long long)outer->height, (long long)outer->width, MOST);
-done:
-  return status;
-}
-
 static Status norm_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
                        NormKernel **out, Error *error) {
   Status status = OK;
   NormTask task;
   TRY(norm_task(op, inputs, outputs, backend->name, &task, error));
-  TRY(check_sides(op, &task, error));
   NormKernel *kernel = mem_new(1, sizeof *kernel);
   kernel->stream = cuda_backend(backend)->stream;
   kernel->task = task;

@@ -230,14 +230,19 @@ static cudnnBackendDescriptor_t properties_of(const DescribedDevice *device) {
   return NULL;
 }
 
-static Cudnn *open_described(const DescribedDevice *device, const CudnnRules *rules,
-                             const char *folder, cudnnBackendDescriptor_t *properties) {
-  *properties = properties_of(device);
-  if (!*properties) {
+static CudnnTarget described_or_skip(const DescribedDevice *device) {
+  const CudnnTarget target = {.properties = properties_of(device)};
+  if (!target.properties) {
     print_message("# this cuDNN takes no description of a device\n");
     skip();
   }
-  const CudnnTarget target = {.properties = *properties};
+  return target;
+}
+
+static Cudnn *open_described(const DescribedDevice *device, const CudnnRules *rules,
+                             const char *folder, cudnnBackendDescriptor_t *properties) {
+  const CudnnTarget target = described_or_skip(device);
+  *properties = target.properties;
   return cudnn_open(&target, device->name, rules, folder, 0);
 }
 
@@ -309,29 +314,61 @@ static void plans_made_in_threads(void **state) {
   close_described(together, properties[1]);
 }
 
+/* A form of a convolution that is asked for by itself, and the name of what was got; "": none. */
+typedef struct AskedForm {
+  const Convolution *convolution;
+  ConvolutionForm form;
+  char got[64];
+} AskedForm;
+
+typedef struct AskedForms {
+  int count, found;
+  AskedForm *items;
+} AskedForms;
+
+static const CudnnRules large_workspace = {.workspace = 1 << 30};
+
+/* In any thread. */
+static void ask_for_form(void *context, int index, const CudnnTarget *target) {
+  AskedForm *asked = &((AskedForms *)context)->items[index];
+  Error refusal = {0};
+  CudnnChoice choice;
+  Cudnn *cudnn = cudnn_open(target, devices[0].name, &large_workspace, NULL, 1);
+  if (cudnn_choose(cudnn, asked->convolution, &asked->form, &choice, &refusal) == OK)
+    convolution_form_name(&choice.form, asked->got);
+  cudnn_free(cudnn);
+}
+
+static void check_form(void *context, int index) {
+  AskedForms *all = context;
+  const AskedForm *asked = &all->items[index];
+  char wanted[64];
+  if (asked->got[0] == '\0') return;
+  assert_string_equal(asked->got, convolution_form_name(&asked->form, wanted));
+  all->found++;
+}
+
 /* Who asks for one form gets that one or none. */
 static void plans_of_one_form(void **state) {
-  enum { EVERY = 25 }; /* one after the other */
-  static const CudnnRules rules = {.workspace = 1 << 30};
-  cudnnBackendDescriptor_t properties;
-  int found = 0;
+  enum { EVERY = 9 };
+  AskedForms all = {0};
   (void)state;
-  Cudnn *cudnn = open_described(&devices[0], &rules, NULL, &properties);
+  const CudnnTarget target = described_or_skip(&devices[0]);
+  all.items = mem_new((size_t)(recorder.count * CONVOLUTION_MAX_FORMS), sizeof *all.items);
   for (int i = 0; i < recorder.count; i += EVERY) {
     ConvolutionForm forms[CONVOLUTION_MAX_FORMS];
     const int count = convolution_forms(&recorder.convolutions[i], forms);
-    for (int k = 0; k < count; k++) {
-      CudnnChoice choice;
-      char wanted[64], name[64];
-      if (cudnn_choose(cudnn, &recorder.convolutions[i], &forms[k], &choice, &error) != OK)
-        continue;
-      assert_string_equal(convolution_form_name(&choice.form, name),
-                          convolution_form_name(&forms[k], wanted));
-      found++;
-    }
+    for (int k = 0; k < count; k++)
+      all.items[all.count++] = (AskedForm){&recorder.convolutions[i], forms[k], ""};
   }
-  assert_true(found > recorder.count / EVERY);
-  close_described(cudnn, properties);
+  const CudnnWork work = {
+      .count = all.count, .context = &all, .make = ask_for_form, .take = check_form};
+  CudnnWorkers *workers = cudnn_workers_new(0);
+  cudnn_workers_run(workers, &target, &work);
+  cudnn_workers_free(workers);
+  assert_true(all.found > recorder.count / EVERY);
+  free(all.items);
+  cudnnBackendDestroyDescriptor(target.properties);
 }
 
 /* Unmeasured, a gradient of weights is one that cuDNN writes in bf16. */

@@ -173,6 +173,14 @@ static void padded_norms(void **state) {
   assert_int_equal(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
                    ERROR_INTERNAL);
   norm = padded_norm();
+  norm.inputs[0].shape.dim[AXIS_W] =
+      NORM_MOST_SIDE - 3; /* with its padding, one more than may be */
+  norm.outputs[0].shape.dim[AXIS_W] = (int64_t)NORM_MOST_SIDE + 1;
+  norm.op.input_count = 3;
+  norm.op.attributes.norm.residual_pad = (PadAttributes){0};
+  check(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
+        "net.norm: cpu: norm: frames of 6 x 1073741824 pixels; at most 1073741823 a side");
+  norm = padded_norm();
   norm.op.attributes.norm.pad.before.dim[AXIS_H] = 4; /* as much as there is */
   norm.outputs[0].shape.dim[AXIS_H] = 9;
   assert_int_equal(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
