@@ -66,6 +66,8 @@ Status config_assign(const ConfigSchema *schema, const char *assignment, void *c
 /* Appends a valid YAML file with every key, its value in `config`, and with `comments` its help
  * and what is allowed. Loading it gives the same struct, bit for bit. */
 void config_write(const ConfigSchema *schema, const void *config, bool comments, Text *out);
+/* Appends one key's value as it stands in such a file; the key must be the schema's. */
+void config_write_value(const ConfigSchema *schema, const char *key, const void *config, Text *out);
 /* One line a key, for --help. */
 void config_help(const ConfigSchema *schema, Text *out);
 /* Fails with "FILE:LINE:COLUMN: key: ", or "--set key=value: ", before the message, for a check

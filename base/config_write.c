@@ -150,6 +150,11 @@ void config_write(const ConfigSchema *schema, const void *config, bool comments,
   }
 }
 
+void config_write_value(const ConfigSchema *schema, const char *key, const void *config,
+                        Text *out) {
+  append_value(config_find(schema, key), config, out);
+}
+
 void config_help(const ConfigSchema *schema, Text *out) {
   for (size_t i = 0; i < schema->count; i++) {
     char *description = describe(&schema->keys[i]);

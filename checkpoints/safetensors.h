@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/error.h"
+#include "base/json.h"
 
 typedef enum TensorType {
   TENSOR_F32,
@@ -43,10 +43,11 @@ const char *tensor_type_name(TensorType type); /* "F32" */
 size_t named_tensor_bytes(const NamedTensor *tensor);
 
 /* Writes and fsyncs `path` (not atomic by itself: checkpoints are committed as folders; give a
- * temporary name). Tensors are written widest type first, then by name. `crc` (may be NULL)
- * receives the CRC32C and `size` the length of the whole file. */
-Status safetensors_write(const char *path, const NamedTensor *tensors, int count, uint32_t *crc,
-                         uint64_t *size, Error *error);
+ * temporary name). Tensors are written widest type first, then by name. `metadata` is an object of
+ * strings, or NULL. `crc` (may be NULL) receives the CRC32C and `size` (likewise) the length of the
+ * whole file. */
+Status safetensors_write(const char *path, const NamedTensor *tensors, int count,
+                         const json_t *metadata, uint32_t *crc, uint64_t *size, Error *error);
 
 typedef struct Safetensors Safetensors;
 /* Maps the file; nobody may shorten it while it is open. ERROR_IO where it cannot be read,

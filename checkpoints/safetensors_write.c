@@ -53,12 +53,13 @@ static json_t *describe_tensor(const NamedTensor *tensor, uint64_t begin, uint64
 }
 
 /* Length and padded JSON, ready to be written. */
-static Status make_header(const char *path, const NamedTensor *const *sorted, int count, Text *out,
-                          Error *error) {
+static Status make_header(const char *path, const NamedTensor *const *sorted, int count,
+                          const json_t *metadata, Text *out, Error *error) {
   Status status = OK;
   char *dump = NULL;
   json_t *header = json_object();
   uint64_t offset = 0;
+  if (metadata) json_object_set_new(header, SAFETENSORS_METADATA, json_deep_copy(metadata));
   for (int i = 0; i < count; i++) {
     uint64_t end = offset + named_tensor_bytes(sorted[i]);
     if (json_object_get(header, sorted[i]->name))
@@ -98,8 +99,8 @@ static Status write_summed(int descriptor, const char *path, const void *data, s
   return OK;
 }
 
-Status safetensors_write(const char *path, const NamedTensor *tensors, int count, uint32_t *crc,
-                         uint64_t *size, Error *error) {
+Status safetensors_write(const char *path, const NamedTensor *tensors, int count,
+                         const json_t *metadata, uint32_t *crc, uint64_t *size, Error *error) {
   Status status = OK;
   Text header = {0};
   int descriptor = -1;
@@ -111,7 +112,7 @@ Status safetensors_write(const char *path, const NamedTensor *tensors, int count
     sorted[i] = &tensors[i];
   }
   qsort(sorted, (size_t)count, sizeof *sorted, compare_for_writing);
-  TRY(make_header(path, sorted, count, &header, error));
+  TRY(make_header(path, sorted, count, metadata, &header, error));
 
   descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (descriptor < 0) {

@@ -159,7 +159,7 @@ Status snapshot_write(const Snapshot *snapshot, const char *folder, Error *error
   for (int f = 0; f < content->file_count; f++) {
     const CheckpointFile *file = &content->files[f];
     char *path = path_join(folder, file->name);
-    status = safetensors_write(path, file->tensors, file->tensor_count, &crc, &size, error);
+    status = safetensors_write(path, file->tensors, file->tensor_count, NULL, &crc, &size, error);
     free(path);
     if (status != OK) goto done;
     list_file(files, file->name, size, crc);

@@ -90,6 +90,14 @@ const Op *graph_producer(const Graph *graph, Value value) {
   return &graph->ops[graph->values[value.id].producer];
 }
 
+int graph_op_count(const Graph *graph) {
+  return graph->op_count;
+}
+
+const Op *graph_op(const Graph *graph, int index) {
+  return &graph->ops[index];
+}
+
 /* --- Appending -------------------------------------------------------------------------------- */
 
 const Op *graph_append(Graph *graph, const Op *op, const char *label, const Shape *shapes,

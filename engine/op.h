@@ -168,6 +168,10 @@ typedef struct Op {
   OpAttributes attributes;
 } Op;
 
+/* The graph's ops in program order, for those who write it down in another form. */
+int graph_op_count(const Graph *graph);
+const Op *graph_op(const Graph *graph, int index);
+
 /* The inputs (a bit each) that the op writes to: they are views. */
 unsigned op_written_inputs(const Op *op);
 /* The padding that is part of a resize, a norm, or the transpose of one; NULL: none. */

@@ -1,20 +1,27 @@
-/* eval, translate, info: what a trained model is for. */
+/* eval, translate, export, info: what a trained model is for. */
 #include <stddef.h>
 #include <string.h>
 
 #include "trainer/commandline.h"
 #include "trainer/commands.h"
 
-/* A run's folder or a checkpoint's; both commands take it with the same options. */
-#define MODEL_OPTIONS(Values)                                                                      \
+/* A run's folder or a checkpoint's, and which of its weights. */
+#define CHECKPOINT_OPTIONS(Values)                                                                 \
   {"checkpoint",                                                                                   \
    OPTION_TEXT,                                                                                    \
    offsetof(Values, checkpoint),                                                                   \
    true,                                                                                           \
    .value = "PATH",                                                                                \
    .help = "a run's folder (its newest good checkpoint) or one checkpoint's"},                     \
-      {"plain-weights", OPTION_FLAG, offsetof(Values, plain),                                      \
-       .help = "use the weights themselves, not their running average"},                           \
+  {                                                                                                \
+    "plain-weights", OPTION_FLAG, offsetof(Values, plain),                                         \
+        .help = "use the weights themselves, not their running average"                            \
+  }
+
+/* The same, and where to compute. */
+#define MODEL_OPTIONS(Values)                                                                      \
+  CHECKPOINT_OPTIONS(Values)                                                                       \
+  ,                                                                                                \
       {"device",                                                                                   \
        OPTION_TEXT,                                                                                \
        offsetof(Values, device),                                                                   \
@@ -116,6 +123,51 @@ const Command command_translate = {.name = "translate",
                                        sizeof TRANSLATE_OPTIONS / sizeof *TRANSLATE_OPTIONS,
                                    .values_size = sizeof(Translate),
                                    .run = run_translate};
+
+/* --- export ----------------------------------------------------------------------------------- */
+
+typedef struct Export {
+  const char *checkpoint, *output, *format;
+  bool plain, stream;
+} Export;
+
+static const Option EXPORT_OPTIONS[] = {
+    {"OUT", OPTION_ARGUMENT, offsetof(Export, output), true, .help = "the file to write"},
+    CHECKPOINT_OPTIONS(Export),
+    {"format", OPTION_TEXT, offsetof(Export, format), true, .value = "FORMAT",
+     .help = "onnx (a graph that takes clips of any size), or safetensors (PyTorch's names and "
+             "layout)"},
+    {"stream", OPTION_FLAG, offsetof(Export, stream),
+     .help = "ONNX that takes one frame and the state of the frames before"},
+};
+
+static Status run_export(const void *values, const Invocation *invocation, Error *error) {
+  const Export *export = values;
+  (void)invocation;
+  ExportOptions options = {.checkpoint = export->checkpoint,
+                           .output = export->output,
+                           .stream = export->stream,
+                           .ema = !export->plain};
+  if (strcmp(export->format, "onnx") == 0)
+    options.format = EXPORT_ONNX;
+  else if (strcmp(export->format, "safetensors") == 0)
+    options.format = EXPORT_SAFETENSORS;
+  else
+    return error_set(error, ERROR_USAGE, "--format: %s; allowed: onnx, safetensors",
+                     export->format);
+  if (options.stream && options.format != EXPORT_ONNX)
+    return error_set(error, ERROR_USAGE,
+                     "--stream: weights are the same for clips and frames; it goes with --format "
+                     "onnx");
+  return export_run(&options, error);
+}
+
+const Command command_export = {.name = "export",
+                                .summary = "writes a model's generator as ONNX, or for PyTorch",
+                                .options = EXPORT_OPTIONS,
+                                .option_count = sizeof EXPORT_OPTIONS / sizeof *EXPORT_OPTIONS,
+                                .values_size = sizeof(Export),
+                                .run = run_export};
 
 /* --- info ------------------------------------------------------------------------------------- */
 

@@ -72,10 +72,11 @@ Status commandline_run(const Command *const *commands, int count, int *argc, cha
 Status command_load_config(const char *path, const TextList *assignments, Config *config,
                            Error *error);
 
-extern const Command command_synth, command_pack, command_verify;   /* command_data.c */
-extern const Command command_join;                                  /* command_data.c */
-extern const Command command_train, command_config;                 /* command_train.c */
-extern const Command command_eval, command_translate, command_info; /* command_use.c */
-extern const Command command_bench;                                 /* command_bench.c */
+extern const Command command_synth, command_pack, command_verify; /* command_data.c */
+extern const Command command_join;                                /* command_data.c */
+extern const Command command_train, command_config;               /* command_train.c */
+/* command_use.c */
+extern const Command command_eval, command_translate, command_export, command_info;
+extern const Command command_bench; /* command_bench.c */
 
 #endif

@@ -28,6 +28,17 @@ typedef struct TranslateOptions {
  * kept. */
 Status translate_run(const TranslateOptions *options, Error *error);
 
+typedef enum ExportFormat { EXPORT_ONNX, EXPORT_SAFETENSORS } ExportFormat;
+
+typedef struct ExportOptions {
+  const char *checkpoint, *output;
+  ExportFormat format;
+  bool stream; /* ONNX of a single frame, with the state of the frames before */
+  bool ema;    /* as above */
+} ExportOptions;
+/* The generator for other programs (trainer/export.h), in one file that is whole or absent. */
+Status export_run(const ExportOptions *options, Error *error);
+
 typedef struct EvalOptions {
   const char *checkpoint, *data, *json; /* json: NULL or a path */
   bool ema;                             /* as above, like device and threads */

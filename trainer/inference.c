@@ -202,6 +202,14 @@ int64_t inference_source_channels(const Inference *inference) {
   return stem->shape.dim[AXIS_C] - inference->config.model.noise_channels;
 }
 
+const Config *inference_config(const Inference *inference) {
+  return &inference->config;
+}
+
+Parameters *inference_parameters(Inference *inference) {
+  return inference->parameters;
+}
+
 /* --- Running ---------------------------------------------------------------------------------- */
 
 /* Each frame's noise is its own stream, so that a clip and a stream draw the same. */

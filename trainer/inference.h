@@ -21,6 +21,9 @@ void inference_free(Inference *inference);
 int64_t inference_scale(const Inference *inference);
 /* What the generator reads: 3 for each stacked input. */
 int64_t inference_source_channels(const Inference *inference);
+/* The generator's config and weights (READ_MASTER), the inference's own. */
+const Config *inference_config(const Inference *inference);
+Parameters *inference_parameters(Inference *inference);
 
 typedef struct InferenceShape {
   int64_t frames, source_height, source_width, source_channels;

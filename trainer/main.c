@@ -6,8 +6,9 @@
 #include "trainer/commandline.h"
 
 static const Command *const COMMANDS[] = {
-    &command_synth, &command_pack,      &command_join, &command_verify, &command_train,
-    &command_eval,  &command_translate, &command_info, &command_config, &command_bench,
+    &command_synth, &command_pack,   &command_join,      &command_verify,
+    &command_train, &command_eval,   &command_translate, &command_export,
+    &command_info,  &command_config, &command_bench,
 };
 
 /* Threads of libgomp wait for each other in a loop, for longer than a scheduler's time slice. Where

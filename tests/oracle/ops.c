@@ -366,7 +366,7 @@ static Status run(char **arguments, bool without_fusion, Error *error) {
   in->inputs = inputs;
   TRY(backend_cpu_new(0, &in->backend, error));
   TRY(interpret(in, text, error));
-  TRY(safetensors_write(arguments[3], in->outputs, in->output_count, NULL, NULL, error));
+  TRY(safetensors_write(arguments[3], in->outputs, in->output_count, NULL, NULL, NULL, error));
 done:
   forget_graph(in);
   for (int i = 0; i < in->output_count; i++) {

@@ -48,7 +48,7 @@ static void test_known_bytes(void **state) {
   size_t size;
   uint32_t crc;
   uint64_t length;
-  MUST_OK(safetensors_write(in_folder("a"), tensors, 2, &crc, &length, &error));
+  MUST_OK(safetensors_write(in_folder("a"), tensors, 2, NULL, &crc, &length, &error));
   MUST_OK(file_read(in_folder("a"), 4096, &found, &size, &error));
   assert_int_equal(size, sizeof expected - 1);
   assert_memory_equal(found, expected, size);
@@ -67,7 +67,7 @@ static void test_round_trip_of_every_type(void **state) {
     snprintf(names[t], sizeof names[t], "tensor %d", t);
     tensors[t] = (NamedTensor){names[t], (TensorType)t, 3, {1, 2, 3}, bytes[t]};
   }
-  MUST_OK(safetensors_write(in_folder("a"), tensors, 13, NULL, NULL, &error));
+  MUST_OK(safetensors_write(in_folder("a"), tensors, 13, NULL, NULL, NULL, &error));
   Safetensors *file;
   MUST_OK(safetensors_open(in_folder("a"), &file, &error));
   assert_int_equal(safetensors_count(file), 13);
@@ -97,14 +97,14 @@ static void test_nothing_and_nan(void **state) {
   const NamedTensor tensors[] = {{"none", TENSOR_F64, 2, {0, 5}, NULL},
                                  {"nan", TENSOR_F32, 1, {2}, values},
                                  {"", TENSOR_F32, 1, {0}, NULL}};
-  MUST_OK(safetensors_write(in_folder("a"), tensors, 3, NULL, NULL, &error));
+  MUST_OK(safetensors_write(in_folder("a"), tensors, 3, NULL, NULL, NULL, &error));
   MUST_OK(safetensors_open(in_folder("a"), &file, &error));
   assert_memory_equal(safetensors_find(file, "nan")->data, values, sizeof values);
   assert_int_equal(named_tensor_bytes(safetensors_find(file, "none")), 0);
   assert_non_null(safetensors_find(file, ""));
   safetensors_close(file);
 
-  MUST_OK(safetensors_write(in_folder("a"), NULL, 0, NULL, NULL, &error));
+  MUST_OK(safetensors_write(in_folder("a"), NULL, 0, NULL, NULL, NULL, &error));
   MUST_OK(safetensors_open(in_folder("a"), &file, &error));
   assert_int_equal(safetensors_count(file), 0);
   safetensors_close(file);
@@ -116,7 +116,7 @@ static void test_writer_refuses(void **state) {
   NamedTensor good = {"a", TENSOR_F32, 1, {1}, &one}, bad[2] = {good, good};
   const char *path = in_folder("refused");
 #define REFUSED(text)                                                                              \
-  MUST_FAIL(safetensors_write(path, bad, 2, NULL, NULL, &error), ERROR_INTERNAL, text)
+  MUST_FAIL(safetensors_write(path, bad, 2, NULL, NULL, NULL, &error), ERROR_INTERNAL, text)
   REFUSED("two tensors are named \"a\"");
   bad[1] = (NamedTensor){"__metadata__", TENSOR_F32, 1, {1}, &one};
   REFUSED("cannot be named __metadata__");
@@ -132,7 +132,7 @@ static void test_writer_refuses(void **state) {
   REFUSED("has no data");
 #undef REFUSED
   assert_false(path_exists(path));
-  MUST_FAIL(safetensors_write(in_folder("no/such"), &good, 1, NULL, NULL, &error), ERROR_IO,
+  MUST_FAIL(safetensors_write(in_folder("no/such"), &good, 1, NULL, NULL, NULL, &error), ERROR_IO,
             "no/such: cannot create: No such file");
 }
 
@@ -300,7 +300,7 @@ static Status write_every_type(const char *path) {
   }
   tensors[13] = (NamedTensor){"scalar", TENSOR_F32, 0, {0}, bytes[0]};
   tensors[14] = (NamedTensor){"none", TENSOR_F64, 2, {4, 0}, NULL};
-  return safetensors_write(path, tensors, 15, NULL, NULL, &error);
+  return safetensors_write(path, tensors, 15, NULL, NULL, NULL, &error);
 }
 
 /* The numbers 0, 1, 2, ... under a few names. */
@@ -310,7 +310,7 @@ static Status write_floats(const char *path) {
   const NamedTensor tensors[] = {{"stem.weight", TENSOR_F32, 4, {2, 3, 2, 2}, values},
                                  {"stem.bias", TENSOR_F32, 1, {2}, values},
                                  {"head", TENSOR_F32, 0, {0}, values + 5}};
-  return safetensors_write(path, tensors, 3, NULL, NULL, &error);
+  return safetensors_write(path, tensors, 3, NULL, NULL, NULL, &error);
 }
 
 static int interop(int argc, char **argv) {

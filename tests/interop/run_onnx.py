@@ -1,0 +1,60 @@
+"""Runs ONNX models in ONNX Runtime, for test_export.py: a process of its own, whose packages are not
+the ones that PyTorch was made with.
+
+    run_onnx.py JOBS.json RESULTS.npz    a job: {"name", "model", "source": FILE.npy, "noise": FILE.npy or null}
+
+A result is [N,3,T,H,W] under the job's name; a model with one frame on its source's axis of frames is given
+them one by one. What the model says of itself goes to standard output, a JSON object a line."""
+import json
+import math
+import sys
+
+import numpy
+import onnx
+import onnxruntime
+
+
+def open_session(path):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def stream(session, inputs):
+    source = inputs["source"]
+    sizes = {"ceil": math.ceil, "batch": source.shape[0], "height": source.shape[3], "width": source.shape[4]}
+    state = {i.name: numpy.zeros([eval(str(axis), sizes) for axis in i.shape], numpy.float32)
+             for i in session.get_inputs() if i.name.startswith("state.")}
+    names, frames = [o.name for o in session.get_outputs()], []
+    for t in range(source.shape[2]):
+        frame = {name: array[:, :, t:t + 1] for name, array in inputs.items()}
+        results = dict(zip(names, session.run(names, {**frame, **state})))
+        state = {name: results["next" + name[5:]] for name in state}
+        frames.append(results["output"])
+    return numpy.concatenate(frames, 2)
+
+
+def main():
+    with open(sys.argv[1], encoding="utf-8") as file:
+        jobs = json.load(file)
+    results = {}
+    for job in jobs:
+        model = onnx.load(job["model"])
+        onnx.checker.check_model(model, full_check=True)
+        session = open_session(job["model"])
+        inputs = {name: numpy.load(job[name]) for name in ("source", "noise") if job[name]}
+        one_frame = session.get_inputs()[0].shape[2] == 1
+        results[job["name"]] = stream(session, inputs) if one_frame else session.run(["output"], inputs)[0]
+        print(json.dumps({
+            "name": job["name"], "ir_version": model.ir_version,
+            "operators": sorted({node.op_type for node in model.graph.node}),
+            "domains": [(o.domain, o.version) for o in model.opset_import],
+            "inputs": {i.name: i.shape for i in session.get_inputs()},
+            "outputs": {o.name: o.shape for o in session.get_outputs()},
+            "properties": {p.key: p.value for p in model.metadata_props},
+        }))
+    numpy.savez(sys.argv[2], **results)
+
+
+if __name__ == "__main__":
+    main()

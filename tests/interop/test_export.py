@@ -1,0 +1,227 @@
+#!/usr/bin/python3
+"""Exported models elsewhere: the module of docs/export.md, in PyTorch, loads the weights; ONNX Runtime runs
+clips and streams of any size; both give what Celforge gives from the checkpoint."""
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import torch
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tests/oracle"))
+import support  # noqa: E402
+from celforge_torch import normalize, read_safetensors  # noqa: E402
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+REQUIREMENTS = ["onnx==1.17.0", "onnxruntime==1.20.1", "numpy<3"]
+PACKAGES = os.path.join(support.BUILD, "python/onnx-1.17.0-runtime-1.20.1")
+FRAMES = 4
+TOLERANCE = 2e-5  # of values in about [-1, 1]
+SMALL = {
+    "data.path": "clips",
+    "data.flip": False,
+    "model.channels": 8,
+    "model.blocks": 2,
+    "model.image_scales": 0,
+    "model.video": False,
+    "loss.adversarial_weight": 0,
+    "optim.generator_rate": 5e-3,
+    "optim.ema": 0.5,
+    "optim.schedule": "constant",
+    "train.steps": 4,
+    "train.global_batch": 2,
+    "train.threads": 1,
+    "train.device": "cpu",
+    "samples.every": 0,
+}
+# What is trained, and the sizes (height, width) of the sources it is then given.
+MODELS = {
+    "rms": ({}, [(32, 32), (37, 46)]),
+    "noise": ({"model.norm": "group", "model.channels": 16, "model.noise_channels": 2}, [(35, 30)]),
+    "still": ({"model.norm": "instance", "model.temporal": "none"}, [(33, 40)]),
+    "large": ({"model.norm": "none", "data.path": "stacked", "train.global_batch": 1}, [(21, 32)]),
+}
+
+
+def module_of_the_page():
+    """The Python block of docs/export.md, run as it stands there."""
+    with open(os.path.join(ROOT, "docs/export.md"), encoding="utf-8") as file:
+        (code,) = re.findall(r"^```python\n(.*?)^```", file.read(), re.M | re.S)
+    names = {}
+    exec(compile(code, "docs/export.md", "exec"), names)
+    return names["Generator"]
+
+
+def metadata(path):
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(length))["__metadata__"]
+
+
+def stacked_dataset():
+    """Two stacked sources of half the target's size."""
+    support.run("ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=64x48:rate=10", "-frames:v", "8",
+                "-c:v", "ffv1", "film.mkv")
+    support.celforge("pack", "stacked", "--source", "film.mkv", "--source", "film.mkv", "--target-filter", "negate",
+                     "--scale", "2", "--frames", "4")
+
+
+def onnx_packages():
+    """Whether ONNX Runtime is there; fetched once into the build folder."""
+    if not os.path.isdir(PACKAGES):
+        part = f"{PACKAGES}.{os.getpid()}"
+        command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--retries", "1",
+                   "--timeout", "20", "--target", part, *REQUIREMENTS]
+        done = subprocess.run(command, timeout=600, check=False, capture_output=True)
+        if done.returncode != 0:
+            return False
+        os.rename(part, PACKAGES)
+    return True
+
+
+def run_onnx(jobs):
+    """Name -> (output, what the model says of itself)."""
+    with open("jobs.json", "w", encoding="utf-8") as file:
+        json.dump(jobs, file)
+    environment = {**os.environ, "PYTHONPATH": PACKAGES}
+    text = support.run(sys.executable, os.path.join(HERE, "run_onnx.py"), "jobs.json", "results.npz", env=environment)
+    facts = {fact["name"]: fact for fact in map(json.loads, text.decode().splitlines())}
+    outputs = np.load("results.npz")
+    return {name: (outputs[name], facts[name]) for name in outputs.files}
+
+
+class Exported:
+    """One trained model, its exports, and for each size its sources and what Celforge makes of them."""
+
+    def __init__(self, name):
+        settings, self.sizes = MODELS[name]
+        settings = {**SMALL, **settings}
+        self.name, self.run = name, support.train(os.path.abspath(name), settings)
+        self.scale, self.channels = (2, 6) if name == "large" else (1, 3)
+        self.noise = settings.get("model.noise_channels", 0)
+        for kind, flags in (("clip", []), ("stream", ["--stream"])):
+            support.celforge("export", "--checkpoint", self.run, "--format", "onnx", *flags, f"{name}.{kind}.onnx")
+        support.celforge("export", "--checkpoint", self.run, "--format", "safetensors", f"{name}.safetensors")
+
+    def inputs(self, size):
+        """u8 [1,T,H,W,C]; the same as [1,C,T,H,W] in [-1, 1]; noise, or None."""
+        random = np.random.default_rng(1)
+        source = random.integers(0, 256, (1, FRAMES, *size, self.channels), np.uint8)
+        shape = (1, self.noise, FRAMES, size[0] * self.scale, size[1] * self.scale)
+        return source, normalize(source).numpy(), random.standard_normal(shape, np.float32) if self.noise else None
+
+    def ours(self, size, weights="ema"):
+        """Celforge's own output [1,3,T,H,W], without a file between. Its noise is not to be had from outside."""
+        shape = [FRAMES, *size, self.channels, size[0] * self.scale, size[1] * self.scale]
+        program = os.path.join(support.BUILD, "tests/oracle/forward")
+        output = support.run(program, self.run, weights, "clip", *map(str, shape), input=self.inputs(size)[0].tobytes())
+        return np.frombuffer(output, "<f4").reshape(1, FRAMES, *shape[4:], 3).transpose(0, 4, 1, 2, 3)
+
+    def torch(self, Generator, size, file=None):
+        path = file or f"{self.name}.safetensors"
+        generator = Generator(metadata(path))
+        generator.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in read_safetensors(path).items()})
+        _, source, noise = self.inputs(size)
+        with torch.no_grad():
+            return generator(torch.from_numpy(source), None if noise is None else torch.from_numpy(noise)).numpy()
+
+    def jobs(self, size):
+        _, source, noise = self.inputs(size)
+        label = f"{self.name}-{size[0]}x{size[1]}"
+        np.save(f"{label}.npy", source)
+        if noise is not None:
+            np.save(f"{label}-noise.npy", noise)
+        return [{"name": f"{label}-{kind}", "model": f"{self.name}.{kind}.onnx", "source": f"{label}.npy",
+                 "noise": None if noise is None else f"{label}-noise.npy"} for kind in ("clip", "stream")]
+
+
+def near(tap, label, found, expected):
+    same = found.shape == expected.shape
+    error = float(np.abs(found - expected).max()) if same else float("nan")
+    tap.check(same and error <= TOLERANCE, label, f"largest difference {error:.1e}" if same else f"{found.shape}")
+
+
+def check_torch(tap, Generator, model, size):
+    """The module is what the rest is held against; where Celforge can be asked, it must be the same."""
+    expected = model.torch(Generator, size)
+    if not model.noise:
+        near(tap, f"{model.name}, {size[0]}x{size[1]}: PyTorch gives what Celforge gives", expected, model.ours(size))
+    return expected
+
+
+def check_plain(tap, Generator, model):
+    support.celforge("export", "--checkpoint", model.run, "--format", "safetensors", "--plain-weights", "plain.safetensors")
+    size = model.sizes[0]
+    plain = model.torch(Generator, size, "plain.safetensors")
+    near(tap, "plain weights, on request", plain, model.ours(size, "plain"))
+    tap.check(np.abs(plain - model.torch(Generator, size)).max() > 1e-3, "which are not the running average's")
+    tap.check(metadata("plain.safetensors")["celforge.weights"] == "plain", "and the file says so")
+
+
+def check_facts(tap, facts):
+    """What the models say of themselves."""
+    clip, stream = facts["rms-37x46-clip"], facts["rms-37x46-stream"]
+    tap.check(clip["ir_version"] == 8 and clip["domains"] == [["", 17]], "IR version 8, operator set 17 alone")
+    tap.check(clip["inputs"] == {"source": ["batch", 3, "frames", "height", "width"]}, "clips of any size", str(clip["inputs"]))
+    states = [name for name in stream["inputs"] if name.startswith("state.")]
+    tap.check(states == ["state.stem", "state.block0.conv1", "state.block1.conv1"], "a state for each temporal layer")
+    tap.check(list(stream["outputs"]) == ["output"] + ["next" + name[5:] for name in states], "which comes out again")
+    tap.check(stream["inputs"]["state.block0.conv1"] == ["batch", 32, 2, "ceil(height/4)", "ceil(width/4)"], "of this size")
+    still = facts["still-33x40-stream"]["inputs"]
+    tap.check(list(still) == ["source"], "none for a model that knows no time")
+    large = facts["large-21x32-clip"]
+    tap.check(large["outputs"]["output"][3:] == ["2*height", "2*width"], "outputs twice the size", str(large["outputs"]))
+    wanted = {"celforge.step": "4", "celforge.scale": "2", "celforge.source_channels": "6", "celforge.model.norm": "none",
+              "celforge.model.channels": "8", "celforge.model.temporal": "conv3d", "celforge.weights": "running average"}
+    found = large["properties"]
+    tap.check(wanted.items() <= found.items(), "properties say how it was made", str(found))
+
+
+def check_refusals(tap, model):
+    export = [os.path.join(support.BUILD, "celforge"), "export", "--checkpoint"]
+    for label, code, message, arguments in (
+        ("an unknown format", 64, "--format: tflite; allowed: onnx, safetensors", [model.run, "--format", "tflite", "out"]),
+        ("weights of a stream", 64, "--stream", [model.run, "--format", "safetensors", "--stream", "out"]),
+        ("no format", 64, "--format", [model.run, "out"]),
+        ("a run that is not there", 74, "no-such-run", ["no-such-run", "--format", "onnx", "out"]),
+        ("a folder that is not there", 74, "no/such/out", [model.run, "--format", "onnx", "no/such/out"]),
+        ("a folder in the file's place", 74, "clips", [model.run, "--format", "safetensors", "clips"]),
+    ):
+        done = subprocess.run(export + arguments, capture_output=True, text=True, timeout=60, check=False)
+        good = done.returncode == code and message in done.stderr and not os.path.exists("out")
+        tap.check(good, f"refused: {label}", "" if good else f"{done.returncode}: {done.stderr}")
+    tap.check(not [name for name in os.listdir(".") if name.endswith(".tmp")], "nothing half-written is left")
+
+
+def main():
+    torch.set_num_threads(1)
+    tap = support.Tap()
+    Generator = module_of_the_page()
+    with support.scratch() as root:
+        os.chdir(root)
+        support.synth("clips", 2, 2, "32x32")
+        stacked_dataset()
+        models = [Exported(name) for name in MODELS]
+        expected, jobs = {}, []
+        for model in models:
+            for size in model.sizes:
+                expected[f"{model.name}-{size[0]}x{size[1]}"] = check_torch(tap, Generator, model, size)
+                jobs += model.jobs(size)
+        check_plain(tap, Generator, models[0])
+        check_refusals(tap, models[0])
+        if onnx_packages():
+            results = run_onnx(jobs)
+            for name, (output, _) in results.items():
+                near(tap, f"{name}: ONNX Runtime gives the same", output, expected[name.rpartition("-")[0]])
+            check_facts(tap, {name: facts for name, (_, facts) in results.items()})
+        else:
+            tap.skip("ONNX Runtime", "pip cannot fetch " + " ".join(REQUIREMENTS))
+        os.chdir(ROOT)
+    tap.end()
+
+
+if __name__ == "__main__":
+    main()

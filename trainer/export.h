@@ -1,0 +1,26 @@
+/* A trained generator for others: PyTorch's names and layout, and ONNX.
+ *
+ * Names are those of a module tree with a list of blocks: "blocks.3.conv1.weight", and a norm's
+ * gain and bias are its "weight" and "bias". Convolution weights are [O,I,T,H,W], vectors [C],
+ * everything f32. docs/export.md holds the module that loads them. */
+#ifndef CELFORGE_TRAINER_EXPORT_H
+#define CELFORGE_TRAINER_EXPORT_H
+
+#include "checkpoints/safetensors.h"
+#include "trainer/inference.h"
+
+typedef struct ExportedModel {
+  const Config *config;
+  Parameters *parameters;
+  int64_t scale, source_channels; /* as in inference.h */
+  int64_t step;                   /* training steps behind the weights */
+  float *values;                  /* [parameters->total]: each parameter in PyTorch's layout */
+  NamedTensor *tensors;           /* [parameters->count]: of `values`, as PyTorch sees them */
+  json_t *properties;             /* an object of strings: how to build and to feed the network */
+} ExportedModel;
+
+/* The generator as a graph over f32 tensors [N,C,T,H,W] of any size: of whole clips, or of one
+ * frame with what temporal convolutions saw of the two before as inputs and outputs. */
+Status export_onnx(const ExportedModel *model, bool stream, const char *path, Error *error);
+
+#endif
