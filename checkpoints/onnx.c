@@ -5,7 +5,7 @@
 
 #include "base/files.h"
 #include "base/memory.h"
-#include "base/text.h"
+#include "base/protobuf.h"
 
 /* Field numbers of onnx.proto. */
 enum ModelField {
@@ -59,62 +59,19 @@ struct OnnxModel {
   Initializer *initializers;
 };
 
-/* --- Protobuf's wire format ------------------------------------------------------------------- */
-
-typedef enum WireType { WIRE_VARINT = 0, WIRE_BYTES = 2, WIRE_FIXED32 = 5 } WireType;
-
-/* Seven bits a byte, the lowest first; the top bit says that more follow. */
-static void put_varint(Text *out, uint64_t value) {
-  while (value >= 0x80) {
-    text_append_bytes(out, &(uint8_t){(uint8_t)(value | 0x80)}, 1);
-    value >>= 7;
-  }
-  text_append_bytes(out, &(uint8_t){(uint8_t)value}, 1);
-}
-
-static void put_tag(Text *out, int field, WireType type) {
-  put_varint(out, (uint64_t)field << 3 | (uint64_t)type);
-}
-
-static void put_integer(Text *out, int field, int64_t value) {
-  put_tag(out, field, WIRE_VARINT);
-  put_varint(out, (uint64_t)value);
-}
-
-static void put_float(Text *out, int field, float value) {
-  put_tag(out, field, WIRE_FIXED32);
-  text_append_bytes(out, &value, sizeof value);
-}
-
-static void put_bytes(Text *out, int field, const void *bytes, size_t size) {
-  put_tag(out, field, WIRE_BYTES);
-  put_varint(out, size);
-  text_append_bytes(out, bytes, size);
-}
-
-static void put_string(Text *out, int field, const char *string) {
-  put_bytes(out, field, string, strlen(string));
-}
-
-/* A message inside of another; frees it. */
-static void put_message(Text *out, int field, Text *message) {
-  put_bytes(out, field, message->data, message->length);
-  text_free(message);
-}
-
 /* --- Putting a model together ----------------------------------------------------------------- */
 
 OnnxModel *onnx_new(const char *graph, const char *producer, const char *version,
                     const char *description) {
   OnnxModel *model = mem_new(1, sizeof *model);
   Text operators = {0};
-  put_integer(&operators, OPSET_VERSION, ONNX_OPERATOR_SET);
-  put_integer(&model->head, MODEL_IR_VERSION, ONNX_IR_VERSION);
-  put_string(&model->head, MODEL_PRODUCER_NAME, producer);
-  put_string(&model->head, MODEL_PRODUCER_VERSION, version);
-  put_string(&model->head, MODEL_DOC_STRING, description);
-  put_message(&model->head, MODEL_OPSET_IMPORT, &operators);
-  put_string(&model->graph, GRAPH_NAME, graph);
+  protobuf_integer(&operators, OPSET_VERSION, ONNX_OPERATOR_SET);
+  protobuf_integer(&model->head, MODEL_IR_VERSION, ONNX_IR_VERSION);
+  protobuf_string(&model->head, MODEL_PRODUCER_NAME, producer);
+  protobuf_string(&model->head, MODEL_PRODUCER_VERSION, version);
+  protobuf_string(&model->head, MODEL_DOC_STRING, description);
+  protobuf_message(&model->head, MODEL_OPSET_IMPORT, &operators);
+  protobuf_string(&model->graph, GRAPH_NAME, graph);
   return model;
 }
 
@@ -129,9 +86,9 @@ void onnx_free(OnnxModel *model) {
 
 void onnx_property(OnnxModel *model, const char *key, const char *value) {
   Text property = {0};
-  put_string(&property, PROPERTY_KEY, key);
-  put_string(&property, PROPERTY_VALUE, value);
-  put_message(&model->head, MODEL_METADATA_PROPS, &property);
+  protobuf_string(&property, PROPERTY_KEY, key);
+  protobuf_string(&property, PROPERTY_VALUE, value);
+  protobuf_message(&model->head, MODEL_METADATA_PROPS, &property);
 }
 
 static void put_value(OnnxModel *model, int field, const char *name, const OnnxAxis *axes, int rank,
@@ -140,18 +97,18 @@ static void put_value(OnnxModel *model, int field, const char *name, const OnnxA
   for (int i = 0; i < rank; i++) {
     Text dimension = {0};
     if (axes[i].name)
-      put_string(&dimension, DIMENSION_PARAM, axes[i].name);
+      protobuf_string(&dimension, DIMENSION_PARAM, axes[i].name);
     else
-      put_integer(&dimension, DIMENSION_VALUE, axes[i].length);
-    put_message(&shape, SHAPE_DIM, &dimension);
+      protobuf_integer(&dimension, DIMENSION_VALUE, axes[i].length);
+    protobuf_message(&shape, SHAPE_DIM, &dimension);
   }
-  put_integer(&tensor, TENSOR_TYPE_ELEMENT, ELEMENT_FLOAT);
-  put_message(&tensor, TENSOR_TYPE_SHAPE, &shape);
-  put_message(&type, TYPE_TENSOR, &tensor);
-  put_string(&value, VALUE_NAME, name);
-  put_message(&value, VALUE_TYPE, &type);
-  put_string(&value, VALUE_DOC_STRING, description);
-  put_message(&model->graph, field, &value);
+  protobuf_integer(&tensor, TENSOR_TYPE_ELEMENT, ELEMENT_FLOAT);
+  protobuf_message(&tensor, TENSOR_TYPE_SHAPE, &shape);
+  protobuf_message(&type, TYPE_TENSOR, &tensor);
+  protobuf_string(&value, VALUE_NAME, name);
+  protobuf_message(&value, VALUE_TYPE, &type);
+  protobuf_string(&value, VALUE_DOC_STRING, description);
+  protobuf_message(&model->graph, field, &value);
 }
 
 void onnx_input(OnnxModel *model, const char *name, const OnnxAxis *axes, int rank,
@@ -169,55 +126,48 @@ void onnx_initializer(OnnxModel *model, const NamedTensor *tensor) {
   Initializer *initializer = &model->initializers[model->initializer_count++];
   *initializer = (Initializer){.data = tensor->data, .size = named_tensor_bytes(tensor)};
   for (int i = 0; i < tensor->rank; i++)
-    put_integer(&initializer->head, TENSOR_DIMS, tensor->shape[i]);
-  put_integer(&initializer->head, TENSOR_DATA_TYPE,
-              tensor->type == TENSOR_I64 ? ELEMENT_INT64 : ELEMENT_FLOAT);
-  put_string(&initializer->head, TENSOR_NAME, tensor->name);
-  put_tag(&initializer->head, TENSOR_RAW_DATA, WIRE_BYTES);
-  put_varint(&initializer->head, initializer->size);
+    protobuf_integer(&initializer->head, TENSOR_DIMS, tensor->shape[i]);
+  protobuf_integer(&initializer->head, TENSOR_DATA_TYPE,
+                   tensor->type == TENSOR_I64 ? ELEMENT_INT64 : ELEMENT_FLOAT);
+  protobuf_string(&initializer->head, TENSOR_NAME, tensor->name);
+  protobuf_head(&initializer->head, TENSOR_RAW_DATA, initializer->size);
 }
 
 static void put_attribute(Text *out, const OnnxAttribute *attribute) {
   Text message = {0};
-  put_string(&message, ATTRIBUTE_NAME, attribute->name);
-  put_integer(&message, ATTRIBUTE_TYPE, ATTRIBUTE_TYPES[attribute->kind]);
+  protobuf_string(&message, ATTRIBUTE_NAME, attribute->name);
+  protobuf_integer(&message, ATTRIBUTE_TYPE, ATTRIBUTE_TYPES[attribute->kind]);
   switch (attribute->kind) {
   case ONNX_INT:
-    put_integer(&message, ATTRIBUTE_I, attribute->integer);
+    protobuf_integer(&message, ATTRIBUTE_I, attribute->integer);
     break;
   case ONNX_FLOAT:
-    put_float(&message, ATTRIBUTE_F, attribute->real);
+    protobuf_float(&message, ATTRIBUTE_F, attribute->real);
     break;
   case ONNX_STRING:
-    put_string(&message, ATTRIBUTE_S, attribute->string);
+    protobuf_string(&message, ATTRIBUTE_S, attribute->string);
     break;
   case ONNX_INTS:
     for (int i = 0; i < attribute->count; i++)
-      put_integer(&message, ATTRIBUTE_INTS, attribute->integers[i]);
+      protobuf_integer(&message, ATTRIBUTE_INTS, attribute->integers[i]);
     break;
   }
-  put_message(out, NODE_ATTRIBUTE, &message);
+  protobuf_message(out, NODE_ATTRIBUTE, &message);
 }
 
 void onnx_node(OnnxModel *model, const OnnxNode *node) {
   Text message = {0};
   for (int i = 0; i < ONNX_MAX_INPUTS && node->inputs[i]; i++)
-    put_string(&message, NODE_INPUT, node->inputs[i]);
-  put_string(&message, NODE_OUTPUT, node->output);
-  put_string(&message, NODE_NAME, node->output);
-  put_string(&message, NODE_OP_TYPE, node->type);
+    protobuf_string(&message, NODE_INPUT, node->inputs[i]);
+  protobuf_string(&message, NODE_OUTPUT, node->output);
+  protobuf_string(&message, NODE_NAME, node->output);
+  protobuf_string(&message, NODE_OP_TYPE, node->type);
   for (int i = 0; i < ONNX_MAX_ATTRIBUTES && node->attributes[i].name; i++)
     put_attribute(&message, &node->attributes[i]);
-  put_message(&model->graph, GRAPH_NODE, &message);
+  protobuf_message(&model->graph, GRAPH_NODE, &message);
 }
 
 /* --- Writing ---------------------------------------------------------------------------------- */
-
-/* Tag and length of a message of `size` bytes, in front of it. */
-static void put_message_head(Text *out, int field, uint64_t size) {
-  put_tag(out, field, WIRE_BYTES);
-  put_varint(out, size);
-}
 
 static uint64_t graph_bytes(const OnnxModel *model) {
   uint64_t bytes = model->graph.length;
@@ -225,7 +175,7 @@ static uint64_t graph_bytes(const OnnxModel *model) {
     const Initializer *initializer = &model->initializers[i];
     Text head = {0};
     uint64_t size = initializer->head.length + initializer->size;
-    put_message_head(&head, GRAPH_INITIALIZER, size);
+    protobuf_head(&head, GRAPH_INITIALIZER, size);
     bytes += head.length + size;
     text_free(&head);
   }
@@ -239,7 +189,7 @@ static Status write_graph(const OnnxModel *model, AtomicFile *file, Error *error
   for (int i = 0; i < model->initializer_count; i++) {
     const Initializer *initializer = &model->initializers[i];
     text_clear(&head);
-    put_message_head(&head, GRAPH_INITIALIZER, initializer->head.length + initializer->size);
+    protobuf_head(&head, GRAPH_INITIALIZER, initializer->head.length + initializer->size);
     text_append_bytes(&head, initializer->head.data, initializer->head.length);
     TRY(atomic_file_write(file, head.data, head.length, error));
     TRY(atomic_file_write(file, initializer->data, initializer->size, error));
@@ -255,7 +205,7 @@ Status onnx_write(const OnnxModel *model, const char *path, Error *error) {
   Text head = {0};
   uint64_t graph = graph_bytes(model);
   text_append_bytes(&head, model->head.data, model->head.length);
-  put_message_head(&head, MODEL_GRAPH, graph);
+  protobuf_head(&head, MODEL_GRAPH, graph);
   if (head.length + graph > MAX_MESSAGE_BYTES)
     FAIL(error, ERROR_USAGE,
          "%s: an ONNX file holds at most %llu bytes, this model takes %llu; export safetensors",
