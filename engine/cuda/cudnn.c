@@ -23,8 +23,8 @@ typedef struct Entry {
 } Entry;
 
 static const double MOST_TUNING_SECONDS = 60;
-/* That one process waits for the choice of another, which tunes as long as it may and then is done
- * with what it has begun. */
+/* That a process waits without getting any choice of another, which tunes as long as it may and
+ * then is done with what it has begun. */
 static const double MOST_WAITING_SECONDS = 120;
 
 /* What choosing has cost so far, by the clock: engines that are compiled at run time take up to
@@ -169,11 +169,8 @@ static bool is_settled(const Cudnn *cudnn, const CudnnTarget *target, bool wait,
   if (pending->only || !cudnn->folder) return false;
   const bool was_there = cudnn_store_has(cudnn->folder, key);
   if (was_there && read_pending(cudnn, target, pending)) return true;
-  if (wait && !cudnn_claim_wait(cudnn->claims, key, MOST_WAITING_SECONDS))
-    log_warning("%s/lock: another process has not prepared a convolution after %.0f s: it is "
-                "prepared here as well",
-                cudnn->folder, MOST_WAITING_SECONDS);
-  pending->is_left = !wait && !cudnn_claim(cudnn->claims, key);
+  const bool is_own = (wait ? cudnn_claim_wait : cudnn_claim)(cudnn->claims, key);
+  pending->is_left = !wait && !is_own; /* who has waited in vain prepares it as well */
   if (pending->is_left) return true;
   /* Who had the claim before this process may have written it since. */
   return (wait || !was_there) && read_pending(cudnn, target, pending);
@@ -317,13 +314,13 @@ void cudnn_prepare(Cudnn *cudnn, const Convolution *convolutions, int count) {
 
 /* --- Opening and closing ---------------------------------------------------------------------- */
 Cudnn *cudnn_open(const CudnnTarget *target, const char *device, const CudnnRules *rules,
-                  const char *folder, int threads) {
+                  const char *folder, int threads, double patience) {
   Cudnn *cudnn = mem_new(1, sizeof *cudnn);
   cudnn->target = *target;
   cudnn->rules = *rules;
   cudnn->device = mem_string(device);
   if (folder) cudnn->folder = mem_string(folder);
-  cudnn->claims = cudnn_claims_open(folder);
+  cudnn->claims = cudnn_claims_open(folder, patience);
   cudnn->workers = cudnn_workers_new(threads);
   return cudnn;
 }
@@ -347,7 +344,7 @@ Status cudnn_new(CudaBackend *backend, struct Cudnn **out, Error *error) {
   *out = NULL;
   CUDNN_TRY(cudnnCreate(&target.handle));
   CUDNN_TRY(cudnnSetStream(target.handle, backend->stream));
-  cudnn = cudnn_open(&target, device, &rules, folder, options->plan_threads);
+  cudnn = cudnn_open(&target, device, &rules, folder, options->plan_threads, MOST_WAITING_SECONDS);
   target.handle = NULL;
   cudnn->stream = backend->stream;
   cudnn->tune = options->tune && !options->deterministic;

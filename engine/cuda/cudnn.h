@@ -16,7 +16,8 @@
  * convolution, the device, cuDNN's version, the rules. A file that is damaged, of another key, or
  * refused by cuDNN is replaced. Processes that share the folder share the work: the ranks of a run,
  * which start with the same convolutions, each choose a part and find the others' choices on disk
- * (cudnn_claims.h), so a start is as many times shorter, and all run the same engines. */
+ * (cudnn_claims.h), so a start is as many times shorter, and all run the same engines. One that is
+ * stopped meanwhile holds the others up for two minutes in all; they then choose its part too. */
 #ifndef CELFORGE_ENGINE_CUDA_CUDNN_H
 #define CELFORGE_ENGINE_CUDA_CUDNN_H
 
@@ -52,9 +53,9 @@ const char *cudnn_device(const Cudnn *cudnn);
 
 /* --- For tests without a device --------------------------------------------------------------- */
 /* Chooses plans for `target` without running any. `folder` NULL: nothing on disk. `threads`: of
- * cudnn_workers_new. */
+ * cudnn_workers_new. `patience`: of cudnn_claims_open. */
 Cudnn *cudnn_open(const CudnnTarget *target, const char *device, const CudnnRules *rules,
-                  const char *folder, int threads);
+                  const char *folder, int threads, double patience);
 int cudnn_made(const Cudnn *cudnn); /* choices so far, without those found on disk */
 
 #endif

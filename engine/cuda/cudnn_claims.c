@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -15,8 +16,15 @@
 #include "base/memory.h"
 #include "base/thread.h"
 
+/* Seconds: between two tries; what a wait for one of them never takes, unless everything stands. */
+static const double MOMENT = 0.02, LONG = 1;
+
 struct CudnnClaims {
   int descriptor;
+  char *path;
+  double patience;
+  pthread_mutex_t mutex; /* of what follows */
+  double left, waited;   /* of the patience; clock_seconds: when it last grew less */
 };
 
 /* Keys with the same checksum have one lock, as they have one file. */
@@ -32,7 +40,7 @@ static bool has_locks(int descriptor) {
   return fcntl(descriptor, F_OFD_GETLK, &lock) == 0;
 }
 
-CudnnClaims *cudnn_claims_open(const char *folder) {
+CudnnClaims *cudnn_claims_open(const char *folder, double patience) {
   Error error = {0};
   if (!folder) return NULL;
   if (folder_create(folder, &error) != OK) {
@@ -44,7 +52,11 @@ CudnnClaims *cudnn_claims_open(const char *folder) {
   CudnnClaims *claims = NULL;
   if (descriptor >= 0 && has_locks(descriptor)) {
     claims = mem_new(1, sizeof *claims);
-    claims->descriptor = descriptor;
+    *claims = (CudnnClaims){.descriptor = descriptor,
+                            .path = mem_string(path),
+                            .patience = patience,
+                            .mutex = PTHREAD_MUTEX_INITIALIZER,
+                            .left = patience};
   } else {
     log_info("%s: cannot lock: %s; every rank prepares its convolutions for itself", path,
              strerror(errno));
@@ -57,6 +69,8 @@ CudnnClaims *cudnn_claims_open(const char *folder) {
 void cudnn_claims_close(CudnnClaims *claims) {
   if (!claims) return;
   close(claims->descriptor);
+  pthread_mutex_destroy(&claims->mutex);
+  free(claims->path);
   free(claims);
 }
 
@@ -67,13 +81,38 @@ bool cudnn_claim(CudnnClaims *claims, const char *key) {
   return errno != EAGAIN && errno != EACCES; /* locks failed: everyone for himself */
 }
 
-bool cudnn_claim_wait(CudnnClaims *claims, const char *key, double seconds) {
-  static const struct timespec pause = {.tv_nsec = 20000000};
-  const double end = clock_seconds() + seconds;
+/* For all threads that wait, time passes once; while nobody waits, or this process itself is
+ * stopped, none does. Returns what is left of the patience. */
+static double pass_time(CudnnClaims *claims, const char *key) {
+  pthread_mutex_lock(&claims->mutex);
+  const double now = clock_seconds(), passed = now - claims->waited, before = claims->left;
+  claims->left -= passed < LONG ? passed : MOMENT;
+  claims->waited = now;
+  const double left = claims->left;
+  pthread_mutex_unlock(&claims->mutex);
+  if (before > 0 && left <= 0)
+    log_warning("%s: waited %.0f s for what other processes prepare (now: %s), and nothing came: "
+                "they are stopped, or very slow; what they have claimed is prepared here as well, "
+                "and not waited for again",
+                claims->path, claims->patience, key);
+  return left;
+}
+
+static void be_patient(CudnnClaims *claims) {
+  pthread_mutex_lock(&claims->mutex);
+  if (claims->left > 0) claims->left = claims->patience;
+  pthread_mutex_unlock(&claims->mutex);
+}
+
+bool cudnn_claim_wait(CudnnClaims *claims, const char *key) {
+  static const struct timespec pause = {.tv_nsec = (long)(MOMENT * 1e9)};
+  bool has_waited = false;
   while (!cudnn_claim(claims, key)) {
-    if (clock_seconds() >= end) return false;
+    if (pass_time(claims, key) <= 0) return false;
     nanosleep(&pause, NULL);
+    has_waited = true;
   }
+  if (has_waited) be_patient(claims);
   return true;
 }
 
