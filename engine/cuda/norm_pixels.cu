@@ -247,6 +247,7 @@ __global__ void __launch_bounds__(NORM_THREADS, resident_blocks(N *K))
   Spot spot = first_spot(p, lane.pixel);
   if (AHEAD) next.load(p, lane, lane.pixel, spot);
   for (int64_t pixel = lane.pixel; lane.of_warp(pixel) < p.pixels; pixel += lane.step) {
+    if (AHEAD && N == 8) pixel = opaque(pixel); /* registers are scarce */
     if (AHEAD) {
       row = next;
       spot = next_spot(p, spot);

@@ -1,8 +1,8 @@
 /* Generated kernels: what their source holds, and that the compiler takes it. No device is needed,
  * but for what loads a kernel. What they compute: test_ops.
  *
- * `test_jit --keep FOLDER` compiles the kernels of the configs alone and leaves them in FOLDER as
- * the backend's cache does, for tests/gpu/test_machine_code.py. */
+ * `test_jit --keep FOLDER 90` compiles the kernels of the configs alone, for sm_90, and leaves them
+ * in FOLDER as the backend's cache does, for tests/gpu/test_machine_code.py. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -231,12 +231,13 @@ static void test_a_kernel_that_does_not_compile(void **state) {
 static char **sources;
 static int source_count, source_capacity, op_count;
 static const char *keep; /* a folder or NULL */
+static int major = MAJOR, minor = MINOR;
 
 /* Asks a new Jit for the kernel; whether it loads depends on the device. */
 static void ask(const char *folder, const ProgramSource *source) {
   Jit *jit = NULL;
   JitKernel *first = NULL, *second = NULL;
-  if (jit_new(MAJOR, MINOR, folder, &jit, &error) != OK) fail_msg("%s", error.message);
+  if (jit_new(major, minor, folder, &jit, &error) != OK) fail_msg("%s", error.message);
   const Status status = jit_kernel(jit, source->name, source->text.data, &first, &error);
   if (status == OK) {
     assert_int_equal(jit_kernel(jit, source->name, source->text.data, &second, &error), OK);
@@ -384,8 +385,9 @@ int main(int count, char **arguments) {
       cmocka_unit_test(test_programs_of_the_configs_compile),
       cmocka_unit_test(test_damaged_entries_are_made_again),
   };
-  if (count == 3 && strcmp(arguments[1], "--keep") == 0) {
+  if (count == 4 && strcmp(arguments[1], "--keep") == 0) {
     keep = arguments[2];
+    major = atoi(arguments[3]) / 10, minor = atoi(arguments[3]) % 10;
     return cmocka_run_group_tests(configs, NULL, NULL);
   }
   return cmocka_run_group_tests(tests, NULL, NULL);
