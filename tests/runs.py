@@ -28,6 +28,8 @@ TINY = {
     "model.image_layers": 2,
     "model.video_channels": 4,
     "model.video_layers": 2,
+    "loss.r1": 0.1,
+    "loss.r1_every": 3,
     "optim.clip": 5,
     "optim.l1_warmup": 3,
     "optim.fade_in": 4,

@@ -128,9 +128,10 @@ done:
 static Status run_steps(Bench *bench, const char *what, int64_t count, double *seconds,
                         Error *error) {
   Status status = OK;
-  /* The first step behind warm-up and fade-in: the whole GAN. */
+  /* The first step behind warm-up and fade-in: the whole GAN, as most of its steps are. */
   const OptimConfig *optim = &bench->config->optim;
   StepControls controls = schedule_at(bench->config, optim->l1_warmup + optim->fade_in);
+  controls.regularise = false;
   MicroBatch *batches = mem_new((size_t)bench->micro_batches, sizeof *batches);
   Progress *progress = progress_new(what, 0, count);
   for (int i = 0; i < bench->micro_batches; i++)
@@ -187,7 +188,7 @@ static Status measure(Bench *bench, Result *result, Error *error) {
   int64_t steps = bench->options->steps;
   TRY(time_steps(bench, &result->step_seconds, error));
   result->spread = spread(bench->seconds, steps);
-  ProgramCost cost = model_cost(bench->model);
+  ProgramCost cost = model_cost(bench->model, 0);
   ProgramTimes times = model_times(bench->model);
   struct rusage usage;
   size_t free_now = 0;

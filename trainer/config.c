@@ -65,6 +65,11 @@ static const ConfigKey KEYS[] = {
          "weight of mean |change of output - change of target| between frames"),
     REAL("loss.total_variation", loss.total_variation, 0, 1e6, "0",
          "weight of mean |differences of neighbouring pixels|"),
+    REAL("loss.r1", loss.r1, 0, 1e6, "0",
+         "weight of R1, which keeps the discriminators flat where they see the real: half the mean "
+         "over clips of |D's gradient by the target|^2"),
+    INT("loss.r1_every", loss.r1_every, 1, 1000000, "16",
+        "steps from one with R1 to the next, which weighs as much as all of them"),
 
     REAL("optim.generator_rate", optim.generator_rate, 0, 1, "2e-4",
          "Adam's learning rate of the generator"),
@@ -216,6 +221,10 @@ Status config_check(const Config *config, int world_size, Error *error) {
     return config_error("loss.feature_matching", error,
                         "%g needs trained discriminators: loss.adversarial_weight above 0",
                         loss->feature_matching);
+  if (loss->r1 > 0 && loss->adversarial_weight <= 0)
+    return config_error("loss.r1", error,
+                        "%g is of discriminators: it needs loss.adversarial_weight above 0",
+                        loss->r1);
   if (loss->adversarial_weight <= 0 && loss->l1 <= 0)
     return config_error("loss.l1", error,
                         "the generator needs loss.l1 or loss.adversarial_weight above 0");

@@ -32,7 +32,8 @@ typedef struct ModelConfig {
 
 typedef struct LossConfig {
   int adversarial;
-  double adversarial_weight, l1, feature_matching, temporal, total_variation;
+  double adversarial_weight, l1, feature_matching, temporal, total_variation, r1;
+  int64_t r1_every;
 } LossConfig;
 
 typedef struct OptimConfig {

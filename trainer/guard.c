@@ -78,7 +78,7 @@ void guard_limits(const Guard *guard, StepControls *controls) {
   double generator = known ? limit_of(guard, &guard->windows[GUARD_GENERATOR]) : 0;
   double discriminator = known ? limit_of(guard, &guard->windows[GUARD_DISCRIMINATOR]) : 0;
   controls->generator_limit = (float)generator;
-  controls->discriminator_limit = (float)discriminator;
+  controls->discriminator_limit = controls->regularise ? 0 : (float)discriminator;
 }
 
 /* --- Outcomes --------------------------------------------------------------------------------- */
@@ -110,8 +110,11 @@ GuardVerdict guard_observe(Guard *guard, const StepOutcome *outcome) {
   guard->bad_count = 0;
   if (outcome->kind != guard->kind) windows_clear(guard);
   guard->kind = outcome->kind;
-  for (int i = 0; i < GUARD_NETWORKS; i++)
-    if (outcome->of[i].updated) window_add(guard, &guard->windows[i], outcome->of[i].norm);
+  for (int i = 0; i < GUARD_NETWORKS; i++) {
+    bool other = outcome->regularised && i == GUARD_DISCRIMINATOR;
+    if (outcome->of[i].updated && !other)
+      window_add(guard, &guard->windows[i], outcome->of[i].norm);
+  }
   return GUARD_GOOD;
 }
 
@@ -161,6 +164,7 @@ static json_t *save_number(double value) {
 static json_t *save_pending(const StepOutcome *pending) {
   if (pending->step < 0) return json_null();
   json_t *saved = json_pack("{s:I, s:i}", "step", (json_int_t)pending->step, "kind", pending->kind);
+  if (pending->regularised) json_object_set_new(saved, "regularised", json_true());
   for (int i = 0; i < GUARD_NETWORKS; i++) {
     const NetworkOutcome *of = &pending->of[i];
     json_object_set_new(saved, NETWORK_KEYS[i],
@@ -223,6 +227,7 @@ static Status restore_pending(const json_t *saved, const char *where, StepOutcom
   json_t *object, *of;
   TRY(json_get_object(saved, where, "pending", &object, error));
   TRY(restore_kind(object, where, &pending->kind, error));
+  pending->regularised = json_is_true(json_object_get(object, "regularised"));
   for (int i = 0; i < GUARD_NETWORKS; i++) {
     TRY(json_get_object(object, where, NETWORK_KEYS[i], &of, error));
     TRY(restore_network(of, where, &pending->of[i], error));

@@ -9,7 +9,8 @@
  * z-score of guard.outlier (Iglewicz, Hoaglin: "How to Detect and Handle Outliers", ASQC 1993,
  * section 3.3), one-sided, whose scale is never taken to be below 5 %. Bad steps never enter the
  * window. There is no limit until it holds 32 good steps (or is full), and warm-up and GAN steps
- * are never judged by each other.
+ * are never judged by each other. Nor is the discriminators' gradient of a step with R1 now and
+ * then, which is that of another loss: it must be finite.
  *
  * The limit of step k comes from the outcomes of the steps up to k-2, which are known without
  * waiting for the device. Norms are those of the gradients averaged over all ranks, so every rank
@@ -36,6 +37,7 @@ typedef struct NetworkOutcome {
 typedef struct StepOutcome {
   int64_t step; /* 0: the run's first; below 0: there is none */
   StepKind kind;
+  bool regularised; /* see StepControls */
   NetworkOutcome of[GUARD_NETWORKS];
 } StepOutcome;
 

@@ -86,6 +86,18 @@ Value loss_generator(Graph *graph, Adversarial game, const Verdicts *fake) {
   return sum;
 }
 
+Value loss_r1(Graph *graph, const Verdicts *real, Value target) {
+  Value sum = NO_VALUE, gradient = NO_VALUE;
+  float clips = (float)graph_shape(graph, target).dim[AXIS_N];
+  for (int i = 0; i < real->count; i++) {
+    Value mean = graph_mean(graph, to_f32(graph, real->heads[i].logits));
+    sum = add_weighted(graph, sum, mean, clips * head_weight(real, i)); /* each clip's own D */
+  }
+  graph_gradients(graph, sum, &target, 1, &gradient);
+  Value square = graph_square(graph, to_f32(graph, gradient));
+  return graph_reduce_sum(graph, square, ALL_AXES, 1 / clips);
+}
+
 Value loss_feature_matching(Graph *graph, const Verdicts *fake, const Verdicts *real) {
   Value sum = NO_VALUE;
   for (int i = 0; i < fake->count; i++) {

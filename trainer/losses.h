@@ -22,6 +22,10 @@ Value loss_discriminator(Graph *graph, Adversarial game, const Verdicts *both);
 /* What the generator minimises, averaged likewise: softplus(-f) (the non-saturating form of
  * Goodfellow et al. 2014, section 3), (f - 1)^2 / 2, or -f. */
 Value loss_generator(Graph *graph, Adversarial game, const Verdicts *fake);
+/* R1 (Mescheder, Geiger, Nowozin 2018, eq. 9), without its weight of gamma / 2: the mean over clips
+ * of |dD/dtarget|^2, where a clip's D is its logits, averaged as above. `real` are the verdicts on
+ * pairs of film and `target`. */
+Value loss_r1(Graph *graph, const Verdicts *real, Value target);
 /* mean |features of fake - of real|, averaged over the layers of a head and the scales of the image
  * discriminator; image and video add up (Wang et al. 2018, eq. 4, with means). */
 Value loss_feature_matching(Graph *graph, const Verdicts *fake, const Verdicts *real);

@@ -11,8 +11,11 @@ enum { COUNTERS = 3 }; /* of a network: see graph_adam */
 static const char *const PROGRAM_NAMES[PROGRAM_KIND_COUNT] = {
     [PROGRAM_STEP] = "step",
     [PROGRAM_WARMUP] = "warm-up step",
+    [PROGRAM_STEP_R1] = "step with R1",
     [PROGRAM_D_MICRO] = "discriminator, micro-batch",
     [PROGRAM_D_LAST] = "discriminator, last micro-batch",
+    [PROGRAM_D_MICRO_R1] = "discriminator with R1, micro-batch",
+    [PROGRAM_D_LAST_R1] = "discriminator with R1, last micro-batch",
     [PROGRAM_D_UPDATE] = "discriminator, update",
     [PROGRAM_G_MICRO] = "generator, micro-batch",
     [PROGRAM_G_LAST] = "generator, last micro-batch",
@@ -30,6 +33,7 @@ const char *model_metric_name(Metric metric) {
       [METRIC_FEATURE_MATCHING] = "loss/feature_matching",
       [METRIC_TEMPORAL] = "loss/temporal",
       [METRIC_TOTAL_VARIATION] = "loss/total_variation",
+      [METRIC_R1] = "loss/r1",
       [METRIC_NORM_G] = "grad_norm/g",
       [METRIC_NORM_D] = "grad_norm/d",
   };
@@ -166,12 +170,12 @@ static void result_free(Backend *backend, ResultSlot *slot) {
   network_readback_free(backend, &slot->discriminator);
 }
 
-static Status result_start(Model *model, StepKind kind, Error *error) {
+static Status result_start(Model *model, const StepControls *controls, Error *error) {
   Status status = OK;
   Backend *backend = model->backend;
   ResultSlot *slot = &model->results[model->steps++ % RESULT_SLOTS];
   for (Metric metric = 0; metric < METRIC_COUNT; metric++)
-    slot->computed[metric] = model_computes_metric(model, kind, metric);
+    slot->computed[metric] = model_computes_metric(model, controls, metric);
   TRY(backend->readback_start(backend, slot->metrics, model->metrics.data, error));
   TRY(network_readback_start(&model->generator, backend, &slot->generator, error));
   TRY(network_readback_start(&model->discriminator, backend, &slot->discriminator, error));
@@ -378,16 +382,19 @@ Status model_step(Model *model, const StepControls *controls, const MicroBatch *
   TRY(upload_controls(model, controls, error));
   if (model->options.micro_batches == 1) {
     TRY(upload_batch(model, &batches[0], error));
-    TRY(program_run(model->programs[warmup ? PROGRAM_WARMUP : PROGRAM_STEP], error));
-    return result_start(model, controls->kind, error);
+    ProgramKind gan = controls->regularise ? PROGRAM_STEP_R1 : PROGRAM_STEP;
+    TRY(program_run(model->programs[warmup ? PROGRAM_WARMUP : gan], error));
+    return result_start(model, controls, error);
   }
-  Half judging = {PROGRAM_D_MICRO, PROGRAM_D_LAST, PROGRAM_D_UPDATE, &model->discriminator_carries};
+  Half judging = {controls->regularise ? PROGRAM_D_MICRO_R1 : PROGRAM_D_MICRO,
+                  controls->regularise ? PROGRAM_D_LAST_R1 : PROGRAM_D_LAST, PROGRAM_D_UPDATE,
+                  &model->discriminator_carries};
   Half drawing = {warmup ? PROGRAM_WARMUP_MICRO : PROGRAM_G_MICRO,
                   warmup ? PROGRAM_WARMUP_LAST : PROGRAM_G_LAST, PROGRAM_G_UPDATE,
                   &model->generator_carries};
   if (model->adversarial && !warmup) TRY(run_half(model, &judging, batches, error));
   TRY(run_half(model, &drawing, batches, error));
-  TRY(result_start(model, controls->kind, error));
+  TRY(result_start(model, controls, error));
 done:
   return status;
 }

@@ -25,6 +25,7 @@ typedef enum Metric {
   METRIC_FEATURE_MATCHING,
   METRIC_TEMPORAL,
   METRIC_TOTAL_VARIATION,
+  METRIC_R1,
   METRIC_NORM_G, /* of the gradient, before clipping */
   METRIC_NORM_D,
   METRIC_COUNT,
@@ -36,11 +37,14 @@ typedef enum StepKind { STEP_GAN, STEP_WARMUP } StepKind;
 /* What changes from step to step, computed by schedule_at. */
 typedef struct StepControls {
   StepKind kind;
+  bool regularise; /* now and then: R1, for the steps between as well (see loss.r1_every) */
   float generator_rate, discriminator_rate, adversarial_weight;
   float generator_limit, discriminator_limit; /* largest gradient norm; 0: any finite one */
 } StepControls;
 /* The controls of step `step` (0: the first) of a run. */
 StepControls schedule_at(const Config *config, int64_t step);
+/* The share of the steps from `begin` to `end` - 1 that have StepControls.regularise. */
+double schedule_regularised(const Config *config, int64_t begin, int64_t end);
 
 typedef struct Model Model;
 
@@ -100,8 +104,9 @@ Parameters *model_discriminator(Model *model); /* no parameters without adversar
 const Config *model_config(const Model *model);
 ClipShape model_shape(const Model *model);
 
-/* FLOPs of one GAN step of this rank, all micro-batches. */
-ProgramCost model_cost(const Model *model);
+/* FLOPs and bytes of one GAN step of this rank, all micro-batches, and the arena; their means where
+ * a share of the steps, 0 to 1, has StepControls.regularise. Ops are not counted. */
+ProgramCost model_cost(const Model *model, double regularised);
 /* The plan a person can read: programs, parameters, memory. */
 void model_print(const Model *model, Text *out);
 /* From now on every op of a step is timed, or no longer. */

@@ -6,6 +6,7 @@ typedef struct Step {
   Model *model;
   Graph *graph;
   bool last;                  /* of the micro-batches */
+  bool regularise;            /* with R1 */
   Value film, target, output; /* [N,T,H,W,*] in the precision's dtype */
 } Step;
 
@@ -96,6 +97,18 @@ void model_graph_fold(Parameters *parameters, Carries *carries, int level, Graph
   graph_store(graph, sum, graph_view(graph, &carries->sums[level], 0, flat));
 }
 
+/* The penalty for a discriminator that is steep at the targets. A step with R1 stands for those
+ * without it since the last one (Karras et al. 2020, "lazy regularization"). */
+static Value add_r1(Step *step, Value sum) {
+  const LossConfig *loss = &step->model->config->loss;
+  Verdicts real;
+  judge(step, pair(step, step->target), &real);
+  Value penalty = loss_r1(step->graph, &real, step->target);
+  report(step, METRIC_R1, penalty);
+  float weight = (float)(loss->r1 / 2 * (double)loss->r1_every);
+  return graph_add(step->graph, sum, graph_affine(step->graph, penalty, weight, 0));
+}
+
 static void discriminator_half(Step *step) {
   Graph *graph = step->graph;
   Verdicts both;
@@ -104,6 +117,7 @@ static void discriminator_half(Step *step) {
   judge(step, pairs, &both);
   Value loss = loss_discriminator(graph, (Adversarial)step->model->config->loss.adversarial, &both);
   report(step, METRIC_LOSS_D, loss);
+  if (step->regularise) loss = add_r1(step, loss);
   differentiate(step, &step->model->discriminator, loss);
 }
 
@@ -131,15 +145,17 @@ static Value adversarial_terms(Step *step, Value sum) {
 static void generator_half(Step *step, StepKind kind) {
   Graph *graph = step->graph;
   Model *model = step->model;
+  const StepControls controls = {.kind = kind};
   const LossConfig *loss = &model->config->loss;
   Value sum = NO_VALUE;
-  if (model_computes_metric(model, kind, METRIC_L1))
+  if (model_computes_metric(model, &controls, METRIC_L1))
     sum = add_term(step, sum, METRIC_L1, loss->l1, loss_l1(graph, step->output, step->target));
-  if (model_computes_metric(model, kind, METRIC_ADVERSARIAL)) sum = adversarial_terms(step, sum);
-  if (model_computes_metric(model, kind, METRIC_TEMPORAL))
+  if (model_computes_metric(model, &controls, METRIC_ADVERSARIAL))
+    sum = adversarial_terms(step, sum);
+  if (model_computes_metric(model, &controls, METRIC_TEMPORAL))
     sum = add_term(step, sum, METRIC_TEMPORAL, loss->temporal,
                    loss_temporal(graph, step->output, step->target));
-  if (model_computes_metric(model, kind, METRIC_TOTAL_VARIATION))
+  if (model_computes_metric(model, &controls, METRIC_TOTAL_VARIATION))
     sum = add_term(step, sum, METRIC_TOTAL_VARIATION, loss->total_variation,
                    loss_total_variation(graph, step->output));
   report(step, METRIC_LOSS_G, sum);
@@ -187,11 +203,21 @@ void model_graph_declare(Model *model, Graph *graph) {
   if (model->adversarial) judge(&step, pair(&step, step.target), &verdicts);
 }
 
+static bool has_r1(ProgramKind kind) {
+  return kind == PROGRAM_STEP_R1 || kind == PROGRAM_D_MICRO_R1 || kind == PROGRAM_D_LAST_R1;
+}
+
 void model_graph_build(Model *model, ProgramKind kind, Graph *graph) {
-  bool last = kind == PROGRAM_D_LAST || kind == PROGRAM_G_LAST || kind == PROGRAM_WARMUP_LAST;
-  Step step = {.model = model, .graph = graph, .last = last};
+  const LossConfig *loss = &model->config->loss;
+  bool last = kind == PROGRAM_D_LAST || kind == PROGRAM_D_LAST_R1 || kind == PROGRAM_G_LAST ||
+              kind == PROGRAM_WARMUP_LAST;
+  Step step = {.model = model,
+               .graph = graph,
+               .last = last,
+               .regularise = loss->r1 > 0 && (loss->r1_every == 1 || has_r1(kind))};
   switch (kind) {
   case PROGRAM_STEP:
+  case PROGRAM_STEP_R1:
     forward(&step);
     if (model->adversarial) {
       discriminator_half(&step);
@@ -207,6 +233,8 @@ void model_graph_build(Model *model, ProgramKind kind, Graph *graph) {
     break;
   case PROGRAM_D_MICRO:
   case PROGRAM_D_LAST:
+  case PROGRAM_D_MICRO_R1:
+  case PROGRAM_D_LAST_R1:
     forward(&step);
     discriminator_half(&step);
     break;
@@ -232,12 +260,19 @@ void model_graph_build(Model *model, ProgramKind kind, Graph *graph) {
 }
 
 bool model_needs_program(const Model *model, ProgramKind kind) {
+  const LossConfig *loss = &model->config->loss;
   bool warmup = model->config->optim.l1_warmup > 0, micro = in_micro_batches(model);
+  bool lazily = loss->r1 > 0 && loss->r1_every > 1;
   switch (kind) {
   case PROGRAM_STEP:
     return !micro;
   case PROGRAM_WARMUP:
     return !micro && warmup;
+  case PROGRAM_STEP_R1:
+    return !micro && lazily;
+  case PROGRAM_D_MICRO_R1:
+  case PROGRAM_D_LAST_R1:
+    return micro && lazily;
   case PROGRAM_D_MICRO:
   case PROGRAM_D_LAST:
   case PROGRAM_D_UPDATE:
@@ -255,9 +290,9 @@ bool model_needs_program(const Model *model, ProgramKind kind) {
   return false;
 }
 
-bool model_computes_metric(const Model *model, StepKind kind, Metric metric) {
+bool model_computes_metric(const Model *model, const StepControls *controls, Metric metric) {
   const LossConfig *loss = &model->config->loss;
-  bool gan = kind == STEP_GAN;
+  bool gan = controls->kind == STEP_GAN;
   switch (metric) {
   case METRIC_LOSS_G:
   case METRIC_NORM_G:
@@ -274,6 +309,8 @@ bool model_computes_metric(const Model *model, StepKind kind, Metric metric) {
     return gan && loss->temporal > 0 && model->options.shape.frames > 1;
   case METRIC_TOTAL_VARIATION:
     return gan && loss->total_variation > 0;
+  case METRIC_R1:
+    return gan && loss->r1 > 0 && (controls->regularise || loss->r1_every == 1);
   case METRIC_COUNT:
     break;
   }

@@ -16,8 +16,11 @@ enum {
 typedef enum ProgramKind {
   PROGRAM_STEP,    /* one micro-batch a step: everything */
   PROGRAM_WARMUP,  /* the same for the warm-up */
+  PROGRAM_STEP_R1, /* with R1, where not every step has it; likewise below */
   PROGRAM_D_MICRO, /* more: the discriminators' half of a micro-batch */
   PROGRAM_D_LAST,  /* of the last one: adds the others' and all-reduces */
+  PROGRAM_D_MICRO_R1,
+  PROGRAM_D_LAST_R1,
   PROGRAM_D_UPDATE,
   PROGRAM_G_MICRO,
   PROGRAM_G_LAST,
@@ -67,6 +70,6 @@ void model_graph_fold(Parameters *parameters, Carries *carries, int level, Graph
 /* Whether the config needs this program. */
 bool model_needs_program(const Model *model, ProgramKind kind);
 /* The metrics a step of this kind computes. */
-bool model_computes_metric(const Model *model, StepKind kind, Metric metric);
+bool model_computes_metric(const Model *model, const StepControls *controls, Metric metric);
 
 #endif

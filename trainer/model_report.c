@@ -1,26 +1,45 @@
 /* What a step costs and how its time goes, in numbers and in words. */
 #include "trainer/model_internal.h"
 
-/* How often a GAN step runs a program. */
-static int runs_per_step(const Model *model, ProgramKind kind) {
-  bool warmup =
-      kind == PROGRAM_WARMUP || kind == PROGRAM_WARMUP_MICRO || kind == PROGRAM_WARMUP_LAST;
-  if (!model->programs[kind] || warmup) return 0;
-  bool micro = kind == PROGRAM_D_MICRO || kind == PROGRAM_G_MICRO;
-  return micro ? model->options.micro_batches - 1 : 1;
+/* How often a GAN step runs a program, where a share of the steps has R1. */
+static double runs_per_step(const Model *model, ProgramKind kind, double regularised) {
+  double micro = model->options.micro_batches - 1;
+  if (!model->programs[kind]) return 0;
+  switch (kind) {
+  case PROGRAM_STEP:
+  case PROGRAM_D_LAST:
+    return 1 - regularised;
+  case PROGRAM_STEP_R1:
+  case PROGRAM_D_LAST_R1:
+    return regularised;
+  case PROGRAM_D_MICRO:
+    return (1 - regularised) * micro;
+  case PROGRAM_D_MICRO_R1:
+    return regularised * micro;
+  case PROGRAM_G_MICRO:
+    return micro;
+  case PROGRAM_G_LAST:
+  case PROGRAM_D_UPDATE:
+  case PROGRAM_G_UPDATE:
+    return 1;
+  case PROGRAM_WARMUP:
+  case PROGRAM_WARMUP_MICRO:
+  case PROGRAM_WARMUP_LAST:
+  case PROGRAM_KIND_COUNT:
+    break;
+  }
+  return 0;
 }
 
-ProgramCost model_cost(const Model *model) {
+ProgramCost model_cost(const Model *model, double regularised) {
   ProgramCost sum = {0};
   for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++) {
-    int runs = runs_per_step(model, kind);
+    double runs = runs_per_step(model, kind, regularised);
     if (runs == 0) continue;
     ProgramCost cost = program_cost(model->programs[kind]);
     sum.flops += runs * cost.flops;
     sum.convolution_flops += runs * cost.convolution_flops;
     sum.bytes += runs * cost.bytes;
-    sum.ops += runs * cost.ops;
-    sum.ops_before_fusion += runs * cost.ops_before_fusion;
     if (cost.workspace_bytes > sum.workspace_bytes) sum.workspace_bytes = cost.workspace_bytes;
   }
   sum.arena_bytes = arena_bytes(model->arena);
@@ -51,7 +70,7 @@ void model_print(const Model *model, Text *out) {
     text_append(out, "\n");
     program_print(model->programs[kind], out);
   }
-  ProgramCost cost = model_cost(model);
+  ProgramCost cost = model_cost(model, 0);
   text_append(out, "\none step of this rank: ");
   text_append_count(out, cost.flops);
   text_append(out, "FLOP, ");
@@ -68,7 +87,8 @@ void model_profile(Model *model, bool on) {
 
 void model_print_profile(const Model *model, const Ceilings *ceilings, Text *out) {
   for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++)
-    if (runs_per_step(model, kind) > 0) program_print_profile(model->programs[kind], ceilings, out);
+    if (runs_per_step(model, kind, 0) > 0)
+      program_print_profile(model->programs[kind], ceilings, out);
 }
 
 ProgramTimes model_times(const Model *model) {

@@ -28,6 +28,7 @@ void run_note_step(Run *run, const StepControls *controls) {
   run->started[0] = (StartedStep){
       .outcome = {.step = run->step,
                   .kind = controls->kind,
+                  .regularised = controls->regularise,
                   .of = {[GUARD_GENERATOR] = {.limit = (double)controls->generator_limit},
                          [GUARD_DISCRIMINATOR] = {.limit = (double)controls->discriminator_limit}}},
   };

@@ -85,6 +85,7 @@ void step_trace_of_model(const Model *model, StepTrace *trace) {
       .checkpoint_every = (double)config->checkpoint.every,
       .overlap = config->comm.overlap,
   };
+  /* Where R1 comes now and then, the trace is of the steps between. */
   if (micro_batches == 1) {
     append_program(model, model->programs[PROGRAM_STEP], trace);
   } else {

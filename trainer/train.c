@@ -26,11 +26,12 @@ static Status record_metrics(Run *run, const StepControls *controls, Error *erro
   TRY(comm_all_reduce(run->comm, &corrupt, 1, COMM_I64, COMM_SUM, error));
   TRY(timing_gather(run->timing, &shares, &seconds, error));
   double steps = (double)(run->step - run->recorded_step);
+  double regularised = schedule_regularised(run->config, run->recorded_step, run->step);
   *record = (MetricsRecord){
       .step = run->step,
       .seconds_per_step = seconds / steps,
       .clips_per_second = steps * (double)run->config->train.global_batch / seconds,
-      .gflops = steps * model_cost(run->model).flops * run->world_size / seconds / 1e9,
+      .gflops = steps * model_cost(run->model, regularised).flops * run->world_size / seconds / 1e9,
       .generator_rate = (double)controls->generator_rate,
       .discriminator_rate = (double)controls->discriminator_rate,
       .computing = shares.computing,

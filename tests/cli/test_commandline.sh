@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 cd "$work" || exit 1
 
 # --- Help ---------------------------------------------------------------------------------------
-commands="synth pack verify train eval translate info config bench"
+commands="synth pack join verify train eval translate export info config bench"
 succeeds "celforge --help" "$celforge" --help
 for command in $commands; do
   grep -qE "^  $command " out || echo "# $command is not listed"
@@ -86,6 +86,20 @@ printf 'train:\n  global_batch: 6\n  micro_batch: 4\n' >bad.yaml
 refuses "a batch not of whole micro-batches" 64 \
   'bad.yaml:2:17: train.global_batch: 6 is not a multiple of train.micro_batch 4' \
   "$celforge" config --check bad.yaml
+cannot_work() { # NAME MESSAGE SETTING...
+  local name=$1 message=$2 settings=()
+  shift 2
+  for setting; do settings+=(--set "$setting"); done
+  refuses "$name" 64 "$message" "$celforge" train defaults.yaml "${settings[@]}"
+}
+cannot_work "a crop of one side" "crop_height and crop_width are both 0 or both not" data.crop_width=32
+cannot_work "a game without discriminators" "1 needs a discriminator: model.image_scales" \
+  model.image_scales=0 model.video=false
+cannot_work "features of none" "loss.feature_matching=2: 2 needs trained discriminators" \
+  loss.feature_matching=2 loss.adversarial_weight=0
+cannot_work "R1 of none" "loss.r1=3: 3 is of discriminators" loss.r1=3 loss.adversarial_weight=0
+cannot_work "nothing to learn from" "loss.l1=0: the generator needs loss.l1" loss.l1=0 loss.adversarial_weight=0
+cannot_work "a warm-up on nothing" "optim.l1_warmup=5: a warm-up on L1 needs loss.l1" loss.l1=0 optim.l1_warmup=5
 refuses "no config file" 74 'missing.yaml: cannot open: No such file' "$celforge" train missing.yaml
 refuses "a misspelt key in --set" 64 '--set trian.steps=4: unknown key; did you mean "train.steps"?' \
   "$celforge" train defaults.yaml --set trian.steps=4

@@ -37,6 +37,8 @@ static Config small_config(const char *const *assignments) {
                                       "model.discriminator_norm=instance",
                                       "loss.feature_matching=2",
                                       "loss.total_variation=0.1",
+                                      "loss.r1=0.5",
+                                      "loss.r1_every=2",
                                       "optim.clip=5",
                                       "optim.l1_warmup=2",
                                       "optim.fade_in=2",

@@ -293,6 +293,13 @@ def loss_discriminator(game, verdicts):
     return total
 
 
+def loss_r1(verdicts, target):
+    """The mean over clips of |dD/dtarget|^2, with D the logits' average of each clip."""
+    score = sum(share * logits.mean() for logits, _, share in verdicts) * len(target)
+    (gradient,) = torch.autograd.grad(score, target, create_graph=True)
+    return gradient.square().sum() / len(target)
+
+
 def loss_generator(game, verdicts):
     total = 0
     for logits, _, share in verdicts:
@@ -428,10 +435,19 @@ class Training:
         pairs = torch.cat((torch.cat((film, target), 1), torch.cat((film, output), 1)))
         return loss_discriminator(self.config.loss.adversarial, self.discriminator(pairs))
 
-    def discriminator_half(self, film, target, output, losses, rate):
+    def regularises(self, number):
+        loss, since = self.config.loss, number - self.config.optim.l1_warmup
+        return loss.r1 > 0 and since >= 0 and (since + 1) % loss.r1_every == 0
+
+    def discriminator_half(self, film, target, output, losses, rate, regularise=False):
         loss = self.discriminator_loss(film, target, output.detach())
-        loss.backward()
         losses["loss/d"] = loss.detach()
+        if regularise:
+            target = target.detach().requires_grad_()
+            penalty = loss_r1(self.discriminator(torch.cat((film, target), 1)), target)
+            losses["loss/r1"] = penalty.detach()
+            loss = loss + self.config.loss.r1 / 2 * self.config.loss.r1_every * penalty
+        loss.backward()
         self.update("discriminator", rate, losses, "grad_norm/d")
 
     def generator_loss(self, film, target, output, losses, weight, warmup):
@@ -459,7 +475,8 @@ class Training:
         factor, warmup = self.rate_factor(number), number < optim.l1_warmup
         output = self.generator(film)
         if self.adversarial and not warmup:
-            self.discriminator_half(film, target, output, losses, optim.discriminator_rate * factor)
+            rate = optim.discriminator_rate * factor
+            self.discriminator_half(film, target, output, losses, rate, self.regularises(number))
         self.discriminator.requires_grad_(False)
         loss = self.generator_loss(film, target, output, losses, self.adversarial_weight(number), warmup)
         loss.backward()

@@ -104,6 +104,20 @@ CASES = {
         "optim.clip": 1,
         "loss.feature_matching": 2,
     },
+    "R1": {"loss.adversarial": "bce", "loss.r1": 4, "loss.r1_every": 1, "model.image_scales": 2},
+    "R1 now and then, micro-batches, no norm in the discriminators": {
+        "loss.r1": 0.5,
+        "loss.r1_every": 3,
+        "train.micro_batch": 2,
+        "model.discriminator_norm": "none",
+    },
+    "R1 behind a warm-up, group norm in the discriminators": {
+        "loss.r1": 1,
+        "loss.r1_every": 2,
+        "optim.l1_warmup": 2,
+        "model.discriminator_norm": "group",
+        "train.recompute": True,
+    },
     "L1 alone": {"loss.adversarial_weight": 0, "loss.temporal": 0},
     "odd size": {"data.path": "odd", "model.image_scales": 2, "model.image_layers": 1},
 }

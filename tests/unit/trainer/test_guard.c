@@ -116,6 +116,31 @@ static void warm_up_and_game_are_apart(void **state) {
   guard_free(guard);
 }
 
+/* A step with R1 now and then has another loss, of the discriminators alone. */
+static void r1_is_apart(void **state) {
+  (void)state;
+  Guard *guard = guard_new(&config), *plain = guard_new(&config);
+  for (int64_t step = 0; step < 80; step++) {
+    bool regularised = step % 4 == 3;
+    StepOutcome outcome = outcome_of(step, STEP_GAN, 1, regularised ? 50 : 1);
+    outcome.regularised = regularised;
+    guard_observe(guard, &outcome);
+    if (!regularised) guard_observe(plain, &outcome);
+  }
+  StepControls with = {.kind = STEP_GAN, .regularise = true}, without = {.kind = STEP_GAN},
+               expected;
+  expected = without;
+  guard_limits(guard, &with);
+  guard_limits(guard, &without);
+  guard_limits(plain, &expected);
+  assert_true(with.discriminator_limit == 0.0f);
+  assert_true(without.discriminator_limit == expected.discriminator_limit);
+  assert_true(without.discriminator_limit > 1.0f && without.discriminator_limit < 2.0f);
+  assert_true(with.generator_limit == without.generator_limit && with.generator_limit > 1.0f);
+  guard_free(plain);
+  guard_free(guard);
+}
+
 static void bad_steps_do_not_enter(void **state) {
   (void)state;
   Guard *guard = guard_new(&config);
@@ -197,6 +222,7 @@ static void a_restored_guard_decides_alike(void **state) {
   for (int64_t step = 0; step < 120; step++) {
     Guard *other = copy(guard, &pending, &found);
     assert_int_equal(found.step, pending.step);
+    assert_int_equal(found.regularised, pending.regularised);
     assert_true(generator_limit(other, STEP_GAN) == generator_limit(guard, STEP_GAN));
     assert_int_equal(guard_observe(other, &found), guard_observe(guard, &pending));
     assert_true(generator_limit(other, STEP_GAN) == generator_limit(guard, STEP_GAN));
@@ -208,6 +234,7 @@ static void a_restored_guard_decides_alike(void **state) {
     pending = step % 11 == 10 ? bad_outcome(step, step % 2 ? (double)NAN : 1e9)
                               : outcome_of(step, STEP_GAN, draw_norm(&random), draw_norm(&random));
     pending.of[GUARD_GENERATOR].limit = 0.1 + (double)step;
+    pending.regularised = step % 5 == 0;
   }
   guard_free(guard);
 }
@@ -272,15 +299,11 @@ static void without_a_window_only_infinity_counts(void **state) {
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup(name, set_up)
   const struct CMUnitTest tests[] = {
-      TEST(limits_follow_the_window),
-      TEST(equal_norms_leave_room),
-      TEST(warm_up_and_game_are_apart),
-      TEST(bad_steps_do_not_enter),
-      TEST(batches_of_bad_steps_are_left_out),
-      TEST(a_restored_guard_decides_alike),
-      TEST(going_back_keeps_what_is_left_out),
-      TEST(bad_states_are_refused),
-      TEST(without_a_window_only_infinity_counts),
+      TEST(limits_follow_the_window),       TEST(equal_norms_leave_room),
+      TEST(warm_up_and_game_are_apart),     TEST(r1_is_apart),
+      TEST(bad_steps_do_not_enter),         TEST(batches_of_bad_steps_are_left_out),
+      TEST(a_restored_guard_decides_alike), TEST(going_back_keeps_what_is_left_out),
+      TEST(bad_states_are_refused),         TEST(without_a_window_only_infinity_counts),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

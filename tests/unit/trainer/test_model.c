@@ -94,12 +94,9 @@ static StepResult result_of(Model *model, int ago) {
 }
 
 static void learns(const char *precision) {
-  const char *const assignments[] = {precision,
-                                     "loss.feature_matching=1",
-                                     "loss.total_variation=0.01",
-                                     "train.micro_batch=2",
-                                     "optim.generator_rate=2e-3",
-                                     NULL};
+  const char *const assignments[] = {
+      precision,         "loss.feature_matching=1", "loss.total_variation=0.01", "loss.r1=0.1",
+      "loss.r1_every=1", "train.micro_batch=2",     "optim.generator_rate=2e-3", NULL};
   Config config = small_config(assignments);
   Model *model = make_model(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
@@ -179,9 +176,10 @@ static void check_recompute(const char *norm, const char *micro_batch) {
   assert_close(&model_generator(a)->moment2, &model_generator(b)->moment2, 0);
   assert_close(&model_generator(a)->master, &model_generator(b)->master, 0);
   assert_close(&model_discriminator(a)->master, &model_discriminator(b)->master, 0);
-  double before = (double)model_cost(a).arena_bytes, now = (double)model_cost(b).arena_bytes;
+  double before = (double)model_cost(a, 0).arena_bytes;
+  double now = (double)model_cost(b, 0).arena_bytes;
   if (!(now < 0.9 * before)) fail_msg("%s: the arena went from %g to %g bytes", norm, before, now);
-  assert_true(model_cost(b).ops > model_cost(a).ops);
+  assert_true(model_cost(b, 0).bytes > model_cost(a, 0).bytes);
   model_free(a);
   model_free(b);
 }
@@ -317,11 +315,34 @@ static void test_schedule(void **state) {
   assert_float_equal(schedule_at(&config, 19).adversarial_weight, 2, 1e-6);
   assert_float_equal(schedule_at(&config, 49).generator_rate, 1e-3f, 1e-9);
   assert_float_equal(schedule_at(&config, 75).generator_rate, 0.55e-3f, 1e-9);
+  assert_false(schedule_at(&config, 25).regularise);
+}
+
+static void test_r1_now_and_then(void **state) {
+  (void)state;
+  Config config = small_config(
+      (const char *const[]){"loss.r1=1", "loss.r1_every=16", "optim.l1_warmup=10", NULL});
+  for (int64_t step = 0; step < 100; step++)
+    assert_int_equal(schedule_at(&config, step).regularise,
+                     step == 25 || step == 41 || step == 57 || step == 73 || step == 89);
+  assert_float_equal(schedule_regularised(&config, 20, 45), 2.0 / 25, 1e-12);
+  Model *model = make_model(&config, 1);
+  double plain = model_cost(model, 0).flops, with = model_cost(model, 1).flops;
+  /* Once more forward on the real half, twice its backward pass. */
+  assert_true(with > 1.1 * plain);
+  assert_true(fabs(model_cost(model, 0.25).flops - 0.75 * plain - 0.25 * with) < 1e-6 * plain);
+  model_free(model);
+  config = small_config((const char *const[]){"loss.r1=1", "loss.r1_every=1", NULL});
+  for (int64_t step = 0; step < 4; step++) assert_false(schedule_at(&config, step).regularise);
+  model = make_model(&config, 1);
+  assert_true(fabs(model_cost(model, 0).flops - with) < 1e-6 * with); /* every step has it */
+  model_free(model);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_schedule),
+      cmocka_unit_test(test_r1_now_and_then),
       cmocka_unit_test(test_learns_f32),
       cmocka_unit_test(test_learns_bf16),
       cmocka_unit_test(test_micro_batches_add_up),

@@ -60,7 +60,7 @@ static Sums trace_model(const char *gradients, int micro_batches) {
     sums.bytes += op->reduces;
     if (op->reduces > 0) sums.reduces++, sums.pending++;
   }
-  double wanted = model_cost(model).flops;
+  double wanted = model_cost(model, 0).flops;
   if (micro_batches == 1) assert_true(fabs(sums.flops - wanted) <= 1e-9 * wanted);
   assert_int_equal(trace.clips, config.train.micro_batch * micro_batches);
   assert_false(trace.measured);
