@@ -141,6 +141,8 @@ static const ConfigKey KEYS[] = {
         "steps between checkpoints; 0: only at the end"),
     INT("checkpoint.keep", checkpoint.keep, 2, 1e6, "3", "newest checkpoints kept"),
     INT("metrics.every", metrics.every, 1, 1e12, "10", "steps between lines of metrics.jsonl"),
+    BOOL("metrics.tensorboard", metrics.tensorboard, "true",
+         "the same numbers, and sample sheets, as TensorBoard event files (run.dir/tensorboard)"),
     INT("samples.every", samples.every, 0, 1e12, "500", "steps between sample sheets; 0: none"),
     INT("samples.clips", samples.clips, 1, 16, "4", "clips on a sample sheet"),
     CHOICE("comm.backend", comm.backend, "auto|mpi|nccl", "auto",

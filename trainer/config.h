@@ -77,6 +77,7 @@ typedef struct Config {
   } checkpoint;
   struct {
     int64_t every;
+    bool tensorboard;
   } metrics;
   struct {
     int64_t every, clips;

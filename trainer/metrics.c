@@ -74,37 +74,57 @@ done:
   return status;
 }
 
-/* JSON has no NaN and no infinity: such numbers are left out. */
-static void append_number(Text *line, const char *key, double value) {
-  if (isfinite(value)) text_append(line, ", \"%s\": %.9g", key, value);
+/* --- Numbers ---------------------------------------------------------------------------------- */
+
+typedef struct Taker {
+  MetricsTake *take;
+  void *context;
+} Taker;
+
+static void give_real(const Taker *to, const char *key, double value) {
+  if (isfinite(value)) to->take(to->context, &(MetricsNumber){.key = key, .real = value});
 }
 
-static void append_count(Text *line, const char *key, int64_t value) {
-  text_append(line, ", \"%s\": %lld", key, (long long)value);
+static void give_count(const Taker *to, const char *key, int64_t value) {
+  to->take(to->context, &(MetricsNumber){.key = key, .is_count = true, .count = value});
+}
+
+void metrics_numbers(const MetricsRecord *record, MetricsTake *take, void *context) {
+  const Taker to = {take, context};
+  for (Metric metric = 0; metric < METRIC_COUNT; metric++)
+    give_real(&to, model_metric_name(metric), record->values[metric]);
+  give_real(&to, "clips_per_second", record->clips_per_second);
+  give_real(&to, "step_seconds", record->seconds_per_step);
+  give_real(&to, "gflops", record->gflops);
+  give_real(&to, "rate/g", record->generator_rate);
+  give_real(&to, "rate/d", record->discriminator_rate);
+  give_real(&to, "time/compute", record->computing);
+  give_real(&to, "wait/data", record->wait_data);
+  give_real(&to, "wait/comm", record->wait_comm);
+  if (record->slowest_rank >= 0) {
+    give_count(&to, "slowest/rank", record->slowest_rank);
+    give_real(&to, "slowest/seconds", record->slowest_seconds);
+  }
+  give_count(&to, "skipped/g", record->skipped_generator);
+  give_count(&to, "skipped/d", record->skipped_discriminator);
+  give_count(&to, "corrupt", record->corrupt);
+  give_count(&to, "rollbacks", record->rollbacks);
+  give_count(&to, "left_out", record->left_out);
+}
+
+/* --- Lines ------------------------------------------------------------------------------------ */
+
+static void append_number(void *line, const MetricsNumber *number) {
+  if (number->is_count)
+    text_append(line, ", \"%s\": %lld", number->key, (long long)number->count);
+  else
+    text_append(line, ", \"%s\": %.9g", number->key, number->real);
 }
 
 Status metrics_write(MetricsLog *log, const MetricsRecord *record, Error *error) {
   Text line = {0};
   text_append(&line, "{\"step\": %lld", (long long)record->step);
-  for (Metric metric = 0; metric < METRIC_COUNT; metric++)
-    append_number(&line, model_metric_name(metric), record->values[metric]);
-  append_number(&line, "clips_per_second", record->clips_per_second);
-  append_number(&line, "step_seconds", record->seconds_per_step);
-  append_number(&line, "gflops", record->gflops);
-  append_number(&line, "rate/g", record->generator_rate);
-  append_number(&line, "rate/d", record->discriminator_rate);
-  append_number(&line, "time/compute", record->computing);
-  append_number(&line, "wait/data", record->wait_data);
-  append_number(&line, "wait/comm", record->wait_comm);
-  if (record->slowest_rank >= 0) {
-    append_count(&line, "slowest/rank", record->slowest_rank);
-    append_number(&line, "slowest/seconds", record->slowest_seconds);
-  }
-  append_count(&line, "skipped/g", record->skipped_generator);
-  append_count(&line, "skipped/d", record->skipped_discriminator);
-  append_count(&line, "corrupt", record->corrupt);
-  append_count(&line, "rollbacks", record->rollbacks);
-  append_count(&line, "left_out", record->left_out);
+  metrics_numbers(record, append_number, &line);
   text_append(&line, "}\n");
   Status status = file_write(log->descriptor, log->path, line.data, line.length, error);
   text_free(&line);

@@ -11,6 +11,7 @@
 #include "trainer/progress.h"
 #include "trainer/samples.h"
 #include "trainer/state.h"
+#include "trainer/tensorboard.h"
 #include "trainer/timing.h"
 
 enum { TROUBLE_SIZE = 1024 };
@@ -47,6 +48,7 @@ typedef struct Run {
   char *origin; /* a checkpoint outside run.dir that the run was resumed from, or NULL */
   CheckpointWriter *checkpoints;
   MetricsLog *metrics;
+  Tensorboard *tensorboard; /* NULL: metrics.tensorboard is false */
   Progress *progress;
   Inference *sampler;
   MetricsRecord record; /* the last one written */
@@ -85,6 +87,8 @@ Status run_choose_before(Run *run, int64_t step, Checkpoint **out, Error *error)
 Status run_open_outputs(Run *run, const Checkpoint *checkpoint, Error *error);
 /* Metrics and progress go on from run->step. */
 Status run_reopen_metrics(Run *run, Error *error);
+/* run->record, wherever metrics are written. */
+Status run_write_record(Run *run, Error *error);
 /* What a checkpoint of run->step is to hold; the metrics up to there are on the disk then. */
 Status run_copy_state(Run *run, StateCopy **out, Error *error);
 /* Gives up without an error after a signal. */

@@ -103,12 +103,28 @@ static Status write_config(Run *run, Error *error) {
 }
 
 Status run_reopen_metrics(Run *run, Error *error) {
+  Status status = OK;
+  const Config *config = run->config;
   metrics_close(run->metrics);
+  tensorboard_close(run->tensorboard);
   progress_end(run->progress);
   run->metrics = NULL;
+  run->tensorboard = NULL;
   run->record = (MetricsRecord){0};
-  run->progress = progress_new("train", run->step, run->config->train.steps);
-  return metrics_open(run->config->run.dir, run->step, &run->metrics, error);
+  run->progress = progress_new("train", run->step, config->train.steps);
+  TRY(metrics_open(config->run.dir, run->step, &run->metrics, error));
+  if (config->metrics.tensorboard)
+    TRY(tensorboard_open(config->run.dir, run->step, &run->tensorboard, error));
+done:
+  return status;
+}
+
+Status run_write_record(Run *run, Error *error) {
+  Status status = OK;
+  TRY(metrics_write(run->metrics, &run->record, error));
+  if (run->tensorboard) TRY(tensorboard_write(run->tensorboard, &run->record, error));
+done:
+  return status;
 }
 
 /* The name of `checkpoint` where it is one of the run's own, else NULL. Caller frees. */
@@ -154,7 +170,9 @@ Status run_copy_state(Run *run, StateCopy **out, Error *error) {
       .guard = run->guard,
       .pending = &run->started[0].outcome,
   };
-  TRY(metrics_sync(run->metrics, error)); /* a resumed run relies on the lines up to here */
+  /* A resumed run relies on what is written up to here. */
+  TRY(metrics_sync(run->metrics, error));
+  if (run->tensorboard) TRY(tensorboard_sync(run->tensorboard, error));
   TRY(state_copy(run->model, &position, out, error));
 done:
   return status;
@@ -165,10 +183,14 @@ static char *samples_path(const Run *run) {
 }
 
 Status run_write_samples(Run *run, Error *error) {
+  Status status = OK;
   bool written;
   char *path = samples_path(run);
-  Status status = samples_write(run->dataset, run->sampler, (int)run->config->samples.clips, path,
-                                &written, error);
+  TRY(samples_write(run->dataset, run->sampler, (int)run->config->samples.clips, path, &written,
+                    error));
+  if (written && run->tensorboard)
+    TRY(tensorboard_write_sheet(run->tensorboard, run->step, path, error));
+done:
   free(path);
   return status;
 }

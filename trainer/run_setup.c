@@ -230,6 +230,7 @@ void run_tear_down(Run *run) {
   progress_end(run->progress);
   inference_free(run->sampler);
   metrics_close(run->metrics);
+  tensorboard_close(run->tensorboard);
   loader_close(run->loader);
   /* Captured graphs hold on to the communicators, and those to the gradients' memory. */
   model_release_captures(run->model);

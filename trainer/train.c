@@ -46,7 +46,7 @@ static Status record_metrics(Run *run, const StepControls *controls, Error *erro
   };
   guard_left_out(run->guard, &record->left_out);
   for (int i = 0; i < METRIC_COUNT; i++) record->values[i] = values[i] / run->world_size;
-  if (run->metrics) status = metrics_write(run->metrics, record, error);
+  if (run->rank == 0) status = run_write_record(run, error);
   run->recorded_step = run->step;
   status = run_agree(run, status, error);
 done:

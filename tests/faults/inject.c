@@ -153,7 +153,7 @@ static int harm(const char *what, const char *path) {
   if (full) return ENOSPC;
   if (is_time(DISK_FULL, said)) full = true;
   if (full) return ENOSPC;
-  if (is_checkpoint(path) || strstr(path, "/metrics.jsonl"))
+  if (is_checkpoint(path) || strstr(path, "/metrics.jsonl") || strstr(path, "/tensorboard"))
     if (is_time(DISK_ERROR, said)) return EIO;
   return 0;
 }

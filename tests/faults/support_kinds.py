@@ -152,14 +152,14 @@ class DiskFull(Inside):
     name, what, rank = "disk-full", "rank 0's writes fail with `ENOSPC` from one on", 0
 
     def check(self, life):
-        return expect(life, (IO,), rf"{SAID}.*(checkpoints|metrics|step-|ranks|config\.yaml).*No space left on device")
+        return expect(life, (IO,), rf"{SAID}.*(checkpoints|metrics|tensorboard|step-|ranks|config\.yaml).*No space left on device")
 
 
 class DiskError(Inside):
     name, what, rank = "disk-error", "one write, flush or rename of rank 0 fails with `EIO`", 0
 
     def check(self, life):
-        return expect(life, (IO,), rf"{SAID}.*(checkpoint|metrics).*Input/output error")
+        return expect(life, (IO,), rf"{SAID}.*(checkpoint|metrics|tensorboard).*Input/output error")
 
 
 class KillWrite(Inside):

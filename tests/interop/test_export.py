@@ -13,11 +13,11 @@ import torch
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests/oracle"))
 import support  # noqa: E402
+import packages  # noqa: E402
 from celforge_torch import normalize, read_safetensors  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 REQUIREMENTS = ["onnx==1.17.0", "onnxruntime==1.20.1", "numpy<3"]
-PACKAGES = os.path.join(support.BUILD, "python/onnx-1.17.0-runtime-1.20.1")
 FRAMES = 4
 TOLERANCE = 2e-5  # of values in about [-1, 1]
 SMALL = {
@@ -69,24 +69,11 @@ def stacked_dataset():
                      "--scale", "2", "--frames", "4")
 
 
-def onnx_packages():
-    """Whether ONNX Runtime is there; fetched once into the build folder."""
-    if not os.path.isdir(PACKAGES):
-        part = f"{PACKAGES}.{os.getpid()}"
-        command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--retries", "1",
-                   "--timeout", "20", "--target", part, *REQUIREMENTS]
-        done = subprocess.run(command, timeout=600, check=False, capture_output=True)
-        if done.returncode != 0:
-            return False
-        os.rename(part, PACKAGES)
-    return True
-
-
-def run_onnx(jobs):
+def run_onnx(folder, jobs):
     """Name -> (output, what the model says of itself)."""
     with open("jobs.json", "w", encoding="utf-8") as file:
         json.dump(jobs, file)
-    environment = {**os.environ, "PYTHONPATH": PACKAGES}
+    environment = {**os.environ, "PYTHONPATH": folder}
     text = support.run(sys.executable, os.path.join(HERE, "run_onnx.py"), "jobs.json", "results.npz", env=environment)
     facts = {fact["name"]: fact for fact in map(json.loads, text.decode().splitlines())}
     outputs = np.load("results.npz")
@@ -212,8 +199,9 @@ def main():
                 jobs += model.jobs(size)
         check_plain(tap, Generator, models[0])
         check_refusals(tap, models[0])
-        if onnx_packages():
-            results = run_onnx(jobs)
+        onnx = packages.fetch("onnx-1.17.0-runtime-1.20.1", REQUIREMENTS)
+        if onnx:
+            results = run_onnx(onnx, jobs)
             for name, (output, _) in results.items():
                 near(tap, f"{name}: ONNX Runtime gives the same", output, expected[name.rpartition("-")[0]])
             check_facts(tap, {name: facts for name, (_, facts) in results.items()})

@@ -1,0 +1,20 @@
+"""Packages from PyPI that a test reads files with: fetched once into the build folder, and apart from Debian's."""
+import os
+import subprocess
+import sys
+
+FOLDER = os.path.join(os.path.abspath(os.environ.get("BUILD", "build")), "python")
+
+
+def fetch(name, requirements, *flags):
+    """The folder for PYTHONPATH, or None where pip cannot fetch them. `name` tells versions apart."""
+    folder = os.path.join(FOLDER, name)
+    if not os.path.isdir(folder):
+        part = f"{folder}.{os.getpid()}"
+        command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--retries", "1",
+                   "--timeout", "20", "--target", part, *flags, *requirements]
+        done = subprocess.run(command, timeout=600, check=False, capture_output=True)
+        if done.returncode != 0:
+            return None
+        os.rename(part, folder)
+    return folder
