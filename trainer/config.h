@@ -4,7 +4,7 @@
 
 #include "base/config.h"
 
-typedef enum Temporal { TEMPORAL_NONE, TEMPORAL_CONV3D } Temporal;
+typedef enum Temporal { TEMPORAL_NONE, TEMPORAL_CONV3D, TEMPORAL_CONVGRU } Temporal;
 typedef enum NormChoice {
   NORM_CHOICE_NONE,
   NORM_CHOICE_RMS,

@@ -20,7 +20,8 @@ typedef struct ExportedModel {
 } ExportedModel;
 
 /* The generator as a graph over f32 tensors [N,C,T,H,W] of any size: of whole clips, or of one
- * frame with what temporal convolutions saw of the two before as inputs and outputs. */
+ * frame, with what layers remember of the frames before as inputs and outputs. A recurrent model
+ * has the latter alone (ERROR_USAGE): its clips would have a fixed length. */
 Status export_onnx(const ExportedModel *model, bool stream, const char *path, Error *error);
 
 #endif

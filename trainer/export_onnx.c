@@ -35,7 +35,7 @@ static const char *outer_side(Walk *walk, const char *side) {
   return scale == 1 ? side : walk_keep(walk, mem_format("%lld*%s", (long long)scale, side));
 }
 
-/* The last two frames that a layer saw. */
+/* What a layer remembers: the last two frames that it saw, or its state. */
 static void state_axes(Walk *walk, Shape shape, OnnxAxis axes[RANK]) {
   axes[0] = (OnnxAxis){.name = "batch"};
   axes[1] = (OnnxAxis){.length = shape.dim[AXIS_C]};
@@ -55,7 +55,7 @@ static void write_view(Walk *walk, const Op *op) {
     walk->names[value.id] = walk_keep(walk, mem_format("state.%s", layer_name(walk, op)));
     state_axes(walk, graph_shape(walk->graph, value), axes);
     onnx_input(walk->onnx, walk->names[value.id], axes, RANK,
-               "the frame before last and the last that this layer saw; zeros before the first");
+               "what this layer remembers of the frames before; zeros before the first");
   }
 }
 
@@ -187,6 +187,11 @@ static OnnxModel *begin(const Walk *walk) {
 Status export_onnx(const ExportedModel *model, bool stream, const char *path, Error *error) {
   Status status = OK;
   Walk walk = {.source = model, .stream = stream};
+  if (!stream && model->config->model.temporal == TEMPORAL_CONVGRU)
+    return error_set(error, ERROR_USAGE,
+                     "%s: a recurrent model (model.temporal: convgru) is exported frame by frame: "
+                     "add --stream",
+                     path);
   build(&walk);
   TRY(graph_status(walk.graph, error));
   size_t values = (size_t)count_values(walk.graph);

@@ -206,17 +206,17 @@ static void write_resize(Walk *walk, const Op *op, const char *name) {
   walk_resize(walk, op->attributes.resize.mode, (float)to / (float)from, input(walk, op, 0), name);
 }
 
-/* Sums and ReLUs are what the generator has. */
+/* What the generator has of them. */
 static bool write_pointwise(Walk *walk, const Op *op, const char *name) {
+  static const char *const TYPES[PW_CODE_COUNT] = {
+      [PW_ADD] = "Add",   [PW_SUB] = "Sub",         [PW_MUL] = "Mul",
+      [PW_TANH] = "Tanh", [PW_SIGMOID] = "Sigmoid", [PW_LEAKY_RELU] = "Relu"};
   const PointwiseProgram *program = &op->attributes.pointwise;
   const PointwiseInstruction *instruction = &program->instructions[0];
-  if (program->instruction_count != 1) return false;
-  if (instruction->code == PW_ADD)
-    walk_apply(walk, "Add", input(walk, op, 0), input(walk, op, 1), name);
-  else if (instruction->code == PW_LEAKY_RELU && instruction->p == 0)
-    walk_apply(walk, "Relu", input(walk, op, 0), NULL, name);
-  else
-    return false;
+  const char *type = TYPES[instruction->code];
+  bool leaks = instruction->code == PW_LEAKY_RELU && instruction->p != 0;
+  if (program->instruction_count != 1 || !type || leaks) return false;
+  walk_apply(walk, type, input(walk, op, 0), op->input_count > 1 ? input(walk, op, 1) : NULL, name);
   return true;
 }
 

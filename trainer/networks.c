@@ -19,7 +19,7 @@ typedef struct Net {
   Parameters *parameters;
   ParameterSource source;
   StreamState *stream;
-  int next_state;      /* the temporal convolution that comes next */
+  int next_state;      /* of the layer with a memory that comes next */
   size_t scope_length; /* of the network's own scope, with its dot */
 } Net;
 
@@ -84,23 +84,28 @@ void stream_state_free(StreamState *state) {
   *state = (StreamState){0};
 }
 
-/* The two frames before x, then x: [1,3,H,W,C]; leaves the last two for the next frame. */
-static Value stream_window(Net *net, Value x) {
+/* What the layer that reads x remembers, `frames` frames of x's shape. */
+static Value stream_memory(Net *net, Value x, int64_t frames) {
   StreamState *state = net->stream;
   Shape shape = graph_shape(net->graph, x);
   if (shape.dim[AXIS_T] != 1 || shape.dim[AXIS_N] != 1) {
     graph_fail(net->graph, "streaming takes one frame of one clip at a time");
     return NO_VALUE;
   }
+  shape.dim[AXIS_T] = frames;
   if (net->next_state == state->count) {
     MEM_PUSH_SLOT(state->buffers, state->count, state->capacity);
     state->buffers[state->count] = mem_new(1, sizeof(Buffer));
     *state->buffers[state->count++] =
-        buffer_describe("streaming state", DTYPE_F32, 2 * shape_count(shape));
+        buffer_describe("streaming state", DTYPE_F32, shape_count(shape));
   }
-  Shape before = shape;
-  before.dim[AXIS_T] = 2;
-  Value past = graph_view(net->graph, state->buffers[net->next_state++], 0, before);
+  return graph_view(net->graph, state->buffers[net->next_state++], 0, shape);
+}
+
+/* The two frames before x, then x: [1,3,H,W,C]; leaves the last two for the next frame. */
+static Value stream_window(Net *net, Value x) {
+  Value past = stream_memory(net, x, 2);
+  Shape before = graph_shape(net->graph, past);
   Value window = graph_concat(net->graph, (Value[]){past, x}, 2, AXIS_T);
   Value recent = graph_slice(net->graph, window, shape_make(0, 1, 0, 0, 0), before);
   graph_store(net->graph, recent, past);
@@ -125,6 +130,13 @@ static Value conv_layer(Net *net, const Layer *layer, Value x) {
                                    parameter_name(net, "weight", name), shape, deviation);
   Value bias = layer->bias ? vector_parameter(net, "bias", layer->channels, INIT_ZERO) : NO_VALUE;
   return graph_conv3d(graph, x, weight, bias, spec);
+}
+
+static Value named_layer(Net *net, const char *name, const Layer *layer, Value x) {
+  graph_scope_push(net->graph, "%s", name);
+  Value y = conv_layer(net, layer, x);
+  graph_scope_pop(net->graph);
+  return y;
 }
 
 static Value norm_layer(Net *net, NormChoice choice, Value x) {
@@ -179,6 +191,59 @@ static Value residual_block(Net *net, const ModelConfig *config, int index, Valu
   return graph_add(net->graph, y, x);
 }
 
+/* --- Recurrence ------------------------------------------------------------------------------- */
+
+/* Channels `part` * C to (`part` + 1) * C - 1 of frame t of [N,T,H,W,3C]. */
+static Value gate(Net *net, Value gates, int64_t t, int part) {
+  Shape size = graph_shape(net->graph, gates);
+  size.dim[AXIS_T] = 1;
+  size.dim[AXIS_C] /= 3;
+  return graph_slice(net->graph, gates, shape_make(0, t, 0, 0, part * size.dim[AXIS_C]), size);
+}
+
+/* The state behind frame t, from that before it, [N,1,H,W,C]; `driven` is Wx of all frames. */
+static Value gru_step(Net *net, const Layer *layer, Value driven, int64_t t, Value past) {
+  Graph *graph = net->graph;
+  Value kept = named_layer(net, "past", layer, past);
+  Value update =
+      graph_sigmoid(graph, graph_add(graph, gate(net, driven, t, 0), gate(net, kept, 0, 0)));
+  Value reset =
+      graph_sigmoid(graph, graph_add(graph, gate(net, driven, t, 1), gate(net, kept, 0, 1)));
+  Value recalled = graph_mul(graph, reset, gate(net, kept, 0, 2));
+  Value fresh = graph_tanh(graph, graph_add(graph, gate(net, driven, t, 2), recalled));
+  return graph_add(graph, fresh, graph_mul(graph, update, graph_sub(graph, past, fresh)));
+}
+
+/* The states behind all frames, of x's shape. */
+static Value recurrence(Net *net, Value x) {
+  enum { MOST_PARTS = 8 }; /* of a concatenation */
+  Graph *graph = net->graph;
+  Shape shape = graph_shape(graph, x), frame = shape;
+  Layer layer = {.channels = 3 * shape.dim[AXIS_C],
+                 .taps = {1, 3, 3},
+                 .spec = conv_spec_same(1, 3, 1, PAD_REFLECT),
+                 .bias = true,
+                 .init_scale = 1};
+  graph_scope_push(graph, "gru");
+  Value driven = named_layer(net, "input", &layer, x);
+  layer.bias = false;
+  frame.dim[AXIS_T] = 1;
+  Value memory = net->stream ? stream_memory(net, x, 1) : graph_constant(graph, frame, 0);
+  Value state = graph_cast(graph, memory, graph_dtype(graph, x)), parts[MOST_PARTS];
+  int count = 0;
+  for (int64_t t = 0; t < shape.dim[AXIS_T]; t++) {
+    if (count == MOST_PARTS) {
+      parts[0] = graph_concat(graph, parts, count, AXIS_T);
+      count = 1;
+    }
+    parts[count++] = state = gru_step(net, &layer, driven, t, state);
+  }
+  if (net->stream) graph_store(graph, state, memory);
+  Value all = graph_concat(graph, parts, count, AXIS_T);
+  graph_scope_pop(graph);
+  return all;
+}
+
 /* Twice the size, then a convolution to `skip`'s channels, then the skip. */
 static Value up_stage(Net *net, const ModelConfig *config, const char *name, Value x, Value skip) {
   Shape size = graph_shape(net->graph, skip);
@@ -194,6 +259,7 @@ static Value encode_decode(Net *net, const ModelConfig *config, Value x) {
   Value stem = graph_relu(graph, conv_norm(net, config, "stem", x, channels, taps_time, 7, 1));
   Value half = graph_relu(graph, conv_norm(net, config, "down1", stem, 2 * channels, 1, 3, 2));
   Value y = graph_relu(graph, conv_norm(net, config, "down2", half, 4 * channels, 1, 3, 2));
+  if (config->temporal == TEMPORAL_CONVGRU) y = graph_add(graph, y, recurrence(net, y));
   for (int i = 0; i < config->blocks; i++) y = residual_block(net, config, i, y, taps_time);
   y = up_stage(net, config, "up1", y, half);
   y = up_stage(net, config, "up2", y, stem);
@@ -202,10 +268,7 @@ static Value encode_decode(Net *net, const ModelConfig *config, Value x) {
                 .spec = conv_spec_same(1, 7, 1, PAD_REFLECT),
                 .bias = true,
                 .init_scale = HEAD_SCALE};
-  graph_scope_push(graph, "head");
-  Value change = conv_layer(net, &head, y);
-  graph_scope_pop(graph);
-  return change;
+  return named_layer(net, "head", &head, y);
 }
 
 /* Pads right and bottom so that both halvings come out even. */

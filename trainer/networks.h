@@ -10,10 +10,12 @@
 #include "engine/parameters.h"
 #include "trainer/config.h"
 
-/* What a temporal convolution saw of the two frames before, for translating frame by frame. */
+/* What layers remember of the frames before, for translating frame by frame. */
 typedef struct StreamState {
   int count, capacity;
-  Buffer **buffers; /* each f32 [1,2,H,W,C]; zeros: before the first frame */
+  /* Each f32: of a temporal convolution the two frames that it saw, [1,2,H,W,C], of a recurrent
+   * layer its state, [1,1,H,W,C]. Zeros: before the first frame. */
+  Buffer **buffers;
 } StreamState;
 
 Status stream_state_allocate(StreamState *state, Backend *backend, Error *error);
@@ -29,9 +31,18 @@ Value frames_enlarge(Graph *graph, Value frames, int64_t height, int64_t width);
 /* celnet: a causal encoder and decoder with residual blocks between, whose output is added to the
  * first three source channels. `film` is [N,T,H,W,3k] in the dtype to compute in, at the output's
  * size; `noise` [N,T,H,W,noise_channels] f32, or NO_VALUE without noise channels. Returns
- * [N,T,H,W,3] in film's dtype. With `stream` not NULL, N and T are 1 and temporal convolutions take
- * the frames before from it (and leave theirs there); its buffers are described on the first build
- * and must be allocated before the program runs. */
+ * [N,T,H,W,3] in film's dtype.
+ *
+ * Time enters by model.temporal: conv3d, causal 3-tap convolutions in the stem and the blocks; or
+ * convgru, a convolutional GRU behind the encoder (Ballas, Yao, Pal, Courville 2016), whose state
+ * is added to what it reads:
+ *
+ *   z = sigmoid(Wz x + Uz h);  r = sigmoid(Wr x + Ur h);  n = tanh(Wn x + r * (Un h))
+ *   h = n + z * (h - n);       y = x + h                  (the gates' order: z, r, n)
+ *
+ * With `stream` not NULL, N and T are 1 and layers take what they remember from it (and leave it
+ * there); its buffers are described on the first build and must be allocated before the program
+ * runs. */
 Value generator_build(Graph *graph, Parameters *parameters, ParameterSource source,
                       const ModelConfig *config, Value film, Value noise, StreamState *stream);
 

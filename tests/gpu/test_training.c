@@ -161,8 +161,7 @@ static void assert_track(const char *what, const Track *track, Limits limits) {
 }
 
 /* Every step starts from the CPU's state, so that a deviation is this step's own. */
-static void check_lockstep(const char *precision, double first, const Limits *limits) {
-  const char *const assignments[] = {precision, NULL};
+static void check_lockstep(const char *const *assignments, double first, const Limits *limits) {
   Training *gpu = training_new(&TRAINING_CUDA, assignments);
   Training *cpu = training_new(NULL, assignments);
   Track tracks[QUANTITIES] = {0};
@@ -179,19 +178,25 @@ static void check_lockstep(const char *precision, double first, const Limits *li
   training_free(cpu);
 }
 
+static const Limits LIMITS_F32[QUANTITIES] = {[LOSSES] = {2e-6, 5e-6},
+                                              [NORMS] = {2e-6, 2e-4},
+                                              [GRADIENTS] = {2e-5, 1e-2},
+                                              [MOMENTS] = {1e-5, 5e-3},
+                                              [WEIGHTS] = {6e-8, 2e-5}};
+
 static void every_step_is_the_cpus_f32(void **state) {
   (void)state;
-  check_lockstep("train.precision=f32", 2e-5,
-                 (const Limits[]){[LOSSES] = {2e-6, 5e-6},
-                                  [NORMS] = {2e-6, 2e-4},
-                                  [GRADIENTS] = {2e-5, 1e-2},
-                                  [MOMENTS] = {1e-5, 5e-3},
-                                  [WEIGHTS] = {6e-8, 2e-5}});
+  check_lockstep((const char *const[]){"train.precision=f32", NULL}, 2e-5, LIMITS_F32);
+}
+
+static void every_step_is_the_cpus_recurrent(void **state) {
+  (void)state;
+  check_lockstep((const char *const[]){"model.temporal=convgru", NULL}, 2e-5, LIMITS_F32);
 }
 
 static void every_step_is_the_cpus_bf16(void **state) {
   (void)state;
-  check_lockstep("train.precision=bf16", 2e-2,
+  check_lockstep((const char *const[]){"train.precision=bf16", NULL}, 2e-2,
                  (const Limits[]){[LOSSES] = {5e-3, 1e-2},
                                   [NORMS] = {5e-3, 2e-2},
                                   [GRADIENTS] = {0.2, 0.5},
@@ -382,6 +387,7 @@ int main(void) {
       cmocka_unit_test(a_step_is_one_launch_and_waits_for_nothing),
       cmocka_unit_test(every_step_is_the_cpus_f32),
       cmocka_unit_test(every_step_is_the_cpus_bf16),
+      cmocka_unit_test(every_step_is_the_cpus_recurrent),
       cmocka_unit_test(a_run_drifts_as_the_cpus_f32),
       cmocka_unit_test(a_run_drifts_as_the_cpus_bf16),
       cmocka_unit_test(equal_runs_leave_equal_bytes),

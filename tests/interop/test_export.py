@@ -42,6 +42,7 @@ MODELS = {
     "rms": ({}, [(32, 32), (37, 46)]),
     "noise": ({"model.norm": "group", "model.channels": 16, "model.noise_channels": 2}, [(35, 30)]),
     "still": ({"model.norm": "instance", "model.temporal": "none"}, [(33, 40)]),
+    "recurrent": ({"model.temporal": "convgru", "train.steps": 8}, [(30, 37)]),
     "large": ({"model.norm": "none", "data.path": "stacked", "train.global_batch": 1}, [(21, 32)]),
 }
 
@@ -89,7 +90,9 @@ class Exported:
         self.name, self.run = name, support.train(os.path.abspath(name), settings)
         self.scale, self.channels = (2, 6) if name == "large" else (1, 3)
         self.noise = settings.get("model.noise_channels", 0)
-        for kind, flags in (("clip", []), ("stream", ["--stream"])):
+        self.kinds = ["stream"] if name == "recurrent" else ["clip", "stream"]
+        for kind in self.kinds:
+            flags = ["--stream"] if kind == "stream" else []
             support.celforge("export", "--checkpoint", self.run, "--format", "onnx", *flags, f"{name}.{kind}.onnx")
         support.celforge("export", "--checkpoint", self.run, "--format", "safetensors", f"{name}.safetensors")
 
@@ -122,7 +125,7 @@ class Exported:
         if noise is not None:
             np.save(f"{label}-noise.npy", noise)
         return [{"name": f"{label}-{kind}", "model": f"{self.name}.{kind}.onnx", "source": f"{label}.npy",
-                 "noise": None if noise is None else f"{label}-noise.npy"} for kind in ("clip", "stream")]
+                 "noise": None if noise is None else f"{label}-noise.npy"} for kind in self.kinds]
 
 
 def near(tap, label, found, expected):
@@ -157,6 +160,9 @@ def check_facts(tap, facts):
     tap.check(states == ["state.stem", "state.block0.conv1", "state.block1.conv1"], "a state for each temporal layer")
     tap.check(list(stream["outputs"]) == ["output"] + ["next" + name[5:] for name in states], "which comes out again")
     tap.check(stream["inputs"]["state.block0.conv1"] == ["batch", 32, 2, "ceil(height/4)", "ceil(width/4)"], "of this size")
+    recurrent = facts["recurrent-30x37-stream"]["inputs"]
+    tap.check(recurrent.get("state.gru") == ["batch", 32, 1, "ceil(height/4)", "ceil(width/4)"] and len(recurrent) == 2,
+              "one state of a recurrent model", str(recurrent))
     still = facts["still-33x40-stream"]["inputs"]
     tap.check(list(still) == ["source"], "none for a model that knows no time")
     large = facts["large-21x32-clip"]
@@ -173,6 +179,7 @@ def check_refusals(tap, model):
         ("an unknown format", 64, "--format: tflite; allowed: onnx, safetensors", [model.run, "--format", "tflite", "out"]),
         ("weights of a stream", 64, "--stream", [model.run, "--format", "safetensors", "--stream", "out"]),
         ("no format", 64, "--format", [model.run, "out"]),
+        ("clips of a recurrent model", 64, "add --stream", ["recurrent", "--format", "onnx", "out"]),
         ("a run that is not there", 74, "no-such-run", ["no-such-run", "--format", "onnx", "out"]),
         ("a folder that is not there", 74, "no/such/out", [model.run, "--format", "onnx", "no/such/out"]),
         ("a folder in the file's place", 74, "clips", [model.run, "--format", "safetensors", "clips"]),

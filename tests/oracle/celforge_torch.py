@@ -139,7 +139,7 @@ class Norm(nn.Module):
 class Convolution(nn.Module):
     """A convolution and its norm, if any; bias where there is no norm."""
 
-    def __init__(self, inputs, outputs, taps, stride=1, norm="none", mode="reflect", centred=False, scale=1.0, dims=3):
+    def __init__(self, inputs, outputs, taps, stride=1, norm="none", mode="reflect", centred=False, scale=1.0, dims=3, bias=True):
         super().__init__()
         taps_time, taps_space = taps
         self.dims, self.stride, self.mode, self.centred = dims, stride, mode, centred
@@ -147,7 +147,7 @@ class Convolution(nn.Module):
         size = (taps_time, taps_space, taps_space)[3 - dims :]
         deviation = scale * math.sqrt(2 / (inputs * math.prod(size)))
         self.weight = nn.Parameter(torch.randn(outputs, inputs, *size) * deviation)
-        self.bias = nn.Parameter(torch.zeros(outputs)) if norm == "none" else None
+        self.bias = nn.Parameter(torch.zeros(outputs)) if norm == "none" and bias else None
         self.norm = None if norm == "none" else Norm(norm, outputs)
 
     def forward(self, x):
@@ -176,6 +176,28 @@ class Residual(nn.Module):
         return self.conv2(F.relu(self.conv1(x))) + x
 
 
+class Recurrence(nn.Module):
+    """A convolutional GRU over the frames of a clip, with the reset gate behind its convolution."""
+
+    def __init__(self, channels, dims):
+        super().__init__()
+        self.input = Convolution(channels, 3 * channels, (1, 3), dims=dims)
+        self.past = Convolution(channels, 3 * channels, (1, 3), dims=dims, bias=False)
+
+    def forward(self, x, length):
+        driven = self.input(x)
+        driven = driven.view(-1, length, *driven.shape[1:])
+        state, states = torch.zeros_like(x.view(-1, length, *x.shape[1:])[:, 0]), []
+        for frame in driven.unbind(1):
+            update, reset, fresh = frame.chunk(3, 1)
+            kept_update, kept_reset, kept = self.past(state).chunk(3, 1)
+            update, reset = torch.sigmoid(update + kept_update), torch.sigmoid(reset + kept_reset)
+            fresh = torch.tanh(fresh + reset * kept)
+            state = (1 - update) * fresh + update * state
+            states.append(state)
+        return torch.stack(states, 1).flatten(0, 1)
+
+
 class Generator(nn.Module):
     def __init__(self, model, channels):
         super().__init__()
@@ -186,6 +208,7 @@ class Generator(nn.Module):
         self.stem = Convolution(channels + model.noise_channels, c, (taps, 7), **layer)
         self.down1 = Convolution(c, 2 * c, (1, 3), stride=2, **layer)
         self.down2 = Convolution(2 * c, 4 * c, (1, 3), stride=2, **layer)
+        self.gru = Recurrence(4 * c, dims) if model.temporal == "convgru" else None
         self.blocks = [Residual(4 * c, taps, model.norm, dims) for _ in range(model.blocks)]
         for i, block in enumerate(self.blocks):
             self.add_module(f"block{i}", block)
@@ -203,6 +226,8 @@ class Generator(nn.Module):
         stem = F.relu(self.stem(x))
         half = F.relu(self.down1(stem))
         y = F.relu(self.down2(half))
+        if self.gru is not None:
+            y = y + self.gru(y, length)
         for block in self.blocks:
             y = block(y)
         for layer, skip in ((self.up1, half), (self.up2, stem)):

@@ -10,7 +10,7 @@ import torch
 import support
 from celforge_torch import Training, enlarge, normalize, parse_config
 
-FRAMES = 5
+FRAMES = 10
 SMALL = {
     "data.flip": False,
     "model.channels": 8,
@@ -30,7 +30,8 @@ SMALL = {
 }
 NETWORKS = [
     {"model.temporal": temporal, "model.norm": norm}
-    for temporal, norm in (("conv3d", "rms"), ("conv3d", "instance"), ("conv3d", "group"), ("conv3d", "none"), ("none", "rms"))
+    for temporal, norm in (("conv3d", "rms"), ("conv3d", "instance"), ("conv3d", "group"), ("conv3d", "none"), ("none", "rms"),
+                           ("convgru", "rms"))
 ]
 # source height and width, output height and width
 SIZES = [(32, 32, 32, 32), (37, 45, 37, 45), (20, 31, 40, 62)]

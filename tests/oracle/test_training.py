@@ -118,6 +118,7 @@ CASES = {
         "model.discriminator_norm": "group",
         "train.recompute": True,
     },
+    "recurrence": {"model.temporal": "convgru", "loss.adversarial": "bce", "train.micro_batch": 2},
     "L1 alone": {"loss.adversarial_weight": 0, "loss.temporal": 0},
     "odd size": {"data.path": "odd", "model.image_scales": 2, "model.image_layers": 1},
 }

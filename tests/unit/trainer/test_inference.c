@@ -152,6 +152,13 @@ static void test_conv3d_without_norm(void **state) {
   check_stream(ASSIGNMENTS("model.temporal=conv3d", "model.norm=none"), EVEN);
 }
 
+static void test_recurrence(void **state) {
+  (void)state;
+  check_stream(ASSIGNMENTS("model.temporal=convgru", "model.norm=rms"), EVEN);
+  check_stream(ASSIGNMENTS("model.temporal=convgru", "model.norm=group"),
+               (InferenceShape){1, 9, 11, 3, 18, 22});
+}
+
 static void test_no_time(void **state) {
   (void)state;
   check_stream(ASSIGNMENTS("model.temporal=none", "model.norm=rms"), EVEN);
@@ -180,9 +187,8 @@ static void test_stacked_and_smaller_sources(void **state) {
 }
 
 /* The comparison would mean little if the network ignored the frames before, or did nothing. */
-static void test_frames_before_matter(void **state) {
-  (void)state;
-  Fixture *f = fixture_new(ASSIGNMENTS("model.temporal=conv3d"), EVEN);
+static void frames_before_matter(const char *temporal) {
+  Fixture *f = fixture_new(ASSIGNMENTS(temporal), EVEN);
   const uint8_t *second = f->source + f->source_frame;
   stream(f, 2, f->streamed);
   check(inference_stream_begin(f->inference, &f->frame, &error));
@@ -191,6 +197,12 @@ static void test_frames_before_matter(void **state) {
   for (size_t i = 0; i < f->output_frame; i++) f->streamed[i] = (float)second[i] / 127.5f - 1;
   assert_true(largest_difference(f->whole, f->streamed, f->output_frame) > 1e-2);
   fixture_free(f);
+}
+
+static void test_frames_before_matter(void **state) {
+  (void)state;
+  frames_before_matter("model.temporal=conv3d");
+  frames_before_matter("model.temporal=convgru");
 }
 
 /* Nothing looks ahead: the first frames of a clip are those of a shorter one. */
@@ -240,6 +252,7 @@ int main(void) {
       cmocka_unit_test(test_conv3d_rms),
       cmocka_unit_test(test_conv3d_instance),
       cmocka_unit_test(test_conv3d_without_norm),
+      cmocka_unit_test(test_recurrence),
       cmocka_unit_test(test_no_time),
       cmocka_unit_test(test_odd_sizes),
       cmocka_unit_test(test_noise),
