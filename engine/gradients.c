@@ -62,11 +62,63 @@ static DType gradient_dtype(const Graph *graph, Value value) {
   return producer->kind == OP_VIEW ? DTYPE_F32 : graph_dtype(graph, value);
 }
 
+/* The one axis along which both are padded by zeros, each a part with nothing around it; RANK: they
+ * are not such. */
+static int axis_of_parts(const Op *a, const Op *b) {
+  const Op *both[] = {a, b};
+  int found = RANK;
+  for (int i = 0; i < 2; i++) {
+    const PadAttributes *pad = &both[i]->attributes.pad;
+    if (both[i]->kind != OP_PAD || pad->mode != PAD_ZERO) return RANK;
+    for (int axis = 0; axis < RANK; axis++) {
+      if (pad->before.dim[axis] == 0 && pad->after.dim[axis] == 0) continue;
+      if (found != RANK && found != axis) return RANK;
+      found = axis;
+    }
+  }
+  return found;
+}
+
+/* Adds x, or what it is a concatenation of if that makes no more than `most`, to the operands of
+ * one along the axis. */
+static int add_parts(const Graph *graph, Value x, int axis, int most, Value *parts, int count) {
+  const Op *op = graph_producer(graph, x);
+  bool is_concat = op->kind == OP_CONCAT && op->attributes.concat.axis == axis;
+  if (!is_concat || count + op->input_count > most) {
+    parts[count++] = x;
+    return count;
+  }
+  for (int i = 0; i < op->input_count; i++) parts[count++] = op->inputs[i];
+  return count;
+}
+
+/* The sum of gradients of two slices that lie side by side: put together, not padded and added, so
+ * that slices which are all of a value give their concatenation. NO_VALUE: they are not such. */
+static Value join_slices(Graph *graph, Value sum, Value gradient) {
+  Op first = *graph_producer(graph, sum), second = *graph_producer(graph, gradient);
+  int axis = axis_of_parts(&first, &second);
+  if (axis == RANK) return NO_VALUE;
+  if (second.attributes.pad.before.dim[axis] < first.attributes.pad.before.dim[axis]) {
+    Op later = first;
+    first = second;
+    second = later;
+  }
+  Shape before = first.attributes.pad.before, after = second.attributes.pad.after;
+  int64_t end = before.dim[axis] + graph_shape(graph, first.inputs[0]).dim[axis];
+  if (end != second.attributes.pad.before.dim[axis]) return NO_VALUE;
+  Value parts[CONCAT_MAX_INPUTS];
+  int count = add_parts(graph, first.inputs[0], axis, CONCAT_MAX_INPUTS - 1, parts, 0);
+  count = add_parts(graph, second.inputs[0], axis, CONCAT_MAX_INPUTS, parts, count);
+  return graph_pad(graph, graph_concat(graph, parts, count, axis), before, after, PAD_ZERO);
+}
+
 static void add_gradient(Walk *walk, Value value, Value gradient) {
   Graph *graph = walk->graph;
   Value *sum = &walk->sums[value.id];
   gradient = graph_cast(graph, gradient, gradient_dtype(graph, value));
-  *sum = sum->id < 0 ? gradient : graph_add(graph, *sum, gradient);
+  if (!graph_usable(graph, &gradient, 1)) return;
+  Value joined = sum->id < 0 ? gradient : join_slices(graph, *sum, gradient);
+  *sum = joined.id < 0 ? graph_add(graph, *sum, gradient) : joined;
 }
 
 /* Ops appended for "net.block.conv3d" are named "net.block.gradient.KIND". */

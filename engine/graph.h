@@ -114,6 +114,7 @@ Value graph_norm(Graph *graph, Value x, Value gain, Value bias, NormKind kind, i
 
 /* --- Moving data ------------------------------------------------------------------------------ */
 Value graph_reshape(Graph *graph, Value x, Shape shape); /* same count; no copy */
+enum { CONCAT_MAX_INPUTS = 8 };
 Value graph_concat(Graph *graph, const Value *values, int count, int axis);
 Value graph_slice(Graph *graph, Value x, Shape begin, Shape size);
 /* Pads every axis by before/after; PAD_REFLECT and PAD_REPLICATE in H and W only. */

@@ -193,30 +193,26 @@ static Value residual_block(Net *net, const ModelConfig *config, int index, Valu
 
 /* --- Recurrence ------------------------------------------------------------------------------- */
 
-/* Channels `part` * C to (`part` + 1) * C - 1 of frame t of [N,T,H,W,3C]. */
-static Value gate(Net *net, Value gates, int64_t t, int part) {
+/* Channels `part` * C to (`part` + 1) * C - 1 of [N,1,H,W,3C]. */
+static Value gate(Net *net, Value gates, int part) {
   Shape size = graph_shape(net->graph, gates);
-  size.dim[AXIS_T] = 1;
   size.dim[AXIS_C] /= 3;
-  return graph_slice(net->graph, gates, shape_make(0, t, 0, 0, part * size.dim[AXIS_C]), size);
+  return graph_slice(net->graph, gates, shape_make(0, 0, 0, 0, part * size.dim[AXIS_C]), size);
 }
 
-/* The state behind frame t, from that before it, [N,1,H,W,C]; `driven` is Wx of all frames. */
-static Value gru_step(Net *net, const Layer *layer, Value driven, int64_t t, Value past) {
+/* The state behind a frame, from that before it, [N,1,H,W,C]; `driven` is Wx, [N,1,H,W,3C]. */
+static Value gru_step(Net *net, const Layer *layer, Value driven, Value past) {
   Graph *graph = net->graph;
   Value kept = named_layer(net, "past", layer, past);
-  Value update =
-      graph_sigmoid(graph, graph_add(graph, gate(net, driven, t, 0), gate(net, kept, 0, 0)));
-  Value reset =
-      graph_sigmoid(graph, graph_add(graph, gate(net, driven, t, 1), gate(net, kept, 0, 1)));
-  Value recalled = graph_mul(graph, reset, gate(net, kept, 0, 2));
-  Value fresh = graph_tanh(graph, graph_add(graph, gate(net, driven, t, 2), recalled));
+  Value update = graph_sigmoid(graph, graph_add(graph, gate(net, driven, 0), gate(net, kept, 0)));
+  Value reset = graph_sigmoid(graph, graph_add(graph, gate(net, driven, 1), gate(net, kept, 1)));
+  Value recalled = graph_mul(graph, reset, gate(net, kept, 2));
+  Value fresh = graph_tanh(graph, graph_add(graph, gate(net, driven, 2), recalled));
   return graph_add(graph, fresh, graph_mul(graph, update, graph_sub(graph, past, fresh)));
 }
 
 /* The states behind all frames, of x's shape. */
 static Value recurrence(Net *net, Value x) {
-  enum { MOST_PARTS = 8 }; /* of a concatenation */
   Graph *graph = net->graph;
   Shape shape = graph_shape(graph, x), frame = shape;
   Layer layer = {.channels = 3 * shape.dim[AXIS_C],
@@ -229,14 +225,16 @@ static Value recurrence(Net *net, Value x) {
   layer.bias = false;
   frame.dim[AXIS_T] = 1;
   Value memory = net->stream ? stream_memory(net, x, 1) : graph_constant(graph, frame, 0);
-  Value state = graph_cast(graph, memory, graph_dtype(graph, x)), parts[MOST_PARTS];
+  frame.dim[AXIS_C] = layer.channels;
+  Value state = graph_cast(graph, memory, graph_dtype(graph, x)), parts[CONCAT_MAX_INPUTS];
   int count = 0;
   for (int64_t t = 0; t < shape.dim[AXIS_T]; t++) {
-    if (count == MOST_PARTS) {
+    if (count == CONCAT_MAX_INPUTS) {
       parts[0] = graph_concat(graph, parts, count, AXIS_T);
       count = 1;
     }
-    parts[count++] = state = gru_step(net, &layer, driven, t, state);
+    Value now = graph_slice(graph, driven, shape_make(0, t, 0, 0, 0), frame);
+    parts[count++] = state = gru_step(net, &layer, now, state);
   }
   if (net->stream) graph_store(graph, state, memory);
   Value all = graph_concat(graph, parts, count, AXIS_T);

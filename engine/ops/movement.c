@@ -49,11 +49,10 @@ static bool concat_fits(Graph *graph, const Value *values, int count, int axis) 
 }
 
 Value graph_concat(Graph *graph, const Value *values, int count, int axis) {
-  enum { MAX_OPERANDS = 8 };
   if (!graph_usable(graph, NULL, 0)) return NO_VALUE;
-  if (count < 1 || count > MAX_OPERANDS || axis < 0 || axis >= RANK) {
+  if (count < 1 || count > CONCAT_MAX_INPUTS || axis < 0 || axis >= RANK) {
     graph_fail(graph, "concat: %d operands along axis %d; 1 to %d along 0 to %d", count, axis,
-               MAX_OPERANDS, RANK - 1);
+               CONCAT_MAX_INPUTS, RANK - 1);
     return NO_VALUE;
   }
   if (!operands_usable(graph, "concat", values, count)) return NO_VALUE;

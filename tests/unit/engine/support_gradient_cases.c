@@ -136,6 +136,20 @@ static Value build_concat(Net *n) {
 static Value build_slice(Net *n) {
   return graph_slice(n->graph, usual(n), shape_make(1, 0, 1, 2, 0), shape_make(1, 2, 3, 2, 3));
 }
+/* Parts side by side, in and out of order, all of a value and not; and one across them. */
+static Value build_slices(Net *n) {
+  Graph *g = n->graph;
+  Value x = usual(n);
+  Value a = graph_slice(g, x, shape_make(0, 0, 0, 0, 0), shape_make(2, 2, 4, 5, 1));
+  Value b = graph_slice(g, x, shape_make(0, 0, 0, 0, 1), shape_make(2, 2, 4, 5, 2));
+  Value d = graph_slice(g, x, shape_make(0, 0, 3, 0, 0), shape_make(2, 2, 1, 5, 3));
+  Value c = graph_slice(g, x, shape_make(0, 0, 1, 0, 0), shape_make(2, 2, 2, 5, 3));
+  Value e = graph_slice(g, x, shape_make(0, 1, 0, 0, 0), shape_make(2, 1, 4, 5, 3));
+  Value channels = graph_concat(g, (Value[]){graph_square(g, b), a}, 2, AXIS_C);
+  Value rows = graph_concat(g, (Value[]){graph_square(g, d), c, d}, 3, AXIS_H);
+  Value frames = graph_concat(g, (Value[]){e, graph_square(g, e)}, 2, AXIS_T);
+  return graph_add(g, graph_mul(g, channels, rows), frames);
+}
 static Value pad(Net *n, PadMode mode) {
   const bool zero = mode == PAD_ZERO;
   return graph_pad(n->graph, usual(n), shape_make(0, zero, 3, 1, zero),
@@ -224,6 +238,7 @@ const GradientCase gradient_cases[GRADIENT_CASES] = {
     {"reshape", build_reshape, 5e-5, false},
     {"concat", build_concat, 5e-5, false},
     {"slice", build_slice, 5e-5, false},
+    {"slices", build_slices, 5e-5, false},
     {"pad_zero", build_pad_zero, 5e-5, false},
     {"pad_reflect", build_pad_reflect, 5e-5, false},
     {"pad_replicate", build_pad_replicate, 5e-5, false},

@@ -129,6 +129,46 @@ static void loss_itself_and_twice_the_same(void **state) {
   graph_free(g);
 }
 
+/* The gradient of a value of which `count` slices along the axis are read, each by itself. */
+static const Op *gradient_of_slices(Fixture *f, int count, int axis, int64_t step) {
+  Graph *g = f->graph;
+  Shape shape = shape_make(2, 1, 3, 4, 2), size = shape, begin = shape_make(0, 0, 0, 0, 0);
+  shape.dim[axis] = count * step;
+  size.dim[axis] = 1;
+  Value x = graph_affine(g, source(f, DTYPE_F32, shape), 2, 0), sum = NO_VALUE, gradient;
+  for (int i = 0; i < count; i++) {
+    begin.dim[axis] = i * step;
+    Value mean = graph_mean(g, graph_square(g, graph_slice(g, x, begin, size)));
+    sum = i == 0 ? mean : graph_add(g, sum, mean);
+  }
+  graph_gradients(g, sum, &x, 1, &gradient);
+  check_value(g, gradient, DTYPE_F32, shape);
+  return graph_producer(g, gradient);
+}
+
+/* Slices that are all of a value: nothing is padded and added. */
+static void slices_are_put_together(void **state) {
+  (void)state;
+  Fixture f = fixture_new();
+  const Op *gradient = gradient_of_slices(&f, 3, AXIS_C, 1);
+  assert_int_equal(gradient->kind, OP_CONCAT);
+  assert_int_equal(gradient->input_count, 3);
+  for (int i = 0; i < 3; i++) /* in order, each the part's own */
+    assert_int_equal(graph_producer(f.graph, gradient->inputs[i])->kind, OP_POINTWISE);
+  gradient = gradient_of_slices(&f, 20, AXIS_T, 1);
+  int parts = 0, concatenations = 0;
+  while (gradient->kind == OP_CONCAT) { /* the last operand of each is the one before it */
+    parts += gradient->input_count - 1;
+    concatenations++;
+    gradient = graph_producer(f.graph, gradient->inputs[gradient->input_count - 1]);
+  }
+  assert_int_equal(parts + 1, 20);
+  assert_int_equal(concatenations, 3);
+  gradient = gradient_of_slices(&f, 2, AXIS_H, 2); /* not side by side */
+  assert_int_equal(gradient->kind, OP_POINTWISE);
+  graph_free(f.graph);
+}
+
 static void fused_ops_are_refused(void **state) {
   (void)state;
   for (int which = 0; which < 4; which++) {
@@ -230,6 +270,7 @@ int main(void) {
       cmocka_unit_test(only_the_path_is_walked),
       cmocka_unit_test(views_gather_and_buffers_cut),
       cmocka_unit_test(loss_itself_and_twice_the_same),
+      cmocka_unit_test(slices_are_put_together),
       cmocka_unit_test(fused_ops_are_refused),
       cmocka_unit_test(gradients_of_gradients),
       cmocka_unit_test(ready_follows_the_walk),
