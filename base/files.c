@@ -171,8 +171,11 @@ static Status sync_parent(const char *path, Error *error) {
 
 Status atomic_file_open(const char *path, AtomicFile *file, Error *error) {
   *file = (AtomicFile){.descriptor = -1};
-  if (path_is_folder(path)) /* known only at the rename otherwise, when all is written */
-    return error_set(error, ERROR_IO, "%s: is a folder, not a file", path);
+  struct stat there;
+  /* The rename would fail for a folder, when all is written, and put a file in a device's place. */
+  if (stat(path, &there) == 0 && !S_ISREG(there.st_mode))
+    return error_set(error, ERROR_IO, "%s: is %s", path,
+                     S_ISDIR(there.st_mode) ? "a folder, not a file" : "not a regular file");
   char *temporary = mem_format("%s.%d.tmp", path, (int)getpid());
   /* What lies there was left by a dead process of our number: never written into, lest it be a
    * link. */

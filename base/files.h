@@ -20,6 +20,7 @@ typedef struct AtomicFile {
   char *temporary, *final;
 } AtomicFile;
 
+/* What lies at `path` must be a regular file, or nothing: folders, devices and pipes stay. */
 Status atomic_file_open(const char *path, AtomicFile *file, Error *error);
 Status atomic_file_write(AtomicFile *file, const void *data, size_t size, Error *error);
 /* fsync, rename, fsync of the folder. Frees; on failure the temporary file is removed. A link at

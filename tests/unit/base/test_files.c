@@ -150,6 +150,24 @@ static void where_no_file_can_be(void **state) {
   free(path);
 }
 
+static void pipes_and_devices_stay(void **state) {
+  (void)state;
+  struct stat info;
+  char *pipe_path = inside("pipe"), *link = inside("link");
+  assert_int_equal(mkfifo(pipe_path, 0666), 0);
+  assert_int_equal(symlink("/dev/null", link), 0);
+  assert_int_equal(atomic_file_replace(pipe_path, "x", 1, &error), ERROR_IO);
+  assert_says("pipe: is not a regular file");
+  assert_int_equal(atomic_file_replace(link, "x", 1, &error), ERROR_IO);
+  assert_says("link: is not a regular file");
+  assert_int_equal(lstat(pipe_path, &info), 0);
+  assert_true(S_ISFIFO(info.st_mode));
+  assert_int_equal(lstat(link, &info), 0);
+  assert_true(S_ISLNK(info.st_mode));
+  free(link);
+  free(pipe_path);
+}
+
 static void old_temporary_is_not_followed(void **state) {
   (void)state;
   char *path = inside("final"), *victim = inside("victim");
@@ -503,6 +521,7 @@ int main(void) {
       IN_FOLDER(abort_leaves_nothing),
       IN_FOLDER(failed_commit_leaves_nothing),
       IN_FOLDER(where_no_file_can_be),
+      IN_FOLDER(pipes_and_devices_stay),
       IN_FOLDER(old_temporary_is_not_followed),
       IN_FOLDER(killed_writer),
       cmocka_unit_test(zeroed_file_keeps_descriptor_0),
