@@ -27,6 +27,12 @@ bool path_is_folder(const char *path) {
   return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
+bool path_is_same(const char *a, const char *b) {
+  struct stat first, second;
+  return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
 /* The folder that holds `path`; caller frees. */
 static char *parent_of(const char *path) {
   size_t length = strlen(path);

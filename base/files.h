@@ -50,6 +50,8 @@ Status file_read(const char *path, size_t max_bytes, char **data, size_t *size, 
 Status file_sync(const char *path, Error *error);
 bool path_exists(const char *path);
 bool path_is_folder(const char *path);
+/* Both are there, and are one file or folder. */
+bool path_is_same(const char *a, const char *b);
 /* pread/pwrite that go on after short transfers and EINTR; a read past the end is ERROR_DATA that
  * says how many bytes were wanted and found. */
 Status file_pread(int descriptor, const char *path, void *data, size_t size, uint64_t offset,

@@ -4,9 +4,9 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/files.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "data/dataset_folder.h"
@@ -26,13 +26,6 @@ typedef struct Join {
   bool copying; /* links have turned out not to work */
 } Join;
 
-/* Two names of one file or folder. */
-static bool is_same_file(const char *a, const char *b) {
-  struct stat first, second;
-  return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
-         first.st_ino == second.st_ino;
-}
-
 /* --- What there is to join -------------------------------------------------------------------- */
 
 /* What is written may lie among the parts, and be there from an interrupted join. */
@@ -40,7 +33,7 @@ static void leave_out_own(Join *join) {
   size_t kept = 0;
   for (size_t i = 0; i < join->count; i++) {
     char *path = path_join(join->options->parts, join->names[i]);
-    if (is_same_file(path, join->options->out))
+    if (path_is_same(path, join->options->out))
       free(join->names[i]);
     else
       join->names[kept++] = join->names[i];
@@ -205,7 +198,7 @@ static Status keep_or_remove(const Join *join, const DatasetFolder *folder, int6
          "another folder",
          path, join->whole.info.shards);
   const ManifestShard *wanted = &join->whole.shards[index];
-  *kept = is_same_file(path, join->files[index]);
+  *kept = path_is_same(path, join->files[index]);
   if (*kept) goto done;
   TRY(dataset_folder_inspect(folder, index, wanted->uuid, &shard, error));
   if (shard.layout.bytes == wanted->layout.bytes) {

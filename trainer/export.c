@@ -126,6 +126,24 @@ done:
   return status;
 }
 
+/* A checkpoint of which a file is another's is damaged. */
+static Status check_output(const Checkpoint *checkpoint, const char *output, Error *error) {
+  Status status = OK;
+  char **names = NULL;
+  size_t count = 0;
+  TRY(folder_list(checkpoint->path, &names, &count, error));
+  for (size_t i = 0; i < count; i++) {
+    char *path = path_join(checkpoint->path, names[i]);
+    bool same = path_is_same(path, output);
+    free(path);
+    if (same)
+      FAIL(error, ERROR_USAGE, "%s: is a part of the checkpoint; choose another output", output);
+  }
+done:
+  folder_list_free(names, count);
+  return status;
+}
+
 Status export_run(const ExportOptions *options, Error *error) {
   Status status = OK;
   Checkpoint *checkpoint = NULL;
@@ -133,6 +151,7 @@ Status export_run(const ExportOptions *options, Error *error) {
   Inference *inference = NULL;
   ExportedModel model = {0};
   TRY(checkpoint_open_path(options->checkpoint, &checkpoint, error));
+  TRY(check_output(checkpoint, options->output, error));
   TRY(device_open_default(DEVICE_CPU, 1, &backend, error));
   TRY(inference_of_checkpoint(checkpoint, options->ema, backend, &inference, error));
   model = (ExportedModel){.config = inference_config(inference),

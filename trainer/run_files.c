@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/files.h"
@@ -129,11 +128,9 @@ done:
 
 /* The name of `checkpoint` where it is one of the run's own, else NULL. Caller frees. */
 static char *own_name(const char *folder, const Checkpoint *checkpoint) {
-  struct stat given, own;
   char *name = mem_format("step-%08lld", (long long)checkpoint->step);
   char *path = path_join(folder, name);
-  bool same = stat(checkpoint->path, &given) == 0 && stat(path, &own) == 0 &&
-              given.st_dev == own.st_dev && given.st_ino == own.st_ino;
+  bool same = path_is_same(checkpoint->path, path);
   free(path);
   if (same) return name;
   free(name);

@@ -1,7 +1,7 @@
 /* Video, picture or frame folder to the same. */
 #include <stdlib.h>
-#include <sys/stat.h>
 
+#include "base/files.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "data/video.h"
@@ -29,11 +29,8 @@ static const char *kind_name(MediaKind kind) {
 }
 
 static Status check_paths(const TranslateOptions *options, Error *error) {
-  struct stat in, out;
   MediaKind from = media_kind(options->input), to = media_kind(options->output);
-  bool same = stat(options->input, &in) == 0 && stat(options->output, &out) == 0 &&
-              in.st_dev == out.st_dev && in.st_ino == out.st_ino;
-  if (same)
+  if (path_is_same(options->input, options->output))
     return error_set(error, ERROR_USAGE, "%s: is the input too; choose another output",
                      options->output);
   if (from != to)

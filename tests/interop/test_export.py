@@ -175,6 +175,7 @@ def check_facts(tap, facts):
 
 def check_refusals(tap, model):
     export = [os.path.join(support.BUILD, "celforge"), "export", "--checkpoint"]
+    weights = os.path.join(model.run, "checkpoints/step-00000004/generator.safetensors")
     for label, code, message, arguments in (
         ("an unknown format", 64, "--format: tflite; allowed: onnx, safetensors", [model.run, "--format", "tflite", "out"]),
         ("weights of a stream", 64, "--stream", [model.run, "--format", "safetensors", "--stream", "out"]),
@@ -183,6 +184,7 @@ def check_refusals(tap, model):
         ("a run that is not there", 74, "no-such-run", ["no-such-run", "--format", "onnx", "out"]),
         ("a folder that is not there", 74, "no/such/out", [model.run, "--format", "onnx", "no/such/out"]),
         ("a folder in the file's place", 74, "clips", [model.run, "--format", "safetensors", "clips"]),
+        ("a checkpoint's own file", 64, "is a part of the checkpoint", [model.run, "--format", "safetensors", weights]),
     ):
         done = subprocess.run(export + arguments, capture_output=True, text=True, timeout=60, check=False)
         good = done.returncode == code and message in done.stderr and not os.path.exists("out")
