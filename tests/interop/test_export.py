@@ -39,7 +39,7 @@ SMALL = {
 }
 # What is trained, and the sizes (height, width) of the sources it is then given.
 MODELS = {
-    "rms": ({}, [(32, 32), (37, 46)]),
+    "rms": ({}, [(32, 32), (37, 46), (5, 7)]),
     "noise": ({"model.norm": "group", "model.channels": 16, "model.noise_channels": 2}, [(35, 30)]),
     "still": ({"model.norm": "instance", "model.temporal": "none"}, [(33, 40)]),
     "recurrent": ({"model.temporal": "convgru", "train.steps": 8}, [(30, 37)]),
