@@ -221,6 +221,9 @@ static void print_result(const Bench *bench, const Result *result) {
               (long long)bench->config->train.global_batch, shape->frames, shape->target_height,
               shape->target_width, bench->micro_batches, bench->micro_batches == 1 ? "" : "es",
               (long long)bench->options->steps);
+  if (bench->config->loss.r1 > 0 && bench->config->loss.r1_every > 1)
+    text_append(&text, "without R1, which one step in %lld has: what it costs is in the plan\n\n",
+                (long long)bench->config->loss.r1_every);
   text_append(&text, "seconds a step                  %10.4f\n", result->step_seconds);
   text_append(&text, "their spread                    %10.1f %%\n", 100 * result->spread);
   text_append(&text, "clips a second                  %10.3f\n", result->clips_per_second);

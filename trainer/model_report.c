@@ -61,6 +61,13 @@ static void print_parameters(const Parameters *parameters, Text *out) {
   }
 }
 
+static void print_cost(const ProgramCost *cost, Text *out) {
+  text_append_count(out, cost->flops);
+  text_append(out, "FLOP, ");
+  text_append_bytes_size(out, cost->bytes);
+  text_append(out, " moved");
+}
+
 void model_print(const Model *model, Text *out) {
   text_append(out, "device: %s\n\n", model->backend->describe(model->backend));
   print_parameters(&model->generator, out);
@@ -70,12 +77,15 @@ void model_print(const Model *model, Text *out) {
     text_append(out, "\n");
     program_print(model->programs[kind], out);
   }
-  ProgramCost cost = model_cost(model, 0);
+  ProgramCost cost = model_cost(model, 0), with = model_cost(model, 1);
   text_append(out, "\none step of this rank: ");
-  text_append_count(out, cost.flops);
-  text_append(out, "FLOP, ");
-  text_append_bytes_size(out, cost.bytes);
-  text_append(out, " moved; arena ");
+  print_cost(&cost, out);
+  if (model->programs[PROGRAM_STEP_R1] || model->programs[PROGRAM_D_LAST_R1]) {
+    text_append(out, " (with R1, one in %lld: ", (long long)model->config->loss.r1_every);
+    print_cost(&with, out);
+    text_append(out, ")");
+  }
+  text_append(out, "; arena ");
   text_append_bytes_size(out, (double)cost.arena_bytes);
   text_append(out, "\n");
 }

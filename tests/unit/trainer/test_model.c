@@ -331,11 +331,18 @@ static void test_r1_now_and_then(void **state) {
   /* Once more forward on the real half, twice its backward pass. */
   assert_true(with > 1.1 * plain);
   assert_true(fabs(model_cost(model, 0.25).flops - 0.75 * plain - 0.25 * with) < 1e-6 * plain);
+  Text plan = {0};
+  model_print(model, &plan);
+  assert_non_null(strstr(plan.data, "(with R1, one in 16: "));
+  text_free(&plan);
   model_free(model);
   config = small_config((const char *const[]){"loss.r1=1", "loss.r1_every=1", NULL});
   for (int64_t step = 0; step < 4; step++) assert_false(schedule_at(&config, step).regularise);
   model = make_model(&config, 1);
   assert_true(fabs(model_cost(model, 0).flops - with) < 1e-6 * with); /* every step has it */
+  model_print(model, &plan);
+  assert_null(strstr(plan.data, "(with R1"));
+  text_free(&plan);
   model_free(model);
 }
 
