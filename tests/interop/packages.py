@@ -1,5 +1,6 @@
 """Packages from PyPI that a test reads files with: fetched once into the build folder, and apart from Debian's."""
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,8 +14,9 @@ def fetch(name, requirements, *flags):
         part = f"{folder}.{os.getpid()}"
         command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--retries", "1",
                    "--timeout", "20", "--target", part, *flags, *requirements]
-        done = subprocess.run(command, timeout=600, check=False, capture_output=True)
-        if done.returncode != 0:
-            return None
-        os.rename(part, folder)
-    return folder
+        try:
+            subprocess.run(command, timeout=600, check=True, capture_output=True)
+            os.rename(part, folder)
+        except (subprocess.SubprocessError, OSError):  # the latter also where another test was first
+            shutil.rmtree(part, ignore_errors=True)
+    return folder if os.path.isdir(folder) else None

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import tempfile
 
+import packages
+
 BUILD = os.environ.get("BUILD", "build")
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PROGRAM = os.path.join(ROOT, BUILD, "tests/unit/checkpoints/test_safetensors")
 VERSION = "0.4.5"
-PACKAGES = os.path.join(ROOT, BUILD, f"python/safetensors-{VERSION}")
 SIZES = {"F32": 4, "BF16": 2, "F16": 2, "I64": 8, "U8": 1, "F64": 8, "I32": 4, "I16": 2, "I8": 1,
          "U16": 2, "U32": 4, "U64": 8, "BOOL": 1}
 TYPES = list(SIZES)  # in the order of TensorType
@@ -92,15 +93,11 @@ def plain_write(tensors, metadata):
 
 # --- The package ---------------------------------------------------------------------------------
 def package():
-    """The `safetensors` module, or None. Fetched once into the build folder."""
-    if not os.path.isdir(PACKAGES):
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--disable-pip-version-check",
-                   "--retries", "1", "--timeout", "10", "--target", PACKAGES, f"safetensors=={VERSION}"]
-        try:
-            subprocess.run(command, timeout=60, check=True, capture_output=True)
-        except (subprocess.SubprocessError, OSError):
-            return None
-    sys.path.insert(0, PACKAGES)
+    """The `safetensors` module, or None."""
+    folder = packages.fetch(f"safetensors-{VERSION}", [f"safetensors=={VERSION}"], "--no-deps")
+    if not folder:
+        return None
+    sys.path.insert(0, folder)
     try:
         import safetensors
         return safetensors
