@@ -69,7 +69,7 @@ void model_graph_build(Model *model, ProgramKind kind, Graph *graph);
 void model_graph_fold(Parameters *parameters, Carries *carries, int level, Graph *graph);
 /* Whether the config needs this program. */
 bool model_needs_program(const Model *model, ProgramKind kind);
-/* The metrics a step of this kind computes. */
+/* Whether a step with these controls computes this metric. */
 bool model_computes_metric(const Model *model, const StepControls *controls, Metric metric);
 
 #endif
