@@ -28,7 +28,6 @@ enum GraphField {
 enum { NODE_INPUT = 1, NODE_OUTPUT = 2, NODE_NAME = 3, NODE_OP_TYPE = 4, NODE_ATTRIBUTE = 5 };
 enum AttributeField {
   ATTRIBUTE_NAME = 1,
-  ATTRIBUTE_F = 2,
   ATTRIBUTE_I = 3,
   ATTRIBUTE_S = 4,
   ATTRIBUTE_INTS = 8,
@@ -40,8 +39,7 @@ enum { TYPE_TENSOR = 1, TENSOR_TYPE_ELEMENT = 1, TENSOR_TYPE_SHAPE = 2 };
 enum { SHAPE_DIM = 1, DIMENSION_VALUE = 1, DIMENSION_PARAM = 2 };
 /* Its numbers of types of elements, and of attributes. */
 enum { ELEMENT_FLOAT = 1, ELEMENT_INT64 = 7 };
-static const int ATTRIBUTE_TYPES[] = {
-    [ONNX_INT] = 2, [ONNX_FLOAT] = 1, [ONNX_STRING] = 3, [ONNX_INTS] = 7};
+static const int ATTRIBUTE_TYPES[] = {[ONNX_INT] = 2, [ONNX_STRING] = 3, [ONNX_INTS] = 7};
 
 static const uint64_t MAX_MESSAGE_BYTES = INT32_MAX; /* protobuf's own limit */
 
@@ -140,9 +138,6 @@ static void put_attribute(Text *out, const OnnxAttribute *attribute) {
   switch (attribute->kind) {
   case ONNX_INT:
     protobuf_integer(&message, ATTRIBUTE_I, attribute->integer);
-    break;
-  case ONNX_FLOAT:
-    protobuf_float(&message, ATTRIBUTE_F, attribute->real);
     break;
   case ONNX_STRING:
     protobuf_string(&message, ATTRIBUTE_S, attribute->string);

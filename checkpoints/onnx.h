@@ -37,17 +37,14 @@ void onnx_initializer(OnnxModel *model, const NamedTensor *tensor);
 
 typedef struct OnnxAttribute {
   const char *name; /* NULL: none, and none behind it */
-  enum { ONNX_INT, ONNX_FLOAT, ONNX_STRING, ONNX_INTS } kind;
+  enum { ONNX_INT, ONNX_STRING, ONNX_INTS } kind;
   int64_t integer;
-  float real;
   const char *string;
   const int64_t *integers;
   int count; /* of integers */
 } OnnxAttribute;
 #define ONNX_ATTRIBUTE_INT(label, value)                                                           \
   { .name = (label), .kind = ONNX_INT, .integer = (value) }
-#define ONNX_ATTRIBUTE_FLOAT(label, value)                                                         \
-  { .name = (label), .kind = ONNX_FLOAT, .real = (value) }
 #define ONNX_ATTRIBUTE_STRING(label, value)                                                        \
   { .name = (label), .kind = ONNX_STRING, .string = (value) }
 #define ONNX_ATTRIBUTE_INTS(label, values, length)                                                 \
