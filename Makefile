@@ -200,9 +200,10 @@ $(BUILD)/tests/oracle/%: $(BUILD)/obj/tests/oracle/%.o $(LIBS_trainer)
 	@$(CC) $(LDFLAGS_ALL) -o $@ $^ $(SYS_trainer)
 
 # --- What needs a GPU (or the emulator): tests/gpu/test_NAME.c, linked with every room ----------------
-GPU_SUPPORT := $(patsubst %.c,$(BUILD)/obj/%.o,$(sort $(wildcard tests/gpu/support_*.c))) $(engine_SUPPORT)
-without_GPU_emulated := tests/gpu/test_convolution.c tests/gpu/test_descriptors.c # cuDNN itself
+without_GPU_emulated := $(patsubst %,tests/gpu/%.c,test_convolution test_descriptors test_claims support_plans) # cuDNN itself
 without_GPU_1        := tests/gpu/test_forms.c tests/gpu/test_emulator.c # a stand-in for it; the emulator itself
+GPU_SUPPORT := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(without_GPU_$(WITH_CUDA)),$(sort \
+  $(wildcard tests/gpu/support_*.c)))) $(engine_SUPPORT)
 GPU_TESTS   := $(if $(filter-out 0,$(WITH_CUDA)),$(patsubst tests/gpu/%.c,$(BUILD)/tests/gpu/%,$(filter-out \
   $(without_GPU_$(WITH_CUDA)),$(sort $(wildcard tests/gpu/test_*.c)))))
 $(BUILD)/obj/tests/gpu/%.o: ROOM_CFLAGS = $(trainer_CFLAGS) $(cuda_CFLAGS) -Wno-missing-prototypes
