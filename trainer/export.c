@@ -13,8 +13,7 @@
 
 /* --- PyTorch's names and layout --------------------------------------------------------------- */
 
-/* "block3.conv1.norm.gain" is "blocks.3.conv1.norm.weight"; caller frees. */
-static char *torch_name(const char *name) {
+char *export_name(const char *name) {
   int block = 0, length = 0;
   const char *gain = strstr(name, "norm.gain");
   int stem = gain ? (int)(gain - name) : (int)strlen(name);
@@ -39,7 +38,7 @@ static void channels_first(const float *from, Shape shape, float *to) {
 /* How PyTorch sees a parameter whose values begin at `values`. */
 static NamedTensor describe(const Parameter *parameter, const float *values) {
   Shape shape = parameter->shape;
-  NamedTensor tensor = {.name = torch_name(parameter->name), .type = TENSOR_F32, .data = values};
+  NamedTensor tensor = {.name = export_name(parameter->name), .type = TENSOR_F32, .data = values};
   bool vector = parameter->count == shape.dim[AXIS_C];
   if (vector) {
     tensor.rank = 1;

@@ -19,6 +19,9 @@ typedef struct ExportedModel {
   json_t *properties;             /* an object of strings: how to build and to feed the network */
 } ExportedModel;
 
+/* "block3.conv1.norm.gain" is "blocks.3.conv1.norm.weight"; caller frees. */
+char *export_name(const char *name);
+
 /* The generator as a graph over f32 tensors [N,C,T,H,W] of any size: of whole clips, or of one
  * frame, with what layers remember of the frames before as inputs and outputs. A recurrent model
  * has the latter alone (ERROR_USAGE): its clips would have a fixed length. */

@@ -15,9 +15,9 @@ enum { SIDE = 32, CLIP_FRAMES = 4, MULTIPLE = 4 };
 
 /* --- What comes in and goes out --------------------------------------------------------------- */
 
-/* The layer an op belongs to: "generator.block0.conv1.view" is of "block0.conv1". */
+/* The layer an op belongs to: "generator.block0.conv1.view" is of "blocks.0.conv1". */
 static char *layer_name(Walk *walk, const Op *op) {
-  char *name = walk_keep(walk, mem_string(strchr(op->name, '.') + 1));
+  char *name = walk_keep(walk, export_name(strchr(op->name, '.') + 1));
   char *last = strrchr(name, '.');
   if (last) *last = '\0';
   return name;

@@ -157,9 +157,9 @@ def check_facts(tap, facts):
     tap.check(clip["ir_version"] == 8 and clip["domains"] == [["", 17]], "IR version 8, operator set 17 alone")
     tap.check(clip["inputs"] == {"source": ["batch", 3, "frames", "height", "width"]}, "clips of any size", str(clip["inputs"]))
     states = [name for name in stream["inputs"] if name.startswith("state.")]
-    tap.check(states == ["state.stem", "state.block0.conv1", "state.block1.conv1"], "a state for each temporal layer")
+    tap.check(states == ["state.stem", "state.blocks.0.conv1", "state.blocks.1.conv1"], "a state for each temporal layer")
     tap.check(list(stream["outputs"]) == ["output"] + ["next" + name[5:] for name in states], "which comes out again")
-    tap.check(stream["inputs"]["state.block0.conv1"] == ["batch", 32, 2, "ceil(height/4)", "ceil(width/4)"], "of this size")
+    tap.check(stream["inputs"]["state.blocks.0.conv1"] == ["batch", 32, 2, "ceil(height/4)", "ceil(width/4)"], "of this size")
     recurrent = facts["recurrent-30x37-stream"]["inputs"]
     tap.check(recurrent.get("state.gru") == ["batch", 32, 1, "ceil(height/4)", "ceil(width/4)"] and len(recurrent) == 2,
               "one state of a recurrent model", str(recurrent))
