@@ -61,6 +61,15 @@ static int threads_per_rank(const Run *run) {
   return share > 0 ? share : 1;
 }
 
+/* What is asked for and never comes. */
+static void warn_of_idle_keys(const Run *run) {
+  const Config *config = run->config;
+  int64_t steps = config->train.steps - config->optim.l1_warmup, every = config->loss.r1_every;
+  if (run->rank == 0 && config->loss.r1 > 0 && every > 1 && steps < every)
+    log_warning("loss.r1_every is %lld, and the run has %lld steps behind its warm-up: none has R1",
+                (long long)every, (long long)(steps > 0 ? steps : 0));
+}
+
 static Status open_device(Run *run, Error *error) {
   Status status = OK;
   TRY(device_open(run->config, run->comm, threads_per_rank(run), &run->backend, error));
@@ -109,6 +118,7 @@ Status run_set_up(Run *run, Error *error) {
   Status status = OK;
   const Config *config = run->config;
   TRY(run_agree(run, config_check(config, run->world_size, error), error));
+  warn_of_idle_keys(run);
   run->micro_batches =
       (int)(config->train.global_batch / config->train.micro_batch / run->world_size);
   run->guard = guard_new(config);

@@ -115,6 +115,10 @@ refuses "standard output that is full" 74 'standard output: No space left' \
 # --- Datasets and runs ----------------------------------------------------------------------------
 succeeds "a small dataset" "$celforge" synth data --clips 4 --frames 2 --size 32x32
 tiny_config tiny.yaml data run
+succeeds "R1 that never comes" "$celforge" train tiny.yaml --set run.dir=idle --set loss.r1=1 \
+  --set loss.adversarial_weight=1 --set model.image_layers=1 --set model.video=false --set train.steps=3
+grep -qF "loss.r1_every is 16, and the run has 3 steps behind its warm-up: none has R1" err
+result $? "is told"
 if command -v mpirun >/dev/null; then
   said_once() { # NAME CODE MESSAGE ARGUMENTS OF train...: by three ranks together
     local name=$1 wanted=$2 message=$3
