@@ -43,6 +43,9 @@ endif
 # iproute2                       the two hosts of tests/distributed/test_network.py
 # valgrind clang clang-tidy clang-format   more of the tests' tools
 # patchelf                       the binaries of the bundle find its libraries
+#
+# And from PyPI, into the build folder, by the tests that read with them (skipped where pip cannot fetch):
+# safetensors; onnx and onnxruntime; tensorboard. Debian 12 has onnx alone, which must fit its runtime.
 DEPS_BUILD := build-essential pkg-config libopenmpi-dev openmpi-bin libdnnl-dev libhdf5-dev \
   libyaml-dev libjansson-dev zlib1g-dev libpng-dev \
   libavformat-dev libavcodec-dev libavfilter-dev libavutil-dev libswscale-dev
