@@ -15,7 +15,7 @@ void *walk_keep(Walk *walk, void *memory) {
 
 /* --- Nodes and constants ---------------------------------------------------------------------- */
 
-/* `name` with `part` behind it, for what an op is made of. */
+/* The name of one of the operators, or constants, that an op is made of. */
 static const char *part(Walk *walk, const char *name, const char *what) {
   return walk_keep(walk, mem_format("%s.%s", name, what));
 }

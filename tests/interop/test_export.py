@@ -20,23 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 REQUIREMENTS = ["onnx==1.17.0", "onnxruntime==1.20.1", "numpy<3"]
 FRAMES = 4
 TOLERANCE = 2e-5  # of values in about [-1, 1]
-SMALL = {
-    "data.path": "clips",
-    "data.flip": False,
-    "model.channels": 8,
-    "model.blocks": 2,
-    "model.image_scales": 0,
-    "model.video": False,
-    "loss.adversarial_weight": 0,
-    "optim.generator_rate": 5e-3,
-    "optim.ema": 0.5,
-    "optim.schedule": "constant",
-    "train.steps": 4,
-    "train.global_batch": 2,
-    "train.threads": 1,
-    "train.device": "cpu",
-    "samples.every": 0,
-}
+SMALL = {**support.GENERATOR_ALONE, "data.path": "clips", "train.device": "cpu"}
 # What is trained, and the sizes (height, width) of the sources it is then given.
 MODELS = {
     "rms": ({}, [(32, 32), (37, 46), (5, 7)]),

@@ -11,23 +11,7 @@ import support
 from celforge_torch import Training, enlarge, normalize, parse_config
 
 FRAMES = 10
-SMALL = {
-    "data.flip": False,
-    "model.channels": 8,
-    "model.blocks": 2,
-    "model.image_scales": 0,
-    "model.video": False,
-    "loss.adversarial_weight": 0,
-    "loss.temporal": 0,
-    "optim.generator_rate": 5e-3,
-    "optim.ema": 0.5,
-    "optim.schedule": "constant",
-    "train.steps": 4,
-    "train.global_batch": 2,
-    "train.micro_batch": 2,
-    "train.threads": 1,
-    "samples.every": 0,
-}
+SMALL = {**support.GENERATOR_ALONE, "loss.temporal": 0, "train.micro_batch": 2}
 NETWORKS = [
     {"model.temporal": temporal, "model.norm": norm}
     for temporal, norm in (("conv3d", "rms"), ("conv3d", "instance"), ("conv3d", "group"), ("conv3d", "none"), ("none", "rms"),
