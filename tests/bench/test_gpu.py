@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# tests/run: mostly waits
 """tests/bench/gpu itself, with scripts in the place of both sides: what fails, crashes, breaks the device, hangs or is
 ended costs the other measurements nothing, and is told."""
 import importlib.machinery

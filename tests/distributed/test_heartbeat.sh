@@ -1,4 +1,5 @@
 #!/bin/bash
+# tests/run: mostly waits
 # Runs that stand still: whatever a rank does, the others say which one is behind and all leave in time.
 set -u
 cd "$(dirname "$0")/../.."

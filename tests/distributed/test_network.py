@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# tests/run: mostly waits
 """Two hosts, each with a network of its own, and a link between them that delays, loses or is cut: slow is
 reported as slow, cut as cut. The link is made of two TUN devices and a thread that carries their packets."""
 import ctypes

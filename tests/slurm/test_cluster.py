@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# tests/run: mostly waits
 """Training under Slurm, on a cluster of two nodes that is started here: jobs that are preempted, run into their
 time limit, are cancelled or lose a node end with the bytes of a run left alone; arrays; a wrong launch. Arguments:
 only tests whose function's name holds one of them."""
