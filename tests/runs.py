@@ -40,6 +40,25 @@ TINY = {
 }
 
 
+def crc32c_table():
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = (byte >> 1) ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    return table
+
+
+CRC32C = crc32c_table()
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = (crc >> 8) ^ CRC32C[(crc ^ byte) & 255]
+    return crc ^ 0xFFFFFFFF
+
+
 STARTED = []  # processes, for whoever has to clean up
 
 

@@ -19,6 +19,9 @@ static const ConfigKey KEYS[] = {
     STRING("run.dir", run.dir, "runs/default", "folder that everything a run writes lies in"),
     INT("run.seed", run.seed, 0, 9007199254740992.0, "1",
         "seed of weights, order, augmentation, noise"),
+    STRING("run.init", run.init, "",
+           "checkpoint, or folder of a run, whose weights the networks begin with; tensors that it "
+           "does not hold are drawn; empty: all are"),
 
     STRING("data.path", data.path, "data/demo", "dataset folder (celforge synth, celforge pack)"),
     INT("data.frames", data.frames, 0, 1024, "0",

@@ -45,7 +45,7 @@ typedef struct OptimConfig {
 
 typedef struct Config {
   struct {
-    ConfigString dir;
+    ConfigString dir, init;
     int64_t seed;
   } run;
   struct {

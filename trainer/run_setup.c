@@ -164,6 +164,20 @@ done:
   return status;
 }
 
+/* run.init, which rank 0 reads. */
+static Status begin(Run *run, Error *error) {
+  Status status = OK;
+  const char *init = run->config->run.init;
+  Checkpoint *from = NULL;
+  if (run->rank == 0 && init[0]) status = checkpoint_open_path(init, &from, error);
+  if (status != OK) error_context(error, "run.init");
+  TRY(run_agree(run, status, error));
+  TRY(run_agree(run, state_begin(run->model, run->comm, from, error), error));
+done:
+  checkpoint_close(from);
+  return status;
+}
+
 Status run_restore(Run *run, const Checkpoint *checkpoint, bool resumed, bool going_back,
                    Error *error) {
   Status status = OK;
@@ -175,7 +189,7 @@ Status run_restore(Run *run, const Checkpoint *checkpoint, bool resumed, bool go
                   error));
   } else {
     TRY(guard_restore(run->guard, NULL, NULL, going_back, &point.pending, error));
-    TRY(run_agree(run, state_begin(run->model, error), error));
+    TRY(begin(run, error));
   }
   run->step = run->saved_step = run->recorded_step = point.step;
   run->started[0] = (StartedStep){.outcome = point.pending, .known = true};

@@ -1,4 +1,4 @@
-#include "trainer/state.h"
+#include "trainer/state_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,8 +8,6 @@
 #include "base/log.h"
 #include "base/memory.h"
 
-static const char GENERATOR_FILE[] = "generator.safetensors";
-static const char DISCRIMINATOR_FILE[] = "discriminator.safetensors";
 static const char OPTIMIZER_FILE[] = "optimizer.safetensors";
 
 /* --- Tensor lists ----------------------------------------------------------------------------- */
@@ -29,7 +27,7 @@ static void list_free(TensorList *list) {
   free(list->arrays);
 }
 
-static NamedTensor tensor_of(const Parameter *parameter, char *name, const float *flat) {
+NamedTensor state_tensor(const Parameter *parameter, char *name, const float *flat) {
   NamedTensor tensor = {.name = name, .type = TENSOR_F32, .data = flat + parameter->offset};
   const int64_t *dim = parameter->shape.dim;
   bool vector = dim[0] == 1 && dim[1] == 1 && dim[2] == 1 && dim[3] == 1;
@@ -51,7 +49,7 @@ static Status list_add_flat(TensorList *list, const Buffer *buffer, const Parame
     const Parameter *parameter = &parameters->items[i];
     MEM_PUSH_SLOT(list->tensors, list->count, list->capacity);
     list->tensors[list->count++] =
-        tensor_of(parameter, mem_format("%s%s", prefix, parameter->name), flat);
+        state_tensor(parameter, mem_format("%s%s", prefix, parameter->name), flat);
   }
 done:
   return status;
@@ -137,12 +135,12 @@ Status state_copy(Model *model, const RunPosition *position, StateCopy **out, Er
   TRY(list_add_moments(&copy->moments, generator, error));
   content->files = copy->files;
   copy->files[content->file_count++] =
-      (CheckpointFile){GENERATOR_FILE, copy->weights.tensors, copy->weights.count};
+      (CheckpointFile){STATE_GENERATOR_FILE, copy->weights.tensors, copy->weights.count};
   if (discriminator->total > 0) {
     TRY(list_add_flat(&copy->judges, &discriminator->master, discriminator, "", error));
     TRY(list_add_moments(&copy->moments, discriminator, error));
     copy->files[content->file_count++] =
-        (CheckpointFile){DISCRIMINATOR_FILE, copy->judges.tensors, copy->judges.count};
+        (CheckpointFile){STATE_DISCRIMINATOR_FILE, copy->judges.tensors, copy->judges.count};
   }
   copy->files[content->file_count++] =
       (CheckpointFile){OPTIMIZER_FILE, copy->moments.tensors, copy->moments.count};
@@ -170,24 +168,39 @@ void state_copy_free(StateCopy *copy) {
 
 /* --- Restoring -------------------------------------------------------------------------------- */
 
+/* "F32 [64,1,7,7,3]" */
+static void describe(const NamedTensor *tensor, Text *out) {
+  text_append(out, "%s [", tensor_type_name(tensor->type));
+  for (int i = 0; i < tensor->rank; i++)
+    text_append(out, "%s%lld", i > 0 ? "," : "", (long long)tensor->shape[i]);
+  text_append(out, "]");
+}
+
+Status state_check_tensor(const Checkpoint *checkpoint, const char *file_name,
+                          const NamedTensor *found, const NamedTensor *like, Error *error) {
+  if (found->type == like->type && found->rank == like->rank &&
+      memcmp(found->shape, like->shape, sizeof(int64_t) * (size_t)like->rank) == 0)
+    return OK;
+  Text there = {0}, here = {0};
+  describe(found, &there);
+  describe(like, &here);
+  Status status = error_set(error, ERROR_USAGE,
+                            "%s/%s: tensor \"%s\" is %s, but this config's networks need %s; "
+                            "model.* must be as when the checkpoint was written",
+                            checkpoint->path, file_name, found->name, there.data, here.data);
+  text_free(&there);
+  text_free(&here);
+  return status;
+}
+
 static Status find_tensor(const Checkpoint *checkpoint, const char *file_name, const char *name,
                           const NamedTensor *like, const NamedTensor **out, Error *error) {
   const Safetensors *file = checkpoint_file(checkpoint, file_name);
-  const NamedTensor *found = file ? safetensors_find(file, name) : NULL;
-  if (!found)
-    return error_set(error, ERROR_USAGE,
-                     "%s/%s: has no tensor \"%s\", which this config's networks need",
-                     checkpoint->path, file_name, name);
-  bool same = found->type == like->type && found->rank == like->rank &&
-              memcmp(found->shape, like->shape, sizeof(int64_t) * (size_t)like->rank) == 0;
-  if (!same)
-    return error_set(
-        error, ERROR_USAGE,
-        "%s/%s: tensor \"%s\" does not have the shape that this config's networks need; "
-        "model.* must be as when the checkpoint was written",
-        checkpoint->path, file_name, name);
-  *out = found;
-  return OK;
+  *out = file ? safetensors_find(file, name) : NULL;
+  if (*out) return state_check_tensor(checkpoint, file_name, *out, like, error);
+  return error_set(error, ERROR_USAGE,
+                   "%s/%s: has no tensor \"%s\", which this config's networks need",
+                   checkpoint->path, file_name, name);
 }
 
 /* Fills a flat array. */
@@ -199,7 +212,7 @@ static Status read_flat(const Checkpoint *checkpoint, const char *file_name, con
     const Parameter *parameter = &parameters->items[i];
     free(name);
     name = mem_format("%s%s", prefix, parameter->name);
-    NamedTensor like = tensor_of(parameter, name, flat);
+    NamedTensor like = state_tensor(parameter, name, flat);
     const NamedTensor *found = NULL;
     TRY(find_tensor(checkpoint, file_name, name, &like, &found, error));
     memcpy(flat + parameter->offset, found->data, (size_t)parameter->count * sizeof *flat);
@@ -359,34 +372,11 @@ Status state_restore(Model *model, Guard *guard, Comm *comm, const Checkpoint *c
   TRY(comm_agree(comm, status, error));
   TRY(comm_broadcast(comm, &point->step, sizeof point->step, 0, error));
   TRY(restore_guard(guard, comm, checkpoint, going_back, &point->pending, error));
-  TRY(restore_network(comm, checkpoint, GENERATOR_FILE, generator, error));
-  TRY(restore_flat(comm, checkpoint, GENERATOR_FILE, "ema.", generator, &generator->ema, error));
+  TRY(restore_network(comm, checkpoint, STATE_GENERATOR_FILE, generator, error));
+  TRY(restore_flat(comm, checkpoint, STATE_GENERATOR_FILE, "ema.", generator, &generator->ema,
+                   error));
   if (discriminator->total > 0)
-    TRY(restore_network(comm, checkpoint, DISCRIMINATOR_FILE, discriminator, error));
-done:
-  return status;
-}
-
-/* --- Beginning -------------------------------------------------------------------------------- */
-
-static Status upload_zeros(Buffer *buffer, Error *error) {
-  float *zeros = NULL;
-  Status status = mem_bulk((size_t)buffer->count * sizeof *zeros, "zeros", (void **)&zeros, error);
-  if (status == OK) status = buffer_upload(buffer, 0, zeros, buffer->count, error);
-  free(zeros);
-  return status;
-}
-
-Status state_begin(Model *model, Error *error) {
-  Status status = OK;
-  Parameters *networks[] = {model_generator(model), model_discriminator(model)};
-  TRY(model_initialize(model, error));
-  for (int i = 0; i < 2; i++) {
-    if (networks[i]->total == 0) continue;
-    TRY(upload_zeros(&networks[i]->moment1, error));
-    TRY(upload_zeros(&networks[i]->moment2, error));
-    TRY(upload_zeros(&networks[i]->counters, error));
-  }
+    TRY(restore_network(comm, checkpoint, STATE_DISCRIMINATOR_FILE, discriminator, error));
 done:
   return status;
 }
@@ -397,7 +387,7 @@ Status state_load_generator(const Checkpoint *checkpoint, bool ema, Parameters *
   float *flat = NULL;
   TRY(mem_bulk((size_t)parameters->master.count * sizeof *flat, "the generator's weights",
                (void **)&flat, error));
-  TRY(read_flat(checkpoint, GENERATOR_FILE, ema ? "ema." : "", parameters, flat, error));
+  TRY(read_flat(checkpoint, STATE_GENERATOR_FILE, ema ? "ema." : "", parameters, flat, error));
   TRY(buffer_upload(&parameters->master, 0, flat, parameters->master.count, error));
 done:
   free(flat);

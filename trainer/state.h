@@ -33,8 +33,12 @@ Status state_submit(const StateCopy *copy, CheckpointWriter *writer, Error *erro
 void state_copy_free(StateCopy *copy); /* NULL is allowed */
 
 /* The state of a run that begins: initial weights, everything else 0. The model may have been
- * trained before. */
-Status state_begin(Model *model, Error *error);
+ * trained before. Where run.init names a checkpoint, rank 0's `from` (NULL on the others), weights
+ * of its networks take the place of those of the same name: master, and EMA for EMA. Tensors that
+ * it does not hold stay as they were drawn, and the log says how many; one of another shape is
+ * ERROR_USAGE, as is a checkpoint that holds none of the generator's. The same status on every
+ * rank. */
+Status state_begin(Model *model, Comm *comm, const Checkpoint *from, Error *error);
 
 typedef struct ResumePoint {
   int64_t step;

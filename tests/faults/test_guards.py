@@ -65,15 +65,6 @@ def clips_of_step(step):
 # --- Data that holds clips which are no pair ---------------------------------------------------------------
 
 
-def crc32c(data):
-    crc = WORD
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ WORD
-
-
 def poisoned_data(folder):
     """Black films with white cartoons, checksums and all, in every clip that the BAD_STEPS read."""
     subprocess.run([runs.CELFORGE, "synth", folder, "--clips", str(CLIPS), "--frames", "2", "--size", "32x32",
@@ -81,7 +72,7 @@ def poisoned_data(folder):
     with h5py.File(os.path.join(folder, "shard-00000.h5"), "r+") as shard:
         shape = shard["clips/source"].shape[1:]
         source, target = numpy.zeros(shape, numpy.uint8), numpy.full(shape, 255, numpy.uint8)
-        sums = [crc32c(source.tobytes()), crc32c(target.tobytes())]
+        sums = [runs.crc32c(source.tobytes()), runs.crc32c(target.tobytes())]
         for step in BAD_STEPS:
             for clip in clips_of_step(step):
                 shard["clips/source"][clip], shard["clips/target"][clip] = source, target

@@ -19,25 +19,6 @@ STEPS = 100
 ENDLESS = 1000000  # steps; what is asked to stop does not end before, however late it is asked
 
 
-def crc32c_table():
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = (byte >> 1) ^ (0x82F63B78 if byte & 1 else 0)
-        table.append(byte)
-    return table
-
-
-TABLE = crc32c_table()
-
-
-def crc32c(data):
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = (crc >> 8) ^ TABLE[(crc ^ byte) & 255]
-    return crc ^ 0xFFFFFFFF
-
-
 def half_checkpoints(run, checked):
     """Under a final name: what is not whole. One whose removal began has lost its manifest, which only
     the oldest may. `checked` holds the files that were found whole before."""
@@ -58,7 +39,7 @@ def half_checkpoints(run, checked):
                 bad.append(f"{path}: {os.path.getsize(path)} bytes")
             elif key not in checked:
                 with open(path, "rb") as file:
-                    if crc32c(file.read()) != entry["crc32c"]:
+                    if runs.crc32c(file.read()) != entry["crc32c"]:
                         bad.append(f"{path}: checksum")
                 checked.add(key)
     return bad

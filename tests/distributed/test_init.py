@@ -1,0 +1,115 @@
+#!/usr/bin/python3
+"""run.init: runs that begin with another run's weights."""
+import json
+import os
+import shutil
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import runs  # noqa: E402
+from runs import Run  # noqa: E402
+
+# Nothing is learned: what a run ends with is what it began with.
+STILL = {"train.steps": 4, "optim.generator_rate": 0, "optim.discriminator_rate": 0, "run.seed": 8}
+
+
+def network(run, name="generator"):
+    """A last checkpoint's tensors, name to bytes."""
+    content = run.last_checkpoint()[f"{name}.safetensors"]
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8:begin]), content[begin:]
+    return {name: data[slice(*entry["data_offsets"])] for name, entry in header.items() if name != "__metadata__"}
+
+
+def plain(state):
+    return {name: value for name, value in state.items() if not name.startswith("ema.")}
+
+
+def test_weights(tap, folder):
+    """Weights of another run"""
+    data = runs.synth(os.path.join(folder, "data"))
+    other = runs.synth(os.path.join(folder, "other"), seed=2)
+    first = Run(os.path.join(folder, "first"), data, {"train.steps": 8}).must_train()
+    second = Run(os.path.join(folder, "second"), other, {**STILL, "run.init": first.folder}).must_train()
+    tap.check(plain(network(second)) == plain(network(first)), "a generator begins with them")
+    tap.check(network(second, "discriminator") == network(first, "discriminator"), "and a discriminator")
+    averages = Run(os.path.join(folder, "averages"), data,
+                   {**STILL, "train.steps": 1, "optim.ema": 0.999999999, "run.init": first.checkpoint(8)}).must_train()
+    tap.check(network(averages) == network(first), "averaged weights begin with the averaged ones", averages.said())
+    fresh = Run(os.path.join(folder, "fresh"), data, STILL).must_train()
+    tap.check(plain(network(fresh)) != plain(network(first)), "without it they are drawn")
+
+    shutil.move(first.folder, first.folder + "-moved")
+    second.settings["train.steps"] = 8
+    code = second.train()
+    tap.check(code == 0 and "resuming from" in second.said() and "run.init" not in second.said(),
+              "a run that is resumed asks for it no more", second.said())
+
+
+def test_some(tap, folder):
+    """Networks that have more layers than the run they begin with"""
+    data = runs.synth(os.path.join(folder, "data"))
+    first = Run(os.path.join(folder, "first"), data, {"train.steps": 8, "model.video": False}).must_train()
+    more = {**STILL, "model.blocks": 2, "run.init": first.folder}
+    second = Run(os.path.join(folder, "second"), data, more).must_train()
+    old, new = plain(network(first)), plain(network(second))
+    kept = all(new[name] == value for name, value in old.items())
+    tap.check(kept and any(name.startswith("block1.") for name in new) and len(new) > len(old), "the rest is drawn")
+    said = f"run.init: {len(old)} of the generator's {len(new)} tensors are from"
+    tap.check(said in second.said(), "and the log says how much", second.said())
+    judges = len(network(first, "discriminator")), len(network(second, "discriminator"))
+    tap.check(f"{judges[0]} of the discriminator's {judges[1]} tensors" in second.said(), "of each network", second.said())
+    spread = Run(os.path.join(folder, "spread"), data, more)
+    code = spread.train(ranks=2)
+    tap.check(code == 0 and not runs.difference(spread.last_checkpoint(), second.last_checkpoint()),
+              "two ranks begin alike", spread.said())
+
+
+def rename_tensors(path):
+    """All of a checkpoint's generator, with as many letters."""
+    name = os.path.join(path, "generator.safetensors")
+    with open(name, "rb") as file:
+        size = file.read(8)
+        text = file.read(int.from_bytes(size, "little")).decode()
+        data = file.read()
+    header = json.loads(text)
+    for tensor in header:
+        if tensor != "__metadata__":
+            text = text.replace(f'"{tensor}":', f'"X{tensor[1:]}":')
+    content = size + text.encode() + data
+    with open(name, "wb") as file:
+        file.write(content)
+    manifest = os.path.join(path, "manifest.json")
+    with open(manifest, encoding="utf-8") as file:
+        whole = json.load(file)
+    whole["files"]["generator.safetensors"]["crc32c"] = runs.crc32c(content)
+    del whole["crc32c"]
+    rest = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    whole["crc32c"] = runs.crc32c(rest.encode())
+    with open(manifest, "w", encoding="utf-8") as file:
+        json.dump(whole, file)
+
+
+def test_refused(tap, folder):
+    """What does not fit"""
+    data = runs.synth(os.path.join(folder, "data"))
+    first = Run(os.path.join(folder, "first"), data, {"train.steps": 2}).must_train()
+
+    def refused(name, code, words, init, changes=None, ranks=1):
+        run = Run(os.path.join(folder, "refused"), data, {**STILL, "run.init": init, **(changes or {})})
+        found, said = run.train(ranks=ranks), run.said()
+        tap.check(found == code and words in said, f"{name}: refused, exit code {code}", f"exit code {found}\n{said}")
+        tap.check(not os.path.exists(run.path("checkpoints")), f"{name}: no checkpoint written")
+        shutil.rmtree(run.folder, ignore_errors=True)
+
+    refused("a path that is not there", 74, "run.init: ", os.path.join(folder, "nowhere"))
+    refused("a dataset", 65, "run.init: ", data, ranks=2)
+    refused("other channels", 64, "this config's networks need F32 [6", first.folder, {"model.channels": 6}, ranks=2)
+    foreign = os.path.join(folder, "foreign")
+    shutil.copytree(first.checkpoint(2), foreign)
+    rename_tensors(foreign)
+    refused("another generator", 64, "holds none of the tensors of this generator", foreign)
+
+
+if __name__ == "__main__":
+    runs.main([test_weights, test_some, test_refused])
