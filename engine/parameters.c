@@ -104,7 +104,7 @@ static Value view_of(Parameters *parameters, Graph *graph, const Parameter *para
                      ParameterSource source) {
   Buffer *buffer = &parameters->master;
   if (source == READ_EMA) buffer = &parameters->ema;
-  if (source == READ_TRAINING && parameter->init == INIT_NORMAL &&
+  if (source == READ_COMPUTE && parameter->init == INIT_NORMAL &&
       parameters->precision == DTYPE_BF16)
     buffer = &parameters->compute;
   return graph_view(graph, buffer, parameter->offset, parameter->shape);
@@ -160,9 +160,9 @@ Status parameters_allocate(Parameters *parameters, Backend *backend, bool for_tr
     TRY(buffer_allocate(&parameters->moment2, backend, error));
     TRY(buffer_allocate(&parameters->counters, backend, error));
     TRY(buffer_allocate(&parameters->squares, backend, error));
-    if (parameters->precision == DTYPE_BF16)
-      TRY(buffer_allocate(&parameters->compute, backend, error));
   }
+  if (parameters->precision == DTYPE_BF16)
+    TRY(buffer_allocate(&parameters->compute, backend, error));
 done:
   return status;
 }
@@ -303,7 +303,7 @@ void parameters_differentiate(Parameters *parameters, Graph *graph, Value loss,
   Gathering gathering = {.parameters = parameters, .graph = graph, .partial = partial};
   Value *wrt = mem_new(count, sizeof *wrt), *gradients = mem_new(count, sizeof *gradients);
   for (size_t i = 0; i < count; i++)
-    wrt[i] = view_of(parameters, graph, &parameters->items[i], READ_TRAINING);
+    wrt[i] = view_of(parameters, graph, &parameters->items[i], READ_COMPUTE);
   if (all_reduce) cut_buckets(&gathering, bucket_bytes);
   Differentiation request = {
       .wrt = wrt, .wrt_count = parameters->count, .ready = store_gradient, .context = &gathering};

@@ -34,13 +34,13 @@ typedef struct Parameters {
 void parameters_init(Parameters *parameters, const char *network, DType precision);
 void parameters_free(Parameters *parameters);
 
-/* Which array a graph reads: training reads master (through compute where precision is bf16),
- * inference the master alone or the EMA, in f32. */
-typedef enum ParameterSource { READ_TRAINING, READ_MASTER, READ_EMA } ParameterSource;
+/* Which array a graph reads: READ_COMPUTE the master, through compute where precision is bf16, as
+ * training does; the others are f32 whatever the precision. */
+typedef enum ParameterSource { READ_COMPUTE, READ_MASTER, READ_EMA } ParameterSource;
 
 /* Declares `name` on first use, finds it afterwards (a shape that differs fails the graph), and
  * returns a view of it. Names are given without the network's. A convolution's weight has the
- * precision's dtype in READ_TRAINING; everything else is f32. */
+ * precision's dtype in READ_COMPUTE; everything else is f32. */
 Value parameters_weight(Parameters *parameters, Graph *graph, ParameterSource source,
                         const char *name, Shape shape, float deviation);
 Value parameters_vector(Parameters *parameters, Graph *graph, const char *name, int64_t channels,
@@ -48,8 +48,8 @@ Value parameters_vector(Parameters *parameters, Graph *graph, const char *name, 
 
 /* Ends declaration; flat lengths are final. */
 void parameters_freeze(Parameters *parameters);
-/* Allocates. `for_training` false: master alone (and EMA when asked). After an error some arrays
- * may be there: parameters_free takes them. */
+/* Allocates. `for_training` false: master and compute alone (and EMA when asked). After an error
+ * some arrays may be there: parameters_free takes them. */
 Status parameters_allocate(Parameters *parameters, Backend *backend, bool for_training,
                            bool with_ema, Error *error);
 /* Draws initial values from Philox by (seed, network, parameter's name), fills ema and compute. */

@@ -44,6 +44,12 @@ static Status parse_device(const char *text, Device *out, Error *error) {
   return error_set(error, ERROR_USAGE, "--device: %s; allowed: auto, cpu, cuda", text);
 }
 
+static Status parse_precision(const char *text, DType *out, Error *error) {
+  *out = strcmp(text, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+  if (*out == DTYPE_BF16 || strcmp(text, "f32") == 0) return OK;
+  return error_set(error, ERROR_USAGE, "--precision: %s; allowed: f32, bf16", text);
+}
+
 /* --- eval ------------------------------------------------------------------------------------- */
 
 typedef struct Eval {
@@ -85,7 +91,7 @@ const Command command_eval = {.name = "eval",
 /* --- translate -------------------------------------------------------------------------------- */
 
 typedef struct Translate {
-  const char *checkpoint, *input, *output, *codec, *device;
+  const char *checkpoint, *input, *output, *codec, *device, *precision;
   bool plain;
   int64_t threads, quality;
 } Translate;
@@ -95,6 +101,9 @@ static const Option TRANSLATE_OPTIONS[] = {
      .help = "a video, a PNG picture, or a folder of PNG frames"},
     {"OUT", OPTION_ARGUMENT, offsetof(Translate, output), true, .help = "the same, translated"},
     MODEL_OPTIONS(Translate),
+    {"precision", OPTION_TEXT, offsetof(Translate, precision), .value = "PRECISION",
+     .default_text = "f32",
+     .help = "f32, or bf16: faster where the device has it, colours within about one level of 255"},
     {"codec", OPTION_TEXT, offsetof(Translate, codec), .value = "NAME",
      .help = "FFmpeg's name of a video encoder; without it libx264 (H.264)"},
     {"quality", OPTION_NUMBER, offsetof(Translate, quality), .maximum = 63, .value = "N",
@@ -112,6 +121,7 @@ static Status run_translate(const void *values, const Invocation *invocation, Er
                               .codec = translate->codec,
                               .quality = (int)translate->quality};
   Status status = parse_device(translate->device, &options.device, error);
+  if (status == OK) status = parse_precision(translate->precision, &options.precision, error);
   if (status != OK) return status;
   return translate_run(&options, error);
 }

@@ -20,6 +20,7 @@ typedef struct TranslateOptions {
   const char *checkpoint, *input, *output;
   bool ema; /* the averaged weights, else the plain ones */
   Device device;
+  DType precision;   /* computed in: f32 or bf16 */
   int threads;       /* 0: OMP_NUM_THREADS, or every core */
   const char *codec; /* FFmpeg's name of an encoder; NULL: H.264 */
   int quality;       /* constant rate factor, 0 (best) to 63 */

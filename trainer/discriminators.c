@@ -40,7 +40,7 @@ void discriminators_build(Graph *graph, Parameters *parameters, const ModelConfi
   frames.dim[AXIS_N] = clip.dim[AXIS_N] * clip.dim[AXIS_T];
   frames.dim[AXIS_T] = 1;
   *verdicts = (Verdicts){.image_count = (int)config->image_scales};
-  Net net = net_begin(graph, parameters, READ_TRAINING, NULL);
+  Net net = net_begin(graph, parameters, READ_COMPUTE, NULL);
   Value x = graph_reshape(graph, pair, frames);
   for (int scale = 0; scale < config->image_scales; scale++) {
     if (scale > 0) x = graph_average_pool(graph, x, 3, 2, 1);

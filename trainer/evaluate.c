@@ -173,7 +173,8 @@ static Status set_up(Evaluation *e, Error *error) {
   TRY(checkpoint_open_path(options->checkpoint, &e->checkpoint, error));
   TRY(dataset_open(options->data, &e->dataset, error));
   TRY(device_open_default(options->device, options->threads, &e->backend, error));
-  TRY(inference_of_checkpoint(e->checkpoint, options->ema, e->backend, &e->inference, error));
+  TRY(inference_of_checkpoint(e->checkpoint, options->ema, DTYPE_F32, e->backend, &e->inference,
+                              error));
   const DatasetInfo *info = dataset_info(e->dataset);
   int64_t channels = inference_source_channels(e->inference);
   e->shape = info->shape;

@@ -152,7 +152,7 @@ Status export_run(const ExportOptions *options, Error *error) {
   TRY(checkpoint_open_path(options->checkpoint, &checkpoint, error));
   TRY(check_output(checkpoint, options->output, error));
   TRY(device_open_default(DEVICE_CPU, 1, &backend, error));
-  TRY(inference_of_checkpoint(checkpoint, options->ema, backend, &inference, error));
+  TRY(inference_of_checkpoint(checkpoint, options->ema, DTYPE_F32, backend, &inference, error));
   model = (ExportedModel){.config = inference_config(inference),
                           .parameters = inference_parameters(inference),
                           .scale = inference_scale(inference),

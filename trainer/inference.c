@@ -12,6 +12,7 @@
 typedef struct Plan {
   InferenceShape shape;
   bool streaming;
+  DType precision;
   Buffer source, noise, output; /* u8, f32, f32 */
   StreamState state;
   Program *program;
@@ -23,6 +24,7 @@ struct Inference {
   Parameters own;         /* of inference_of_checkpoint */
   Parameters *parameters; /* &own, or the model's */
   ParameterSource source;
+  DType precision;
   int64_t scale;
   Arena *arena;
   int plan_count, plan_capacity;
@@ -51,7 +53,7 @@ static void build(const Config *config, Parameters *parameters, ParameterSource 
       graph_view(graph, &plan->source, 0,
                  shape_make(1, s->frames, s->source_height, s->source_width, s->source_channels));
   Value film =
-      frames_enlarge(graph, frames_normalize(graph, frames, DTYPE_F32), s->height, s->width);
+      frames_enlarge(graph, frames_normalize(graph, frames, plan->precision), s->height, s->width);
   Value noise = NO_VALUE;
   if (noise_channels > 0)
     noise = graph_view(graph, &plan->noise, 0,
@@ -63,15 +65,17 @@ static void build(const Config *config, Parameters *parameters, ParameterSource 
       graph_view(graph, &plan->output, 0, shape_make(1, s->frames, s->height, s->width, 3)));
 }
 
-static Plan *plan_describe(const Config *config, const InferenceShape *s, bool streaming) {
+static Plan *plan_describe(const Inference *inference, const InferenceShape *s, bool streaming) {
   Plan *plan = mem_new(1, sizeof *plan);
   int64_t pixels = s->frames * s->height * s->width;
   plan->shape = *s;
   plan->streaming = streaming;
+  plan->precision = inference->precision;
   plan->source =
       buffer_describe("source frames", DTYPE_U8,
                       s->frames * s->source_height * s->source_width * s->source_channels);
-  plan->noise = buffer_describe("noise", DTYPE_F32, pixels * config->model.noise_channels);
+  plan->noise =
+      buffer_describe("noise", DTYPE_F32, pixels * inference->config.model.noise_channels);
   plan->output = buffer_describe("output frames", DTYPE_F32, pixels * 3);
   return plan;
 }
@@ -79,7 +83,7 @@ static Plan *plan_describe(const Config *config, const InferenceShape *s, bool s
 static Status plan_new(Inference *inference, const InferenceShape *s, bool streaming, Plan **out,
                        Error *error) {
   Status status = OK;
-  Plan *plan = plan_describe(&inference->config, s, streaming);
+  Plan *plan = plan_describe(inference, s, streaming);
   Graph *graph = graph_new();
   build(&inference->config, inference->parameters, inference->source, plan, graph);
   TRY(graph_status(graph, error));
@@ -120,6 +124,7 @@ static Inference *inference_new(Backend *backend) {
   inference->backend = backend;
   inference->arena = arena_new();
   inference->scale = 1;
+  inference->precision = DTYPE_F32;
   return inference;
 }
 
@@ -153,10 +158,10 @@ static Status source_channels(const Checkpoint *checkpoint, const Config *config
 /* The parameters are those of any size of picture: a small one declares them. */
 static Status declare(Inference *inference, int64_t channels, Error *error) {
   InferenceShape shape = {1, 32, 32, channels, 32, 32};
-  parameters_init(&inference->own, "generator", DTYPE_F32);
-  Plan *plan = plan_describe(&inference->config, &shape, false);
+  parameters_init(&inference->own, "generator", inference->precision);
+  Plan *plan = plan_describe(inference, &shape, false);
   Graph *graph = graph_new();
-  build(&inference->config, &inference->own, READ_MASTER, plan, graph);
+  build(&inference->config, &inference->own, READ_COMPUTE, plan, graph);
   Status status = graph_status(graph, error);
   parameters_freeze(&inference->own);
   graph_free(graph);
@@ -164,19 +169,24 @@ static Status declare(Inference *inference, int64_t channels, Error *error) {
   return status;
 }
 
-Status inference_of_checkpoint(const Checkpoint *checkpoint, bool ema, Backend *backend,
-                               Inference **out, Error *error) {
+Status inference_of_checkpoint(const Checkpoint *checkpoint, bool ema, DType precision,
+                               Backend *backend, Inference **out, Error *error) {
   Status status = OK;
   int64_t channels = 0;
   Inference *inference = inference_new(backend);
   inference->parameters = &inference->own;
-  inference->source = READ_MASTER;
+  inference->source = READ_COMPUTE;
+  inference->precision = precision;
+  if (precision == DTYPE_BF16 && !backend->supports_bf16(backend))
+    FAIL(error, ERROR_USAGE, "bf16 does not run on this device (%s); allowed: f32",
+         backend->describe(backend));
   TRY(state_config(checkpoint, &inference->config, error));
   TRY(state_scale(checkpoint, &inference->scale, error));
   TRY(source_channels(checkpoint, &inference->config, &channels, error));
   TRY(declare(inference, channels, error));
   TRY(parameters_allocate(&inference->own, backend, false, false, error));
   TRY(state_load_generator(checkpoint, ema, &inference->own, error));
+  TRY(parameters_refresh(&inference->own, error));
   *out = inference;
   inference = NULL;
 done:

@@ -13,15 +13,16 @@ typedef struct Inference Inference;
  * parameters and backend outlive it. */
 Inference *inference_of_parameters(const Config *config, Parameters *parameters,
                                    ParameterSource source, Backend *backend);
-/* From a checkpoint, which may be closed afterwards. `ema` false: the plain weights. */
-Status inference_of_checkpoint(const Checkpoint *checkpoint, bool ema, Backend *backend,
-                               Inference **out, Error *error);
+/* From a checkpoint, which may be closed afterwards. `ema` false: the plain weights. `precision` is
+ * what is computed in, DTYPE_F32 or DTYPE_BF16: ERROR_USAGE where the backend has none. */
+Status inference_of_checkpoint(const Checkpoint *checkpoint, bool ema, DType precision,
+                               Backend *backend, Inference **out, Error *error);
 void inference_free(Inference *inference);
 /* Of a checkpoint's model: how many times larger than its source the output is. */
 int64_t inference_scale(const Inference *inference);
 /* What the generator reads: 3 for each stacked input. */
 int64_t inference_source_channels(const Inference *inference);
-/* The generator's config and weights (READ_MASTER), the inference's own. */
+/* The generator's config and weights, the inference's own. */
 const Config *inference_config(const Inference *inference);
 Parameters *inference_parameters(Inference *inference);
 

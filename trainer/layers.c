@@ -43,12 +43,12 @@ Status stream_state_allocate(StreamState *state, Backend *backend, Error *error)
 
 Status stream_state_reset(StreamState *state, Error *error) {
   Status status = OK;
-  float *zeros = NULL;
+  char *zeros = NULL;
   for (int i = 0; i < state->count; i++) {
     Buffer *buffer = state->buffers[i];
     free(zeros);
     zeros = NULL;
-    TRY(mem_bulk((size_t)buffer->count * sizeof *zeros, "zeros for the streaming state",
+    TRY(mem_bulk((size_t)buffer->count * dtype_size(buffer->dtype), "zeros for the streaming state",
                  (void **)&zeros, error));
     TRY(buffer_upload(buffer, 0, zeros, buffer->count, error));
   }
@@ -79,7 +79,7 @@ Value stream_memory(Net *net, Value x, int64_t frames) {
     MEM_PUSH_SLOT(state->buffers, state->count, state->capacity);
     state->buffers[state->count] = mem_new(1, sizeof(Buffer));
     *state->buffers[state->count++] =
-        buffer_describe("streaming state", DTYPE_F32, shape_count(shape));
+        buffer_describe("streaming state", graph_dtype(net->graph, x), shape_count(shape));
   }
   return graph_view(net->graph, state->buffers[net->next_state++], 0, shape);
 }

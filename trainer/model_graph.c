@@ -52,7 +52,7 @@ static void forward(Step *step) {
   step->film = frames_enlarge(graph, film, clip->target_height, clip->target_width);
   step->target = frames_normalize(graph, graph_view(graph, &model->target, 0, target), dtype);
   Value noise_view = noise > 0 ? graph_view(graph, &model->noise, 0, noise_shape) : NO_VALUE;
-  step->output = generator_build(graph, &model->generator, READ_TRAINING, &model->config->model,
+  step->output = generator_build(graph, &model->generator, READ_COMPUTE, &model->config->model,
                                  step->film, noise_view, NULL);
 }
 

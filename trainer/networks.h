@@ -13,8 +13,8 @@
 /* What layers remember of the frames before, for translating frame by frame. */
 typedef struct StreamState {
   int count, capacity;
-  /* Each f32: of a temporal convolution the two frames that it saw, [1,2,H,W,C], of a recurrent
-   * layer its state, [1,1,H,W,C]. Zeros: before the first frame. */
+  /* In the dtype computed in: of a temporal convolution the two frames that it saw, [1,2,H,W,C], of
+   * a recurrent layer its state, [1,1,H,W,C]. Zeros: before the first frame. */
   Buffer **buffers;
 } StreamState;
 

@@ -47,7 +47,8 @@ static Status open_model(Translation *t, Error *error) {
   const TranslateOptions *options = t->options;
   TRY(checkpoint_open_path(options->checkpoint, &t->checkpoint, error));
   TRY(device_open_default(options->device, options->threads, &t->backend, error));
-  TRY(inference_of_checkpoint(t->checkpoint, options->ema, t->backend, &t->inference, error));
+  TRY(inference_of_checkpoint(t->checkpoint, options->ema, options->precision, t->backend,
+                              &t->inference, error));
   int64_t channels = inference_source_channels(t->inference);
   if (channels != 3)
     FAIL(error, ERROR_USAGE,

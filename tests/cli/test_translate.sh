@@ -62,6 +62,17 @@ cmp -s one.png frames-cartoon/take-01.png
 result $? "the first frame of a stream is the picture alone"
 cmp -s frames/take-01.png one.png
 result $((! $?)) "which the model has changed"
+run "${translate[@]}" --precision bf16 frames/take-01.png bf16.png
+if grep -q "does not run on this device" err; then
+  skip "bf16" "this processor has none"
+else
+  ffmpeg -i one.png -i bf16.png -lavfi psnr -f null - 2>&1 | grep -q 'PSNR.*average:[5-9][0-9]\.'
+  result $? "in bf16 a picture is almost the same"
+  cmp -s one.png bf16.png
+  result $((! $?)) "but not to the bit"
+fi
+refuses "a precision there is not" 64 "--precision: fp8; allowed: f32, bf16" "${translate[@]}" --precision fp8 \
+  frames/take-01.png fp8.png
 refuses "a folder that is there already" 64 "frames-cartoon" "${translate[@]}" frames frames-cartoon
 mkdir empty
 refuses "a folder without frames" 65 "empty" "${translate[@]}" empty empty-cartoon

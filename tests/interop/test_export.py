@@ -91,7 +91,7 @@ class Exported:
         """Celforge's own output [1,3,T,H,W], without a file between. Its noise is not to be had from outside."""
         shape = [FRAMES, *size, self.channels, size[0] * self.scale, size[1] * self.scale]
         program = os.path.join(support.BUILD, "tests/oracle/forward")
-        output = support.run(program, self.run, weights, "clip", *map(str, shape), input=self.inputs(size)[0].tobytes())
+        output = support.run(program, self.run, weights, "f32", "clip", *map(str, shape), input=self.inputs(size)[0].tobytes())
         return np.frombuffer(output, "<f4").reshape(1, FRAMES, *shape[4:], 3).transpose(0, 4, 1, 2, 3)
 
     def torch(self, Generator, size, file=None):

@@ -1,7 +1,7 @@
 /* The generator of a checkpoint on raw frames: for tests that compare its output with PyTorch's.
  *
- *   forward CHECKPOINT ema|plain clip|stream FRAMES SOURCE_HEIGHT SOURCE_WIDTH CHANNELS HEIGHT
- * WIDTH
+ *   forward CHECKPOINT ema|plain f32|bf16 clip|stream FRAMES SOURCE_HEIGHT SOURCE_WIDTH CHANNELS
+ * HEIGHT WIDTH
  *
  * Reads u8 [T,H,W,C] from standard input, writes f32 [T,H',W',3] to standard output. */
 #include <stdio.h>
@@ -11,7 +11,7 @@
 #include "base/memory.h"
 #include "trainer/inference.h"
 
-enum { ARGUMENTS = 10 };
+enum { ARGUMENTS = 11 };
 
 typedef struct Frames {
   size_t source_bytes, output_count; /* of the whole clip */
@@ -55,14 +55,15 @@ static Status run(char **arguments, Error *error) {
   Inference *inference = NULL;
   Frames frames = {0};
   int64_t sizes[6];
-  for (int i = 0; i < 6; i++) sizes[i] = strtoll(arguments[4 + i], NULL, 10);
+  for (int i = 0; i < 6; i++) sizes[i] = strtoll(arguments[5 + i], NULL, 10);
   InferenceShape shape = {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]};
   TRY(read_frames(&shape, &frames, error));
   TRY(checkpoint_open_path(arguments[1], &checkpoint, error));
   TRY(backend_cpu_new(0, &backend, error));
-  TRY(inference_of_checkpoint(checkpoint, strcmp(arguments[2], "ema") == 0, backend, &inference,
-                              error));
-  if (strcmp(arguments[3], "stream") == 0)
+  TRY(inference_of_checkpoint(checkpoint, strcmp(arguments[2], "ema") == 0,
+                              strcmp(arguments[3], "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32, backend,
+                              &inference, error));
+  if (strcmp(arguments[4], "stream") == 0)
     TRY(run_stream(inference, shape, &frames, error));
   else
     TRY(inference_clip(inference, &shape, frames.source, 0, frames.output, error));

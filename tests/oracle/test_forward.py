@@ -21,9 +21,9 @@ NETWORKS = [
 SIZES = [(32, 32, 32, 32), (37, 45, 37, 45), (20, 31, 40, 62)]
 
 
-def ours(folder, source, weights, way, size):
+def ours(folder, source, weights, way, size, precision="f32"):
     shape = [FRAMES, *source.shape[2:], *size]
-    command = [os.path.join(support.BUILD, "tests/oracle/forward"), folder, weights, way, *map(str, shape)]
+    command = [os.path.join(support.BUILD, "tests/oracle/forward"), folder, weights, precision, way, *map(str, shape)]
     output = np.frombuffer(support.run(*command, input=source.tobytes()), "<f4")
     return torch.from_numpy(output.copy()).view(1, FRAMES, *size, 3).permute(0, 4, 1, 2, 3)
 
@@ -54,6 +54,25 @@ def check(tap, folder, name, weights, way, size):
     tap.check(error <= 1e-4 and largest <= 1e-5 * max(1, float(expected.abs().max())), label, detail)
 
 
+def check_bf16(tap, folder, name, way, size):
+    """Rounded on the way, but no further away than that explains; in levels of 255 as frames are written."""
+    label = f"{name}, {way}, bf16: forward within 1e-2"
+    source = np.random.default_rng(1).integers(0, 256, (1, FRAMES, size[0], size[1], 3), np.uint8)
+    try:
+        output = ours(folder, source, "ema", way, size[2:], "bf16")
+    except RuntimeError as error:
+        if "does not run on this device" not in str(error):
+            raise
+        tap.skip(label, "this processor has no bf16")
+        return
+    with torch.no_grad():
+        expected = network(folder, "ema")(enlarge(normalize(source), *size[2:]))
+    error = float((output - expected).norm() / expected.norm())
+    levels = 127.5 * (output.clamp(-1, 1) - expected.clamp(-1, 1)).abs()
+    detail = f"{error:.1e}; levels of 255: largest {float(levels.max()):.2f}, mean {float(levels.mean()):.3f}"
+    tap.check(1e-5 < error <= 1e-2, label, detail)
+
+
 def main():
     torch.set_num_threads(1)
     tap = support.Tap()
@@ -66,6 +85,9 @@ def main():
             for size in SIZES:
                 check(tap, folder, name, "plain", "clip", size)
             check(tap, folder, name, "ema", "stream", SIZES[1])
+            if settings["model.norm"] == "rms":
+                for way in ("clip", "stream"):
+                    check_bf16(tap, folder, name, way, SIZES[1])
     tap.end()
 
 

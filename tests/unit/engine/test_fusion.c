@@ -431,11 +431,11 @@ static Value block(Training *t, Value x, const char *name) {
   Parameters *p = &t->parameters;
   char text[64];
   snprintf(text, sizeof text, "%s.weight", name);
-  Value w = parameters_weight(p, g, READ_TRAINING, text, shape_make(8, 2, 3, 3, 8), 0.2f);
+  Value w = parameters_weight(p, g, READ_COMPUTE, text, shape_make(8, 2, 3, 3, 8), 0.2f);
   snprintf(text, sizeof text, "%s.gain", name);
-  Value gain = parameters_vector(p, g, text, 8, READ_TRAINING, INIT_ONE);
+  Value gain = parameters_vector(p, g, text, 8, READ_COMPUTE, INIT_ONE);
   snprintf(text, sizeof text, "%s.bias", name);
-  Value bias = parameters_vector(p, g, text, 8, READ_TRAINING, INIT_ZERO);
+  Value bias = parameters_vector(p, g, text, 8, READ_COMPUTE, INIT_ZERO);
   Value y = graph_conv3d(g, x, w, NO_VALUE, conv_spec_same(2, 3, 1, PAD_REFLECT));
   return graph_add(g, x, graph_relu(g, graph_norm(g, y, gain, bias, NORM_RMS, 1, 1e-5f)));
 }
@@ -450,15 +450,15 @@ static void training_new(Training *t, DType precision) {
                              1.0f / 127.5f, -1);
   Value target = graph_affine(g, graph_cast(g, graph_view(g, &t->target, 0, shape), DTYPE_F32),
                               1.0f / 127.5f, -1);
-  Value w1 = parameters_weight(p, g, READ_TRAINING, "stem.weight", shape_make(8, 1, 3, 3, 3), 0.2f);
-  Value b1 = parameters_vector(p, g, "stem.bias", 8, READ_TRAINING, INIT_ZERO);
+  Value w1 = parameters_weight(p, g, READ_COMPUTE, "stem.weight", shape_make(8, 1, 3, 3, 3), 0.2f);
+  Value b1 = parameters_vector(p, g, "stem.bias", 8, READ_COMPUTE, INIT_ZERO);
   Value x =
       graph_conv3d(g, graph_cast(g, input, precision), w1, b1, conv_spec_same(1, 3, 1, PAD_ZERO));
   x = graph_leaky_relu(g, x, 0.2f);
   x = block(t, x, "one");
   x = block(t, x, "two");
-  Value w2 = parameters_weight(p, g, READ_TRAINING, "head.weight", shape_make(3, 1, 3, 3, 8), 0.2f);
-  Value b2 = parameters_vector(p, g, "head.bias", 3, READ_TRAINING, INIT_ZERO);
+  Value w2 = parameters_weight(p, g, READ_COMPUTE, "head.weight", shape_make(3, 1, 3, 3, 8), 0.2f);
+  Value b2 = parameters_vector(p, g, "head.bias", 3, READ_COMPUTE, INIT_ZERO);
   x = graph_tanh(g, graph_conv3d(g, x, w2, b2, conv_spec_same(1, 3, 1, PAD_ZERO)));
   Value difference = graph_sub(g, graph_add(g, graph_cast(g, x, DTYPE_F32), input), target);
   Value l1 = graph_mean(g, graph_abs(g, difference));

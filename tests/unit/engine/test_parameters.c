@@ -76,7 +76,7 @@ static void network_new(Network *n, DType precision) {
   parameters_init(&n->parameters, "net", precision);
   n->graph = graph_new();
   n->input = buffer_describe("input", DTYPE_F32, 8 * 8 * 3);
-  n->loss = build(&n->parameters, n->graph, READ_TRAINING, &n->input);
+  n->loss = build(&n->parameters, n->graph, READ_COMPUTE, &n->input);
   assert_int_equal(graph_status(n->graph, NULL), OK);
 }
 
@@ -119,7 +119,7 @@ static void sources(void **state) {
   network_new(&n, DTYPE_BF16);
   Parameters *p = &n.parameters;
   Graph *g = n.graph;
-  const ParameterSource from[] = {READ_TRAINING, READ_MASTER, READ_EMA};
+  const ParameterSource from[] = {READ_COMPUTE, READ_MASTER, READ_EMA};
   const Buffer *weights[] = {&p->compute, &p->master, &p->ema};
   const Buffer *vectors[] = {&p->master, &p->master, &p->ema};
   for (int i = 0; i < 3; i++) {
@@ -224,8 +224,8 @@ static void initial_values_depend_on_names(void **state) {
     PlainBackend plain = plain_backend(1 << 20);
     Graph *g = graph_new();
     parameters_init(&p, draws[i].network, DTYPE_F32);
-    if (!draws[i].first) parameters_weight(&p, g, READ_TRAINING, "before", shape_vector(3), 1);
-    parameters_weight(&p, g, READ_TRAINING, draws[i].name, shape_vector(COUNT), 1);
+    if (!draws[i].first) parameters_weight(&p, g, READ_COMPUTE, "before", shape_vector(3), 1);
+    parameters_weight(&p, g, READ_COMPUTE, draws[i].name, shape_vector(COUNT), 1);
     allocate(&p, &plain);
     assert_int_equal(parameters_initialize(&p, draws[i].seed, &error), OK);
     int64_t offset = parameters_find(&p, draws[i].name)->offset;
