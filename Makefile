@@ -45,7 +45,8 @@ endif
 # patchelf                       the binaries of the bundle find its libraries
 #
 # And from PyPI, into the build folder, by the tests that read with them (skipped where pip cannot fetch):
-# safetensors; onnx and onnxruntime; tensorboard. Debian 12 has onnx alone, which must fit its runtime.
+# safetensors; onnx and onnxruntime; tensorboard; opencv. Debian 12 has onnx, which must fit its runtime, and opencv,
+# with all of its own dependencies.
 DEPS_BUILD := build-essential pkg-config libopenmpi-dev openmpi-bin libdnnl-dev libhdf5-dev \
   libyaml-dev libjansson-dev zlib1g-dev libpng-dev \
   libavformat-dev libavcodec-dev libavfilter-dev libavutil-dev libswscale-dev

@@ -46,8 +46,9 @@ typedef struct EvalOptions {
   Device device;
   int threads;
   int64_t clips; /* 0: all */
+  bool flow;     /* tOF and warp error as well */
 } EvalOptions;
-/* Scores against the targets: the output, the untouched source, each frame translated alone. A
+/* Scores (docs/scores.md): of the output, the untouched source, each frame translated alone. A
  * table on standard output. */
 Status eval_run(const EvalOptions *options, Error *error);
 

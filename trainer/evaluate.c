@@ -8,21 +8,24 @@
 #include "base/memory.h"
 #include "data/dataset.h"
 #include "data/image.h"
+#include "trainer/coherence.h"
 #include "trainer/commands.h"
 #include "trainer/device.h"
 #include "trainer/inference.h"
 #include "trainer/progress.h"
 #include "trainer/quality.h"
 
-/* What is held against the target. */
-typedef enum Candidate {
-  CANDIDATE_INPUT,  /* the source as it is, enlarged where the target is larger */
-  CANDIDATE_OUTPUT, /* the clip translated as a stream */
-  CANDIDATE_FRAME,  /* each frame translated alone */
-  CANDIDATE_COUNT,
-} Candidate;
+/* What is held against the target, and the target. */
+typedef enum Film {
+  FILM_INPUT,  /* the source as it is, enlarged where the target is larger */
+  FILM_OUTPUT, /* the clip translated as a stream */
+  FILM_FRAME,  /* each frame translated alone */
+  FILM_CANDIDATES,
+  FILM_TARGET = FILM_CANDIDATES,
+  FILM_COUNT,
+} Film;
 
-static const char *const NAMES[CANDIDATE_COUNT] = {"input", "output", "frame"};
+static const char *const NAMES[FILM_COUNT] = {"input", "output", "frame", "target"};
 
 typedef struct Score {
   double squared, ssim, temporal; /* sums over frames, frames, pairs of frames */
@@ -37,9 +40,11 @@ typedef struct Evaluation {
   ClipShape shape;
   size_t source_frame, target_frame; /* bytes of a frame */
   int64_t clips, frames, pairs;
-  uint8_t *source, *target, *candidate; /* a clip each; candidate like target */
-  float *output;                        /* a frame */
-  Score scores[CANDIDATE_COUNT];
+  uint8_t *source;            /* a clip */
+  uint8_t *films[FILM_COUNT]; /* a clip each, of the target's size */
+  float *output;              /* a frame */
+  Score scores[FILM_CANDIDATES];
+  Coherence *coherence; /* NULL: not asked for */
 } Evaluation;
 
 /* --- Candidates ------------------------------------------------------------------------------- */
@@ -57,7 +62,7 @@ static Status make_input(Evaluation *e, Error *error) {
     for (size_t i = 0; i < pixels; i++)
       memcpy(small.pixels + 3 * i, frame + (size_t)s->source_channels * i, 3);
     if (!same) image_resize(&small, &full);
-    memcpy(e->candidate + (size_t)t * e->target_frame, same ? small.pixels : full.pixels,
+    memcpy(e->films[FILM_INPUT] + (size_t)t * e->target_frame, same ? small.pixels : full.pixels,
            e->target_frame);
   }
 done:
@@ -66,33 +71,33 @@ done:
   return status;
 }
 
-static Status make_output(Evaluation *e, bool each_alone, Error *error) {
+static Status make_output(Evaluation *e, Film film, Error *error) {
   Status status = OK;
   const ClipShape *s = &e->shape;
   InferenceShape shape = {
       1, s->source_height, s->source_width, s->source_channels, s->target_height, s->target_width};
   for (int t = 0; t < s->frames; t++) {
-    if (t == 0 || each_alone) TRY(inference_stream_begin(e->inference, &shape, error));
+    if (t == 0 || film == FILM_FRAME) TRY(inference_stream_begin(e->inference, &shape, error));
     TRY(inference_stream_frame(e->inference, e->source + (size_t)t * e->source_frame, e->output,
                                error));
-    frames_to_u8(e->output, e->target_frame, e->candidate + (size_t)t * e->target_frame);
+    frames_to_u8(e->output, e->target_frame, e->films[film] + (size_t)t * e->target_frame);
   }
 done:
   return status;
 }
 
-static Status make(Evaluation *e, Candidate candidate, Error *error) {
-  if (candidate == CANDIDATE_INPUT) return make_input(e, error);
-  return make_output(e, candidate == CANDIDATE_FRAME, error);
+static Status make(Evaluation *e, Film film, Error *error) {
+  return film == FILM_INPUT ? make_input(e, error) : make_output(e, film, error);
 }
 
 /* --- Scoring ---------------------------------------------------------------------------------- */
 
-static void score_clip(const Evaluation *e, Score *score) {
+static void score_clip(Evaluation *e, Film film) {
+  Score *score = &e->scores[film];
   int64_t pixels = (int64_t)e->shape.target_height * e->shape.target_width;
   for (int t = 0; t < e->shape.frames; t++) {
-    const uint8_t *a = e->candidate + (size_t)t * e->target_frame;
-    const uint8_t *b = e->target + (size_t)t * e->target_frame;
+    const uint8_t *a = e->films[film] + (size_t)t * e->target_frame;
+    const uint8_t *b = e->films[FILM_TARGET] + (size_t)t * e->target_frame;
     score->squared += quality_luma_mse(a, b, pixels);
     score->ssim += quality_ssim(a, b, e->shape.target_height, e->shape.target_width);
     if (t > 0)
@@ -104,11 +109,13 @@ static Status evaluate(Evaluation *e, Error *error) {
   Status status = OK;
   Progress *progress = progress_new("eval", 0, e->clips);
   for (int64_t clip = 0; clip < e->clips; clip++) {
-    TRY(dataset_read(e->dataset, clip, e->source, e->target, error));
-    for (Candidate c = 0; c < CANDIDATE_COUNT; c++) {
-      TRY(make(e, c, error));
-      score_clip(e, &e->scores[c]);
+    TRY(dataset_read(e->dataset, clip, e->source, e->films[FILM_TARGET], error));
+    for (Film film = 0; film < FILM_CANDIDATES; film++) {
+      TRY(make(e, film, error));
+      score_clip(e, film);
     }
+    if (e->coherence)
+      coherence_add(e->coherence, (const uint8_t *const *)e->films, e->shape.frames);
     e->frames += e->shape.frames;
     e->pairs += e->shape.frames - 1;
     progress_update(progress, clip + 1, NULL);
@@ -120,40 +127,84 @@ done:
 
 /* --- Reporting -------------------------------------------------------------------------------- */
 
-typedef enum Measure { MEASURE_PSNR, MEASURE_SSIM, MEASURE_TEMPORAL, MEASURE_COUNT } Measure;
+typedef enum Measure {
+  MEASURE_PSNR,
+  MEASURE_SSIM,
+  MEASURE_TEMPORAL,
+  MEASURE_TOF,
+  MEASURE_WARP_ERROR,
+  MEASURE_COUNT
+} Measure;
 
-static const char *const MEASURES[MEASURE_COUNT] = {"psnr", "ssim", "temporal"};
+static const struct {
+  const char *key, *title;
+  int decimals;
+} MEASURES[MEASURE_COUNT] = {
+    [MEASURE_PSNR] = {"psnr", "PSNR dB", 3},
+    [MEASURE_SSIM] = {"ssim", "SSIM", 4},
+    [MEASURE_TEMPORAL] = {"temporal", "temporal error", 3},
+    [MEASURE_TOF] = {"tof", "tOF pixels", 3},
+    [MEASURE_WARP_ERROR] = {"warp_error", "warp error", 5},
+};
 
-/* NaN for the temporal error of clips of one frame. */
-static double measure(const Evaluation *e, Candidate candidate, Measure which) {
-  const Score *score = &e->scores[candidate];
+/* The warp error alone is not against the target, which therefore has one too. Of optical flow are
+ * the last two. */
+static bool applies(const Evaluation *e, Film film, Measure which) {
+  if (which >= MEASURE_TOF && !e->coherence) return false;
+  return film != FILM_TARGET || which == MEASURE_WARP_ERROR;
+}
+
+/* NaN for scores of motion of clips of one frame. */
+static double measure(const Evaluation *e, Film film, Measure which) {
+  if (which == MEASURE_TOF) return coherence_tof(e->coherence, (int)film);
+  if (which == MEASURE_WARP_ERROR) return coherence_warp_error(e->coherence, (int)film);
+  const Score *score = &e->scores[film];
   double frames = (double)e->frames;
   if (which == MEASURE_PSNR) return quality_psnr(score->squared / frames);
   if (which == MEASURE_SSIM) return score->ssim / frames;
   return e->pairs > 0 ? score->temporal / (double)e->pairs : (double)NAN;
 }
 
+static void print_row(const Evaluation *e, const char *name, Film film) {
+  printf("%-18s", name);
+  for (Measure m = 0; m < MEASURE_COUNT; m++) {
+    char cell[32] = "";
+    if (applies(e, film, m))
+      snprintf(cell, sizeof cell, "%.*f", MEASURES[m].decimals, measure(e, film, m));
+    if (applies(e, FILM_INPUT, m)) printf(" %14s", cell);
+  }
+  printf("\n");
+}
+
 static void print_table(const Evaluation *e) {
-  static const char *const ROWS[CANDIDATE_COUNT] = {"untouched input", "output",
-                                                    "each frame alone"};
   printf("%s (step %lld, %s weights) on %s: %lld clips, %lld frames\n\n", e->checkpoint->path,
          (long long)e->checkpoint->step, e->options->ema ? "averaged" : "plain", e->options->data,
          (long long)e->clips, (long long)e->frames);
-  printf("%-18s %10s %8s %16s\n", "against the target", "PSNR dB", "SSIM", "temporal error");
-  for (Candidate c = 0; c < CANDIDATE_COUNT; c++)
-    printf("%-18s %10.3f %8.4f %16.3f\n", ROWS[c], measure(e, c, MEASURE_PSNR),
-           measure(e, c, MEASURE_SSIM), measure(e, c, MEASURE_TEMPORAL));
+  printf("%-18s", "against the target");
+  for (Measure m = 0; m < MEASURE_COUNT; m++)
+    if (applies(e, FILM_INPUT, m)) printf(" %14s", MEASURES[m].title);
+  printf("\n");
+  print_row(e, "untouched input", FILM_INPUT);
+  print_row(e, "output", FILM_OUTPUT);
+  print_row(e, "each frame alone", FILM_FRAME);
+  if (e->coherence) print_row(e, "the target itself", FILM_TARGET);
+}
+
+static json_t *number(double value) {
+  return isnan(value) ? json_null() : json_real(value);
 }
 
 static Status write_json(const Evaluation *e, Error *error) {
   json_t *scores = json_object();
   for (Measure m = 0; m < MEASURE_COUNT; m++)
-    for (Candidate c = 0; c < CANDIDATE_COUNT; c++) {
+    for (Film film = 0; film < FILM_COUNT; film++) {
       char key[32];
-      double value = measure(e, c, m);
-      snprintf(key, sizeof key, "%s_%s", MEASURES[m], NAMES[c]);
-      json_object_set_new(scores, key, isnan(value) ? json_null() : json_real(value));
+      if (!applies(e, film, m)) continue;
+      snprintf(key, sizeof key, "%s_%s", MEASURES[m].key, NAMES[film]);
+      json_object_set_new(scores, key, number(measure(e, film, m)));
     }
+  if (e->coherence)
+    json_object_set_new(scores, "warp_visible", number(coherence_visible(e->coherence)));
   json_object_set_new(scores, "clips", json_integer((json_int_t)e->clips));
   json_object_set_new(scores, "frames", json_integer((json_int_t)e->frames));
   json_object_set_new(scores, "checkpoint", json_string(e->checkpoint->path));
@@ -166,6 +217,15 @@ static Status write_json(const Evaluation *e, Error *error) {
 }
 
 /* --- The command ------------------------------------------------------------------------------ */
+
+static Status follow(Evaluation *e, Error *error) {
+  const CoherenceShape shape = {.height = e->shape.target_height,
+                                .width = e->shape.target_width,
+                                .films = FILM_COUNT,
+                                .source = FILM_INPUT,
+                                .target = FILM_TARGET};
+  return coherence_new(&shape, e->options->threads, &e->coherence, error);
+}
 
 static Status set_up(Evaluation *e, Error *error) {
   Status status = OK;
@@ -186,18 +246,19 @@ static Status set_up(Evaluation *e, Error *error) {
   e->source_frame = clip_source_bytes(&e->shape) / (size_t)e->shape.frames;
   e->target_frame = clip_target_bytes(&e->shape) / (size_t)e->shape.frames;
   TRY(mem_bulk(clip_source_bytes(&e->shape), "a clip", (void **)&e->source, error));
-  TRY(mem_bulk(clip_target_bytes(&e->shape), "a clip", (void **)&e->target, error));
-  TRY(mem_bulk(clip_target_bytes(&e->shape), "a clip", (void **)&e->candidate, error));
+  for (Film film = 0; film < FILM_COUNT; film++)
+    TRY(mem_bulk(clip_target_bytes(&e->shape), "a clip", (void **)&e->films[film], error));
   TRY(mem_bulk(e->target_frame * sizeof(float), "a frame", (void **)&e->output, error));
+  if (options->flow) TRY(follow(e, error));
 done:
   return status;
 }
 
 static void tear_down(Evaluation *e) {
   free(e->source);
-  free(e->target);
-  free(e->candidate);
+  for (Film film = 0; film < FILM_COUNT; film++) free(e->films[film]);
   free(e->output);
+  coherence_free(e->coherence);
   inference_free(e->inference);
   if (e->backend) e->backend->free(e->backend);
   checkpoint_close(e->checkpoint);

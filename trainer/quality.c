@@ -1,6 +1,7 @@
 #include "trainer/quality.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 #include "base/memory.h"
@@ -100,4 +101,111 @@ double quality_ssim(const uint8_t *a, const uint8_t *b, int height, int width) {
     }
   free(filtered);
   return sum / ((double)rows * columns);
+}
+
+/* --- Motion ----------------------------------------------------------------------------------- */
+
+/* Fixed point: the weights times 2^15, which add up to 2^15. */
+void quality_grey(const uint8_t *rgb, int64_t pixels, uint8_t *grey) {
+  for (int64_t i = 0; i < pixels; i++)
+    grey[i] = (uint8_t)((9798 * rgb[3 * i] + 19235 * rgb[3 * i + 1] + 3735 * rgb[3 * i + 2] +
+                         (1 << 14)) >>
+                        15);
+}
+
+double quality_flow_error(const float *a, const float *b, int64_t pixels) {
+  double sum = 0;
+  for (int64_t i = 0; i < 2 * pixels; i += 2) {
+    double across = (double)a[i] - b[i], down = (double)a[i + 1] - b[i + 1];
+    sum += sqrt(across * across + down * down);
+  }
+  return pixels > 0 ? sum / (double)pixels : 0;
+}
+
+/* The four pixels around a place, which is moved to the picture's edge where it lies outside. */
+typedef struct Corners {
+  size_t at[4];
+  double weights[4];
+} Corners;
+
+static double into(double place, int size) {
+  return place > 0 ? (place < size - 1 ? place : size - 1) : 0;
+}
+
+static Corners corners_of(double x, double y, int height, int width) {
+  x = into(x, width);
+  y = into(y, height);
+  int left = (int)x, top = (int)y, right = left + (left < width - 1),
+      low = top + (top < height - 1);
+  double across = x - left, down = y - top;
+  size_t above = (size_t)top * (size_t)width, below = (size_t)low * (size_t)width;
+  return (Corners){
+      .at = {above + (size_t)left, above + (size_t)right, below + (size_t)left,
+             below + (size_t)right},
+      .weights = {(1 - across) * (1 - down), across * (1 - down), (1 - across) * down,
+                  across * down},
+  };
+}
+
+static Corners led_to(const float *flow, int y, int x, int height, int width) {
+  const float *f = flow + 2 * ((size_t)y * (size_t)width + (size_t)x);
+  return corners_of((double)x + f[0], (double)y + f[1], height, width);
+}
+
+static bool is_consistent(const float *forward, const float *backward, int y, int x, int height,
+                          int width) {
+  const float *f = forward + 2 * ((size_t)y * (size_t)width + (size_t)x);
+  Corners there = led_to(forward, y, x, height, width);
+  double b[2] = {0}, both = 0, each = 0;
+  for (int c = 0; c < 2; c++) {
+    for (int i = 0; i < 4; i++) b[c] += there.weights[i] * backward[2 * there.at[i] + (size_t)c];
+    both += (f[c] + b[c]) * (f[c] + b[c]);
+    each += (double)f[c] * f[c] + b[c] * b[c];
+  }
+  return both <= 0.01 * each + 0.5;
+}
+
+/* By differences to the right and below; there are none behind the last column and row. */
+static bool is_smooth(const float *forward, int y, int x, int height, int width) {
+  const float *f = forward + 2 * ((size_t)y * (size_t)width + (size_t)x);
+  double gradient = 0, length = 0;
+  for (int c = 0; c < 2; c++) {
+    double across = x < width - 1 ? (double)f[2 + c] - f[c] : 0;
+    double down = y < height - 1 ? (double)f[2 * width + c] - f[c] : 0;
+    gradient += across * across + down * down;
+    length += (double)f[c] * f[c];
+  }
+  return gradient <= 0.01 * length + 0.002;
+}
+
+int64_t quality_visible(const float *forward, const float *backward, int height, int width,
+                        uint8_t *visible) {
+  int64_t count = 0;
+  for (int y = 0; y < height; y++)
+    for (int x = 0; x < width; x++) {
+      bool good = is_smooth(forward, y, x, height, width) &&
+                  is_consistent(forward, backward, y, x, height, width);
+      visible[(size_t)y * (size_t)width + (size_t)x] = good;
+      count += good;
+    }
+  return count;
+}
+
+double quality_warp_error(const uint8_t *frame, const uint8_t *next, const float *forward,
+                          const uint8_t *visible, int height, int width) {
+  double sum = 0;
+  int64_t count = 0;
+  for (int y = 0; y < height; y++)
+    for (int x = 0; x < width; x++) {
+      size_t here = (size_t)y * (size_t)width + (size_t)x;
+      if (!visible[here]) continue;
+      Corners there = led_to(forward, y, x, height, width);
+      for (size_t c = 0; c < 3; c++) {
+        double moved = 0;
+        for (int i = 0; i < 4; i++) moved += there.weights[i] * next[3 * there.at[i] + c];
+        sum += (moved - frame[3 * here + c]) * (moved - frame[3 * here + c]);
+      }
+      count += 3;
+    }
+  return count > 0 ? sum / (double)count / (255.0 * 255.0) : 0;
 }

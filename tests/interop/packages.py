@@ -20,3 +20,14 @@ def fetch(name, requirements, *flags):
         except (subprocess.SubprocessError, OSError):  # the latter also where another test was first
             shutil.rmtree(part, ignore_errors=True)
     return folder if os.path.isdir(folder) else None
+
+
+def opencv():
+    """The module cv2, on Debian's NumPy; None where pip cannot fetch it."""
+    folder = fetch("opencv-4.11.0.86", ["opencv-python-headless==4.11.0.86"], "--no-deps")
+    if not folder:
+        return None
+    sys.path.insert(0, folder)
+    import cv2
+    cv2.setNumThreads(1)
+    return cv2

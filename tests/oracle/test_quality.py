@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""eval's scores against NumPy's on the same frames, and against FFmpeg's psnr filter.
+"""eval's scores against NumPy's on the same frames, along OpenCV's optical flow, and against FFmpeg's psnr filter.
 
 The frames come out of the program by other doors: the clips through h5py, the outputs through
 translate on folders of frames.
@@ -7,11 +7,16 @@ translate on folders of frames.
 import json
 import os
 import shutil
+import sys
 
 import h5py
 import numpy as np
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../interop"))
+import packages  # noqa: E402
 from support import Tap, celforge, run, scratch, synth, train
 
+cv2 = packages.opencv()
 FRAMES, HEIGHT, WIDTH, CLIPS = 3, 40, 48, 3
 SETTINGS = {
     "model.channels": 4, "model.blocks": 1, "loss.adversarial_weight": 0,
@@ -75,6 +80,76 @@ def temporal(a, b):
     return np.mean(np.abs(np.diff(luma(a), axis=1) - np.diff(luma(b), axis=1)))
 
 
+def flow(before, after):
+    before, after = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, after))
+    return cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0).astype(np.float64)
+
+
+def pairs(*films):
+    """Each film's frames t and t + 1, of every clip."""
+    for clips in zip(*films):
+        for t in range(len(clips[0]) - 1):
+            yield [(clip[t], clip[t + 1]) for clip in clips]
+
+
+def tof(film, target):
+    return np.mean([np.mean(np.linalg.norm(flow(*mine) - flow(*wanted), axis=-1)) for mine, wanted in pairs(film, target)])
+
+
+def led_to(picture, forward):
+    """picture [H,W,C] where each pixel's flow leads to, bilinearly."""
+    height, width = forward.shape[:2]
+    x = np.clip(np.arange(width) + forward[..., 0], 0, width - 1)
+    y = np.clip(np.arange(height)[:, None] + forward[..., 1], 0, height - 1)
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    right, low = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    across, down = (x - left)[..., None], (y - top)[..., None]
+    return ((picture[top, left] * (1 - across) + picture[top, right] * across) * (1 - down)
+            + (picture[low, left] * (1 - across) + picture[low, right] * across) * down)
+
+
+def visible(forward, backward):
+    there = led_to(backward, forward)
+    square = lambda v: np.sum(v * v, axis=-1)
+    gradient = np.zeros(forward.shape[:2])
+    gradient[:, :-1] += square(np.diff(forward, axis=1))
+    gradient[:-1] += square(np.diff(forward, axis=0))
+    return ((square(forward + there) <= 0.01 * (square(forward) + square(there)) + 0.5)
+            & (gradient <= 0.01 * square(forward) + 0.002))
+
+
+def warp_error(film, source):
+    """And the share of pixels that are visible."""
+    errors, shares = [], []
+    for (before, after), along in pairs(film, source):
+        forward, mask = flow(*along), visible(flow(*along), flow(*along[::-1]))
+        shares.append(mask.mean())
+        if mask.any():
+            errors.append(np.mean((led_to(after / 255, forward) - before / 255)[mask] ** 2))
+    return np.mean(errors), np.mean(shares)
+
+
+def check_motion(tap, scores, films, what):
+    """films: source and target, and whatever else has a name in the scores."""
+    if not cv2:
+        tap.skip(f"{what}: tOF and warp error", "pip cannot fetch opencv-python-headless")
+        return
+    expected = {f"tof_{name}": tof(film, films["target"]) for name, film in films.items() if name != "target"}
+    for name, film in films.items():
+        expected[f"warp_error_{name}"], expected["warp_visible"] = warp_error(film, films["input"])
+    for key, value in expected.items():
+        tap.check(value > 0 and abs(scores[key] - value) <= 1e-4 * value, f"{what}: {key} is OpenCV's and NumPy's",
+                  f"{scores[key]:.9f}, NumPy {value:.9f}")
+    tap.check(scores["warp_error_target"] != scores["warp_error_input"] and 0.3 < scores["warp_visible"] < 1,
+              f"{what}: and something moves")
+
+
+def evaluate(root, folder, data, *options):
+    celforge("eval", "--checkpoint", folder, "--data", data, "--json", f"{root}/s.json", *options)
+    with open(f"{root}/s.json", encoding="utf-8") as file:
+        return json.load(file)
+
+
 def check_scores(tap, root, folder):
     """Every number of eval, from frames that came another way."""
     with h5py.File(f"{root}/data/shard-00000.h5") as shard:
@@ -82,9 +157,7 @@ def check_scores(tap, root, folder):
     output = np.stack([translate(root, folder, source[i], f"clip{i}") for i in range(CLIPS)])
     alone = np.stack([translate(root, folder, source[i, t:t + 1], f"frame{i}-{t}")[0]
                       for i in range(CLIPS) for t in range(FRAMES)]).reshape(output.shape)
-    celforge("eval", "--checkpoint", folder, "--data", f"{root}/data", "--json", f"{root}/s.json")
-    with open(f"{root}/s.json", encoding="utf-8") as file:
-        scores = json.load(file)
+    scores = evaluate(root, folder, f"{root}/data")
     tap.check(scores["clips"] == CLIPS and scores["frames"] == CLIPS * FRAMES, "clips and frames")
     measures = {"psnr": (psnr, 1e-6), "ssim": (ssim, 1e-9), "temporal": (temporal, 1e-9)}
     for name, frames in (("input", source), ("output", output), ("frame", alone)):
@@ -95,18 +168,53 @@ def check_scores(tap, root, folder):
     tap.check(abs(scores["psnr_output"] - scores["psnr_input"]) > 0.1
               and abs(scores["psnr_output"] - scores["psnr_frame"]) > 1e-4,
               "the three candidates differ")
+    check_motion(tap, scores, {"input": source, "output": output, "frame": alone, "target": target}, "a clip")
 
 
 def check_subset(tap, root, folder):
     """--clips N scores the first N."""
-    celforge("eval", "--checkpoint", folder, "--data", f"{root}/data", "--clips", "1",
-             "--json", f"{root}/first.json")
+    scores = evaluate(root, folder, f"{root}/data", "--clips", "1", "--no-flow")
     with h5py.File(f"{root}/data/shard-00000.h5") as shard:
         expected = psnr(shard["clips/source"][0], shard["clips/target"][0])
-    with open(f"{root}/first.json", encoding="utf-8") as file:
-        scores = json.load(file)
     tap.check(scores["clips"] == 1 and abs(scores["psnr_input"] - expected) < 1e-6,
               "--clips 1 scores the first clip")
+    tap.check("temporal_output" in scores and not [key for key in scores if key.startswith(("tof", "warp"))],
+              "--no-flow leaves the scores of motion out", " ".join(scores))
+
+
+def check_single_frames(tap, root, folder):
+    synth(f"{root}/single", 2, 1, "24x16")
+    scores = evaluate(root, folder, f"{root}/single")
+    unknown = sorted(key for key, value in scores.items() if value is None)
+    tap.check(unknown == sorted([f"{measure}_{name}" for name in ("input", "output", "frame")
+                                 for measure in ("temporal", "tof", "warp_error")] + ["warp_error_target", "warp_visible"]),
+              "clips of one frame have no scores of motion", " ".join(unknown))
+
+
+def enlarged(frames):
+    """Twice the size, bilinearly, half-pixel centres."""
+    for axis in (-3, -2):
+        last = frames.shape[axis] - 1
+        place = (np.arange(2 * (last + 1)) + 0.5) / 2 - 0.5
+        first = np.floor(place).astype(int)
+        part = (place - first).reshape((-1,) + (1,) * (-axis - 1))
+        frames = (frames.take(np.clip(first, 0, last), axis) * (1 - part)
+                  + frames.take(np.clip(first + 1, 0, last), axis) * part)
+    return np.floor(frames + 0.5).astype(np.uint8)
+
+
+def check_enlarged(tap, root):
+    """Motion of a source of half the target's size is that of the enlarged source."""
+    film = f"{root}/large.mp4"
+    celforge("synth", film, "--frames", "4", "--size", f"{2 * WIDTH}x{2 * HEIGHT}", "--seed", "6")
+    celforge("pack", f"{root}/half", "--source", film, "--target-filter", "negate", "--scale", "2", "--frames", "4")
+    folder = train(f"{root}/twice", {"data.path": f"{root}/half", **SETTINGS, "train.steps": 1, "train.global_batch": 1})
+    scores = evaluate(root, folder, f"{root}/half")
+    with h5py.File(f"{root}/half/shard-00000.h5") as shard:
+        source, target = enlarged(shard["clips/source"][:]), shard["clips/target"][:]
+    tap.check(source.shape == target.shape and abs(scores["psnr_input"] - psnr(source, target)) < 1e-6,
+              "an enlarged source: psnr_input is NumPy's")
+    check_motion(tap, scores, {"input": source, "target": target}, "an enlarged source")
 
 
 def ffmpeg_psnr_y(first, second):
@@ -124,10 +232,8 @@ def check_ffmpeg(tap, root, folder):
     film = f"{root}/film.mp4"
     celforge("synth", film, "--frames", "12", "--size", f"{WIDTH}x{HEIGHT}", "--seed", "5")
     celforge("pack", f"{root}/film", "--source", film, "--target", film, "--frames", "12")
-    celforge("eval", "--checkpoint", folder, "--data", f"{root}/film", "--json", f"{root}/f.json")
+    scores = evaluate(root, folder, f"{root}/film")
     celforge("translate", "--checkpoint", folder, "--quality", "1", film, f"{root}/out.mp4")
-    with open(f"{root}/f.json", encoding="utf-8") as file:
-        scores = json.load(file)
     found = ffmpeg_psnr_y(f"{root}/out.mp4", film) - 20 * np.log10(255 / 219)
     tap.check(abs(found - scores["psnr_output"]) < 0.3, "FFmpeg's psnr of the video agrees",
               f"eval {scores['psnr_output']:.3f} dB, FFmpeg {found:.3f} dB")
@@ -144,6 +250,8 @@ def main():
         folder = train(f"{root}/run", {"data.path": f"{root}/data", **SETTINGS})
         check_scores(tap, root, folder)
         check_subset(tap, root, folder)
+        check_single_frames(tap, root, folder)
+        check_enlarged(tap, root)
         check_ffmpeg(tap, root, folder)
     tap.end()
 

@@ -137,6 +137,98 @@ static void test_ssim_of_a_negative(void **state) {
   assert_true(quality_ssim(a, b, SIDE, SIDE) < -0.9);
 }
 
+static void test_grey_is_rounded_luma(void **state) {
+  (void)state;
+  const uint8_t rgb[5 * 3] = {0, 0, 0, 255, 255, 255, 255, 0, 0, 0, 255, 0, 10, 20, 33};
+  const uint8_t expected[5] = {0, 255, 76, 150, 18}; /* 76.2, 149.7, 18.5 */
+  uint8_t grey[5];
+  quality_grey(rgb, 5, grey);
+  assert_memory_equal(grey, expected, sizeof grey);
+}
+
+static void test_flow_error_is_a_length(void **state) {
+  (void)state;
+  const float a[2 * 2] = {1, 2, -1, 0}, b[2 * 2] = {4, -2, -1, 0};
+  assert_near(quality_flow_error(a, b, 2), 5.0 / 2, 1e-9);
+  assert_near(quality_flow_error(a, a, 2), 0, 0);
+}
+
+enum { FLOW_H = 6, FLOW_W = 8, FLOW_PIXELS = FLOW_H * FLOW_W };
+
+static void fill_flow(float *flow, float across, float down) {
+  for (int i = 0; i < FLOW_PIXELS; i++) {
+    flow[2 * i] = across;
+    flow[2 * i + 1] = down;
+  }
+}
+
+static void test_visible_where_flows_cancel(void **state) {
+  (void)state;
+  float forward[2 * FLOW_PIXELS], backward[2 * FLOW_PIXELS];
+  uint8_t visible[FLOW_PIXELS];
+  fill_flow(forward, 1, 0);
+  fill_flow(backward, -1, 0);
+  assert_int_equal(quality_visible(forward, backward, FLOW_H, FLOW_W, visible), FLOW_PIXELS);
+  /* |f + b|^2 = s^2 against 0.01 (1 + (1 - s)^2) + 0.5: s = 0.71 still passes, 0.72 does not. */
+  fill_flow(backward, -0.29F, 0);
+  assert_int_equal(quality_visible(forward, backward, FLOW_H, FLOW_W, visible), FLOW_PIXELS);
+  fill_flow(backward, -0.28F, 0);
+  assert_int_equal(quality_visible(forward, backward, FLOW_H, FLOW_W, visible), 0);
+  /* One place of the next frame went elsewhere: who is led there is hidden. */
+  fill_flow(backward, -1, 0);
+  backward[2 * (2 * FLOW_W + 4) + 1] = 3;
+  assert_int_equal(quality_visible(forward, backward, FLOW_H, FLOW_W, visible), FLOW_PIXELS - 1);
+  assert_int_equal(visible[2 * FLOW_W + 3], 0);
+}
+
+static void test_borders_of_motion_are_not_visible(void **state) {
+  (void)state;
+  float forward[2 * FLOW_PIXELS], backward[2 * FLOW_PIXELS];
+  uint8_t visible[FLOW_PIXELS];
+  fill_flow(forward, 0, 0);
+  fill_flow(backward, 0, 0);
+  /* The gradient's square against 0.002, of one that moves: twice d^2 of its own, and d^2 of the
+   * pixels to the left and above. */
+  forward[2 * (3 * FLOW_W + 5)] = 0.03F;
+  assert_int_equal(quality_visible(forward, backward, FLOW_H, FLOW_W, visible), FLOW_PIXELS);
+  forward[2 * (3 * FLOW_W + 5)] = 0.04F;
+  assert_int_equal(quality_visible(forward, backward, FLOW_H, FLOW_W, visible), FLOW_PIXELS - 1);
+  forward[2 * (3 * FLOW_W + 5)] = 0.05F;
+  assert_int_equal(quality_visible(forward, backward, FLOW_H, FLOW_W, visible), FLOW_PIXELS - 3);
+  assert_int_equal(visible[3 * FLOW_W + 5] + visible[3 * FLOW_W + 4] + visible[2 * FLOW_W + 5], 0);
+}
+
+/* A ramp of 10 levels a pixel. */
+static void fill_ramp(uint8_t *picture, int shift, int level) {
+  for (int i = 0; i < FLOW_PIXELS * 3; i++)
+    picture[i] = (uint8_t)(10 * (i / 3 % FLOW_W - shift) + level);
+}
+
+static void test_warp_error(void **state) {
+  (void)state;
+  float forward[2 * FLOW_PIXELS];
+  uint8_t frame[FLOW_PIXELS * 3], next[FLOW_PIXELS * 3], visible[FLOW_PIXELS];
+  memset(visible, 1, sizeof visible);
+  /* Brought back by half a pixel the ramp is right, but for the last column, which is the edge's.
+   */
+  fill_ramp(frame, 0, 50);
+  fill_ramp(next, 0, 45);
+  fill_flow(forward, 0.5F, 0);
+  for (int y = 0; y < FLOW_H; y++) visible[y * FLOW_W + FLOW_W - 1] = 0;
+  assert_near(quality_warp_error(frame, next, forward, visible, FLOW_H, FLOW_W), 0, 1e-12);
+  for (int y = 0; y < FLOW_H; y++) visible[y * FLOW_W + FLOW_W - 1] = 1;
+  assert_near(quality_warp_error(frame, next, forward, visible, FLOW_H, FLOW_W),
+              5.0 * 5 / 255 / 255 / FLOW_W, 1e-12);
+  /* 30 levels of one colour in all pixels; of pixels that cannot be seen none. */
+  memcpy(next, frame, sizeof next);
+  for (int i = 0; i < FLOW_PIXELS; i++) next[3 * i + 1] = (uint8_t)(next[3 * i + 1] + 30);
+  fill_flow(forward, 0, 0);
+  assert_near(quality_warp_error(frame, next, forward, visible, FLOW_H, FLOW_W),
+              30.0 * 30 / 255 / 255 / 3, 1e-12);
+  memset(visible, 0, sizeof visible);
+  assert_near(quality_warp_error(frame, next, forward, visible, FLOW_H, FLOW_W), 0, 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_mse_is_of_luma),
@@ -145,6 +237,11 @@ int main(void) {
       cmocka_unit_test(test_ssim_of_flat_pictures),
       cmocka_unit_test(test_ssim_against_its_definition),
       cmocka_unit_test(test_ssim_of_a_negative),
+      cmocka_unit_test(test_grey_is_rounded_luma),
+      cmocka_unit_test(test_flow_error_is_a_length),
+      cmocka_unit_test(test_visible_where_flows_cancel),
+      cmocka_unit_test(test_borders_of_motion_are_not_visible),
+      cmocka_unit_test(test_warp_error),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
