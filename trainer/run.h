@@ -47,6 +47,7 @@ typedef struct Run {
   int lock;
   char *origin; /* a checkpoint outside run.dir that the run was resumed from, or NULL */
   CheckpointWriter *checkpoints;
+  StateCopy *copy; /* NULL before the first checkpoint */
   MetricsLog *metrics;
   Tensorboard *tensorboard; /* NULL: metrics.tensorboard is false */
   Progress *progress;
@@ -89,8 +90,9 @@ Status run_open_outputs(Run *run, const Checkpoint *checkpoint, Error *error);
 Status run_reopen_metrics(Run *run, Error *error);
 /* run->record, wherever metrics are written. */
 Status run_write_record(Run *run, Error *error);
-/* What a checkpoint of run->step is to hold; the metrics up to there are on the disk then. */
-Status run_copy_state(Run *run, StateCopy **out, Error *error);
+/* run->copy is what a checkpoint of run->step is to hold; the metrics up to there are on the disk
+ * then. */
+Status run_copy_state(Run *run, Error *error);
 /* Gives up without an error after a signal. */
 Status run_write_samples(Run *run, Error *error);
 /* The sheet of run->step, where a signal kept it from being written. */

@@ -155,11 +155,10 @@ done:
   return status;
 }
 
-Status run_copy_state(Run *run, StateCopy **out, Error *error) {
+Status run_copy_state(Run *run, Error *error) {
   Status status = OK;
   int64_t count;
   const int64_t *left_out = guard_left_out(run->guard, &count);
-  *out = NULL;
   RunPosition position = {
       .step = run->step,
       .samples = order_batch(run->step, left_out, count) * run->config->train.global_batch,
@@ -170,7 +169,8 @@ Status run_copy_state(Run *run, StateCopy **out, Error *error) {
   /* A resumed run relies on what is written up to here. */
   TRY(metrics_sync(run->metrics, error));
   if (run->tensorboard) TRY(tensorboard_sync(run->tensorboard, error));
-  TRY(state_copy(run->model, &position, out, error));
+  if (!run->copy) TRY(state_copy_new(run->model, &run->copy, error));
+  TRY(state_copy(run->copy, &position, error));
 done:
   return status;
 }

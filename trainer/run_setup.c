@@ -253,6 +253,7 @@ Status run_finish(Run *run, Status status, Error *error) {
 void run_tear_down(Run *run) {
   progress_end(run->progress);
   inference_free(run->sampler);
+  state_copy_free(run->copy);
   metrics_close(run->metrics);
   tensorboard_close(run->tensorboard);
   loader_close(run->loader);

@@ -10,19 +10,28 @@
 
 static const char OPTIMIZER_FILE[] = "optimizer.safetensors";
 
+enum { COUNTERS = 3 }; /* of a network: see graph_adam */
+
 /* --- Tensor lists ----------------------------------------------------------------------------- */
 
-/* Flat arrays as named tensors: the same walk serves writing and reading. */
+/* A host copy of a flat array. */
+typedef struct FlatCopy {
+  const Buffer *buffer;
+  int64_t count;
+  float *values;
+} FlatCopy;
+
+/* Flat arrays as named tensors. */
 typedef struct TensorList {
   int count, capacity;
   NamedTensor *tensors;
-  float **arrays; /* host copies that `tensors` point into */
+  FlatCopy *arrays; /* that `tensors` point into */
   int array_count, array_capacity;
 } TensorList;
 
 static void list_free(TensorList *list) {
   for (int i = 0; i < list->count; i++) free((void *)(uintptr_t)list->tensors[i].name);
-  for (int i = 0; i < list->array_count; i++) free(list->arrays[i]);
+  for (int i = 0; i < list->array_count; i++) free(list->arrays[i].values);
   free(list->tensors);
   free(list->arrays);
 }
@@ -36,39 +45,42 @@ NamedTensor state_tensor(const Parameter *parameter, char *name, const float *fl
   return tensor;
 }
 
+static Status list_add_array(TensorList *list, const Buffer *buffer, int64_t count, float **values,
+                             Error *error) {
+  Status status = mem_bulk((size_t)count * sizeof **values, "a snapshot of the weights",
+                           (void **)values, error);
+  if (status != OK) return status;
+  MEM_PUSH_SLOT(list->arrays, list->array_count, list->array_capacity);
+  list->arrays[list->array_count++] = (FlatCopy){buffer, count, *values};
+  return OK;
+}
+
+static void list_add_tensor(TensorList *list, NamedTensor tensor) {
+  MEM_PUSH_SLOT(list->tensors, list->count, list->capacity);
+  list->tensors[list->count++] = tensor;
+}
+
 static Status list_add_flat(TensorList *list, const Buffer *buffer, const Parameters *parameters,
                             const char *prefix, Error *error) {
-  Status status = OK;
-  float *flat = NULL;
-  TRY(mem_bulk((size_t)buffer->count * sizeof *flat, "a snapshot of the weights", (void **)&flat,
-               error));
-  MEM_PUSH_SLOT(list->arrays, list->array_count, list->array_capacity);
-  list->arrays[list->array_count++] = flat;
-  TRY(buffer_download(buffer, 0, flat, buffer->count, error));
-  for (int i = 0; i < parameters->count; i++) {
+  float *flat;
+  Status status = list_add_array(list, buffer, buffer->count, &flat, error);
+  for (int i = 0; status == OK && i < parameters->count; i++) {
     const Parameter *parameter = &parameters->items[i];
-    MEM_PUSH_SLOT(list->tensors, list->count, list->capacity);
-    list->tensors[list->count++] =
-        state_tensor(parameter, mem_format("%s%s", prefix, parameter->name), flat);
+    list_add_tensor(list,
+                    state_tensor(parameter, mem_format("%s%s", prefix, parameter->name), flat));
   }
-done:
   return status;
 }
 
 static Status list_add_counters(TensorList *list, const Parameters *parameters, Error *error) {
-  Status status = OK;
-  float *values = mem_new(3, sizeof *values);
-  MEM_PUSH_SLOT(list->arrays, list->array_count, list->array_capacity);
-  list->arrays[list->array_count++] = values;
-  TRY(buffer_download(&parameters->counters, 0, values, 3, error));
-  MEM_PUSH_SLOT(list->tensors, list->count, list->capacity);
-  list->tensors[list->count++] =
-      (NamedTensor){.name = mem_format("%s.counters", parameters->network),
-                    .type = TENSOR_F32,
-                    .rank = 1,
-                    .shape = {3},
-                    .data = values};
-done:
+  float *values;
+  Status status = list_add_array(list, &parameters->counters, COUNTERS, &values, error);
+  if (status == OK)
+    list_add_tensor(list, (NamedTensor){.name = mem_format("%s.counters", parameters->network),
+                                        .type = TENSOR_F32,
+                                        .rank = 1,
+                                        .shape = {COUNTERS},
+                                        .data = values});
   return status;
 }
 
@@ -80,6 +92,17 @@ static Status list_add_moments(TensorList *list, const Parameters *parameters, E
   snprintf(prefix, sizeof prefix, "%s.moment2.", parameters->network);
   TRY(list_add_flat(list, &parameters->moment2, parameters, prefix, error));
   TRY(list_add_counters(list, parameters, error));
+done:
+  return status;
+}
+
+/* What the buffers hold now. */
+static Status list_download(TensorList *list, Error *error) {
+  Status status = OK;
+  for (int i = 0; i < list->array_count; i++) {
+    const FlatCopy *array = &list->arrays[i];
+    TRY(buffer_download(array->buffer, 0, array->values, array->count, error));
+  }
 done:
   return status;
 }
@@ -109,20 +132,53 @@ static int64_t first_bad_step(const RunPosition *position) {
 }
 
 struct StateCopy {
+  Model *model;
   TensorList weights, judges, moments;
   CheckpointFile files[3];
   CheckpointContent content;
 };
 
-Status state_copy(Model *model, const RunPosition *position, StateCopy **out, Error *error) {
+static void list_file(StateCopy *copy, const char *name, const TensorList *list) {
+  copy->files[copy->content.file_count++] = (CheckpointFile){name, list->tensors, list->count};
+}
+
+Status state_copy_new(Model *model, StateCopy **out, Error *error) {
   Status status = OK;
-  const Config *config = model_config(model);
   Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
-  ClipShape shape = model_shape(model);
   StateCopy *copy = mem_new(1, sizeof *copy);
+  *out = NULL;
+  copy->model = model;
+  copy->content.files = copy->files;
+  TRY(list_add_flat(&copy->weights, &generator->master, generator, "", error));
+  TRY(list_add_flat(&copy->weights, &generator->ema, generator, "ema.", error));
+  TRY(list_add_moments(&copy->moments, generator, error));
+  list_file(copy, STATE_GENERATOR_FILE, &copy->weights);
+  if (discriminator->total > 0) {
+    TRY(list_add_flat(&copy->judges, &discriminator->master, discriminator, "", error));
+    TRY(list_add_moments(&copy->moments, discriminator, error));
+    list_file(copy, STATE_DISCRIMINATOR_FILE, &copy->judges);
+  }
+  list_file(copy, OPTIMIZER_FILE, &copy->moments);
+  *out = copy;
+  copy = NULL;
+done:
+  state_copy_free(copy);
+  return status;
+}
+
+static void forget_position(StateCopy *copy) {
+  json_decref((json_t *)copy->content.state);
+  json_decref((json_t *)copy->content.manifest);
+  copy->content.state = copy->content.manifest = NULL;
+}
+
+Status state_copy(StateCopy *copy, const RunPosition *position, Error *error) {
+  Status status = OK;
+  const Config *config = model_config(copy->model);
+  ClipShape shape = model_shape(copy->model);
   CheckpointContent *content = &copy->content;
   Text text = {0};
-  *out = NULL;
+  forget_position(copy);
   portable_config(config, &text);
   content->step = position->step;
   content->keep_before = first_bad_step(position);
@@ -130,24 +186,10 @@ Status state_copy(Model *model, const RunPosition *position, StateCopy **out, Er
   content->manifest =
       json_pack("{s:s, s:s, s:I}", "dataset_uuid", position->dataset_uuid, "config", text.data,
                 "scale", (json_int_t)(shape.target_height / shape.source_height));
-  TRY(list_add_flat(&copy->weights, &generator->master, generator, "", error));
-  TRY(list_add_flat(&copy->weights, &generator->ema, generator, "ema.", error));
-  TRY(list_add_moments(&copy->moments, generator, error));
-  content->files = copy->files;
-  copy->files[content->file_count++] =
-      (CheckpointFile){STATE_GENERATOR_FILE, copy->weights.tensors, copy->weights.count};
-  if (discriminator->total > 0) {
-    TRY(list_add_flat(&copy->judges, &discriminator->master, discriminator, "", error));
-    TRY(list_add_moments(&copy->moments, discriminator, error));
-    copy->files[content->file_count++] =
-        (CheckpointFile){STATE_DISCRIMINATOR_FILE, copy->judges.tensors, copy->judges.count};
-  }
-  copy->files[content->file_count++] =
-      (CheckpointFile){OPTIMIZER_FILE, copy->moments.tensors, copy->moments.count};
-  *out = copy;
-  copy = NULL;
+  TRY(list_download(&copy->weights, error));
+  TRY(list_download(&copy->judges, error));
+  TRY(list_download(&copy->moments, error));
 done:
-  state_copy_free(copy);
   text_free(&text);
   return status;
 }
@@ -161,8 +203,7 @@ void state_copy_free(StateCopy *copy) {
   list_free(&copy->weights);
   list_free(&copy->judges);
   list_free(&copy->moments);
-  json_decref((json_t *)copy->content.state);
-  json_decref((json_t *)copy->content.manifest);
+  forget_position(copy);
   free(copy);
 }
 
@@ -222,58 +263,80 @@ done:
   return status;
 }
 
+typedef struct Restoring {
+  Comm *comm;
+  const Checkpoint *checkpoint;
+  float *flat; /* any one of the networks' arrays */
+} Restoring;
+
 /* From here on all ranks together; `checkpoint` is NULL on all but rank 0. A rank that fails alone
  * makes that common at once: ranks that went different ways would wait for each other. */
 
-static Status restore_flat(Comm *comm, const Checkpoint *checkpoint, const char *file_name,
-                           const char *prefix, const Parameters *parameters, Buffer *buffer,
-                           Error *error) {
+static Status restore_flat(const Restoring *from, const char *file_name, const char *prefix,
+                           const Parameters *parameters, Buffer *buffer, Error *error) {
   Status status = OK;
-  float *flat = NULL;
-  size_t bytes = (size_t)buffer->count * sizeof *flat;
-  status = mem_bulk(bytes, "a network's weights", (void **)&flat, error);
-  if (status == OK && checkpoint)
-    status = read_flat(checkpoint, file_name, prefix, parameters, flat, error);
-  TRY(comm_agree(comm, status, error));
-  TRY(comm_broadcast(comm, flat, bytes, 0, error));
-  TRY(comm_agree(comm, buffer_upload(buffer, 0, flat, buffer->count, error), error));
+  size_t bytes = (size_t)buffer->count * sizeof *from->flat;
+  memset(from->flat, 0, bytes); /* also what lies between the parameters */
+  if (from->checkpoint)
+    status = read_flat(from->checkpoint, file_name, prefix, parameters, from->flat, error);
+  TRY(comm_agree(from->comm, status, error));
+  TRY(comm_broadcast(from->comm, from->flat, bytes, 0, error));
+  TRY(comm_agree(from->comm, buffer_upload(buffer, 0, from->flat, buffer->count, error), error));
 done:
-  free(flat);
   return status;
 }
 
-static Status restore_counters(Comm *comm, const Checkpoint *checkpoint, Parameters *parameters,
-                               Error *error) {
+static Status restore_counters(const Restoring *from, Parameters *parameters, Error *error) {
   Status status = OK;
-  float values[3] = {0};
+  Comm *comm = from->comm;
+  float values[COUNTERS] = {0};
   char *name = mem_format("%s.counters", parameters->network);
-  NamedTensor like = {.type = TENSOR_F32, .rank = 1, .shape = {3}};
+  NamedTensor like = {.type = TENSOR_F32, .rank = 1, .shape = {COUNTERS}};
   const NamedTensor *found = NULL;
-  if (checkpoint) status = find_tensor(checkpoint, OPTIMIZER_FILE, name, &like, &found, error);
+  if (from->checkpoint)
+    status = find_tensor(from->checkpoint, OPTIMIZER_FILE, name, &like, &found, error);
   if (found) memcpy(values, found->data, sizeof values);
   TRY(comm_agree(comm, status, error));
   TRY(comm_broadcast(comm, values, sizeof values, 0, error));
-  TRY(comm_agree(comm, buffer_upload(&parameters->counters, 0, values, 3, error), error));
+  TRY(comm_agree(comm, buffer_upload(&parameters->counters, 0, values, COUNTERS, error), error));
 done:
   free(name);
   return status;
 }
 
-static Status restore_network(Comm *comm, const Checkpoint *checkpoint, const char *file_name,
-                              Parameters *parameters, Error *error) {
+static Status restore_network(const Restoring *from, const char *file_name, Parameters *parameters,
+                              Error *error) {
   Status status = OK;
   char *first = mem_format("%s.moment1.", parameters->network);
   char *second = mem_format("%s.moment2.", parameters->network);
-  TRY(restore_flat(comm, checkpoint, file_name, "", parameters, &parameters->master, error));
-  TRY(restore_flat(comm, checkpoint, OPTIMIZER_FILE, first, parameters, &parameters->moment1,
-                   error));
-  TRY(restore_flat(comm, checkpoint, OPTIMIZER_FILE, second, parameters, &parameters->moment2,
-                   error));
-  TRY(restore_counters(comm, checkpoint, parameters, error));
-  TRY(comm_agree(comm, parameters_refresh(parameters, error), error));
+  TRY(restore_flat(from, file_name, "", parameters, &parameters->master, error));
+  TRY(restore_flat(from, OPTIMIZER_FILE, first, parameters, &parameters->moment1, error));
+  TRY(restore_flat(from, OPTIMIZER_FILE, second, parameters, &parameters->moment2, error));
+  TRY(restore_counters(from, parameters, error));
+  TRY(comm_agree(from->comm, parameters_refresh(parameters, error), error));
 done:
   free(first);
   free(second);
+  return status;
+}
+
+static Status restore_networks(Model *model, Comm *comm, const Checkpoint *checkpoint,
+                               Error *error) {
+  Status status = OK;
+  Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
+  int64_t most = generator->master.count;
+  if (discriminator->total > 0 && discriminator->master.count > most)
+    most = discriminator->master.count;
+  Restoring from = {.comm = comm, .checkpoint = checkpoint};
+  status =
+      mem_bulk((size_t)most * sizeof *from.flat, "a network's weights", (void **)&from.flat, error);
+  TRY(comm_agree(comm, status, error));
+  TRY(restore_network(&from, STATE_GENERATOR_FILE, generator, error));
+  TRY(restore_flat(&from, STATE_GENERATOR_FILE, "ema.", generator, &generator->ema, error));
+  if (discriminator->total > 0)
+    TRY(restore_network(&from, STATE_DISCRIMINATOR_FILE, discriminator, error));
+done:
+  free(from.flat);
   return status;
 }
 
@@ -361,7 +424,6 @@ done:
 Status state_restore(Model *model, Guard *guard, Comm *comm, const Checkpoint *checkpoint,
                      const char *dataset_uuid, bool going_back, ResumePoint *point, Error *error) {
   Status status = OK;
-  Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
   *point = (ResumePoint){.pending.step = -1};
   if (checkpoint) {
     status = check_config(model_config(model), checkpoint, dataset_uuid, error);
@@ -372,11 +434,7 @@ Status state_restore(Model *model, Guard *guard, Comm *comm, const Checkpoint *c
   TRY(comm_agree(comm, status, error));
   TRY(comm_broadcast(comm, &point->step, sizeof point->step, 0, error));
   TRY(restore_guard(guard, comm, checkpoint, going_back, &point->pending, error));
-  TRY(restore_network(comm, checkpoint, STATE_GENERATOR_FILE, generator, error));
-  TRY(restore_flat(comm, checkpoint, STATE_GENERATOR_FILE, "ema.", generator, &generator->ema,
-                   error));
-  if (discriminator->total > 0)
-    TRY(restore_network(comm, checkpoint, STATE_DISCRIMINATOR_FILE, discriminator, error));
+  TRY(restore_networks(model, comm, checkpoint, error));
 done:
   return status;
 }

@@ -25,9 +25,13 @@ typedef struct RunPosition {
   const StepOutcome *pending; /* the last step's, which the guard has not observed */
 } RunPosition;
 
-/* A copy of the state on the host, as a checkpoint holds it. */
+/* A copy of the state on the host, as a checkpoint holds it. Its memory is taken once: pages that
+ * are new to the process cost the kernel several times what filling them takes. The model outlives
+ * it. */
 typedef struct StateCopy StateCopy;
-Status state_copy(Model *model, const RunPosition *position, StateCopy **out, Error *error);
+Status state_copy_new(Model *model, StateCopy **out, Error *error);
+/* Takes over the state as it is now, in place of what was there. */
+Status state_copy(StateCopy *copy, const RunPosition *position, Error *error);
 /* Hands a copy to the writer, which keeps nothing of it. */
 Status state_submit(const StateCopy *copy, CheckpointWriter *writer, Error *error);
 void state_copy_free(StateCopy *copy); /* NULL is allowed */

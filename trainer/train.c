@@ -84,19 +84,17 @@ static Status checkpoint_is_due(Run *run, bool *due, Error *error) {
  * between copy and comparison is found too, and a later one is not in the copy. */
 static Status save_checkpoint(Run *run, Error *error) {
   Status status = OK;
-  StateCopy *copy = NULL;
   heartbeat_phase(run->heartbeat, PHASE_CHECKPOINT, run->step);
   TRY(run_know_last_step(run, error));
-  if (run->rank == 0) status = run_copy_state(run, &copy, error);
+  if (run->rank == 0) status = run_copy_state(run, error);
   TRY(run_agree(run, status, error));
   status = replicas_check(run->model, run->comm, error);
   if (status != OK) error_context(error, "no checkpoint of step %lld", (long long)run->step);
   TRY(run_agree(run, status, error));
-  if (run->rank == 0) status = state_submit(copy, run->checkpoints, error);
+  if (run->rank == 0) status = state_submit(run->copy, run->checkpoints, error);
   TRY(run_agree(run, status, error));
   run->saved_step = run->step;
 done:
-  state_copy_free(copy);
   return status;
 }
 
