@@ -10,6 +10,7 @@
 #include "base/thread.h"
 #include "comm/comm.h"
 #include "trainer/commands.h"
+#include "trainer/median.h"
 
 enum {
   SMALLEST = 1 << 10,
@@ -40,11 +41,6 @@ typedef struct Bench {
   double copy_rate; /* bytes a second, of all ranks of this host copying at once */
 } Bench;
 
-static int ascending(const void *a, const void *b) {
-  double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
-
 /* --- All-reduces ------------------------------------------------------------------------------ */
 
 static Status reduce_once(Bench *bench, int64_t bytes, double *seconds, Error *error) {
@@ -67,8 +63,7 @@ static Status measure_size(Bench *bench, int64_t bytes, Measurement *out, Error 
   int calls = (int)fmin(MOST, fmax(FEWEST, SECONDS_A_SIZE / fmax(seconds[0], 1e-9)));
   TRY(comm_broadcast(bench->comm, &calls, sizeof calls, 0, error));
   for (int i = 0; i < calls; i++) TRY(reduce_once(bench, bytes, &seconds[i], error));
-  qsort(seconds, (size_t)calls, sizeof *seconds, ascending);
-  double slowest = seconds[calls / 2];
+  double slowest = median(seconds, calls);
   TRY(comm_all_reduce(bench->comm, &slowest, 1, COMM_F64, COMM_MAX, error));
   *out = (Measurement){bytes, calls, slowest};
 done:

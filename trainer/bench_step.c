@@ -11,6 +11,7 @@
 #include "base/thread.h"
 #include "trainer/commands.h"
 #include "trainer/device.h"
+#include "trainer/median.h"
 #include "trainer/memory.h"
 #include "trainer/model.h"
 #include "trainer/progress.h"
@@ -147,16 +148,6 @@ done:
   progress_end(progress);
   free(batches);
   return status;
-}
-
-static int ascending(const void *a, const void *b) {
-  double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
-
-static double median(double *values, int64_t count) {
-  qsort(values, (size_t)count, sizeof *values, ascending);
-  return (values[(count - 1) / 2] + values[count / 2]) / 2;
 }
 
 /* Steps are timed plainly first, then profiled: noting the time around every op costs a little. */

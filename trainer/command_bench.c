@@ -6,23 +6,24 @@
 #include "trainer/commands.h"
 
 typedef struct Bench {
-  const char *what, *path, *json, *cluster, *ranks, *save_trace;
+  const char *what, *path, *json, *folder, *cluster, *ranks, *save_trace;
   TextList set, cluster_set;
-  int64_t steps, frames, threads, seconds, played, seed, peak_gflops, peak_gbps;
+  int64_t steps, frames, threads, seconds, rounds, played, seed, peak_gflops, peak_gbps;
   bool plan;
   PictureSize size;
 } Bench;
 
 static const Option BENCH_OPTIONS[] = {
-    {"step|comm|data|scaling", OPTION_ARGUMENT, offsetof(Bench, what), true,
-     .help = "step: a training step of a config; comm: all-reduces, under mpirun; data: the loader "
-             "on a dataset; scaling: a step simulated on a cluster"},
-    {"PATH", OPTION_ARGUMENT, offsetof(Bench, path), false, .modes = "step|data|scaling",
+    {"step|comm|data|checkpoint|scaling", OPTION_ARGUMENT, offsetof(Bench, what), true,
+     .help =
+         "step: a training step of a config; comm: all-reduces, under mpirun; data: the loader "
+         "on a dataset; checkpoint: saving and resuming; scaling: a step simulated on a cluster"},
+    {"PATH", OPTION_ARGUMENT, offsetof(Bench, path), false, .modes = "step|data|checkpoint|scaling",
      .help = "the config, or the dataset; for scaling also a step's trace (.json), or nothing: "
              "all-reduces alone"},
     {"json", OPTION_TEXT, offsetof(Bench, json), .value = "FILE", .help = "write the numbers here"},
-    {"set", OPTION_LIST, offsetof(Bench, set), .value = "KEY=VALUE", .modes = "step|scaling",
-     .help = "change a key of the config; may be given again"},
+    {"set", OPTION_LIST, offsetof(Bench, set), .value = "KEY=VALUE",
+     .modes = "step|checkpoint|scaling", .help = "change a key of the config; may be given again"},
     {"steps", OPTION_NUMBER, offsetof(Bench, steps), .minimum = 1, .maximum = 1000000, .value = "N",
      .default_text = "5", .modes = "step|scaling", .help = "how many are timed, then profiled"},
     {"plan", OPTION_FLAG, offsetof(Bench, plan), .modes = "step",
@@ -42,6 +43,10 @@ static const Option BENCH_OPTIONS[] = {
      .default_text = "1", .modes = "data", .help = "threads that read"},
     {"seconds", OPTION_NUMBER, offsetof(Bench, seconds), .minimum = 1, .maximum = 3600,
      .value = "S", .default_text = "2", .modes = "data", .help = "how long each is measured"},
+    {"dir", OPTION_TEXT, offsetof(Bench, folder), .value = "FOLDER", .modes = "checkpoint",
+     .help = "write (and remove) checkpoints in it; without it where the config's run lies"},
+    {"rounds", OPTION_NUMBER, offsetof(Bench, rounds), .minimum = 1, .maximum = 1000, .value = "N",
+     .default_text = "5", .modes = "checkpoint", .help = "checkpoints that are timed"},
     {"cluster", OPTION_TEXT, offsetof(Bench, cluster), .value = "FILE", .modes = "scaling",
      .help = "the cluster, like configs/clusters/h200-infiniband.yaml"},
     {"cluster-set", OPTION_LIST, offsetof(Bench, cluster_set), .value = "KEY=VALUE",
@@ -108,21 +113,32 @@ static Status run_data(const Bench *bench, Error *error) {
   return bench_data_run(&options, error);
 }
 
+static Status run_checkpoint(const Bench *bench, const Invocation *invocation, Error *error) {
+  Config config;
+  BenchCheckpointOptions options = {
+      .folder = bench->folder, .json = bench->json, .rounds = (int)bench->rounds};
+  Status status = command_load_config(bench->path, &bench->set, &config, error);
+  if (status != OK) return status;
+  return bench_checkpoint_run(&config, &options, invocation->argc, invocation->argv, error);
+}
+
 static Status run_bench(const void *values, const Invocation *invocation, Error *error) {
   const Bench *bench = values;
-  bool step = strcmp(bench->what, "step") == 0;
+  bool data = strcmp(bench->what, "data") == 0;
   if (strcmp(bench->what, "comm") == 0)
     return bench_comm_run(bench->json, invocation->argc, invocation->argv, error);
   if (strcmp(bench->what, "scaling") == 0) return run_scaling(bench, error);
   if (!bench->path)
     return error_set(error, ERROR_USAGE, "bench %s: PATH is missing: %s", bench->what,
-                     step ? "a config" : "a dataset");
-  return step ? run_step(bench, error) : run_data(bench, error);
+                     data ? "a dataset" : "a config");
+  if (data) return run_data(bench, error);
+  return strcmp(bench->what, "step") == 0 ? run_step(bench, error)
+                                          : run_checkpoint(bench, invocation, error);
 }
 
 const Command command_bench = {
     .name = "bench",
-    .summary = "measures a training step, all-reduces, the loader; simulates clusters",
+    .summary = "measures a training step, all-reduces, the loader, checkpoints; simulates clusters",
     .options = BENCH_OPTIONS,
     .option_count = sizeof BENCH_OPTIONS / sizeof *BENCH_OPTIONS,
     .values_size = sizeof(Bench),

@@ -97,6 +97,17 @@ typedef struct BenchDataOptions {
 /* The loader alone, against plain pread of the same files: clips/s and GB/s. */
 Status bench_data_run(const BenchDataOptions *options, Error *error);
 
+typedef struct BenchCheckpointOptions {
+  const char *folder; /* where to write; NULL: where the config's run lies */
+  const char *json;   /* NULL or a path */
+  int rounds;
+} BenchCheckpointOptions;
+/* Saves and reads checkpoints of a config's model, each beside a plain copy, write or read of as
+ * many bytes: what a step waits, the background write, validating and restoring. Removes what it
+ * writes. ERROR_IO where there is too little room for it. */
+Status bench_checkpoint_run(const Config *config, const BenchCheckpointOptions *options, int *argc,
+                            char ***argv, Error *error);
+
 /* Prints what PATH is: a shard, a dataset, a checkpoint, a run. */
 Status info_run(const char *path, Error *error);
 

@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "data/order.h"
+#include "trainer/median.h"
 
 enum { LEAST_GOOD = 32 };
 static const double NORMAL_MAD = 0.6745; /* the MAD of a normal distribution of deviation 1 */
@@ -48,18 +49,6 @@ void guard_free(Guard *guard) {
 }
 
 /* --- Limits ----------------------------------------------------------------------------------- */
-
-static int compare(const void *a, const void *b) {
-  double left = *(const double *)a, right = *(const double *)b;
-  return (left > right) - (left < right);
-}
-
-/* Sorts the values. */
-static double median(double *values, int64_t count) {
-  qsort(values, (size_t)count, sizeof *values, compare);
-  int64_t half = count / 2;
-  return count % 2 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
 
 static double limit_of(const Guard *guard, const Window *window) {
   int64_t least = guard->size < LEAST_GOOD ? guard->size : LEAST_GOOD;
