@@ -6,7 +6,7 @@
 #include "trainer/commands.h"
 
 typedef struct Bench {
-  const char *what, *path, *json, *folder, *cluster, *ranks, *save_trace;
+  const char *what, *path, *json, *folder, *device, *precision, *cluster, *ranks, *save_trace;
   TextList set, cluster_set;
   int64_t steps, frames, threads, seconds, rounds, played, seed, peak_gflops, peak_gbps;
   bool plan;
@@ -14,26 +14,33 @@ typedef struct Bench {
 } Bench;
 
 static const Option BENCH_OPTIONS[] = {
-    {"step|comm|data|checkpoint|scaling", OPTION_ARGUMENT, offsetof(Bench, what), true,
-     .help =
-         "step: a training step of a config; comm: all-reduces, under mpirun; data: the loader "
-         "on a dataset; checkpoint: saving and resuming; scaling: a step simulated on a cluster"},
-    {"PATH", OPTION_ARGUMENT, offsetof(Bench, path), false, .modes = "step|data|checkpoint|scaling",
-     .help = "the config, or the dataset; for scaling also a step's trace (.json), or nothing: "
-             "all-reduces alone"},
+    {"step|translate|comm|data|checkpoint|scaling", OPTION_ARGUMENT, offsetof(Bench, what), true,
+     .help = "step: a training step of a config; translate: frames through a trained model; comm: "
+             "all-reduces, under mpirun; data: the loader on a dataset; checkpoint: saving and "
+             "resuming; scaling: a step simulated on a cluster"},
+    {"PATH", OPTION_ARGUMENT, offsetof(Bench, path), false,
+     .modes = "step|translate|data|checkpoint|scaling",
+     .help = "the config, the run or checkpoint, or the dataset; for scaling also a step's trace "
+             "(.json), or nothing: all-reduces alone"},
     {"json", OPTION_TEXT, offsetof(Bench, json), .value = "FILE", .help = "write the numbers here"},
     {"set", OPTION_LIST, offsetof(Bench, set), .value = "KEY=VALUE",
      .modes = "step|checkpoint|scaling", .help = "change a key of the config; may be given again"},
     {"steps", OPTION_NUMBER, offsetof(Bench, steps), .minimum = 1, .maximum = 1000000, .value = "N",
-     .default_text = "5", .modes = "step|scaling", .help = "how many are timed, then profiled"},
+     .default_text = "5", .modes = "step|translate|scaling",
+     .help = "how many steps, or frames, are timed (steps then profiled)"},
     {"plan", OPTION_FLAG, offsetof(Bench, plan), .modes = "step",
      .help = "print the plan (ops, shapes, FLOPs, memory) and stop; a GPU's convolutions are then "
              "chosen for later runs"},
     {"frames", OPTION_NUMBER, offsetof(Bench, frames), .maximum = 1024, .value = "T",
      .default_text = "0", .modes = "step|scaling",
      .help = "frames of the random clips; 0: the config's"},
-    {"size", OPTION_SIZE, offsetof(Bench, size), .value = "WxH", .modes = "step|scaling",
-     .help = "their pixels; without it the config's crop, or the dataset's size"},
+    {"size", OPTION_SIZE, offsetof(Bench, size), .value = "WxH", .modes = "step|translate|scaling",
+     .help = "their pixels; without it the config's crop, or the dataset's size; of a source that "
+             "is translated 640x272"},
+    {"device", OPTION_TEXT, offsetof(Bench, device), .value = "DEVICE", .default_text = "auto",
+     .modes = "translate", .help = "auto, cpu or cuda"},
+    {"precision", OPTION_TEXT, offsetof(Bench, precision), .value = "PRECISION",
+     .default_text = "f32", .modes = "translate", .help = "f32 or bf16"},
     {"peak-gflops", OPTION_NUMBER, offsetof(Bench, peak_gflops), .maximum = 1000000000,
      .value = "N", .default_text = "0", .modes = "step",
      .help = "the most GF/s of the device, for the floor of each op; 0: not known"},
@@ -122,15 +129,31 @@ static Status run_checkpoint(const Bench *bench, const Invocation *invocation, E
   return bench_checkpoint_run(&config, &options, invocation->argc, invocation->argv, error);
 }
 
+static Status run_translate(const Bench *bench, Error *error) {
+  bool sized = bench->size.width > 0;
+  BenchTranslateOptions options = {.checkpoint = bench->path,
+                                   .json = bench->json,
+                                   .width = sized ? bench->size.width : 640,
+                                   .height = sized ? bench->size.height : 272,
+                                   .frames = bench->steps};
+  Status status = command_parse_device(bench->device, &options.device, error);
+  if (status == OK) status = command_parse_precision(bench->precision, &options.precision, error);
+  return status == OK ? bench_translate_run(&options, error) : status;
+}
+
 static Status run_bench(const void *values, const Invocation *invocation, Error *error) {
   const Bench *bench = values;
   bool data = strcmp(bench->what, "data") == 0;
+  bool translate = strcmp(bench->what, "translate") == 0;
   if (strcmp(bench->what, "comm") == 0)
     return bench_comm_run(bench->json, invocation->argc, invocation->argv, error);
   if (strcmp(bench->what, "scaling") == 0) return run_scaling(bench, error);
   if (!bench->path)
     return error_set(error, ERROR_USAGE, "bench %s: PATH is missing: %s", bench->what,
-                     data ? "a dataset" : "a config");
+                     data        ? "a dataset"
+                     : translate ? "a run or checkpoint"
+                                 : "a config");
+  if (translate) return run_translate(bench, error);
   if (data) return run_data(bench, error);
   return strcmp(bench->what, "step") == 0 ? run_step(bench, error)
                                           : run_checkpoint(bench, invocation, error);
@@ -138,7 +161,8 @@ static Status run_bench(const void *values, const Invocation *invocation, Error 
 
 const Command command_bench = {
     .name = "bench",
-    .summary = "measures a training step, all-reduces, the loader, checkpoints; simulates clusters",
+    .summary = "measures training steps, translation, all-reduces, the loader, checkpoints; "
+               "simulates clusters",
     .options = BENCH_OPTIONS,
     .option_count = sizeof BENCH_OPTIONS / sizeof *BENCH_OPTIONS,
     .values_size = sizeof(Bench),

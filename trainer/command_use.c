@@ -34,7 +34,7 @@
         .help = "compute threads; 0: OMP_NUM_THREADS, or every core"                               \
   }
 
-static Status parse_device(const char *text, Device *out, Error *error) {
+Status command_parse_device(const char *text, Device *out, Error *error) {
   static const char *const NAMES[] = {
       [DEVICE_AUTO] = "auto", [DEVICE_CPU] = "cpu", [DEVICE_CUDA] = "cuda"};
   for (Device device = DEVICE_AUTO; device <= DEVICE_CUDA; device++) {
@@ -44,7 +44,7 @@ static Status parse_device(const char *text, Device *out, Error *error) {
   return error_set(error, ERROR_USAGE, "--device: %s; allowed: auto, cpu, cuda", text);
 }
 
-static Status parse_precision(const char *text, DType *out, Error *error) {
+Status command_parse_precision(const char *text, DType *out, Error *error) {
   *out = strcmp(text, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
   if (*out == DTYPE_BF16 || strcmp(text, "f32") == 0) return OK;
   return error_set(error, ERROR_USAGE, "--precision: %s; allowed: f32, bf16", text);
@@ -94,7 +94,7 @@ static Status run_eval(const void *values, const Invocation *invocation, Error *
                          .threads = (int)eval->threads,
                          .clips = eval->clips,
                          .flow = !eval->no_flow};
-  Status status = parse_device(eval->device, &options.device, error);
+  Status status = command_parse_device(eval->device, &options.device, error);
   if (status != OK) return status;
   return eval_run(&options, error);
 }
@@ -139,8 +139,9 @@ static Status run_translate(const void *values, const Invocation *invocation, Er
                               .threads = (int)translate->threads,
                               .codec = translate->codec,
                               .quality = (int)translate->quality};
-  Status status = parse_device(translate->device, &options.device, error);
-  if (status == OK) status = parse_precision(translate->precision, &options.precision, error);
+  Status status = command_parse_device(translate->device, &options.device, error);
+  if (status == OK)
+    status = command_parse_precision(translate->precision, &options.precision, error);
   if (status != OK) return status;
   return translate_run(&options, error);
 }

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "engine/tensor.h"
 #include "trainer/config.h"
 
 #define CELFORGE_VERSION "0.1.0"
@@ -71,6 +72,9 @@ Status commandline_run(const Command *const *commands, int count, int *argc, cha
 /* What a config file and --set assignments say, over the defaults. */
 Status command_load_config(const char *path, const TextList *assignments, Config *config,
                            Error *error);
+/* What --device and --precision say (command_use.c). */
+Status command_parse_device(const char *text, Device *out, Error *error);
+Status command_parse_precision(const char *text, DType *out, Error *error);
 
 extern const Command command_synth, command_pack, command_verify; /* command_data.c */
 extern const Command command_join;                                /* command_data.c */

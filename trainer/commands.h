@@ -89,6 +89,16 @@ Status bench_reductions(const BenchScalingOptions *options, Error *error);
  * latency and bandwidth through them, as a cluster file takes them. Every rank together. */
 Status bench_comm_run(const char *json, int *argc, char ***argv, Error *error);
 
+typedef struct BenchTranslateOptions {
+  const char *checkpoint, *json; /* json: NULL or a path */
+  Device device;
+  DType precision;
+  int width, height; /* of the source's frames */
+  int64_t frames;    /* timed ones */
+} BenchTranslateOptions;
+/* A model's stream alone, on a frame of noise: seconds a frame, GF/s. */
+Status bench_translate_run(const BenchTranslateOptions *options, Error *error);
+
 typedef struct BenchDataOptions {
   const char *data, *json;
   int threads;

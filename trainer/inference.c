@@ -278,6 +278,10 @@ Status inference_stream_frame(Inference *inference, const uint8_t *source, float
   return run(inference, inference->stream, source, inference->stream_frame++, output, error);
 }
 
+ProgramCost inference_stream_cost(const Inference *inference) {
+  return program_cost(inference->stream->program);
+}
+
 void frames_to_u8(const float *frames, size_t count, uint8_t *out) {
   for (size_t i = 0; i < count; i++) {
     float value = (frames[i] + 1) * 127.5f;

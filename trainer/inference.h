@@ -40,6 +40,8 @@ Status inference_clip(Inference *inference, const InferenceShape *shape, const u
 Status inference_stream_begin(Inference *inference, const InferenceShape *shape, Error *error);
 Status inference_stream_frame(Inference *inference, const uint8_t *source, float *output,
                               Error *error);
+/* Of a frame of the stream that was begun. */
+ProgramCost inference_stream_cost(const Inference *inference);
 
 /* [-1, 1] to 0..255, clamped, rounded to nearest. */
 void frames_to_u8(const float *frames, size_t count, uint8_t *out);

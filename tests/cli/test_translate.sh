@@ -71,6 +71,12 @@ else
   cmp -s one.png bf16.png
   result $((! $?)) "but not to the bit"
 fi
+succeeds "bench translate" "$celforge" bench translate run --size 48x32 --steps 3 --json speed.json
+python3 -c 'import json; s = json.load(open("speed.json")); assert s["frame_seconds"] > 0 and s["frames"] == 3
+assert (s["width"], s["height"], s["precision"]) == (48, 32, "f32") and s["gflop"] > 0' 2>err
+result $? "its numbers"
+refuses "bench translate without a model" 64 "PATH is missing: a run or checkpoint" "$celforge" bench translate
+refuses "bench translate of a config" 65 "is a file" "$celforge" bench translate tiny.yaml
 refuses "a precision there is not" 64 "--precision: fp8; allowed: f32, bf16" "${translate[@]}" --precision fp8 \
   frames/take-01.png fp8.png
 refuses "a folder that is there already" 64 "frames-cartoon" "${translate[@]}" frames frames-cartoon

@@ -4,6 +4,8 @@ import shutil
 import subprocess
 import sys
 
+ONNX = "onnx-1.17.0-runtime-1.20.1", ["onnx==1.17.0", "onnxruntime==1.20.1", "numpy<3"]
+
 FOLDER = os.path.join(os.path.abspath(os.environ.get("BUILD", "build")), "python")
 
 

@@ -6,31 +6,17 @@ the ones that PyTorch was made with.
 A result is [N,3,T,H,W] under the job's name; a model with one frame on its source's axis of frames is given
 them one by one. What the model says of itself goes to standard output, a JSON object a line."""
 import json
-import math
 import sys
 
 import numpy
 import onnx
-import onnxruntime
+from onnx_stream import Stream, open_session
 
 
-def open_session(path):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def stream(session, inputs):
+def whole_stream(session, inputs):
     source = inputs["source"]
-    sizes = {"ceil": math.ceil, "batch": source.shape[0], "height": source.shape[3], "width": source.shape[4]}
-    state = {i.name: numpy.zeros([eval(str(axis), sizes) for axis in i.shape], numpy.float32)
-             for i in session.get_inputs() if i.name.startswith("state.")}
-    names, frames = [o.name for o in session.get_outputs()], []
-    for t in range(source.shape[2]):
-        frame = {name: array[:, :, t:t + 1] for name, array in inputs.items()}
-        results = dict(zip(names, session.run(names, {**frame, **state})))
-        state = {name: results["next" + name[5:]] for name in state}
-        frames.append(results["output"])
+    stream = Stream(session, source.shape[0], *source.shape[3:])
+    frames = [stream.run({name: array[:, :, t:t + 1] for name, array in inputs.items()}) for t in range(source.shape[2])]
     return numpy.concatenate(frames, 2)
 
 
@@ -44,7 +30,7 @@ def main():
         session = open_session(job["model"])
         inputs = {name: numpy.load(job[name]) for name in ("source", "noise") if job[name]}
         one_frame = session.get_inputs()[0].shape[2] == 1
-        results[job["name"]] = stream(session, inputs) if one_frame else session.run(["output"], inputs)[0]
+        results[job["name"]] = whole_stream(session, inputs) if one_frame else session.run(["output"], inputs)[0]
         print(json.dumps({
             "name": job["name"], "ir_version": model.ir_version,
             "operators": sorted({node.op_type for node in model.graph.node}),

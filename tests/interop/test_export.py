@@ -17,7 +17,6 @@ import packages  # noqa: E402
 from celforge_torch import normalize, read_safetensors  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-REQUIREMENTS = ["onnx==1.17.0", "onnxruntime==1.20.1", "numpy<3"]
 FRAMES = 4
 TOLERANCE = 2e-5  # of values in about [-1, 1]
 SMALL = {**support.GENERATOR_ALONE, "data.path": "clips", "train.device": "cpu"}
@@ -192,14 +191,14 @@ def main():
                 jobs += model.jobs(size)
         check_plain(tap, Generator, models[0])
         check_refusals(tap, models[0])
-        onnx = packages.fetch("onnx-1.17.0-runtime-1.20.1", REQUIREMENTS)
+        onnx = packages.fetch(*packages.ONNX)
         if onnx:
             results = run_onnx(onnx, jobs)
             for name, (output, _) in results.items():
                 near(tap, f"{name}: ONNX Runtime gives the same", output, expected[name.rpartition("-")[0]])
             check_facts(tap, {name: facts for name, (_, facts) in results.items()})
         else:
-            tap.skip("ONNX Runtime", "pip cannot fetch " + " ".join(REQUIREMENTS))
+            tap.skip("ONNX Runtime", "pip cannot fetch " + " ".join(packages.ONNX[1]))
         os.chdir(ROOT)
     tap.end()
 
