@@ -100,6 +100,16 @@ ConvSpec conv_spec_same(int taps_time, int taps_space, int stride_space, PadMode
  * dtype, which is the result's. */
 Value graph_conv3d(Graph *graph, Value x, Value weight, Value bias, ConvSpec spec);
 
+/* The transpose of graph_conv3d as a function of its x (Zeiler et al. 2010, "Deconvolutional
+ * Networks"; PyTorch's conv_transpose3d): x [N,T,H,W,O], weight [O,kT,kH,kW,I], bias [1,1,1,1,I]
+ * f32 or NO_VALUE give [N,T',H',W',I], with
+ *   T' = (T - 1) * stride + kT - before - after + output_padding,
+ * likewise H', W'. `output_padding`, less than the stride, says which of the lengths that such a
+ * convolution makes T of is meant. Padding is zeros. x and weight have one dtype, which is the
+ * result's. */
+Value graph_conv3d_transpose(Graph *graph, Value x, Value weight, Value bias, ConvSpec spec,
+                             const int output_padding[3]);
+
 /* --- Norms ------------------------------------------------------------------------------------ */
 typedef enum NormKind {
   NORM_RMS,      /* each pixel over its channels, mean not subtracted (Zhang, Sennrich 2019) */

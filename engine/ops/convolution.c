@@ -21,11 +21,12 @@ static Value append_forward(Graph *graph, const ConvAttributes *conv, Value x, V
   return append_one(graph, &op, NULL, shape, graph_dtype(graph, x));
 }
 
+/* `label` names the op, as in graph_append. */
 static Value append_backward_data(Graph *graph, const ConvAttributes *conv, Value dy, Value w,
-                                  Shape shape) {
+                                  Shape shape, const char *label) {
   Op op = {.kind = OP_CONV3D_BACKWARD_DATA, .input_count = 2, .inputs = {dy, w}};
   op.attributes.conv = *conv;
-  return append_one(graph, &op, NULL, shape, graph_dtype(graph, dy));
+  return append_one(graph, &op, label, shape, graph_dtype(graph, dy));
 }
 
 static Value append_backward_weights(Graph *graph, const ConvAttributes *conv, Value x, Value dy,
@@ -37,54 +38,61 @@ static Value append_backward_weights(Graph *graph, const ConvAttributes *conv, V
 
 /* --- Builder ---------------------------------------------------------------------------------- */
 
-static bool operands_fit(Graph *graph, Value x, Value weight, Value bias) {
+/* `what` is the builder's name; the weight's axis `channels` is as long as x's channels, the bias
+ * as its axis `others`. */
+static bool operands_fit(Graph *graph, const char *what, Value x, Value weight, Value bias,
+                         int channels, int others) {
   Shape xs = graph_shape(graph, x), ws = graph_shape(graph, weight);
   char left[SHAPE_TEXT_SIZE], right[SHAPE_TEXT_SIZE];
   shape_text(xs, left);
   shape_text(ws, right);
-  if (xs.dim[AXIS_C] != ws.dim[AXIS_C]) {
-    graph_fail(graph, "conv3d: input %s and weight %s have different numbers of input channels",
+  if (xs.dim[AXIS_C] != ws.dim[channels]) {
+    graph_fail(graph, "%s: input %s and weight %s have different numbers of input channels", what,
                left, right);
     return false;
   }
   if (graph_dtype(graph, x) != graph_dtype(graph, weight)) {
-    graph_fail(graph, "conv3d: input is %s and weight is %s; they must have one dtype",
+    graph_fail(graph, "%s: input is %s and weight is %s; they must have one dtype", what,
                dtype_name(graph_dtype(graph, x)), dtype_name(graph_dtype(graph, weight)));
     return false;
   }
   if (bias.id < 0) return true;
-  if (!shape_equal(graph_shape(graph, bias), shape_vector(ws.dim[0])) ||
+  if (!shape_equal(graph_shape(graph, bias), shape_vector(ws.dim[others])) ||
       graph_dtype(graph, bias) != DTYPE_F32) {
-    graph_fail(graph, "conv3d: bias is %s %s; weight %s needs f32 [1,1,1,1,%lld]",
+    graph_fail(graph, "%s: bias is %s %s; weight %s needs f32 [1,1,1,1,%lld]", what,
                dtype_name(graph_dtype(graph, bias)), shape_text(graph_shape(graph, bias), left),
-               right, (long long)ws.dim[0]);
+               right, (long long)ws.dim[others]);
     return false;
   }
   return true;
 }
 
+static const char *const LENGTH_NAMES[] = {"time", "height", "width"};
+
+static bool spec_fits(Graph *graph, const char *what, const ConvSpec *spec, int i) {
+  if (spec->stride[i] >= 1 && spec->before[i] >= 0 && spec->after[i] >= 0) return true;
+  graph_fail(graph,
+             "%s: stride %d, padding %d and %d in %s; stride must be at least 1, padding at least "
+             "0",
+             what, spec->stride[i], spec->before[i], spec->after[i], LENGTH_NAMES[i]);
+  return false;
+}
+
 /* Checks the spec and gives y's length along each of time, height, width. */
 static bool infer_lengths(Graph *graph, const ConvSpec *spec, Shape x, Shape weight, Shape *y) {
-  static const char *const names[] = {"time", "height", "width"};
   *y = shape_make(x.dim[AXIS_N], 0, 0, 0, weight.dim[0]);
   for (int i = 0; i < 3; i++) {
     int64_t length = x.dim[1 + i], taps = weight.dim[1 + i];
     int64_t before = spec->before[i], after = spec->after[i];
-    if (spec->stride[i] < 1 || before < 0 || after < 0) {
-      graph_fail(graph,
-                 "conv3d: stride %d, padding %d and %d in %s; stride must be at least 1, "
-                 "padding at least 0",
-                 spec->stride[i], spec->before[i], spec->after[i], names[i]);
-      return false;
-    }
+    if (!spec_fits(graph, "conv3d", spec, i)) return false;
     if (i > 0 && spec->mode == PAD_REFLECT && (before >= length || after >= length)) {
       graph_fail(graph, "conv3d: reflect padding %d and %d in %s must be less than the length %lld",
-                 spec->before[i], spec->after[i], names[i], (long long)length);
+                 spec->before[i], spec->after[i], LENGTH_NAMES[i], (long long)length);
       return false;
     }
     if (length + before + after < taps) {
       graph_fail(graph, "conv3d: %lld taps in %s, but input and padding have only %lld",
-                 (long long)taps, names[i], (long long)(length + before + after));
+                 (long long)taps, LENGTH_NAMES[i], (long long)(length + before + after));
       return false;
     }
     y->dim[1 + i] = (length + before + after - taps) / spec->stride[i] + 1;
@@ -92,19 +100,24 @@ static bool infer_lengths(Graph *graph, const ConvSpec *spec, Shape x, Shape wei
   return true;
 }
 
+static ConvAttributes attributes_of(const ConvSpec *spec) {
+  ConvAttributes conv = {.activation = ACTIVATION_NONE};
+  for (int i = 0; i < 3; i++) {
+    conv.stride[i] = spec->stride[i];
+    conv.before[i] = spec->before[i];
+    conv.after[i] = spec->after[i];
+  }
+  return conv;
+}
+
 Value graph_conv3d(Graph *graph, Value x, Value weight, Value bias, ConvSpec spec) {
   Value operands[] = {x, weight, bias};
   if (!operands_usable(graph, "conv3d", operands, bias.id >= 0 ? 3 : 2)) return NO_VALUE;
   Shape shape;
-  if (!operands_fit(graph, x, weight, bias) ||
+  if (!operands_fit(graph, "conv3d", x, weight, bias, AXIS_C, 0) ||
       !infer_lengths(graph, &spec, graph_shape(graph, x), graph_shape(graph, weight), &shape))
     return NO_VALUE;
-  ConvAttributes conv = {.activation = ACTIVATION_NONE};
-  for (int i = 0; i < 3; i++) {
-    conv.stride[i] = spec.stride[i];
-    conv.before[i] = spec.before[i];
-    conv.after[i] = spec.after[i];
-  }
+  ConvAttributes conv = attributes_of(&spec);
   if (spec.mode != PAD_ZERO) {
     Shape before = shape_make(0, 0, spec.before[1], spec.before[2], 0);
     Shape after = shape_make(0, 0, spec.after[1], spec.after[2], 0);
@@ -112,6 +125,50 @@ Value graph_conv3d(Graph *graph, Value x, Value weight, Value bias, ConvSpec spe
     for (int i = 1; i < 3; i++) conv.before[i] = conv.after[i] = 0;
   }
   return append_forward(graph, &conv, x, weight, bias, shape);
+}
+
+/* Checks the spec and gives the result's length along each of time, height, width. */
+static bool infer_transposed(Graph *graph, const ConvSpec *spec, const int output_padding[3],
+                             Shape x, Shape weight, Shape *y) {
+  *y = shape_make(x.dim[AXIS_N], 0, 0, 0, weight.dim[AXIS_C]);
+  for (int i = 0; i < 3; i++) {
+    int64_t before = spec->before[i], after = spec->after[i], stride = spec->stride[i];
+    if (!spec_fits(graph, "conv3d_transpose", spec, i)) return false;
+    if (output_padding[i] < 0 || output_padding[i] >= stride) {
+      graph_fail(graph,
+                 "conv3d_transpose: output padding %d in %s; it must be at least 0 and less than "
+                 "the stride %lld",
+                 output_padding[i], LENGTH_NAMES[i], (long long)stride);
+      return false;
+    }
+    y->dim[1 + i] =
+        (x.dim[1 + i] - 1) * stride + weight.dim[1 + i] + output_padding[i] - before - after;
+    if (y->dim[1 + i] < 1) {
+      graph_fail(graph, "conv3d_transpose: padding %lld and %lld leaves nothing in %s",
+                 (long long)before, (long long)after, LENGTH_NAMES[i]);
+      return false;
+    }
+  }
+  return true;
+}
+
+Value graph_conv3d_transpose(Graph *graph, Value x, Value weight, Value bias, ConvSpec spec,
+                             const int output_padding[3]) {
+  const char *what = "conv3d_transpose";
+  Value operands[] = {x, weight, bias};
+  if (!operands_usable(graph, what, operands, bias.id >= 0 ? 3 : 2)) return NO_VALUE;
+  Shape shape;
+  if (spec.mode != PAD_ZERO) {
+    graph_fail(graph, "%s: padding must be zeros", what);
+    return NO_VALUE;
+  }
+  if (!operands_fit(graph, what, x, weight, bias, 0, AXIS_C) ||
+      !infer_transposed(graph, &spec, output_padding, graph_shape(graph, x),
+                        graph_shape(graph, weight), &shape))
+    return NO_VALUE;
+  ConvAttributes conv = attributes_of(&spec);
+  Value y = append_backward_data(graph, &conv, x, weight, shape, what);
+  return bias.id >= 0 ? graph_add(graph, y, bias) : y;
 }
 
 /* --- Gradients -------------------------------------------------------------------------------- */
@@ -135,7 +192,8 @@ static void conv3d_gradient(Graph *graph, const Op *op, const Value *output_grad
   /* The parameters' first: their bucket can be all-reduced while the rest is computed. */
   if (wanted[1]) gradients[1] = append_backward_weights(graph, conv, x, dy, graph_shape(graph, w));
   if (op->input_count > 2 && wanted[2]) gradients[2] = graph_reduce_sum(graph, dy, PIXELS, 1);
-  if (wanted[0]) gradients[0] = append_backward_data(graph, conv, dy, w, graph_shape(graph, x));
+  if (wanted[0])
+    gradients[0] = append_backward_data(graph, conv, dy, w, graph_shape(graph, x), NULL);
 }
 
 static void backward_data_gradient(Graph *graph, const Op *op, const Value *output_gradients,
@@ -154,7 +212,8 @@ static void backward_weights_gradient(Graph *graph, const Op *op, const Value *o
   Value x = op->inputs[0], dy = op->inputs[1];
   /* v stands in for w; it is f32, a convolution's operands are of one dtype. */
   Value v = graph_cast(graph, output_gradients[0], graph_dtype(graph, x));
-  if (wanted[0]) gradients[0] = append_backward_data(graph, conv, dy, v, graph_shape(graph, x));
+  if (wanted[0])
+    gradients[0] = append_backward_data(graph, conv, dy, v, graph_shape(graph, x), NULL);
   if (wanted[1]) gradients[1] = append_forward(graph, conv, x, v, NO_VALUE, graph_shape(graph, dy));
 }
 

@@ -133,15 +133,28 @@ typedef struct BinaryBuilder {
 static const BinaryBuilder BINARY[] = {
     {"add", graph_add}, {"sub", graph_sub}, {"mul", graph_mul}, {"div", graph_div}};
 
-/* conv3d RESULT X WEIGHT BIAS|- STRIDE x3 BEFORE x3 AFTER x3 MODE */
-static Value build_conv3d(Line *line, Graph *graph) {
-  ConvSpec spec = {.mode = pad_mode(line, 14)};
+static ConvSpec conv_spec(Line *line) {
+  ConvSpec spec = {.mode = PAD_ZERO};
   for (int i = 0; i < 3; i++) {
     spec.stride[i] = integer(line, 5 + i);
     spec.before[i] = integer(line, 8 + i);
     spec.after[i] = integer(line, 11 + i);
   }
+  return spec;
+}
+
+/* conv3d RESULT X WEIGHT BIAS|- STRIDE x3 BEFORE x3 AFTER x3 MODE */
+static Value build_conv3d(Line *line, Graph *graph) {
+  ConvSpec spec = conv_spec(line);
+  spec.mode = pad_mode(line, 14);
   return graph_conv3d(graph, value(line, 2), value(line, 3), value(line, 4), spec);
+}
+
+/* conv3d_transpose RESULT X WEIGHT BIAS|- STRIDE x3 BEFORE x3 AFTER x3 OUTPUT_PADDING x3 */
+static Value build_conv3d_transpose(Line *line, Graph *graph) {
+  const int extra[] = {integer(line, 14), integer(line, 15), integer(line, 16)};
+  return graph_conv3d_transpose(graph, value(line, 2), value(line, 3), value(line, 4),
+                                conv_spec(line), extra);
 }
 
 /* norm RESULT X GAIN|- BIAS|- KIND GROUPS EPSILON */
@@ -195,6 +208,7 @@ static Value build(Line *line) {
       return BINARY[i].build(graph, value(line, 2), value(line, 3));
   if (strcmp(name, "constant") == 0) return graph_constant(graph, shape(line, 2), real(line, 7));
   if (strcmp(name, "conv3d") == 0) return build_conv3d(line, graph);
+  if (strcmp(name, "conv3d_transpose") == 0) return build_conv3d_transpose(line, graph);
   if (strcmp(name, "norm") == 0) return build_norm(line, graph);
   if (strcmp(name, "concat") == 0) return build_concat(line, graph);
   if (strcmp(name, "resize") == 0) return build_resize(line, graph);

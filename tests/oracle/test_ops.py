@@ -45,6 +45,13 @@ def conv3d(x, weight, bias, stride, before, after, mode):
     return last(F.conv3d(first(x), first(weight), bias, stride))
 
 
+def conv3d_transpose(x, weight, bias, stride, before, after, output_padding):
+    """PyTorch's, whose padding is the same before and after: what is more behind is cut off its result."""
+    bias = None if bias is None else bias.flatten()
+    y = F.conv_transpose3d(first(x), first(weight), bias, stride, before, output_padding)
+    return last(y)[(slice(None), *(slice(s - a + b) for s, a, b in zip(y.shape[2:], after, before)))]
+
+
 def normalized(x, axes, epsilon):
     # PyTorch 1.13's own instance norm has wrong gradients for one picture in channels-last order.
     centred = x - x.mean(axes, keepdim=True)
@@ -108,6 +115,7 @@ BUILDERS = {
     "concat": lambda axis, *values: torch.cat(values, axis),
     "constant": lambda shape, value: torch.full(shape, value, dtype=torch.float64),
     "conv3d": conv3d,
+    "conv3d_transpose": conv3d_transpose,
     "norm": norm,
     "cast": lambda x, dtype: x,
 }
@@ -245,6 +253,25 @@ def convolution_cases(seed):
         yield case
 
 
+def transposed_cases(seed):
+    case = Case(f"conv3d_transpose-{seed}", seed)
+    dice = case.dice
+    taps = [dice.randint(1, 3), dice.choice([1, 2, 3, 4]), dice.choice([1, 3, 4, 5])]
+    stride = [dice.choice([1, 1, 2]), dice.choice([1, 2, 3]), dice.choice([1, 2])]
+    before = [dice.randint(0, t - 1) for t in taps]
+    after = [dice.randint(b, b + 1) for b in before]
+    extra = [dice.randint(0, s - 1) for s in stride]
+    inputs, outputs = dice.choice([1, 3, 5, 8, 16]), dice.choice([1, 3, 6, 16])
+    x = case.input("x", [dice.randint(1, 2), dice.randint(4, 5), dice.randint(6, 9), dice.randint(6, 9), inputs])
+    k = case.input("k", [inputs, *taps, outputs])
+    bias = case.input("b", [1, 1, 1, 1, outputs]) if dice.random() < 0.7 else "-"
+    y = case("conv3d_transpose", x, k, bias, stride, before, after, extra)
+    if dice.random() < 0.5:
+        y = case("relu", y)
+    case.derivatives(case("mul", y, case("sigmoid", y)), [x, k] + ([bias] if bias != "-" else []))
+    yield case
+
+
 def norm_cases(seed):
     for kind in ("rms", "instance", "group"):
         case = Case(f"norm-{kind}-{seed}", seed)
@@ -319,6 +346,7 @@ FAMILIES = {
     "pointwise": (pointwise_cases, 3, 2e-6, 2e-5),
     "reductions": (reduction_cases, 6, 2e-6, 2e-5),
     "convolution": (convolution_cases, 12, 2e-6, 2e-5),
+    "transposed convolution": (transposed_cases, 16, 2e-6, 2e-5),
     "norms": (norm_cases, 8, 1e-5, 1e-4),
     "moving data": (movement_cases, 6, 2e-6, 2e-5),
     "bf16": (half_cases, 3, 2e-2, 2e-2),

@@ -100,6 +100,20 @@ static Value build_conv3d_uneven(Net *n) {
   return convolve(n, spec, true);
 }
 
+static Value transpose(Net *n, ConvSpec spec, const int output_padding[3], bool has_bias) {
+  Value x = net_variable(n, shape_make(2, 2, 3, 4, 4));
+  Value w = net_variable(n, shape_make(4, 2, 3, 3, 3));
+  Value bias = has_bias ? net_variable(n, shape_vector(3)) : NO_VALUE;
+  return graph_conv3d_transpose(n->graph, x, w, bias, spec, output_padding);
+}
+static Value build_transpose(Net *n) {
+  return transpose(n, conv_spec_same(2, 3, 2, PAD_ZERO), (int[]){0, 1, 1}, true);
+}
+static Value build_transpose_uneven(Net *n) {
+  const ConvSpec spec = {.stride = {2, 1, 3}, .before = {0, 2, 0}, .after = {1, 0, 0}};
+  return transpose(n, spec, (int[]){1, 0, 2}, false);
+}
+
 static Value normalize(Net *n, NormKind kind, bool affine) {
   const int groups = kind == NORM_GROUP ? 2 : 1;
   Value x = net_variable(n, shape_make(2, 2, 3, 4, 6));
@@ -229,6 +243,8 @@ const GradientCase gradient_cases[GRADIENT_CASES] = {
     {"conv3d_stride", build_conv3d_stride, 5e-5, false},
     {"conv3d_reflect", build_conv3d_reflect, 5e-5, false},
     {"conv3d_uneven", build_conv3d_uneven, 5e-5, false},
+    {"conv3d_transpose", build_transpose, 5e-5, false},
+    {"conv3d_transpose_uneven", build_transpose_uneven, 5e-5, false},
     {"norm_rms", build_norm_rms, 5e-5, false},
     {"norm_rms_plain", build_norm_rms_plain, 5e-5, false},
     {"norm_instance", build_norm_instance, 5e-5, false},

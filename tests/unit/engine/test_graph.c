@@ -163,6 +163,10 @@ static void moving_and_convolving_shapes(void **state) {
   spec = conv_spec_same(3, 7, 1, replicate);
   Value same = source(&f, DTYPE_F32, shape_make(5, 3, 7, 7, 3));
   check_value(g, graph_conv3d(g, x, same, bias, spec), DTYPE_F32, shape_make(2, 4, 9, 10, 5));
+  Value y = graph_conv3d_transpose(g, x, source(&f, DTYPE_F32, shape_make(3, 2, 3, 4, 5)), bias,
+                                   (ConvSpec){.stride = {1, 2, 3}, .before = {0, 1, 0}},
+                                   (const int[]){0, 1, 2});
+  check_value(g, y, DTYPE_F32, shape_make(2, 5, 19, 33, 5));
   check_value(g, graph_average_pool(g, x, 3, 2, 1), DTYPE_F32, shape_make(2, 4, 5, 5, 3));
   check_value(g, graph_resize(g, x, 18, 5, RESIZE_NEAREST), DTYPE_F32, shape_make(2, 4, 18, 5, 3));
   Value parts[] = {x, graph_slice(g, x, shape_make(0, 1, 0, 0, 0), shape_make(2, 3, 9, 10, 3))};
@@ -233,6 +237,9 @@ static void flops(void **state) {
   graph_gradients(g, graph_mean(g, y), wrt, 2, gradients);
   assert_true(flops_of(g, gradients[0]) == form);
   assert_true(flops_of(g, gradients[1]) == form);
+  Value up = graph_conv3d_transpose(g, y, w, NO_VALUE, conv_spec_same(3, 3, 2, zero),
+                                    (const int[]){0, 1, 1});
+  assert_true(flops_of(g, up) == form);
   assert_true(flops_of(g, graph_tanh(g, x)) == 2 * 4 * 8 * 8 * 3);
   assert_true(flops_of(g, graph_mean(g, x)) == 2 * 4 * 8 * 8 * 3);
   graph_free(g);

@@ -99,6 +99,23 @@ CONVOLVE(conv_reflect, ConvSpec s = conv_spec_same(1, 9, 1, PAD_REFLECT);
 CONVOLVE(conv_taps, ConvSpec s = SAME; s.before[0] = 1;
          convolve(f, floats(f, 2, 3, 3, 3, 6), NO_VALUE, s))
 
+/* x [1,1,4,5,6] upwards by two, to 3 channels. */
+static void transpose(Fixture *f, Value weight, Value bias, ConvSpec spec, int output_padding) {
+  graph_conv3d_transpose(f->graph, image(f), weight, bias, spec, (int[]){0, output_padding, 0});
+}
+
+#define TWICE     conv_spec_same(1, 3, 2, PAD_ZERO)
+#define UP_WEIGHT floats(f, 6, 1, 3, 3, 3)
+CONVOLVE(transpose_channels, transpose(f, floats(f, 3, 1, 3, 3, 6), NO_VALUE, TWICE, 1))
+CONVOLVE(transpose_bias, transpose(f, UP_WEIGHT, source(f, DTYPE_F32, shape_vector(6)), TWICE, 1))
+CONVOLVE(transpose_stride, ConvSpec s = TWICE; s.stride[0] = 0;
+         transpose(f, UP_WEIGHT, NO_VALUE, s, 0))
+CONVOLVE(transpose_reflect, ConvSpec s = TWICE; s.mode = PAD_REFLECT;
+         transpose(f, UP_WEIGHT, NO_VALUE, s, 1))
+CONVOLVE(transpose_output_padding, transpose(f, UP_WEIGHT, NO_VALUE, TWICE, 2))
+CONVOLVE(transpose_padding, ConvSpec s = TWICE; s.before[2] = s.after[2] = 6;
+         transpose(f, UP_WEIGHT, NO_VALUE, s, 1))
+
 BUILD(store_shapes, graph_store(g, image(f), source(f, DTYPE_F32, shape_vector(120))))
 BUILD(store_no_view, Value x = image(f); graph_store(g, x, graph_tanh(g, x)))
 BUILD(accumulate_bytes, Value x = image(f);
@@ -215,6 +232,17 @@ static const Case cases[] = {
      "at least 0"},
     {conv_reflect, "conv3d: reflect padding 4 and 4 in height must be less than the length 4"},
     {conv_taps, "conv3d: 3 taps in time, but input and padding have only 2"},
+    {transpose_channels,
+     "conv3d_transpose: input [1,1,4,5,6] and weight [3,1,3,3,6] have different "
+     "numbers of input channels"},
+    {transpose_bias,
+     "conv3d_transpose: bias is f32 [1,1,1,1,6]; weight [6,1,3,3,3] needs f32 [1,1,1,1,3]"},
+    {transpose_stride, "conv3d_transpose: stride 0, padding 0 and 0 in time; stride must be at "
+                       "least 1, padding at least 0"},
+    {transpose_reflect, "conv3d_transpose: padding must be zeros"},
+    {transpose_output_padding, "conv3d_transpose: output padding 2 in height; it must be at least "
+                               "0 and less than the stride 2"},
+    {transpose_padding, "conv3d_transpose: padding 6 and 6 leaves nothing in width"},
     {store_shapes, "store: [1,1,4,5,6] into [1,1,1,1,120]; the shapes must be equal"},
     {store_no_view, "store: the target is net.layer.tanh; it must be a view of a buffer"},
     {accumulate_bytes, "accumulate: operand 0 is u8; cast it to f32 or bf16"},
