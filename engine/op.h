@@ -12,7 +12,7 @@ typedef enum OpKind {
   OP_REDUCE,                  /* 1..8 inputs, pointwise program -> scale * sum over axes, f32 */
   OP_SQUARE_SUMS,             /* x, a vector -> sum of squares of each of its ranges, f32 */
   OP_CONV3D,                  /* x, w, [bias] -> y = activation(conv + bias); zero padding only */
-  OP_CONV3D_BACKWARD_DATA,    /* dy, w -> dx */
+  OP_CONV3D_BACKWARD_DATA,    /* dy, w -> dx; a transposed convolution too */
   OP_CONV3D_BACKWARD_WEIGHTS, /* x, dy -> dw f32, [dbias f32] */
   OP_NORM,          /* x, [gain, bias], [residual] -> y = pad(activation(norm) + residual) */
   OP_NORM_BACKWARD, /* dy, x, [gain, bias] -> dx, [dgain, dbias]; dy is behind the activation */

@@ -159,8 +159,8 @@ def main_on_gpu(tests):
     print(f"1..{len(tests)}")
 
 
-def synth(folder, seed=1):
-    subprocess.run([CELFORGE, "synth", folder, "--clips", "12", "--frames", "4", "--size", "32x32",
+def synth(folder, seed=1, size="32x32"):
+    subprocess.run([CELFORGE, "synth", folder, "--clips", "12", "--frames", "4", "--size", size,
                     "--threads", "1", "--seed", str(seed)],
                    check=True, capture_output=True, timeout=LIMIT, env=ENVIRONMENT)
     return folder

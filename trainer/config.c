@@ -35,13 +35,17 @@ static const ConfigKey KEYS[] = {
     CHOICE("data.on_corrupt", data.on_corrupt, "stop|substitute", "stop",
            "what a clip with a bad checksum does to the run"),
 
-    CHOICE("model.generator", model.generator, "celnet", "celnet",
+    CHOICE("model.generator", model.generator, "celnet|pix2pixhd", "celnet",
            "network that turns film into cartoon"),
     INT("model.channels", model.channels, 4, 1024, "32",
-        "channels at full resolution; doubled at each of the two halvings"),
-    INT("model.blocks", model.blocks, 0, 64, "4", "residual blocks at a quarter of the resolution"),
+        "channels of its first layer; doubled at each halving"),
+    INT("model.blocks", model.blocks, 0, 64, "4", "residual blocks at the lowest resolution"),
+    INT("model.downs", model.downs, 1, 6, "4", "halvings of pix2pixhd; celnet has two"),
+    INT("model.enhancers", model.enhancers, 0, 1, "0",
+        "1: pix2pixhd at half the size, with its local enhancer at the full one"),
     CHOICE("model.temporal", model.temporal, "none|conv3d|convgru", "conv3d",
-           "how time enters: not at all, by causal 3-tap convolutions, or by a recurrent layer"),
+           "how time enters celnet: not at all, by causal 3-tap convolutions, or by a recurrent "
+           "layer"),
     CHOICE("model.norm", model.norm, "none|rms|instance|group", "rms", "the generator's norm"),
     INT("model.noise_channels", model.noise_channels, 0, 64, "0",
         "channels of Gaussian noise beside the source"),
@@ -217,6 +221,13 @@ Status config_check(const Config *config, int world_size, Error *error) {
   if ((config->data.crop_height == 0) != (config->data.crop_width == 0))
     return config_error(config->data.crop_height ? "data.crop_height" : "data.crop_width", error,
                         "crop_height and crop_width are both 0 or both not");
+  bool published = model->generator == GENERATOR_PIX2PIXHD;
+  if (published && model->temporal != TEMPORAL_NONE)
+    return config_error("model.generator", error,
+                        "it knows no time, and model.temporal is %s; allowed with it: none",
+                        model->temporal == TEMPORAL_CONV3D ? "conv3d" : "convgru");
+  if (!published && model->enhancers > 0)
+    return config_error("model.enhancers", error, "needs model.generator: pix2pixhd");
   bool judged = model->image_scales > 0 || model->video;
   if (loss->adversarial_weight > 0 && !judged)
     return config_error("loss.adversarial_weight", error,

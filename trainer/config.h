@@ -4,6 +4,7 @@
 
 #include "base/config.h"
 
+typedef enum GeneratorKind { GENERATOR_CELNET, GENERATOR_PIX2PIXHD } GeneratorKind;
 typedef enum Temporal { TEMPORAL_NONE, TEMPORAL_CONV3D, TEMPORAL_CONVGRU } Temporal;
 typedef enum NormChoice {
   NORM_CHOICE_NONE,
@@ -20,8 +21,8 @@ typedef enum CommReduce { COMM_REDUCE_FAST, COMM_REDUCE_REPRODUCIBLE } CommReduc
 
 /* CHOICE keys are ints in the order of the enums above. */
 typedef struct ModelConfig {
-  int generator; /* celnet */
-  int64_t channels, blocks;
+  int generator; /* a GeneratorKind */
+  int64_t channels, blocks, downs, enhancers;
   int temporal, norm;
   int64_t noise_channels;
   int64_t image_scales, image_channels, image_layers;

@@ -14,16 +14,19 @@
 /* --- PyTorch's names and layout --------------------------------------------------------------- */
 
 char *export_name(const char *name) {
-  int block = 0, length = 0;
-  const char *gain = strstr(name, "norm.gain");
+  int number = 0, length = 0;
+  const char *gain = strstr(name, "norm.gain"), *block = strstr(name, "block");
   int stem = gain ? (int)(gain - name) : (int)strlen(name);
   const char *end = gain ? "norm.weight" : "";
-  if (sscanf(name, "block%d.%n", &block, &length) == 1 && length > 0)
-    return mem_format("blocks.%d.%.*s%s", block, stem - length, name + length, end);
+  if (block && sscanf(block, "block%d.%n", &number, &length) == 1 && length > 0) {
+    int before = (int)(block - name), after = before + length;
+    return mem_format("%.*sblocks.%d.%.*s%s", before, name, number, stem - after, name + after,
+                      end);
+  }
   return mem_format("%.*s%s", stem, name, end);
 }
 
-/* [O,T,H,W,I] to [O,I,T,H,W]. */
+/* [O,T,H,W,I] to [O,I,T,H,W]; of a transposed convolution [I,T,H,W,O] to [I,O,T,H,W]. */
 static void channels_first(const float *from, Shape shape, float *to) {
   int64_t taps = shape.dim[AXIS_T] * shape.dim[AXIS_H] * shape.dim[AXIS_W];
   int64_t inputs = shape.dim[AXIS_C];
@@ -90,8 +93,11 @@ static void set_number(json_t *properties, const char *key, int64_t number) {
 
 /* What it takes to build the network and to feed it, an object of strings. */
 static json_t *describe_model(const ExportedModel *model, bool ema) {
-  static const char *const KEYS[] = {"model.generator", "model.channels", "model.blocks",
-                                     "model.temporal",  "model.norm",     "model.noise_channels"};
+  static const char *const KEYS[] = {
+      "model.generator",      "model.channels", "model.blocks",   "model.temporal", "model.norm",
+      "model.noise_channels", "model.downs",    "model.enhancers"}; /* the last two: of pix2pixhd */
+  size_t count = sizeof KEYS / sizeof *KEYS;
+  if (model->config->model.generator != GENERATOR_PIX2PIXHD) count -= 2;
   json_t *properties = json_object();
   set_text(properties, "celforge.version", CELFORGE_VERSION);
   set_text(properties, "celforge.weights", ema ? "running average" : "plain");
@@ -99,7 +105,7 @@ static json_t *describe_model(const ExportedModel *model, bool ema) {
   set_number(properties, "celforge.scale", model->scale);
   set_number(properties, "celforge.source_channels", model->source_channels);
   set_text(properties, "celforge.range", "-1 1");
-  for (size_t i = 0; i < sizeof KEYS / sizeof *KEYS; i++) {
+  for (size_t i = 0; i < count; i++) {
     Text value = {0};
     config_write_value(&config_schema, KEYS[i], model->config, &value);
     char *key = mem_format("celforge.%s", KEYS[i]);

@@ -1,8 +1,9 @@
 /* A trained generator for others: PyTorch's names and layout, and ONNX.
  *
  * Names are those of a module tree with a list of blocks: "blocks.3.conv1.weight", and a norm's
- * gain and bias are its "weight" and "bias". Convolution weights are [O,I,T,H,W], vectors [C],
- * everything f32. docs/export.md holds the module that loads them. */
+ * gain and bias are its "weight" and "bias". Convolution weights are [O,I,T,H,W], those of
+ * transposed ones [I,O,T,H,W], vectors [C], everything f32. docs/export.md holds the module that
+ * loads them. */
 #ifndef CELFORGE_TRAINER_EXPORT_H
 #define CELFORGE_TRAINER_EXPORT_H
 

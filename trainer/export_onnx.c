@@ -1,8 +1,8 @@
 /* The generator's graph, walked op by op and written as ONNX operators.
  *
  * It is built once, for a small picture, and nothing of that size goes into the file: batch,
- * heights, widths and (of clips) frames stay open. What the network does to sides that 4 does not
- * divide depends on the size, so it is done here, by operators that look at it. */
+ * heights, widths and (of clips) frames stay open. What the network does to sides that do not
+ * come out even depends on the size, so it is done here, by operators that look at it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,8 +10,8 @@
 #include "trainer/commandline.h"
 #include "trainer/export_walk.h"
 
-/* The picture it is built for, a multiple of MULTIPLE, and the frames of its clip. */
-enum { SIDE = 32, CLIP_FRAMES = 4, MULTIPLE = 4 };
+/* The frames of the clip that it is built for. */
+enum { CLIP_FRAMES = 4 };
 
 /* --- What comes in and goes out --------------------------------------------------------------- */
 
@@ -23,11 +23,14 @@ static char *layer_name(Walk *walk, const Op *op) {
   return name;
 }
 
-/* A side of SIDE, or of a part of it, once MULTIPLE divides the whole: "2*ceil(height/4)". */
+/* A side of the small picture, or of a part of it, in one that has been padded:
+ * "2*ceil(height/4)". */
 static const char *inner_side(Walk *walk, int64_t side, const char *whole) {
-  int64_t times = side * MULTIPLE / SIDE;
-  if (times == 1) return walk_keep(walk, mem_format("ceil(%s/%d)", whole, MULTIPLE));
-  return walk_keep(walk, mem_format("%lld*ceil(%s/%d)", (long long)times, whole, MULTIPLE));
+  int64_t times = side / GENERATOR_ROOM;
+  if (times == 1)
+    return walk_keep(walk, mem_format("ceil(%s/%lld)", whole, (long long)walk->multiple));
+  return walk_keep(
+      walk, mem_format("%lld*ceil(%s/%lld)", (long long)times, whole, (long long)walk->multiple));
 }
 
 static const char *outer_side(Walk *walk, const char *side) {
@@ -111,7 +114,7 @@ static void declare(Walk *walk) {
   onnx_output(walk->onnx, "output", axes, RANK, "RGB frames in about [-1, 1], not clamped");
 }
 
-/* Source and noise at the output's size, padded such that MULTIPLE divides it. */
+/* Source and noise at the output's size, padded such that all halvings come out even. */
 static void write_prelude(Walk *walk) {
   const char *film = "source";
   if (walk->source->scale > 1) {
@@ -125,7 +128,7 @@ static void write_prelude(Walk *walk) {
             &(OnnxNode){.type = "Slice", .inputs = {"shape", start, end}, .output = "size"});
   walk_apply(walk, "Neg", "size", NULL,
              "size.negative"); /* the remainder takes the divisor's sign */
-  const char *multiple = walk_integers(walk, "size.multiple", (int64_t[]){MULTIPLE}, 1);
+  const char *multiple = walk_integers(walk, "size.multiple", (int64_t[]){walk->multiple}, 1);
   walk_apply(walk, "Mod", "size.negative", multiple, "size.missing");
   enum { OTHERS = 2 * RANK - 2 };
   const char *others = walk_integers(walk, "even.others", (int64_t[OTHERS]){0}, OTHERS);
@@ -148,8 +151,9 @@ static void write_output(Walk *walk) {
 
 static void build(Walk *walk) {
   const ModelConfig *config = &walk->source->config->model;
-  int64_t frames = walk->stream ? 1 : CLIP_FRAMES, pixels = frames * SIDE * SIDE;
-  Shape shape = shape_make(1, frames, SIDE, SIDE, walk->source->source_channels);
+  int64_t frames = walk->stream ? 1 : CLIP_FRAMES, side = GENERATOR_ROOM * walk->multiple;
+  int64_t pixels = frames * side * side;
+  Shape shape = shape_make(1, frames, side, side, walk->source->source_channels);
   walk->film = buffer_describe("film", DTYPE_F32, shape_count(shape));
   walk->noise = buffer_describe("noise", DTYPE_F32, pixels * config->noise_channels);
   walk->output = buffer_describe("output", DTYPE_F32, pixels * 3);
@@ -186,7 +190,8 @@ static OnnxModel *begin(const Walk *walk) {
 
 Status export_onnx(const ExportedModel *model, bool stream, const char *path, Error *error) {
   Status status = OK;
-  Walk walk = {.source = model, .stream = stream};
+  Walk walk = {
+      .source = model, .stream = stream, .multiple = generator_multiple(&model->config->model)};
   if (!stream && model->config->model.temporal == TEMPORAL_CONVGRU)
     return error_set(error, ERROR_USAGE,
                      "%s: a recurrent model (model.temporal: convgru) is exported frame by frame: "

@@ -96,18 +96,22 @@ static const char *parameter(Walk *walk, Value view, bool pixelwise) {
 
 /* --- Ops -------------------------------------------------------------------------------------- */
 
-static const char *input(const Walk *walk, const Op *op, int index) {
-  return walk->names[op->inputs[index].id];
+/* What is computed, or a parameter for every pixel. */
+static const char *input(Walk *walk, const Op *op, int index) {
+  return parameter(walk, op->inputs[index], true);
 }
 
-static void write_conv(Walk *walk, const Op *op, const char *name) {
-  const ConvAttributes *conv = &op->attributes.conv;
-  int64_t strides[3], pads[6];
+static void conv_lengths(const ConvAttributes *conv, int64_t strides[3], int64_t pads[6]) {
   for (int i = 0; i < 3; i++) {
     strides[i] = conv->stride[i];
     pads[i] = conv->before[i];
     pads[3 + i] = conv->after[i];
   }
+}
+
+static void write_conv(Walk *walk, const Op *op, const char *name) {
+  int64_t strides[3], pads[6];
+  conv_lengths(&op->attributes.conv, strides, pads);
   const char *weight = parameter(walk, op->inputs[1], false);
   const char *bias = op->input_count > 2 ? parameter(walk, op->inputs[2], false) : NULL;
   onnx_node(walk->onnx, &(OnnxNode){.type = "Conv",
@@ -115,6 +119,24 @@ static void write_conv(Walk *walk, const Op *op, const char *name) {
                                     .output = name,
                                     .attributes = {ONNX_ATTRIBUTE_INTS("strides", strides, 3),
                                                    ONNX_ATTRIBUTE_INTS("pads", pads, 6)}});
+}
+
+/* A transposed convolution: the op that elsewhere is a convolution's gradient. */
+static void write_conv_transpose(Walk *walk, const Op *op, const char *name) {
+  Shape x = graph_shape(walk->graph, op->inputs[0]), w = graph_shape(walk->graph, op->inputs[1]);
+  Shape y = graph_shape(walk->graph, op->outputs[0]);
+  int64_t strides[3], pads[6], output_padding[3];
+  conv_lengths(&op->attributes.conv, strides, pads);
+  for (int i = 0; i < 3; i++)
+    output_padding[i] =
+        y.dim[1 + i] + pads[i] + pads[3 + i] - w.dim[1 + i] - (x.dim[1 + i] - 1) * strides[i];
+  onnx_node(walk->onnx,
+            &(OnnxNode){.type = "ConvTranspose",
+                        .inputs = {input(walk, op, 0), parameter(walk, op->inputs[1], false)},
+                        .output = name,
+                        .attributes = {ONNX_ATTRIBUTE_INTS("strides", strides, 3),
+                                       ONNX_ATTRIBUTE_INTS("pads", pads, 6),
+                                       ONNX_ATTRIBUTE_INTS("output_padding", output_padding, 3)}});
 }
 
 /* The mean over what a norm looks at: a pixel's channels, or a frame's pixels. A group's channels
@@ -140,7 +162,8 @@ static const char *norm_mean(Walk *walk, const Op *op, const char *x, const char
   return output;
 }
 
-/* gain * (x - mean) / sqrt(var + eps) + bias; RMS norm subtracts no mean. */
+/* gain * (x - mean) / sqrt(var + eps) + bias, or without gain and bias; RMS norm subtracts no mean.
+ */
 static void write_norm(Walk *walk, const Op *op, const char *name) {
   const NormAttributes *norm = &op->attributes.norm;
   const char *x = input(walk, op, 0);
@@ -153,7 +176,10 @@ static void write_norm(Walk *walk, const Op *op, const char *name) {
   const char *epsilon = reals(walk, part(walk, name, "epsilon"), 1, 1, norm->epsilon);
   const char *sum = walk_apply(walk, "Add", variance, epsilon, part(walk, name, "above_zero"));
   const char *deviation = walk_apply(walk, "Sqrt", sum, NULL, part(walk, name, "deviation"));
-  const char *unit = walk_apply(walk, "Div", x, deviation, part(walk, name, "unit"));
+  bool affine = op->input_count > 1;
+  const char *unit =
+      walk_apply(walk, "Div", x, deviation, affine ? part(walk, name, "unit") : name);
+  if (!affine) return;
   const char *gain = parameter(walk, op->inputs[1], true);
   const char *scaled = walk_apply(walk, "Mul", unit, gain, part(walk, name, "scaled"));
   walk_apply(walk, "Add", scaled, parameter(walk, op->inputs[2], true), name);
@@ -206,7 +232,21 @@ static void write_resize(Walk *walk, const Op *op, const char *name) {
   walk_resize(walk, op->attributes.resize.mode, (float)to / (float)from, input(walk, op, 0), name);
 }
 
-/* What the generator has of them. */
+/* Of the cells inside of the picture: ONNX leaves the padding out too, unless told otherwise. */
+static void write_average_pool(Walk *walk, const Op *op, const char *name) {
+  int64_t size = op->attributes.pool.size, stride = op->attributes.pool.stride;
+  int64_t pad = op->attributes.pool.pad;
+  const int64_t sizes[] = {1, size, size}, strides[] = {1, stride, stride};
+  const int64_t pads[] = {0, pad, pad, 0, pad, pad};
+  onnx_node(walk->onnx, &(OnnxNode){.type = "AveragePool",
+                                    .inputs = {input(walk, op, 0)},
+                                    .output = name,
+                                    .attributes = {ONNX_ATTRIBUTE_INTS("kernel_shape", sizes, 3),
+                                                   ONNX_ATTRIBUTE_INTS("strides", strides, 3),
+                                                   ONNX_ATTRIBUTE_INTS("pads", pads, 6)}});
+}
+
+/* What the generators have of them. */
 static bool write_pointwise(Walk *walk, const Op *op, const char *name) {
   static const char *const TYPES[PW_CODE_COUNT] = {
       [PW_ADD] = "Add",   [PW_SUB] = "Sub",         [PW_MUL] = "Mul",
@@ -224,6 +264,12 @@ bool walk_op(Walk *walk, const Op *op, const char *name) {
   switch (op->kind) {
   case OP_CONV3D:
     write_conv(walk, op, name);
+    return true;
+  case OP_CONV3D_BACKWARD_DATA:
+    write_conv_transpose(walk, op, name);
+    return true;
+  case OP_AVERAGE_POOL:
+    write_average_pool(walk, op, name);
     return true;
   case OP_NORM:
     write_norm(walk, op, name);

@@ -13,6 +13,7 @@ enum { ONNX_C = 1, ONNX_H = 3, ONNX_W = 4 };
 typedef struct Walk {
   const ExportedModel *source;
   bool stream;
+  int64_t multiple; /* generator_multiple */
   Graph *graph;
   OnnxModel *onnx;
   Buffer film, noise, output;

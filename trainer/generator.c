@@ -1,6 +1,7 @@
 #include <stddef.h>
 
 #include "trainer/layers.h"
+#include "trainer/pix2pixhd.h"
 
 static const float HEAD_SCALE = 0.1f;
 
@@ -119,7 +120,13 @@ static Value encode_decode(Net *net, const ModelConfig *config, Value x) {
   return named_layer(net, "head", &head, y);
 }
 
-/* Pads right and bottom so that both halvings come out even. */
+/* --- Whichever it is -------------------------------------------------------------------------- */
+
+int64_t generator_multiple(const ModelConfig *config) {
+  return config->generator == GENERATOR_PIX2PIXHD ? pix2pixhd_multiple(config) : 4;
+}
+
+/* Pads right and bottom so that all halvings come out even. */
 static Value pad_to_multiple(Graph *graph, Value x, int64_t multiple) {
   Shape shape = graph_shape(graph, x);
   int64_t down = (multiple - shape.dim[AXIS_H] % multiple) % multiple;
@@ -137,12 +144,14 @@ Value generator_build(Graph *graph, Parameters *parameters, ParameterSource sour
     noise = graph_cast(graph, noise, graph_dtype(graph, film));
     x = graph_concat(graph, (Value[]){film, noise}, 2, AXIS_C);
   }
-  Value change = encode_decode(&net, config, pad_to_multiple(graph, x, 4));
+  x = pad_to_multiple(graph, x, generator_multiple(config));
   Shape result = graph_shape(graph, film);
   result.dim[AXIS_C] = 3;
   Shape origin = shape_make(0, 0, 0, 0, 0);
-  Value output = graph_add(graph, graph_slice(graph, change, origin, result),
-                           graph_slice(graph, film, origin, result));
+  bool published = config->generator == GENERATOR_PIX2PIXHD;
+  Value made = published ? pix2pixhd_build(&net, config, x) : encode_decode(&net, config, x);
+  Value output = graph_slice(graph, made, origin, result);
+  if (!published) output = graph_add(graph, output, graph_slice(graph, film, origin, result));
   net_end(&net);
   return output;
 }

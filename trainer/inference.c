@@ -157,7 +157,8 @@ static Status source_channels(const Checkpoint *checkpoint, const Config *config
 
 /* The parameters are those of any size of picture: a small one declares them. */
 static Status declare(Inference *inference, int64_t channels, Error *error) {
-  InferenceShape shape = {1, 32, 32, channels, 32, 32};
+  int64_t side = GENERATOR_ROOM * generator_multiple(&inference->config.model);
+  InferenceShape shape = {1, side, side, channels, side, side};
   parameters_init(&inference->own, "generator", inference->precision);
   Plan *plan = plan_describe(inference, &shape, false);
   Graph *graph = graph_new();

@@ -96,6 +96,16 @@ static Value stream_window(Net *net, Value x) {
 
 /* --- Layers ----------------------------------------------------------------------------------- */
 
+static Value weight_parameter(Net *net, Shape shape, float deviation) {
+  char name[PARAMETER_NAME_SIZE];
+  return parameters_weight(net->parameters, net->graph, net->source,
+                           parameter_name(net, "weight", name), shape, deviation);
+}
+
+static Value bias_parameter(Net *net, const Layer *layer) {
+  return layer->bias ? vector_parameter(net, "bias", layer->channels, INIT_ZERO) : NO_VALUE;
+}
+
 Value conv_layer(Net *net, const Layer *layer, Value x) {
   Graph *graph = net->graph;
   ConvSpec spec = layer->spec;
@@ -106,12 +116,19 @@ Value conv_layer(Net *net, const Layer *layer, Value x) {
   int64_t inputs = graph_shape(graph, x).dim[AXIS_C];
   Shape shape = shape_make(layer->channels, layer->taps[0], layer->taps[1], layer->taps[2], inputs);
   double fan_in = (double)(layer->taps[0] * layer->taps[1] * layer->taps[2]) * (double)inputs;
-  float deviation = layer->init_scale * (float)sqrt(2.0 / fmax(fan_in, 1));
-  char name[PARAMETER_NAME_SIZE];
-  Value weight = parameters_weight(net->parameters, graph, net->source,
-                                   parameter_name(net, "weight", name), shape, deviation);
-  Value bias = layer->bias ? vector_parameter(net, "bias", layer->channels, INIT_ZERO) : NO_VALUE;
+  float deviation = layer->deviation;
+  if (deviation <= 0) deviation = layer->init_scale * (float)sqrt(2.0 / fmax(fan_in, 1));
+  Value weight = weight_parameter(net, shape, deviation);
+  Value bias = bias_parameter(net, layer);
   return graph_conv3d(graph, x, weight, bias, spec);
+}
+
+Value transposed_layer(Net *net, const Layer *layer, Value x) {
+  int64_t inputs = graph_shape(net->graph, x).dim[AXIS_C];
+  Shape shape = shape_make(inputs, layer->taps[0], layer->taps[1], layer->taps[2], layer->channels);
+  Value weight = weight_parameter(net, shape, layer->deviation);
+  Value bias = bias_parameter(net, layer);
+  return graph_conv3d_transpose(net->graph, x, weight, bias, layer->spec, layer->output_padding);
 }
 
 Value named_layer(Net *net, const char *name, const Layer *layer, Value x) {
@@ -135,4 +152,8 @@ Value norm_layer(Net *net, NormChoice choice, Value x) {
   Value y = graph_norm(net->graph, x, gain, bias, KINDS[choice], groups, NORM_EPSILON);
   graph_scope_pop(net->graph);
   return y;
+}
+
+Value plain_instance_norm(Net *net, Value x) {
+  return graph_norm(net->graph, x, NO_VALUE, NO_VALUE, NORM_INSTANCE, 1, NORM_EPSILON);
 }

@@ -20,8 +20,10 @@ typedef struct Layer {
   int64_t channels; /* of the output */
   int taps[3];
   ConvSpec spec;
+  int output_padding[3]; /* of a transposed convolution */
   bool bias;
   float init_scale; /* times He's deviation */
+  float deviation;  /* of the initial weights, above 0: instead of that */
 } Layer;
 
 /* Opens the network's scope, which net_end closes. */
@@ -33,9 +35,13 @@ Value stream_memory(Net *net, Value x, int64_t frames);
 
 /* A convolution, its parameters in the current scope: "weight" and "bias". */
 Value conv_layer(Net *net, const Layer *layer, Value x);
-/* The same in a scope of its own. */
+/* A transposed one, without a memory; `deviation` is given. */
+Value transposed_layer(Net *net, const Layer *layer, Value x);
+/* A convolution in a scope of its own. */
 Value named_layer(Net *net, const char *name, const Layer *layer, Value x);
 /* A norm with a gain and a bias, in the scope "norm"; x itself for NORM_CHOICE_NONE. */
 Value norm_layer(Net *net, NormChoice choice, Value x);
+/* Instance norm without them. */
+Value plain_instance_norm(Net *net, Value x);
 
 #endif

@@ -1,9 +1,9 @@
 /* The networks, as functions that append them to a graph.
  *
  * Frames are NTHWC in [-1, 1]. Group norms have groups of 16 channels, or one of all where 16 does
- * not divide them; leaky ReLUs a slope of 0.2. All convolutions are initialised from N(0, 2 /
- * fan-in) (He, Zhang, Ren, Sun 2015), the generator's head at a tenth of that, so training starts
- * near the identity. */
+ * not divide them; leaky ReLUs a slope of 0.2. Convolutions are initialised from N(0, 2 / fan-in)
+ * (He, Zhang, Ren, Sun 2015), celnet's head at a tenth of that, so training starts near the
+ * identity; pix2pixhd's as published. */
 #ifndef CELFORGE_TRAINER_NETWORKS_H
 #define CELFORGE_TRAINER_NETWORKS_H
 
@@ -28,14 +28,15 @@ Value frames_normalize(Graph *graph, Value frames, DType dtype);
 /* Bilinear to the target's size; the same value where it has that size already. */
 Value frames_enlarge(Graph *graph, Value frames, int64_t height, int64_t width);
 
-/* celnet: a causal encoder and decoder with residual blocks between, whose output is added to the
- * first three source channels. `film` is [N,T,H,W,3k] in the dtype to compute in, at the output's
- * size; `noise` [N,T,H,W,noise_channels] f32, or NO_VALUE without noise channels. Returns
- * [N,T,H,W,3] in film's dtype.
+/* `film` is [N,T,H,W,3k] in the dtype to compute in, at the output's size; `noise`
+ * [N,T,H,W,noise_channels] f32, or NO_VALUE without noise channels. Returns [N,T,H,W,3] in film's
+ * dtype. Sides that generator_multiple does not divide are reflected at their ends, and cut.
  *
- * Time enters by model.temporal: conv3d, causal 3-tap convolutions in the stem and the blocks; or
- * convgru, a convolutional GRU behind the encoder (Ballas, Yao, Pal, Courville 2016), whose state
- * is added to what it reads:
+ * model.generator: pix2pixhd is described in trainer/pix2pixhd.h. celnet is a causal encoder and
+ * decoder with residual blocks between, whose output is added to the first three source channels.
+ * Time enters it by model.temporal: conv3d, causal 3-tap convolutions in the stem and the blocks;
+ * or convgru, a convolutional GRU behind the encoder (Ballas, Yao, Pal, Courville 2016), whose
+ * state is added to what it reads:
  *
  *   z = sigmoid(Wz x + Uz h);  r = sigmoid(Wr x + Ur h);  n = tanh(Wn x + r * (Un h))
  *   h = n + z * (h - n);       y = x + h                  (the gates' order: z, r, n)
@@ -45,6 +46,11 @@ Value frames_enlarge(Graph *graph, Value frames, int64_t height, int64_t width);
  * runs. */
 Value generator_build(Graph *graph, Parameters *parameters, ParameterSource source,
                       const ModelConfig *config, Value film, Value noise, StreamState *stream);
+
+/* What the generator halves sides by in all: at the lowest resolution a side of that length is one
+ * pixel. A picture of GENERATOR_ROOM times that has room for all its paddings. */
+int64_t generator_multiple(const ModelConfig *config);
+enum { GENERATOR_ROOM = 8 };
 
 enum { DISCRIMINATOR_MAX_HEADS = 5, DISCRIMINATOR_MAX_FEATURES = 8 };
 

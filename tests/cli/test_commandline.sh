@@ -100,6 +100,9 @@ cannot_work "features of none" "loss.feature_matching=2: 2 needs trained discrim
 cannot_work "R1 of none" "loss.r1=3: 3 is of discriminators" loss.r1=3 loss.adversarial_weight=0
 cannot_work "nothing to learn from" "loss.l1=0: the generator needs loss.l1" loss.l1=0 loss.adversarial_weight=0
 cannot_work "a warm-up on nothing" "optim.l1_warmup=5: a warm-up on L1 needs loss.l1" loss.l1=0 optim.l1_warmup=5
+cannot_work "frames in time for pix2pixhd" \
+  "model.generator=pix2pixhd: it knows no time, and model.temporal is conv3d; allowed with it: none" model.generator=pix2pixhd
+cannot_work "an enhancer of celnet" "model.enhancers=1: needs model.generator: pix2pixhd" model.enhancers=1
 refuses "no config file" 74 'missing.yaml: cannot open: No such file' "$celforge" train missing.yaml
 refuses "a misspelt key in --set" 64 '--set trian.steps=4: unknown key; did you mean "train.steps"?' \
   "$celforge" train defaults.yaml --set trian.steps=4

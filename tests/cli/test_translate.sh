@@ -94,6 +94,17 @@ succeeds "a model trained on them" "$celforge" train plain.yaml --set data.path=
 succeeds "translates" "$celforge" translate --checkpoint double film.mp4 double.mp4
 same "to twice the size" "140 92" "$(ffprobe -v error -select_streams v -show_entries stream=width,height -of csv=p=0 double.mp4 | tr , ' ')"
 
+# --- pix2pixhd: a frame's output is its own ---------------------------------------------------------
+succeeds "a model that knows no time" "$celforge" train plain.yaml --set data.path=half --set run.dir=still \
+  --set model.generator=pix2pixhd --set model.temporal=none --set model.norm=instance --set model.downs=2 \
+  --set model.enhancers=1 --set model.channels=4 --set model.blocks=1 --set loss.adversarial_weight=0 \
+  --set train.steps=1 --set train.global_batch=1 --set samples.every=0
+succeeds "translates a folder" "$celforge" translate --checkpoint still frames frames-still
+for frame in frames/*.png; do last=$(basename "$frame"); done
+succeeds "and its last frame alone" "$celforge" translate --checkpoint still "frames/$last" last.png
+cmp -s last.png "frames-still/$last"
+result $? "to the same picture"
+
 # --- Any length -----------------------------------------------------------------------------------
 peak() { # FILE; KiB
   # AddressSanitizer would keep what is freed for a while.

@@ -65,6 +65,19 @@ def test_some(tap, folder):
               "two ranks begin alike", spread.said())
 
 
+def test_coarse_to_fine(tap, folder):
+    """pix2pixhd by itself at half the size, then with its enhancer"""
+    settings = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.norm": "instance", "model.downs": 2}
+    half = runs.synth(os.path.join(folder, "half"), size="16x16")
+    first = Run(os.path.join(folder, "first"), half, {**settings, "train.steps": 8}).must_train()
+    more = {**STILL, **settings, "model.enhancers": 1, "run.init": first.folder}
+    second = Run(os.path.join(folder, "second"), runs.synth(os.path.join(folder, "data")), more).must_train()
+    old, new = plain(network(first)), plain(network(second))
+    kept = {name for name, value in old.items() if new.get(name) == value}
+    tap.check(kept == {name for name in old if not name.startswith("head.")}, "all but the head is taken", str(kept))
+    tap.check(all(name in kept or name.startswith("enhancer.") for name in new), "the enhancer is drawn", str(set(new) - kept))
+
+
 def rename_tensors(path):
     """All of a checkpoint's generator, with as many letters."""
     name = os.path.join(path, "generator.safetensors")
@@ -112,4 +125,4 @@ def test_refused(tap, folder):
 
 
 if __name__ == "__main__":
-    runs.main([test_weights, test_some, test_refused])
+    runs.main([test_weights, test_some, test_coarse_to_fine, test_refused])

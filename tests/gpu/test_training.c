@@ -194,6 +194,14 @@ static void every_step_is_the_cpus_recurrent(void **state) {
   check_lockstep((const char *const[]){"model.temporal=convgru", NULL}, 2e-5, LIMITS_F32);
 }
 
+static void every_step_is_the_cpus_pix2pixhd(void **state) {
+  (void)state;
+  static const char *const assignments[] = {"model.generator=pix2pixhd", "model.temporal=none",
+                                            "model.norm=instance",       "model.downs=2",
+                                            "model.enhancers=1",         NULL};
+  check_lockstep(assignments, 2e-5, LIMITS_F32);
+}
+
 static void every_step_is_the_cpus_bf16(void **state) {
   (void)state;
   check_lockstep((const char *const[]){"train.precision=bf16", NULL}, 2e-2,
@@ -388,6 +396,7 @@ int main(void) {
       cmocka_unit_test(every_step_is_the_cpus_f32),
       cmocka_unit_test(every_step_is_the_cpus_bf16),
       cmocka_unit_test(every_step_is_the_cpus_recurrent),
+      cmocka_unit_test(every_step_is_the_cpus_pix2pixhd),
       cmocka_unit_test(a_run_drifts_as_the_cpus_f32),
       cmocka_unit_test(a_run_drifts_as_the_cpus_bf16),
       cmocka_unit_test(equal_runs_leave_equal_bytes),

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Exported models elsewhere: the module of docs/export.md, in PyTorch, loads the weights; ONNX Runtime runs
+"""Exported models elsewhere: the modules of docs/export.md, in PyTorch, load the weights; ONNX Runtime runs
 clips and streams of any size; both give what Celforge gives from the checkpoint."""
 import json
 import os
@@ -20,23 +20,28 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 FRAMES = 4
 TOLERANCE = 2e-5  # of values in about [-1, 1]
 SMALL = {**support.GENERATOR_ALONE, "data.path": "clips", "train.device": "cpu"}
+PUBLISHED = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.downs": 2}
 # What is trained, and the sizes (height, width) of the sources it is then given.
 MODELS = {
     "rms": ({}, [(32, 32), (37, 46), (5, 7)]),
     "noise": ({"model.norm": "group", "model.channels": 16, "model.noise_channels": 2}, [(35, 30)]),
     "still": ({"model.norm": "instance", "model.temporal": "none"}, [(33, 40)]),
     "recurrent": ({"model.temporal": "convgru", "train.steps": 8}, [(30, 37)]),
+    "published": ({**PUBLISHED, "model.norm": "instance"}, [(24, 32), (19, 5)]),
+    "enhanced": ({**PUBLISHED, "model.enhancers": 1, "model.norm": "none", "data.path": "stacked", "train.global_batch": 1},
+                 [(13, 18)]),
+    "pixelwise": ({**PUBLISHED, "model.enhancers": 1, "model.norm": "rms", "model.noise_channels": 1}, [(22, 17)]),
     "large": ({"model.norm": "none", "data.path": "stacked", "train.global_batch": 1}, [(21, 32)]),
 }
 
 
-def module_of_the_page():
-    """The Python block of docs/export.md, run as it stands there."""
+def modules_of_the_page():
+    """By model.generator: the modules of the Python block of docs/export.md, run as it stands there."""
     with open(os.path.join(ROOT, "docs/export.md"), encoding="utf-8") as file:
         (code,) = re.findall(r"^```python\n(.*?)^```", file.read(), re.M | re.S)
     names = {}
     exec(compile(code, "docs/export.md", "exec"), names)
-    return names["Generator"]
+    return {"celnet": names["Generator"], "pix2pixhd": names["Pix2PixHD"]}
 
 
 def metadata(path):
@@ -71,7 +76,7 @@ class Exported:
         settings, self.sizes = MODELS[name]
         settings = {**SMALL, **settings}
         self.name, self.run = name, support.train(os.path.abspath(name), settings)
-        self.scale, self.channels = (2, 6) if name == "large" else (1, 3)
+        self.scale, self.channels = (2, 6) if settings["data.path"] == "stacked" else (1, 3)
         self.noise = settings.get("model.noise_channels", 0)
         self.kinds = ["stream"] if name == "recurrent" else ["clip", "stream"]
         for kind in self.kinds:
@@ -93,9 +98,9 @@ class Exported:
         output = support.run(program, self.run, weights, "f32", "clip", *map(str, shape), input=self.inputs(size)[0].tobytes())
         return np.frombuffer(output, "<f4").reshape(1, FRAMES, *shape[4:], 3).transpose(0, 4, 1, 2, 3)
 
-    def torch(self, Generator, size, file=None):
+    def torch(self, modules, size, file=None):
         path = file or f"{self.name}.safetensors"
-        generator = Generator(metadata(path))
+        generator = modules[metadata(path)["celforge.model.generator"]](metadata(path))
         generator.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in read_safetensors(path).items()})
         _, source, noise = self.inputs(size)
         with torch.no_grad():
@@ -117,20 +122,20 @@ def near(tap, label, found, expected):
     tap.check(same and error <= TOLERANCE, label, f"largest difference {error:.1e}" if same else f"{found.shape}")
 
 
-def check_torch(tap, Generator, model, size):
+def check_torch(tap, modules, model, size):
     """The module is what the rest is held against; where Celforge can be asked, it must be the same."""
-    expected = model.torch(Generator, size)
+    expected = model.torch(modules, size)
     if not model.noise:
         near(tap, f"{model.name}, {size[0]}x{size[1]}: PyTorch gives what Celforge gives", expected, model.ours(size))
     return expected
 
 
-def check_plain(tap, Generator, model):
+def check_plain(tap, modules, model):
     support.celforge("export", "--checkpoint", model.run, "--format", "safetensors", "--plain-weights", "plain.safetensors")
     size = model.sizes[0]
-    plain = model.torch(Generator, size, "plain.safetensors")
+    plain = model.torch(modules, size, "plain.safetensors")
     near(tap, "plain weights, on request", plain, model.ours(size, "plain"))
-    tap.check(np.abs(plain - model.torch(Generator, size)).max() > 1e-3, "which are not the running average's")
+    tap.check(np.abs(plain - model.torch(modules, size)).max() > 1e-3, "which are not the running average's")
     tap.check(metadata("plain.safetensors")["celforge.weights"] == "plain", "and the file says so")
 
 
@@ -148,6 +153,8 @@ def check_facts(tap, facts):
               "one state of a recurrent model", str(recurrent))
     still = facts["still-33x40-stream"]["inputs"]
     tap.check(list(still) == ["source"], "none for a model that knows no time")
+    published = facts["published-24x32-stream"]
+    tap.check(list(published["inputs"]) == ["source"] and "ConvTranspose" in published["operators"], "nor for pix2pixhd")
     large = facts["large-21x32-clip"]
     tap.check(large["outputs"]["output"][3:] == ["2*height", "2*width"], "outputs twice the size", str(large["outputs"]))
     wanted = {"celforge.step": "4", "celforge.scale": "2", "celforge.source_channels": "6", "celforge.model.norm": "none",
@@ -178,7 +185,7 @@ def check_refusals(tap, model):
 def main():
     torch.set_num_threads(1)
     tap = support.Tap()
-    Generator = module_of_the_page()
+    modules = modules_of_the_page()
     with support.scratch() as root:
         os.chdir(root)
         support.synth("clips", 2, 2, "32x32")
@@ -187,9 +194,9 @@ def main():
         expected, jobs = {}, []
         for model in models:
             for size in model.sizes:
-                expected[f"{model.name}-{size[0]}x{size[1]}"] = check_torch(tap, Generator, model, size)
+                expected[f"{model.name}-{size[0]}x{size[1]}"] = check_torch(tap, modules, model, size)
                 jobs += model.jobs(size)
-        check_plain(tap, Generator, models[0])
+        check_plain(tap, modules, models[0])
         check_refusals(tap, models[0])
         onnx = packages.fetch(*packages.ONNX)
         if onnx:

@@ -109,12 +109,12 @@ def per_frame(function, x):
 
 
 class Norm(nn.Module):
-    def __init__(self, kind, channels):
+    def __init__(self, kind, channels, affine=True):
         super().__init__()
         self.kind = kind
         self.groups = channels // GROUP_CHANNELS if channels % GROUP_CHANNELS == 0 else 1
-        self.gain = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.gain = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
 
     def forward(self, x):
         if self.kind == "rms":
@@ -129,7 +129,7 @@ class Norm(nn.Module):
     def instance(self, x):
         # Every plane a channel of a batch norm, as F.instance_norm does it; a clip's frames too.
         def spread(vector):
-            return vector.view(1, -1, 1).expand(x.shape[0], -1, x[0, 0, ..., 0, 0].numel()).reshape(-1)
+            return None if vector is None else vector.view(1, -1, 1).expand(x.shape[0], -1, x[0, 0, ..., 0, 0].numel()).reshape(-1)
 
         planes = x.reshape(1, -1, *x.shape[-2:])
         y = F.batch_norm(planes, None, None, spread(self.gain), spread(self.bias), True, 0, NORM_EPSILON)
@@ -235,6 +235,108 @@ class Generator(nn.Module):
         change = self.head(y)[..., : film.shape[3], : film.shape[4]]
         change = change if self.dims == 3 else to_clip(change, length)
         return change + film[:, :3]
+
+
+# --- pix2pixHD --------------------------------------------------------------------------------------
+# The layers of GlobalGenerator and LocalEnhancer in the authors' networks.py, under our names.
+
+
+class Normed(nn.Module):
+    """A convolution of PyTorch's, behind a reflection where it has one, and its norm."""
+
+    def __init__(self, layer, norm, reflect=0):
+        super().__init__()
+        self.layer, self.reflect = [layer], reflect  # in a list: the parameters are this module's own
+        self.weight, self.bias = layer.weight, layer.bias
+        nn.init.normal_(self.weight, 0, 0.02)
+        channels = layer.out_channels
+        self.norm = None if norm == "none" else Norm(norm, channels, affine=norm != "instance")
+
+    def forward(self, x):
+        (layer,) = self.layer
+        x = F.pad(x, (self.reflect,) * 4, mode="reflect") if self.reflect else x
+        if isinstance(layer, nn.ConvTranspose2d):
+            y = F.conv_transpose2d(x, self.weight, self.bias, layer.stride, layer.padding, layer.output_padding)
+        else:
+            y = F.conv2d(x, self.weight, self.bias, layer.stride, layer.padding)
+        return self.norm(y) if self.norm else y
+
+
+def published_layers(norm):
+    """Its kinds of layers: name -> function of channels before and behind."""
+    bias = norm == "none"
+    return SimpleNamespace(
+        stem=lambda i, o: Normed(nn.Conv2d(i, o, 7, bias=bias), norm, 3),
+        down=lambda i, o: Normed(nn.Conv2d(i, o, 3, stride=2, padding=1, bias=bias), norm),
+        same=lambda i, o: Normed(nn.Conv2d(i, o, 3, bias=bias), norm, 1),
+        up=lambda i, o: Normed(nn.ConvTranspose2d(i, o, 3, stride=2, padding=1, output_padding=1, bias=bias), norm),
+        head=lambda i: Normed(nn.Conv2d(i, 3, 7), "none", 3),
+    )
+
+
+class PublishedBlock(nn.Module):
+    def __init__(self, channels, layers):
+        super().__init__()
+        self.conv1, self.conv2 = layers.same(channels, channels), layers.same(channels, channels)
+
+    def forward(self, x):
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
+class Enhancer(nn.Module):
+    def __init__(self, inputs, channels, layers):
+        super().__init__()
+        self.stem, self.down = layers.stem(inputs, channels // 2), layers.down(channels // 2, channels)
+        for i in range(3):
+            self.add_module(f"block{i}", PublishedBlock(channels, layers))
+        self.up, self.head = layers.up(channels, channels // 2), layers.head(channels // 2)
+
+    def forward(self, x, features):
+        y = F.relu(self.down(F.relu(self.stem(x)))) + features
+        for block in (self.block0, self.block1, self.block2):
+            y = block(y)
+        return torch.tanh(self.head(F.relu(self.up(y))))
+
+
+class Pix2PixHD(nn.Module):
+    def __init__(self, model, channels):
+        super().__init__()
+        layers, c, inputs = published_layers(model.norm), model.channels, channels + model.noise_channels
+        self.downs, self.blocks = model.downs, model.blocks
+        self.stem = layers.stem(inputs, c)
+        for i in range(1, model.downs + 1):
+            self.add_module(f"down{i}", layers.down(c << (i - 1), c << i))
+        for i in range(model.blocks):
+            self.add_module(f"block{i}", PublishedBlock(c << model.downs, layers))
+        for i in range(model.downs, 0, -1):
+            self.add_module(f"up{model.downs + 1 - i}", layers.up(c << i, c << (i - 1)))
+        self.enhancer = Enhancer(inputs, c, layers) if model.enhancers else None
+        self.head = None if model.enhancers else layers.head(c)
+
+    def features(self, x):
+        x = F.relu(self.stem(x))
+        for i in range(1, self.downs + 1):
+            x = F.relu(getattr(self, f"down{i}")(x))
+        for i in range(self.blocks):
+            x = getattr(self, f"block{i}")(x)
+        for i in range(1, self.downs + 1):
+            x = F.relu(getattr(self, f"up{i}")(x))
+        return x
+
+    def forward(self, film, noise=None):
+        x = to_frames(film if noise is None else torch.cat((film, noise), 1))
+        height, width = x.shape[2:]
+        multiple = 1 << (self.downs + (self.enhancer is not None))
+        x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="reflect")
+        if self.enhancer is None:
+            y = torch.tanh(self.head(self.features(x)))
+        else:
+            half = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+            y = self.enhancer(x, self.features(half))
+        return to_clip(y[..., :height, :width], film.shape[2])
+
+
+GENERATORS = {"celnet": Generator, "pix2pixhd": Pix2PixHD}
 
 
 class PatchDiscriminator(nn.Module):
@@ -365,7 +467,7 @@ class Training:
 
     def __init__(self, config, channels=3, dtype=torch.float32, norms=True, fused=False):
         self.config, self.norms = config, norms
-        self.generator = Generator(config.model, channels).to(dtype)
+        self.generator = GENERATORS[config.model.generator](config.model, channels).to(dtype)
         self.adversarial = config.loss.adversarial_weight > 0
         self.discriminator = Discriminators(config.model, channels).to(dtype) if self.adversarial else nn.Module()
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}

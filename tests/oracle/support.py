@@ -67,16 +67,22 @@ def synth(folder, clips, frames, size):
     celforge("synth", folder, "--clips", str(clips), "--frames", str(frames), "--size", size)
 
 
-def train(folder, settings):
-    """A run with these settings (section.key -> value); its folder."""
+def write_config(path, settings):
+    """A config of these settings (section.key -> value); its path."""
     sections = {}
     for name, value in settings.items():
         section, key = name.split(".")
         text = str(value).lower() if isinstance(value, bool) else str(value)
         sections.setdefault(section, []).append(f"  {key}: {text}\n")
-    config = os.path.join(os.path.dirname(folder), os.path.basename(folder) + ".yaml")
-    with open(config, "w", encoding="utf-8") as file:
+    with open(path, "w", encoding="utf-8") as file:
         for section, lines in sections.items():
             file.write(f"{section}:\n" + "".join(lines))
+    return path
+
+
+def train(folder, settings):
+    """A run with these settings; its folder."""
+    name = os.path.basename(folder) + ".yaml"
+    config = write_config(os.path.join(os.path.dirname(folder), name), settings)
     celforge("train", config, "--set", f"run.dir={folder}")
     return folder

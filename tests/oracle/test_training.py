@@ -55,6 +55,11 @@ SMALL = {
     "samples.every": 0,
 }
 
+# The generator of Wang et al. 2018 and what it is trained against; steps as small as instance norms need.
+PUBLISHED = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.norm": "instance", "model.downs": 2,
+             "model.video": False, "model.image_scales": 2, "model.image_layers": 1, "loss.l1": 0, "loss.temporal": 0,
+             "optim.generator_rate": 1e-5, "optim.discriminator_rate": 1e-5}
+
 CASES = {
     "lsgan, image and video": {},
     "cross-entropy, image, two scales, no time": {
@@ -119,6 +124,9 @@ CASES = {
         "train.recompute": True,
     },
     "recurrence": {"model.temporal": "convgru", "loss.adversarial": "bce", "train.micro_batch": 2},
+    "pix2pixhd": {**PUBLISHED, "loss.feature_matching": 10},
+    "pix2pixhd with its enhancer, odd size": {**PUBLISHED, "model.enhancers": 1, "model.norm": "rms", "data.path": "odd",
+                                              "train.recompute": True},
     "L1 alone": {"loss.adversarial_weight": 0, "loss.temporal": 0},
     "odd size": {"data.path": "odd", "model.image_scales": 2, "model.image_layers": 1},
 }

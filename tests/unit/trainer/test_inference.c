@@ -59,9 +59,12 @@ static void declare(Fixture *f) {
   graph_free(graph);
 }
 
-/* Initial weights leave the output near the source; the head's are made ten times larger. */
+/* Initial weights leave the output near the source, or near zero; the head's are made ten times
+ * larger. */
 static void strengthen_head(Fixture *f) {
-  const Parameter *head = parameters_find(&f->parameters, "head.weight");
+  bool enhanced = f->config.model.enhancers > 0;
+  const Parameter *head =
+      parameters_find(&f->parameters, enhanced ? "enhancer.head.weight" : "head.weight");
   float *values = mem_new((size_t)head->count, sizeof *values);
   assert_non_null(head);
   check(buffer_download(&f->parameters.master, head->offset, values, head->count, &error));
@@ -165,6 +168,56 @@ static void test_no_time(void **state) {
   check_stream(ASSIGNMENTS("model.temporal=none", "model.norm=instance"), EVEN);
 }
 
+static void test_pix2pixhd(void **state) {
+  (void)state;
+  static const InferenceShape ODD = {1, 17, 22, 3, 17, 22}, STACKED = {1, 9, 11, 6, 18, 22};
+#define PIX2PIXHD "model.generator=pix2pixhd", "model.temporal=none"
+  check_stream(ASSIGNMENTS(PIX2PIXHD, "model.norm=instance", "model.downs=3"), ODD);
+  check_stream(ASSIGNMENTS(PIX2PIXHD, "model.norm=rms", "model.downs=2", "model.enhancers=1",
+                           "model.noise_channels=2"),
+               STACKED);
+}
+
+/* The global generator is trained first, then both together: its parameters keep their names. */
+static void test_global_generator_in_the_enhancer(void **state) {
+  (void)state;
+  Fixture *alone = fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downs=1"), EVEN);
+  Fixture *both = fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downs=1", "model.enhancers=1"), EVEN);
+  int shared = 0;
+  for (int i = 0; i < alone->parameters.count; i++) {
+    const Parameter *one = &alone->parameters.items[i];
+    const Parameter *other = parameters_find(&both->parameters, one->name);
+    if (strncmp(one->name, "head.", 5) == 0) {
+      assert_null(other);
+      continue;
+    }
+    assert_non_null(other);
+    for (int axis = 0; axis < RANK; axis++)
+      assert_int_equal(one->shape.dim[axis], other->shape.dim[axis]);
+    shared++;
+  }
+  assert_int_equal(shared, alone->parameters.count - 2);
+  for (int i = 0; i < both->parameters.count; i++) {
+    const char *name = both->parameters.items[i].name;
+    assert_true(strncmp(name, "enhancer.", 9) == 0 || parameters_find(&alone->parameters, name));
+  }
+  fixture_free(alone);
+  fixture_free(both);
+}
+
+/* Each side needs room for the paddings at the lowest resolution. */
+static void test_too_small_a_picture(void **state) {
+  (void)state;
+  Fixture *f = fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downs=3"), EVEN);
+  const InferenceShape small = {1, 8, 24, 3, 8, 24};
+  assert_int_equal(inference_clip(f->inference, &small, f->source, 0, f->whole, &error),
+                   ERROR_USAGE);
+  assert_non_null(strstr(error.message,
+                         "generator.block0.conv1: conv3d: reflect padding 1 and 1 in "
+                         "height must be less than the length 1"));
+  fixture_free(f);
+}
+
 static void test_odd_sizes(void **state) {
   (void)state;
   static const InferenceShape ODD[] = {
@@ -254,6 +307,9 @@ int main(void) {
       cmocka_unit_test(test_conv3d_without_norm),
       cmocka_unit_test(test_recurrence),
       cmocka_unit_test(test_no_time),
+      cmocka_unit_test(test_pix2pixhd),
+      cmocka_unit_test(test_global_generator_in_the_enhancer),
+      cmocka_unit_test(test_too_small_a_picture),
       cmocka_unit_test(test_odd_sizes),
       cmocka_unit_test(test_noise),
       cmocka_unit_test(test_stacked_and_smaller_sources),
