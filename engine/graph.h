@@ -135,6 +135,10 @@ typedef enum ResizeMode { RESIZE_NEAREST, RESIZE_BILINEAR } ResizeMode;
 Value graph_resize(Graph *graph, Value x, int64_t height, int64_t width, ResizeMode mode);
 /* H and W only; the mean over the cells inside the picture (PyTorch's count_include_pad=False). */
 Value graph_average_pool(Graph *graph, Value x, int size, int stride, int pad);
+/* H and W only; the largest of each size x size cells, side by side: rows and columns at the end
+ * that fill no window are left out. Of equal ones the first, row by row, gets the gradient, and a
+ * NaN is larger than any number (PyTorch's max_pool2d). */
+Value graph_max_pool(Graph *graph, Value x, int size);
 
 /* --- Effects on buffers: `target` is a view --------------------------------------------------- */
 void graph_store(Graph *graph, Value value, Value target); /* target = value (target's dtype) */

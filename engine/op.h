@@ -24,6 +24,8 @@ typedef enum OpKind {
   OP_RESIZE_BACKWARD,       /* dy, [addend] -> dx: the transpose + addend */
   OP_AVERAGE_POOL,          /* x -> y */
   OP_AVERAGE_POOL_BACKWARD, /* dy, [addend] -> dx: the transpose + addend */
+  OP_MAX_POOL,              /* x, [other] -> y = other (x without one) where x is largest */
+  OP_MAX_POOL_BACKWARD,     /* dy, x -> dx: dy where x is largest, else 0 */
   OP_STORE,                 /* value, target -> ; target = value, or += value */
   OP_FILL,                  /* target -> ; */
   OP_ALL_REDUCE,            /* target -> ; run by the program through the collectives */
@@ -130,6 +132,9 @@ typedef struct OpAttributes {
     struct {
       int size, stride, pad;
     } pool;
+    struct {
+      int size;
+    } max_pool;
     struct {
       bool accumulate;
     } store;

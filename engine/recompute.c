@@ -29,6 +29,7 @@ static bool is_cheap(const Op *op) {
   case OP_CONCAT:
   case OP_SLICE:
   case OP_AVERAGE_POOL:
+  case OP_MAX_POOL:
     return true;
   default:
     return false;

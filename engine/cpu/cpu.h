@@ -45,6 +45,8 @@ CpuKernelNew cpu_norm_backward_new;
 CpuKernelNew cpu_concat_new;
 CpuKernelNew cpu_slice_new;
 CpuKernelNew cpu_separable_new; /* pad, resize, average pool and their transposes */
+CpuKernelNew cpu_max_pool_new;
+CpuKernelNew cpu_max_pool_backward_new;
 CpuKernelNew cpu_store_new;
 CpuKernelNew cpu_fill_new;
 CpuKernelNew cpu_adam_new;

@@ -109,6 +109,8 @@ CudaKernelNew cuda_resize_new;
 CudaKernelNew cuda_resize_backward_new;
 CudaKernelNew cuda_average_pool_new;
 CudaKernelNew cuda_average_pool_backward_new;
+CudaKernelNew cuda_max_pool_new; /* max_pool.c */
+CudaKernelNew cuda_max_pool_backward_new;
 CudaKernelNew cuda_store_new; /* effects.c */
 CudaKernelNew cuda_fill_new;
 CudaKernelNew cuda_adam_new;

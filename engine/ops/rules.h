@@ -12,6 +12,7 @@ extern const OpRule rule_norm, rule_norm_backward;
 extern const OpRule rule_concat, rule_slice, rule_pad, rule_pad_backward;
 extern const OpRule rule_resize, rule_resize_backward;
 extern const OpRule rule_average_pool, rule_average_pool_backward;
+extern const OpRule rule_max_pool, rule_max_pool_backward;
 extern const OpRule rule_store, rule_fill, rule_all_reduce, rule_adam;
 
 /* True when the graph has not failed and the operands are values of f32 or bf16. A missing operand

@@ -56,6 +56,9 @@ static Form form_of(OpKind kind) {
   } else if (kind == OP_AVERAGE_POOL) {
     op->attributes.pool.size = 3;
     op->attributes.pool.stride = op->attributes.pool.pad = 1;
+  } else if (kind == OP_MAX_POOL || kind == OP_MAX_POOL_BACKWARD) {
+    op->attributes.max_pool.size = 1; /* y is like x */
+    op->input_count = kind == OP_MAX_POOL ? 1 : 2;
   } else if (kind == OP_SLICE) {
     op->attributes.slice.begin.dim[AXIS_H] = 1;
     form.more = -1;
@@ -102,7 +105,8 @@ static void run_rows(const Form *form, int64_t rows, const uint16_t *content, ui
 
 /* --- The tests -------------------------------------------------------------------------------- */
 
-static const OpKind kinds[] = {OP_NORM, OP_NORM_BACKWARD, OP_PAD, OP_AVERAGE_POOL, OP_SLICE};
+static const OpKind kinds[] = {OP_NORM,     OP_NORM_BACKWARD,     OP_PAD,  OP_AVERAGE_POOL,
+                               OP_MAX_POOL, OP_MAX_POOL_BACKWARD, OP_SLICE};
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 static void check_rows(int64_t rows) {

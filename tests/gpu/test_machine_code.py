@@ -41,6 +41,13 @@ PROMISES = [
     Promise(r"map_sum_kernel<.*, 6, 1, unsigned int>", 40),
     Promise(r"map_\w+<.*, unsigned int>", 48),
     Promise(r"map_\w+", 40, division=True),
+    # Windows of 2 x 2: all of one, and in the backward pass its gradient, are under way at once.
+    Promise(r"max_pool_kernel<(unsigned short, 8|float, 4), 2>", 48, "ls", together=4),
+    Promise(r"max_pool_backward_kernel<(unsigned short, 8|float, 4), 2>", 32, "ls", together=5),
+    Promise(r"max_pool_kernel<\w+( \w+)?, 1, 2>", 48, together=4),
+    Promise(r"max_pool_backward_kernel<\w+( \w+)?, 1, 2>", 48, together=5),
+    Promise(r"max_pool_\w+<(unsigned short, 8|float, 4), 0>", 32, "ls"),
+    Promise(r"max_pool_\w+<", 48),
     Promise(r"window_kernel<.*, [48], unsigned int>", 64, "ls"),
     Promise(r"window_kernel<.*, unsigned int>", 64),
     Promise(r"window_kernel", 40, division=True),

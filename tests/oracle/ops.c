@@ -192,6 +192,7 @@ static Value build_parametric(Line *line, Graph *graph, const char *name) {
     return graph_pad(graph, x, shape(line, 3), shape(line, 8), pad_mode(line, 13));
   if (strcmp(name, "average_pool") == 0)
     return graph_average_pool(graph, x, integer(line, 3), integer(line, 4), integer(line, 5));
+  if (strcmp(name, "max_pool") == 0) return graph_max_pool(graph, x, integer(line, 3));
   if (strcmp(name, "cast") == 0)
     return graph_cast(graph, x, strcmp(word(line, 3), "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32);
   line_fail(line, "no builder", name);

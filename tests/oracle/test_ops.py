@@ -111,6 +111,7 @@ BUILDERS = {
     "reduce_sum": lambda x, mask, scale: scale * x.sum(axes_of(mask), keepdim=True),
     "pad": pad_sides,
     "average_pool": average_pool,
+    "max_pool": lambda x, size: in_space(lambda frames: F.max_pool2d(frames, size), x),
     "resize": resize,
     "concat": lambda axis, *values: torch.cat(values, axis),
     "constant": lambda shape, value: torch.full(shape, value, dtype=torch.float64),
@@ -133,11 +134,13 @@ class Case:
     def shape(self, n=2, t=3, h=9, w=9, c=6):
         return [self.dice.randint(1, n), self.dice.randint(1, t), *(self.dice.randint(3, s) for s in (h, w)), self.dice.randint(1, c)]
 
-    def input(self, name, shape, low=None):
-        """Normal numbers, or uniform ones from `low` to `low` + 2; as float32 can hold them."""
+    def input(self, name, shape, low=None, whole=False):
+        """Normal numbers, or uniform ones from `low` to `low` + 2; as float32 can hold them, or whole ones."""
         x = torch.randn(shape, generator=self.noise)
         if low is not None:
             x = torch.rand(shape, generator=self.noise) * 2 + low
+        if whole:
+            x = x.round()
         self.inputs[name] = x.numpy()
         self.values[name] = x.double().requires_grad_()
         self.lines.append(f"input {name}")
@@ -320,6 +323,11 @@ def movement_cases(seed):
         y = case("resize", x, case.dice.randint(1, 14), case.dice.randint(1, 14), mode)
         case.derivatives(case("mul", y, case("tanh", y)), [x])
         yield case
+    case = Case(f"max_pool-{seed}", seed)
+    x = case.input("x", case.shape(), whole=True)  # of which many are equal
+    y = case("max_pool", x, case.dice.randint(1, 3))
+    case.derivatives(case("mul", y, case("tanh", y)), [x])
+    yield case
     case = Case(f"average_pool-{seed}", seed)
     x, size = case.input("x", case.shape()), case.dice.randint(1, 3)
     y = case("average_pool", x, size, case.dice.randint(1, 3), case.dice.randint(0, size // 2))

@@ -365,6 +365,32 @@ static Case draw_any_pool(Random *random, bool forward) {
   return test;
 }
 
+/* Half of the time with many equal numbers, now and then with infinities and NaN. */
+static Case draw_any_max_pool(Random *random, bool forward) {
+  static float coarse[1 << 17]; /* until the next case */
+  Case test = case_new(forward ? OP_MAX_POOL : OP_MAX_POOL_BACKWARD);
+  Tensor x = {.shape = draw_shape(random), .dtype = draw_dtype(random)}, y = x;
+  if (draw(random, 0, 3) == 0) x.shape.dim[AXIS_C] = y.shape.dim[AXIS_C] = draw(random, 1, 600);
+  const int64_t height = x.shape.dim[AXIS_H], width = x.shape.dim[AXIS_W];
+  const int64_t most = height < width ? height : width;
+  const int size = (int)(draw(random, 0, 1) ? draw(random, 1, most) : most < 2 ? 1 : 2);
+  y.shape.dim[AXIS_H] = height / size;
+  y.shape.dim[AXIS_W] = width / size;
+  test.op.attributes.max_pool.size = size;
+  test.op.output_count = 1;
+  test.op.input_count = forward ? (int)draw(random, 1, 2) : 2;
+  test.inputs[0] = forward ? x : y;
+  test.inputs[1] = x;
+  test.outputs[0] = forward ? y : x;
+  test.alignment = draw(random, 0, 1) ? 16 : 1;
+  test.special = draw(random, 0, 3) == 0;
+  const bool equal = draw(random, 0, 1) && shape_count(x.shape) <= 1 << 17;
+  for (int64_t i = 0; equal && i < shape_count(x.shape); i++)
+    coarse[i] = (float)draw(random, -1, 1);
+  if (equal) test.content[forward ? 0 : 1] = coarse;
+  return test;
+}
+
 static Case draw_pad(Random *random) {
   return draw_any_pad(random, true);
 }
@@ -382,6 +408,12 @@ static Case draw_pool(Random *random) {
 }
 static Case draw_pool_backward(Random *random) {
   return draw_any_pool(random, false);
+}
+static Case draw_max_pool(Random *random) {
+  return draw_any_max_pool(random, true);
+}
+static Case draw_max_pool_backward(Random *random) {
+  return draw_any_max_pool(random, false);
 }
 
 /* --- Sums of squares ----------------------------------------------------------------------------
@@ -473,6 +505,8 @@ const CaseFamily case_families[CASE_FAMILIES] = {
     {"resize_backward", draw_resize_backward, 100},
     {"average_pool", draw_pool, 100},
     {"average_pool_backward", draw_pool_backward, 100},
+    {"max_pool", draw_max_pool, 100},
+    {"max_pool_backward", draw_max_pool_backward, 100},
     {"store", draw_store, 40},
     {"fill", draw_fill, 20},
     {"adam", draw_adam, 40},

@@ -11,7 +11,7 @@ typedef struct CaseFamily {
   int count;
 } CaseFamily;
 
-enum { CASE_FAMILIES = 20 };
+enum { CASE_FAMILIES = 22 };
 extern const CaseFamily case_families[CASE_FAMILIES];
 
 /* Checks the family's first cases, at most `most`, the backends taking turns. Convolutions in bf16

@@ -190,6 +190,15 @@ static Value build_bilinear_down(Net *n) {
 static Value build_average_pool(Net *n) {
   return graph_average_pool(n->graph, usual(n), 3, 2, 1);
 }
+/* 2 x 2 of 6 x 5 leaves a column out. */
+static Value build_max_pool(Net *n) {
+  Value x = net_variable(n, shape_make(2, 2, 6, 5, 3));
+  return graph_max_pool(n->graph, graph_tanh(n->graph, x), 2);
+}
+static Value build_max_pool_3(Net *n) {
+  Value x = net_variable(n, shape_make(1, 2, 4, 7, 3));
+  return graph_tanh(n->graph, graph_max_pool(n->graph, graph_square(n->graph, x), 3));
+}
 
 /* What fusion joins: convolution, norm, activation, residual. */
 static Value build_block(Net *n) {
@@ -262,6 +271,8 @@ const GradientCase gradient_cases[GRADIENT_CASES] = {
     {"bilinear_up", build_bilinear_up, 5e-5, false},
     {"bilinear_down", build_bilinear_down, 5e-5, false},
     {"average_pool", build_average_pool, 5e-5, false},
+    {"max_pool", build_max_pool, 5e-5, false},
+    {"max_pool_3", build_max_pool_3, 5e-5, false},
     {"block", build_block, 5e-5, false},
     {"block_bf16", build_block_bf16, 5e-2, true},
 };

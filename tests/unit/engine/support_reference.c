@@ -249,6 +249,37 @@ static void linear(const Op *op, const Array *input, const Array *output, bool b
   for (int64_t i = 0; i < shape_count(output->shape); i++) output->data[i] += input[1].data[i];
 }
 
+/* Where x is largest in the window of `to`: the first of equal ones, a NaN before any number. */
+static int64_t largest_at(const Op *op, const Array *x, const int64_t to[RANK]) {
+  const int size = op->attributes.max_pool.size;
+  int64_t best = -1;
+  for (int i = 0; i < size; i++) {
+    for (int j = 0; j < size; j++) {
+      const int64_t from[RANK] = {to[0], to[1], to[2] * size + i, to[3] * size + j, to[4]};
+      const int64_t at = reference_at(x->shape, from);
+      if (best < 0 || x->data[at] > x->data[best] || isnan(x->data[at])) best = at;
+    }
+  }
+  return best;
+}
+
+static void max_pool(const Op *op, const Array *inputs, const Array *outputs) {
+  const Array *read = &inputs[op->input_count - 1];
+  int64_t p[RANK] = {0};
+  do {
+    outputs[0].data[reference_at(outputs[0].shape, p)] = read->data[largest_at(op, &inputs[0], p)];
+  } while (reference_next(outputs[0].shape, p));
+}
+
+static void max_pool_backward(const Op *op, const Array *inputs, const Array *outputs) {
+  int64_t p[RANK] = {0};
+  clear(&outputs[0]);
+  do {
+    outputs[0].data[largest_at(op, &inputs[1], p)] =
+        inputs[0].data[reference_at(inputs[0].shape, p)];
+  } while (reference_next(inputs[0].shape, p));
+}
+
 static void square_sums(const Op *op, const Array *inputs, const Array *outputs) {
   const int64_t *borders = op->attributes.square_sums.borders;
   clear(&outputs[0]);
@@ -301,6 +332,12 @@ void reference_run(const Op *op, const Array *inputs, const Array *outputs) {
     return;
   case OP_AVERAGE_POOL_BACKWARD:
     linear(op, inputs, outputs, true, pool_at);
+    return;
+  case OP_MAX_POOL:
+    max_pool(op, inputs, outputs);
+    return;
+  case OP_MAX_POOL_BACKWARD:
+    max_pool_backward(op, inputs, outputs);
     return;
   case OP_STORE:
   case OP_FILL:

@@ -211,13 +211,14 @@ static Value through(Fixture *f, int which, Value x) {
   if (which == 5) return graph_pad(g, x, some, none, PAD_REFLECT);
   if (which == 6) return graph_pad(g, x, some, none, PAD_ZERO);
   if (which == 7) return graph_slice(g, x, some, shape_make(2, 3, 2, 3, 4));
+  if (which == 9) return graph_max_pool(g, x, 2);
   if (which == 8) return graph_concat(g, (Value[]){x, graph_exp(g, x)}, 2, AXIS_T);
   return graph_reshape(g, x, shape_make(6, 1, 5, 6, 4));
 }
 
 static void gradients_of_gradients(void **state) {
   (void)state;
-  for (int which = 0; which < 10; which++) {
+  for (int which = 0; which < 11; which++) {
     Fixture f = fixture_new();
     Graph *g = f.graph;
     Value x = graph_tanh(g, source(&f, DTYPE_BF16, shape_make(2, 3, 5, 6, 4))), first, second;

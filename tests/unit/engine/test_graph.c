@@ -135,6 +135,7 @@ static void nothing_to_do_is_the_input(void **state) {
   assert_int_equal(graph_affine(g, x, 1, 0).id, x.id);
   assert_int_equal(graph_resize(g, x, 3, 4, RESIZE_BILINEAR).id, x.id);
   assert_int_equal(graph_average_pool(g, x, 1, 1, 0).id, x.id);
+  assert_int_equal(graph_max_pool(g, x, 1).id, x.id);
   assert_int_equal(graph_reduce_sum(g, x, 1u << AXIS_N, 1).id, x.id);
   assert_int_equal(g->op_count, 1);
   graph_free(g);
@@ -168,6 +169,7 @@ static void moving_and_convolving_shapes(void **state) {
                                    (const int[]){0, 1, 2});
   check_value(g, y, DTYPE_F32, shape_make(2, 5, 19, 33, 5));
   check_value(g, graph_average_pool(g, x, 3, 2, 1), DTYPE_F32, shape_make(2, 4, 5, 5, 3));
+  check_value(g, graph_max_pool(g, x, 4), DTYPE_F32, shape_make(2, 4, 2, 2, 3));
   check_value(g, graph_resize(g, x, 18, 5, RESIZE_NEAREST), DTYPE_F32, shape_make(2, 4, 18, 5, 3));
   Value parts[] = {x, graph_slice(g, x, shape_make(0, 1, 0, 0, 0), shape_make(2, 3, 9, 10, 3))};
   check_value(g, parts[1], DTYPE_F32, shape_make(2, 3, 9, 10, 3));

@@ -70,6 +70,8 @@ BUILD(resize_to_nothing, graph_resize(g, image(f), 0, 3, RESIZE_NEAREST))
 BUILD(pool_padding, graph_average_pool(g, image(f), 3, 1, 2))
 BUILD(pool_huge, graph_average_pool(g, image(f), 3, 1, INT_MAX))
 BUILD(pool_window, graph_average_pool(g, image(f), 6, 1, 0))
+BUILD(max_pool_nothing, graph_max_pool(g, image(f), 0))
+BUILD(max_pool_window, graph_max_pool(g, image(f), 5))
 BUILD(norm_gain_alone,
       graph_norm(g, image(f), source(f, DTYPE_F32, shape_vector(6)), NO_VALUE, NORM_RMS, 0, 1e-5f))
 BUILD(norm_gain_length, Value v = source(f, DTYPE_F32, shape_vector(5));
@@ -216,6 +218,10 @@ static const Case cases[] = {
     {pool_window, "average_pool: size 6, stride 1, padding 0 on [1,1,4,5,6]; size and stride are "
                   "at least 1, padding 0 to half the size, and the window fits into the padded "
                   "picture"},
+    {max_pool_nothing, "max_pool: size 0 on [1,1,4,5,6]; it is at least 1, at most the height and "
+                       "the width"},
+    {max_pool_window, "max_pool: size 5 on [1,1,4,5,6]; it is at least 1, at most the height and "
+                      "the width"},
     {norm_gain_alone, "norm: gain and bias come together or not at all"},
     {norm_gain_length, "norm: gain is f32 [1,1,1,1,5]; it must be f32 [1,1,1,1,6]"},
     {norm_bias_dtype, "norm: bias is bf16 [1,1,1,1,6]; it must be f32 [1,1,1,1,6]"},
