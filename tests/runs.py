@@ -1,9 +1,12 @@
 """What the tests of whole training runs share: TAP, small configs, celforge as a process, and what a
 run leaves behind."""
 import json
+import math
 import os
+import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -58,6 +61,10 @@ def crc32c(data):
         crc = (crc >> 8) ^ CRC32C[(crc ^ byte) & 255]
     return crc ^ 0xFFFFFFFF
 
+
+# The convolutions of VGG19 that loss.perceptual reads: torchvision's places and their widths.
+PERCEPTUAL_LAYERS = [(0, 64), (2, 64), (5, 128), (7, 128), (10, 256), (12, 256), (14, 256), (16, 256), (19, 512), (21, 512),
+                     (23, 512), (25, 512), (28, 512)]
 
 STARTED = []  # processes, for whoever has to clean up
 
@@ -164,6 +171,25 @@ def synth(folder, seed=1, size="32x32"):
                     "--threads", "1", "--seed", str(seed)],
                    check=True, capture_output=True, timeout=LIMIT, env=ENVIRONMENT)
     return folder
+
+
+def write_perceptual_weights(path, seed):
+    """Random ones, in bf16, of either sign and 2^-6 to 2^-4: the upper byte has seven bits of the exponent."""
+    noise, header, offset, inputs = random.Random(seed), {}, 0, 3
+    for place, width in PERCEPTUAL_LAYERS:
+        for name, shape in (("weight", [width, inputs, 3, 3]), ("bias", [width])):
+            end = offset + 2 * math.prod(shape)
+            header[f"features.{place}.{name}"] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
+            offset = end
+        inputs = width
+    values = bytearray(offset)
+    values[0::2] = noise.randbytes(offset // 2)
+    values[1::2] = noise.randbytes(offset // 2).translate(bytes(0x3C | i & 0x80 for i in range(256)))
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text + values)
+    return path
 
 
 class Run:

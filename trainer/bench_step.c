@@ -14,6 +14,7 @@
 #include "trainer/median.h"
 #include "trainer/memory.h"
 #include "trainer/model.h"
+#include "trainer/perceptual.h"
 #include "trainer/progress.h"
 
 /* On a device that captures, the second step records what later ones run. */
@@ -113,8 +114,18 @@ done:
   return status;
 }
 
+static Status read_perceptual(Bench *bench, Error *error) {
+  const Parameters *network = model_perceptual(bench->model);
+  float *weights = NULL;
+  if (network->total == 0) return OK;
+  Status status = perceptual_read(bench->config->loss.perceptual_weights, network, &weights, error);
+  if (status == OK) model_take_perceptual(bench->model, weights);
+  return status;
+}
+
 static Status set_up(Bench *bench, Error *error) {
   Status status = OK;
+  TRY(read_perceptual(bench, error));
   TRY(model_memory(bench->model, &bench->memory, error));
   TRY(memory_allocate(&bench->model, error));
   TRY(model_initialize(bench->model, error));

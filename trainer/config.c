@@ -68,6 +68,10 @@ static const ConfigKey KEYS[] = {
     REAL("loss.l1", loss.l1, 0, 1e6, "10", "weight of mean |output - target|"),
     REAL("loss.feature_matching", loss.feature_matching, 0, 1e6, "0",
          "weight of mean |D's features of output - of target|"),
+    REAL("loss.perceptual", loss.perceptual, 0, 1e6, "0",
+         "weight of mean |VGG19's features of output - of target| (docs/perceptual.md)"),
+    STRING("loss.perceptual_weights", loss.perceptual_weights, "",
+           "safetensors file with VGG19's weights, named as torchvision's"),
     REAL("loss.temporal", loss.temporal, 0, 1e6, "10",
          "weight of mean |change of output - change of target| between frames"),
     REAL("loss.total_variation", loss.total_variation, 0, 1e6, "0",
@@ -241,9 +245,14 @@ Status config_check(const Config *config, int world_size, Error *error) {
     return config_error("loss.r1", error,
                         "%g is of discriminators: it needs loss.adversarial_weight above 0",
                         loss->r1);
-  if (loss->adversarial_weight <= 0 && loss->l1 <= 0)
-    return config_error("loss.l1", error,
-                        "the generator needs loss.l1 or loss.adversarial_weight above 0");
+  if (loss->perceptual > 0 && !loss->perceptual_weights[0])
+    return config_error("loss.perceptual", error,
+                        "%g needs VGG19's weights: loss.perceptual_weights, a safetensors file",
+                        loss->perceptual);
+  if (loss->adversarial_weight <= 0 && loss->l1 <= 0 && loss->perceptual <= 0)
+    return config_error(
+        "loss.l1", error,
+        "the generator needs loss.l1, loss.perceptual or loss.adversarial_weight above 0");
   if (config->optim.l1_warmup > 0 && loss->l1 <= 0)
     return config_error("optim.l1_warmup", error, "a warm-up on L1 needs loss.l1 above 0");
   return check_batch(config, world_size, error);

@@ -33,8 +33,9 @@ typedef struct ModelConfig {
 
 typedef struct LossConfig {
   int adversarial;
-  double adversarial_weight, l1, feature_matching, temporal, total_variation, r1;
+  double adversarial_weight, l1, feature_matching, perceptual, temporal, total_variation, r1;
   int64_t r1_every;
+  ConfigString perceptual_weights;
 } LossConfig;
 
 typedef struct OptimConfig {

@@ -18,6 +18,13 @@ static size_t parameter_bytes(const Parameters *parameters, bool with_ema) {
   return bytes;
 }
 
+/* The same of a network that is not trained. */
+static size_t fixed_bytes(const Parameters *parameters) {
+  size_t bytes = bytes_of(&parameters->master);
+  if (parameters->precision == DTYPE_BF16) bytes += bytes_of(&parameters->compute);
+  return bytes;
+}
+
 static size_t carry_bytes(const Carries *carries) {
   size_t bytes = 0;
   for (int k = 0; k < carries->count; k++) bytes += bytes_of(&carries->sums[k]);
@@ -32,7 +39,8 @@ Status model_memory(const Model *model, ModelMemory *out, Error *error) {
   *out = (ModelMemory){
       .arena = arena_bytes(model->arena),
       .parameters = parameter_bytes(&model->generator, true) +
-                    (model->adversarial ? parameter_bytes(&model->discriminator, false) : 0),
+                    (model->adversarial ? parameter_bytes(&model->discriminator, false) : 0) +
+                    fixed_bytes(&model->perceptual),
       .carries =
           carry_bytes(&model->generator_carries) + carry_bytes(&model->discriminator_carries),
       .batches = bytes_of(&model->source) + bytes_of(&model->target) + bytes_of(&model->noise) +

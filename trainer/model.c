@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/crc32c.h"
 #include "base/memory.h"
 #include "base/random.h"
 #include "trainer/model_internal.h"
@@ -31,6 +32,7 @@ const char *model_metric_name(Metric metric) {
       [METRIC_L1] = "loss/l1",
       [METRIC_ADVERSARIAL] = "loss/adversarial",
       [METRIC_FEATURE_MATCHING] = "loss/feature_matching",
+      [METRIC_PERCEPTUAL] = "loss/perceptual",
       [METRIC_TEMPORAL] = "loss/temporal",
       [METRIC_TOTAL_VARIATION] = "loss/total_variation",
       [METRIC_R1] = "loss/r1",
@@ -60,12 +62,14 @@ static Status declare_parameters(Model *model, Error *error) {
   DType precision = model->config->train.precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
   parameters_init(&model->generator, "generator", precision);
   parameters_init(&model->discriminator, "discriminator", precision);
+  parameters_init(&model->perceptual, "perceptual", precision);
   Graph *graph = graph_new();
   model_graph_declare(model, graph);
   Status status = graph_status(graph, error);
   graph_free(graph);
   parameters_freeze(&model->generator);
   parameters_freeze(&model->discriminator);
+  parameters_freeze(&model->perceptual);
   const ClipShape *clip = &model->options.shape;
   if (status == OK) return OK;
   return error_context(error, "model.* does not fit samples of %dx%d pixels and %d frames",
@@ -268,6 +272,8 @@ void model_free(Model *model) {
   carries_free(&model->discriminator_carries);
   parameters_free(&model->generator);
   parameters_free(&model->discriminator);
+  parameters_free(&model->perceptual);
+  free(model->perceptual_weights);
   for (int i = 0; i < RESULT_SLOTS; i++) result_free(model->backend, &model->results[i]);
   buffer_free(&model->source);
   buffer_free(&model->target);
@@ -278,12 +284,35 @@ void model_free(Model *model) {
   free(model);
 }
 
+void model_take_perceptual(Model *model, float *weights) {
+  free(model->perceptual_weights);
+  model->perceptual_weights = weights;
+  model->perceptual_checksum =
+      crc32c(0, weights, (size_t)model->perceptual.total * sizeof *weights);
+}
+
+static Status allocate_perceptual(Model *model, Error *error) {
+  Status status = OK;
+  Parameters *network = &model->perceptual;
+  if (network->total == 0) return OK;
+  if (!model->perceptual_weights)
+    FAIL(error, ERROR_INTERNAL, "allocated without the weights of loss.perceptual");
+  TRY(parameters_allocate(network, model->backend, false, false, error));
+  TRY(buffer_upload(&network->master, 0, model->perceptual_weights, network->total, error));
+  TRY(parameters_refresh(network, error));
+  free(model->perceptual_weights);
+  model->perceptual_weights = NULL;
+done:
+  return status;
+}
+
 Status model_allocate(Model *model, Error *error) {
   Status status = OK;
   Backend *backend = model->backend;
   TRY(parameters_allocate(&model->generator, backend, true, true, error));
   if (model->adversarial)
     TRY(parameters_allocate(&model->discriminator, backend, true, false, error));
+  TRY(allocate_perceptual(model, error));
   TRY(carries_allocate(&model->generator_carries, backend, error));
   TRY(carries_allocate(&model->discriminator_carries, backend, error));
   TRY(buffer_allocate(&model->source, backend, error));
@@ -406,6 +435,12 @@ Parameters *model_generator(Model *model) {
 }
 Parameters *model_discriminator(Model *model) {
   return &model->discriminator;
+}
+Parameters *model_perceptual(Model *model) {
+  return &model->perceptual;
+}
+uint32_t model_perceptual_checksum(const Model *model) {
+  return model->perceptual_checksum;
 }
 const Config *model_config(const Model *model) {
   return model->config;

@@ -23,6 +23,7 @@ typedef enum Metric {
   METRIC_L1,
   METRIC_ADVERSARIAL,
   METRIC_FEATURE_MATCHING,
+  METRIC_PERCEPTUAL,
   METRIC_TEMPORAL,
   METRIC_TOTAL_VARIATION,
   METRIC_R1,
@@ -62,6 +63,9 @@ Status model_plan(const Config *config, Backend *backend, const ModelOptions *op
  */
 void model_release_captures(Model *model);
 void model_free(Model *model); /* NULL is allowed */
+/* The weights of loss.perceptual's network (model_perceptual), as perceptual_read gives them: the
+ * model takes them over. Before model_allocate, where there is such a network. */
+void model_take_perceptual(Model *model, float *weights);
 /* Parameters, moments, batch buffers, arena. */
 Status model_allocate(Model *model, Error *error);
 /* Initial weights from run.seed. */
@@ -101,6 +105,9 @@ const char *model_first_bad_loss(const StepResult *result);
 
 Parameters *model_generator(Model *model);
 Parameters *model_discriminator(Model *model); /* no parameters without adversarial loss */
+Parameters *model_perceptual(Model *model); /* none without loss.perceptual; nothing is learned */
+/* CRC-32C of the weights that model_take_perceptual took, 0 before. */
+uint32_t model_perceptual_checksum(const Model *model);
 const Config *model_config(const Model *model);
 ClipShape model_shape(const Model *model);
 

@@ -1,5 +1,6 @@
 #include "trainer/losses.h"
 #include "trainer/model_internal.h"
+#include "trainer/perceptual.h"
 
 /* The values that the halves of a step hand on to each other. */
 typedef struct Step {
@@ -152,6 +153,9 @@ static void generator_half(Step *step, StepKind kind) {
     sum = add_term(step, sum, METRIC_L1, loss->l1, loss_l1(graph, step->output, step->target));
   if (model_computes_metric(model, &controls, METRIC_ADVERSARIAL))
     sum = adversarial_terms(step, sum);
+  if (model_computes_metric(model, &controls, METRIC_PERCEPTUAL))
+    sum = add_term(step, sum, METRIC_PERCEPTUAL, loss->perceptual,
+                   loss_perceptual(graph, &model->perceptual, step->output, step->target));
   if (model_computes_metric(model, &controls, METRIC_TEMPORAL))
     sum = add_term(step, sum, METRIC_TEMPORAL, loss->temporal,
                    loss_temporal(graph, step->output, step->target));
@@ -201,6 +205,8 @@ void model_graph_declare(Model *model, Graph *graph) {
   Verdicts verdicts;
   forward(&step);
   if (model->adversarial) judge(&step, pair(&step, step.target), &verdicts);
+  if (model->config->loss.perceptual > 0)
+    loss_perceptual(graph, &model->perceptual, step.output, step.target);
 }
 
 static bool has_r1(ProgramKind kind) {
@@ -305,6 +311,8 @@ bool model_computes_metric(const Model *model, const StepControls *controls, Met
     return gan && model->adversarial;
   case METRIC_FEATURE_MATCHING:
     return gan && model->adversarial && loss->feature_matching > 0;
+  case METRIC_PERCEPTUAL:
+    return gan && loss->perceptual > 0;
   case METRIC_TEMPORAL:
     return gan && loss->temporal > 0 && model->options.shape.frames > 1;
   case METRIC_TOTAL_VARIATION:

@@ -55,6 +55,9 @@ struct Model {
   ModelOptions options;
   bool adversarial; /* are there discriminators */
   Parameters generator, discriminator;
+  Parameters perceptual;     /* fixed: the network of loss.perceptual */
+  float *perceptual_weights; /* on the host, until they are on the device */
+  uint32_t perceptual_checksum;
   Carries generator_carries, discriminator_carries;
   Buffer source, target, noise, controls, metrics;
   Arena *arena;

@@ -72,6 +72,7 @@ void model_print(const Model *model, Text *out) {
   text_append(out, "device: %s\n\n", model->backend->describe(model->backend));
   print_parameters(&model->generator, out);
   print_parameters(&model->discriminator, out);
+  print_parameters(&model->perceptual, out);
   for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++) {
     if (!model->programs[kind]) continue;
     text_append(out, "\n");

@@ -6,7 +6,7 @@
 #include "base/crc32c.h"
 #include "base/memory.h"
 
-enum { ARRAYS = 10 }; /* at most: five of two networks */
+enum { ARRAYS = 11 }; /* at most: five of two networks, one that is fixed */
 
 /* A flat array of a network. */
 typedef struct FlatArray {
@@ -44,6 +44,8 @@ static int list_arrays(Model *model, FlatArray *arrays) {
     if (network->ema.data) arrays[count++] = (FlatArray){network, &network->ema, "ema", true};
     arrays[count++] = (FlatArray){network, &network->counters, "counters", false};
   }
+  const Parameters *fixed = model_perceptual(model);
+  if (fixed->total > 0) arrays[count++] = (FlatArray){fixed, &fixed->master, "master", true};
   return count;
 }
 

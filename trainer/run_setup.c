@@ -4,9 +4,11 @@
 
 #include "base/files.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "trainer/device.h"
 #include "trainer/launch.h"
 #include "trainer/memory.h"
+#include "trainer/perceptual.h"
 #include "trainer/run.h"
 #include "trainer/signals.h"
 
@@ -114,6 +116,26 @@ static Status plan_model(Run *run, Error *error) {
   return model_plan(run->config, run->backend, &options, &run->model, error);
 }
 
+/* Rank 0 reads, so that all ranks have the same bytes. */
+static Status read_perceptual(Run *run, Error *error) {
+  Status status = OK;
+  const Parameters *network = model_perceptual(run->model);
+  size_t bytes = (size_t)network->total * sizeof(float);
+  float *weights = NULL;
+  if (bytes == 0) goto done;
+  if (run->rank == 0)
+    status = perceptual_read(run->config->loss.perceptual_weights, network, &weights, error);
+  else
+    status = mem_bulk(bytes, "the weights of loss.perceptual", (void **)&weights, error);
+  TRY(run_agree(run, status, error));
+  TRY(comm_broadcast(run->comm, weights, bytes, 0, error));
+  model_take_perceptual(run->model, weights);
+  weights = NULL;
+done:
+  free(weights);
+  return status;
+}
+
 Status run_set_up(Run *run, Error *error) {
   Status status = OK;
   const Config *config = run->config;
@@ -129,6 +151,7 @@ Status run_set_up(Run *run, Error *error) {
   TRY(end_part(run, open_device(run, error), error));
   TRY(run_agree(run, open_loader(run, error), error));
   TRY(end_part(run, plan_model(run, error), error));
+  TRY(end_part(run, read_perceptual(run, error), error));
 done:
   return status;
 }

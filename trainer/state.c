@@ -9,6 +9,7 @@
 #include "base/memory.h"
 
 static const char OPTIMIZER_FILE[] = "optimizer.safetensors";
+static const char PERCEPTUAL_CHECKSUM[] = "perceptual_crc32c"; /* in state.json */
 
 enum { COUNTERS = 3 }; /* of a network: see graph_adam */
 
@@ -114,14 +115,20 @@ static void portable_config(const Config *config, Text *out) {
   Config copy = *config;
   copy.run.dir[0] = '\0';
   copy.data.path[0] = '\0';
+  copy.loss.perceptual_weights[0] = '\0';
   config_write(&config_schema, &copy, false, out);
 }
 
-static json_t *state_json(const Config *config, const RunPosition *position) {
+static json_t *state_json(Model *model, const RunPosition *position) {
   const Guard *guard = position->guard;
-  return json_pack("{s:I, s:I, s:I, s:o}", "step", (json_int_t)position->step, "samples",
-                   (json_int_t)position->samples, "seed", (json_int_t)config->run.seed, "guard",
-                   guard_save(guard, position->pending));
+  json_t *state =
+      json_pack("{s:I, s:I, s:I, s:o}", "step", (json_int_t)position->step, "samples",
+                (json_int_t)position->samples, "seed", (json_int_t)model_config(model)->run.seed,
+                "guard", guard_save(guard, position->pending));
+  if (model_perceptual(model)->total > 0)
+    json_object_set_new(state, PERCEPTUAL_CHECKSUM,
+                        json_integer((json_int_t)model_perceptual_checksum(model)));
+  return state;
 }
 
 /* Of those that the run may have to go back to before, or 0. */
@@ -182,7 +189,7 @@ Status state_copy(StateCopy *copy, const RunPosition *position, Error *error) {
   portable_config(config, &text);
   content->step = position->step;
   content->keep_before = first_bad_step(position);
-  content->state = state_json(config, position);
+  content->state = state_json(copy->model, position);
   content->manifest =
       json_pack("{s:s, s:s, s:I}", "dataset_uuid", position->dataset_uuid, "config", text.data,
                 "scale", (json_int_t)(shape.target_height / shape.source_height));
@@ -389,6 +396,23 @@ done:
   return status;
 }
 
+/* A run that begins or ends to ask for loss.perceptual has changed its config; one that goes on has
+ * the same network. */
+static Status check_perceptual(Model *model, const Checkpoint *checkpoint, Error *error) {
+  int64_t saved = 0;
+  uint32_t own = model_perceptual_checksum(model);
+  if (model_perceptual(model)->total == 0) return OK;
+  if (!json_object_get(checkpoint->state, PERCEPTUAL_CHECKSUM)) return OK;
+  Status status = json_get_int(checkpoint->state, checkpoint->path, PERCEPTUAL_CHECKSUM, 0,
+                               UINT32_MAX, &saved, error);
+  if (status != OK || saved == (int64_t)own) return status;
+  return config_error("loss.perceptual_weights", error,
+                      "%s holds weights of CRC-32C %08x, but %s was trained with those of %08x; "
+                      "resuming would mix them",
+                      model_config(model)->loss.perceptual_weights, own, checkpoint->path,
+                      (unsigned)saved);
+}
+
 /* The text of state.json's "guard" on every rank; length 0 where there is none. Caller frees. */
 static Status share_guard(Comm *comm, const Checkpoint *checkpoint, char **text, uint64_t *length,
                           Error *error) {
@@ -427,6 +451,7 @@ Status state_restore(Model *model, Guard *guard, Comm *comm, const Checkpoint *c
   *point = (ResumePoint){.pending.step = -1};
   if (checkpoint) {
     status = check_config(model_config(model), checkpoint, dataset_uuid, error);
+    if (status == OK) status = check_perceptual(model, checkpoint, error);
     if (status == OK)
       status = json_get_int(checkpoint->state, checkpoint->path, "step", 0, INT64_MAX, &point->step,
                             error);

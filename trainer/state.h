@@ -3,7 +3,8 @@
  *   generator.safetensors      NAME (master weights, our layout), ema.NAME
  *   discriminator.safetensors  NAME; absent without discriminators
  *   optimizer.safetensors      NETWORK.moment1.NAME, NETWORK.moment2.NAME, NETWORK.counters
- *   state.json                 step, samples (the next one's number), seed, guard (see guard.h)
+ *   state.json                 step, samples (the next one's number), seed, guard (see guard.h),
+ *                              perceptual_crc32c (of the weights of loss.perceptual, if any)
  *   manifest.json              config (YAML), dataset uuid, scale of the output over the source
  *
  * All of it is a function of config, data and step: an undisturbed run and one resumed anywhere
@@ -50,9 +51,9 @@ typedef struct ResumePoint {
 } ResumePoint;
 
 /* Fills the model (allocated) and the guard on every rank from rank 0's `checkpoint` (NULL on the
- * others), which must fit the config: network shapes, seed, global batch and dataset must agree
- * (ERROR_USAGE naming what differs); other differences are logged. `going_back`: see guard_restore.
- * The same status on every rank. */
+ * others), which must fit the config: network shapes, seed, global batch, dataset and the weights
+ * of loss.perceptual must agree (ERROR_USAGE naming what differs); other differences are logged.
+ * `going_back`: see guard_restore. The same status on every rank. */
 Status state_restore(Model *model, Guard *guard, Comm *comm, const Checkpoint *checkpoint,
                      const char *dataset_uuid, bool going_back, ResumePoint *point, Error *error);
 

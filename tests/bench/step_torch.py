@@ -115,7 +115,7 @@ def set_up_torch(config, engines="benchmark"):
 
 def use_channels_last(training):
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for network in training.networks.values():
+    for network in (*training.networks.values(), training.perceptual):
         for p in network.parameters():
             if p.dim() in formats:
                 p.data = p.data.contiguous(memory_format=formats[p.dim()])

@@ -98,6 +98,8 @@ cannot_work "a game without discriminators" "1 needs a discriminator: model.imag
 cannot_work "features of none" "loss.feature_matching=2: 2 needs trained discriminators" \
   loss.feature_matching=2 loss.adversarial_weight=0
 cannot_work "R1 of none" "loss.r1=3: 3 is of discriminators" loss.r1=3 loss.adversarial_weight=0
+cannot_work "a perceptual loss without a network" "loss.perceptual=2: 2 needs VGG19's weights: loss.perceptual_weights" \
+  loss.perceptual=2
 cannot_work "nothing to learn from" "loss.l1=0: the generator needs loss.l1" loss.l1=0 loss.adversarial_weight=0
 cannot_work "a warm-up on nothing" "optim.l1_warmup=5: a warm-up on L1 needs loss.l1" loss.l1=0 optim.l1_warmup=5
 cannot_work "frames in time for pix2pixhd" \

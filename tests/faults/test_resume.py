@@ -271,6 +271,32 @@ def test_explicit(tap, folder):
     check_same_end(tap, back, undisturbed, "a run that went back")
 
 
+def test_perceptual(tap, folder):
+    """The weights of loss.perceptual"""
+    data = runs.synth(os.path.join(folder, "data"))
+    weights, moved, other = (os.path.join(folder, f"{name}.safetensors") for name in ("vgg19", "moved", "other"))
+    runs.write_perceptual_weights(weights, 1)
+    runs.write_perceptual_weights(other, 2)
+    os.link(weights, moved)
+    settings = {"loss.perceptual": 1e-3, "loss.perceptual_weights": weights, "optim.l1_warmup": 1, "train.steps": 4,
+                "checkpoint.every": 2, "comm.reduce": "reproducible"}
+    run = Run(os.path.join(folder, "run"), data, settings).must_train()
+    tap.check(all(record["loss/perceptual"] > 0 for record in run.metrics()[1:]), "each step has their loss", run.metrics())
+    size = sum(len(content) for content in run.last_checkpoint().values())
+    tap.check(size < 4 << 20, "checkpoints are without them", f"{size} bytes")
+
+    ranks = 2 if shutil.which("mpirun") else 1
+    resumed = Run(os.path.join(folder, "resumed"), data, {**settings, "loss.perceptual_weights": moved})
+    code = resumed.train(ranks, resume=run.checkpoint(2))
+    tap.check(code == 0 and "config has changed" not in resumed.said(), "they may lie elsewhere", resumed.said())
+    check_same_end(tap, resumed, run, f"a run that goes on with them on {ranks} ranks")
+    for name, path, code, words in (("others", other, 64, "resuming would mix them"),
+                                    ("a missing file", "nowhere", 74, "loss.perceptual_weights: nowhere: cannot open")):
+        refused = Run(os.path.join(folder, "refused"), data, {**settings, "loss.perceptual_weights": path})
+        found, said = refused.train(ranks, resume=run.checkpoint(2)), refused.said()
+        tap.check(found == code and said.count(words) == 1, f"{name}: refused, exit code {code}", f"exit code {found}\n{said}")
+
+
 def test_folder(tap, folder):
     """What a run's folder and its dataset are guarded against"""
     data = runs.synth(os.path.join(folder, "data"))
@@ -297,4 +323,5 @@ def test_folder(tap, folder):
 
 if __name__ == "__main__":
     print(f"# CELFORGE_TEST_SEED={SEED}", flush=True)
-    runs.main([test_f32_kills, test_bf16_kills, test_world_sizes, test_signals, test_damage, test_explicit, test_folder])
+    runs.main([test_f32_kills, test_bf16_kills, test_world_sizes, test_signals, test_damage, test_explicit, test_perceptual,
+               test_folder])

@@ -4,6 +4,7 @@ Written from the definitions in trainer/networks.h, trainer/losses.h, trainer/mo
 engine/graph.h: the tests hold the engine against it, the benchmark runs beside it. Clips are
 [N, C, T, H, W] here; weights in checkpoints are [O, T, H, W, I].
 """
+import functools
 import json
 import math
 import os
@@ -447,6 +448,46 @@ def loss_feature_matching(fake, real):
     return total
 
 
+class Perceptual(nn.Module):
+    """VGG19 as torchvision builds it, up to relu5_1, with the weights of a safetensors file, and the loss of pix2pixHD."""
+
+    LAYERS = (64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", 512, 512, 512, 512, "M", 512)
+    ASKED = {1: 1 / 32, 6: 1 / 16, 11: 1 / 8, 20: 1 / 4, 29: 1}  # places in `features`: relu1_1 to relu5_1
+
+    def __init__(self, path):
+        super().__init__()
+        layers, channels = [], 3
+        for width in self.LAYERS:
+            if width == "M":
+                layers.append(nn.MaxPool2d(2, 2))
+            else:
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+                channels = width
+        self.features = nn.Sequential(*layers)
+        arrays = read_safetensors(path)
+        self.load_state_dict({name: torch.tensor(arrays[name]) for name in self.state_dict()})
+        self.requires_grad_(False)
+        self.register_buffer("mean", torch.tensor((0.485, 0.456, 0.406)).reshape(3, 1, 1))
+        self.register_buffer("deviation", torch.tensor((0.229, 0.224, 0.225)).reshape(3, 1, 1))
+
+    def asked(self, clips):
+        x = ((to_frames(clips) + 1) / 2 - self.mean) / self.deviation
+        for place, layer in enumerate(self.features):
+            x = layer(x)
+            if place in self.ASKED:
+                yield self.ASKED[place], x
+
+    def forward(self, output, target):
+        with torch.no_grad():
+            theirs = list(self.asked(target))
+        return sum(weight * F.l1_loss(ours, b) for (weight, ours), (_, b) in zip(self.asked(output), theirs))
+
+
+@functools.cache
+def perceptual_of(path, dtype):
+    return Perceptual(path).to(dtype)
+
+
 # --- The step -------------------------------------------------------------------------------------
 
 
@@ -471,6 +512,9 @@ class Training:
         self.adversarial = config.loss.adversarial_weight > 0
         self.discriminator = Discriminators(config.model, channels).to(dtype) if self.adversarial else nn.Module()
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
+        self.perceptual = nn.Module()
+        if config.loss.perceptual > 0:
+            self.perceptual = perceptual_of(config.loss.perceptual_weights, dtype)
         self.ema = {name: p.detach().clone() for name, p in self.generator.named_parameters()}
         optim = config.optim
         self.optimizers = {
@@ -488,6 +532,7 @@ class Training:
     def to(self, **options):
         self.generator.to(**options)
         self.discriminator.to(**options)
+        self.perceptual.to(**options)
 
     # Checkpoints
 
@@ -589,6 +634,8 @@ class Training:
                     real = self.discriminator(torch.cat((film, target), 1))
                 term = loss_feature_matching(fake, real)
                 terms.append(("loss/feature_matching", weights.feature_matching, term))
+        if weights.perceptual > 0 and not warmup:
+            terms.append(("loss/perceptual", weights.perceptual, self.perceptual(output, target)))
         if weights.temporal > 0 and not warmup and output.shape[2] > 1:
             terms.append(("loss/temporal", weights.temporal, loss_temporal(output, target)))
         if weights.total_variation > 0 and not warmup:

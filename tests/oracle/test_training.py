@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 import support
-from celforge_torch import Training, enlarge, normalize, parse_config
+from celforge_torch import Perceptual, Training, enlarge, normalize, parse_config, write_safetensors
 
 STEPS, CLIPS, FRAMES, SIZE = 11, 4, 3, 48
 
@@ -127,9 +127,31 @@ CASES = {
     "pix2pixhd": {**PUBLISHED, "loss.feature_matching": 10},
     "pix2pixhd with its enhancer, odd size": {**PUBLISHED, "model.enhancers": 1, "model.norm": "rms", "data.path": "odd",
                                               "train.recompute": True},
+    "perceptual, micro-batches": {
+        "data.path": "small",
+        "loss.perceptual": 2,
+        "loss.perceptual_weights": "vgg19.safetensors",
+        "optim.l1_warmup": 2,
+        "train.global_batch": 2,
+        "train.micro_batch": 1,
+    },
     "L1 alone": {"loss.adversarial_weight": 0, "loss.temporal": 0},
     "odd size": {"data.path": "odd", "model.image_scales": 2, "model.image_layers": 1},
 }
+
+
+def write_perceptual_weights(path):
+    """A file as torchvision's VGG19 gives one, with random numbers for weights."""
+    noise, arrays, inputs, place = np.random.default_rng(19), {"classifier.0.bias": np.zeros(4096)}, 3, 0
+    for width in Perceptual.LAYERS:
+        if width == "M":
+            place += 1
+            continue
+        weight = noise.standard_normal((width, inputs, 3, 3), dtype=np.float32)
+        arrays[f"features.{place}.weight"] = weight * (2 / (9 * inputs)) ** 0.5
+        arrays[f"features.{place}.bias"] = 0.1 * noise.standard_normal(width, dtype=np.float32)
+        inputs, place = width, place + 2
+    write_safetensors(path, arrays)
 
 
 def read_clips(folder):
@@ -250,7 +272,10 @@ def check_rates(tap, name, run):
 def check_case(tap, root, name, settings):
     folder = os.path.join(root, re.sub("[^a-z0-9]+", "-", name.lower()))
     data = os.path.join(root, settings.get("data.path", "data"))
-    support.train(folder, {**SMALL, **settings, "data.path": data})
+    settings = {**SMALL, **settings, "data.path": data}
+    if "loss.perceptual_weights" in settings:
+        settings["loss.perceptual_weights"] = os.path.join(root, settings["loss.perceptual_weights"])
+    support.train(folder, settings)
     run = Run(folder)
     check_in_a_row(tap, name, run)
     check_one_by_one(tap, name, run)
@@ -264,6 +289,8 @@ def main():
         support.synth(os.path.join(root, "data"), CLIPS, FRAMES, f"{SIZE}x{SIZE}")
         support.synth(os.path.join(root, "more"), 3 * CLIPS, FRAMES, f"{SIZE}x{SIZE}")
         support.synth(os.path.join(root, "odd"), CLIPS, FRAMES, f"{SIZE + 6}x{SIZE - 3}")
+        support.synth(os.path.join(root, "small"), 2, 2, "32x32")
+        write_perceptual_weights(os.path.join(root, "vgg19.safetensors"))
         for name, settings in CASES.items():
             check_case(tap, root, name, settings)
     tap.end()
