@@ -217,6 +217,28 @@ static void fuse_gradient_sum(Plan *plan, int slot) {
   fuse_sum(plan, slot, 1);
 }
 
+/* --- A max pool's backward pass behind an activation ------------------------------------------ */
+
+/* max_pool_backward(dy, x) * leaky_step(x) is not 0 but where x is largest: the step there is that
+ * of a number which the op finds anyway. */
+static void fuse_pool_backward(Plan *plan, int slot) {
+  Op *op = &plan->ops[slot];
+  const Value dx = op->outputs[0];
+  const int user = single_user(plan, dx);
+  if (user < 0 || !single_instruction(&plan->ops[user], PW_MUL)) return;
+  const Value product = plan->ops[user].outputs[0], other = other_operand(&plan->ops[user], dx);
+  const Op *step = producer_of(plan, other);
+  const PointwiseInstruction *leaky = step ? single_instruction(step, PW_LEAKY_STEP) : NULL;
+  if (!leaky || step->inputs[0].id != op->inputs[1].id || !same_type(plan, product, dx) ||
+      !plan_steady(plan, op->inputs[1], slot, plan_value(plan, other)->producer)) {
+    return;
+  }
+  op->attributes.max_pool.activation = ACTIVATION_LEAKY_RELU;
+  op->attributes.max_pool.slope = leaky->p;
+  plan_remove(plan, user);
+  plan_set_output(plan, slot, 0, product);
+}
+
 /* --- Gradients of biases ---------------------------------------------------------------------- */
 
 /* The slot of a sum of `dy` over all but its channels, else -1. */
@@ -382,6 +404,8 @@ static void fuse_neighbours(Plan *plan, int slot) {
   } else if (op->kind == OP_RESIZE_BACKWARD) {
     fuse_pad_backward(plan, slot);
     fuse_gradient_sum(plan, slot);
+  } else if (op->kind == OP_MAX_POOL_BACKWARD) {
+    fuse_pool_backward(plan, slot);
   } else if (op->kind == OP_PAD_BACKWARD || op->kind == OP_AVERAGE_POOL_BACKWARD) {
     fuse_gradient_sum(plan, slot);
   }

@@ -25,7 +25,7 @@ typedef enum OpKind {
   OP_AVERAGE_POOL,          /* x -> y */
   OP_AVERAGE_POOL_BACKWARD, /* dy, [addend] -> dx: the transpose + addend */
   OP_MAX_POOL,              /* x, [other] -> y = other (x without one) where x is largest */
-  OP_MAX_POOL_BACKWARD,     /* dy, x -> dx: dy where x is largest, else 0 */
+  OP_MAX_POOL_BACKWARD,     /* dy, x -> dx: dy (times step(x)) where x is largest, else 0 */
   OP_STORE,                 /* value, target -> ; target = value, or += value */
   OP_FILL,                  /* target -> ; */
   OP_ALL_REDUCE,            /* target -> ; run by the program through the collectives */
@@ -134,6 +134,9 @@ typedef struct OpAttributes {
     } pool;
     struct {
       int size;
+      Activation
+          activation; /* of what made x, backward by fusion: none or leaky ReLU, whose step */
+      float slope;    /* at the largest number multiplies dy */
     } max_pool;
     struct {
       bool accumulate;

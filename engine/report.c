@@ -39,6 +39,8 @@ static void append_kind(Text *cell, const Op *op) {
     if (op->output_count > 1 && op->outputs[1].id >= 0) text_append(cell, " +bias");
   } else if (op->kind == OP_NORM || op->kind == OP_NORM_BACKWARD) {
     activation = attributes->norm.activation;
+  } else if (op->kind == OP_MAX_POOL_BACKWARD) {
+    activation = attributes->max_pool.activation;
   }
   if (activation == ACTIVATION_LEAKY_RELU) text_append(cell, " +leaky_relu");
   if (activation == ACTIVATION_TANH) text_append(cell, " +tanh");

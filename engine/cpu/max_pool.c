@@ -13,6 +13,7 @@ typedef struct PoolKernel {
   DType dtype;
   int size;
   bool has_other;
+  float slope; /* backward: dy is multiplied by this where the largest number is not above 0 */
   int64_t frames, height, width, channels; /* of x */
   int64_t rows, columns;                   /* of windows */
   int parts;
@@ -127,6 +128,7 @@ static void spread_window(const PoolKernel *k, const Tensor *inputs, const Tenso
   Tensor dx = outputs[0];
   find_largest(k, &inputs[1], window, largest, which);
   cpu_load(dy, inputs[0].data, k->dtype, pooled, window->count);
+  for (int64_t c = 0; c < window->count; c++) dy[c] *= largest[c] > 0 ? 1.0f : k->slope;
   write_where(k, &dx, window, which, dy);
 }
 
@@ -167,11 +169,13 @@ static Status pool_new(Backend *backend, const Op *op, const Tensor *x, const Te
     return error_set(error, ERROR_INTERNAL,
                      "%s: cpu: x is %s and what is pooled %s; both must be f32 or both bf16",
                      op->name, dtype_name(x->dtype), dtype_name(pooled->dtype));
+  const bool steps = op->attributes.max_pool.activation == ACTIVATION_LEAKY_RELU;
   PoolKernel *k = mem_new(1, sizeof *k);
   *k = (PoolKernel){
       .base.free = kernel_free,
       .dtype = x->dtype,
       .size = op->attributes.max_pool.size,
+      .slope = steps ? op->attributes.max_pool.slope : 1,
       .frames = x->shape.dim[AXIS_N] * x->shape.dim[AXIS_T],
       .height = x->shape.dim[AXIS_H],
       .width = x->shape.dim[AXIS_W],

@@ -46,11 +46,13 @@ static Status max_pool_new(Backend *backend, const Op *op, const Tensor *x, cons
                      "%s: cuda: %s: x is %s and what is pooled %s; both must be f32 or both bf16",
                      op->name, op_kind_name(op->kind), dtype_name(x->dtype),
                      dtype_name(pooled->dtype));
+  const bool steps = op->attributes.max_pool.activation == ACTIVATION_LEAKY_RELU;
   MaxPoolKernel *kernel = mem_new(1, sizeof *kernel);
   kernel->base.free = max_pool_free;
   kernel->stream = cuda_backend(backend)->stream;
   kernel->launch = (MaxPoolLaunch){.bf16 = x->dtype == DTYPE_BF16,
                                    .size = op->attributes.max_pool.size,
+                                   .slope = steps ? op->attributes.max_pool.slope : 1,
                                    .frames = x->shape.dim[AXIS_N] * x->shape.dim[AXIS_T],
                                    .height = x->shape.dim[AXIS_H],
                                    .width = x->shape.dim[AXIS_W],

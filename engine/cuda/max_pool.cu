@@ -152,6 +152,8 @@ __global__ void __launch_bounds__(THREADS) max_pool_backward_kernel(const PoolLa
     int which[N] = {};
     floats_load<T, N>(static_cast<const T *>(p.pool.dy) + pooled_of(p, window, frame), dy);
     find_largest<T, N, SIZE>(p.pool, first, largest, which);
+#pragma unroll
+    for (int k = 0; k < N; k++) dy[k] *= largest[k] > 0.0f ? 1.0f : p.pool.slope;
     write_where<T, N, SIZE>(p.pool, first, which, dy);
   }
 }

@@ -21,7 +21,8 @@ typedef struct MaxPoolLaunch {
   const void *x;
   const void *other; /* forward: of x's shape, what is read where x is largest; NULL: x itself */
   const void *dy;    /* backward */
-  void *out;         /* y, or dx */
+  float slope; /* backward: dy is multiplied by this where the largest number is not above 0 */
+  void *out;   /* y, or dx */
 } MaxPoolLaunch;
 
 Status launch_max_pool(const MaxPoolLaunch *p, cudaStream_t stream, Error *error);

@@ -47,15 +47,21 @@ static void max_pool_gradient(Graph *graph, const Op *op, const Value *output_gr
 static void max_pool_backward_gradient(Graph *graph, const Op *op, const Value *output_gradients,
                                        const bool *wanted, Value *gradients) {
   if (!wanted[0]) return;
+  if (op->attributes.max_pool.activation != ACTIVATION_NONE) {
+    graph_fail(graph, "max_pool_backward: a fused pool cannot be differentiated; differentiate "
+                      "before fusion");
+    return;
+  }
   Value x = op->inputs[1];
   Value other = graph_cast(graph, output_gradients[0], graph_dtype(graph, x));
   gradients[0] = append_pool(graph, x, other, op->attributes.max_pool.size);
 }
 
-/* A window's comparisons, on the pooled side. */
+/* A window's comparisons, and a fused step and its product, on the pooled side. */
 static double window_flops(const Op *op, Shape pooled) {
   double size = op->attributes.max_pool.size;
-  return (size * size - 1) * (double)shape_count(pooled);
+  double step = op->attributes.max_pool.activation != ACTIVATION_NONE ? 2 : 0;
+  return (size * size - 1 + step) * (double)shape_count(pooled);
 }
 
 static double max_pool_flops(const Op *op, const Shape *inputs, const Shape *outputs) {

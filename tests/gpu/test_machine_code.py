@@ -43,7 +43,7 @@ PROMISES = [
     Promise(r"map_\w+", 40, division=True),
     # Windows of 2 x 2: all of one, and in the backward pass its gradient, are under way at once.
     Promise(r"max_pool_kernel<(unsigned short, 8|float, 4), 2>", 48, "ls", together=4),
-    Promise(r"max_pool_backward_kernel<(unsigned short, 8|float, 4), 2>", 32, "ls", together=5),
+    Promise(r"max_pool_backward_kernel<(unsigned short, 8|float, 4), 2>", 40, "ls", together=5),
     Promise(r"max_pool_kernel<\w+( \w+)?, 1, 2>", 48, together=4),
     Promise(r"max_pool_backward_kernel<\w+( \w+)?, 1, 2>", 48, together=5),
     Promise(r"max_pool_\w+<(unsigned short, 8|float, 4), 0>", 32, "ls"),

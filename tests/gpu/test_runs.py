@@ -67,6 +67,21 @@ def test_devices(tap, folder):
               f"{moved}\n{alone}")
 
 
+def test_perceptual(tap, folder):
+    """The perceptual loss beside the CPU's"""
+    settings = {"loss__perceptual": 1e-3, "loss__adversarial_weight": 0, "loss__r1": 0, "optim__l1_warmup": 0, "data__frames": 1,
+                "data__crop_height": 18, "data__crop_width": 17, "train__global_batch": 1, "train__steps": 2}
+    settings["loss__perceptual_weights"] = runs.write_perceptual_weights(os.path.join(folder, "vgg19.safetensors"), 1)
+    data = runs.synth(os.path.join(folder, "data"))
+    for precision, limit in (("f32", 1e-4), ("bf16", 3e-2)):
+        cpu, gpu = (train(folder, f"{device}-{precision}", data, train__device=device, train__precision=precision, **settings)
+                    for device in ("cpu", "cuda"))
+        worst = max(abs(ours[key] / theirs[key] - 1) for ours, theirs in zip(gpu.metrics(), cpu.metrics())
+                    for key in ("loss/perceptual", "grad_norm/g"))
+        tap.check(worst < limit, f"{precision}: loss and gradient norm of two steps within {limit}", f"off by {worst}")
+        print(f"# {precision}: off by {worst:.2g}")
+
+
 def test_ranks(tap, folder):
     """Several ranks on one GPU, and NCCL"""
     data = runs.synth(os.path.join(folder, "data"))
@@ -108,4 +123,4 @@ def test_commands(tap, folder):
 
 
 if __name__ == "__main__":
-    runs.main_on_gpu([test_resume, test_devices, test_ranks, test_commands])
+    runs.main_on_gpu([test_resume, test_devices, test_perceptual, test_ranks, test_commands])

@@ -377,6 +377,10 @@ static Case draw_any_max_pool(Random *random, bool forward) {
   y.shape.dim[AXIS_H] = height / size;
   y.shape.dim[AXIS_W] = width / size;
   test.op.attributes.max_pool.size = size;
+  if (!forward && draw(random, 0, 1)) {
+    test.op.attributes.max_pool.activation = ACTIVATION_LEAKY_RELU;
+    test.op.attributes.max_pool.slope = draw(random, 0, 1) ? 0.2f : 0.0f;
+  }
   test.op.output_count = 1;
   test.op.input_count = forward ? (int)draw(random, 1, 2) : 2;
   test.inputs[0] = forward ? x : y;

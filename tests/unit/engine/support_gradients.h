@@ -34,7 +34,7 @@ typedef struct GradientCase {
   bool bf16;        /* with convolutions in bf16 */
 } GradientCase;
 
-enum { GRADIENT_CASES = 47 };
+enum { GRADIENT_CASES = 49 };
 extern const GradientCase gradient_cases[GRADIENT_CASES];
 
 /* Fails the test, naming case and derivative. */

@@ -275,8 +275,11 @@ static void max_pool_backward(const Op *op, const Array *inputs, const Array *ou
   int64_t p[RANK] = {0};
   clear(&outputs[0]);
   do {
-    outputs[0].data[largest_at(op, &inputs[1], p)] =
-        inputs[0].data[reference_at(inputs[0].shape, p)];
+    const int64_t at = largest_at(op, &inputs[1], p);
+    const bool steps = op->attributes.max_pool.activation == ACTIVATION_LEAKY_RELU;
+    const bool falls = steps && !(inputs[1].data[at] > 0);
+    outputs[0].data[at] = inputs[0].data[reference_at(inputs[0].shape, p)] *
+                          (falls ? (double)op->attributes.max_pool.slope : 1);
   } while (reference_next(inputs[0].shape, p));
 }
 

@@ -236,6 +236,53 @@ static void norm_backward_reads_in_order(void **state) {
   bench_free(&b);
 }
 
+/* --- A max pool's backward pass --------------------------------------------------------------- */
+
+/* The gradient, by x, of a max pool behind a convolution with a ReLU, which in `beside` has a
+ * square beside it. */
+static const Op *pooled_gradient(Bench *b, bool beside) {
+  Value x = source(b, image), gradient;
+  Value y = graph_relu(b->graph, convolution(b, x, NO_VALUE));
+  Value loss = graph_mean(b->graph, graph_square(b->graph, graph_max_pool(b->graph, y, 2)));
+  if (beside) loss = graph_add(b->graph, loss, graph_mean(b->graph, graph_square(b->graph, y)));
+  graph_gradients(b->graph, loss, &x, 1, &gradient);
+  keep(b, gradient);
+  bench_plan(b);
+  return only(b, OP_MAX_POOL_BACKWARD);
+}
+
+static void pool_backward_takes_the_step(void **state) {
+  (void)state;
+  Bench b = bench_new();
+  const Op *backward = pooled_gradient(&b, false);
+  assert_int_equal(backward->attributes.max_pool.activation, ACTIVATION_LEAKY_RELU);
+  assert_true(backward->attributes.max_pool.slope == 0);
+  assert_int_equal(only(&b, OP_CONV3D_BACKWARD_DATA)->inputs[0].id, backward->outputs[0].id);
+  assert_int_equal(count(&b, OP_POINTWISE), 1); /* the square's gradient */
+  bench_free(&b);
+  b = bench_new();
+  backward = pooled_gradient(&b, true); /* a sum stands between the two */
+  assert_int_equal(backward->attributes.max_pool.activation, ACTIVATION_NONE);
+  bench_free(&b);
+}
+
+/* What was pooled changes before the step is taken, or the step is another value's. */
+static void pool_backward_sees_updates(void **state) {
+  (void)state;
+  for (int i = 0; i < 3; i++) {
+    Bench b = bench_new();
+    Value x = source(&b, image), pooled = graph_max_pool(b.graph, x, 2);
+    Value dx = pulled_back(&b, pooled, graph_tanh(b.graph, pooled), x);
+    if (i == 1) graph_fill(b.graph, x, 2);
+    Value step = graph_leaky_step(b.graph, i == 2 ? source(&b, image) : x, 0.5f);
+    keep(&b, graph_mul(b.graph, step, dx));
+    bench_plan(&b);
+    assert_int_equal(only(&b, OP_MAX_POOL_BACKWARD)->attributes.max_pool.activation,
+                     i == 0 ? ACTIVATION_LEAKY_RELU : ACTIVATION_NONE);
+    bench_free(&b);
+  }
+}
+
 /* --- Pointwise chains ------------------------------------------------------------------------- */
 
 static void chains_become_one_op(void **state) {
@@ -588,6 +635,8 @@ int main(void) {
       cmocka_unit_test(norm_backward_takes_activation),
       cmocka_unit_test(norm_backward_sees_updates),
       cmocka_unit_test(norm_backward_reads_in_order),
+      cmocka_unit_test(pool_backward_takes_the_step),
+      cmocka_unit_test(pool_backward_sees_updates),
       cmocka_unit_test(chains_become_one_op),
       cmocka_unit_test(reductions_compute_what_they_sum),
       cmocka_unit_test(far_readers_make_what_takes_more_memory),

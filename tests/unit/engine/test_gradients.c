@@ -171,7 +171,7 @@ static void slices_are_put_together(void **state) {
 
 static void fused_ops_are_refused(void **state) {
   (void)state;
-  for (int which = 0; which < 4; which++) {
+  for (int which = 0; which < 5; which++) {
     Fixture f = fixture_new();
     Graph *g = f.graph;
     Value x = source(&f, DTYPE_F32, shape_make(1, 1, 4, 4, 3)), w, y, gradient;
@@ -180,11 +180,14 @@ static void fused_ops_are_refused(void **state) {
     if (which == 1) y = convolve(g, x, w, NO_VALUE);
     if (which == 2) y = graph_norm(g, x, NO_VALUE, NO_VALUE, NORM_RMS, 0, 1e-5f);
     if (which == 3) y = graph_mean(g, x);
+    if (which == 4)
+      graph_gradients(g, graph_mean(g, graph_square(g, graph_max_pool(g, x, 2))), &x, 1, &y);
     Op *op = &g->ops[g->op_count - 1];
     if (which == 0) op->attributes.pointwise.instruction_count = 2;
     if (which == 1) op->attributes.conv.activation = ACTIVATION_TANH;
     if (which == 2) op->attributes.norm.activation = ACTIVATION_LEAKY_RELU;
     if (which == 3) op->attributes.reduce.program.instruction_count = 1;
+    if (which == 4) op->attributes.max_pool.activation = ACTIVATION_LEAKY_RELU;
     graph_gradients(g, graph_mean(g, y), &x, 1, &gradient);
     static const char *const messages[] = {
         "gradient: pointwise: a program of 2 instructions cannot be differentiated; differentiate "
@@ -193,7 +196,9 @@ static void fused_ops_are_refused(void **state) {
         "fusion",
         "gradient: norm: a fused norm cannot be differentiated; differentiate before fusion",
         "gradient: reduce: a fused reduction cannot be differentiated; differentiate before "
-        "fusion"};
+        "fusion",
+        "gradient.gradient: max_pool_backward: a fused pool cannot be differentiated; "
+        "differentiate before fusion"};
     check_error(g, messages[which]);
     graph_free(g);
   }
