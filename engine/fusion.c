@@ -1,6 +1,6 @@
 /* What is done in one op instead of several: activations and residuals behind convolutions and
- * norms, the activation in front of a norm's backward pass, gradients of biases, padding of what is
- * resized or normalised, sums of gradients, stores. */
+ * norms, the activation in front of a norm's or a max pool's backward pass, gradients of biases,
+ * padding of what is resized or normalised, sums of gradients, stores. */
 #include "engine/backend.h"
 #include "engine/plan.h"
 

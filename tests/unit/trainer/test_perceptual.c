@@ -71,7 +71,7 @@ static int write_weights(void) {
 
 static int set_up(void **state) {
   (void)state;
-  if (backend_cpu_new(2, &backend, &error) != OK) return -1;
+  if (backend_cpu_new(1, &backend, &error) != OK) return -1;
   folder = temporary_folder();
   path = mem_format("%s/vgg19.safetensors", folder);
   return write_weights();
