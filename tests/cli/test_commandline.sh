@@ -54,10 +54,10 @@ refuses "a bad range" 64 '9:3' "$celforge" pack x --source y --target z --range 
 refuses "an unknown device" 64 '--device: gpu; allowed: auto, cpu, cuda' \
   "$celforge" eval --checkpoint x --data y --device gpu
 refuses "config without a choice" 64 'one of --defaults and --check' "$celforge" config
-refuses "an unknown benchmark" 64 'allowed: step, comm, data, checkpoint, scaling' "$celforge" bench stp x
+refuses "an unknown benchmark" 64 'allowed: step, translate, comm, data, checkpoint, scaling' "$celforge" bench stp x
 refuses "an option of another benchmark" 64 '--cluster: is not for step, but for scaling' \
   "$celforge" bench step x --cluster y
-refuses "an argument of another benchmark" 64 'PATH: is not for comm, but for step, data, checkpoint, scaling' \
+refuses "an argument of another benchmark" 64 'PATH: is not for comm, but for step, translate, data, checkpoint, scaling' \
   "$celforge" bench comm x
 nothing_left "none of these left anything" x
 
