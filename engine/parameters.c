@@ -8,6 +8,7 @@
 #include "base/random.h"
 #include "engine/gradients.h"
 #include "engine/shared/adam.h"
+#include "engine/spectral.h"
 
 enum { ALIGNMENT = 16, COUNTERS = sizeof(AdamCounters) / sizeof(float) };
 /* Elements that go through the host at a time. */
@@ -26,7 +27,7 @@ void parameters_init(Parameters *parameters, const char *network, DType precisio
   parameters->moment1 = named_buffer(network, "moment1", DTYPE_F32, 0);
   parameters->moment2 = named_buffer(network, "moment2", DTYPE_F32, 0);
   parameters->ema = named_buffer(network, "ema", DTYPE_F32, 0);
-  parameters->compute = named_buffer(network, "compute", DTYPE_BF16, 0);
+  parameters->compute = named_buffer(network, "compute", precision, 0);
   parameters->counters = named_buffer(network, "counters", DTYPE_F32, COUNTERS);
   parameters->squares = named_buffer(network, "squares", DTYPE_F32, 0);
 }
@@ -39,6 +40,8 @@ void parameters_free(Parameters *parameters) {
     buffer_free(buffers[i]);
     free((char *)buffers[i]->name);
   }
+  if (parameters->spectral) parameters_free(parameters->spectral);
+  free(parameters->spectral);
   for (int i = 0; i < parameters->count; i++) free(parameters->items[i].name);
   free(parameters->items);
   free(parameters->borders);
@@ -98,14 +101,17 @@ static const Parameter *find_or_declare(Parameters *parameters, Graph *graph,
   return NULL;
 }
 
-/* What a graph reads of a parameter: weights alone have a copy in the precision convolutions use.
- */
+bool parameters_have_compute(const Parameters *parameters) {
+  return parameters->precision == DTYPE_BF16 || parameters->spectral;
+}
+
+/* What a graph reads of a parameter: weights alone are in compute. */
 static Value view_of(Parameters *parameters, Graph *graph, const Parameter *parameter,
                      ParameterSource source) {
   Buffer *buffer = &parameters->master;
   if (source == READ_EMA) buffer = &parameters->ema;
   if (source == READ_COMPUTE && parameter->init == INIT_NORMAL &&
-      parameters->precision == DTYPE_BF16)
+      parameters_have_compute(parameters))
     buffer = &parameters->compute;
   return graph_view(graph, buffer, parameter->offset, parameter->shape);
 }
@@ -142,6 +148,7 @@ void parameters_freeze(Parameters *parameters) {
   parameters->borders = mem_new((size_t)parameters->count + 1, sizeof *parameters->borders);
   for (int i = 0; i < parameters->count; i++) parameters->borders[i] = parameters->items[i].offset;
   parameters->borders[parameters->count] = parameters->total;
+  if (parameters->spectral) spectral_declare(parameters);
 }
 
 /* --- Memory and initial values ---------------------------------------------------------------- */
@@ -160,8 +167,10 @@ Status parameters_allocate(Parameters *parameters, Backend *backend, bool for_tr
     TRY(buffer_allocate(&parameters->moment2, backend, error));
     TRY(buffer_allocate(&parameters->counters, backend, error));
     TRY(buffer_allocate(&parameters->squares, backend, error));
+    if (parameters->spectral)
+      TRY(parameters_allocate(parameters->spectral, backend, false, false, error));
   }
-  if (parameters->precision == DTYPE_BF16)
+  if (parameters_have_compute(parameters))
     TRY(buffer_allocate(&parameters->compute, backend, error));
 done:
   return status;
@@ -201,6 +210,7 @@ Status parameters_initialize(Parameters *parameters, uint64_t seed, Error *error
   TRY(buffer_upload(&parameters->master, 0, values, parameters->total, error));
   if (parameters->ema.data != NULL)
     TRY(buffer_upload(&parameters->ema, 0, values, parameters->total, error));
+  if (parameters->spectral) TRY(spectral_initialize(parameters, seed, error));
   TRY(parameters_refresh(parameters, error));
 done:
   free(values);
@@ -210,6 +220,7 @@ done:
 Status parameters_refresh(Parameters *parameters, Error *error) {
   Status status = OK;
   if (parameters->compute.data == NULL) return OK;
+  if (parameters->spectral) return spectral_refresh(parameters, error);
   float *values = mem_new(PIECE, sizeof *values);
   uint16_t *rounded = mem_new(PIECE, sizeof *rounded);
   for (int64_t begin = 0; begin < parameters->total; begin += PIECE) {

@@ -1,7 +1,7 @@
-/* A network's state as a few flat arrays: parameters, gradients, both Adam moments, EMA, and the
- * bf16 copy the convolutions read. Each parameter is a named range, the same in all of them, in the
- * order in which the network declares them; ranges begin at multiples of 16 elements, the gaps are
- * zero and stay zero. */
+/* A network's state as a few flat arrays: parameters, gradients, both Adam moments, EMA, and what
+ * convolutions read where that is not the parameters themselves. Each parameter is a named range,
+ * the same in all of them, in the order in which the network declares them; ranges begin at
+ * multiples of 16 elements, the gaps are zero and stay zero. */
 #ifndef CELFORGE_ENGINE_PARAMETERS_H
 #define CELFORGE_ENGINE_PARAMETERS_H
 
@@ -26,15 +26,20 @@ typedef struct Parameters {
   int64_t total;                                  /* elements of each flat array */
   int64_t *borders;                               /* [count + 1]: offsets and total, once frozen */
   Buffer master, gradient, moment1, moment2, ema; /* f32 */
-  Buffer compute;                                 /* bf16, used when precision is bf16 */
-  Buffer counters;                                /* f32, 3: see graph_adam */
-  Buffer squares;                                 /* f32, count: see parameters_gradient_norm */
+  Buffer compute;  /* what convolutions read: see parameters_have_compute; of precision's dtype */
+  Buffer counters; /* f32, 3: see graph_adam */
+  Buffer squares;  /* f32, count: see parameters_gradient_norm */
+  struct Parameters *spectral; /* beside weights that are normalised (engine/spectral.h), or NULL */
 } Parameters;
 
 void parameters_init(Parameters *parameters, const char *network, DType precision);
 void parameters_free(Parameters *parameters);
 
-/* Which array a graph reads: READ_COMPUTE the master, through compute where precision is bf16, as
+/* Whether convolutions have an array of their own to read: the weights in bf16, or divided by their
+ * spectral norm. Else it is master. */
+bool parameters_have_compute(const Parameters *parameters);
+
+/* Which array a graph reads: READ_COMPUTE the master, through compute where there is one, as
  * training does; the others are f32 whatever the precision. */
 typedef enum ParameterSource { READ_COMPUTE, READ_MASTER, READ_EMA } ParameterSource;
 
@@ -52,9 +57,10 @@ void parameters_freeze(Parameters *parameters);
  * some arrays may be there: parameters_free takes them. */
 Status parameters_allocate(Parameters *parameters, Backend *backend, bool for_training,
                            bool with_ema, Error *error);
-/* Draws initial values from Philox by (seed, network, parameter's name), fills ema and compute. */
+/* Draws initial values from Philox by (seed, network, parameter's name), fills ema, compute and
+ * spectral. */
 Status parameters_initialize(Parameters *parameters, uint64_t seed, Error *error);
-/* Makes compute equal to master again (after master was uploaded). */
+/* Makes compute what master says again (after master, or spectral's, was uploaded). */
 Status parameters_refresh(Parameters *parameters, Error *error);
 const Parameter *parameters_find(const Parameters *parameters, const char *name);
 

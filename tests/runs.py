@@ -31,6 +31,7 @@ TINY = {
     "model.image_layers": 2,
     "model.video_channels": 4,
     "model.video_layers": 2,
+    "model.spectral_norm": True,
     "loss.r1": 0.1,
     "loss.r1_every": 3,
     "optim.clip": 5,

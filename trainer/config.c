@@ -60,6 +60,8 @@ static const ConfigKey KEYS[] = {
     INT("model.video_layers", model.video_layers, 1, 6, "3", "its stride-2 layers"),
     CHOICE("model.discriminator_norm", model.discriminator_norm, "none|rms|instance|group",
            "instance", "norm in the discriminators' inner layers"),
+    BOOL("model.spectral_norm", model.spectral_norm, "false",
+         "the discriminators' convolutions are divided by their largest singular value"),
 
     CHOICE("loss.adversarial", loss.adversarial, "bce|lsgan|hinge", "lsgan",
            "the game: cross-entropy (Goodfellow 2014, non-saturating), least squares, hinge"),
@@ -80,7 +82,8 @@ static const ConfigKey KEYS[] = {
          "weight of R1, which keeps the discriminators flat where they see the real: half the mean "
          "over clips of |D's gradient by the target|^2"),
     INT("loss.r1_every", loss.r1_every, 1, 1000000, "16",
-        "steps from one with R1 to the next, which weighs as much as all of them"),
+        "steps from one with R1 to the next, which weighs as much as all of them; optim.clip "
+        "bounds that step like any other"),
 
     REAL("optim.generator_rate", optim.generator_rate, 0, 1, "2e-4",
          "Adam's learning rate of the generator"),

@@ -27,7 +27,7 @@ typedef struct ModelConfig {
   int64_t noise_channels;
   int64_t image_scales, image_channels, image_layers;
   int64_t video_channels, video_layers;
-  bool video;
+  bool video, spectral_norm;
   int discriminator_norm;
 } ModelConfig;
 

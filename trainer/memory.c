@@ -14,7 +14,8 @@ static size_t parameter_bytes(const Parameters *parameters, bool with_ema) {
                  bytes_of(&parameters->moment1) + bytes_of(&parameters->moment2) +
                  bytes_of(&parameters->counters) + bytes_of(&parameters->squares);
   if (with_ema) bytes += bytes_of(&parameters->ema);
-  if (parameters->precision == DTYPE_BF16) bytes += bytes_of(&parameters->compute);
+  if (parameters_have_compute(parameters)) bytes += bytes_of(&parameters->compute);
+  if (parameters->spectral) bytes += bytes_of(&parameters->spectral->master);
   return bytes;
 }
 

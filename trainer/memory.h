@@ -7,7 +7,7 @@
 
 typedef struct ModelMemory {
   size_t arena;      /* values and workspaces */
-  size_t parameters; /* networks': master, gradient, moments, EMA, compute copy, counters */
+  size_t parameters; /* networks': master, gradient, moments, EMA, compute, counters ... */
   size_t carries;    /* sums of micro-batches' gradients */
   size_t batches;    /* frames, noise, controls, metrics */
   size_t staging;    /* what the backend will still take for copies */

@@ -5,6 +5,7 @@
 #include "base/crc32c.h"
 #include "base/memory.h"
 #include "base/random.h"
+#include "engine/spectral.h"
 #include "trainer/model_internal.h"
 
 enum { COUNTERS = 3 }; /* of a network: see graph_adam */
@@ -62,6 +63,7 @@ static Status declare_parameters(Model *model, Error *error) {
   DType precision = model->config->train.precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
   parameters_init(&model->generator, "generator", precision);
   parameters_init(&model->discriminator, "discriminator", precision);
+  if (model->config->model.spectral_norm) spectral_attach(&model->discriminator);
   parameters_init(&model->perceptual, "perceptual", precision);
   Graph *graph = graph_new();
   model_graph_declare(model, graph);

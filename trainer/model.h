@@ -1,12 +1,12 @@
 /* The GAN and its training step.
  *
  * One step, as a graph: the generator's forward pass; the discriminators' forward and backward pass
- * on [real; fake], their update; the updated discriminators on the same fake; the generator's
- * backward pass, its update; the metrics. With one micro-batch a step that is one program. With
- * more, each half runs once a micro-batch and the updates are programs of their own; gradients are
- * added up in a tree fixed by the micro-batches' order, the last one's program adds the others' and
- * all-reduces. So 1, 2, 4, ... ranks of as many threads leave the same bytes. During
- * optim.l1_warmup the generator alone learns, on L1.
+ * on [real; fake], their update (and a step of spectral norm's power iteration); the updated
+ * discriminators on the same fake; the generator's backward pass, its update; the metrics. With one
+ * micro-batch a step that is one program. With more, each half runs once a micro-batch and the
+ * updates are programs of their own; gradients are added up in a tree fixed by the micro-batches'
+ * order, the last one's program adds the others' and all-reduces. So 1, 2, 4, ... ranks of as many
+ * threads leave the same bytes. During optim.l1_warmup the generator alone learns, on L1.
  *
  * Host side everything is u8 frames and f32 numbers; buffers are the backend's. */
 #ifndef CELFORGE_TRAINER_MODEL_H

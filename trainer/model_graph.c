@@ -1,3 +1,4 @@
+#include "engine/spectral.h"
 #include "trainer/losses.h"
 #include "trainer/model_internal.h"
 #include "trainer/perceptual.h"
@@ -171,24 +172,26 @@ static void update(Step *step, Parameters *parameters, int controls, Metric norm
   Graph *graph = step->graph;
   const OptimConfig *optim = &step->model->config->optim;
   Shape flat = shape_vector(parameters->total);
+  spectral_append_gradient(parameters, graph);
   Value norm = parameters_gradient_norm(parameters, graph);
   graph_store(graph, norm, metric_view(step, norm_metric));
   if (gate.id >= 0) /* 0 * NaN is NaN: a gate that is not finite skips this update too */
     norm = graph_add(graph, norm, graph_affine(graph, gate, 0, 0));
-  bool half = parameters->precision == DTYPE_BF16;
+  bool rounded = parameters_have_compute(parameters) && !parameters->spectral;
   AdamViews views = {
       .parameters = graph_view(graph, &parameters->master, 0, flat),
       .gradients = graph_view(graph, &parameters->gradient, 0, flat),
       .moment1 = graph_view(graph, &parameters->moment1, 0, flat),
       .moment2 = graph_view(graph, &parameters->moment2, 0, flat),
       .ema = with_ema ? graph_view(graph, &parameters->ema, 0, flat) : NO_VALUE,
-      .compute = half ? graph_view(graph, &parameters->compute, 0, flat) : NO_VALUE,
+      .compute = rounded ? graph_view(graph, &parameters->compute, 0, flat) : NO_VALUE,
       .norm = norm,
       .controls = control(step, controls, 4),
       .counters = graph_view(graph, &parameters->counters, 0, shape_vector(3)),
   };
   graph_adam(graph, &views, (float)optim->beta1, (float)optim->beta2, (float)optim->epsilon,
              (float)optim->weight_decay);
+  spectral_append_iteration(parameters, graph);
 }
 
 static void discriminator_update(Step *step) {

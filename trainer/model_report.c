@@ -61,6 +61,14 @@ static void print_parameters(const Parameters *parameters, Text *out) {
   }
 }
 
+static void print_spectral(const Parameters *parameters, Text *out) {
+  const Parameters *spectral = parameters->spectral;
+  if (!spectral || spectral->total == 0) return;
+  text_append(out, "  spectral norm of %d weights: u, v and sigma, ", spectral->count / 3);
+  text_append_count(out, (double)spectral->total);
+  text_append(out, " numbers\n");
+}
+
 static void print_cost(const ProgramCost *cost, Text *out) {
   text_append_count(out, cost->flops);
   text_append(out, "FLOP, ");
@@ -72,6 +80,7 @@ void model_print(const Model *model, Text *out) {
   text_append(out, "device: %s\n\n", model->backend->describe(model->backend));
   print_parameters(&model->generator, out);
   print_parameters(&model->discriminator, out);
+  print_spectral(&model->discriminator, out);
   print_parameters(&model->perceptual, out);
   for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++) {
     if (!model->programs[kind]) continue;

@@ -68,7 +68,8 @@ typedef struct Verdicts {
 } Verdicts;
 
 /* Conditional PatchGANs (Isola et al. 2017; multi-scale: Wang et al. 2018) on frames and on the
- * clip: `pair` [N,T,H,W,3k+3] is source and candidate along the channels. */
+ * clip: `pair` [N,T,H,W,3k+3] is source and candidate along the channels. With model.spectral_norm
+ * the caller has attached it to `parameters` (engine/spectral.h). */
 void discriminators_build(Graph *graph, Parameters *parameters, const ModelConfig *config,
                           Value pair, Verdicts *verdicts);
 

@@ -6,7 +6,7 @@
 #include "base/crc32c.h"
 #include "base/memory.h"
 
-enum { ARRAYS = 11 }; /* at most: five of two networks, one that is fixed */
+enum { ARRAYS = 13 }; /* at most: six of two networks, one that is fixed */
 
 /* A flat array of a network. */
 typedef struct FlatArray {
@@ -43,6 +43,8 @@ static int list_arrays(Model *model, FlatArray *arrays) {
     arrays[count++] = (FlatArray){network, &network->moment2, "moment2", true};
     if (network->ema.data) arrays[count++] = (FlatArray){network, &network->ema, "ema", true};
     arrays[count++] = (FlatArray){network, &network->counters, "counters", false};
+    const Parameters *spectral = network->spectral;
+    if (spectral) arrays[count++] = (FlatArray){spectral, &spectral->master, "master", true};
   }
   const Parameters *fixed = model_perceptual(model);
   if (fixed->total > 0) arrays[count++] = (FlatArray){fixed, &fixed->master, "master", true};

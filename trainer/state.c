@@ -152,6 +152,7 @@ static void list_file(StateCopy *copy, const char *name, const TensorList *list)
 Status state_copy_new(Model *model, StateCopy **out, Error *error) {
   Status status = OK;
   Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
+  const Parameters *spectral = discriminator->spectral;
   StateCopy *copy = mem_new(1, sizeof *copy);
   *out = NULL;
   copy->model = model;
@@ -162,6 +163,7 @@ Status state_copy_new(Model *model, StateCopy **out, Error *error) {
   list_file(copy, STATE_GENERATOR_FILE, &copy->weights);
   if (discriminator->total > 0) {
     TRY(list_add_flat(&copy->judges, &discriminator->master, discriminator, "", error));
+    if (spectral) TRY(list_add_flat(&copy->judges, &spectral->master, spectral, "", error));
     TRY(list_add_moments(&copy->moments, discriminator, error));
     list_file(copy, STATE_DISCRIMINATOR_FILE, &copy->judges);
   }
@@ -316,10 +318,12 @@ static Status restore_network(const Restoring *from, const char *file_name, Para
   Status status = OK;
   char *first = mem_format("%s.moment1.", parameters->network);
   char *second = mem_format("%s.moment2.", parameters->network);
+  Parameters *spectral = parameters->spectral;
   TRY(restore_flat(from, file_name, "", parameters, &parameters->master, error));
   TRY(restore_flat(from, OPTIMIZER_FILE, first, parameters, &parameters->moment1, error));
   TRY(restore_flat(from, OPTIMIZER_FILE, second, parameters, &parameters->moment2, error));
   TRY(restore_counters(from, parameters, error));
+  if (spectral) TRY(restore_flat(from, file_name, "", spectral, &spectral->master, error));
   TRY(comm_agree(from->comm, parameters_refresh(parameters, error), error));
 done:
   free(first);
@@ -327,13 +331,18 @@ done:
   return status;
 }
 
+static int64_t longest_array(const Parameters *parameters) {
+  int64_t most = parameters->master.count;
+  int64_t own = parameters->spectral ? parameters->spectral->master.count : 0;
+  return own > most ? own : most;
+}
+
 static Status restore_networks(Model *model, Comm *comm, const Checkpoint *checkpoint,
                                Error *error) {
   Status status = OK;
   Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
-  int64_t most = generator->master.count;
-  if (discriminator->total > 0 && discriminator->master.count > most)
-    most = discriminator->master.count;
+  int64_t most = longest_array(generator);
+  if (longest_array(discriminator) > most) most = longest_array(discriminator);
   Restoring from = {.comm = comm, .checkpoint = checkpoint};
   status =
       mem_bulk((size_t)most * sizeof *from.flat, "a network's weights", (void **)&from.flat, error);
@@ -381,6 +390,10 @@ static Status check_config(const Config *now, const Checkpoint *checkpoint,
   TRY(check_same_int("run.seed", now->run.seed, then.run.seed, error));
   TRY(check_same_int("train.global_batch", now->train.global_batch, then.train.global_batch,
                      error));
+  if (now->model.spectral_norm != then.model.spectral_norm)
+    TRY(config_error("model.spectral_norm", error,
+                     now->model.spectral_norm ? "true, but the checkpoint was written with false"
+                                              : "false, but the checkpoint was written with true"));
   TRY(json_get_string(checkpoint->manifest, checkpoint->path, "dataset_uuid", &uuid, error));
   if (strcmp(uuid, dataset_uuid) != 0)
     FAIL(error, ERROR_USAGE,

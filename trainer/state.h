@@ -1,7 +1,8 @@
 /* A run's state in a checkpoint, and back.
  *
  *   generator.safetensors      NAME (master weights, our layout), ema.NAME
- *   discriminator.safetensors  NAME; absent without discriminators
+ *   discriminator.safetensors  NAME, with spectral norm weights' NAME_u, NAME_v, NAME_sigma (see
+ *                              engine/spectral.h); absent without discriminators
  *   optimizer.safetensors      NETWORK.moment1.NAME, NETWORK.moment2.NAME, NETWORK.counters
  *   state.json                 step, samples (the next one's number), seed, guard (see guard.h),
  *                              perceptual_crc32c (of the weights of loss.perceptual, if any)
@@ -51,9 +52,9 @@ typedef struct ResumePoint {
 } ResumePoint;
 
 /* Fills the model (allocated) and the guard on every rank from rank 0's `checkpoint` (NULL on the
- * others), which must fit the config: network shapes, seed, global batch, dataset and the weights
- * of loss.perceptual must agree (ERROR_USAGE naming what differs); other differences are logged.
- * `going_back`: see guard_restore. The same status on every rank. */
+ * others), which must fit the config: network shapes, spectral norm, seed, global batch, dataset
+ * and the weights of loss.perceptual must agree (ERROR_USAGE naming what differs); other
+ * differences are logged. `going_back`: see guard_restore. The same status on every rank. */
 Status state_restore(Model *model, Guard *guard, Comm *comm, const Checkpoint *checkpoint,
                      const char *dataset_uuid, bool going_back, ResumePoint *point, Error *error);
 

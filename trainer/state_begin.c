@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "engine/spectral.h"
 #include "trainer/state_internal.h"
 
 static Status upload_zeros(Buffer *buffer, Error *error) {
@@ -82,6 +83,9 @@ static Status take_weights(Model *model, Comm *comm, const Checkpoint *from, Err
   TRY(take_array(comm, from, STATE_DISCRIMINATOR_FILE, "", discriminator, &discriminator->master,
                  &weights, error));
   say_taken(from, discriminator, weights);
+  if (discriminator->spectral) /* the weights' own, whatever the other run has */
+    own = spectral_initialize(discriminator, (uint64_t)model_config(model)->run.seed, error);
+  TRY(comm_agree(comm, own, error));
   TRY(comm_agree(comm, parameters_refresh(discriminator, error), error));
 done:
   return status;

@@ -261,6 +261,8 @@ def test_explicit(tap, folder):
     refused("another seed", 64, "run.seed", good, {"run.seed": 8})
     refused("another global batch", 64, "train.global_batch", good, {"train.global_batch": 8})
     refused("other networks", 64, "model.* must be as", good, {"model.channels": 6})
+    refused("other weights", 64, "model.spectral_norm: false, but the checkpoint was written with true", good,
+            {"model.spectral_norm": False})
     refused("another dataset", 64, "resuming would mix them", good,
             {"data.path": runs.synth(os.path.join(folder, "other"), seed=2)})
 

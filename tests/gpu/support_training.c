@@ -35,6 +35,7 @@ static Config small_config(const char *const *assignments) {
                                       "model.video_channels=8",
                                       "model.video_layers=2",
                                       "model.discriminator_norm=instance",
+                                      "model.spectral_norm=true",
                                       "loss.feature_matching=2",
                                       "loss.total_variation=0.1",
                                       "loss.r1=0.5",
@@ -113,6 +114,7 @@ TrainingArrays training_arrays(const Training *training, int network) {
   Parameters *of = training_network(training, network);
   TrainingArrays arrays = {4, {&of->master, &of->counters, &of->moment1, &of->moment2}};
   if (of->ema.data) arrays.of[arrays.count++] = &of->ema;
+  if (of->spectral) arrays.of[arrays.count++] = &of->spectral->master;
   return arrays;
 }
 

@@ -26,11 +26,12 @@ StepResult training_result(const Training *training, int ago);
 enum { TRAINING_NETWORKS = 2 };
 Parameters *training_network(const Training *training, int network);
 
-/* What a step reads and leaves of a network; the generator alone has an average. */
+/* What a step reads and leaves of a network; the generator alone has an average, the discriminators
+ * spectral norm. */
 enum { TRAINING_ARRAYS = 5 };
 typedef struct TrainingArrays {
   int count;
-  Buffer *of[TRAINING_ARRAYS]; /* master first, then counters, moments, average */
+  Buffer *of[TRAINING_ARRAYS]; /* master first, then counters, moments, the fifth */
 } TrainingArrays;
 TrainingArrays training_arrays(const Training *training, int network);
 

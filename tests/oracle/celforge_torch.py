@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from torch import nn
+from torch.nn.utils.spectral_norm import SpectralNorm, spectral_norm
 
 NORM_EPSILON = 1e-5
 LEAKY_SLOPE = 0.2
@@ -140,7 +141,8 @@ class Norm(nn.Module):
 class Convolution(nn.Module):
     """A convolution and its norm, if any; bias where there is no norm."""
 
-    def __init__(self, inputs, outputs, taps, stride=1, norm="none", mode="reflect", centred=False, scale=1.0, dims=3, bias=True):
+    def __init__(self, inputs, outputs, taps, stride=1, norm="none", mode="reflect", centred=False, scale=1.0, dims=3, bias=True,
+                 spectral=False):
         super().__init__()
         taps_time, taps_space = taps
         self.dims, self.stride, self.mode, self.centred = dims, stride, mode, centred
@@ -150,6 +152,15 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, *size) * deviation)
         self.bias = nn.Parameter(torch.zeros(outputs)) if norm == "none" and bias else None
         self.norm = None if norm == "none" else Norm(norm, outputs)
+        if spectral:
+            spectral_norm(self)
+
+    def iterate(self):
+        """Spectral norm's step of the power iteration, if there is one."""
+        for hook in self._forward_pre_hooks.values():
+            if isinstance(hook, SpectralNorm):
+                with torch.no_grad():
+                    hook.compute_weight(self, do_power_iteration=True)
 
     def forward(self, x):
         half = (self.space - 1) // 2
@@ -341,7 +352,7 @@ GENERATORS = {"celnet": Generator, "pix2pixhd": Pix2PixHD}
 
 
 class PatchDiscriminator(nn.Module):
-    def __init__(self, inputs, channels, layers, norm, taps_time):
+    def __init__(self, inputs, channels, layers, norm, taps_time, spectral):
         super().__init__()
         self.layers = []
         for i in range(layers + 2):
@@ -355,6 +366,7 @@ class PatchDiscriminator(nn.Module):
                 norm=norm if 0 < i <= layers else "none",
                 mode="zero",
                 dims=3 if taps_time > 1 else 2,
+                spectral=spectral,
             )
             self.add_module(f"conv{i}", layer)
             self.layers.append(layer)
@@ -374,14 +386,19 @@ class Discriminators(nn.Module):
     def __init__(self, model, channels):
         super().__init__()
         self.images, self.video = [], None
+        norm, spectral = model.discriminator_norm, model.spectral_norm
         for scale in range(model.image_scales):
-            head = PatchDiscriminator(channels + 3, model.image_channels, model.image_layers, model.discriminator_norm, 1)
+            head = PatchDiscriminator(channels + 3, model.image_channels, model.image_layers, norm, 1, spectral)
             self.add_module(f"image{scale}", head)
             self.images.append(head)
         if model.video:
-            self.video = PatchDiscriminator(
-                channels + 3, model.video_channels, model.video_layers, model.discriminator_norm, 3
-            )
+            self.video = PatchDiscriminator(channels + 3, model.video_channels, model.video_layers, norm, 3, spectral)
+        self.eval()  # so that spectral norm iterates when it is told to, not at every call
+
+    def iterate(self):
+        for module in self.modules():
+            if isinstance(module, Convolution):
+                module.iterate()
 
     def forward(self, pair):
         verdicts, x = [], to_frames(pair)
@@ -537,6 +554,10 @@ class Training:
     # Checkpoints
 
     @staticmethod
+    def name_of(key):
+        return key.replace("weight_orig", "weight")  # PyTorch's for what spectral norm divides
+
+    @staticmethod
     def from_checkpoint(array, parameter):
         tensor = torch.tensor(array, dtype=parameter.dtype)
         if tensor.dim() == 5:
@@ -552,6 +573,7 @@ class Training:
             applied, skipped, _ = moments.pop(f"{name}.counters")
             assert skipped == 0, f"{name}: {skipped} updates skipped"
             for key, p in self.networks[name].named_parameters():
+                key = self.name_of(key)
                 optimizer.state[p] = {
                     "step": torch.tensor(float(applied), device=p.device),
                     "exp_avg": self.from_checkpoint(moments.pop(f"{name}.moment1.{key}"), p),
@@ -560,6 +582,9 @@ class Training:
                 p.data.copy_(self.from_checkpoint(arrays.pop(key), p))
                 if name == "generator":
                     self.ema[key].copy_(self.from_checkpoint(arrays.pop(f"ema.{key}"), p))
+            for key, buffer in self.networks[name].named_buffers():  # spectral norm's
+                buffer.copy_(self.from_checkpoint(arrays.pop(key), buffer))
+                arrays.pop(re.sub("_u$", "_sigma", key), None)
             assert not arrays, f"{name}.safetensors: arrays that no layer reads: {sorted(arrays)}"
         assert not moments, f"optimizer.safetensors: arrays that nothing reads: {sorted(moments)}"
 
@@ -567,7 +592,10 @@ class Training:
         """Everything a checkpoint holds, flat by name, for comparison."""
         result = {f"ema.{key}": value for key, value in self.ema.items()}
         for name, optimizer in self.optimizers.items():
+            for key, buffer in self.networks[name].named_buffers():
+                result[f"{name}.{key}"] = buffer.clone()
             for key, p in self.networks[name].named_parameters():
+                key = self.name_of(key)
                 result[f"{name}.{key}"] = p.detach().clone()
                 if p in optimizer.state:
                     result[f"{name}.moment1.{key}"] = optimizer.state[p]["exp_avg"].clone()
@@ -621,6 +649,7 @@ class Training:
             loss = loss + self.config.loss.r1 / 2 * self.config.loss.r1_every * penalty
         loss.backward()
         self.update("discriminator", rate, losses, "grad_norm/d")
+        self.discriminator.iterate()
 
     def generator_loss(self, film, target, output, losses, weight, warmup):
         weights, terms = self.config.loss, []

@@ -28,7 +28,8 @@ import numpy as np
 import torch
 
 import support
-from celforge_torch import Perceptual, Training, enlarge, normalize, parse_config, write_safetensors
+from celforge_torch import (Perceptual, Training, enlarge, normalize, parse_config, read_safetensors,
+                            write_safetensors)
 
 STEPS, CLIPS, FRAMES, SIZE = 11, 4, 3, 48
 
@@ -123,6 +124,17 @@ CASES = {
         "model.discriminator_norm": "group",
         "train.recompute": True,
     },
+    "spectral norm": {"model.spectral_norm": True, "model.discriminator_norm": "none"},
+    "spectral norm, R1, clip, micro-batches": {
+        "model.spectral_norm": True,
+        "model.image_scales": 2,
+        "loss.r1": 2,
+        "loss.r1_every": 2,
+        "loss.feature_matching": 1,
+        "optim.clip": 1,
+        "optim.l1_warmup": 2,
+        "train.micro_batch": 2,
+    },
     "recurrence": {"model.temporal": "convgru", "loss.adversarial": "bce", "train.micro_batch": 2},
     "pix2pixhd": {**PUBLISHED, "loss.feature_matching": 10},
     "pix2pixhd with its enhancer, odd size": {**PUBLISHED, "model.enhancers": 1, "model.norm": "rms", "data.path": "odd",
@@ -179,8 +191,11 @@ class Run:
 
     def from_checkpoint(self, step, dtype=torch.float32):
         training = Training(self.config, self.source.shape[-1], dtype)
-        training.load(os.path.join(self.folder, "checkpoints", f"step-{step:08d}"))
+        training.load(self.checkpoint(step))
         return training
+
+    def checkpoint(self, step):
+        return os.path.join(self.folder, "checkpoints", f"step-{step:08d}")
 
     def go_on(self, step, count, dtype=torch.float32):
         """The losses of `count` steps in PyTorch behind step `step`, and the state after them."""
@@ -269,6 +284,19 @@ def check_rates(tap, name, run):
     tap.check(max(errors) < 1e-6, f"{name}: the learning rates follow the schedule")
 
 
+def check_sigmas(tap, name, run):
+    """The power iteration's sigma, from below, beside the largest singular value."""
+    arrays = read_safetensors(os.path.join(run.checkpoint(STEPS), "discriminator.safetensors"))
+    ratios = {}
+    for key, sigma in arrays.items():
+        if key.endswith("_sigma"):
+            weight = torch.tensor(arrays[key.removesuffix("_sigma")])
+            ratios[key] = float(sigma[0]) / float(torch.linalg.svdvals(weight.flatten(1).double())[0])
+    worst = min(ratios, key=ratios.get)
+    tap.check(ratios[worst] > 0.95 and max(ratios.values()) < 1 + 1e-6, f"{name}: each sigma is the largest singular value",
+              f"smallest ratio {ratios[worst]:.4f}: {worst}")
+
+
 def check_case(tap, root, name, settings):
     folder = os.path.join(root, re.sub("[^a-z0-9]+", "-", name.lower()))
     data = os.path.join(root, settings.get("data.path", "data"))
@@ -280,6 +308,8 @@ def check_case(tap, root, name, settings):
     check_in_a_row(tap, name, run)
     check_one_by_one(tap, name, run)
     check_rates(tap, name, run)
+    if run.config.model.spectral_norm:
+        check_sigmas(tap, name, run)
 
 
 def main():
