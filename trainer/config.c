@@ -63,8 +63,9 @@ static const ConfigKey KEYS[] = {
     BOOL("model.spectral_norm", model.spectral_norm, "false",
          "the discriminators' convolutions are divided by their largest singular value"),
 
-    CHOICE("loss.adversarial", loss.adversarial, "bce|lsgan|hinge", "lsgan",
-           "the game: cross-entropy (Goodfellow 2014, non-saturating), least squares, hinge"),
+    CHOICE("loss.adversarial", loss.adversarial, "bce|lsgan|hinge|wgan-gp", "lsgan",
+           "the game: cross-entropy (Goodfellow 2014, non-saturating), least squares, hinge, "
+           "Wasserstein with a gradient penalty"),
     REAL("loss.adversarial_weight", loss.adversarial_weight, 0, 1e6, "1",
          "weight of the discriminators' verdict; 0: no discriminators"),
     REAL("loss.l1", loss.l1, 0, 1e6, "10", "weight of mean |output - target|"),
@@ -78,6 +79,9 @@ static const ConfigKey KEYS[] = {
          "weight of mean |change of output - change of target| between frames"),
     REAL("loss.total_variation", loss.total_variation, 0, 1e6, "0",
          "weight of mean |differences of neighbouring pixels|"),
+    REAL("loss.gradient_penalty", loss.gradient_penalty, 0, 1e6, "10",
+         "weight of the gradient penalty, which wgan-gp alone has: the mean over clips of (|D's "
+         "gradient| - 1)^2 at a random point between output and target"),
     REAL("loss.r1", loss.r1, 0, 1e6, "0",
          "weight of R1, which keeps the discriminators flat where they see the real: half the mean "
          "over clips of |D's gradient by the target|^2"),

@@ -12,7 +12,12 @@ typedef enum NormChoice {
   NORM_CHOICE_INSTANCE,
   NORM_CHOICE_GROUP
 } NormChoice;
-typedef enum Adversarial { ADVERSARIAL_BCE, ADVERSARIAL_LSGAN, ADVERSARIAL_HINGE } Adversarial;
+typedef enum Adversarial {
+  ADVERSARIAL_BCE,
+  ADVERSARIAL_LSGAN,
+  ADVERSARIAL_HINGE,
+  ADVERSARIAL_WGAN_GP
+} Adversarial;
 typedef enum Schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE } Schedule;
 typedef enum Precision { PRECISION_F32, PRECISION_BF16 } Precision;
 typedef enum Device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } Device;
@@ -33,7 +38,8 @@ typedef struct ModelConfig {
 
 typedef struct LossConfig {
   int adversarial;
-  double adversarial_weight, l1, feature_matching, perceptual, temporal, total_variation, r1;
+  double adversarial_weight, l1, feature_matching, perceptual, temporal, total_variation;
+  double gradient_penalty, r1;
   int64_t r1_every;
   ConfigString perceptual_weights;
 } LossConfig;

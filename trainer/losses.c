@@ -45,6 +45,8 @@ static Value patch_cost(Graph *graph, Adversarial game, Value logits, bool wante
   }
   case ADVERSARIAL_HINGE:
     return graph_relu(graph, graph_affine(graph, logits, sign, 1));
+  case ADVERSARIAL_WGAN_GP:
+    return graph_affine(graph, logits, sign, 0);
   }
   graph_fail(graph, "unknown adversarial loss %d", (int)game);
   return NO_VALUE;
@@ -86,16 +88,34 @@ Value loss_generator(Graph *graph, Adversarial game, const Verdicts *fake) {
   return sum;
 }
 
-Value loss_r1(Graph *graph, const Verdicts *real, Value target) {
+/* The squares of each clip's gradient of its own D, its logits averaged, by its `candidate`. */
+static Value squared_slopes(Graph *graph, const Verdicts *verdicts, Value candidate) {
   Value sum = NO_VALUE, gradient = NO_VALUE;
-  float clips = (float)graph_shape(graph, target).dim[AXIS_N];
-  for (int i = 0; i < real->count; i++) {
-    Value mean = graph_mean(graph, to_f32(graph, real->heads[i].logits));
-    sum = add_weighted(graph, sum, mean, clips * head_weight(real, i)); /* each clip's own D */
+  float clips = (float)graph_shape(graph, candidate).dim[AXIS_N];
+  for (int i = 0; i < verdicts->count; i++) {
+    Value mean = graph_mean(graph, to_f32(graph, verdicts->heads[i].logits));
+    sum = add_weighted(graph, sum, mean, clips * head_weight(verdicts, i));
   }
-  graph_gradients(graph, sum, &target, 1, &gradient);
-  Value square = graph_square(graph, to_f32(graph, gradient));
-  return graph_reduce_sum(graph, square, ALL_AXES, 1 / clips);
+  graph_gradients(graph, sum, &candidate, 1, &gradient);
+  return graph_square(graph, to_f32(graph, gradient));
+}
+
+Value loss_r1(Graph *graph, const Verdicts *real, Value target) {
+  Value squares = squared_slopes(graph, real, target);
+  float clips = (float)graph_shape(graph, target).dim[AXIS_N];
+  return graph_reduce_sum(graph, squares, ALL_AXES, 1 / clips);
+}
+
+Value loss_gradient_penalty(Graph *graph, const Verdicts *verdicts, Value between) {
+  Value squares = squared_slopes(graph, verdicts, between);
+  Value norm = graph_sqrt(graph, graph_reduce_sum(graph, squares, ALL_AXES & ~(1u << AXIS_N), 1));
+  return graph_mean(graph, graph_square(graph, graph_affine(graph, norm, 1, -1)));
+}
+
+Value frames_between(Graph *graph, Value output, Value target, Value share) {
+  Value from = to_f32(graph, output), way = graph_sub(graph, to_f32(graph, target), from);
+  Value between = graph_add(graph, from, graph_mul(graph, share, way));
+  return graph_cast(graph, between, graph_dtype(graph, output));
 }
 
 Value loss_feature_matching(Graph *graph, const Verdicts *fake, const Verdicts *real) {

@@ -45,7 +45,7 @@ Status model_memory(const Model *model, ModelMemory *out, Error *error) {
       .carries =
           carry_bytes(&model->generator_carries) + carry_bytes(&model->discriminator_carries),
       .batches = bytes_of(&model->source) + bytes_of(&model->target) + bytes_of(&model->noise) +
-                 bytes_of(&model->controls) + bytes_of(&model->metrics),
+                 bytes_of(&model->shares) + bytes_of(&model->controls) + bytes_of(&model->metrics),
       .staging = device.staging,
   };
   out->total = out->arena + out->parameters + out->carries + out->batches + out->staging;

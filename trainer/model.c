@@ -36,6 +36,7 @@ const char *model_metric_name(Metric metric) {
       [METRIC_PERCEPTUAL] = "loss/perceptual",
       [METRIC_TEMPORAL] = "loss/temporal",
       [METRIC_TOTAL_VARIATION] = "loss/total_variation",
+      [METRIC_GRADIENT_PENALTY] = "loss/gradient_penalty",
       [METRIC_R1] = "loss/r1",
       [METRIC_NORM_G] = "grad_norm/g",
       [METRIC_NORM_D] = "grad_norm/d",
@@ -55,6 +56,9 @@ static void describe_buffers(Model *model) {
       buffer_describe("target frames", DTYPE_U8, batch * (int64_t)clip_target_bytes(clip));
   model->noise =
       buffer_describe("noise", DTYPE_F32, batch * pixels * model->config->model.noise_channels);
+  bool penalised =
+      model_computes_metric(model, &(StepControls){.kind = STEP_GAN}, METRIC_GRADIENT_PENALTY);
+  model->shares = buffer_describe("shares of output and target", DTYPE_F32, penalised ? batch : 0);
   model->controls = buffer_describe("controls", DTYPE_F32, CONTROL_COUNT);
   model->metrics = buffer_describe("metrics", DTYPE_F32, METRIC_COUNT);
 }
@@ -280,6 +284,7 @@ void model_free(Model *model) {
   buffer_free(&model->source);
   buffer_free(&model->target);
   buffer_free(&model->noise);
+  buffer_free(&model->shares);
   buffer_free(&model->controls);
   buffer_free(&model->metrics);
   arena_free(model->arena);
@@ -320,6 +325,7 @@ Status model_allocate(Model *model, Error *error) {
   TRY(buffer_allocate(&model->source, backend, error));
   TRY(buffer_allocate(&model->target, backend, error));
   if (model->noise.count > 0) TRY(buffer_allocate(&model->noise, backend, error));
+  if (model->shares.count > 0) TRY(buffer_allocate(&model->shares, backend, error));
   TRY(buffer_allocate(&model->controls, backend, error));
   TRY(buffer_allocate(&model->metrics, backend, error));
   for (int i = 0; i < RESULT_SLOTS; i++) TRY(result_allocate(model, &model->results[i], error));
@@ -376,11 +382,26 @@ done:
   return status;
 }
 
+/* Uniform in [0, 1), keyed likewise. */
+static Status upload_shares(Model *model, const int64_t *samples, Error *error) {
+  if (model->shares.count == 0) return OK;
+  float *values = mem_new((size_t)model->shares.count, sizeof *values);
+  for (int64_t i = 0; i < model->shares.count; i++) {
+    Random random = random_stream((uint64_t)model->config->run.seed, RANDOM_INTERPOLATION,
+                                  (uint64_t)samples[i], 0);
+    values[i] = (float)random_uniform(&random);
+  }
+  Status status = buffer_upload(&model->shares, 0, values, model->shares.count, error);
+  free(values);
+  return status;
+}
+
 static Status upload_batch(Model *model, const MicroBatch *batch, Error *error) {
   Status status = OK;
   TRY(buffer_upload(&model->source, 0, batch->source, model->source.count, error));
   TRY(buffer_upload(&model->target, 0, batch->target, model->target.count, error));
   TRY(upload_noise(model, batch->samples, error));
+  TRY(upload_shares(model, batch->samples, error));
 done:
   return status;
 }

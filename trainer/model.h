@@ -26,6 +26,7 @@ typedef enum Metric {
   METRIC_PERCEPTUAL,
   METRIC_TEMPORAL,
   METRIC_TOTAL_VARIATION,
+  METRIC_GRADIENT_PENALTY,
   METRIC_R1,
   METRIC_NORM_G, /* of the gradient, before clipping */
   METRIC_NORM_D,
@@ -72,7 +73,7 @@ Status model_allocate(Model *model, Error *error);
 Status model_initialize(Model *model, Error *error);
 
 /* One micro-batch on the host: source u8 [B,T,H,W,C], target u8 [B,T,H',W',3], and the global
- * numbers of its samples, which key the noise. */
+ * numbers of its samples, which key the noise and the gradient penalty's points. */
 typedef struct MicroBatch {
   const uint8_t *source, *target;
   const int64_t *samples;

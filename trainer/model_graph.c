@@ -99,16 +99,33 @@ void model_graph_fold(Parameters *parameters, Carries *carries, int level, Graph
   graph_store(graph, sum, graph_view(graph, &carries->sums[level], 0, flat));
 }
 
+static Value add_term(Step *step, Value sum, Metric metric, double weight, Value term) {
+  report(step, metric, term);
+  Value weighted = graph_affine(step->graph, term, (float)weight, 0);
+  return sum.id < 0 ? weighted : graph_add(step->graph, sum, weighted);
+}
+
 /* The penalty for a discriminator that is steep at the targets. A step with R1 stands for those
  * without it since the last one (Karras et al. 2020, "lazy regularization"). */
 static Value add_r1(Step *step, Value sum) {
   const LossConfig *loss = &step->model->config->loss;
   Verdicts real;
   judge(step, pair(step, step->target), &real);
-  Value penalty = loss_r1(step->graph, &real, step->target);
-  report(step, METRIC_R1, penalty);
-  float weight = (float)(loss->r1 / 2 * (double)loss->r1_every);
-  return graph_add(step->graph, sum, graph_affine(step->graph, penalty, weight, 0));
+  return add_term(step, sum, METRIC_R1, loss->r1 / 2 * (double)loss->r1_every,
+                  loss_r1(step->graph, &real, step->target));
+}
+
+/* The penalty for a discriminator whose gradient between output and target is not of length 1. */
+static Value add_gradient_penalty(Step *step, Value sum) {
+  const Model *model = step->model;
+  Shape each = shape_make(model->config->train.micro_batch, 1, 1, 1, 1);
+  Value share = graph_view(step->graph, &step->model->shares, 0, each);
+  Value between = frames_between(step->graph, step->output, step->target, share);
+  Verdicts verdicts;
+  judge(step, pair(step, between), &verdicts);
+  Value penalty = loss_gradient_penalty(step->graph, &verdicts, between);
+  return add_term(step, sum, METRIC_GRADIENT_PENALTY, model->config->loss.gradient_penalty,
+                  penalty);
 }
 
 static void discriminator_half(Step *step) {
@@ -119,14 +136,9 @@ static void discriminator_half(Step *step) {
   judge(step, pairs, &both);
   Value loss = loss_discriminator(graph, (Adversarial)step->model->config->loss.adversarial, &both);
   report(step, METRIC_LOSS_D, loss);
+  if (step->model->shares.count > 0) loss = add_gradient_penalty(step, loss);
   if (step->regularise) loss = add_r1(step, loss);
   differentiate(step, &step->model->discriminator, loss);
-}
-
-static Value add_term(Step *step, Value sum, Metric metric, double weight, Value term) {
-  report(step, metric, term);
-  Value weighted = graph_affine(step->graph, term, (float)weight, 0);
-  return sum.id < 0 ? weighted : graph_add(step->graph, sum, weighted);
 }
 
 static Value adversarial_terms(Step *step, Value sum) {
@@ -320,6 +332,9 @@ bool model_computes_metric(const Model *model, const StepControls *controls, Met
     return gan && loss->temporal > 0 && model->options.shape.frames > 1;
   case METRIC_TOTAL_VARIATION:
     return gan && loss->total_variation > 0;
+  case METRIC_GRADIENT_PENALTY:
+    return gan && model->adversarial && loss->adversarial == ADVERSARIAL_WGAN_GP &&
+           loss->gradient_penalty > 0;
   case METRIC_R1:
     return gan && loss->r1 > 0 && (controls->regularise || loss->r1_every == 1);
   case METRIC_COUNT:

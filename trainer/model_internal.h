@@ -60,6 +60,7 @@ struct Model {
   uint32_t perceptual_checksum;
   Carries generator_carries, discriminator_carries;
   Buffer source, target, noise, controls, metrics;
+  Buffer shares; /* f32, one a clip: where the gradient penalty is taken; empty without one */
   Arena *arena;
   Program *programs[PROGRAM_KIND_COUNT]; /* NULL: not needed */
   ResultSlot results[RESULT_SLOTS];

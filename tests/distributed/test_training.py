@@ -43,6 +43,8 @@ def test_world_sizes(tap, folder):
 def make_reproducible(folder, data, name, threads, precision):
     settings = {"train.steps": LONG, "checkpoint.every": 10, "comm.reduce": "reproducible",
                 "train.precision": precision, "optim.schedule": "constant"}  # so that nothing depends on train.steps
+    if precision == "bf16":
+        settings["loss.adversarial"] = "wgan-gp"
     run = runs.Run(os.path.join(folder, f"{precision}-{name}"), data, settings)
     run.environment = {"OMP_NUM_THREADS": threads}
     return run

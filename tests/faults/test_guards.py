@@ -16,6 +16,7 @@ import numpy
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import runs  # noqa: E402
+from draws import WORD, order_clip  # noqa: E402
 from runs import Run  # noqa: E402
 
 SEED = int(os.environ.get("CELFORGE_TEST_SEED", random.SystemRandom().randrange(1 << 32)))
@@ -25,38 +26,6 @@ MAX_SKIPS = 4
 # Kept steady enough that a clip which is no pair stands out.
 GUARDED = {"train.steps": STEPS, "checkpoint.every": 8, "guard.max_skips": MAX_SKIPS, "guard.outlier": 4,
            "comm.reduce": "reproducible"}
-
-# --- The order of samples, from its definition (data/order.h): which clips a step reads -------------------
-
-WORD = 0xFFFFFFFF
-
-
-def philox(counter, key):
-    """Philox4x32-10 of Salmon et al."""
-    x0, x1, x2, x3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        a, b = 0xD2511F53 * x0, 0xCD9E8D57 * x2
-        x0, x1, x2, x3 = (b >> 32) ^ x1 ^ k0, b & WORD, (a >> 32) ^ x3 ^ k1, a & WORD
-        k0, k1 = (k0 + 0x9E3779B9) & WORD, (k1 + 0xBB67AE85) & WORD
-    return x0, x1, x2, x3
-
-
-def order_clip(seed, position, count):
-    """The first epoch's."""
-    key = philox((seed, 0, 2, 0), (0, 0))[:2]
-    half = 3
-    while 1 << 2 * half < count:
-        half += 1
-    mask, value = (1 << half) - 1, position
-    while True:
-        left, right = value >> half, value & mask
-        for number in range(8):
-            left, right = right, (left ^ philox((right, number, 0, 0), key)[0]) & mask
-        value = left << half | right
-        if value < count:
-            return value
-
 
 def clips_of_step(step):
     return [order_clip(runs.TINY["run.seed"], step * BATCH + i, CLIPS) for i in range(BATCH)]

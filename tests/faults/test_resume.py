@@ -187,7 +187,7 @@ def stop_and_go_on(tap, folder, number, ranks, settings, moments):
 def test_signals(tap, folder):
     """Asked to stop by a signal"""
     moments = random.Random(f"{SEED} signals")
-    stop_and_go_on(tap, folder, signal.SIGTERM, 1, {}, moments)
+    stop_and_go_on(tap, folder, signal.SIGTERM, 1, {"loss.adversarial": "wgan-gp"}, moments)
     stop_and_go_on(tap, folder, signal.SIGINT, 1, {"loss.adversarial_weight": 0, "loss.r1": 0}, moments)
     if shutil.which("mpirun"):
         stop_and_go_on(tap, folder, signal.SIGUSR2, 2, {}, moments)

@@ -189,9 +189,16 @@ static void every_step_is_the_cpus_f32(void **state) {
   check_lockstep((const char *const[]){"train.precision=f32", NULL}, 2e-5, LIMITS_F32);
 }
 
-static void every_step_is_the_cpus_recurrent(void **state) {
+/* What critics say is the difference of what is much larger; their last bias has no gradient but
+ * for rounding, which a large epsilon keeps small. */
+static void every_step_is_the_cpus_recurrent_wasserstein(void **state) {
   (void)state;
-  check_lockstep((const char *const[]){"model.temporal=convgru", NULL}, 2e-5, LIMITS_F32);
+  const char *const assignments[] = {"model.temporal=convgru", "loss.adversarial=wgan-gp",
+                                     "optim.epsilon=1e-4", NULL};
+  Limits limits[QUANTITIES];
+  memcpy(limits, LIMITS_F32, sizeof limits);
+  limits[LOSSES] = (Limits){1e-4, 1e-3};
+  check_lockstep(assignments, 2e-5, limits);
 }
 
 static void every_step_is_the_cpus_pix2pixhd(void **state) {
@@ -395,7 +402,7 @@ int main(void) {
       cmocka_unit_test(a_step_is_one_launch_and_waits_for_nothing),
       cmocka_unit_test(every_step_is_the_cpus_f32),
       cmocka_unit_test(every_step_is_the_cpus_bf16),
-      cmocka_unit_test(every_step_is_the_cpus_recurrent),
+      cmocka_unit_test(every_step_is_the_cpus_recurrent_wasserstein),
       cmocka_unit_test(every_step_is_the_cpus_pix2pixhd),
       cmocka_unit_test(a_run_drifts_as_the_cpus_f32),
       cmocka_unit_test(a_run_drifts_as_the_cpus_bf16),

@@ -432,17 +432,29 @@ def loss_discriminator(game, verdicts):
             ) + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
         elif game == "lsgan":
             cost = ((real - 1).square().mean() + fake.square().mean()) / 2
+        elif game == "wgan-gp":
+            cost = fake.mean() - real.mean()
         else:
             cost = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
         total = total + share * cost
     return total
 
 
+def slopes(verdicts, candidate):
+    """dD/dcandidate, with D the logits' average of each clip."""
+    score = sum(share * logits.mean() for logits, _, share in verdicts) * len(candidate)
+    (gradient,) = torch.autograd.grad(score, candidate, create_graph=True)
+    return gradient.flatten(1)
+
+
 def loss_r1(verdicts, target):
-    """The mean over clips of |dD/dtarget|^2, with D the logits' average of each clip."""
-    score = sum(share * logits.mean() for logits, _, share in verdicts) * len(target)
-    (gradient,) = torch.autograd.grad(score, target, create_graph=True)
-    return gradient.square().sum() / len(target)
+    """The mean over clips of |dD/dtarget|^2."""
+    return slopes(verdicts, target).square().sum() / len(target)
+
+
+def loss_gradient_penalty(verdicts, between):
+    """The mean over clips of (|dD/dbetween| - 1)^2."""
+    return (slopes(verdicts, between).norm(2, dim=1) - 1).square().mean()
 
 
 def loss_generator(game, verdicts):
@@ -639,14 +651,27 @@ class Training:
         loss, since = self.config.loss, number - self.config.optim.l1_warmup
         return loss.r1 > 0 and since >= 0 and (since + 1) % loss.r1_every == 0
 
-    def discriminator_half(self, film, target, output, losses, rate, regularise=False):
-        loss = self.discriminator_loss(film, target, output.detach())
+    def shares(self, number, clips):
+        """Where between output and target each clip's gradient penalty of a step is taken."""
+        return torch.rand(clips)
+
+    def gradient_penalty(self, film, target, output, shares):
+        shares = shares.to(target).view(-1, 1, 1, 1, 1)
+        between = (output + shares * (target - output)).detach().requires_grad_()
+        return loss_gradient_penalty(self.discriminator(torch.cat((film, between), 1)), between)
+
+    def discriminator_half(self, film, target, output, losses, rate, number):
+        loss, weights = self.discriminator_loss(film, target, output.detach()), self.config.loss
         losses["loss/d"] = loss.detach()
-        if regularise:
+        if weights.adversarial == "wgan-gp" and weights.gradient_penalty > 0:
+            penalty = self.gradient_penalty(film, target, output, self.shares(number, len(target)))
+            losses["loss/gradient_penalty"] = penalty.detach()
+            loss = loss + weights.gradient_penalty * penalty
+        if self.regularises(number):
             target = target.detach().requires_grad_()
             penalty = loss_r1(self.discriminator(torch.cat((film, target), 1)), target)
             losses["loss/r1"] = penalty.detach()
-            loss = loss + self.config.loss.r1 / 2 * self.config.loss.r1_every * penalty
+            loss = loss + weights.r1 / 2 * weights.r1_every * penalty
         loss.backward()
         self.update("discriminator", rate, losses, "grad_norm/d")
         self.discriminator.iterate()
@@ -678,8 +703,7 @@ class Training:
         factor, warmup = self.rate_factor(number), number < optim.l1_warmup
         output = self.generator(film)
         if self.adversarial and not warmup:
-            rate = optim.discriminator_rate * factor
-            self.discriminator_half(film, target, output, losses, rate, self.regularises(number))
+            self.discriminator_half(film, target, output, losses, optim.discriminator_rate * factor, number)
         self.discriminator.requires_grad_(False)
         loss = self.generator_loss(film, target, output, losses, self.adversarial_weight(number), warmup)
         loss.backward()

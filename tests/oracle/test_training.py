@@ -22,6 +22,7 @@ import glob
 import json
 import os
 import re
+import sys
 
 import h5py
 import numpy as np
@@ -30,6 +31,9 @@ import torch
 import support
 from celforge_torch import (Perceptual, Training, enlarge, normalize, parse_config, read_safetensors,
                             write_safetensors)
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import draws  # noqa: E402
 
 STEPS, CLIPS, FRAMES, SIZE = 11, 4, 3, 48
 
@@ -135,6 +139,23 @@ CASES = {
         "optim.l1_warmup": 2,
         "train.micro_batch": 2,
     },
+    "Wasserstein": {
+        "loss.adversarial": "wgan-gp",
+        "model.image_scales": 2,
+        "model.discriminator_norm": "none",
+        "optim.epsilon": 1e-5,
+    },
+    "Wasserstein, R1, group norm, micro-batches": {
+        "loss.adversarial": "wgan-gp",
+        "loss.gradient_penalty": 2,
+        "optim.epsilon": 1e-5,
+        "loss.r1": 1,
+        "loss.r1_every": 2,
+        "model.discriminator_norm": "group",
+        "train.micro_batch": 1,
+        "train.recompute": True,
+        "optim.l1_warmup": 2,
+    },
     "recurrence": {"model.temporal": "convgru", "loss.adversarial": "bce", "train.micro_batch": 2},
     "pix2pixhd": {**PUBLISHED, "loss.feature_matching": 10},
     "pix2pixhd with its enhancer, odd size": {**PUBLISHED, "model.enhancers": 1, "model.norm": "rms", "data.path": "odd",
@@ -171,9 +192,9 @@ def read_clips(folder):
         return file["clips/source"][:], file["clips/target"][:]
 
 
-# Instance norm takes a channel's constant out again: the gradient is zero but for rounding, which Adam
-# blows up to steps of full size.
-WITHOUT_GRADIENT = {"instance": r"block\d+\.conv2\.norm\.bias$"}
+# Instance norm takes a channel's constant out again, the difference of Wasserstein's critics their last
+# bias: the gradient is zero but for rounding, which Adam blows up to steps of full size.
+WITHOUT_GRADIENT = {"instance": r"block\d+\.conv2\.norm\.bias$", "wgan-gp": r"discriminator\..*\.conv3\.bias$"}
 
 
 class Run:
@@ -186,16 +207,26 @@ class Run:
         with open(os.path.join(folder, "metrics.jsonl"), encoding="utf-8") as file:
             self.metrics = [json.loads(line) for line in file]
         self.source, self.target = read_clips(self.config.data.path)
-        self.ignored = WITHOUT_GRADIENT.get(self.config.model.norm)
+        asked = (self.config.model.norm, self.config.loss.adversarial)
+        self.ignored = [pattern for key, pattern in WITHOUT_GRADIENT.items() if key in asked]
         self.states = {step: self.from_checkpoint(step).state() for step in range(1, STEPS + 1)}
 
     def from_checkpoint(self, step, dtype=torch.float32):
         training = Training(self.config, self.source.shape[-1], dtype)
         training.load(self.checkpoint(step))
+        training.shares = self.shares
         return training
 
     def checkpoint(self, step):
         return os.path.join(self.folder, "checkpoints", f"step-{step:08d}")
+
+    def shares(self, step, clips):
+        """As trainer/model.h draws them; every step is an epoch."""
+        seed, shares = self.config.run.seed, torch.zeros(clips)
+        for i in range(clips):
+            clip = draws.order_clip(seed, i, clips, step)
+            shares[clip] = draws.uniform(seed, draws.INTERPOLATION, step * clips + i)
+        return shares
 
     def go_on(self, step, count, dtype=torch.float32):
         """The losses of `count` steps in PyTorch behind step `step`, and the state after them."""
@@ -206,7 +237,7 @@ class Run:
         return [{name: float(value) for name, value in step.items()} for step in losses], training.state()
 
     def compared(self, state, pattern):
-        return [n for n in state if re.match(pattern, n) and not (self.ignored and re.search(self.ignored, n))]
+        return [n for n in state if re.match(pattern, n) and not any(re.search(i, n) for i in self.ignored)]
 
 
 def loss_error(ours, theirs, pattern):

@@ -62,10 +62,17 @@ static int close_backend(void **state) {
 }
 
 static Config small_config(const char *micro_batch) {
-  const char *const keys[] = {
-      "model.channels=4",     "model.blocks=2",         "model.image_channels=4",
-      "model.image_layers=2", "model.video_channels=4", "model.video_layers=2",
-      "train.global_batch=8", "model.noise_channels=1", micro_batch};
+  const char *const keys[] = {"model.channels=4",
+                              "model.blocks=2",
+                              "model.image_channels=4",
+                              "model.image_layers=2",
+                              "model.video_channels=4",
+                              "model.video_layers=2",
+                              "train.global_batch=8",
+                              "model.noise_channels=1",
+                              "model.spectral_norm=true",
+                              "loss.adversarial=wgan-gp",
+                              micro_batch};
   Config config;
   assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
   for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)

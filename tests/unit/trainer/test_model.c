@@ -94,9 +94,16 @@ static StepResult result_of(Model *model, int ago) {
 }
 
 static void learns(const char *precision) {
-  const char *const assignments[] = {
-      precision,         "loss.feature_matching=1", "loss.total_variation=0.01", "loss.r1=0.1",
-      "loss.r1_every=1", "train.micro_batch=2",     "optim.generator_rate=2e-3", NULL};
+  const char *const assignments[] = {precision,
+                                     "model.spectral_norm=true",
+                                     "loss.adversarial=wgan-gp",
+                                     "loss.feature_matching=1",
+                                     "loss.total_variation=0.01",
+                                     "loss.r1=0.1",
+                                     "loss.r1_every=1",
+                                     "train.micro_batch=2",
+                                     "optim.generator_rate=2e-3",
+                                     NULL};
   Config config = small_config(assignments);
   Model *model = make_model(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
@@ -129,10 +136,11 @@ static void test_learns_bf16(void **state) {
   learns("train.precision=bf16");
 }
 
-static void test_micro_batches_add_up(void **state) {
-  (void)state;
-  const char *const whole[] = {"train.micro_batch=2", "optim.l1_warmup=1", "optim.clip=1", NULL};
-  const char *const halves[] = {"train.micro_batch=1", "optim.l1_warmup=1", "optim.clip=1", NULL};
+static void check_micro_batches(const char *game, const char *spectral) {
+  const char *const whole[] = {
+      "train.micro_batch=2", "optim.l1_warmup=1", "optim.clip=1", game, spectral, NULL};
+  const char *const halves[] = {
+      "train.micro_batch=1", "optim.l1_warmup=1", "optim.clip=1", game, spectral, NULL};
   Config config_a = small_config(whole), config_b = small_config(halves);
   Model *a = make_model(&config_a, 1), *b = make_model(&config_b, 2);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
@@ -157,11 +165,17 @@ static void test_micro_batches_add_up(void **state) {
   model_free(b);
 }
 
+static void test_micro_batches_add_up(void **state) {
+  (void)state;
+  check_micro_batches("loss.adversarial=lsgan", "model.spectral_norm=false");
+  check_micro_batches("loss.adversarial=wgan-gp", "model.spectral_norm=true");
+}
+
 /* What is made again is what was made before, so only memory tells the two apart. */
-static void check_recompute(const char *norm, const char *micro_batch) {
-  const char *const kept[] = {norm, micro_batch, "train.global_batch=2", NULL};
-  const char *const again[] = {norm, micro_batch, "train.global_batch=2", "train.recompute=true",
-                               NULL};
+static void check_recompute(const char *norm, const char *micro_batch, const char *game) {
+  const char *const kept[] = {norm, micro_batch, game, "train.global_batch=2", NULL};
+  const char *const again[] = {
+      norm, micro_batch, game, "train.global_batch=2", "train.recompute=true", NULL};
   Config config_a = small_config(kept), config_b = small_config(again);
   int micro_batches = 2 / (int)config_a.train.micro_batch;
   Model *a = make_model(&config_a, micro_batches), *b = make_model(&config_b, micro_batches);
@@ -186,9 +200,9 @@ static void check_recompute(const char *norm, const char *micro_batch) {
 
 static void test_recompute_changes_nothing_but_memory(void **state) {
   (void)state;
-  check_recompute("model.norm=rms", "train.micro_batch=2");
-  check_recompute("model.norm=rms", "train.micro_batch=1");
-  check_recompute("model.norm=instance", "train.micro_batch=2");
+  check_recompute("model.norm=rms", "train.micro_batch=2", "loss.adversarial=lsgan");
+  check_recompute("model.norm=rms", "train.micro_batch=1", "loss.adversarial=lsgan");
+  check_recompute("model.norm=instance", "train.micro_batch=2", "loss.adversarial=wgan-gp");
 }
 
 /* The norm of a parameter's gradient in the last step. */
@@ -346,6 +360,80 @@ static void test_r1_now_and_then(void **state) {
   model_free(model);
 }
 
+/* The slope of a discriminator that is 0 everywhere is 0, where the penalty has no derivative. */
+static void test_flat_discriminators(void **state) {
+  (void)state;
+  Config config =
+      small_config((const char *const[]){"loss.adversarial=wgan-gp", "train.micro_batch=2", NULL});
+  Model *model = make_model(&config, 1);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batch = {source, target, (int64_t[]){0, 1}};
+  Buffer *weights = &model_discriminator(model)->master;
+  float *zeros = mem_new((size_t)weights->count, sizeof *zeros);
+  assert_int_equal(buffer_upload(weights, 0, zeros, weights->count, &error), OK);
+  free(zeros);
+  step(model, 0, &batch);
+  StepResult result = result_of(model, 0);
+  assert_float_equal(result.metrics[METRIC_LOSS_D], 0, 0);
+  assert_float_equal(result.metrics[METRIC_GRADIENT_PENALTY], 1, 0);
+  assert_int_equal(result.discriminator.applied, 1);
+  assert_true(isfinite(result.metrics[METRIC_NORM_D]));
+  model_free(model);
+}
+
+/* An update that is skipped leaves the weights; the power iteration goes on from them. */
+static void test_spectral_norm_outlives_bad_gradients(void **state) {
+  (void)state;
+  Config config =
+      small_config((const char *const[]){"model.spectral_norm=true", "train.micro_batch=1", NULL});
+  Model *model = make_model(&config, 1);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batch = {source, target, (int64_t[]){0}};
+  Parameters *discriminator = model_discriminator(model);
+  step(model, 0, &batch);
+  float *weights = download(&discriminator->master), bias = INFINITY;
+  const Parameter *first = parameters_find(discriminator, "image0.conv0.bias");
+  assert_int_equal(buffer_upload(&discriminator->master, first->offset, &bias, 1, &error), OK);
+  step(model, 1, &batch);
+  assert_int_equal(result_of(model, 0).discriminator.skipped, 1);
+  bias = weights[first->offset];
+  assert_int_equal(buffer_upload(&discriminator->master, first->offset, &bias, 1, &error), OK);
+  float *now = download(&discriminator->master), *own = download(&discriminator->spectral->master);
+  assert_memory_equal(now, weights, (size_t)discriminator->total * sizeof *now);
+  for (int64_t i = 0; i < discriminator->spectral->total; i++) assert_true(isfinite(own[i]));
+  step(model, 2, &batch);
+  StepResult result = result_of(model, 0);
+  assert_int_equal(result.discriminator.applied, 2);
+  assert_int_equal(result.generator.applied, 2);
+  Text plan = {0};
+  model_print(model, &plan);
+  assert_non_null(strstr(plan.data, "spectral norm of 12 weights: u, v and sigma, "));
+  text_free(&plan);
+  free(weights);
+  free(now);
+  free(own);
+  model_free(model);
+}
+
+/* What spectral norm and the gradient penalty cost. */
+static void test_cost_of_stabilisers(void **state) {
+  (void)state;
+  static const char *const settings[] = {"loss.adversarial=hinge", "model.spectral_norm=true",
+                                         "loss.adversarial=wgan-gp"};
+  ProgramCost costs[3];
+  for (int i = 0; i < 3; i++) {
+    Config config = small_config(
+        (const char *const[]){settings[i], "model.image_channels=16", "train.micro_batch=2", NULL});
+    Model *model = make_model(&config, 1);
+    costs[i] = model_cost(model, 0);
+    model_free(model);
+  }
+  assert_true(costs[1].flops < 1.02 * costs[0].flops); /* once a step, of weights alone */
+  assert_true(costs[2].flops > 1.1 * costs[0].flops);  /* as R1 */
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_schedule),
@@ -357,6 +445,9 @@ int main(void) {
       cmocka_unit_test(test_bad_gradients_change_nothing),
       cmocka_unit_test(test_outlying_gradients_change_nothing),
       cmocka_unit_test(test_discriminators_poison_the_generator_too),
+      cmocka_unit_test(test_flat_discriminators),
+      cmocka_unit_test(test_spectral_norm_outlives_bad_gradients),
+      cmocka_unit_test(test_cost_of_stabilisers),
   };
   return cmocka_run_group_tests(tests, open_backend, close_backend);
 }

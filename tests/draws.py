@@ -1,0 +1,38 @@
+"""Random numbers and the order of samples from their definitions (base/random.h, data/order.h)."""
+
+WORD = 0xFFFFFFFF
+ORDER, INTERPOLATION = 2, 8  # purposes
+
+
+def philox(counter, key):
+    """Philox4x32-10 of Salmon et al."""
+    x0, x1, x2, x3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        a, b = 0xD2511F53 * x0, 0xCD9E8D57 * x2
+        x0, x1, x2, x3 = (b >> 32) ^ x1 ^ k0, b & WORD, (a >> 32) ^ x3 ^ k1, a & WORD
+        k0, k1 = (k0 + 0x9E3779B9) & WORD, (k1 + 0xBB67AE85) & WORD
+    return x0, x1, x2, x3
+
+
+def order_clip(seed, position, count, epoch=0):
+    """The clip at a position of an epoch of `count` clips."""
+    key = philox((seed, 0, ORDER, 0), (0, 0))[:2]
+    half = 3
+    while 1 << 2 * half < count:
+        half += 1
+    mask, value = (1 << half) - 1, position
+    while True:
+        left, right = value >> half, value & mask
+        for number in range(8):
+            left, right = right, (left ^ philox((right, number, epoch, 0), key)[0]) & mask
+        value = left << half | right
+        if value < count:
+            return value
+
+
+def uniform(seed, purpose, index):
+    """The first number in [0, 1) of a stream."""
+    key = philox((seed, 0, purpose, 0), (0, 0))[:2]
+    high, low = philox((0, 0, index, 0), key)[:2]
+    return ((high << 32 | low) >> 11) * 2.0**-53
