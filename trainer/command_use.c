@@ -111,6 +111,7 @@ const Command command_eval = {.name = "eval",
 
 typedef struct Translate {
   const char *checkpoint, *input, *output, *codec, *device, *precision;
+  TextList further;
   bool plain;
   int64_t threads, quality;
 } Translate;
@@ -119,6 +120,9 @@ static const Option TRANSLATE_OPTIONS[] = {
     {"IN", OPTION_ARGUMENT, offsetof(Translate, input), true,
      .help = "a video, a PNG picture, or a folder of PNG frames"},
     {"OUT", OPTION_ARGUMENT, offsetof(Translate, output), true, .help = "the same, translated"},
+    {"also", OPTION_LIST, offsetof(Translate, further), .value = "PATH",
+     .help = "a further input, where the model reads several (pack's --source, in that order); as "
+             "large and as long as IN"},
     MODEL_OPTIONS(Translate),
     {"precision", OPTION_TEXT, offsetof(Translate, precision), .value = "PRECISION",
      .default_text = "f32",
@@ -135,6 +139,8 @@ static Status run_translate(const void *values, const Invocation *invocation, Er
   TranslateOptions options = {.checkpoint = translate->checkpoint,
                               .input = translate->input,
                               .output = translate->output,
+                              .further = translate->further.items,
+                              .further_count = translate->further.count,
                               .ema = !translate->plain,
                               .threads = (int)translate->threads,
                               .codec = translate->codec,

@@ -18,6 +18,8 @@ Status train_run(const Config *config, const TrainOptions *options, int *argc, c
 
 typedef struct TranslateOptions {
   const char *checkpoint, *input, *output;
+  const char *const *further; /* [further_count] inputs, of a model that reads several */
+  int further_count;
   bool ema; /* the averaged weights, else the plain ones */
   Device device;
   DType precision;   /* computed in: f32 or bf16 */
@@ -26,7 +28,7 @@ typedef struct TranslateOptions {
   int quality;       /* constant rate factor, 0 (best) to 63 */
 } TranslateOptions;
 /* Video, picture or frame folder to the same; frame by frame, constant memory, sound and timing
- * kept. */
+ * (the first input's) kept. */
 Status translate_run(const TranslateOptions *options, Error *error);
 
 typedef enum ExportFormat { EXPORT_ONNX, EXPORT_SAFETENSORS } ExportFormat;

@@ -1,5 +1,6 @@
 /* Video, picture or frame folder to the same. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/files.h"
 #include "base/log.h"
@@ -15,10 +16,13 @@ typedef struct Translation {
   Checkpoint *checkpoint;
   Backend *backend;
   Inference *inference;
-  VideoReader *reader;
+  int input_count;
+  VideoReader **readers; /* [input_count], the first one says what the output is like */
   VideoWriter *writer;
   int width, height;     /* of the output: the input's, times the model's scale */
-  uint8_t *source;       /* u8, the input's height * width * 3 */
+  size_t pixels;         /* of an input */
+  uint8_t *frame;        /* u8 [pixels,3], of one input */
+  uint8_t *source;       /* u8 [pixels,3 * input_count], the inputs side by side */
   uint8_t *output_bytes; /* u8 [height,width,3] */
   float *output;
   size_t samples; /* height * width * 3 */
@@ -30,9 +34,10 @@ static const char *kind_name(MediaKind kind) {
 
 static Status check_paths(const TranslateOptions *options, Error *error) {
   MediaKind from = media_kind(options->input), to = media_kind(options->output);
-  if (path_is_same(options->input, options->output))
-    return error_set(error, ERROR_USAGE, "%s: is the input too; choose another output",
-                     options->output);
+  for (int i = -1; i < options->further_count; i++)
+    if (path_is_same(i < 0 ? options->input : options->further[i], options->output))
+      return error_set(error, ERROR_USAGE, "%s: is the input too; choose another output",
+                       options->output);
   if (from != to)
     return error_set(
         error, ERROR_USAGE,
@@ -49,12 +54,32 @@ static Status open_model(Translation *t, Error *error) {
   TRY(device_open_default(options->device, options->threads, &t->backend, error));
   TRY(inference_of_checkpoint(t->checkpoint, options->ema, options->precision, t->backend,
                               &t->inference, error));
-  int64_t channels = inference_source_channels(t->inference);
-  if (channels != 3)
+  int64_t inputs = inference_source_channels(t->inference) / 3;
+  if (inputs != t->input_count)
     FAIL(error, ERROR_USAGE,
-         "%s: its generator reads %lld stacked inputs (%lld channels); translate gives one (3 "
-         "channels)",
-         t->checkpoint->path, (long long)(channels / 3), (long long)channels);
+         "%s: its generator reads %lld input%s, %d %s given; IN is the first, --also PATH each "
+         "further one",
+         t->checkpoint->path, (long long)inputs, inputs == 1 ? "" : "s", t->input_count,
+         t->input_count == 1 ? "is" : "are");
+done:
+  return status;
+}
+
+static const char *input_path(const Translation *t, int index) {
+  return index == 0 ? t->options->input : t->options->further[index - 1];
+}
+
+static Status open_inputs(Translation *t, Error *error) {
+  Status status = OK;
+  t->readers = mem_new((size_t)t->input_count, sizeof(VideoReader *));
+  for (int i = 0; i < t->input_count; i++) {
+    TRY(video_open(input_path(t, i), NULL, &t->readers[i], error));
+    const VideoInfo *first = video_info(t->readers[0]), *info = video_info(t->readers[i]);
+    if (info->width != first->width || info->height != first->height)
+      FAIL(error, ERROR_DATA, "%s: is %dx%d, but %s is %dx%d; inputs of a model have one size",
+           input_path(t, i), info->width, info->height, input_path(t, 0), first->width,
+           first->height);
+  }
 done:
   return status;
 }
@@ -62,13 +87,13 @@ done:
 static Status open_media(Translation *t, Error *error) {
   Status status = OK;
   const TranslateOptions *options = t->options;
-  TRY(video_open(options->input, NULL, &t->reader, error));
-  const VideoInfo *info = video_info(t->reader);
+  TRY(open_inputs(t, error));
+  const VideoInfo *info = video_info(t->readers[0]);
   bool video = info->kind == MEDIA_VIDEO;
   int scale = (int)inference_scale(t->inference);
   t->width = info->width * scale;
   t->height = info->height * scale;
-  InferenceShape shape = {1, info->height, info->width, 3, t->height, t->width};
+  InferenceShape shape = {1, info->height, info->width, 3 * t->input_count, t->height, t->width};
   VideoWriterOptions how = {.width = t->width,
                             .height = t->height,
                             .fps_numerator = info->fps_numerator,
@@ -78,8 +103,9 @@ static Status open_media(Translation *t, Error *error) {
                             .audio_from = video && info->has_audio ? options->input : NULL,
                             .timing_from = video ? options->input : NULL};
   t->samples = (size_t)t->height * (size_t)t->width * 3;
-  TRY(mem_bulk((size_t)info->height * (size_t)info->width * 3, "a frame", (void **)&t->source,
-               error));
+  t->pixels = (size_t)info->height * (size_t)info->width;
+  TRY(mem_bulk(t->pixels * 3, "a frame", (void **)&t->frame, error));
+  TRY(mem_bulk(t->pixels * 3 * (size_t)t->input_count, "a frame", (void **)&t->source, error));
   TRY(mem_bulk(t->samples, "a frame", (void **)&t->output_bytes, error));
   TRY(mem_bulk(t->samples * sizeof(float), "a frame", (void **)&t->output, error));
   TRY(inference_stream_begin(t->inference, &shape, error));
@@ -88,17 +114,35 @@ done:
   return status;
 }
 
+/* The next frame of all inputs, as they lie in a dataset; all have to end together. */
+static Status read_source(Translation *t, bool *end, Error *error) {
+  Status status = OK;
+  size_t stride = 3 * (size_t)t->input_count;
+  for (int i = 0; i < t->input_count; i++) {
+    bool over = false;
+    TRY(video_read(t->readers[i], t->frame, &over, error));
+    if (i == 0) *end = over;
+    if (over != *end)
+      FAIL(error, ERROR_DATA, "%s: is %s than %s; inputs of a model have one length",
+           input_path(t, i), over ? "shorter" : "longer", input_path(t, 0));
+    for (size_t p = 0; !over && p < t->pixels; p++)
+      memcpy(t->source + p * stride + 3 * (size_t)i, t->frame + 3 * p, 3);
+  }
+done:
+  return status;
+}
+
 static Status translate_frames(Translation *t, Error *error) {
   Status status = OK;
   bool end = false;
   int64_t done = 0;
-  Progress *progress = progress_new("translate", 0, video_info(t->reader)->frames);
+  Progress *progress = progress_new("translate", 0, video_info(t->readers[0])->frames);
   for (;;) {
-    TRY(video_read(t->reader, t->source, &end, error));
+    TRY(read_source(t, &end, error));
     if (end) break;
     TRY(inference_stream_frame(t->inference, t->source, t->output, error));
     frames_to_u8(t->output, t->samples, t->output_bytes);
-    TRY(video_write(t->writer, t->output_bytes, video_frame_name(t->reader), error));
+    TRY(video_write(t->writer, t->output_bytes, video_frame_name(t->readers[0]), error));
     progress_update(progress, ++done, NULL);
   }
   if (done == 0) FAIL(error, ERROR_DATA, "%s: holds no frames", t->options->input);
@@ -115,7 +159,9 @@ done:
 
 static void tear_down(Translation *t) {
   video_writer_abandon(t->writer);
-  video_close(t->reader);
+  for (int i = 0; t->readers && i < t->input_count; i++) video_close(t->readers[i]);
+  free(t->readers);
+  free(t->frame);
   free(t->source);
   free(t->output_bytes);
   free(t->output);
@@ -126,7 +172,7 @@ static void tear_down(Translation *t) {
 
 Status translate_run(const TranslateOptions *options, Error *error) {
   Status status = OK;
-  Translation t = {.options = options};
+  Translation t = {.options = options, .input_count = 1 + options->further_count};
   TRY(check_paths(options, error));
   TRY(open_model(&t, error));
   TRY(open_media(&t, error));

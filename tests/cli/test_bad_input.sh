@@ -118,7 +118,7 @@ if command -v ffmpeg >/dev/null; then
   result $code "pack stacks sources"
   run "$celforge" train tiny.yaml --set data.path=stacked --set run.dir=stacked-run --set train.steps=1
   result $code "a run on stacked sources"
-  refuses "translate with a model of stacked sources" 64 "reads 2 stacked inputs (6 channels)" \
+  refuses "translate with a model of stacked sources" 64 "reads 2 inputs, 1 is given; IN is the first, --also PATH each further one" \
     "$celforge" translate --checkpoint stacked-run long.mp4 out.mp4
   refuses "eval with clips of other channels" 64 "reads 6 source channels" \
     "$celforge" eval --checkpoint stacked-run --data data

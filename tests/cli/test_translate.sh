@@ -84,6 +84,36 @@ mkdir empty
 refuses "a folder without frames" 65 "empty" "${translate[@]}" empty empty-cartoon
 nothing_left "nothing is made of it" empty-cartoon
 
+# --- Fusion: a model that reads two films; it has learnt nothing, so its output is almost the first -----
+ffmpeg -v error -i film.mp4 -vf negate -an -c:v ffv1 negative.mkv
+ffmpeg -v error -i film.mp4 -an -c:v ffv1 positive.mkv
+ffmpeg -v error -i positive.mkv -frames:v 20 -c:v ffv1 short.mkv
+succeeds "two films as source" "$celforge" pack two --source positive.mkv --source negative.mkv --target film.mp4 --frames 4
+echo "run: {}" > plain.yaml
+succeeds "a model of both" "$celforge" train plain.yaml --set data.path=two --set run.dir=fusion --set model.channels=4 \
+  --set model.blocks=0 --set loss.adversarial_weight=0 --set train.steps=1 --set optim.generator_rate=0 --set samples.every=0
+fuse=("$celforge" translate --checkpoint fusion --codec ffv1)
+succeeds "translate --also" "${fuse[@]}" positive.mkv --also negative.mkv fused.mkv
+same "the same size, rate and number of frames" "$(facts positive.mkv)" "$(facts fused.mkv)"
+succeeds "the other way round" "${fuse[@]}" negative.mkv --also positive.mkv turned.mkv
+likeness() { # FILE FILE; dB, whole
+  ffmpeg -i "$1" -i "$2" -lavfi psnr -f null - 2>&1 | sed -nE 's/.*average:([0-9]+|inf).*/\1/p'
+}
+[ "$(likeness fused.mkv positive.mkv)" -gt "$(likeness fused.mkv negative.mkv)" ]
+result $? "the output is like the first of them"
+[ "$(likeness turned.mkv negative.mkv)" -gt "$(likeness turned.mkv positive.mkv)" ]
+result $? "whichever that is"
+succeeds "the first one twice" "${fuse[@]}" positive.mkv --also positive.mkv same.mkv
+[ "$(likeness fused.mkv same.mkv)" != inf ]
+result $? "the second one counts as well"
+refuses "one film for two" 64 "reads 2 inputs, 1 is given" "${fuse[@]}" positive.mkv none.mkv
+refuses "two films for one" 64 "reads 1 input, 2 are given" "${translate[@]}" positive.mkv --also negative.mkv none.mkv
+refuses "films of two sizes" 65 "inputs of a model have one size" "${fuse[@]}" positive.mkv --also odd.mkv none.mkv
+refuses "films of two lengths" 65 "short.mkv: is shorter than positive.mkv" "${fuse[@]}" positive.mkv --also short.mkv none.mkv
+refuses "the other way round" 65 "positive.mkv: is longer than short.mkv" "${fuse[@]}" short.mkv --also positive.mkv none.mkv
+refuses "an output that is a further input" 64 "is the input too" "${fuse[@]}" positive.mkv --also negative.mkv negative.mkv
+nothing_left "nothing is made of them" none.mkv
+
 # --- Super-resolution: the model knows how much larger its output is -------------------------------
 succeeds "sources half the targets' size" \
   "$celforge" pack half --source film.mp4 --target-filter null --scale 2 --frames 4
