@@ -10,6 +10,9 @@ import subprocess
 import sys
 import tempfile
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import runs  # noqa: E402
+
 CELFORGE = os.path.join(os.environ.get("BUILD", "build"), "celforge")
 CLIPS, FRAMES, WIDTH, HEIGHT = 5, 3, 48, 32
 
@@ -40,26 +43,6 @@ if not os.access(CELFORGE, os.X_OK):
     skip(f"{CELFORGE} is not built")
 
 
-def make_table():
-    table = []
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-        table.append(crc)
-    return table
-
-
-TABLE = make_table()
-
-
-def crc32c(data):
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = (crc >> 8) ^ TABLE[(crc ^ byte) & 255]
-    return crc ^ 0xFFFFFFFF
-
-
 def celforge(*arguments):
     return subprocess.run([CELFORGE, *arguments], capture_output=True, text=True, timeout=300, check=False)
 
@@ -79,7 +62,7 @@ def check_shard(kind, folder, manifest, entry, index):
     with open(path, "rb") as stream:
         raw = stream.read()
     check(f"{name} has the manifest's size and CRC-32C",
-          len(raw) == entry["bytes"] and crc32c(raw) == entry["crc32c"])
+          len(raw) == entry["bytes"] and runs.crc32c(raw) == entry["crc32c"])
     with h5py.File(path, "r") as shard:
         attributes = {key: text(value) for key, value in shard.attrs.items()}
         expected = {"format": "celforge-shard", "schema_version": "1",
@@ -96,7 +79,7 @@ def check_shard(kind, folder, manifest, entry, index):
                     "crc32c": ((n, 2), "uint32"), "id": ((n,), "|S64"),
                     "origin": ((n,), "|S192"), "start_frame": ((n,), "int64")}
         check(f"{name} has the documented arrays", arrays == expected, str(arrays))
-        sums = [[crc32c(clips[side][i].tobytes()) for side in ("source", "target")]
+        sums = [[runs.crc32c(clips[side][i].tobytes()) for side in ("source", "target")]
                 for i in range(n)]
         check(f"{name} has the checksums of its clips",
               numpy.array_equal(numpy.array(sums, "uint32"), clips["crc32c"][...]))
