@@ -179,10 +179,9 @@ done:
 /* --- For people ------------------------------------------------------------------------------- */
 
 static void describe_shape(const NamedTensor *tensor, Text *out) {
-  text_append(out, "    %-4s [", tensor_type_name(tensor->type));
-  for (int i = 0; i < tensor->rank; i++)
-    text_append(out, "%s%lld", i ? ", " : "", (long long)tensor->shape[i]);
-  text_append(out, "] %s\n", tensor->name);
+  text_append(out, "    %-4s ", tensor_type_name(tensor->type));
+  tensor_shape_append(out, tensor->shape, tensor->rank);
+  text_append(out, " %s\n", tensor->name);
 }
 
 static void describe_file(const char *name, const Safetensors *file, Text *out) {

@@ -37,6 +37,12 @@ const char *tensor_type_name(TensorType type) {
   return TYPES[type].name;
 }
 
+void tensor_shape_append(Text *out, const int64_t *shape, int rank) {
+  text_append(out, "[");
+  for (int i = 0; i < rank; i++) text_append(out, "%s%lld", i > 0 ? ", " : "", (long long)shape[i]);
+  text_append(out, "]");
+}
+
 size_t named_tensor_bytes(const NamedTensor *tensor) {
   size_t bytes = tensor_type_size(tensor->type);
   for (int i = 0; i < tensor->rank; i++) bytes *= (size_t)tensor->shape[i];

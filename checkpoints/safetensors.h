@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/json.h"
+#include "base/text.h"
 
 typedef enum TensorType {
   TENSOR_F32,
@@ -39,6 +40,8 @@ typedef struct NamedTensor {
 } NamedTensor;
 
 const char *tensor_type_name(TensorType type); /* "F32" */
+/* Appends "[64, 1, 7, 7, 3]". */
+void tensor_shape_append(Text *out, const int64_t *shape, int rank);
 /* Product of shape and type; 0 for an empty tensor. */
 size_t named_tensor_bytes(const NamedTensor *tensor);
 

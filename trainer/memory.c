@@ -22,7 +22,7 @@ static size_t parameter_bytes(const Parameters *parameters, bool with_ema) {
 /* The same of a network that is not trained. */
 static size_t fixed_bytes(const Parameters *parameters) {
   size_t bytes = bytes_of(&parameters->master);
-  if (parameters->precision == DTYPE_BF16) bytes += bytes_of(&parameters->compute);
+  if (parameters_have_compute(parameters)) bytes += bytes_of(&parameters->compute);
   return bytes;
 }
 

@@ -104,12 +104,6 @@ static float number_at(const NamedTensor *tensor, int64_t index) {
   return tensor->type == TENSOR_F16 ? f16_to_f32(half) : bf16_to_f32(half);
 }
 
-static void append_shape(Text *out, const int64_t *shape, int rank) {
-  text_append(out, "[");
-  for (int i = 0; i < rank; i++) text_append(out, "%s%lld", i > 0 ? "," : "", (long long)shape[i]);
-  text_append(out, "]");
-}
-
 /* What the file must have for the parameter: a weight [out,in,3,3], a bias [out]. */
 static int shape_in_file(const Parameter *parameter, int64_t shape[4]) {
   const int64_t *dim = parameter->shape.dim;
@@ -126,13 +120,13 @@ static Status find_tensor(const Safetensors *file, const char *path, const Param
   int rank = shape_in_file(parameter, wanted);
   Text found = {0}, expected = {0};
   const NamedTensor *tensor = safetensors_find(file, parameter->name);
-  append_shape(&expected, wanted, rank);
+  tensor_shape_append(&expected, wanted, rank);
   if (!tensor)
     FAIL(error, ERROR_DATA,
          "%s: has no tensor \"%s\", which is to be %s; expected are the weights of VGG19, named as "
          "torchvision's (docs/perceptual.md)",
          path, parameter->name, expected.data);
-  append_shape(&found, tensor->shape, tensor->rank);
+  tensor_shape_append(&found, tensor->shape, tensor->rank);
   bool readable =
       tensor->type == TENSOR_F32 || tensor->type == TENSOR_F16 || tensor->type == TENSOR_BF16;
   bool fits =

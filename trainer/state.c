@@ -218,12 +218,10 @@ void state_copy_free(StateCopy *copy) {
 
 /* --- Restoring -------------------------------------------------------------------------------- */
 
-/* "F32 [64,1,7,7,3]" */
+/* "F32 [64, 1, 7, 7, 3]" */
 static void describe(const NamedTensor *tensor, Text *out) {
-  text_append(out, "%s [", tensor_type_name(tensor->type));
-  for (int i = 0; i < tensor->rank; i++)
-    text_append(out, "%s%lld", i > 0 ? "," : "", (long long)tensor->shape[i]);
-  text_append(out, "]");
+  text_append(out, "%s ", tensor_type_name(tensor->type));
+  tensor_shape_append(out, tensor->shape, tensor->rank);
 }
 
 Status state_check_tensor(const Checkpoint *checkpoint, const char *file_name,

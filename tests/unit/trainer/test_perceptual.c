@@ -199,17 +199,17 @@ static void test_bad_files(void **state) {
          "VGG19, named as torchvision's (docs/perceptual.md)");
   bad.shape[1] = 1;
   refuse(network, &bad, 1,
-         "tensor \"features.0.weight\" is F32 [64,1,3,3]; expected is F32, F16 or BF16 "
-         "[64,3,3,3], as torchvision's VGG19 has it (docs/perceptual.md)");
+         "tensor \"features.0.weight\" is F32 [64, 1, 3, 3]; expected is F32, F16 or BF16 "
+         "[64, 3, 3, 3], as torchvision's VGG19 has it (docs/perceptual.md)");
   bad = (NamedTensor){"features.0.weight", TENSOR_F32, 1, {64}, zeros}; /* a batch norm's */
   refuse(network, &bad, 1,
-         "tensor \"features.0.weight\" is F32 [64]; expected is F32, F16 or BF16 [64,3,3,3], as "
+         "tensor \"features.0.weight\" is F32 [64]; expected is F32, F16 or BF16 [64, 3, 3, 3], as "
          "torchvision's VGG19 has it (docs/perceptual.md)");
   bad = good;
   bad.type = TENSOR_I32;
   refuse(network, &bad, 1,
-         "tensor \"features.0.weight\" is I32 [64,3,3,3]; expected is F32, F16 or BF16 "
-         "[64,3,3,3], as torchvision's VGG19 has it (docs/perceptual.md)");
+         "tensor \"features.0.weight\" is I32 [64, 3, 3, 3]; expected is F32, F16 or BF16 "
+         "[64, 3, 3, 3], as torchvision's VGG19 has it (docs/perceptual.md)");
   bad = good;
   bad.data = nan;
   refuse(network, &bad, 1,
