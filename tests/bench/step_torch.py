@@ -16,9 +16,9 @@ given; one behind another that shares its networks begins the sooner:
                        after the other. Most of a step's memory is what they keep for backward ones, which is let go
                        at once here; and processes whose caches lie in one folder run them one at a time
 
-ENGINES is how cuDNN's are chosen: by its heuristics, or (benchmark, which is what is taken without it) in cuDNN's
-benchmark mode, which times several for each convolution, reference kernels among them: on large 3-D ones one run of
-those takes seconds.
+ENGINES is how cuDNN's are chosen: by its heuristics, or (benchmark, which is what is taken without it) in PyTorch's
+benchmark mode, which times ten for each convolution, reference kernels among them: on large 3-D ones one run of
+those takes seconds. benchmark-4 times the first four. none: without cuDNN, by PyTorch's own matrix products.
 
 PyTorch has what it offers for speed: channels-last memory, fused AdamW, multi-tensor EMA and clipping, gradients set
 to None; TF32 as the config says. Some steps come first, untimed, until everything is compiled, chosen and captured.
@@ -48,7 +48,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from celforge_torch import Training, normalize, parse_config  # noqa: E402
 
 MODES = ["eager", "captured", "compiled", "compiled-captured", "compile"]
-ENGINES = ["heuristics", "benchmark"]
+ENGINES = {"heuristics": 0, "benchmark": 10, "benchmark-4": 4, "none": 0}  # how many are timed
 WARMUP_STEPS, LEAST_STEPS = 3, 5
 MOST_WAITING = 60  # seconds, for one's turn
 MOST_SECONDS = 5  # that are timed, unless LEAST_STEPS take longer
@@ -107,7 +107,10 @@ class Device:
 def set_up_torch(config, engines="benchmark"):
     if config.train.threads > 0:
         torch.set_num_threads(config.train.threads)
-    torch.backends.cudnn.benchmark = engines == "benchmark"
+    torch.backends.cudnn.enabled = engines != "none"
+    torch.backends.cudnn.benchmark = ENGINES[engines] > 0
+    if torch.cuda.is_available():
+        torch.backends.cudnn.benchmark_limit = ENGINES[engines]
     torch.backends.cudnn.allow_tf32 = config.cuda.tf32
     torch.backends.cuda.matmul.allow_tf32 = config.cuda.tf32
     torch.manual_seed(config.run.seed)
@@ -265,7 +268,7 @@ def main():
     name, modes, engines = (sys.argv[8:11] + ["cpu", "eager", "benchmark"][len(sys.argv[8:11]):])
     modes = modes.split(",")
     if not set(modes) <= set(MODES) or engines not in ENGINES:
-        sys.exit(f"modes {modes}, engines {engines}: allowed are {MODES}, {ENGINES}")
+        sys.exit(f"modes {modes}, engines {engines}: allowed are {MODES}, {list(ENGINES)}")
     with open(path, encoding="utf-8") as file:
         config = parse_config(file.read())
     set_up_torch(config, engines)

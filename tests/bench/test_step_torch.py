@@ -101,8 +101,8 @@ def main():
                                                         os.path.join(ROOT, "configs", name + ".yaml"), precision)
                 run.must_train()
                 compare(tap, run, name, precision, device, "default", "heuristics")
-                # In f32 the benchmark mode may take FFT or Winograd for their speed, which are coarser than 1e-3 allows.
-                compare(tap, run, name, precision, device, "channels-last", "heuristics" if precision == "f32" else "benchmark")
+                # In f32 cuDNN has engines for channels-last that are coarser than 1e-3 allows, its heuristics' first ones too.
+                compare(tap, run, name, precision, device, "channels-last", "none" if precision == "f32" else "benchmark")
         if VERSION >= (2, 2) and "base" in names:  # once, and last, since that takes minutes on few cores: base has every loss
             compare(tap, trained["base", "bf16"], "base", "bf16", device, "channels-last", "heuristics", True)
     tap.end()
