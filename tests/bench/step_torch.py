@@ -24,7 +24,8 @@ PyTorch has what it offers for speed: channels-last memory, fused AdamW, multi-t
 to None; TF32 as the config says. Some steps come first, untimed, until everything is compiled, chosen and captured.
 Step times on a GPU are those between events behind each step, so the host may run ahead; on a CPU those of the clock.
 `memory_bytes` on a GPU is what the device has less of than when the process came to it, as celforge counts it;
-`allocated_bytes` the peak of the tensors alone.
+`allocated_bytes` the peak of the tensors alone. `kernels` are those that one more step spent most of its time in, by
+PyTorch's profiler: name, how often, seconds in all (on a CPU operators instead); not of a step that is one CUDA graph.
 
 Before each mode stdout says "begin MODE". A mode that fails costs the others nothing: it is named at the end of stderr,
 and the exit code is 3 where PyTorch could not do it (for want of memory or of torch.compile: a RuntimeError), else 1.
@@ -52,6 +53,7 @@ ENGINES = {"heuristics": 0, "benchmark": 10, "benchmark-4": 4, "none": 0}  # how
 WARMUP_STEPS, LEAST_STEPS = 3, 5
 MOST_WAITING = 60  # seconds, for one's turn
 MOST_SECONDS = 5  # that are timed, unless LEAST_STEPS take longer
+KERNELS = 12  # that are named
 FAILED, UNMEASURED, BROKEN = 1, 3, 4  # exit codes: something is wrong; PyTorch cannot; the device is of no more use
 
 
@@ -258,6 +260,20 @@ def measure(step, steps, device):
     return statistics.median(device.seconds(*pair) for pair in zip(marks, marks[1:]))
 
 
+def slowest_kernels(step, device):
+    """[name, how often, seconds in all] of one step."""
+    activity = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[activity.CUDA if device.on_gpu else activity.CPU]) as profile:
+        step()
+        device.synchronize()
+    events = profile.key_averages()
+    # As 2.4 renamed it.
+    name = "self_cpu_time_total" if not device.on_gpu else next(
+        name for name in ("self_device_time_total", "self_cuda_time_total") if not events or hasattr(events[0], name))
+    events = sorted(events, key=lambda event: -getattr(event, name))[:KERNELS]
+    return [[event.key, event.count, getattr(event, name) / 1e6] for event in events]
+
+
 def random_clips(config, size, device):
     shape = (config.train.global_batch, *size, 3)
     return tuple(torch.randint(0, 256, shape, dtype=torch.uint8).to(device) for _ in range(2))
@@ -296,6 +312,11 @@ def main():
             seconds = measure(step, steps, device)
             result = {"mode": mode, "layout": layout, "engines": engines, "step_seconds": seconds, **device.memory(),
                       "seconds_in_all": time.perf_counter() - begin, "torch": torch.__version__}
+            if not mode.endswith("captured"):
+                try:
+                    result["kernels"] = slowest_kernels(step, device)
+                except RuntimeError as error:  # what was measured stays
+                    print(f"{mode}: no profile: {error}", file=sys.stderr)
             print(json.dumps(result), flush=True)
         except Exception as error:
             # PyTorch's own are RuntimeErrors, torch.OutOfMemoryError and most of the compiler's included.

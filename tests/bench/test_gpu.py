@@ -29,7 +29,8 @@ for mode in modes:
         with open(os.path.join(os.path.dirname(__file__), "child"), "w") as file: file.write(str(os.getpid()))
         time.sleep(314)
     if what == "memory": failures.append(f"{mode} (OutOfMemoryError)"); continue
-    print(json.dumps({"mode": mode, "layout": sys.argv[7], "engines": sys.argv[10], "step_seconds": 1, "memory_bytes": 1}), flush=True)
+    print(json.dumps({"mode": mode, "layout": sys.argv[7], "engines": sys.argv[10], "step_seconds": 1, "memory_bytes": 1,
+                      "kernels": [[mode + "_kernel", 2, 0.25]]}), flush=True)
 if failures: sys.exit(print("failed:", *failures, file=sys.stderr) or 3)
 """
 OURS = """#!/bin/sh
@@ -79,6 +80,8 @@ def test_failures(tap, folder):
                   f"{what} in one mode costs the others nothing, and is told", row)
         text = bench.table([row], CEILINGS)
         tap.check(said in text and text.count("| compiled |") == 1, f"{what}: the table has both", text)
+        kernels = bench.kernel_tables([row])
+        tap.check("   250.000     25.0 %      2  compiled_kernel\n" in kernels, f"{what}: kernels of what was measured", kernels)
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
             sys.stdout, out = nowhere, sys.stdout
             good = bench.say_outcome([row])

@@ -133,6 +133,11 @@ CudnnTarget described_or_skip(const DescribedDevice *device) {
   return target;
 }
 
+int one_in(int many, int few) {
+  int version = 0; /* 0: there is no driver */
+  return cudaDriverGetVersion(&version) == cudaSuccess && version > 0 ? few : many;
+}
+
 const double LONG_PATIENCE = 120;
 
 Cudnn *open_described(const DescribedDevice *device, const CudnnRules *rules, const char *folder,

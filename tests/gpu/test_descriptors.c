@@ -111,15 +111,15 @@ static void wrong_shapes_are_refused(void **state) {
  * Without a driver cuDNN offers no engines that are compiled at run time: on sm_90 they are the
  * only ones on tensor cores for some shapes, on sm_80 for none. */
 static void plans_of_configs(void **state) {
-  enum { EVERY = DEVICES };
   static const CudnnRules rules = {.deterministic = true, .workspace = 1 << 30};
+  const int every = DEVICES * one_in(1, 4);
   (void)state;
   for (int i = 0; i < DEVICES; i++) {
     cudnnBackendDescriptor_t properties;
     Cudnn *cudnn = open_described(&devices[i], &rules, NULL, &properties);
     Convolution *own = mem_new((size_t)recorder.count, sizeof *own);
     int count = 0;
-    for (int k = i; k < recorder.count; k += EVERY) own[count++] = recorder.convolutions[k];
+    for (int k = i; k < recorder.count; k += every) own[count++] = recorder.convolutions[k];
     cudnn_prepare(cudnn, own, count);
     for (int k = 0; k < count; k++) {
       const Convolution *convolution = &own[k];
@@ -205,12 +205,12 @@ static void check_form(void *context, int index) {
 
 /* Who asks for one form gets that one or none. */
 static void plans_of_one_form(void **state) {
-  enum { EVERY = 9 };
+  const int every = one_in(9, 90);
   AskedForms all = {0};
   (void)state;
   const CudnnTarget target = described_or_skip(&devices[0]);
   all.items = mem_new((size_t)(recorder.count * CONVOLUTION_MAX_FORMS), sizeof *all.items);
-  for (int i = 0; i < recorder.count; i += EVERY) {
+  for (int i = 0; i < recorder.count; i += every) {
     ConvolutionForm forms[CONVOLUTION_MAX_FORMS];
     const int count = convolution_forms(&recorder.convolutions[i], forms);
     for (int k = 0; k < count; k++)
@@ -221,7 +221,7 @@ static void plans_of_one_form(void **state) {
   CudnnWorkers *workers = cudnn_workers_new(0);
   cudnn_workers_run(workers, &target, &work);
   cudnn_workers_free(workers);
-  assert_true(all.found > recorder.count / EVERY);
+  assert_true(all.found > recorder.count / every);
   free(all.items);
   cudnnBackendDestroyDescriptor(target.properties);
 }
