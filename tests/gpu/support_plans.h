@@ -26,8 +26,8 @@ enum { DEVICES = 2 };
 extern const DescribedDevice devices[DEVICES];
 /* Skips the test where this cuDNN takes no description. The properties are the caller's. */
 CudnnTarget described_or_skip(const DescribedDevice *device);
-/* One in how many convolutions is tried: `few` with a driver, where cuDNN compiles engines for up to
- * a minute each and the GPU's own tests make the plans of every config, else `many`. */
+/* One in how many convolutions is tried: `few` with a driver, where cuDNN compiles engines, each
+ * for up to a minute, and the GPU's own tests make the plans of every config; else `many`. */
 int one_in(int many, int few);
 extern const double LONG_PATIENCE; /* seconds */
 Cudnn *open_described(const DescribedDevice *device, const CudnnRules *rules, const char *folder,
