@@ -14,6 +14,8 @@
 static pthread_mutex_t log_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t log_once = PTHREAD_ONCE_INIT;
 static char last_message[512];
+/* Of this thread: one may read while another writes. */
+static _Thread_local char own_message[sizeof last_message];
 /* A demuxer's, of the thread that reads: it resynchronises and goes on as if nothing had been. */
 static _Thread_local char demuxer_message[sizeof last_message];
 
@@ -36,6 +38,7 @@ static void keep_message(void *context, int level, const char *format, va_list a
   while (length > 0 && (text[length - 1] == '\n' || text[length - 1] == ' ')) text[--length] = '\0';
   if (length == 0) return;
   if (is_demuxer(context)) memcpy(demuxer_message, text, length + 1);
+  memcpy(own_message, text, length + 1);
   pthread_mutex_lock(&log_mutex);
   memcpy(last_message, text, length + 1);
   pthread_mutex_unlock(&log_mutex);
@@ -53,7 +56,7 @@ void video_log_forget(void) {
   pthread_mutex_lock(&log_mutex);
   last_message[0] = '\0';
   pthread_mutex_unlock(&log_mutex);
-  demuxer_message[0] = '\0';
+  own_message[0] = demuxer_message[0] = '\0';
 }
 
 const char *video_log_of_demuxer(void) {
@@ -68,7 +71,7 @@ Status video_error(Error *error, Status status, int code, const char *format, ..
   va_end(arguments);
   av_strerror(code, reason, sizeof reason);
   pthread_mutex_lock(&log_mutex);
-  memcpy(message, last_message, sizeof message);
+  memcpy(message, own_message[0] ? own_message : last_message, sizeof message);
   pthread_mutex_unlock(&log_mutex);
   return error_set(error, status, "%s: %s%s%s%s", text, reason, message[0] ? " (" : "", message,
                    message[0] ? ")" : "");

@@ -28,7 +28,7 @@ typedef struct TranslateOptions {
   int quality;       /* constant rate factor, 0 (best) to 63 */
 } TranslateOptions;
 /* Video, picture or frame folder to the same; frame by frame, constant memory, sound and timing
- * (the first input's) kept. */
+ * (the first input's) kept. STOPPED after a signal, with nothing left. */
 Status translate_run(const TranslateOptions *options, Error *error);
 
 typedef enum ExportFormat { EXPORT_ONNX, EXPORT_SAFETENSORS } ExportFormat;

@@ -84,6 +84,18 @@ mkdir empty
 refuses "a folder without frames" 65 "empty" "${translate[@]}" empty empty-cartoon
 nothing_left "nothing is made of it" empty-cartoon
 
+# --- A signal -------------------------------------------------------------------------------------
+# A long film, of which some has been written.
+ffmpeg -v error -stream_loop 2000 -i odd.mkv -c copy long.mkv
+"${translate[@]}" --codec ffv1 long.mkv stopped.mkv >out 2>err &
+pid=$! tries=0
+until [ "$(stat -c %s stopped.mkv.* 2>/dev/null | head -n 1)" -gt 0 ] 2>/dev/null || [ $((tries++)) -gt 400 ]; do sleep 0.02; done
+kill -TERM $pid
+wait $pid
+[ $? -eq 75 ] && grep -qF "stopped by a signal" err
+result $? "a signal ends it"
+nothing_left "and nothing is left" stopped.mkv
+
 # --- Fusion: a model that reads two films; it has learnt nothing, so its output is almost the first -----
 ffmpeg -v error -i film.mp4 -vf negate -an -c:v ffv1 negative.mkv
 ffmpeg -v error -i film.mp4 -an -c:v ffv1 positive.mkv

@@ -11,7 +11,7 @@
 
 #include "base/memory.h"
 #include "base/random.h"
-#include "trainer/inference.h"
+#include "tests/unit/trainer/support_generator.h"
 
 enum { FRAMES = 5 };
 static const double TOLERANCE = 1e-5;
@@ -32,9 +32,8 @@ static int close_backend(void **state) {
 
 /* A generator with random weights. */
 typedef struct Fixture {
-  Config config;
-  Parameters parameters;
-  Inference *inference;
+  SmallGenerator generator;
+  Inference *inference; /* the generator's */
   InferenceShape clip, frame;
   uint8_t *source;
   float *whole, *streamed; /* [FRAMES,height,width,3] */
@@ -45,50 +44,13 @@ static void check(Status status) {
   if (status != OK) fail_msg("%s", error.message);
 }
 
-static void declare(Fixture *f) {
-  Graph *graph = graph_new();
-  int64_t noise_channels = f->config.model.noise_channels;
-  parameters_init(&f->parameters, "generator", DTYPE_F32);
-  Value film = graph_constant(graph, shape_make(1, 2, 16, 16, f->clip.source_channels), 0);
-  Value noise = NO_VALUE;
-  if (noise_channels > 0)
-    noise = graph_constant(graph, shape_make(1, 2, 16, 16, noise_channels), 0);
-  generator_build(graph, &f->parameters, READ_MASTER, &f->config.model, film, noise, NULL);
-  check(graph_status(graph, &error));
-  parameters_freeze(&f->parameters);
-  graph_free(graph);
-}
-
-/* Initial weights leave the output near the source, or near zero; the head's are made ten times
- * larger. */
-static void strengthen_head(Fixture *f) {
-  bool enhanced = f->config.model.enhancers > 0;
-  const Parameter *head =
-      parameters_find(&f->parameters, enhanced ? "enhancer.head.weight" : "head.weight");
-  float *values = mem_new((size_t)head->count, sizeof *values);
-  assert_non_null(head);
-  check(buffer_download(&f->parameters.master, head->offset, values, head->count, &error));
-  for (int64_t i = 0; i < head->count; i++) values[i] *= 10;
-  check(buffer_upload(&f->parameters.master, head->offset, values, head->count, &error));
-  free(values);
-}
-
 static Fixture *fixture_new(const char *const *assignments, InferenceShape shape) {
-  static const char *const SMALL[] = {"model.channels=4", "model.blocks=2"};
   Fixture *f = mem_new(1, sizeof *f);
-  check(config_set_defaults(&config_schema, &f->config, &error));
-  for (size_t i = 0; i < sizeof SMALL / sizeof *SMALL; i++)
-    check(config_assign(&config_schema, SMALL[i], &f->config, &error));
-  for (; *assignments; assignments++)
-    check(config_assign(&config_schema, *assignments, &f->config, &error));
   f->clip = f->frame = shape;
   f->clip.frames = FRAMES;
   f->frame.frames = 1;
-  declare(f);
-  check(parameters_allocate(&f->parameters, backend, false, false, &error));
-  check(parameters_initialize(&f->parameters, 5, &error));
-  strengthen_head(f);
-  f->inference = inference_of_parameters(&f->config, &f->parameters, READ_MASTER, backend);
+  small_generator_open(&f->generator, assignments, shape.source_channels, backend);
+  f->inference = f->generator.inference;
   f->source_frame = (size_t)(shape.source_height * shape.source_width * shape.source_channels);
   f->output_frame = (size_t)(shape.height * shape.width * 3);
   f->source = mem_new(FRAMES, f->source_frame);
@@ -101,8 +63,7 @@ static Fixture *fixture_new(const char *const *assignments, InferenceShape shape
 }
 
 static void fixture_free(Fixture *f) {
-  inference_free(f->inference);
-  parameters_free(&f->parameters);
+  small_generator_close(&f->generator);
   free(f->source);
   free(f->whole);
   free(f->streamed);
@@ -184,9 +145,10 @@ static void test_global_generator_in_the_enhancer(void **state) {
   Fixture *alone = fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downs=1"), EVEN);
   Fixture *both = fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downs=1", "model.enhancers=1"), EVEN);
   int shared = 0;
-  for (int i = 0; i < alone->parameters.count; i++) {
-    const Parameter *one = &alone->parameters.items[i];
-    const Parameter *other = parameters_find(&both->parameters, one->name);
+  Parameters *few = &alone->generator.parameters, *all = &both->generator.parameters;
+  for (int i = 0; i < few->count; i++) {
+    const Parameter *one = &few->items[i];
+    const Parameter *other = parameters_find(all, one->name);
     if (strncmp(one->name, "head.", 5) == 0) {
       assert_null(other);
       continue;
@@ -196,10 +158,10 @@ static void test_global_generator_in_the_enhancer(void **state) {
       assert_int_equal(one->shape.dim[axis], other->shape.dim[axis]);
     shared++;
   }
-  assert_int_equal(shared, alone->parameters.count - 2);
-  for (int i = 0; i < both->parameters.count; i++) {
-    const char *name = both->parameters.items[i].name;
-    assert_true(strncmp(name, "enhancer.", 9) == 0 || parameters_find(&alone->parameters, name));
+  assert_int_equal(shared, few->count - 2);
+  for (int i = 0; i < all->count; i++) {
+    const char *name = all->items[i].name;
+    assert_true(strncmp(name, "enhancer.", 9) == 0 || parameters_find(few, name));
   }
   fixture_free(alone);
   fixture_free(both);
