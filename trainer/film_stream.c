@@ -27,7 +27,7 @@ typedef struct Film {
   size_t pixels, samples;             /* of an input; of the output */
   int64_t written;                    /* the encoder's, until its thread has ended */
   pthread_mutex_t mutex;
-  Error error; /* of what failed first, guarded by the mutex; its status is OK until then */
+  Error error;        /* of what failed first, guarded by the mutex; its status is OK until then */
   atomic_bool broken; /* something failed: nobody begins another frame */
 } Film;
 
@@ -113,7 +113,8 @@ static void run_network(Film *film) {
     if (signals_ask_to_stop())
       status = error_set(&error, STOPPED, "translate: stopped by a signal; nothing is left");
     if (status == OK)
-      status = inference_stream_frame(film->stream->inference, frame->source, frame->output, &error);
+      status =
+          inference_stream_frame(film->stream->inference, frame->source, frame->output, &error);
     if (status != OK) {
       film_break(film, &error);
       break;
@@ -158,7 +159,9 @@ static void run_stages(Film *film) {
 }
 
 Status film_stream_run(const FilmStream *stream, int64_t *done, Error *error) {
-  Film film = {.stream = stream, .idle = queue_new(FRAMES), .decoded = queue_new(FRAMES),
+  Film film = {.stream = stream,
+               .idle = queue_new(FRAMES),
+               .decoded = queue_new(FRAMES),
                .translated = queue_new(FRAMES)};
   pthread_mutex_init(&film.mutex, NULL);
   Status status = set_up(&film, error);
