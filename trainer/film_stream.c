@@ -22,7 +22,7 @@ typedef struct Film {
   const FilmStream *stream;
   Frame frames[FRAMES];
   Queue *idle, *decoded, *translated; /* of frames; each can hold all */
-  uint8_t *input;                     /* u8 [source_height, source_width, 3], the decoder's */
+  uint8_t *input;                     /* u8 [source_height, source_width, 3], of several inputs */
   uint8_t *bytes;                     /* u8 [height, width, 3], the encoder's */
   size_t pixels, samples;             /* of an input; of the output */
   int64_t written;                    /* the encoder's, until its thread has ended */
@@ -54,14 +54,15 @@ static Status decode(Film *film, Frame *frame, bool *end, Error *error) {
   Status status = OK;
   const FilmStream *stream = film->stream;
   size_t stride = 3 * (size_t)stream->input_count;
+  const bool alone = stream->input_count == 1;
   for (int i = 0; i < stream->input_count; i++) {
     bool over = false;
-    TRY(video_read(stream->readers[i], film->input, &over, error));
+    TRY(video_read(stream->readers[i], alone ? frame->source : film->input, &over, error));
     if (i == 0) *end = over;
     if (over != *end)
       FAIL(error, ERROR_DATA, "%s: is %s than %s; inputs of a model have one length",
            stream->paths[i], over ? "shorter" : "longer", stream->paths[0]);
-    for (size_t p = 0; !over && p < film->pixels; p++)
+    for (size_t p = 0; !over && !alone && p < film->pixels; p++)
       memcpy(frame->source + p * stride + 3 * (size_t)i, film->input + 3 * p, 3);
   }
   const char *name = video_frame_name(stream->readers[0]);

@@ -286,6 +286,8 @@ ProgramCost inference_stream_cost(const Inference *inference) {
 void frames_to_u8(const float *frames, size_t count, uint8_t *out) {
   for (size_t i = 0; i < count; i++) {
     float value = (frames[i] + 1) * 127.5f;
-    out[i] = (uint8_t)lrintf(fminf(fmaxf(value, 0), 255));
+    value = value > 0 ? value : 0; /* NaN as well; unlike fmaxf, several at once */
+    value = value < 255 ? value : 255;
+    out[i] = (uint8_t)(int)rintf(value);
   }
 }
