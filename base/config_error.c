@@ -53,6 +53,20 @@ void config_forget_places(void) {
   empty_places(own_places());
 }
 
+void *config_set_places_aside(void) {
+  Places *own = own_places(), *aside = mem_new(1, sizeof *aside);
+  *aside = *own;
+  *own = (Places){0};
+  return aside;
+}
+
+void config_put_places_back(void *aside) {
+  Places *own = own_places();
+  empty_places(own);
+  *own = *(Places *)aside;
+  free(aside);
+}
+
 void config_remember_place(const ConfigKey *key, ConfigPlace place) {
   Places *places = own_places();
   char *text = place.line > 0

@@ -384,7 +384,10 @@ static Status check_config(const Config *now, const Checkpoint *checkpoint,
   Config then;
   Text ours = {0}, theirs = {0};
   const char *uuid = NULL;
-  TRY(state_config(checkpoint, &then, error));
+  void *places = config_set_places_aside(); /* errors name where the user set a key */
+  status = state_config(checkpoint, &then, error);
+  config_put_places_back(places);
+  if (status != OK) goto done;
   TRY(check_same_int("run.seed", now->run.seed, then.run.seed, error));
   TRY(check_same_int("train.global_batch", now->train.global_batch, then.train.global_batch,
                      error));

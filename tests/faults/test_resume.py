@@ -259,7 +259,8 @@ def test_explicit(tap, folder):
     refused("a file", 65, "is a file", os.path.join(data, "manifest.json"))
     refused("a damaged checkpoint", 65, "bad/optimizer.safetensors", bad)
     refused("another seed", 64, "run.seed", good, {"run.seed": 8})
-    refused("another global batch", 64, "train.global_batch", good, {"train.global_batch": 8})
+    refused("another global batch", 64, "refused.yaml:31:19: train.global_batch: 8, but the checkpoint was written with 4", good,
+            {"train.global_batch": 8})
     refused("other networks", 64, "model.* must be as", good, {"model.channels": 6})
     refused("other weights", 64, "model.spectral_norm: false, but the checkpoint was written with true", good,
             {"model.spectral_norm": False})
