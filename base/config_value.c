@@ -20,6 +20,10 @@ static int64_t highest_of(const ConfigKey *key) {
 
 void config_append_real(Text *out, double value) {
   char digits[32];
+  if (value == floor(value) && fabs(value) < 1e15) { /* 10, not 1e+01 */
+    text_append(out, "%.0f", value);
+    return;
+  }
   for (int precision = 1; precision <= 17; precision++) {
     snprintf(digits, sizeof digits, "%.*g", precision, value);
     if (strtod(digits, NULL) == value) break;

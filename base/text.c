@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,6 +63,22 @@ static void append_scaled(Text *text, double value, double step, const char *con
     text_append(text, "%.1f%s", value, units[unit]);
   else
     text_append(text, "%.4g%s", value, units[unit]);
+}
+
+void text_append_wrapped(Text *text, const char *words, int indent, int width) {
+  size_t column = (size_t)indent;
+  for (words += strspn(words, " "); *words; words += strspn(words, " ")) {
+    size_t word = strcspn(words, " ");
+    bool first = column == (size_t)indent;
+    if (!first && column + 1 + word > (size_t)width) {
+      text_append(text, "\n%*s", indent, "");
+      column = (size_t)indent;
+      first = true;
+    }
+    text_append(text, "%s%.*s", first ? "" : " ", (int)word, words);
+    column += word + !first;
+    words += word;
+  }
 }
 
 void text_append_bytes_size(Text *text, double bytes) {

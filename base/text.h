@@ -14,6 +14,10 @@ void text_append_bytes(Text *text, const void *bytes, size_t size);
 void text_clear(Text *text);
 void text_free(Text *text);
 
+/* The words of `words` as lines of up to `width` columns, all from column `indent` on, where the
+ * text already ends. */
+void text_append_wrapped(Text *text, const char *words, int indent, int width);
+
 /* "1.5 GiB", "640 B"; "12.3 G" for counts per second and the like. */
 void text_append_bytes_size(Text *text, double bytes);
 void text_append_count(Text *text, double count);

@@ -9,7 +9,7 @@
 #include "base/memory.h"
 #include "trainer/launch.h"
 
-enum { MAX_SIDE = 32768, HELP_COLUMN = 28 };
+enum { MAX_SIDE = 32768, HELP_COLUMN = 28, HELP_WIDTH = 110 };
 
 /* --- Values ----------------------------------------------------------------------------------- */
 
@@ -118,7 +118,7 @@ static void append_words(const char *words, Text *out) {
 }
 
 static void print_option(const Option *option, Text *out) {
-  Text left = {0};
+  Text left = {0}, right = {0};
   bool argument = option->kind == OPTION_ARGUMENT;
   text_append(&left, argument ? "  %s" : "  --%s", option->name);
   if (option->value) text_append(&left, " %s", option->value);
@@ -127,13 +127,15 @@ static void print_option(const Option *option, Text *out) {
   else
     text_append(out, "%-*s", HELP_COLUMN, left.data);
   if (option->modes) {
-    append_words(option->modes, out);
-    text_append(out, ": ");
+    append_words(option->modes, &right);
+    text_append(&right, ": ");
   }
-  text_append(out, "%s", option->help);
-  if (option->default_text) text_append(out, " (default %s)", option->default_text);
+  text_append(&right, "%s", option->help);
+  if (option->default_text) text_append(&right, " (default %s)", option->default_text);
+  text_append_wrapped(out, right.data, HELP_COLUMN, HELP_WIDTH);
   text_append(out, "\n");
   text_free(&left);
+  text_free(&right);
 }
 
 static void print_command_help(const Command *command) {

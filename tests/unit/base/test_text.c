@@ -25,6 +25,21 @@ static void appends(void **state) {
   text_free(&text);
 }
 
+static void wraps(void **state) {
+  (void)state;
+  Text text = {0};
+  text_append(&text, "--a ");
+  text_append_wrapped(&text, "one two three four", 4, 12);
+  assert_string_equal(text.data, "--a one two\n    three\n    four");
+  text_clear(&text);
+  text_append_wrapped(&text, "  longer-than-a-line  a", 0, 6);
+  assert_string_equal(text.data, "longer-than-a-line\na");
+  text_clear(&text);
+  text_append_wrapped(&text, "", 4, 12);
+  assert_int_equal(text.length, 0);
+  text_free(&text);
+}
+
 static void bytes_may_hold_nul(void **state) {
   (void)state;
   Text text = {0};
@@ -115,10 +130,8 @@ static void distances(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(appends),
-      cmocka_unit_test(bytes_may_hold_nul),
-      cmocka_unit_test(sizes),
-      cmocka_unit_test(distances),
+      cmocka_unit_test(appends), cmocka_unit_test(wraps),     cmocka_unit_test(bytes_may_hold_nul),
+      cmocka_unit_test(sizes),   cmocka_unit_test(distances),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
