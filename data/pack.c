@@ -209,8 +209,6 @@ static Status open_sides(Pack *pack, Error *error) {
     int64_t claim = video_info(pack->sides[i].reader)->frames;
     if (claim > 0 && (pack->total < 0 || claim < pack->total)) pack->total = claim;
   }
-  if (o->range_end >= 0 && (pack->total < 0 || o->range_end < pack->total))
-    pack->total = o->range_end;
 done:
   return status;
 }
@@ -333,7 +331,7 @@ static Status pack_frames(Pack *pack, Error *error) {
     if (!lengths_agree(pack)) TRY(tell_lengths(pack, error));
     if (ended) break;
     bool past = o->range_end >= 0 && pack->position >= o->range_end;
-    if (pack->position % PROGRESS_EVERY == 0 && !past) report(pack);
+    if (pack->position % PROGRESS_EVERY == 0) report(pack);
     if (past) continue;
     if (skip > 0) {
       skip--;

@@ -26,9 +26,9 @@ static Status report(const char *folder, Error *error) {
   if (status != OK) return status;
   const DatasetInfo *info = dataset_info(dataset);
   const ClipShape *shape = &info->shape;
-  log_info("%s: %lld clips of %d frames, %dx%d, in %d shard%s", folder, (long long)info->clips,
-           shape->frames, shape->target_width, shape->target_height, info->shards,
-           info->shards == 1 ? "" : "s");
+  log_info("%s: %lld clip%s of %d frames, %dx%d, in %d shard%s", folder, (long long)info->clips,
+           info->clips == 1 ? "" : "s", shape->frames, shape->target_width, shape->target_height,
+           info->shards, info->shards == 1 ? "" : "s");
   dataset_close(dataset);
   return OK;
 }
@@ -168,7 +168,8 @@ static const Option PACK_OPTIONS[] = {
     {"scale", OPTION_NUMBER, offsetof(Pack, scale), .minimum = 1, .maximum = 16, .value = "N",
      .default_text = "1", .help = "the source is this many times smaller (super-resolution)"},
     {"range", OPTION_TEXT, offsetof(Pack, range), .value = "A:B",
-     .help = "frames A to B, B excluded; A: or :B are open"},
+     .help = "frames A to B, B excluded; A: or :B are open; films are read to their ends all the "
+             "same, to compare their lengths"},
     {"stride", OPTION_NUMBER, offsetof(Pack, stride), .maximum = 1000000, .value = "N",
      .default_text = "0", .help = "frames between the beginnings of clips; 0: those of a clip"},
     {"seed", OPTION_NUMBER, offsetof(Pack, seed), .maximum = INT64_MAX, .value = "S",
