@@ -19,7 +19,11 @@ static const Option TRAIN_OPTIONS[] = {
     {"set", OPTION_LIST, offsetof(Train, set), .value = "KEY=VALUE",
      .help = "change a key of the config; may be given again"},
     {"resume", OPTION_TEXT, offsetof(Train, resume), .value = "auto|none|PATH",
-     .default_text = "none", .help = "go on: from the run's newest good checkpoint, or from PATH"},
+     .default_text = "none",
+     .help =
+         "auto: go on from the run's newest good checkpoint, or begin where there is none; PATH: "
+         "go on from this checkpoint (of a run's folder its newest); none: begin, and refuse a "
+         "folder that holds checkpoints"},
     {"plan", OPTION_FLAG, offsetof(Train, plan),
      .help = "print what a step would run, its FLOPs and memory, and stop"},
 };

@@ -144,7 +144,7 @@ static const ConfigKey KEYS[] = {
         "most 16"),
     STRING("cuda.cache", cuda.cache, "",
            "folder of convolution plans and compiled kernels; ranks that share it share the work "
-           "of making them; empty: $XDG_CACHE_HOME/celforge"),
+           "of making them; empty: $XDG_CACHE_HOME/celforge, or ~/.cache/celforge"),
 
     INT("guard.max_skips", guard.max_skips, 1, 1e9, "20",
         "steps skipped in a row before the run goes back to its last checkpoint"),
