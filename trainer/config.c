@@ -220,7 +220,8 @@ static Status check_batch(const Config *config, int world_size, Error *error) {
   loader_world_sizes(global, (int)micro, 4096, &sizes);
   Status status = config_error("train.global_batch", error,
                                "%lld clips in micro-batches of %lld cannot be shared by %d ranks; "
-                               "world sizes that would do: %s",
+                               "world sizes that would do: %s; a smaller train.micro_batch or "
+                               "a larger train.global_batch allows more",
                                (long long)global, (long long)micro, world_size, sizes.data);
   text_free(&sizes);
   return status;
