@@ -237,8 +237,12 @@ Status train_run(const Config *config, const TrainOptions *options, int *argc, c
     goto done;
   }
   TRY(run_begin(&run, options->resume, error));
-  log_info("training on %s, %d rank%s", run.backend->describe(run.backend), run.world_size,
-           run.world_size > 1 ? "s" : "");
+  if (run.step >= config->train.steps)
+    log_info("nothing to do: the run is at step %lld of %lld; a larger train.steps goes on",
+             (long long)run.step, (long long)config->train.steps);
+  else
+    log_info("training on %s, %d rank%s", run.backend->describe(run.backend), run.world_size,
+             run.world_size > 1 ? "s" : "");
   status = train_steps(&run, error);
 done:
   if (run.comm) status = run_finish(&run, status, error);
