@@ -111,12 +111,12 @@ done:
 /* --- Saving ----------------------------------------------------------------------------------- */
 
 /* The config without what may differ between two places the same run is kept in. */
-static void portable_config(const Config *config, Text *out) {
+static Config portable(const Config *config) {
   Config copy = *config;
   copy.run.dir[0] = '\0';
   copy.data.path[0] = '\0';
   copy.loss.perceptual_weights[0] = '\0';
-  config_write(&config_schema, &copy, false, out);
+  return copy;
 }
 
 static json_t *state_json(Model *model, const RunPosition *position) {
@@ -188,7 +188,8 @@ Status state_copy(StateCopy *copy, const RunPosition *position, Error *error) {
   CheckpointContent *content = &copy->content;
   Text text = {0};
   forget_position(copy);
-  portable_config(config, &text);
+  const Config copied = portable(config);
+  config_write(&config_schema, &copied, false, &text);
   content->step = position->step;
   content->keep_before = first_bad_step(position);
   content->state = state_json(copy->model, position);
@@ -377,12 +378,29 @@ static Status check_same_int(const char *key, int64_t now, int64_t then, Error *
                       (long long)then);
 }
 
+/* "train.steps is 20, was 10; ...": where two configs differ; nothing where they do not. */
+static void append_changes(const Config *now, const Config *then, Text *out) {
+  Text ours = {0}, theirs = {0};
+  for (size_t i = 0; i < config_schema.count; i++) {
+    const char *key = config_schema.keys[i].key;
+    text_clear(&ours);
+    text_clear(&theirs);
+    config_write_value(&config_schema, key, now, &ours);
+    config_write_value(&config_schema, key, then, &theirs);
+    if (strcmp(ours.data, theirs.data) == 0) continue;
+    text_append(out, "%s%s is %s, was %s", out->length > 0 ? "; " : "", key, ours.data,
+                theirs.data);
+  }
+  text_free(&ours);
+  text_free(&theirs);
+}
+
 /* What must not change under a run, and a line in the log for what did. */
 static Status check_config(const Config *now, const Checkpoint *checkpoint,
                            const char *dataset_uuid, Error *error) {
   Status status = OK;
   Config then;
-  Text ours = {0}, theirs = {0};
+  Text changes = {0};
   const char *uuid = NULL;
   void *places = config_set_places_aside(); /* errors name where the user set a key */
   status = state_config(checkpoint, &then, error);
@@ -400,13 +418,13 @@ static Status check_config(const Config *now, const Checkpoint *checkpoint,
     FAIL(error, ERROR_USAGE,
          "%s: was trained on dataset %s, but %s holds dataset %s; resuming would mix them",
          checkpoint->path, uuid, now->data.path, dataset_uuid);
-  portable_config(now, &ours);
-  portable_config(&then, &theirs);
-  if (strcmp(ours.data, theirs.data) != 0)
-    log_warning("%s: the config has changed since this checkpoint was written", checkpoint->path);
+  const Config own = portable(now), saved = portable(&then);
+  append_changes(&own, &saved, &changes);
+  if (changes.length > 0)
+    log_warning("%s: the config has changed since this checkpoint was written: %s",
+                checkpoint->path, changes.data);
 done:
-  text_free(&ours);
-  text_free(&theirs);
+  text_free(&changes);
   return status;
 }
 

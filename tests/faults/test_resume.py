@@ -272,6 +272,12 @@ def test_explicit(tap, folder):
     code = back.train(resume=back.checkpoint(4))
     tap.check(code == 0 and "step-00000004 at step 4" in back.said(), "back to an older checkpoint", back.said())
     check_same_end(tap, back, undisturbed, "a run that went back")
+    code = back.train()
+    tap.check(code == 0 and "nothing to do: the run is at step 12 of 12" in back.said(), "a run that is done", back.said())
+    longer = Run(back.folder, data, {**settings, "train.steps": 13})
+    code = longer.train()
+    tap.check(code == 0 and "was written: train.steps is 13, was 12\n" in longer.said(), "what has changed is named",
+              longer.said())
 
 
 def test_perceptual(tap, folder):
