@@ -1,6 +1,7 @@
 #include "comm/comm.h"
 
 #include <math.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -71,15 +72,30 @@ static Status check_size(const Comm *comm, Error *error) {
                    size, below, below * 2);
 }
 
+/* Those this process may run on: a launcher may have bound it to some. */
+static cpu_set_t own_processors(void) {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return set;
+  CPU_ZERO(&set); /* a host with more than a cpu_set_t has room for */
+  for (int i = 0; i < sysconf(_SC_NPROCESSORS_ONLN) && i < CPU_SETSIZE; i++) CPU_SET((size_t)i, &set);
+  return set;
+}
+
 static Status find_neighbours(Comm *comm, const Operation *operation, Error *error) {
+  Status status = OK;
   MPI_Comm host = MPI_COMM_NULL;
-  int code = MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
-  Status status = mpi_check(code, operation, error);
-  if (status != OK) return status;
+  cpu_set_t set = own_processors();
+  TRY(mpi_check(
+      MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
+      operation, error));
   MPI_Comm_rank(host, &comm->local_rank);
   MPI_Comm_size(host, &comm->local_size);
-  MPI_Comm_free(&host);
-  return OK;
+  TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, &set, sizeof set, MPI_BYTE, MPI_BOR, host), operation,
+                error));
+  comm->local_processors = CPU_COUNT(&set);
+done:
+  if (host != MPI_COMM_NULL) MPI_Comm_free(&host);
+  return status;
 }
 
 static Status allocate_scratch(Comm *comm, Error *error) {
@@ -124,7 +140,12 @@ static Status join(int *argc, char ***argv, const CommOptions *options, const ch
   Status status = OK;
   Watchdog watchdog;
   Comm *comm = mem_new(1, sizeof *comm);
-  *comm = (Comm){.size = 1, .local_size = 1, .options = *options, .group = MPI_COMM_NULL};
+  const cpu_set_t set = own_processors();
+  *comm = (Comm){.size = 1,
+                 .local_size = 1,
+                 .local_processors = CPU_COUNT(&set),
+                 .options = *options,
+                 .group = MPI_COMM_NULL};
   if (started_by_launcher()) {
     TRY(watchdog_start(&watchdog, what, options->timeout, error));
     status = open_mpi(comm, argc, argv, error);
@@ -248,6 +269,9 @@ int comm_size(const Comm *comm) {
 }
 int comm_local_rank(const Comm *comm) {
   return comm->local_rank;
+}
+int comm_local_processors(const Comm *comm) {
+  return comm->local_processors;
 }
 int comm_local_size(const Comm *comm) {
   return comm->local_size;

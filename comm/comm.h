@@ -74,6 +74,7 @@ int comm_rank(const Comm *comm);
 int comm_size(const Comm *comm);
 int comm_local_rank(const Comm *comm); /* among the ranks of this host */
 int comm_local_size(const Comm *comm);
+int comm_local_processors(const Comm *comm); /* that ranks of this host may run on, together */
 
 Status comm_barrier(Comm *comm, Error *error);
 Status comm_broadcast(Comm *comm, void *data, size_t bytes, int root, Error *error);

@@ -12,7 +12,7 @@
 typedef struct Averager Averager;
 
 struct Comm {
-  int rank, size, local_rank, local_size;
+  int rank, size, local_rank, local_size, local_processors;
   CommOptions options;
   _Atomic bool uses_mpi; /* false for a process started by no launcher, and after MPI_Finalize */
   bool broken;           /* a collective failed; MPI may still hold its request */

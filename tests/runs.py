@@ -204,6 +204,7 @@ class Run:
         self.process = None
         self.count = 1  # of ranks
         self.environment = {}  # on top of ENVIRONMENT
+        self.without = ()  # what of it is left out
 
     def write_config(self):
         sections = {}
@@ -219,9 +220,9 @@ class Run:
         command = [CELFORGE, "train", self.config, "--resume", resume]
         if ranks > 1:
             command = ["mpirun", "--oversubscribe", "-np", str(ranks)] + command
+        environment = {key: value for key, value in {**ENVIRONMENT, **self.environment}.items() if key not in self.without}
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            env={**ENVIRONMENT, **self.environment})
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         STARTED.append(self.process)
         return self
 

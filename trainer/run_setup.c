@@ -58,8 +58,7 @@ static int threads_per_rank(const Run *run) {
   if (config->train.threads > 0) return (int)config->train.threads;
   if (config->comm.reduce == COMM_REDUCE_REPRODUCIBLE) return 1;
   if (getenv("OMP_NUM_THREADS")) return 0;
-  long cores = sysconf(_SC_NPROCESSORS_ONLN);
-  int share = (int)(cores / comm_local_size(run->comm));
+  int share = comm_local_processors(run->comm) / comm_local_size(run->comm);
   return share > 0 ? share : 1;
 }
 

@@ -168,6 +168,25 @@ def test_patience(tap, folder):
                   f"rank {stopped} stands still: named, and the run ends ({took:.1f} s)", f"exit code {code}\n{said}")
 
 
+def test_threads(tap, folder):
+    """Threads left to the program: the processors that its ranks may run on, shared"""
+    data, own = runs.synth(os.path.join(folder, "data")), os.sched_getaffinity(0)
+    if len(own) < 2:
+        tap.skip("threads of a rank", "one processor")
+        return
+    for name, ranks, cores in (("all", 1, own), ("bound", 1, {min(own)}), ("shared", 2, own), ("both-bound", 2, {min(own)})):
+        run = runs.Run(os.path.join(folder, name), data, {"train.steps": 1, "train.threads": 0})
+        run.without = ("OMP_NUM_THREADS",)
+        os.sched_setaffinity(0, cores)
+        try:
+            run.must_train(ranks, "none")
+        finally:
+            os.sched_setaffinity(0, own)
+        wanted = max(1, len(cores) // ranks)
+        tap.check(f"training on cpu: {wanted} thread{'s' if wanted > 1 else ''}," in run.said(),
+                  f"{name}: {ranks} rank{'s' if ranks > 1 else ''} on {len(cores)} of {len(own)} processors", run.said())
+
+
 def test_refused_world_size(tap, folder):
     """A number of ranks that cannot share the batch"""
     data = runs.synth(os.path.join(folder, "data"))
@@ -182,4 +201,5 @@ if __name__ == "__main__":
     if not shutil.which("mpirun"):
         print("ok 1 - training on several ranks # SKIP no mpirun")
         sys.exit(0)
-    runs.main([test_world_sizes, test_reproducible, test_reproducible_bf16, test_slowest, test_patience, test_refused_world_size])
+    runs.main([test_world_sizes, test_reproducible, test_reproducible_bf16, test_slowest, test_patience, test_threads,
+               test_refused_world_size])
