@@ -17,13 +17,14 @@
 #include "trainer/device.h"
 #include "trainer/median.h"
 #include "trainer/memory.h"
+#include "trainer/networks.h"
 #include "trainer/progress.h"
 #include "trainer/signals.h"
 #include "trainer/state.h"
 
 enum {
-  FRAMES = 8, /* of the clips the model is planned for: its weights are the same for any */
-  SIDE = 64,
+  FRAMES = 1, /* of the clips the model is planned for: its weights are the same for any */
+  LEAST_SIDE = 64,
   KEPT = 2,              /* checkpoints that the writer leaves, and one is being written */
   WRITE_PIECE = 4 << 20, /* bytes of a call, as of a checkpoint */
   TIMEOUT = 120,
@@ -72,8 +73,21 @@ typedef struct Bench {
 
 /* --- Set-up ----------------------------------------------------------------------------------- */
 
+/* Of clips that every network has room for: two pixels where the generator is smallest, which its
+ * paddings reflect, and three in front of a discriminator's last two convolutions. */
+static int clip_side(const ModelConfig *model) {
+  int64_t generator = 2 * generator_multiple(model), side = LEAST_SIDE;
+  int64_t image = 3LL << (model->image_layers + model->image_scales);
+  int64_t video = 3LL << model->video_layers;
+  if (generator > side) side = generator;
+  if (model->image_scales > 0 && image / 2 > side) side = image / 2;
+  if (model->video && video > side) side = video;
+  return (int)side;
+}
+
 static Status plan(Bench *bench, const Config *config, Error *error) {
   Status status = OK;
+  int side = clip_side(&config->model);
   TRY(config_check(config, 1, error));
   bench->config = *config;
   bench->config.train.global_batch = bench->config.train.micro_batch = 1;
@@ -81,11 +95,11 @@ static Status plan(Bench *bench, const Config *config, Error *error) {
   bench->config.loss.l1 = 1;         /* and any loss, */
   bench->config.loss.perceptual = 0; /* but for one whose network no checkpoint holds */
   ModelOptions options = {.shape = {.frames = FRAMES,
-                                    .source_height = SIDE,
-                                    .source_width = SIDE,
+                                    .source_height = side,
+                                    .source_width = side,
                                     .source_channels = 3,
-                                    .target_height = SIDE,
-                                    .target_width = SIDE},
+                                    .target_height = side,
+                                    .target_width = side},
                           .micro_batches = 1};
   bench->guard = guard_new(&bench->config);
   TRY(device_open(&bench->config, NULL, (int)config->train.threads, &bench->backend, error));
