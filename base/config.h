@@ -75,8 +75,11 @@ void config_help(const ConfigSchema *schema, Text *out);
  * config_load/parse/assign of this thread; a key left at its default is named "default: key". */
 Status config_error(const char *key, Error *error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-/* Between the two another config may be loaded without a trace in what config_error says. */
-void *config_set_places_aside(void);
-void config_put_places_back(void *aside);
+/* For whoever loads another config beside the one in force, a checkpoint's say, and goes on to
+ * check the latter: puts the places remembered so far aside, and back in the stead of the other's.
+ */
+typedef struct ConfigPlaces ConfigPlaces;
+ConfigPlaces *config_places_put_aside(void);
+void config_places_put_back(ConfigPlaces *places);
 
 #endif

@@ -11,23 +11,23 @@ enum { LONGEST_SHOWN = 80 };
 
 /* --- Where each key was last set, a table for each thread ------------------------------------- */
 
-typedef struct Places {
+struct ConfigPlaces {
   struct {
     char *key, *place;
   } * items;
   size_t count, capacity;
-} Places;
+};
 
 static pthread_key_t places_key;
 static pthread_once_t places_once = PTHREAD_ONCE_INIT;
 
-static void empty_places(Places *places) {
+static void empty_places(ConfigPlaces *places) {
   for (size_t i = 0; i < places->count; i++) {
     free(places->items[i].key);
     free(places->items[i].place);
   }
   free(places->items);
-  *places = (Places){0};
+  *places = (ConfigPlaces){0};
 }
 
 static void free_places(void *places) {
@@ -39,9 +39,9 @@ static void make_places_key(void) {
   pthread_key_create(&places_key, free_places);
 }
 
-static Places *own_places(void) {
+static ConfigPlaces *own_places(void) {
   pthread_once(&places_once, make_places_key);
-  Places *places = pthread_getspecific(places_key);
+  ConfigPlaces *places = pthread_getspecific(places_key);
   if (!places) {
     places = mem_new(1, sizeof *places);
     pthread_setspecific(places_key, places);
@@ -53,22 +53,22 @@ void config_forget_places(void) {
   empty_places(own_places());
 }
 
-void *config_set_places_aside(void) {
-  Places *own = own_places(), *aside = mem_new(1, sizeof *aside);
-  *aside = *own;
-  *own = (Places){0};
+ConfigPlaces *config_places_put_aside(void) {
+  ConfigPlaces *places = own_places(), *aside = mem_new(1, sizeof *aside);
+  *aside = *places;
+  *places = (ConfigPlaces){0};
   return aside;
 }
 
-void config_put_places_back(void *aside) {
-  Places *own = own_places();
+void config_places_put_back(ConfigPlaces *places) {
+  ConfigPlaces *own = own_places();
   empty_places(own);
-  *own = *(Places *)aside;
-  free(aside);
+  *own = *places;
+  free(places);
 }
 
 void config_remember_place(const ConfigKey *key, ConfigPlace place) {
-  Places *places = own_places();
+  ConfigPlaces *places = own_places();
   char *text = place.line > 0
                    ? mem_format("%s:%zu:%zu: %s", place.name, place.line, place.column, key->key)
                    : mem_string(place.name);
@@ -84,7 +84,7 @@ void config_remember_place(const ConfigKey *key, ConfigPlace place) {
 }
 
 Status config_error(const char *key, Error *error, const char *format, ...) {
-  const Places *places = own_places();
+  const ConfigPlaces *places = own_places();
   const char *place = NULL;
   for (size_t i = 0; i < places->count; i++)
     if (strcmp(places->items[i].key, key) == 0) place = places->items[i].place;

@@ -77,7 +77,8 @@ static cpu_set_t own_processors(void) {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) return set;
   CPU_ZERO(&set); /* a host with more than a cpu_set_t has room for */
-  for (int i = 0; i < sysconf(_SC_NPROCESSORS_ONLN) && i < CPU_SETSIZE; i++) CPU_SET((size_t)i, &set);
+  for (int i = 0; i < sysconf(_SC_NPROCESSORS_ONLN) && i < CPU_SETSIZE; i++)
+    CPU_SET((size_t)i, &set);
   return set;
 }
 
@@ -85,9 +86,8 @@ static Status find_neighbours(Comm *comm, const Operation *operation, Error *err
   Status status = OK;
   MPI_Comm host = MPI_COMM_NULL;
   cpu_set_t set = own_processors();
-  TRY(mpi_check(
-      MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
-      operation, error));
+  TRY(mpi_check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
+                operation, error));
   MPI_Comm_rank(host, &comm->local_rank);
   MPI_Comm_size(host, &comm->local_size);
   TRY(mpi_check(MPI_Allreduce(MPI_IN_PLACE, &set, sizeof set, MPI_BYTE, MPI_BOR, host), operation,

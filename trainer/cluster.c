@@ -74,19 +74,21 @@ Status cluster_load(const char *path, const char *const *changes, int change_cou
                     Cluster *cluster, Error *error) {
   Status status = OK;
   Cluster loaded;
+  ConfigPlaces *places = config_places_put_aside(); /* of a config that is simulated on it */
   TRY(config_set_defaults(&cluster_schema, &loaded, error));
   TRY(config_load(&cluster_schema, path, &loaded, error));
   for (int i = 0; i < change_count; i++)
     TRY(config_assign(&cluster_schema, changes[i], &loaded, error));
   if (loaded.device.times == OP_TIMES_ROOFLINE && loaded.node.cores > 0)
-    return config_error("node.cores", error,
-                        "%lld shared cores need device.times: measured; allowed: 0",
-                        (long long)loaded.node.cores);
+    TRY(config_error("node.cores", error,
+                     "%lld shared cores need device.times: measured; allowed: 0",
+                     (long long)loaded.node.cores));
   if (loaded.step.slow_share > 0 && loaded.step.slow_by <= 0)
-    return config_error("step.slow_share", error, "%g needs step.slow_by above 0",
-                        loaded.step.slow_share);
+    TRY(config_error("step.slow_share", error, "%g needs step.slow_by above 0",
+                     loaded.step.slow_share));
   *cluster = loaded;
 done:
+  config_places_put_back(places);
   return status;
 }
 

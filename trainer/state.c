@@ -358,9 +358,11 @@ done:
 Status state_config(const Checkpoint *checkpoint, Config *config, Error *error) {
   const char *yaml = NULL;
   char *where = path_join(checkpoint->path, "manifest.json");
+  ConfigPlaces *places = config_places_put_aside(); /* of the config that is held against it */
   Status status = json_get_string(checkpoint->manifest, where, "config", &yaml, error);
   if (status == OK) status = config_set_defaults(&config_schema, config, error);
   if (status == OK) status = config_parse(&config_schema, where, yaml, strlen(yaml), config, error);
+  config_places_put_back(places);
   free(where);
   return status;
 }
@@ -402,10 +404,7 @@ static Status check_config(const Config *now, const Checkpoint *checkpoint,
   Config then;
   Text changes = {0};
   const char *uuid = NULL;
-  void *places = config_set_places_aside(); /* errors name where the user set a key */
-  status = state_config(checkpoint, &then, error);
-  config_put_places_back(places);
-  if (status != OK) goto done;
+  TRY(state_config(checkpoint, &then, error));
   TRY(check_same_int("run.seed", now->run.seed, then.run.seed, error));
   TRY(check_same_int("train.global_batch", now->train.global_batch, then.train.global_batch,
                      error));

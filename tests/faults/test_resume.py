@@ -258,7 +258,7 @@ def test_explicit(tap, folder):
     refused("a dataset", 65, 'must be "celforge checkpoint"', data)
     refused("a file", 65, "is a file", os.path.join(data, "manifest.json"))
     refused("a damaged checkpoint", 65, "bad/optimizer.safetensors", bad)
-    refused("another seed", 64, "run.seed", good, {"run.seed": 8})
+    refused("another seed", 64, "refused.yaml:3:11: run.seed: 8, but the checkpoint was written with 7", good, {"run.seed": 8})
     refused("another global batch", 64, "refused.yaml:31:19: train.global_batch: 8, but the checkpoint was written with 4", good,
             {"train.global_batch": 8})
     refused("other networks", 64, "model.* must be as", good, {"model.channels": 6})

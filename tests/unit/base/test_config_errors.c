@@ -289,6 +289,22 @@ static void places_are_remembered(void **state) {
   check_place("train.steps", "default: train.steps: must be 3");
 }
 
+static void another_config_beside_it(void **state) {
+  (void)state;
+  Example config = {0}, other = {0};
+  const char *yaml = "train:\n  steps: 5\n", *theirs = "train:\n  offset: 2\n  steps: 7\n";
+  assert_int_equal(config_set_defaults(&example, &config, &error), OK);
+  assert_int_equal(config_parse(&example, "a.yaml", yaml, strlen(yaml), &config, &error), OK);
+  ConfigPlaces *places = config_places_put_aside();
+  check_place("train.steps", "default: train.steps: must be 3");
+  assert_int_equal(config_set_defaults(&example, &other, &error), OK);
+  assert_int_equal(config_parse(&example, "b.yaml", theirs, strlen(theirs), &other, &error), OK);
+  check_place("train.steps", "b.yaml:3:10: train.steps: must be 3");
+  config_places_put_back(places);
+  check_place("train.steps", "a.yaml:2:10: train.steps: must be 3");
+  check_place("train.offset", "default: train.offset: must be 3");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(unknown_keys),
@@ -302,6 +318,7 @@ int main(void) {
       cmocka_unit_test(bad_assignments),
       cmocka_unit_test(long_values_are_cut),
       cmocka_unit_test(places_are_remembered),
+      cmocka_unit_test(another_config_beside_it),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
