@@ -77,7 +77,11 @@ static Status make_output(Evaluation *e, Film film, Error *error) {
   InferenceShape shape = {
       1, s->source_height, s->source_width, s->source_channels, s->target_height, s->target_width};
   for (int t = 0; t < s->frames; t++) {
-    if (t == 0 || film == FILM_FRAME) TRY(inference_stream_begin(e->inference, &shape, error));
+    if (t == 0 || film == FILM_FRAME) status = inference_stream_begin(e->inference, &shape, error);
+    if (status != OK) {
+      error_context(error, "%s", e->options->data);
+      goto done;
+    }
     TRY(inference_stream_frame(e->inference, e->source + (size_t)t * e->source_frame, e->output,
                                error));
     frames_to_u8(e->output, e->target_frame, e->films[film] + (size_t)t * e->target_frame);

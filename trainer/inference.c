@@ -86,7 +86,12 @@ static Status plan_new(Inference *inference, const InferenceShape *s, bool strea
   Plan *plan = plan_describe(inference, s, streaming);
   Graph *graph = graph_new();
   build(&inference->config, inference->parameters, inference->source, plan, graph);
-  TRY(graph_status(graph, error));
+  status = graph_status(graph, error);
+  if (status != OK) {
+    error_context(error, "the model does not fit frames of %lldx%lld pixels", (long long)s->width,
+                  (long long)s->height);
+    goto done;
+  }
   ProgramOptions options = {.name = streaming ? "translate" : "sample", .arena = inference->arena};
   TRY(program_plan(graph, inference->backend, &options, &plan->program, error));
   TRY(buffer_allocate(&plan->source, inference->backend, error));

@@ -96,7 +96,11 @@ static Status open_media(Translation *t, Error *error) {
                             .quality = options->quality,
                             .audio_from = video && info->has_audio ? options->input : NULL,
                             .timing_from = video ? options->input : NULL};
-  TRY(inference_stream_begin(t->inference, &t->shape, error));
+  status = inference_stream_begin(t->inference, &t->shape, error);
+  if (status != OK) {
+    error_context(error, "%s", options->input);
+    goto done;
+  }
   TRY(video_writer_open(options->output, &how, &t->writer, error));
 done:
   return status;

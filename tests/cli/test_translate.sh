@@ -76,6 +76,8 @@ python3 -c 'import json; s = json.load(open("speed.json")); assert s["frame_seco
 assert (s["width"], s["height"], s["precision"]) == (48, 32, "f32") and s["gflop"] > 0' 2>err
 result $? "its numbers"
 refuses "bench translate without a model" 64 "PATH is missing: a run or checkpoint" "$celforge" bench translate
+refuses "bench translate of tiny frames" 64 "celforge: the model does not fit frames of 2x2 pixels: generator: pad" \
+  "$celforge" bench translate run --size 2x2
 refuses "bench translate of a config" 65 "is a file" "$celforge" bench translate tiny.yaml
 refuses "a precision there is not" 64 "--precision: fp8; allowed: f32, bf16" "${translate[@]}" --precision fp8 \
   frames/take-01.png fp8.png
@@ -146,6 +148,14 @@ for frame in frames/*.png; do last=$(basename "$frame"); done
 succeeds "and its last frame alone" "$celforge" translate --checkpoint still "frames/$last" last.png
 cmp -s last.png "frames-still/$last"
 result $? "to the same picture"
+# Output of 4x4 has to be padded to 8x8.
+ffmpeg -v error -i one.png -vf scale=2:2 speck.png
+succeeds "clips of a few pixels" "$celforge" pack specks --source frames --target frames --frames 2 --size 5x3
+refuses "a picture that is too small for it" 64 "celforge: speck.png: the model does not fit frames of 4x4 pixels: " \
+  "$celforge" translate --checkpoint still speck.png none.png
+refuses "and clips that are" 64 "celforge: specks: the model does not fit frames of 5x3 pixels: " \
+  "$celforge" eval --checkpoint still --data specks
+nothing_left "nothing is made of them" none.png
 
 # --- Any length -----------------------------------------------------------------------------------
 peak() { # FILE; KiB
