@@ -48,8 +48,10 @@ static Status take_array(Comm *comm, const Checkpoint *from, const char *file_na
   size_t bytes = (size_t)buffer->count * sizeof *flat;
   status = mem_bulk(bytes, "a network's weights", (void **)&flat, error);
   if (status == OK) status = buffer_download(buffer, 0, flat, buffer->count, error);
-  if (status == OK && from)
+  if (status == OK && from) {
     status = take_flat(from, file_name, prefix, parameters, flat, taken, error);
+    if (status != OK) error_context(error, "run.init");
+  }
   TRY(comm_agree(comm, status, error));
   TRY(comm_broadcast(comm, flat, bytes, 0, error));
   TRY(comm_agree(comm, buffer_upload(buffer, 0, flat, buffer->count, error), error));

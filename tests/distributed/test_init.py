@@ -128,7 +128,9 @@ def test_refused(tap, folder):
 
     refused("a path that is not there", 74, "run.init: ", os.path.join(folder, "nowhere"))
     refused("a dataset", 65, "run.init: ", data, ranks=2)
-    refused("other channels", 64, "this config's networks need F32 [6", first.folder, {"model.channels": 6}, ranks=2)
+    weights = os.path.join(first.checkpoint(2), "generator.safetensors")
+    refused("other channels", 64, f'run.init: {weights}: tensor "stem.weight" is F32 [4', first.folder,
+            {"model.channels": 6}, ranks=2)
     foreign = os.path.join(folder, "foreign")
     shutil.copytree(first.checkpoint(2), foreign)
     rename_tensors(foreign)
