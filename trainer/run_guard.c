@@ -94,6 +94,20 @@ static void describe_loss(const Run *run, const StepResult *results, int network
     text_append(out, " on rank %d (%s), the largest", largest, timing_host(run->timing, largest));
 }
 
+/* Who learns nothing: a network whose own gradient is good has been updated, as ever. */
+static void describe_consequence(const StepOutcome *outcome, Text *out) {
+  int skipped = 0, updated = 0, last = 0;
+  for (int i = 0; i < GUARD_NETWORKS; i++) {
+    updated += outcome->of[i].updated;
+    skipped += outcome->of[i].skipped;
+    if (outcome->of[i].skipped) last = i;
+  }
+  if (skipped < updated)
+    text_append(out, "the %s learns nothing from it", NETWORK_NAMES[last]);
+  else
+    text_append(out, "nothing is learned from it");
+}
+
 /* Every rank calls it for the same step, and has the words then. */
 static Status report(Run *run, const StartedStep *started, Error *error) {
   Status status = OK;
@@ -114,7 +128,9 @@ static Status report(Run *run, const StartedStep *started, Error *error) {
     between = "; ";
   }
   snprintf(run->trouble, sizeof run->trouble, "%s", text.data);
-  if (run->rank == 0) log_warning("%s; nothing is learned from it", text.data);
+  text_append(&text, "; ");
+  describe_consequence(&started->outcome, &text);
+  if (run->rank == 0) log_warning("%s", text.data);
 done:
   text_free(&text);
   free(results);

@@ -64,7 +64,7 @@ def check_same(tap, run, undisturbed, name):
 
 
 def skipped_steps(said):
-    return [int(step) for step in re.findall(r"warning: step (\d+) \(samples .*nothing is learned from it", said)]
+    return [int(step) for step in re.findall(r"warning: step (\d+) \(samples .*(?:nothing is learned|learns nothing) from it", said)]
 
 
 # --- Outliers ----------------------------------------------------------------------------------------------
@@ -78,6 +78,8 @@ def check_undisturbed(tap, run):
     named = re.search(r"step 41 \(samples 160 to 163\): the generator's gradient norm [\d.]+ is above the limit "
                       r"[\d.]+, worst in [a-z0-9.]+weight; loss/g is [\d.]+", said)
     tap.check(bool(named), "samples, network, norm, limit, layer and loss are named", said)
+    tap.check(said.count("; the generator learns nothing from it") == 6 and run.metrics()[-1]["skipped/d"] == 0,
+              "and that the discriminators were updated", said)
     tap.check("steps 41 to 44 were skipped, 4 in a row" in said and re.search(
         r"went back to step 40, \S+/step-00000040: 1 of 3 times", said), "after guard.max_skips the run goes back", said)
     guard = guard_of(run)
