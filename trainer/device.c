@@ -101,6 +101,10 @@ done:
 
 Status device_open_default(Device device, int threads, Backend **out, Error *error) {
   Config config;
+  Error why = {0};
+  if (device == DEVICE_CUDA && backend_cuda_devices(&why) == 0)
+    return error_set(error, ERROR_USAGE, "--device: cuda: %s; allowed here: cpu, auto",
+                     why.message);
   Status status = config_set_defaults(&config_schema, &config, error);
   if (status != OK) return status;
   config.train.device = (int)device;

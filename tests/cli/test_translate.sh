@@ -81,6 +81,8 @@ refuses "bench translate of tiny frames" 64 "celforge: the model does not fit fr
 refuses "bench translate of a config" 65 "is a file" "$celforge" bench translate tiny.yaml
 refuses "a precision there is not" 64 "--precision: fp8; allowed: f32, bf16" "${translate[@]}" --precision fp8 \
   frames/take-01.png fp8.png
+CUDA_VISIBLE_DEVICES='' refuses "a device there is not" 64 "celforge: --device: cuda: " "${translate[@]}" --device cuda \
+  frames/take-01.png none.png
 refuses "a folder that is there already" 64 "frames-cartoon" "${translate[@]}" frames frames-cartoon
 mkdir empty
 refuses "a folder without frames" 65 "empty" "${translate[@]}" empty empty-cartoon
