@@ -26,7 +26,7 @@ typedef enum Status {
   ERROR_DATA = 65,     /* EX_DATAERR: a file's content is not what it must be */
   ERROR_INTERNAL = 70, /* EX_SOFTWARE: a broken promise inside Celforge, or no memory */
   ERROR_IO = 74,       /* EX_IOERR: the operating system could not read or write */
-  STOPPED = 75,        /* EX_TEMPFAIL: stopped early with a checkpoint saved; run again */
+  STOPPED = 75,        /* EX_TEMPFAIL: by a signal; train has saved a checkpoint: run again */
 } Status;
 
 enum { ERROR_MESSAGE_SIZE = 2048 };

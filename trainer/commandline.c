@@ -153,7 +153,8 @@ static void print_help(const Command *const *commands, int count) {
   for (int i = 0; i < count; i++) printf("  %-11s %s\n", commands[i]->name, commands[i]->summary);
   printf("\ncelforge COMMAND --help lists a command's options.\n"
          "Exit codes: 0 done, 64 usage or bad config, 65 bad data, 70 internal, 74 input or "
-         "output,\n75 stopped early with a checkpoint saved (run again).\n");
+         "output,\n75 stopped by a signal: train has saved a checkpoint (run again), others leave "
+         "nothing.\n");
 }
 
 /* --- Parsing ---------------------------------------------------------------------------------- */
