@@ -427,6 +427,28 @@ done:
   return status;
 }
 
+static bool is_of(const Parameters *parameters, const char *name) {
+  if (parameters_find(parameters, name)) return true;
+  return parameters->spectral && parameters_find(parameters->spectral, name);
+}
+
+/* A layer that the config has not any more would be lost without a word. */
+static Status check_nothing_lost(const Parameters *parameters, const Checkpoint *checkpoint,
+                                 const char *file_name, Error *error) {
+  static const char AVERAGED[] = "ema.";
+  const size_t length = sizeof AVERAGED - 1;
+  const Safetensors *file = checkpoint_file(checkpoint, file_name);
+  for (int i = 0; file && parameters->total > 0 && i < safetensors_count(file); i++) {
+    const char *name = safetensors_tensor(file, i)->name;
+    if (!is_of(parameters, strncmp(name, AVERAGED, length) == 0 ? name + length : name))
+      return error_set(error, ERROR_USAGE,
+                       "%s/%s: has tensor \"%s\", which this config's networks have not; model.* "
+                       "must be as when the checkpoint was written",
+                       checkpoint->path, file_name, name);
+  }
+  return OK;
+}
+
 /* A run that begins or ends to ask for loss.perceptual has changed its config; one that goes on has
  * the same network. */
 static Status check_perceptual(Model *model, const Checkpoint *checkpoint, Error *error) {
@@ -483,6 +505,11 @@ Status state_restore(Model *model, Guard *guard, Comm *comm, const Checkpoint *c
   if (checkpoint) {
     status = check_config(model_config(model), checkpoint, dataset_uuid, error);
     if (status == OK) status = check_perceptual(model, checkpoint, error);
+    if (status == OK)
+      status = check_nothing_lost(model_generator(model), checkpoint, STATE_GENERATOR_FILE, error);
+    if (status == OK)
+      status = check_nothing_lost(model_discriminator(model), checkpoint, STATE_DISCRIMINATOR_FILE,
+                                  error);
     if (status == OK)
       status = json_get_int(checkpoint->state, checkpoint->path, "step", 0, INT64_MAX, &point->step,
                             error);
