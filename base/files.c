@@ -188,7 +188,7 @@ Status atomic_file_open(const char *path, AtomicFile *file, Error *error) {
   unlink(temporary);
   int descriptor = open_again(AT_FDCWD, temporary, O_RDWR | O_CREAT | O_EXCL);
   if (descriptor < 0) {
-    Status status = error_errno(error, errno, "%s: cannot create", temporary);
+    Status status = error_errno(error, errno, "%s: cannot create", path);
     free(temporary);
     return status;
   }

@@ -40,7 +40,7 @@ Status augment_plan(const ClipShape *clip, int frames, int crop_height, int crop
     FAIL(error, ERROR_USAGE, "%d frames of %dx%d asked for; none may be negative", frames,
          crop_width, crop_height);
   if (frames > clip->frames)
-    FAIL(error, ERROR_USAGE, "%d frames asked for; the clips have only %d", frames, clip->frames);
+    FAIL(error, ERROR_USAGE, "data.frames is %d; the clips have only %d", frames, clip->frames);
   if (multiple > LARGEST_MULTIPLE)
     FAIL(error, ERROR_USAGE, "the crop's multiple is %d; must be 1 to %d", multiple,
          LARGEST_MULTIPLE);

@@ -103,7 +103,9 @@ static Status open_loader(Run *run, Error *error) {
   options.left_out = guard_left_out(run->guard, &options.left_out_count);
   loader_close(run->loader);
   run->loader = NULL;
-  return loader_open(run->dataset, &options, run->step, &run->loader, error);
+  Status status = loader_open(run->dataset, &options, run->step, &run->loader, error);
+  if (status != OK) error_context(error, "%s", run->config->data.path);
+  return status;
 }
 
 static Status plan_model(Run *run, Error *error) {

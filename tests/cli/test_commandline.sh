@@ -148,7 +148,7 @@ else
 fi
 refuses "a crop larger than the clips" 64 'crop' \
   "$celforge" train tiny.yaml --set data.crop_height=64 --set data.crop_width=64
-refuses "more frames than the clips have" 64 'frames' "$celforge" train tiny.yaml --set data.frames=9
+refuses "more frames than the clips have" 64 'data: data.frames is 9; the clips have only ' "$celforge" train tiny.yaml --set data.frames=9
 nothing_left "no run so far" run
 succeeds "train --plan" "$celforge" train tiny.yaml --plan
 says "the plan has ops" "generator.stem.conv3d"

@@ -228,7 +228,7 @@ static void impossible_options_are_refused(void **state) {
   expect_refusal(*state, &options, "must be a multiple of 2");
   options = plain_options();
   options.frames = 4;
-  expect_refusal(*state, &options, "4 frames asked for; the clips have only 3");
+  expect_refusal(*state, &options, "data.frames is 4; the clips have only 3");
   options = plain_options();
   options.threads = 0;
   expect_refusal(*state, &options, "0 loader threads");
