@@ -67,6 +67,18 @@ static void say_taken(const Checkpoint *from, const Parameters *parameters, int 
            taken < parameters->count ? "; the others are drawn" : "");
 }
 
+/* With spectral norm a discriminator computes by W / sigma: the same weights are another function
+ * without. Of a config that this version cannot read nothing is said. */
+static void warn_of_other_function(const Config *config, const Checkpoint *from) {
+  Config then;
+  if (state_config(from, &then, NULL) != OK) return;
+  if (then.model.spectral_norm == config->model.spectral_norm) return;
+  log_warning("run.init: model.spectral_norm is %s, in %s it is %s: the discriminators begin as "
+              "other functions of the same weights",
+              config->model.spectral_norm ? "true" : "false", from->path,
+              then.model.spectral_norm ? "true" : "false");
+}
+
 static Status take_weights(Model *model, Comm *comm, const Checkpoint *from, Error *error) {
   Status status = OK, own = OK;
   Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
@@ -85,6 +97,7 @@ static Status take_weights(Model *model, Comm *comm, const Checkpoint *from, Err
   TRY(take_array(comm, from, STATE_DISCRIMINATOR_FILE, "", discriminator, &discriminator->master,
                  &weights, error));
   say_taken(from, discriminator, weights);
+  if (from && weights > 0) warn_of_other_function(model_config(model), from);
   if (discriminator->spectral) /* the weights' own, whatever the other run has */
     own = spectral_initialize(discriminator, (uint64_t)model_config(model)->run.seed, error);
   TRY(comm_agree(comm, own, error));

@@ -50,6 +50,12 @@ def test_weights(tap, folder):
     fresh = Run(os.path.join(folder, "fresh"), data, STILL).must_train()
     tap.check(plain(network(fresh)) != plain(network(first)), "without it they are drawn")
 
+    said = "run.init: model.spectral_norm is false, in "
+    tap.check(said not in second.said(), "nothing is said of spectral norm where both have it", second.said())
+    without = Run(os.path.join(folder, "without"), data,
+                  {**STILL, "model.spectral_norm": False, "run.init": first.folder}).must_train(2)
+    tap.check(without.said().count(said) == 1, "a run without it is warned, once", without.said())
+
     shutil.move(first.folder, first.folder + "-moved")
     second.settings["train.steps"] = 8
     code = second.train()
