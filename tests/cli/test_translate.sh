@@ -161,8 +161,8 @@ nothing_left "nothing is made of them" none.png
 
 # --- Any length -----------------------------------------------------------------------------------
 peak() { # FILE; KiB
-  # AddressSanitizer would keep what is freed for a while.
-  ASAN_OPTIONS=$ASAN_OPTIONS:quarantine_size_mb=1 python3 - "${translate[@]}" "$1" "$work/peak.mp4" <<'PYTHON'
+  # AddressSanitizer would keep what is freed for a while, and more of it the more threads there are.
+  ASAN_OPTIONS=$ASAN_OPTIONS:quarantine_size_mb=0:thread_local_quarantine_size_kb=0 python3 - "${translate[@]}" "$1" "$work/peak.mp4" <<'PYTHON'
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stderr=subprocess.DEVNULL)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
