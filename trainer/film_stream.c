@@ -22,7 +22,7 @@ typedef struct Film {
   const FilmStream *stream;
   Frame frames[FRAMES];
   Queue *idle, *decoded, *translated; /* of frames; each can hold all */
-  uint8_t *input;                     /* u8 [source_height, source_width, 3], of several inputs */
+  uint8_t *input;                     /* u8 [source_height, source_width, 3]; NULL: there is one */
   uint8_t *bytes;                     /* u8 [height, width, 3], the encoder's */
   size_t pixels, samples;             /* of an input; of the output */
   int64_t written;                    /* the encoder's, until its thread has ended */
@@ -133,7 +133,8 @@ static Status set_up(Film *film, Error *error) {
   const InferenceShape *shape = &film->stream->shape;
   film->pixels = (size_t)(shape->source_height * shape->source_width);
   film->samples = (size_t)(shape->height * shape->width * 3);
-  TRY(mem_bulk(film->pixels * 3, "a frame", (void **)&film->input, error));
+  if (film->stream->input_count > 1)
+    TRY(mem_bulk(film->pixels * 3, "a frame", (void **)&film->input, error));
   TRY(mem_bulk(film->samples, "a frame", (void **)&film->bytes, error));
   for (int i = 0; i < FRAMES; i++) {
     Frame *frame = &film->frames[i];
