@@ -72,15 +72,43 @@ nccl_LIBS_1          := -lnccl
 cuda_CFLAGS := $(cuda_CFLAGS_$(WITH_CUDA))
 cuda_LIBS   := $(cuda_LIBS_$(WITH_CUDA))
 
-base_PKGS        := jansson yaml-0.1
-engine_LIBS      := -ldnnl $(cuda_LIBS)
-comm_PKGS        := ompi-c
-comm_LIBS        := $(if $(filter 1,$(WITH_CUDA)),$(nccl_LIBS_1) $(cuda_LIBS_1))
-data_PKGS        := hdf5 zlib libpng $(if $(filter 1,$(WITH_FFMPEG)),$(FFMPEG_PKGS))
-checkpoints_PKGS :=
-trainer_PKGS     := libpng
+# Packages and flags of the libraries that need some, by folder.
+PKGS_base  := jansson yaml-0.1
+PKGS_comm  := ompi-c
+PKGS_data  := hdf5 zlib libpng $(if $(filter 1,$(WITH_FFMPEG)),$(FFMPEG_PKGS))
+SYS_base   := -lm
+SYS_engine := -ldnnl $(cuda_LIBS)
+SYS_comm   := $(if $(filter 1,$(WITH_CUDA)),$(nccl_LIBS_1) $(cuda_LIBS_1))
 
-ROOMS := base engine comm data checkpoints trainer
+# --- Rooms: the folders that become a static library each, and what each may use ------------------
+# A folder's sources are all those below it. Its library, its unit tests and the program link what is
+# named here and nothing else, so a call against the arrows does not link.
+uses_base            :=
+uses_engine          := base
+uses_comm            := base
+uses_data            := base
+uses_checkpoints     := base
+uses_trainer/config  := base data
+uses_trainer/gan     := trainer/config engine comm data checkpoints
+uses_trainer/infer   := trainer/gan
+uses_trainer/run     := trainer/infer
+uses_trainer/export  := trainer/infer
+uses_trainer/eval    := trainer/infer
+uses_trainer/scaling := base
+uses_trainer/bench   := trainer/run trainer/scaling
+uses_trainer/cli     := trainer/run trainer/infer trainer/export trainer/eval trainer/bench trainer/scaling
+
+# Users before what they use: the linker's order.
+ROOMS := trainer/cli trainer/bench trainer/scaling trainer/eval trainer/export trainer/run trainer/infer \
+  trainer/gan trainer/config checkpoints data comm engine base
+TOP   := base engine comm data checkpoints trainer
+
+# Folders left out of a build. The emulator has stand-ins for cuDNN and NVRTC.
+LEFT_OUT_0        := engine/cuda comm/nccl
+LEFT_OUT_1        := engine/cuda_stub comm/nccl_stub
+LEFT_OUT_emulated := $(LEFT_OUT_1) engine/cuda/cudnn engine/cuda/autotune engine/cuda/nvrtc
+EXTRA_engine_emulated := $(wildcard tests/emulator/*.c tests/emulator/*.cc)
+EXTRA_comm_emulated   := $(wildcard tests/emulator/nccl/*.c)
 
 # --- Flags --------------------------------------------------------------------------------------
 IS_CLANG := $(findstring clang,$(shell $(CC) --version 2>/dev/null))
@@ -103,55 +131,39 @@ LDFLAGS_ALL  := -g $(SAN) $(if $(IS_CLANG),,-fopenmp) -pthread $(LDFLAGS)
 pkg_cflags = $(if $(1),$(patsubst -I%,-isystem %,$(shell $(PKG_CONFIG) --cflags $(1) 2>/dev/null)))
 pkg_libs   = $(if $(1),$(shell $(PKG_CONFIG) --libs $(1) 2>/dev/null))
 
-# --- Rooms: one static library each; a room may use base and, for the trainer, every other --------
-
-# With CUDA: engine/cuda and comm/nccl*.c, without: engine/without_cuda.c and comm/without_nccl.c. The
-# emulator stands in for cuDNN, NVRTC and NCCL.
-without_CUDA_0        := engine/cuda/% comm/nccl%
-without_CUDA_1        := engine/without_cuda.c comm/without_nccl.c
-without_CUDA_emulated := $(without_CUDA_1) engine/cuda/convolution.c engine/cuda/convolution_check.c engine/cuda/cudnn% engine/cuda/jit.c
-engine_EXTRA_1        := $(wildcard engine/cuda/*.c engine/cuda/*.cu)
-engine_EXTRA_emulated := $(engine_EXTRA_1) $(wildcard tests/emulator/*.c tests/emulator/*.cc)
-comm_EXTRA_emulated   := $(wildcard tests/emulator/nccl/*.c)
+# --- Libraries of the rooms -------------------------------------------------------------------------
+needs    = $(1) $(foreach used,$(uses_$(1)),$(call needs,$(used)))
+closure  = $(filter $(call needs,$(1)),$(ROOMS))
+library  = $(BUILD)/lib$(subst /,_,$(1)).a
+LIBS     = $(foreach room,$(call closure,$(1)),$(call library,$(room)))
+SYS      = $(foreach room,$(call closure,$(1)),$(SYS_$(room)) $(call pkg_libs,$(PKGS_$(room))))
+sources  = $(sort $(shell find $(1) $(foreach folder,$(LEFT_OUT_$(WITH_CUDA)),-path $(folder) -prune -o) \
+  \( -name '*.c' -o -name '*.cu' \) -print)) $(EXTRA_$(1)_$(WITH_CUDA))
+objects  = $(patsubst %,$(BUILD)/obj/%.o,$(basename $(filter %.c,$(1))) $(filter %.cu %.cc,$(1)))
 
 define ROOM
-$(1)_SRC    := $$(filter-out trainer/main.c $$(without_CUDA_$$(WITH_CUDA)),$$(sort \
-  $$(wildcard $(1)/*.c $(1)/ops/*.c $(1)/cpu/*.c) $$($(1)_EXTRA_$$(WITH_CUDA))))
-$(1)_OBJ    := $$(patsubst %,$$(BUILD)/obj/%.o,$$(basename $$(filter %.c,$$($(1)_SRC)))) \
-  $$(patsubst %,$$(BUILD)/obj/%.o,$$(filter %.cu %.cc,$$($(1)_SRC)))
-$(1)_CFLAGS := $$(call pkg_cflags,$$($(1)_PKGS) $$(if $$(filter-out base,$(1)),$$(base_PKGS))) \
-  $$(if $$(filter engine comm,$(1)),$$(cuda_CFLAGS))
-$$($(1)_OBJ): ROOM_CFLAGS = $$($(1)_CFLAGS)
-$$(BUILD)/lib$(1).a: $$($(1)_OBJ)
+CFLAGS_$(1) := $$(call pkg_cflags,$$(sort $$(PKGS_$(1)) $$(PKGS_base))) $$(if $$(filter engine comm,$(1)),$$(cuda_CFLAGS))
+OBJ_$(1)    := $$(call objects,$$(filter-out trainer/cli/main.c,$$(call sources,$(1))))
+$$(OBJ_$(1)): ROOM_CFLAGS = $$(CFLAGS_$(1))
+$$(call library,$(1)): $$(OBJ_$(1))
 	@rm -f $$@
 	@ar rcs $$@ $$^
 .PHONY: $(1)
-$(1): $$(BUILD)/lib$(1).a
+$(1): $$(call library,$(1))
 endef
-$(foreach r,$(ROOMS),$(eval $(call ROOM,$(r))))
-
-LIBS_base        := $(BUILD)/libbase.a
-LIBS_engine      := $(BUILD)/libengine.a $(LIBS_base)
-LIBS_comm        := $(BUILD)/libcomm.a $(LIBS_base)
-LIBS_data        := $(BUILD)/libdata.a $(LIBS_base)
-LIBS_checkpoints := $(BUILD)/libcheckpoints.a $(LIBS_base)
-LIBS_trainer     := $(BUILD)/libtrainer.a $(foreach r,engine comm data checkpoints,$(BUILD)/lib$(r).a) $(LIBS_base)
-SYS_base         := $(call pkg_libs,$(base_PKGS)) -lm
-SYS_engine       := $(engine_LIBS) $(SYS_base)
-SYS_comm         := $(call pkg_libs,$(comm_PKGS)) $(comm_LIBS) $(SYS_base)
-SYS_data         := $(call pkg_libs,$(data_PKGS)) $(SYS_base)
-SYS_checkpoints  := $(SYS_base)
-SYS_trainer      := $(comm_LIBS) $(engine_LIBS) $(call pkg_libs,$(comm_PKGS) $(data_PKGS)) $(SYS_base)
+$(foreach room,$(ROOMS),$(eval $(call ROOM,$(room))))
+ALL_LIBS := $(call LIBS,trainer/cli)
+ALL_SYS  := $(call SYS,trainer/cli)
 
 .DEFAULT_GOAL := all
 .PHONY: all
 all: found $(BUILD)/celforge
 
-$(BUILD)/celforge: $(BUILD)/obj/trainer/main.o $(LIBS_trainer)
+$(BUILD)/celforge: $(BUILD)/obj/trainer/cli/main.o $(ALL_LIBS)
 	@echo "  link    $@"
-	@$(CC) $(LDFLAGS_ALL) -o $@ $^ $(SYS_trainer)
+	@$(CC) $(LDFLAGS_ALL) -o $@ $^ $(ALL_SYS)
 
-$(BUILD)/obj/trainer/main.o: ROOM_CFLAGS = $(trainer_CFLAGS)
+$(BUILD)/obj/trainer/cli/main.o: ROOM_CFLAGS = $(CFLAGS_trainer/cli)
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo "  compile $<"
@@ -181,39 +193,39 @@ $(BUILD)/flags: FORCE
 .PHONY: FORCE
 FORCE:
 
-# --- Unit tests: tests/unit/ROOM/test_NAME.c links that room and base alone, so an arrow in the
-# wrong direction does not link. tests/unit/ROOM/support_*.c is linked into all tests of a room. -----
+# --- Unit tests: tests/unit/ROOM/test_NAME.c links that room and what it may use; all
+# tests/unit/ROOM/support_*.c are linked into each of them. --------------------------------------------
 define UNIT
-$(1)_TESTS := $$(patsubst tests/unit/%.c,$$(BUILD)/tests/unit/%,$$(sort $$(wildcard tests/unit/$(1)/test_*.c)))
-$(1)_SUPPORT := $$(patsubst %.c,$$(BUILD)/obj/%.o,$$(sort $$(wildcard tests/unit/$(1)/support_*.c)))
-$$(BUILD)/obj/tests/unit/$(1)/%.o: ROOM_CFLAGS = $$($(1)_CFLAGS) -Wno-missing-prototypes
-$$(BUILD)/tests/unit/$(1)/%: $$(BUILD)/obj/tests/unit/$(1)/%.o $$($(1)_SUPPORT) $$(LIBS_$(1))
+TESTS_$(1)   := $$(patsubst tests/unit/%.c,$$(BUILD)/tests/unit/%,$$(sort $$(wildcard tests/unit/$(1)/test_*.c)))
+SUPPORT_$(1) := $$(patsubst %.c,$$(BUILD)/obj/%.o,$$(sort $$(wildcard tests/unit/$(1)/support_*.c)))
+$$(BUILD)/obj/tests/unit/$(1)/%.o: ROOM_CFLAGS = $$(CFLAGS_$(1)) -Itests/unit/$(1) -Wno-missing-prototypes
+$$(TESTS_$(1)): $$(BUILD)/tests/unit/%: $$(BUILD)/obj/tests/unit/%.o $$(SUPPORT_$(1)) $$(call LIBS,$(1))
 	@mkdir -p $$(@D)
-	@$$(CC) $$(LDFLAGS_ALL) -o $$@ $$^ -lcmocka $$(SYS_$(1))
+	@$$(CC) $$(LDFLAGS_ALL) -o $$@ $$^ -lcmocka $$(call SYS,$(1))
 .PHONY: unit-$(1)
-unit-$(1): $$($(1)_TESTS)
+unit-$(1): $$(TESTS_$(1))
 endef
-$(foreach r,$(ROOMS),$(eval $(call UNIT,$(r))))
-UNIT_TESTS := $(foreach r,$(ROOMS),$($(r)_TESTS))
+$(foreach room,$(ROOMS),$(eval $(call UNIT,$(room))))
+UNIT_TESTS := $(foreach room,$(ROOMS),$(TESTS_$(room)))
 
 # --- What tests/oracle runs beside PyTorch: tests/oracle/NAME.c, linked with every room ---------------
 ORACLES := $(patsubst tests/oracle/%.c,$(BUILD)/tests/oracle/%,$(sort $(wildcard tests/oracle/*.c)))
-$(BUILD)/obj/tests/oracle/%.o: ROOM_CFLAGS = $(trainer_CFLAGS)
-$(BUILD)/tests/oracle/%: $(BUILD)/obj/tests/oracle/%.o $(LIBS_trainer)
+$(BUILD)/obj/tests/oracle/%.o: ROOM_CFLAGS = $(CFLAGS_trainer/cli)
+$(BUILD)/tests/oracle/%: $(BUILD)/obj/tests/oracle/%.o $(ALL_LIBS)
 	@mkdir -p $(@D)
-	@$(CC) $(LDFLAGS_ALL) -o $@ $^ $(SYS_trainer)
+	@$(CC) $(LDFLAGS_ALL) -o $@ $^ $(ALL_SYS)
 
 # --- What needs a GPU (or the emulator): tests/gpu/test_NAME.c, linked with every room ----------------
-without_GPU_emulated := $(patsubst %,tests/gpu/%.c,test_convolution test_descriptors test_claims support_plans) # cuDNN itself
-without_GPU_1        := tests/gpu/test_forms.c tests/gpu/test_emulator.c # a stand-in for it; the emulator itself
+without_GPU_emulated := $(patsubst %,tests/gpu/%.c,test_convolution test_descriptors test_cache_lock support_plans) # cuDNN itself
+without_GPU_1        := tests/gpu/test_conv_variants.c tests/gpu/test_emulator.c # a stand-in for it; the emulator itself
 GPU_SUPPORT := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(without_GPU_$(WITH_CUDA)),$(sort \
-  $(wildcard tests/gpu/support_*.c)))) $(engine_SUPPORT)
+  $(wildcard tests/gpu/support_*.c)))) $(SUPPORT_engine)
 GPU_TESTS   := $(if $(filter-out 0,$(WITH_CUDA)),$(patsubst tests/gpu/%.c,$(BUILD)/tests/gpu/%,$(filter-out \
   $(without_GPU_$(WITH_CUDA)),$(sort $(wildcard tests/gpu/test_*.c)))))
-$(BUILD)/obj/tests/gpu/%.o: ROOM_CFLAGS = $(trainer_CFLAGS) $(cuda_CFLAGS) -Wno-missing-prototypes
-$(BUILD)/tests/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(GPU_SUPPORT) $(LIBS_trainer)
+$(BUILD)/obj/tests/gpu/%.o: ROOM_CFLAGS = $(CFLAGS_trainer/cli) $(cuda_CFLAGS) -Wno-missing-prototypes
+$(BUILD)/tests/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(GPU_SUPPORT) $(ALL_LIBS)
 	@mkdir -p $(@D)
-	@$(CC) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(SYS_trainer)
+	@$(CC) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(ALL_SYS)
 
 # --- Fuzz targets: tests/fuzz/fuzz_ROOM_NAME.c, libFuzzer (clang) -----------------------------------
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
@@ -222,13 +234,13 @@ FUZZ     := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 fuzz-targets: $(FUZZ)
 $(BUILD)/fuzz/%: tests/fuzz/%.c FORCE
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz-obj CC=clang SANITIZE=fuzzer-no-link,address,undefined \
-	  $(patsubst %,$(BUILD)/fuzz-obj/lib%.a,$(word 2,$(subst _, ,$*)) base) >/dev/null
+	  $(patsubst %,$(BUILD)/fuzz-obj/lib%.a,$(fuzz_room) base) >/dev/null
 	@mkdir -p $(@D)
 	@echo "  fuzz    $@"
 	@clang -std=c17 -g -O1 -I. -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -o $@ $< \
-	  $(base_CFLAGS) $($(word 2,$(subst _, ,$*))_CFLAGS) \
-	  $(patsubst %,$(BUILD)/fuzz-obj/lib%.a,$(word 2,$(subst _, ,$*)) base) \
-	  $(SYS_$(word 2,$(subst _, ,$*))) -pthread
+	  $(CFLAGS_base) $(CFLAGS_$(fuzz_room)) $(patsubst %,$(BUILD)/fuzz-obj/lib%.a,$(fuzz_room) base) \
+	  $(call SYS,$(fuzz_room)) -pthread
+fuzz_room = $(word 2,$(subst _, ,$*))
 
 # --- Commands -------------------------------------------------------------------------------------
 .PHONY: help found deps demo test test-gpu bench faults bundle install format lint clean unit gpu-tests
@@ -297,13 +309,13 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/share/celforge/configs/clusters
 	install -m 644 configs/clusters/*.yaml $(DESTDIR)$(PREFIX)/share/celforge/configs/clusters
 
-C_FILES = $(sort $(shell find $(ROOMS) tests -name '*.[ch]' -o -name '*.cu' -o -name '*.cc'))
+C_FILES = $(sort $(shell find $(TOP) tests -name '*.[ch]' -o -name '*.cu' -o -name '*.cc'))
 format:
 	clang-format -i $(C_FILES)
 
 lint:
 	@clang-format --dry-run -Werror $(C_FILES)
-	@DEFINES='$(DEFINES)' WITH_CUDA=$(WITH_CUDA) tests/lint $(foreach r,$(ROOMS),"$(r)=$($(r)_CFLAGS)")
+	@DEFINES='$(DEFINES)' WITH_CUDA=$(WITH_CUDA) tests/lint $(foreach room,$(ROOMS),"$(room)=$(CFLAGS_$(room))")
 
 clean:
 	rm -rf $(BUILD)

@@ -5,11 +5,11 @@
  * thread runs them in the order of the calls, because Open MPI makes no progress by itself, so the
  * caller computes meanwhile. With one rank nothing is sent and no thread is made.
  *
- * A wait is bounded. Once the group has a heartbeat (comm/heartbeat.h) the deadlines of its phases
- * hold: the watchdog reports which rank is behind and ends the process. Before that a wait that
- * sees no progress for `timeout` seconds ends with ERROR_INTERNAL that says what was waited for, by
- * whom, how long, and how far it got; the group is then of no more use: further calls fail at once,
- * and comm_abort ends it.
+ * A wait is bounded. Once the group has a heartbeat (comm/health/heartbeat.h) the deadlines of its
+ * phases hold: the watchdog reports which rank is behind and ends the process. Before that a wait
+ * that sees no progress for `timeout` seconds ends with ERROR_INTERNAL that says what was waited
+ * for, by whom, how long, and how far it got; the group is then of no more use: further calls fail
+ * at once, and comm_abort ends it.
  *
  * All functions are called from one thread (the main one), comm_abort from any. */
 #ifndef CELFORGE_COMM_COMM_H

@@ -7,7 +7,7 @@
 #include <stdatomic.h>
 
 #include "comm/comm.h"
-#include "comm/heartbeat.h"
+#include "comm/health/heartbeat.h"
 
 typedef struct Averager Averager;
 

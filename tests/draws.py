@@ -1,4 +1,4 @@
-"""Random numbers and the order of samples from their definitions (base/random.h, data/order.h)."""
+"""Random numbers and the order of samples from their definitions (base/random.h, data/loader/shuffle.h)."""
 
 WORD = 0xFFFFFFFF
 ORDER, INTERPOLATION = 2, 8  # purposes

@@ -3,15 +3,15 @@
 #ifndef CELFORGE_TRAINER_COMMANDS_H
 #define CELFORGE_TRAINER_COMMANDS_H
 
-#include "engine/program.h"
-#include "trainer/config.h"
-#include "trainer/step_trace.h"
+#include "engine/program/program.h"
+#include "trainer/config/config.h"
+#include "trainer/scaling/trace.h"
 
 typedef struct TrainOptions {
   const char *resume; /* "none", "auto", or a path */
   bool plan;          /* print the plan and stop */
 } TrainOptions;
-/* The training run (trainer/train.c). STOPPED after a signal, with a checkpoint saved. argc and
+/* The training run (trainer/run/loop.c). STOPPED after a signal, with a checkpoint saved. argc and
  * argv are what MPI wants to see. */
 Status train_run(const Config *config, const TrainOptions *options, int *argc, char ***argv,
                  Error *error);
@@ -39,7 +39,8 @@ typedef struct ExportOptions {
   bool stream; /* ONNX of a single frame, with the state of the frames before */
   bool ema;    /* as above */
 } ExportOptions;
-/* The generator for other programs (trainer/export.h), in one file that is whole or absent. */
+/* The generator for other programs (trainer/export/export.h), in one file that is whole or absent.
+ */
 Status export_run(const ExportOptions *options, Error *error);
 
 typedef struct EvalOptions {

@@ -10,8 +10,8 @@
 
 #include "base/memory.h"
 #include "base/thread.h"
+#include "engine/cpu/convolution/onednn.h"
 #include "engine/cpu/cpu.h"
-#include "engine/cpu/onednn.h"
 
 static CpuKernelNew *const constructors[OP_KIND_COUNT] = {
     [OP_POINTWISE] = cpu_pointwise_new,

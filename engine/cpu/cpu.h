@@ -9,10 +9,10 @@
 
 #include <string.h>
 
-#include "engine/backend.h"
-#include "engine/shared/bf16.h"
+#include "engine/backend/backend.h"
+#include "engine/backend/shared/bf16.h"
 
-struct Onednn; /* engine/cpu/onednn.h: the engine, the stream, the reordered weights */
+struct Onednn; /* engine/cpu/convolution/onednn.h: the engine, the stream, the reordered weights */
 
 typedef struct CpuBackend {
   Backend base;

@@ -2,9 +2,9 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "engine/backend/shared/maximum.h"
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/partition.h"
-#include "engine/shared/maximum.h"
 
 enum { CHUNK = 256 }; /* channels at once */
 

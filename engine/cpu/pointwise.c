@@ -1,8 +1,8 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "engine/cpu/convolution/tiles.h"
 #include "engine/cpu/partition.h"
-#include "engine/cpu/tiles.h"
 
 typedef struct PointwiseKernel {
   Kernel base;

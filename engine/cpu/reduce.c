@@ -1,11 +1,11 @@
 /* Sums in double, cut into pieces by the shape alone: the result does not depend on how many
- * threads there are. The forms are those of engine/broadcast.h; a scatter adds each element to
- * where it belongs. */
+ * threads there are. The forms are those of engine/backend/broadcast.h; a scatter adds each element
+ * to where it belongs. */
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "engine/cpu/convolution/tiles.h"
 #include "engine/cpu/partition.h"
-#include "engine/cpu/tiles.h"
 
 typedef enum ReduceForm { FORM_LONG_ROWS, FORM_SHORT_ROWS, FORM_COLUMNS, FORM_SCATTER } ReduceForm;
 

@@ -9,8 +9,8 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/text.h"
-#include "engine/cuda/cuda.h"
-#include "engine/cuda/jit.h"
+#include "engine/cuda/nvrtc/nvrtc.h"
+#include "engine/cuda/runtime/cuda.h"
 
 enum {
   LEAST_MAJOR = 8

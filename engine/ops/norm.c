@@ -2,7 +2,7 @@
  * r = 1 / sqrt(var + eps), over a set of axes that the kind decides (RMS: mean is 0). */
 #include <math.h>
 
-#include "engine/gradients.h"
+#include "engine/ops/autodiff.h"
 #include "engine/ops/rules.h"
 
 static bool parameters_fit(Graph *graph, Value x, Value gain, Value bias) {

@@ -3,7 +3,7 @@
 #ifndef CELFORGE_ENGINE_OPS_RULES_H
 #define CELFORGE_ENGINE_OPS_RULES_H
 
-#include "engine/graph_internal.h"
+#include "engine/graph/internal.h"
 
 extern const OpRule rule_view, rule_reshape;
 extern const OpRule rule_pointwise, rule_reduce, rule_square_sums;

@@ -26,7 +26,7 @@ SEED = int(os.environ.get("CELFORGE_TEST_SEED", random.SystemRandom().randrange(
 DEVICE, ADDRESSES = "celforge0", ("10.231.7.1", "10.231.7.2")
 DELAY, LOSS = 0.02, 0.01  # seconds one way; share of packets
 TIMEOUT = 6
-DEADLINE = TIMEOUT + 1 + 10  # comm/heartbeat.h: two beats and about ten seconds behind the timeout
+DEADLINE = TIMEOUT + 1 + 10  # comm/health/heartbeat.h: two beats and about ten seconds behind the timeout
 # Open MPI's launcher notices a host it cannot reach as TCP does. What both are told below makes that this long
 # instead of a quarter of an hour.
 LAUNCHER_SECONDS = 25

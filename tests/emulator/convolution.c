@@ -4,7 +4,7 @@
 
 #include "base/memory.h"
 #include "emulator.h"
-#include "engine/cuda/cuda.h"
+#include "engine/cuda/runtime/cuda.h"
 
 struct Cudnn {
   Backend *cpu;

@@ -1,5 +1,5 @@
-/* engine/cuda/jit.h by the host's compiler: the generated source becomes a shared library whose
- * kernel runs as any other of the emulator. */
+/* engine/cuda/nvrtc/nvrtc.h by the host's compiler: the generated source becomes a shared library
+ * whose kernel runs as any other of the emulator. */
 #include <dlfcn.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -16,8 +16,8 @@
 
 extern "C" {
 #include "base/files.h"
-#include "engine/cuda/cuda.h"
-#include "engine/cuda/jit.h"
+#include "engine/cuda/nvrtc/nvrtc.h"
+#include "engine/cuda/runtime/cuda.h"
 }
 
 namespace {

@@ -5,7 +5,7 @@ import time
 
 from support_campaign import BEAT, REACH, START_TIMEOUT, STEPS, runs
 
-# What comm/heartbeat.h promises, and how long a launcher may take to notice a dead rank.
+# What comm/health/heartbeat.h promises, and how long a launcher may take to notice a dead rank.
 HANG_DEADLINE, DEATH_DEADLINE = START_TIMEOUT + 2 * BEAT + 10, 10
 STOPPED, INTERNAL, IO = 75, 70, 74
 NAME = r"rank {rank} \(host [^)]+, pid {pid}\)"

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "data/shard.h"
+#include "data/dataset/shard.h"
 
 /* HDF5 1.10 itself loses memory when it meets a damaged file. */
 const char *__lsan_default_suppressions(void);

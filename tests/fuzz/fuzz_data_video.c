@@ -1,13 +1,13 @@
 /* Any bytes as a video: read to its end, or refused with a message that names the file. FFmpeg
  * itself is not instrumented; what is looked for is whether anything gets through our settings that
- * takes the process down, never ends, or breaks a promise of data/video.h. */
+ * takes the process down, never ends, or breaks a promise of data/video/video.h. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "data/video.h"
+#include "data/video/video.h"
 
 enum { MOST_PIXELS = 1 << 20, MOST_FRAMES = 300 };
 

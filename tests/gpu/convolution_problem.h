@@ -3,8 +3,8 @@
 #ifndef CELFORGE_TESTS_GPU_CONVOLUTION_PROBLEM_H
 #define CELFORGE_TESTS_GPU_CONVOLUTION_PROBLEM_H
 
-#include "engine/backend.h"
-#include "engine/cuda/convolution_form.h"
+#include "engine/backend/backend.h"
+#include "engine/cuda/convolution/conv_variant.h"
 
 enum { OPERANDS = 3, RESULTS = 2 };
 

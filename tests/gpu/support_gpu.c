@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/backend.h"
+#include "engine/backend/backend.h"
 
 int gpu_run_tests(const struct CMUnitTest *tests, size_t count, int (*set_up)(void **state),
                   int (*tear_down)(void **state)) {

@@ -12,7 +12,7 @@
 
 #include "base/files.h"
 #include "base/memory.h"
-#include "trainer/model.h"
+#include "trainer/gan/gan.h"
 
 static Error error;
 

@@ -3,8 +3,8 @@
 #ifndef CELFORGE_TESTS_GPU_SUPPORT_PLANS_H
 #define CELFORGE_TESTS_GPU_SUPPORT_PLANS_H
 
-#include "engine/cuda/cudnn.h"
-#include "engine/cuda/cudnn_store.h"
+#include "engine/cuda/autotune/autotune.h"
+#include "engine/cuda/autotune/plan_cache.h"
 
 /* A backend that remembers what convolutions it is asked for, each once, and runs nothing. */
 typedef struct Recorder {

@@ -2,7 +2,7 @@
 #ifndef CELFORGE_TESTS_GPU_SUPPORT_TRAINING_H
 #define CELFORGE_TESTS_GPU_SUPPORT_TRAINING_H
 
-#include "trainer/model.h"
+#include "trainer/gan/gan.h"
 
 /* Deterministic, so that what a step leaves can be compared byte for byte. */
 extern const CudaOptions TRAINING_CUDA;

@@ -14,8 +14,8 @@
 
 #include "base/memory.h"
 #include "base/thread.h"
-#include "engine/backend.h"
-#include "engine/program.h"
+#include "engine/backend/backend.h"
+#include "engine/program/program.h"
 #include "tests/gpu/support_gpu.h"
 
 static Error error;

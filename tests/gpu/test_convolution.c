@@ -13,7 +13,7 @@
 
 #include "base/files.h"
 #include "base/memory.h"
-#include "engine/cuda/convolution.h"
+#include "engine/cuda/convolution/convolution.h"
 #include "tests/gpu/convolution_problem.h"
 #include "tests/gpu/support_gpu.h"
 

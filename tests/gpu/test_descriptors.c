@@ -22,7 +22,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "base/thread.h"
-#include "engine/cuda/cudnn_workers.h"
+#include "engine/cuda/autotune/build_threads.h"
 #include "tests/gpu/support_plans.h"
 
 static Error error;

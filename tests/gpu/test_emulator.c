@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "engine/cuda/jit.h"
+#include "engine/cuda/nvrtc/nvrtc.h"
 
 enum { BYTES = 4096, SAID = 4000 };
 

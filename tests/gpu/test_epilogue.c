@@ -14,10 +14,10 @@
 
 #include "base/memory.h"
 #include "base/random.h"
-#include "engine/cuda/cuda.h"
-#include "engine/cuda/epilogue.h"
-#include "engine/cuda/reference_convolution.h"
-#include "engine/cuda/taps.h"
+#include "engine/cuda/convolution/epilogue.h"
+#include "engine/cuda/convolution/im2col.h"
+#include "engine/cuda/convolution/reference.h"
+#include "engine/cuda/runtime/cuda.h"
 #include "tests/gpu/support_gpu.h"
 
 static Backend *backend;

@@ -14,7 +14,7 @@
 #include "base/files.h"
 #include "base/memory.h"
 #include "base/random.h"
-#include "engine/backend.h"
+#include "engine/backend/backend.h"
 #include "tests/gpu/support_gpu.h"
 
 /* A row is WIDTH pixels of CHANNELS bf16 numbers; the last LAST rows are looked at. */

@@ -8,8 +8,8 @@
 #include <cmocka.h>
 
 #include "base/thread.h"
-#include "engine/graph.h"
-#include "engine/program.h"
+#include "engine/graph/graph.h"
+#include "engine/program/program.h"
 #include "tests/gpu/support_gpu.h"
 
 enum { COUNT = 1 << 12, RUNS = 5 };

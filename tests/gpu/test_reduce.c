@@ -13,7 +13,7 @@
 
 #include "base/memory.h"
 #include "base/random.h"
-#include "engine/backend.h"
+#include "engine/backend/backend.h"
 #include "tests/gpu/support_gpu.h"
 
 static Backend *backend;

@@ -1,7 +1,7 @@
 """Celforge's networks, losses and training step as plain PyTorch.
 
-Written from the definitions in trainer/networks.h, trainer/losses.h, trainer/model.h and
-engine/graph.h: the tests hold the engine against it, the benchmark runs beside it. Clips are
+Written from the definitions in trainer/gan/networks.h, trainer/gan/losses.h, trainer/gan/gan.h and
+engine/graph/graph.h: the tests hold the engine against it, the benchmark runs beside it. Clips are
 [N, C, T, H, W] here; weights in checkpoints are [O, T, H, W, I].
 """
 import functools

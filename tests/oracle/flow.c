@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
-#include "trainer/flow.h"
+#include "trainer/eval/optical_flow.h"
 
 typedef struct Job {
   int height, width, threads;

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "trainer/inference.h"
+#include "trainer/infer/inference.h"
 
 enum { ARGUMENTS = 11 };
 

@@ -16,7 +16,7 @@
 #include "base/files.h"
 #include "base/memory.h"
 #include "checkpoints/safetensors.h"
-#include "engine/program.h"
+#include "engine/program/program.h"
 
 enum { MAX_WORDS = 40, MAX_NAMES = 256, MAX_BUFFERS = 64, NAME_SIZE = 64, MAX_PROGRAM = 1 << 24 };
 

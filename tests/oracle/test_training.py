@@ -221,7 +221,7 @@ class Run:
         return os.path.join(self.folder, "checkpoints", f"step-{step:08d}")
 
     def shares(self, step, clips):
-        """As trainer/model.h draws them; every step is an epoch."""
+        """As trainer/gan/gan.h draws them; every step is an epoch."""
         seed, shares = self.config.run.seed, torch.zeros(clips)
         for i in range(clips):
             clip = draws.order_clip(seed, i, clips, step)

@@ -40,7 +40,8 @@ extern "C" EmulatorDevice *emulator_device;
 #define gridDim   (emulator_device->grid_size)
 static const int warpSize = 32;
 
-/* `TYPE *NAME` at the block's dynamic shared memory: engine/cuda/launch.h has the one of nvcc. */
+/* `TYPE *NAME` at the block's dynamic shared memory: engine/cuda/kernels/launch.h has the one of
+ * nvcc. */
 #define DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(emulator_device->shared)
 
 #define EMULATOR_PLACE_PARAMETER const char *file = __builtin_FILE(), int line = __builtin_LINE()

@@ -1,5 +1,5 @@
-/* The part of NCCL's interface that comm/nccl.c uses, over MPI between processes whose GPUs are
- * emulated. Communicators do not block, as real ones with config.blocking = 0: they say `in
+/* The part of NCCL's interface that comm/nccl/nccl.c uses, over MPI between processes whose GPUs
+ * are emulated. Communicators do not block, as real ones with config.blocking = 0: they say `in
  * progress` a few times first. Names and meanings are those of NCCL's reference manual. */
 #ifndef CELFORGE_TESTS_EMULATOR_NCCL_H
 #define CELFORGE_TESTS_EMULATOR_NCCL_H

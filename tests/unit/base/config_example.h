@@ -5,7 +5,7 @@
 #include <float.h>
 #include <string.h>
 
-#include "base/config.h"
+#include "base/config/config.h"
 
 typedef struct Example {
   int64_t seed;

@@ -22,7 +22,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/thread.h"
-#include "comm/heartbeat_internal.h"
+#include "comm/health/internal.h"
 #include "tests/unit/comm/support_group.h"
 
 static char folder[256] = "/tmp/celforge-heartbeat-XXXXXX";

@@ -2,7 +2,7 @@
 #ifndef CELFORGE_TESTS_SUPPORT_DATASET_H
 #define CELFORGE_TESTS_SUPPORT_DATASET_H
 
-#include "data/dataset.h"
+#include "data/dataset/dataset.h"
 
 /* A new folder, and its removal with all in it. */
 char *temporary_folder(void);

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
-#include "data/video.h"
+#include "data/video/video.h"
 
 /* cmocka's setup and teardown: a fresh folder for each test, removed behind it. */
 int media_setup(void **state);

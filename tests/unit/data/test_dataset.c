@@ -15,7 +15,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "base/memory.h"
-#include "data/dataset.h"
+#include "data/dataset/dataset.h"
 #include "support_dataset.h"
 
 static int set_up(void **state) {

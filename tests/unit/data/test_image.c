@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "base/files.h"
-#include "data/image.h"
+#include "data/video/image.h"
 #include "tests/unit/data/support_media.h"
 
 static Error error;

@@ -12,7 +12,7 @@
 
 #include "base/files.h"
 #include "base/memory.h"
-#include "data/make.h"
+#include "data/build/build.h"
 #include "support_dataset.h"
 
 /* A part with clips first .. first+count-1. */

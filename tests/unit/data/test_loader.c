@@ -13,8 +13,8 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/thread.h"
-#include "data/augment.h"
-#include "data/loader.h"
+#include "data/loader/augment.h"
+#include "data/loader/loader.h"
 #include "support_dataset.h"
 
 enum { CLIPS = 10 };

@@ -11,10 +11,10 @@
 
 #include "base/files.h"
 #include "base/memory.h"
-#include "data/dataset.h"
-#include "data/image.h"
-#include "data/make.h"
-#include "data/video.h"
+#include "data/build/build.h"
+#include "data/dataset/dataset.h"
+#include "data/video/image.h"
+#include "data/video/video.h"
 #include "tests/unit/data/support_media.h"
 
 static Error error;

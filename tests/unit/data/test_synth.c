@@ -13,8 +13,8 @@
 #include "base/files.h"
 #include "base/memory.h"
 #include "base/thread.h"
-#include "data/dataset.h"
-#include "data/make.h"
+#include "data/build/build.h"
+#include "data/dataset/dataset.h"
 #include "tests/unit/data/support_media.h"
 
 #define GOLDEN_FILM 0x621dd842u

@@ -13,8 +13,8 @@
 
 #include "base/files.h"
 #include "base/memory.h"
-#include "data/image.h"
-#include "data/video.h"
+#include "data/video/image.h"
+#include "data/video/video.h"
 #include "tests/unit/data/support_media.h"
 
 static Error error;

@@ -12,7 +12,7 @@
 
 #include "base/files.h"
 #include "base/memory.h"
-#include "data/video.h"
+#include "data/video/video.h"
 #include "tests/unit/data/support_media.h"
 
 #if WITH_FFMPEG

@@ -11,7 +11,7 @@
 
 #include <string.h>
 
-#include "engine/graph_internal.h"
+#include "engine/graph/internal.h"
 
 /* One buffer a dtype, large enough; views at distinct offsets are distinct values. */
 typedef struct Fixture {

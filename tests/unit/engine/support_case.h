@@ -3,7 +3,7 @@
 #define CELFORGE_TESTS_ENGINE_SUPPORT_CASE_H
 
 #include "base/random.h"
-#include "engine/backend.h"
+#include "engine/backend/backend.h"
 
 typedef struct Case {
   Op op;

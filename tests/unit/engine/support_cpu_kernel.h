@@ -2,7 +2,7 @@
 #ifndef CELFORGE_TESTS_SUPPORT_CPU_KERNEL_H
 #define CELFORGE_TESTS_SUPPORT_CPU_KERNEL_H
 
-#include "engine/backend.h"
+#include "engine/backend/backend.h"
 
 /* A small generator, so that a failing case can be named by its seed. */
 typedef struct Dice {

@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "base/memory.h"
-#include "engine/program.h"
+#include "engine/program/program.h"
 #include "support_case.h"
 #include "support_reference.h"
 

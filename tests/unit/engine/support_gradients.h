@@ -5,7 +5,7 @@
 #ifndef CELFORGE_TESTS_ENGINE_SUPPORT_GRADIENTS_H
 #define CELFORGE_TESTS_ENGINE_SUPPORT_GRADIENTS_H
 
-#include "engine/backend.h"
+#include "engine/backend/backend.h"
 
 enum { MOST_WRT = 6 };
 

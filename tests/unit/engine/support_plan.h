@@ -4,8 +4,8 @@
 #define CELFORGE_TESTS_ENGINE_SUPPORT_PLAN_H
 
 #include "base/random.h"
-#include "engine/backend.h"
-#include "engine/program_internal.h"
+#include "engine/backend/backend.h"
+#include "engine/program/internal.h"
 
 typedef struct FakeBackend {
   Backend backend;

@@ -3,7 +3,7 @@
 #ifndef CELFORGE_TESTS_ENGINE_SUPPORT_REFERENCE_H
 #define CELFORGE_TESTS_ENGINE_SUPPORT_REFERENCE_H
 
-#include "engine/graph_internal.h"
+#include "engine/graph/internal.h"
 
 typedef struct Array {
   Shape shape;

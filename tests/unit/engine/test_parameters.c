@@ -3,8 +3,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "engine/backend.h"
-#include "engine/parameters.h"
+#include "engine/backend/backend.h"
+#include "engine/parameters/parameters.h"
 
 /* --- A backend of plain memory, not zeroed; `limit` bytes and then no more -------------------- */
 

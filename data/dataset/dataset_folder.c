@@ -1,0 +1,142 @@
+#include "data/dataset/dataset_folder.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "base/files.h"
+#include "base/memory.h"
+#include "data/dataset/manifest.h"
+
+typedef enum Leftover { LEFT_SHARD, LEFT_TEMPORARY, LEFT_MANIFEST, LEFT_FOREIGN } Leftover;
+
+/* "shard-00007.h5", or what is written on the way to it or to the manifest. */
+static Leftover classify(const char *name, int64_t *shard) {
+  static const char temporary[] = ".tmp";
+  size_t length = strlen(name), end = sizeof temporary - 1;
+  bool ends = length > end && strcmp(name + length - end, temporary) == 0;
+  long long number = -1;
+  int used = 0;
+  if (strcmp(name, MANIFEST_NAME) == 0) return LEFT_MANIFEST;
+  if (ends && strncmp(name, MANIFEST_NAME ".", sizeof MANIFEST_NAME) == 0) return LEFT_TEMPORARY;
+  if (sscanf(name, "shard-%6lld.h5%n", &number, &used) != 1 || used == 0 || number < 0)
+    return LEFT_FOREIGN;
+  char exact[SHARD_NAME_SIZE];
+  shard_file_name(number, exact);
+  if (strncmp(name, exact, strlen(exact)) != 0) return LEFT_FOREIGN;
+  *shard = number;
+  if (name[used] == '\0') return LEFT_SHARD;
+  return ends && name[used] == '.' ? LEFT_TEMPORARY : LEFT_FOREIGN;
+}
+
+/* Refuses folders that are not ours before anything in them is touched. */
+static Status refuse_foreign(const char *folder, char **names, size_t count, Error *error) {
+  for (size_t i = 0; i < count; i++) {
+    int64_t shard;
+    Leftover kind = classify(names[i], &shard);
+    if (kind == LEFT_MANIFEST)
+      return error_set(error, ERROR_USAGE,
+                       "%s: already holds a dataset; choose another folder or remove it", folder);
+    if (kind == LEFT_FOREIGN)
+      return error_set(error, ERROR_USAGE,
+                       "%s: holds \"%s\", which is no part of a dataset; choose a new or empty "
+                       "folder",
+                       folder, names[i]);
+  }
+  return OK;
+}
+
+/* Removes the file and frees its path. */
+static Status remove_file(char *path, Error *error) {
+  Status status = OK;
+  if (unlink(path) != 0 && errno != ENOENT)
+    status = error_errno(error, errno, "%s: cannot remove", path);
+  free(path);
+  return status;
+}
+
+static Status list_shards(const char *folder, int64_t **shards, size_t *count, Error *error) {
+  Status status = OK;
+  char **names = NULL;
+  size_t listed = 0;
+  TRY(folder_list(folder, &names, &listed, error));
+  TRY(refuse_foreign(folder, names, listed, error));
+  *shards = mem_new(listed, sizeof **shards);
+  for (size_t i = 0; i < listed; i++) { /* sorted, and numbers in names have leading zeros */
+    int64_t shard = 0;
+    if (classify(names[i], &shard) == LEFT_SHARD)
+      (*shards)[(*count)++] = shard;
+    else
+      TRY(remove_file(path_join(folder, names[i]), error));
+  }
+done:
+  folder_list_free(names, listed);
+  return status;
+}
+
+/* Some file systems cannot lock folders: there the lock is left out. */
+static Status lock_folder(DatasetFolder *folder, Error *error) {
+  folder->lock = open(folder->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder->lock < 0) return error_errno(error, errno, "%s: cannot open", folder->path);
+  if (flock(folder->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    return error_set(error, ERROR_USAGE, "%s: another process is writing it", folder->path);
+  return OK;
+}
+
+Status dataset_folder_open(const char *path, DatasetFolder *out, int64_t **shards, size_t *count,
+                           Error *error) {
+  Status status = OK;
+  *out = (DatasetFolder){.path = mem_string(path), .lock = -1};
+  *shards = NULL;
+  *count = 0;
+  bool was_there = path_exists(path);
+  TRY(folder_create(path, error));
+  out->made = !was_there;
+  TRY(lock_folder(out, error));
+  TRY(list_shards(path, shards, count, error));
+done:
+  if (status != OK) {
+    free(*shards);
+    *shards = NULL;
+  }
+  return status;
+}
+
+void dataset_folder_close(DatasetFolder *folder) {
+  if (!folder->path) return;
+  if (folder->made) rmdir(folder->path); /* fails, as it should, where something is in it */
+  if (folder->lock >= 0) close(folder->lock);
+  free(folder->path);
+  *folder = (DatasetFolder){.lock = -1};
+}
+
+char *dataset_folder_shard(const DatasetFolder *folder, int64_t shard) {
+  char name[SHARD_NAME_SIZE];
+  shard_file_name(shard, name);
+  return path_join(folder->path, name);
+}
+
+Status dataset_folder_remove(const DatasetFolder *folder, int64_t shard, Error *error) {
+  return remove_file(dataset_folder_shard(folder, shard), error);
+}
+
+Status dataset_folder_inspect(const DatasetFolder *folder, int64_t shard, const char *uuid,
+                              Shard *out, Error *error) {
+  Status status = OK;
+  Error fault;
+  char *path = dataset_folder_shard(folder, shard);
+  if (shard_inspect(path, true, out, &fault) != OK)
+    FAIL(error, ERROR_USAGE, "%s; remove it or choose another folder", fault.message);
+  if (strcmp(out->head.uuid, uuid) != 0)
+    FAIL(error, ERROR_USAGE,
+         "%s: was left by a run with other settings (dataset %s; this one is %s); remove it or "
+         "choose another folder",
+         path, out->head.uuid, uuid);
+done:
+  free(path);
+  return status;
+}

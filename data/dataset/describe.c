@@ -1,0 +1,90 @@
+/* Datasets and shards as text for people. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/files.h"
+#include "data/dataset/manifest.h"
+#include "data/dataset/shard.h"
+
+enum { NAMES_SHOWN = 3 };
+
+static void describe_clips(const ClipShape *shape, int fps_numerator, int fps_denominator,
+                           bool deflated, Text *out) {
+  text_append(out, "  frames       %d a clip", shape->frames);
+  if (fps_numerator > 0)
+    text_append(out, ", %.6g a second", (double)fps_numerator / fps_denominator);
+  text_append(out, "\n  source       %dx%d, %d channels\n", shape->source_width,
+              shape->source_height, shape->source_channels);
+  text_append(out, "  target       %dx%d, 3 channels\n", shape->target_width, shape->target_height);
+  text_append(out, "  stored       %s\n", deflated ? "deflated, a clip a chunk" : "plain");
+}
+
+static void describe_bytes(double bytes, double decoded, Text *out) {
+  text_append(out, "  size         ");
+  text_append_bytes_size(out, bytes);
+  text_append(out, " (");
+  text_append_bytes_size(out, decoded);
+  text_append(out, " decoded)\n");
+}
+
+static void describe_name(int64_t clip, const ClipName *name, Text *out) {
+  text_append(out, "  clip %-7lld %s, from %s, frame %lld\n", (long long)clip, name->id,
+              name->origin, (long long)name->start_frame);
+}
+
+static Status describe_shard(const char *path, Text *out, Error *error) {
+  Status status = OK;
+  Shard shard = {0};
+  TRY(shard_inspect(path, false, &shard, error));
+  const ShardHead *head = &shard.head;
+  double decoded = (double)head->clips *
+                   (double)(clip_source_bytes(&head->shape) + clip_target_bytes(&head->shape));
+  text_append(out, "shard %s\n", path);
+  text_append(out, "  dataset      %s, its shard %lld\n", head->uuid, (long long)head->shard);
+  text_append(out, "  clips        %lld\n", (long long)head->clips);
+  describe_clips(&head->shape, head->fps_numerator, head->fps_denominator, head->deflated, out);
+  describe_bytes((double)shard.layout.bytes, decoded, out);
+  for (int64_t i = 0; i < head->clips && i < NAMES_SHOWN; i++) {
+    ClipName name;
+    TRY(shard_clip_name(path, i, &name, error));
+    describe_name(i, &name, out);
+  }
+done:
+  shard_free(&shard);
+  return status;
+}
+
+static Status describe_dataset(const char *folder, Text *out, Error *error) {
+  Status status = OK;
+  Manifest manifest = {0};
+  Dataset *dataset = NULL;
+  double bytes = 0;
+  TRY(dataset_open(folder, &dataset, error)); /* every shard is there and fits */
+  TRY(manifest_read(folder, &manifest, error));
+  const DatasetInfo *info = &manifest.info;
+  for (int i = 0; i < info->shards; i++) bytes += (double)manifest.shards[i].layout.bytes;
+  double decoded = (double)info->clips *
+                   (double)(clip_source_bytes(&info->shape) + clip_target_bytes(&info->shape));
+  text_append(out, "dataset %s\n", folder);
+  text_append(out, "  uuid         %s\n", info->uuid);
+  text_append(out, "  made by      %s\n", manifest.maker);
+  text_append(out, "  clips        %lld in %d shard%s\n", (long long)info->clips, info->shards,
+              info->shards == 1 ? "" : "s");
+  describe_clips(&info->shape, info->fps_numerator, info->fps_denominator, info->deflated, out);
+  describe_bytes(bytes, decoded, out);
+  for (int64_t i = 0; i < info->clips && i < NAMES_SHOWN; i++) {
+    ClipName name;
+    TRY(dataset_clip_name(dataset, i, &name, error));
+    describe_name(i, &name, out);
+  }
+done:
+  dataset_close(dataset);
+  manifest_free(&manifest);
+  return status;
+}
+
+Status dataset_describe(const char *path, Text *out, Error *error) {
+  if (!path_exists(path)) return error_set(error, ERROR_DATA, "%s: no such file or folder", path);
+  return path_is_folder(path) ? describe_dataset(path, out, error)
+                              : describe_shard(path, out, error);
+}

@@ -1,0 +1,65 @@
+#include "data/dataset/hdf5.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+
+/* Files are closed where they are used. HDF5's own clean-up at exit crashes on one that a full disk
+ * did not let it close. */
+static pthread_once_t first_use = PTHREAD_ONCE_INIT;
+static void leave_exit_alone(void) {
+  H5dont_atexit();
+}
+
+void hdf5_enter(void) {
+  pthread_once(&first_use, leave_exit_alone);
+  pthread_mutex_lock(&mutex);
+  H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* each thread has its own setting */
+}
+
+void hdf5_leave(void) {
+  pthread_mutex_unlock(&mutex);
+}
+
+typedef struct Reason {
+  char text[256];
+} Reason;
+
+/* Keeps the innermost message; of a failed system call only what the system said, since HDF5 adds
+ * times and addresses to it. */
+static herr_t keep_innermost(unsigned n, const H5E_error2_t *entry, void *context) {
+  static const char marker[] = "error message = '";
+  Reason *reason = context;
+  if (n != 0 || !entry->desc) return 0;
+  const char *said = strstr(entry->desc, marker);
+  const char *text = said ? said + sizeof marker - 1 : entry->desc;
+  size_t length = said ? strcspn(text, "'") : strlen(text);
+  snprintf(reason->text, sizeof reason->text, "%.*s", (int)length, text);
+  return 0;
+}
+
+Status hdf5_error(Error *error, Status code, const char *path, const char *format, ...) {
+  char what[512];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(what, sizeof what, format, arguments);
+  va_end(arguments);
+  Reason reason = {""};
+  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_innermost, &reason);
+  H5Eclear2(H5E_DEFAULT);
+  return error_set(error, code, "%s: %s%s%s", path, what, reason.text[0] ? ": " : "", reason.text);
+}
+
+/* The 1.10 format carries checksums of its own over all that describes the data. */
+hid_t hdf5_file_access(void) {
+  hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+  if (H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0 ||
+      H5Pset_file_locking(access, 0, 1) < 0 || H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) < 0) {
+    H5Pclose(access);
+    return H5I_INVALID_HID;
+  }
+  return access;
+}

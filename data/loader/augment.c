@@ -1,0 +1,134 @@
+#include "data/loader/augment.h"
+
+#include <string.h>
+
+#include "base/random.h"
+
+enum { LARGEST_MULTIPLE = 4096 };
+
+static int greatest_common_divisor(int a, int b) {
+  while (b != 0) {
+    int rest = a % b;
+    a = b;
+    b = rest;
+  }
+  return a;
+}
+
+/* One of the two directions: the step of offsets, and the crop in pixels of the source. */
+static Status plan_edge(const char *edge, int target, int source, int crop, int crop_multiple,
+                        int *step, int *source_crop, Error *error) {
+  if (crop > target)
+    return error_set(error, ERROR_USAGE, "the crop's %s is %d; the clips have only %d", edge, crop,
+                     target);
+  int unit = target / greatest_common_divisor(target, source);
+  if (crop % unit != 0)
+    return error_set(error, ERROR_USAGE,
+                     "the crop's %s is %d; must be a multiple of %d, since the target has %d and "
+                     "the source %d",
+                     edge, crop, unit, target, source);
+  *step = unit / greatest_common_divisor(unit, crop_multiple) * crop_multiple;
+  *source_crop = (int)((int64_t)crop * source / target);
+  return OK;
+}
+
+Status augment_plan(const ClipShape *clip, int frames, int crop_height, int crop_width,
+                    int crop_multiple, bool flip, AugmentPlan *out, Error *error) {
+  Status status = OK;
+  int multiple = crop_multiple < 1 ? 1 : crop_multiple;
+  if (frames < 0 || crop_height < 0 || crop_width < 0)
+    FAIL(error, ERROR_USAGE, "%d frames of %dx%d asked for; none may be negative", frames,
+         crop_width, crop_height);
+  if (frames > clip->frames)
+    FAIL(error, ERROR_USAGE, "data.frames is %d; the clips have only %d", frames, clip->frames);
+  if (multiple > LARGEST_MULTIPLE)
+    FAIL(error, ERROR_USAGE, "the crop's multiple is %d; must be 1 to %d", multiple,
+         LARGEST_MULTIPLE);
+  *out = (AugmentPlan){.clip = *clip, .out = *clip, .flip = flip};
+  if (frames > 0) out->out.frames = frames;
+  if (crop_height > 0) out->out.target_height = crop_height;
+  if (crop_width > 0) out->out.target_width = crop_width;
+  TRY(plan_edge("height", clip->target_height, clip->source_height, out->out.target_height,
+                multiple, &out->step_y, &out->out.source_height, error));
+  TRY(plan_edge("width", clip->target_width, clip->source_width, out->out.target_width, multiple,
+                &out->step_x, &out->out.source_width, error));
+done:
+  return status;
+}
+
+bool augment_is_whole(const AugmentPlan *plan) {
+  return !plan->flip && memcmp(&plan->clip, &plan->out, sizeof plan->clip) == 0;
+}
+
+/* 0, step, 2 step, ... with `part` still inside `whole`. */
+static int draw_offset(Random *random, int whole, int part, int step) {
+  return step * (int)random_below(random, (uint64_t)((whole - part) / step) + 1);
+}
+
+Augment augment_draw(const AugmentPlan *plan, uint64_t seed, int64_t sample) {
+  const ClipShape *clip = &plan->clip, *out = &plan->out;
+  Random random = random_stream(seed, RANDOM_AUGMENT, (uint64_t)sample, 0);
+  Augment augment = {0};
+  augment.frame = draw_offset(&random, clip->frames, out->frames, 1);
+  augment.target_y = draw_offset(&random, clip->target_height, out->target_height, plan->step_y);
+  augment.target_x = draw_offset(&random, clip->target_width, out->target_width, plan->step_x);
+  augment.source_y = (int)((int64_t)augment.target_y * clip->source_height / clip->target_height);
+  augment.source_x = (int)((int64_t)augment.target_x * clip->source_width / clip->target_width);
+  augment.flip = plan->flip && random_below(&random, 2) == 1;
+  return augment;
+}
+
+/* Pixels in reverse order, the channels of each in place. */
+static void flip_row(const uint8_t *restrict from, uint8_t *restrict to, int width, int channels) {
+  const uint8_t *pixel = from + (size_t)width * (size_t)channels;
+  if (channels == 3) {
+    for (int x = 0; x < width; x++, to += 3) {
+      pixel -= 3;
+      to[0] = pixel[0];
+      to[1] = pixel[1];
+      to[2] = pixel[2];
+    }
+    return;
+  }
+  for (int x = 0; x < width; x++, to += channels) {
+    pixel -= channels;
+    memcpy(to, pixel, (size_t)channels);
+  }
+}
+
+typedef struct Window {
+  int frames, height, width, channels; /* of the window */
+  int clip_height, clip_width;
+  int frame, y, x;
+  bool flip;
+} Window;
+
+static void copy_window(const Window *window, const uint8_t *clip, uint8_t *out) {
+  size_t pixel = (size_t)window->channels, row = (size_t)window->width * pixel;
+  size_t clip_row = (size_t)window->clip_width * pixel;
+  size_t clip_frame = (size_t)window->clip_height * clip_row;
+  for (int t = 0; t < window->frames; t++) {
+    const uint8_t *from = clip + (size_t)(window->frame + t) * clip_frame +
+                          (size_t)window->y * clip_row + (size_t)window->x * pixel;
+    for (int y = 0; y < window->height; y++, from += clip_row, out += row) {
+      if (window->flip)
+        flip_row(from, out, window->width, window->channels);
+      else
+        memcpy(out, from, row);
+    }
+  }
+}
+
+void augment_copy(const AugmentPlan *plan, const Augment *augment, const uint8_t *clip_source,
+                  const uint8_t *clip_target, uint8_t *source, uint8_t *target) {
+  const ClipShape *clip = &plan->clip, *out = &plan->out;
+  Window of_source = {out->frames,          out->source_height,  out->source_width,
+                      out->source_channels, clip->source_height, clip->source_width,
+                      augment->frame,       augment->source_y,   augment->source_x,
+                      augment->flip};
+  Window of_target = {out->frames,         out->target_height, out->target_width, 3,
+                      clip->target_height, clip->target_width, augment->frame,    augment->target_y,
+                      augment->target_x,   augment->flip};
+  copy_window(&of_source, clip_source, source);
+  copy_window(&of_target, clip_target, target);
+}

@@ -1,0 +1,288 @@
+#include "data/video/internal.h"
+
+#if WITH_FFMPEG
+
+#include <libavcodec/avcodec.h>
+#include <libavformat/avformat.h>
+#include <libavutil/imgutils.h>
+#include <libavutil/opt.h>
+#include <libswscale/swscale.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/files.h"
+#include "base/memory.h"
+
+enum { DEFAULT_QUALITY = 18 };
+
+typedef struct StreamWriter {
+  char *path;
+  AtomicFile file;
+  AVFormatContext *format;
+  AVCodecContext *codec;
+  AVStream *stream; /* the format's */
+  struct SwsContext *convert;
+  AVFrame *frame;
+  AVFrame *picture; /* RGB with padded rows: swscale reads a few bytes beyond the last one */
+  AVPacket *packet;
+  Sound *sound;   /* NULL: none */
+  Timing *timing; /* NULL: a constant rate */
+  int64_t written, duration;
+  bool header_written;
+} StreamWriter;
+
+static Status failed(const StreamWriter *writer, Status status, int code, const char *what,
+                     Error *error) {
+  return video_error(error, status, code, "%s: %s", writer->path, what);
+}
+
+/* --- Opening ---------------------------------------------------------------------------------- */
+
+static Status open_container(StreamWriter *writer, Error *error) {
+  Status status = OK;
+  char *url = NULL;
+  const AVOutputFormat *kind = av_guess_format(NULL, writer->path, NULL);
+  if (!kind || kind->flags & AVFMT_NOFILE)
+    FAIL(error, ERROR_USAGE,
+         "%s: FFmpeg knows no video container of this name; .mp4, .mkv and .mov are some",
+         writer->path);
+  TRY(atomic_file_open(writer->path, &writer->file, error));
+  url = mem_format("file:%s", writer->file.temporary);
+  int code = avformat_alloc_output_context2(&writer->format, kind, NULL, url);
+  if (code >= 0) code = avio_open(&writer->format->pb, url, AVIO_FLAG_WRITE);
+  if (code < 0) status = failed(writer, ERROR_IO, code, "cannot be written", error);
+done:
+  free(url);
+  return status;
+}
+
+/* 4:2:0 wherever it can hold the size and the encoder takes it. */
+static enum AVPixelFormat pick_format(const AVCodec *encoder, int width, int height) {
+  enum AVPixelFormat wanted = width % 2 || height % 2 ? AV_PIX_FMT_YUV444P : AV_PIX_FMT_YUV420P;
+  if (!encoder->pix_fmts) return wanted;
+  for (int i = 0; encoder->pix_fmts[i] != AV_PIX_FMT_NONE; i++)
+    if (encoder->pix_fmts[i] == wanted) return wanted;
+  return avcodec_find_best_pix_fmt_of_list(encoder->pix_fmts, AV_PIX_FMT_RGB24, 0, NULL);
+}
+
+static void set_colours(AVCodecContext *codec, const TimingInfo *timing) {
+  if (timing) {
+    codec->color_range = (enum AVColorRange)timing->range;
+    codec->color_primaries = (enum AVColorPrimaries)timing->primaries;
+    codec->color_trc = (enum AVColorTransferCharacteristic)timing->transfer;
+    codec->colorspace = (enum AVColorSpace)timing->matrix;
+    if (codec->colorspace == AVCOL_SPC_RGB) codec->colorspace = AVCOL_SPC_UNSPECIFIED;
+    return;
+  }
+  codec->color_range = AVCOL_RANGE_MPEG;
+  codec->color_primaries = AVCOL_PRI_BT709;
+  codec->color_trc = AVCOL_TRC_BT709;
+  codec->colorspace = AVCOL_SPC_BT709;
+}
+
+static Status open_encoder(StreamWriter *writer, const VideoWriterOptions *options,
+                           const TimingInfo *timing, Error *error) {
+  const char *name = options->codec ? options->codec : "libx264";
+  const AVCodec *encoder = avcodec_find_encoder_by_name(name);
+  int quality = options->quality < 0 ? DEFAULT_QUALITY : options->quality;
+  if (!encoder || encoder->type != AVMEDIA_TYPE_VIDEO)
+    return error_set(error, ERROR_USAGE, "%s: FFmpeg has no video encoder \"%s\"", writer->path,
+                     name);
+  AVCodecContext *codec = writer->codec = avcodec_alloc_context3(encoder);
+  if (!codec) return error_set(error, ERROR_INTERNAL, "%s: no memory for an encoder", writer->path);
+  codec->width = options->width;
+  codec->height = options->height;
+  codec->pix_fmt = pick_format(encoder, options->width, options->height);
+  codec->framerate = (AVRational){options->fps_numerator, options->fps_denominator};
+  codec->time_base = timing ? (AVRational){timing->base_numerator, timing->base_denominator}
+                            : av_inv_q(codec->framerate);
+  if (timing)
+    codec->sample_aspect_ratio = (AVRational){timing->aspect_numerator, timing->aspect_denominator};
+  set_colours(codec, timing);
+  if (writer->format->oformat->flags & AVFMT_GLOBALHEADER)
+    codec->flags |= AV_CODEC_FLAG_GLOBAL_HEADER;
+  if (!codec->priv_data || av_opt_set_double(codec->priv_data, "crf", quality, 0) < 0) {
+    codec->flags |= AV_CODEC_FLAG_QSCALE; /* the older codecs' name for a constant quality */
+    codec->global_quality = (quality < 1 ? 1 : quality) * FF_QP2LAMBDA;
+  }
+  int code = avcodec_open2(codec, encoder, NULL);
+  if (code < 0) return failed(writer, ERROR_USAGE, code, "the encoder does not start", error);
+  return OK;
+}
+
+static Status add_video_stream(StreamWriter *writer, Error *error) {
+  AVStream *stream = writer->stream = avformat_new_stream(writer->format, NULL);
+  if (!stream) return error_set(error, ERROR_INTERNAL, "%s: no memory for a stream", writer->path);
+  stream->time_base = writer->codec->time_base;
+  stream->avg_frame_rate = stream->r_frame_rate = writer->codec->framerate;
+  stream->sample_aspect_ratio = writer->codec->sample_aspect_ratio;
+  int code = avcodec_parameters_from_context(stream->codecpar, writer->codec);
+  if (code < 0) return failed(writer, ERROR_INTERNAL, code, "stream parameters", error);
+  return OK;
+}
+
+/* The matrix and range the encoder's tags promise. Untagged video is read with BT.601 by swscale,
+ * so it is written with it. */
+static Status open_conversion(StreamWriter *writer, Error *error) {
+  const AVCodecContext *codec = writer->codec;
+  writer->convert = sws_getContext(
+      codec->width, codec->height, AV_PIX_FMT_RGB24, codec->width, codec->height, codec->pix_fmt,
+      SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT, NULL, NULL, NULL);
+  writer->frame = av_frame_alloc();
+  writer->picture = av_frame_alloc();
+  writer->packet = av_packet_alloc();
+  if (!writer->convert || !writer->frame || !writer->picture || !writer->packet)
+    return error_set(error, ERROR_INTERNAL, "%s: no memory for %dx%d frames", writer->path,
+                     codec->width, codec->height);
+  int matrix = codec->colorspace == AVCOL_SPC_UNSPECIFIED ? SWS_CS_DEFAULT : (int)codec->colorspace;
+  const int *coefficients = sws_getCoefficients(matrix);
+  int full = codec->color_range == AVCOL_RANGE_JPEG;
+  sws_setColorspaceDetails(writer->convert, sws_getCoefficients(SWS_CS_DEFAULT), 1, coefficients,
+                           full, 0, 1 << 16, 1 << 16);
+  writer->frame->format = codec->pix_fmt;
+  writer->frame->width = codec->width;
+  writer->frame->height = codec->height;
+  writer->frame->color_range = codec->color_range;
+  writer->frame->colorspace = codec->colorspace;
+  writer->picture->format = AV_PIX_FMT_RGB24;
+  writer->picture->width = codec->width;
+  writer->picture->height = codec->height;
+  int code = av_frame_get_buffer(writer->frame, 0);
+  if (code >= 0) code = av_frame_get_buffer(writer->picture, 0);
+  if (code < 0) return failed(writer, ERROR_INTERNAL, code, "a frame's buffer", error);
+  return OK;
+}
+
+Status stream_writer_open(const char *path, const VideoWriterOptions *options, void **state,
+                          Error *error) {
+  Status status = OK;
+  StreamWriter *writer = mem_new(1, sizeof *writer);
+  TimingInfo timing = {0};
+  *state = writer;
+  writer->path = mem_string(path);
+  writer->file.descriptor = -1;
+  video_log_start();
+  video_log_forget();
+  if (options->fps_numerator < 1 || options->fps_denominator < 1)
+    FAIL(error, ERROR_USAGE, "%s: a video needs a rate; %d/%d frames a second is none", path,
+         options->fps_numerator, options->fps_denominator);
+  if (options->timing_from) TRY(timing_open(options->timing_from, &writer->timing, &timing, error));
+  TRY(open_container(writer, error));
+  TRY(open_encoder(writer, options, writer->timing ? &timing : NULL, error));
+  TRY(add_video_stream(writer, error));
+  TRY(open_conversion(writer, error));
+  if (options->audio_from)
+    TRY(sound_open(options->audio_from, writer->timing != NULL, writer->format, path,
+                   &writer->sound, error));
+  int code = avformat_write_header(writer->format, NULL);
+  if (code < 0) {
+    bool full = code == AVERROR(ENOSPC) || code == AVERROR(EIO);
+    status = failed(writer, full ? ERROR_IO : ERROR_USAGE, code,
+                    full ? "cannot be written" : "the container does not take the streams", error);
+    goto done;
+  }
+  writer->header_written = true;
+done:
+  return status;
+}
+
+/* --- Writing ---------------------------------------------------------------------------------- */
+
+/* All packets the encoder has ready, the sound up to each before it. */
+static Status drain(StreamWriter *writer, Error *error) {
+  Status status = OK;
+  AVPacket *packet = writer->packet;
+  for (;;) {
+    int code = avcodec_receive_packet(writer->codec, packet);
+    if (code == AVERROR(EAGAIN) || code == AVERROR_EOF) return OK;
+    if (code < 0) return failed(writer, ERROR_INTERNAL, code, "encoding", error);
+    if (packet->duration == 0) packet->duration = writer->duration;
+    double seconds = (double)packet->dts * av_q2d(writer->codec->time_base);
+    if (writer->sound) TRY(sound_copy_until(writer->sound, seconds, error));
+    packet->stream_index = writer->stream->index;
+    av_packet_rescale_ts(packet, writer->codec->time_base, writer->stream->time_base);
+    code = av_interleaved_write_frame(writer->format, packet);
+    if (code >= 0 && writer->format->pb->error < 0) code = writer->format->pb->error;
+    if (code < 0) return failed(writer, ERROR_IO, code, "cannot be written", error);
+  }
+done:
+  av_packet_unref(packet);
+  return status;
+}
+
+/* Rows go on with their last pixel: what swscale reads beyond the width may reach the border. */
+static void fill_picture(AVFrame *picture, const uint8_t *rgb) {
+  size_t bytes = (size_t)picture->width * 3, room = (size_t)picture->linesize[0];
+  for (int y = 0; y < picture->height; y++) {
+    uint8_t *row = picture->data[0] + (ptrdiff_t)y * picture->linesize[0];
+    memcpy(row, rgb + (size_t)y * bytes, bytes);
+    for (size_t i = bytes; i < room; i++) row[i] = row[i - 3];
+  }
+}
+
+static Status stream_write(void *state, const uint8_t *rgb, const char *name, Error *error) {
+  Status status = OK;
+  StreamWriter *writer = state;
+  AVFrame *frame = writer->frame;
+  const AVFrame *picture = writer->picture;
+  (void)name; /* of frames in folders */
+  video_log_forget();
+  int code = av_frame_make_writable(frame);
+  if (code < 0) return failed(writer, ERROR_INTERNAL, code, "a frame's buffer", error);
+  fill_picture(writer->picture, rgb);
+  sws_scale(writer->convert, (const uint8_t *const *)picture->data, picture->linesize, 0,
+            picture->height, frame->data, frame->linesize);
+  frame->pts = writer->written;
+  writer->duration = 1;
+  if (writer->timing) TRY(timing_next(writer->timing, &frame->pts, &writer->duration, error));
+  code = avcodec_send_frame(writer->codec, frame);
+  if (code < 0) return failed(writer, ERROR_INTERNAL, code, "encoding", error);
+  writer->written++;
+  TRY(drain(writer, error));
+done:
+  return status;
+}
+
+static Status stream_finish(void *state, Error *error) {
+  Status status = OK;
+  StreamWriter *writer = state;
+  if (writer->written == 0) FAIL(error, ERROR_DATA, "%s: no frames to write", writer->path);
+  video_log_forget();
+  avcodec_send_frame(writer->codec, NULL);
+  TRY(drain(writer, error));
+  if (writer->sound) TRY(sound_copy_until(writer->sound, 1e300, error));
+  int code = av_write_trailer(writer->format);
+  writer->header_written = false;
+  int closed = avio_closep(&writer->format->pb);
+  if (code >= 0) code = closed;
+  if (code < 0) {
+    status = failed(writer, ERROR_IO, code, "cannot be written", error);
+    goto done;
+  }
+  TRY(atomic_file_commit(&writer->file, error));
+done:
+  return status;
+}
+
+static void stream_writer_close(void *state) {
+  StreamWriter *writer = state;
+  sound_close(writer->sound);
+  timing_close(writer->timing);
+  sws_freeContext(writer->convert);
+  av_frame_free(&writer->frame);
+  av_frame_free(&writer->picture);
+  av_packet_free(&writer->packet);
+  avcodec_free_context(&writer->codec);
+  if (writer->format) {
+    if (writer->header_written) av_write_trailer(writer->format); /* frees what the muxer holds */
+    avio_closep(&writer->format->pb);
+    avformat_free_context(writer->format);
+  }
+  atomic_file_abort(&writer->file);
+  free(writer->path);
+  free(writer);
+}
+
+const WriterKind stream_writer = {stream_write, stream_finish, stream_writer_close};
+
+#endif

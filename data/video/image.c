@@ -1,0 +1,232 @@
+#include "data/video/image.h"
+
+#include <errno.h>
+#include <math.h>
+#include <png.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/files.h"
+#include "base/memory.h"
+
+enum { MAX_SIDE = 32768 };
+
+Status image_new(int width, int height, Image *out, Error *error) {
+  void *pixels = NULL;
+  *out = (Image){0};
+  if (width < 1 || height < 1 || width > MAX_SIDE || height > MAX_SIDE)
+    return error_set(error, ERROR_USAGE, "a picture of %dx%d; allowed: 1x1 to %dx%d", width, height,
+                     MAX_SIDE, MAX_SIDE);
+  Status status = mem_bulk((size_t)width * (size_t)height * 3, "a picture", &pixels, error);
+  if (status == OK) *out = (Image){width, height, pixels};
+  return status;
+}
+
+void image_free(Image *image) {
+  free(image->pixels);
+  *image = (Image){0};
+}
+
+/* --- PNG ------------------------------------------------------------------------------------- */
+
+/* Errors of libpng leave by longjmp, so what must survive one lives in a struct, and no function
+ * that calls libpng behind setjmp keeps anything of its own. */
+
+typedef struct Png {
+  png_structp png;
+  png_infop info;
+  FILE *file;
+  png_bytep *rows;
+  AtomicFile *target; /* when writing */
+  Error write_error;
+  char reason[200];
+} Png;
+
+static void keep_reason(png_structp png, png_const_charp message) {
+  Png *state = png_get_error_ptr(png);
+  snprintf(state->reason, sizeof state->reason, "%s", message);
+  png_longjmp(png, 1);
+}
+
+static void ignore_warning(png_structp png, png_const_charp message) {
+  (void)png;
+  (void)message;
+}
+
+/* Every kind of PNG as 8-bit RGB. */
+static void set_conversions(png_structp png, png_infop info) {
+  int type = png_get_color_type(png, info);
+  png_set_expand(png);
+  if (png_get_bit_depth(png, info) == 16) png_set_scale_16(png);
+  if (type == PNG_COLOR_TYPE_GRAY || type == PNG_COLOR_TYPE_GRAY_ALPHA) png_set_gray_to_rgb(png);
+  png_set_strip_alpha(png);
+  png_set_interlace_handling(png);
+  png_read_update_info(png, info);
+}
+
+static bool read_header(Png *state) {
+  if (setjmp(png_jmpbuf(state->png))) return false;
+  png_set_user_limits(state->png, MAX_SIDE, MAX_SIDE);
+  png_init_io(state->png, state->file);
+  png_read_info(state->png, state->info);
+  set_conversions(state->png, state->info);
+  return true;
+}
+
+static bool read_rows(Png *state) {
+  if (setjmp(png_jmpbuf(state->png))) return false;
+  png_read_image(state->png, state->rows);
+  png_read_end(state->png, NULL);
+  return true;
+}
+
+static png_bytep *row_pointers(const Image *image) {
+  png_bytep *rows = mem_new((size_t)image->height, sizeof *rows);
+  for (int y = 0; y < image->height; y++)
+    rows[y] = image->pixels + (size_t)y * (size_t)image->width * 3;
+  return rows;
+}
+
+Status image_read_png(const char *path, Image *out, Error *error) {
+  Status status = OK;
+  Png state = {0};
+  unsigned char signature[8];
+  *out = (Image){0};
+  state.file = fopen(path, "rbe");
+  if (!state.file) return error_errno(error, errno, "%s: cannot open", path);
+  if (path_is_folder(path)) FAIL(error, ERROR_IO, "%s: is a folder, not a picture", path);
+  if (fread(signature, 1, 8, state.file) != 8 || png_sig_cmp(signature, 0, 8) != 0)
+    FAIL(error, ERROR_DATA, "%s: not a PNG file (its first bytes are others)", path);
+  rewind(state.file);
+  state.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &state, keep_reason, ignore_warning);
+  if (state.png) state.info = png_create_info_struct(state.png);
+  if (!state.info) FAIL(error, ERROR_INTERNAL, "%s: libpng could not start", path);
+  if (!read_header(&state)) FAIL(error, ERROR_DATA, "%s: broken PNG: %s", path, state.reason);
+  TRY(image_new((int)png_get_image_width(state.png, state.info),
+                (int)png_get_image_height(state.png, state.info), out, error));
+  state.rows = row_pointers(out);
+  if (!read_rows(&state)) FAIL(error, ERROR_DATA, "%s: broken PNG: %s", path, state.reason);
+done:
+  if (state.png) png_destroy_read_struct(&state.png, &state.info, NULL);
+  free(state.rows);
+  fclose(state.file);
+  if (status != OK) image_free(out);
+  return status;
+}
+
+static void write_bytes(png_structp png, png_bytep data, size_t size) {
+  Png *state = png_get_io_ptr(png);
+  if (atomic_file_write(state->target, data, size, &state->write_error) != OK)
+    png_error(png, "the file could not be written");
+}
+
+static void flush_bytes(png_structp png) {
+  (void)png; /* the commit flushes */
+}
+
+static bool write_rows(Png *state, const Image *image) {
+  if (setjmp(png_jmpbuf(state->png))) return false;
+  png_set_write_fn(state->png, state, write_bytes, flush_bytes);
+  png_set_IHDR(state->png, state->info, (png_uint_32)image->width, (png_uint_32)image->height, 8,
+               PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
+               PNG_FILTER_TYPE_DEFAULT);
+  png_set_compression_level(state->png, 6);
+  png_write_info(state->png, state->info);
+  png_write_image(state->png, state->rows);
+  png_write_end(state->png, NULL);
+  return true;
+}
+
+Status image_write_png(const char *path, const Image *image, Error *error) {
+  Status status = OK;
+  Png state = {0};
+  AtomicFile file = {.descriptor = -1};
+  TRY(atomic_file_open(path, &file, error));
+  state.target = &file;
+  state.rows = row_pointers(image);
+  state.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &state, keep_reason, ignore_warning);
+  if (state.png) state.info = png_create_info_struct(state.png);
+  if (!state.info) FAIL(error, ERROR_INTERNAL, "%s: libpng could not start", path);
+  if (!write_rows(&state, image)) {
+    if (state.write_error.status != OK)
+      FAIL(error, state.write_error.status, "%s", state.write_error.message);
+    FAIL(error, ERROR_INTERNAL, "%s: libpng: %s", path, state.reason);
+  }
+  TRY(atomic_file_commit(&file, error));
+done:
+  if (state.png) png_destroy_write_struct(&state.png, &state.info);
+  free(state.rows);
+  atomic_file_abort(&file);
+  return status;
+}
+
+/* --- Resizing --------------------------------------------------------------------------------- */
+
+/* The weights of one output pixel along one axis: a triangle as wide as the coarser grid, cut at
+ * the borders, its sum 1. */
+typedef struct Taps {
+  int first, count;
+  float *weights; /* [count] */
+} Taps;
+
+static void set_taps(Taps *taps, int i, int from, int to) {
+  float ratio = (float)from / (float)to, reach = ratio > 1 ? ratio : 1, sum = 0;
+  float centre = ((float)i + 0.5f) * ratio - 0.5f;
+  int last = (int)floorf(centre + reach);
+  taps->first = (int)ceilf(centre - reach);
+  if (taps->first < 0) taps->first = 0;
+  if (last > from - 1) last = from - 1;
+  taps->count = last - taps->first + 1;
+  for (int k = 0; k < taps->count; k++) {
+    float weight = 1 - fabsf((float)(taps->first + k) - centre) / reach;
+    taps->weights[k] = weight > 0 ? weight : 0;
+    sum += taps->weights[k];
+  }
+  for (int k = 0; k < taps->count; k++) taps->weights[k] /= sum;
+}
+
+/* For every output pixel of an axis, `*weights` holding them all. */
+static Taps *axis_taps(int from, int to, float **weights) {
+  int most = 2 * ((from > to ? from / to : 1) + 1) + 1;
+  Taps *taps = mem_new((size_t)to, sizeof *taps);
+  *weights = mem_new((size_t)to * (size_t)most, sizeof **weights);
+  for (int i = 0; i < to; i++) {
+    taps[i].weights = *weights + (size_t)i * (size_t)most;
+    set_taps(&taps[i], i, from, to);
+  }
+  return taps;
+}
+
+/* One row of `from`'s width out of the rows under the taps. */
+static void blend_rows(const Image *from, const Taps *taps, float *row) {
+  size_t values = (size_t)from->width * 3;
+  memset(row, 0, values * sizeof *row);
+  for (int k = 0; k < taps->count; k++) {
+    const uint8_t *pixels = from->pixels + (size_t)(taps->first + k) * values;
+    for (size_t i = 0; i < values; i++) row[i] += taps->weights[k] * (float)pixels[i];
+  }
+}
+
+void image_resize(const Image *from, Image *to) {
+  float *across_weights, *down_weights, *row = mem_new((size_t)from->width, 3 * sizeof *row);
+  Taps *across = axis_taps(from->width, to->width, &across_weights);
+  Taps *down = axis_taps(from->height, to->height, &down_weights);
+  for (int y = 0; y < to->height; y++) {
+    blend_rows(from, &down[y], row);
+    uint8_t *out = to->pixels + (size_t)y * (size_t)to->width * 3;
+    for (int x = 0; x < to->width; x++, out += 3) {
+      float sum[3] = {0.5f, 0.5f, 0.5f};
+      for (int k = 0; k < across[x].count; k++)
+        for (int c = 0; c < 3; c++)
+          sum[c] += across[x].weights[k] * row[3 * (across[x].first + k) + c];
+      for (int c = 0; c < 3; c++) out[c] = (uint8_t)(sum[c] < 255 ? sum[c] : 255);
+    }
+  }
+  free(across);
+  free(down);
+  free(across_weights);
+  free(down_weights);
+  free(row);
+}

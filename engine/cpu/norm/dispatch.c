@@ -1,0 +1,105 @@
+/* OP_NORM and OP_NORM_BACKWARD: from tensors to the loops of norm_pixels.c and norm_frames.c. */
+#include "engine/cpu/norm/norm.h"
+
+#include <stdlib.h>
+
+#include "base/memory.h"
+
+typedef struct NormKernel {
+  Kernel base;
+  float *ones, *zeros; /* C, where the op has no gain and bias */
+  Norm norm;           /* but for addresses */
+} NormKernel;
+
+static void norm_free(Kernel *base) {
+  NormKernel *kernel = (NormKernel *)(void *)base;
+  if (!kernel) return;
+  free(kernel->ones);
+  free(kernel->zeros);
+  free(kernel);
+}
+
+/* The norm with the addresses of gain and bias, which lie at `at` in the inputs. */
+static Norm bind(const NormKernel *kernel, const Tensor *inputs, int at) {
+  Norm norm = kernel->norm;
+  norm.gain = kernel->norm.task.parameters ? inputs[at].data : kernel->ones;
+  norm.bias = kernel->norm.task.parameters ? inputs[at + 1].data : kernel->zeros;
+  return norm;
+}
+
+static Status forward_run(Kernel *base, const Tensor *inputs, const Tensor *outputs,
+                          void *workspace, Error *error) {
+  (void)error;
+  NormKernel *kernel = (NormKernel *)(void *)base;
+  Norm norm = bind(kernel, inputs, 1);
+  norm.x = inputs[0];
+  norm.y = outputs[0];
+  if (kernel->norm.task.residual) norm.residual = inputs[3];
+  if (kernel->norm.task.kind == NORM_RMS)
+    norm_pixels_forward(&norm, workspace);
+  else
+    norm_frames_forward(&norm, workspace);
+  return OK;
+}
+
+static Status backward_run(Kernel *base, const Tensor *inputs, const Tensor *outputs,
+                           void *workspace, Error *error) {
+  (void)error;
+  NormKernel *kernel = (NormKernel *)(void *)base;
+  Norm norm = bind(kernel, inputs, 2);
+  norm.dy = inputs[0];
+  norm.x = inputs[1];
+  norm.dx = outputs[0];
+  if (kernel->norm.task.dgain) norm.dgain = outputs[1].data;
+  if (kernel->norm.task.dbias) norm.dbias = outputs[2].data;
+  if (kernel->norm.task.kind == NORM_RMS)
+    norm_pixels_backward(&norm, workspace);
+  else
+    norm_frames_backward(&norm, workspace);
+  return OK;
+}
+
+static Status norm_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
+                       NormKernel **out, Error *error) {
+  Status status = OK;
+  NormTask task;
+  TRY(norm_task(op, inputs, outputs, backend->name, &task, error));
+  NormKernel *kernel = mem_new(1, sizeof *kernel);
+  kernel->norm = (Norm){.task = task, .threads = cpu_threads(backend)};
+  kernel->base.free = norm_free;
+  kernel->base.workspace =
+      memory_align(task.kind == NORM_RMS ? norm_pixels_workspace(&kernel->norm)
+                                         : norm_frames_workspace(&kernel->norm));
+  if (!task.parameters) {
+    kernel->ones = mem_new((size_t)task.channels, sizeof *kernel->ones);
+    kernel->zeros = mem_new((size_t)task.channels, sizeof *kernel->zeros);
+    for (int64_t c = 0; c < task.channels; c++) kernel->ones[c] = 1.0f;
+  }
+  *out = kernel;
+done:
+  return status;
+}
+
+Status cpu_norm_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
+                    Kernel **out, Error *error) {
+  Status status = OK;
+  NormKernel *kernel = NULL;
+  *out = NULL;
+  TRY(norm_new(backend, op, inputs, outputs, &kernel, error));
+  kernel->base.run = forward_run;
+  *out = &kernel->base;
+done:
+  return status;
+}
+
+Status cpu_norm_backward_new(Backend *backend, const Op *op, const Tensor *inputs,
+                             const Tensor *outputs, Kernel **out, Error *error) {
+  Status status = OK;
+  NormKernel *kernel = NULL;
+  *out = NULL;
+  TRY(norm_new(backend, op, inputs, outputs, &kernel, error));
+  kernel->base.run = backward_run;
+  *out = &kernel->base;
+done:
+  return status;
+}

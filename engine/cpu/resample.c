@@ -1,0 +1,248 @@
+/* A kernel for any separable map: padding, resizing, pooling and their transposes. */
+#include <stdlib.h>
+
+#include "base/memory.h"
+#include "engine/backend/resample_map.h"
+#include "engine/cpu/cpu.h"
+#include "engine/cpu/partition.h"
+
+/* Pixels of a row that are made alike. */
+typedef enum RunKind { RUN_ZERO, RUN_COPY, RUN_COMBINE } RunKind;
+typedef struct Run {
+  RunKind kind;
+  int64_t first, count; /* output pixels */
+  int64_t from;         /* RUN_COPY: the input pixel of the first */
+} Run;
+
+typedef struct SeparableKernel {
+  Kernel base;
+  SeparableMap map;
+  Shape in, out;
+  DType dtype;
+  size_t size;                     /* of an element */
+  int64_t channel, channels, from; /* output channels that read, and the first one's input */
+  bool adds;                       /* a second input */
+  bool whole_pixels;               /* every output channel reads the input channel of its number */
+  size_t row_bytes, workspace_of_part; /* the combined row, then one pixel */
+  int parts;
+  int64_t run_count, run_capacity;
+  Run *runs;
+} SeparableKernel;
+
+/* Joins a row's pixels into runs. */
+static void find_runs(SeparableKernel *k) {
+  const AxisMap *w = &k->map.w;
+  for (int64_t o = 0; o < w->outputs; o++) {
+    int64_t from = 0;
+    RunKind kind = RUN_COMBINE;
+    if (w->begin[o] == w->begin[o + 1]) kind = RUN_ZERO;
+    if (axis_map_copies(w, o, &from)) kind = RUN_COPY;
+    Run *last = k->run_count > 0 ? &k->runs[k->run_count - 1] : NULL;
+    if (last && last->kind == kind && (kind != RUN_COPY || from == last->from + last->count)) {
+      last->count++;
+      continue;
+    }
+    MEM_PUSH_SLOT(k->runs, k->run_count, k->run_capacity);
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): the line above made room */
+    k->runs[k->run_count++] = (Run){.kind = kind, .first = o, .count = 1, .from = from};
+  }
+}
+
+/* A row to read pixels from: an input's, or the combination of several. */
+typedef struct Row {
+  const void *data;
+  DType dtype;
+} Row;
+
+static void add_scaled(float *restrict to, const void *data, DType dtype, int64_t first,
+                       float scale, int64_t count) {
+  if (dtype == DTYPE_F32) {
+    const float *from = (const float *)data + first;
+    for (int64_t i = 0; i < count; i++) to[i] += scale * from[i];
+  } else {
+    const uint16_t *from = (const uint16_t *)data + first;
+    for (int64_t i = 0; i < count; i++) to[i] += scale * shared_bf16_to_f32(from[i]);
+  }
+}
+
+/* to = scale_a * a + scale_b * b */
+static void add_two(float *restrict to, const void *data, DType dtype, int64_t a, int64_t b,
+                    float scale_a, float scale_b, int64_t count) {
+  if (dtype == DTYPE_F32) {
+    const float *x = (const float *)data + a, *y = (const float *)data + b;
+    for (int64_t i = 0; i < count; i++) to[i] = scale_a * x[i] + scale_b * y[i];
+  } else {
+    const uint16_t *x = (const uint16_t *)data + a, *y = (const uint16_t *)data + b;
+    for (int64_t i = 0; i < count; i++) {
+      to[i] = scale_a * shared_bf16_to_f32(x[i]) + scale_b * shared_bf16_to_f32(y[i]);
+    }
+  }
+}
+
+/* to = the sum of output o's entries of `map`, which are `count` elements at origin + index * step;
+ * there is at least one entry. */
+static void combine(float *restrict to, const AxisMap *map, int64_t o, const void *data,
+                    DType dtype, int64_t origin, int64_t step, int64_t count) {
+  const int64_t begin = map->begin[o], end = map->begin[o + 1];
+  const int64_t *index = map->index + begin;
+  const float *weight = map->weight + begin;
+  const int64_t a = origin + index[0] * step;
+  if (end - begin == 1) {
+    for (int64_t i = 0; i < count; i++) to[i] = 0.0f;
+    add_scaled(to, data, dtype, a, weight[0], count);
+    return;
+  }
+  add_two(to, data, dtype, a, origin + index[1] * step, weight[0], weight[1], count);
+  for (int64_t k = 2; k < end - begin; k++) {
+    add_scaled(to, data, dtype, origin + index[k] * step, weight[k], count);
+  }
+}
+
+/* Writes `count` channels of a row's pixels, converted. */
+static void put(const SeparableKernel *k, char *to, const Row *row, int64_t first, int64_t count) {
+  if (row->dtype == k->dtype) {
+    memcpy(to, (const char *)row->data + (size_t)first * k->size, (size_t)count * k->size);
+  } else {
+    cpu_store(to, k->dtype, 0, (const float *)row->data + first, count);
+  }
+}
+
+static void copy_run(const SeparableKernel *k, const Run *run, const Row *row, char *to) {
+  const int64_t in_channels = k->in.dim[AXIS_C], out_channels = k->out.dim[AXIS_C];
+  if (k->whole_pixels) {
+    put(k, to, row, run->from * in_channels, run->count * in_channels);
+    return;
+  }
+  const size_t pixel = (size_t)out_channels * k->size, margin = (size_t)k->channel * k->size;
+  for (int64_t i = 0; i < run->count; i++, to += pixel) {
+    memset(to, 0, pixel);
+    put(k, to + margin, row, (run->from + i) * in_channels + k->from, k->channels);
+  }
+}
+
+static void combine_run(const SeparableKernel *k, const Run *run, const Row *row, float *pixel,
+                        char *to) {
+  const size_t bytes = (size_t)k->out.dim[AXIS_C] * k->size;
+  for (int64_t i = 0; i < run->count; i++, to += bytes) {
+    char *lanes = to + (size_t)k->channel * k->size;
+    float *sum = k->dtype == DTYPE_F32 ? (float *)(void *)lanes : pixel;
+    if (!k->whole_pixels) memset(to, 0, bytes);
+    combine(sum, &k->map.w, run->first + i, row->data, row->dtype, k->from, k->in.dim[AXIS_C],
+            k->channels);
+    if (sum == pixel) cpu_store(lanes, k->dtype, 0, pixel, k->channels);
+  }
+}
+
+/* One row of output (n, t, h). */
+static void run_row(const SeparableKernel *k, const Tensor *input, int64_t index, char *to,
+                    char *workspace) {
+  const int64_t h = index % k->out.dim[AXIS_H];
+  const int64_t t = index / k->out.dim[AXIS_H] % k->out.dim[AXIS_T] + k->map.shift_t;
+  const int64_t n = index / k->out.dim[AXIS_H] / k->out.dim[AXIS_T] + k->map.shift_n;
+  const size_t pixel = (size_t)k->out.dim[AXIS_C] * k->size;
+  const bool inside = n >= 0 && n < k->in.dim[AXIS_N] && t >= 0 && t < k->in.dim[AXIS_T];
+  if (!inside || k->map.h.begin[h] == k->map.h.begin[h + 1] || k->channels <= 0) {
+    memset(to, 0, pixel * (size_t)k->out.dim[AXIS_W]);
+    return;
+  }
+  const int64_t step = k->in.dim[AXIS_W] * k->in.dim[AXIS_C];
+  const int64_t origin = (n * k->in.dim[AXIS_T] + t) * k->in.dim[AXIS_H] * step;
+  float *combined = (float *)(void *)workspace;
+  Row row = {.data = combined, .dtype = DTYPE_F32};
+  int64_t from;
+  if (axis_map_copies(&k->map.h, h, &from)) {
+    row.data = (const char *)input->data + (size_t)(origin + from * step) * k->size;
+    row.dtype = k->dtype;
+  } else {
+    combine(combined, &k->map.h, h, input->data, k->dtype, origin, step, step);
+  }
+  for (int64_t i = 0; i < k->run_count; i++) {
+    const Run *run = &k->runs[i];
+    char *at = to + (size_t)run->first * pixel;
+    if (run->kind == RUN_ZERO) memset(at, 0, (size_t)run->count * pixel);
+    if (run->kind == RUN_COPY) copy_run(k, run, &row, at);
+    if (run->kind == RUN_COMBINE) {
+      combine_run(k, run, &row, (float *)(void *)(workspace + k->row_bytes), at);
+    }
+  }
+}
+
+/* Adds a row of the other gradient to the row at `to`, which the caches hold. */
+static void add_row(const SeparableKernel *k, const Tensor *addend, int64_t row, char *to) {
+  enum { CHUNK = 512 };
+  const int64_t count = k->out.dim[AXIS_W] * k->out.dim[AXIS_C];
+  float sum[CHUNK];
+  for (int64_t i = 0; i < count; i += CHUNK) {
+    const int64_t length = count - i < CHUNK ? count - i : CHUNK;
+    cpu_load(sum, to, k->dtype, i, length);
+    add_scaled(sum, addend->data, k->dtype, row * count + i, 1, length);
+    cpu_store(to, k->dtype, i, sum, length);
+  }
+}
+
+static Status run_kernel(Kernel *base, const Tensor *inputs, const Tensor *outputs, void *workspace,
+                         Error *error) {
+  (void)error;
+  const SeparableKernel *k = (const SeparableKernel *)base;
+  const int64_t rows = k->out.dim[AXIS_N] * k->out.dim[AXIS_T] * k->out.dim[AXIS_H];
+  const size_t row_bytes = (size_t)(k->out.dim[AXIS_W] * k->out.dim[AXIS_C]) * k->size;
+#pragma omp parallel for num_threads(k->parts) schedule(static, 1)
+  for (int part = 0; part < k->parts; part++) {
+    const int64_t end = cpu_part_begin(rows, part + 1, k->parts);
+    char *mine = (char *)workspace + (size_t)part * k->workspace_of_part;
+    for (int64_t row = cpu_part_begin(rows, part, k->parts); row < end; row++) {
+      char *to = (char *)outputs[0].data + (size_t)row * row_bytes;
+      run_row(k, &inputs[0], row, to, mine);
+      if (k->adds) add_row(k, &inputs[1], row, to);
+    }
+  }
+  return OK;
+}
+
+static void kernel_free(Kernel *base) {
+  SeparableKernel *k = (SeparableKernel *)base;
+  separable_map_free(&k->map);
+  free(k->runs);
+  free(k);
+}
+
+/* Output channel c reads input channel c + shift where there is one. */
+static void plan_channels(SeparableKernel *k) {
+  const int64_t in = k->in.dim[AXIS_C], out = k->out.dim[AXIS_C], shift = k->map.shift_c;
+  const int64_t begin = shift < 0 ? -shift : 0;
+  const int64_t end = in - shift < out ? in - shift : out;
+  k->channel = begin;
+  k->from = begin + shift;
+  k->channels = end - begin;
+  k->whole_pixels = shift == 0 && in == out;
+}
+
+Status cpu_separable_new(Backend *backend, const Op *op, const Tensor *inputs,
+                         const Tensor *outputs, Kernel **out, Error *error) {
+  Status status = OK;
+  const Tensor *input = &inputs[0], *output = &outputs[0];
+  SeparableKernel *k = mem_new(1, sizeof *k);
+  *out = NULL;
+  k->in = input->shape;
+  k->out = output->shape;
+  k->dtype = output->dtype;
+  k->size = dtype_size(output->dtype);
+  if (input->dtype != output->dtype || input->dtype == DTYPE_U8) {
+    FAIL(error, ERROR_INTERNAL, "%s: cpu: input is %s and output %s; both must be f32 or both bf16",
+         op->name, dtype_name(input->dtype), dtype_name(output->dtype));
+  }
+  k->adds = op_map_adds(op);
+  k->map = separable_map_of(op, input->shape, output->shape);
+  plan_channels(k);
+  find_runs(k);
+  k->row_bytes = memory_align((size_t)(k->in.dim[AXIS_W] * k->in.dim[AXIS_C]) * sizeof(float));
+  k->workspace_of_part = k->row_bytes + memory_align((size_t)k->in.dim[AXIS_C] * sizeof(float));
+  k->parts = cpu_parts(backend, shape_count(output->shape), 16384);
+  k->base = (Kernel){
+      .workspace = (size_t)k->parts * k->workspace_of_part, .run = run_kernel, .free = kernel_free};
+  *out = &k->base;
+  k = NULL;
+done:
+  if (k) kernel_free(&k->base);
+  return status;
+}

@@ -1,7 +1,0 @@
-#include <cudnn.h>
-
-#include "engine/cuda/cuda.h"
-
-int cuda_cudnn_version(void) {
-  return (int)cudnnGetVersion();
-}

@@ -1,0 +1,160 @@
+/* Optical flow of pictures whose motion is known. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "trainer/eval/optical_flow.h"
+
+static Error error;
+
+static void check(Status status) {
+  if (status != OK) fail_msg("%s", error.message);
+}
+
+/* Waves of several lengths and directions: every part looks different. */
+static uint8_t wave_at(double x, double y) {
+  double value = sin(0.31 * x + 0.12 * y) + sin(0.08 * x - 0.27 * y + 1) + sin(0.19 * (x + y) + 2) +
+                 sin(0.05 * x - 0.06 * y);
+  return (uint8_t)lrint(127.5 + 31 * value);
+}
+
+typedef struct Fixture {
+  int height, width;
+  uint8_t *a, *b;
+  float *flow; /* [height,width,2] */
+} Fixture;
+
+static Fixture begin(int height, int width) {
+  size_t pixels = (size_t)height * (size_t)width;
+  return (Fixture){height, width, mem_new(pixels, 1), mem_new(pixels, 1),
+                   mem_new(2 * pixels, sizeof(float))};
+}
+
+static void end(Fixture *f) {
+  free(f->a);
+  free(f->b);
+  free(f->flow);
+}
+
+/* What lies at (x, y) in a lies at (x + across, y + down) in b. */
+static Fixture translated(int height, int width, double across, double down) {
+  Fixture f = begin(height, width);
+  for (int y = 0; y < height; y++)
+    for (int x = 0; x < width; x++) {
+      f.a[y * width + x] = wave_at(x, y);
+      f.b[y * width + x] = wave_at(x - across, y - down);
+    }
+  return f;
+}
+
+static void compute(const Fixture *f, int threads) {
+  Flow *flow = NULL;
+  FlowPicture *a = NULL, *b = NULL;
+  check(flow_new(f->height, f->width, threads, &flow, &error));
+  check(flow_picture_new(flow, &a, &error));
+  check(flow_picture_new(flow, &b, &error));
+  flow_expand(flow, f->a, a);
+  flow_expand(flow, f->b, b);
+  flow_between(flow, a, b, f->flow);
+  flow_picture_free(a);
+  flow_picture_free(b);
+  flow_free(flow);
+}
+
+/* Away from the borders, over which things come and go. */
+static void check_translation(int height, int width, double across, double down, double tolerance) {
+  Fixture f = translated(height, width, across, down);
+  int margin = 24;
+  compute(&f, 1);
+  for (int y = margin; y < height - margin; y++)
+    for (int x = margin; x < width - margin; x++) {
+      const float *d = f.flow + 2 * (size_t)(y * width + x);
+      if (fabs(d[0] - across) > tolerance || fabs(d[1] - down) > tolerance)
+        fail_msg("%dx%d at (%d, %d): (%g, %g), not (%g, %g)", width, height, x, y, (double)d[0],
+                 (double)d[1], across, down);
+    }
+  end(&f);
+}
+
+static void test_translation(void **state) {
+  (void)state;
+  check_translation(96, 128, 1, 0, 0.06);
+  check_translation(96, 128, 0, -2, 0.06);
+  check_translation(97, 131, 0.5, 0.25, 0.06); /* odd sides */
+  check_translation(256, 320, -9, 6, 0.1);     /* farther than one window sees */
+}
+
+static void test_there_and_back(void **state) {
+  (void)state;
+  Fixture f = translated(96, 128, 2, -1), back = translated(96, 128, 2, -1);
+  memcpy(back.a, f.b, 96 * 128);
+  memcpy(back.b, f.a, 96 * 128);
+  compute(&f, 1);
+  compute(&back, 1);
+  for (size_t i = 0; i < 2; i++) {
+    size_t middle = 2 * (size_t)(48 * 128 + 64) + i;
+    assert_true(fabsf(f.flow[middle] + back.flow[middle]) < 0.02F);
+  }
+  end(&f);
+  end(&back);
+}
+
+/* A flat picture: nowhere anything to see. */
+static void check_flat(int height, int width) {
+  Fixture f = begin(height, width);
+  memset(f.a, 200, (size_t)(height * width));
+  memset(f.b, 200, (size_t)(height * width));
+  compute(&f, 1);
+  for (int i = 0; i < 2 * height * width; i++)
+    if (!(fabsf(f.flow[i]) <= 1e-6F)) fail_msg("%dx%d: %g", width, height, (double)f.flow[i]);
+  end(&f);
+}
+
+/* Of the last column and row the second picture is taken to be unknown, which is felt nearby. */
+static void test_nothing_moves(void **state) {
+  (void)state;
+  check_flat(64, 80);
+  check_flat(33, 65);
+  check_translation(96, 128, 0, 0, 0.03);
+}
+
+static void test_tiny_pictures(void **state) {
+  (void)state;
+  static const int SIDES[] = {1, 2, 3, 8, 9, 10, 11, 31};
+  for (size_t h = 0; h < sizeof SIDES / sizeof *SIDES; h++)
+    for (size_t w = 0; w < sizeof SIDES / sizeof *SIDES; w++) {
+      check_flat(SIDES[h], SIDES[w]);
+      Fixture f = translated(SIDES[h], SIDES[w], 1, 0);
+      compute(&f, 2);
+      for (int i = 0; i < 2 * SIDES[h] * SIDES[w]; i++) assert_true(isfinite(f.flow[i]));
+      end(&f);
+    }
+}
+
+static void test_threads_change_nothing(void **state) {
+  (void)state;
+  Fixture one = translated(100, 90, 3, 1), four = translated(100, 90, 3, 1);
+  compute(&one, 1);
+  compute(&four, 4);
+  assert_memory_equal(one.flow, four.flow, (size_t)2 * 100 * 90 * sizeof(float));
+  end(&one);
+  end(&four);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_translation),
+      cmocka_unit_test(test_there_and_back),
+      cmocka_unit_test(test_nothing_moves),
+      cmocka_unit_test(test_tiny_pictures),
+      cmocka_unit_test(test_threads_change_nothing),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,184 @@
+/* What a model is said to take is what it takes, and a device that is too small is told what would
+ * fit. The device is the CPU's backend with a limit. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "trainer/gan/device_memory.h"
+
+enum { FRAMES = 2, SIDE = 32 };
+
+static Backend *backend;
+static Error error;
+static size_t taken, limit;
+static int live;
+static Status (*allocate_unlimited)(Backend *backend, size_t bytes, const char *what, void **out,
+                                    Error *error);
+static void (*release_uncounted)(Backend *backend, void *memory);
+
+static Status allocate_within_limit(Backend *self, size_t bytes, const char *what, void **out,
+                                    Error *why) {
+  *out = NULL;
+  if (taken + bytes > limit) return error_set(why, ERROR_INTERNAL, "%s: too much", what);
+  taken += bytes;
+  live++;
+  return allocate_unlimited(self, bytes, what, out, why);
+}
+
+/* Models are freed whole. */
+static void release_counted(Backend *self, void *memory) {
+  if (--live == 0) taken = 0;
+  release_uncounted(self, memory);
+}
+
+static Status tell_memory(Backend *self, DeviceMemory *out, Error *why) {
+  (void)self;
+  (void)why;
+  *out = (DeviceMemory){.free = limit - taken, .total = limit};
+  return OK;
+}
+
+static int open_backend(void **state) {
+  (void)state;
+  if (backend_cpu_new(1, &backend, &error) != OK) return -1;
+  allocate_unlimited = backend->allocate;
+  release_uncounted = backend->release;
+  backend->allocate = allocate_within_limit;
+  backend->release = release_counted;
+  backend->memory = tell_memory;
+  return 0;
+}
+
+static int close_backend(void **state) {
+  (void)state;
+  backend->free(backend);
+  return 0;
+}
+
+static Config small_config(const char *micro_batch) {
+  const char *const keys[] = {"model.channels=4",
+                              "model.blocks=2",
+                              "model.image_channels=4",
+                              "model.image_layers=2",
+                              "model.video_channels=4",
+                              "model.video_layers=2",
+                              "train.global_batch=8",
+                              "model.noise_channels=1",
+                              "model.spectral_norm=true",
+                              "loss.adversarial=wgan-gp",
+                              micro_batch};
+  Config config;
+  assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
+  for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+    if (config_assign(&config_schema, keys[i], &config, &error) != OK)
+      fail_msg("%s", error.message);
+  return config;
+}
+
+static Model *plan(const Config *config) {
+  ModelOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
+                          .micro_batches = (int)(8 / config->train.micro_batch)};
+  Model *model = NULL;
+  if (model_plan(config, backend, &options, &model, &error) != OK) fail_msg("%s", error.message);
+  return model;
+}
+
+static size_t total(const Config *config) {
+  ModelMemory memory;
+  Model *model = plan(config);
+  assert_int_equal(model_memory(model, &memory, &error), OK);
+  model_free(model);
+  return memory.total;
+}
+
+static void what_is_said_is_what_is_taken(void **state) {
+  (void)state;
+  const char *const settings[] = {"train.micro_batch=8",  "train.micro_batch=2",
+                                  "train.precision=bf16", "loss.adversarial_weight=0",
+                                  "train.recompute=true", "loss.perceptual=1"};
+  for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+    Config config = small_config("train.micro_batch=4");
+    assert_int_equal(config_assign(&config_schema, settings[i], &config, &error), OK);
+    if (strstr(settings[i], "bf16") && !backend->supports_bf16(backend)) continue;
+    const size_t said = total(&config);
+    limit = SIZE_MAX;
+    taken = 0;
+    Model *model = plan(&config);
+    const int64_t fixed = model_perceptual(model)->total;
+    if (fixed > 0) model_take_perceptual(model, mem_new((size_t)fixed, sizeof(float)));
+    assert_int_equal(model_allocate(model, &error), OK);
+    assert_int_equal(taken, said);
+    model_free(model);
+    assert_int_equal(live, 0);
+  }
+}
+
+/* One byte less than a setting needs, and it is not offered. */
+static void what_would_fit_is_found(void **state) {
+  (void)state;
+  Config config = small_config("train.micro_batch=8");
+  Config four = small_config("train.micro_batch=4"), two = small_config("train.micro_batch=2");
+  limit = total(&four);
+  Model *model = plan(&config);
+  assert_int_equal(memory_allocate(&model, &error), ERROR_INTERNAL);
+  assert_null(model);
+  assert_non_null(strstr(error.message, ": too much; the model needs "));
+  assert_non_null(strstr(error.message, "what would fit: train.micro_batch: 4 needs "));
+  model = plan(&four);
+  assert_int_equal(memory_allocate(&model, &error), OK);
+  model_free(model);
+  limit = total(&four) - 1;
+  model = plan(&config);
+  assert_int_equal(memory_allocate(&model, &error), ERROR_INTERNAL);
+  assert_non_null(strstr(error.message, "train.micro_batch: 2 needs "));
+  assert_true(total(&two) < total(&four));
+}
+
+static void recompute_may_be_what_fits(void **state) {
+  (void)state;
+  Config config = small_config("train.micro_batch=1"), again = config;
+  again.train.recompute = true;
+  assert_true(total(&again) < total(&config));
+  limit = total(&again);
+  Model *model = plan(&config);
+  assert_int_equal(memory_allocate(&model, &error), ERROR_INTERNAL);
+  assert_non_null(strstr(error.message, "what would fit: train.recompute: true needs "));
+  limit = total(&again) - 1;
+  model = plan(&config);
+  assert_int_equal(memory_allocate(&model, &error), ERROR_INTERNAL);
+  assert_non_null(strstr(error.message, "no train.micro_batch fits"));
+  assert_int_equal(live, 0);
+}
+
+static void a_plan_says_whether_it_fits(void **state) {
+  (void)state;
+  Config config = small_config("train.micro_batch=4");
+  Text text = {0};
+  limit = total(&config);
+  taken = 0;
+  Model *model = plan(&config);
+  assert_int_equal(memory_print(model, &text, &error), OK);
+  assert_non_null(strstr(text.data, "it fits"));
+  limit--;
+  text_clear(&text);
+  assert_int_equal(memory_print(model, &text, &error), OK);
+  assert_non_null(strstr(text.data, "it does not fit"));
+  text_free(&text);
+  model_free(model);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(what_is_said_is_what_is_taken),
+      cmocka_unit_test(what_would_fit_is_found),
+      cmocka_unit_test(recompute_may_be_what_fits),
+      cmocka_unit_test(a_plan_says_whether_it_fits),
+  };
+  return cmocka_run_group_tests(tests, open_backend, close_backend);
+}

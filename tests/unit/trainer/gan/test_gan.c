@@ -1,0 +1,453 @@
+/* The GAN step as a whole: it learns, micro-batches add up to the batch they came from, and a step
+ * whose gradients are not finite changes nothing. (Every loss and parameter beside PyTorch:
+ * tests/oracle.) */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/random.h"
+#include "trainer/gan/gan.h"
+
+enum { FRAMES = 3, SIDE = 32, CLIP_BYTES = FRAMES * SIDE * SIDE * 3 };
+
+static Backend *backend;
+static Error error;
+
+static int open_backend(void **state) {
+  (void)state;
+  return backend_cpu_new(1, &backend, &error) == OK ? 0 : -1;
+}
+
+static int close_backend(void **state) {
+  (void)state;
+  backend->free(backend);
+  return 0;
+}
+
+static Config small_config(const char *const *assignments) {
+  static const char *const SMALL[] = {"model.channels=4",       "model.blocks=1",
+                                      "model.image_channels=4", "model.image_layers=2",
+                                      "model.video_channels=4", "model.video_layers=2",
+                                      "optim.schedule=constant"};
+  Config config;
+  assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
+  for (size_t i = 0; i < sizeof SMALL / sizeof *SMALL; i++)
+    assert_int_equal(config_assign(&config_schema, SMALL[i], &config, &error), OK);
+  for (; *assignments; assignments++)
+    if (config_assign(&config_schema, *assignments, &config, &error) != OK)
+      fail_msg("%s", error.message);
+  return config;
+}
+
+static Model *make_model(const Config *config, int micro_batches) {
+  ModelOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
+                          .micro_batches = micro_batches};
+  Model *model = NULL;
+  if (model_plan(config, backend, &options, &model, &error) != OK) fail_msg("%s", error.message);
+  if (model_allocate(model, &error) != OK) fail_msg("%s", error.message);
+  assert_int_equal(model_initialize(model, &error), OK);
+  return model;
+}
+
+/* Two clips: a smooth moving pattern, and the same in two tones. */
+static void make_clips(uint8_t *source, uint8_t *target) {
+  for (int i = 0; i < 2 * CLIP_BYTES; i++) {
+    int x = i / 3 % SIDE, y = i / 3 / SIDE % SIDE, t = i / 3 / SIDE / SIDE;
+    double value = 0.5 + 0.5 * sin(0.4 * x + 0.3 * y + 0.8 * t + i % 3);
+    source[i] = (uint8_t)(255 * value);
+    target[i] = value > 0.5 ? 220 : 40;
+  }
+}
+
+static void step(Model *model, int64_t number, const MicroBatch *batches) {
+  StepControls controls = schedule_at(model_config(model), number);
+  if (model_step(model, &controls, batches, &error) != OK) fail_msg("%s", error.message);
+}
+
+static float *download(const Buffer *buffer) {
+  float *values = mem_new((size_t)buffer->count, sizeof *values);
+  assert_int_equal(buffer_download(buffer, 0, values, buffer->count, &error), OK);
+  return values;
+}
+
+static void assert_close(const Buffer *a, const Buffer *b, double tolerance) {
+  float *x = download(a), *y = download(b);
+  double worst = 0;
+  assert_int_equal(a->count, b->count);
+  for (int64_t i = 0; i < a->count; i++) worst = fmax(worst, fabs((double)x[i] - (double)y[i]));
+  free(x);
+  free(y);
+  if (!(worst <= tolerance)) fail_msg("%s differ by %g", a->name, worst);
+}
+
+static StepResult result_of(Model *model, int ago) {
+  StepResult result;
+  if (model_result(model, ago, &result, &error) != OK) fail_msg("%s", error.message);
+  return result;
+}
+
+static void learns(const char *precision) {
+  const char *const assignments[] = {precision,
+                                     "model.spectral_norm=true",
+                                     "loss.adversarial=wgan-gp",
+                                     "loss.feature_matching=1",
+                                     "loss.total_variation=0.01",
+                                     "loss.r1=0.1",
+                                     "loss.r1_every=1",
+                                     "train.micro_batch=2",
+                                     "optim.generator_rate=2e-3",
+                                     NULL};
+  Config config = small_config(assignments);
+  Model *model = make_model(&config, 1);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batch = {source, target, (int64_t[]){0, 1}};
+  step(model, 0, &batch);
+  StepResult first = result_of(model, 0), last;
+  for (int i = 1; i < 30; i++) {
+    last = result_of(model, 0);
+    step(model, i, &batch);
+    assert_memory_equal(result_of(model, 1).metrics, last.metrics, sizeof last.metrics);
+  }
+  last = result_of(model, 0);
+  for (int i = 0; i < METRIC_COUNT; i++)
+    if (i != METRIC_PERCEPTUAL && !isfinite(last.metrics[i])) /* that one wants a file */
+      fail_msg("%s is %g", model_metric_name((Metric)i), last.metrics[i]);
+  if (!(last.metrics[METRIC_L1] < 0.7 * first.metrics[METRIC_L1]))
+    fail_msg("L1 went from %g to %g", first.metrics[METRIC_L1], last.metrics[METRIC_L1]);
+  model_free(model);
+}
+
+static void test_learns_f32(void **state) {
+  (void)state;
+  learns("train.precision=f32");
+}
+
+static void test_learns_bf16(void **state) {
+  (void)state;
+  if (!backend->supports_bf16(backend)) skip();
+  learns("train.precision=bf16");
+}
+
+static void check_micro_batches(const char *game, const char *spectral) {
+  const char *const whole[] = {
+      "train.micro_batch=2", "optim.l1_warmup=1", "optim.clip=1", game, spectral, NULL};
+  const char *const halves[] = {
+      "train.micro_batch=1", "optim.l1_warmup=1", "optim.clip=1", game, spectral, NULL};
+  Config config_a = small_config(whole), config_b = small_config(halves);
+  Model *a = make_model(&config_a, 1), *b = make_model(&config_b, 2);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batch = {source, target, (int64_t[]){0, 1}};
+  MicroBatch split[2] = {{source, target, (int64_t[]){0}},
+                         {source + CLIP_BYTES, target + CLIP_BYTES, (int64_t[]){1}}};
+  for (int i = 0; i < 3; i++) {
+    step(a, i, &batch);
+    step(b, i, split);
+    const StepResult of_a = result_of(a, 0), of_b = result_of(b, 0);
+    const double *x = of_a.metrics, *y = of_b.metrics;
+    for (int m = 0; m < METRIC_COUNT; m++) {
+      bool same = isnan(x[m]) ? isnan(y[m]) : fabs(x[m] - y[m]) <= 1e-4 * fabs(x[m]);
+      if (!same)
+        fail_msg("step %d: %s is %.9g and %.9g", i, model_metric_name((Metric)m), x[m], y[m]);
+    }
+  }
+  assert_close(&model_generator(a)->moment1, &model_generator(b)->moment1, 1e-5);
+  assert_close(&model_discriminator(a)->moment1, &model_discriminator(b)->moment1, 1e-5);
+  model_free(a);
+  model_free(b);
+}
+
+static void test_micro_batches_add_up(void **state) {
+  (void)state;
+  check_micro_batches("loss.adversarial=lsgan", "model.spectral_norm=false");
+  check_micro_batches("loss.adversarial=wgan-gp", "model.spectral_norm=true");
+}
+
+/* What is made again is what was made before, so only memory tells the two apart. */
+static void check_recompute(const char *norm, const char *micro_batch, const char *game) {
+  const char *const kept[] = {norm, micro_batch, game, "train.global_batch=2", NULL};
+  const char *const again[] = {
+      norm, micro_batch, game, "train.global_batch=2", "train.recompute=true", NULL};
+  Config config_a = small_config(kept), config_b = small_config(again);
+  int micro_batches = 2 / (int)config_a.train.micro_batch;
+  Model *a = make_model(&config_a, micro_batches), *b = make_model(&config_b, micro_batches);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batches[2] = {{source, target, (int64_t[]){0, 1}},
+                           {source + CLIP_BYTES, target + CLIP_BYTES, (int64_t[]){1}}};
+  for (int i = 0; i < 2; i++) {
+    step(a, i, batches);
+    step(b, i, batches);
+  }
+  assert_close(&model_generator(a)->moment2, &model_generator(b)->moment2, 0);
+  assert_close(&model_generator(a)->master, &model_generator(b)->master, 0);
+  assert_close(&model_discriminator(a)->master, &model_discriminator(b)->master, 0);
+  double before = (double)model_cost(a, 0).arena_bytes;
+  double now = (double)model_cost(b, 0).arena_bytes;
+  if (!(now < 0.9 * before)) fail_msg("%s: the arena went from %g to %g bytes", norm, before, now);
+  assert_true(model_cost(b, 0).bytes > model_cost(a, 0).bytes);
+  model_free(a);
+  model_free(b);
+}
+
+static void test_recompute_changes_nothing_but_memory(void **state) {
+  (void)state;
+  check_recompute("model.norm=rms", "train.micro_batch=2", "loss.adversarial=lsgan");
+  check_recompute("model.norm=rms", "train.micro_batch=1", "loss.adversarial=lsgan");
+  check_recompute("model.norm=instance", "train.micro_batch=2", "loss.adversarial=wgan-gp");
+}
+
+/* The norm of a parameter's gradient in the last step. */
+static double norm_of(const Parameters *parameters, int parameter) {
+  float *gradient = download(&parameters->gradient);
+  const Parameter *item = &parameters->items[parameter];
+  double sum = 0;
+  for (int64_t k = 0; k < item->count; k++)
+    sum += (double)gradient[item->offset + k] * (double)gradient[item->offset + k];
+  free(gradient);
+  return sqrt(sum);
+}
+
+static void check_worst(const Parameters *parameters, int worst) {
+  double largest = 0;
+  for (int i = 0; i < parameters->count; i++) largest = fmax(largest, norm_of(parameters, i));
+  assert_in_range(worst, 0, parameters->count - 1);
+  assert_true(norm_of(parameters, worst) >= largest * (1 - 1e-6));
+}
+
+static void test_bad_gradients_change_nothing(void **state) {
+  (void)state;
+  const char *const assignments[] = {"train.micro_batch=1", NULL};
+  Config config = small_config(assignments);
+  Model *model = make_model(&config, 1);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batch = {source, target, (int64_t[]){0}};
+  step(model, 0, &batch);
+  Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
+  float *before[] = {download(&generator->master), download(&generator->moment2),
+                     download(&generator->ema), download(&discriminator->master),
+                     download(&discriminator->moment1)};
+  const Buffer *buffers[] = {&generator->master, &generator->moment2, &generator->ema,
+                             &discriminator->master, &discriminator->moment1};
+  /* An infinite weight of the adversarial term makes the generator's loss, and with a NaN rate even
+   * an update's result, useless. The discriminators' gradients stay finite: only they may learn. */
+  StepControls controls = schedule_at(&config, 1);
+  controls.adversarial_weight = INFINITY;
+  assert_int_equal(model_step(model, &controls, &batch, &error), OK);
+  StepResult result = result_of(model, 0);
+  NetworkResult g = result.generator, d = result.discriminator;
+  assert_int_equal(g.applied, 1);
+  assert_int_equal(g.skipped, 1);
+  assert_int_equal(g.skipped_in_a_row, 1);
+  assert_int_equal(d.applied, 2);
+  assert_in_range(g.worst, 0, generator->count - 1);
+  assert_false(isfinite(norm_of(generator, g.worst)) != 0);
+  for (int i = 0; i < g.worst; i++) assert_true(isfinite(norm_of(generator, i)) != 0);
+  check_worst(discriminator, d.worst);
+  for (int i = 0; i < 3; i++) {
+    float *now = download(buffers[i]);
+    assert_memory_equal(now, before[i], (size_t)buffers[i]->count * sizeof *now);
+    free(now);
+  }
+  step(model, 2, &batch);
+  assert_int_equal(result_of(model, 0).generator.skipped_in_a_row, 0);
+  for (size_t i = 0; i < sizeof before / sizeof *before; i++) free(before[i]);
+  model_free(model);
+}
+
+/* A finite norm above the limit is treated as one that is not finite. */
+static void test_outlying_gradients_change_nothing(void **state) {
+  (void)state;
+  const char *const assignments[] = {"train.micro_batch=1", NULL};
+  Config config = small_config(assignments);
+  Model *model = make_model(&config, 1);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batch = {source, target, (int64_t[]){0}};
+  step(model, 0, &batch);
+  double norm = result_of(model, 0).metrics[METRIC_NORM_G];
+  StepControls controls = schedule_at(&config, 1);
+  controls.generator_limit = (float)norm / 1000;
+  controls.discriminator_limit = 1e30f;
+  float *before = download(&model_generator(model)->master);
+  assert_int_equal(model_step(model, &controls, &batch, &error), OK);
+  StepResult result = result_of(model, 0);
+  assert_int_equal(result.generator.skipped, 1);
+  assert_int_equal(result.discriminator.applied, 2);
+  assert_null(model_first_bad_loss(&result));
+  float *now = download(&model_generator(model)->master);
+  assert_memory_equal(now, before, (size_t)model_generator(model)->master.count * sizeof *now);
+  free(now);
+  free(before);
+  model_free(model);
+}
+
+static void test_discriminators_poison_the_generator_too(void **state) {
+  (void)state;
+  const char *const assignments[] = {"train.micro_batch=1", NULL};
+  Config config = small_config(assignments);
+  Model *model = make_model(&config, 1);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batch = {source, target, (int64_t[]){0}};
+  Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
+  const float nan = NAN;
+  assert_int_equal(buffer_upload(&discriminator->master, 0, &nan, 1, &error), OK);
+  float *before = download(&generator->master);
+  step(model, 0, &batch);
+  StepResult result = result_of(model, 0);
+  NetworkResult g = result.generator, d = result.discriminator;
+  assert_int_equal(d.skipped, 1);
+  assert_int_equal(g.skipped, 1);
+  assert_non_null(model_first_bad_loss(&result));
+  float *now = download(&generator->master);
+  assert_memory_equal(now, before, (size_t)generator->master.count * sizeof *now);
+  free(now);
+  free(before);
+  model_free(model);
+}
+
+static void test_schedule(void **state) {
+  (void)state;
+  const char *const assignments[] = {
+      "train.steps=100",      "optim.schedule=linear",     "optim.decay_from=0.5",
+      "optim.rate_floor=0.1", "optim.generator_rate=1e-3", "optim.l1_warmup=10",
+      "optim.fade_in=10",     "loss.adversarial_weight=2", NULL};
+  Config config = small_config(assignments);
+  assert_int_equal(schedule_at(&config, 9).kind, STEP_WARMUP);
+  assert_int_equal(schedule_at(&config, 10).kind, STEP_GAN);
+  assert_float_equal(schedule_at(&config, 10).adversarial_weight, 0.2f, 1e-6);
+  assert_float_equal(schedule_at(&config, 19).adversarial_weight, 2, 1e-6);
+  assert_float_equal(schedule_at(&config, 49).generator_rate, 1e-3f, 1e-9);
+  assert_float_equal(schedule_at(&config, 75).generator_rate, 0.55e-3f, 1e-9);
+  assert_false(schedule_at(&config, 25).regularise);
+}
+
+static void test_r1_now_and_then(void **state) {
+  (void)state;
+  Config config = small_config(
+      (const char *const[]){"loss.r1=1", "loss.r1_every=16", "optim.l1_warmup=10", NULL});
+  for (int64_t step = 0; step < 100; step++)
+    assert_int_equal(schedule_at(&config, step).regularise,
+                     step == 25 || step == 41 || step == 57 || step == 73 || step == 89);
+  assert_float_equal(schedule_regularised(&config, 20, 45), 2.0 / 25, 1e-12);
+  Model *model = make_model(&config, 1);
+  double plain = model_cost(model, 0).flops, with = model_cost(model, 1).flops;
+  /* Once more forward on the real half, twice its backward pass. */
+  assert_true(with > 1.1 * plain);
+  assert_true(fabs(model_cost(model, 0.25).flops - 0.75 * plain - 0.25 * with) < 1e-6 * plain);
+  Text plan = {0};
+  model_print(model, &plan);
+  assert_non_null(strstr(plan.data, "(with R1, one in 16: "));
+  text_free(&plan);
+  model_free(model);
+  config = small_config((const char *const[]){"loss.r1=1", "loss.r1_every=1", NULL});
+  for (int64_t step = 0; step < 4; step++) assert_false(schedule_at(&config, step).regularise);
+  model = make_model(&config, 1);
+  assert_true(fabs(model_cost(model, 0).flops - with) < 1e-6 * with); /* every step has it */
+  model_print(model, &plan);
+  assert_null(strstr(plan.data, "(with R1"));
+  text_free(&plan);
+  model_free(model);
+}
+
+/* The slope of a discriminator that is 0 everywhere is 0, where the penalty has no derivative. */
+static void test_flat_discriminators(void **state) {
+  (void)state;
+  Config config =
+      small_config((const char *const[]){"loss.adversarial=wgan-gp", "train.micro_batch=2", NULL});
+  Model *model = make_model(&config, 1);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batch = {source, target, (int64_t[]){0, 1}};
+  Buffer *weights = &model_discriminator(model)->master;
+  float *zeros = mem_new((size_t)weights->count, sizeof *zeros);
+  assert_int_equal(buffer_upload(weights, 0, zeros, weights->count, &error), OK);
+  free(zeros);
+  step(model, 0, &batch);
+  StepResult result = result_of(model, 0);
+  assert_float_equal(result.metrics[METRIC_LOSS_D], 0, 0);
+  assert_float_equal(result.metrics[METRIC_GRADIENT_PENALTY], 1, 0);
+  assert_int_equal(result.discriminator.applied, 1);
+  assert_true(isfinite(result.metrics[METRIC_NORM_D]));
+  model_free(model);
+}
+
+/* An update that is skipped leaves the weights; the power iteration goes on from them. */
+static void test_spectral_norm_outlives_bad_gradients(void **state) {
+  (void)state;
+  Config config =
+      small_config((const char *const[]){"model.spectral_norm=true", "train.micro_batch=1", NULL});
+  Model *model = make_model(&config, 1);
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  make_clips(source, target);
+  MicroBatch batch = {source, target, (int64_t[]){0}};
+  Parameters *discriminator = model_discriminator(model);
+  step(model, 0, &batch);
+  float *weights = download(&discriminator->master), bias = INFINITY;
+  const Parameter *first = parameters_find(discriminator, "image0.conv0.bias");
+  assert_int_equal(buffer_upload(&discriminator->master, first->offset, &bias, 1, &error), OK);
+  step(model, 1, &batch);
+  assert_int_equal(result_of(model, 0).discriminator.skipped, 1);
+  bias = weights[first->offset];
+  assert_int_equal(buffer_upload(&discriminator->master, first->offset, &bias, 1, &error), OK);
+  float *now = download(&discriminator->master), *own = download(&discriminator->spectral->master);
+  assert_memory_equal(now, weights, (size_t)discriminator->total * sizeof *now);
+  for (int64_t i = 0; i < discriminator->spectral->total; i++) assert_true(isfinite(own[i]));
+  step(model, 2, &batch);
+  StepResult result = result_of(model, 0);
+  assert_int_equal(result.discriminator.applied, 2);
+  assert_int_equal(result.generator.applied, 2);
+  Text plan = {0};
+  model_print(model, &plan);
+  assert_non_null(strstr(plan.data, "spectral norm of 12 weights: u, v and sigma, "));
+  text_free(&plan);
+  free(weights);
+  free(now);
+  free(own);
+  model_free(model);
+}
+
+/* What spectral norm and the gradient penalty cost. */
+static void test_cost_of_stabilisers(void **state) {
+  (void)state;
+  static const char *const settings[] = {"loss.adversarial=hinge", "model.spectral_norm=true",
+                                         "loss.adversarial=wgan-gp"};
+  ProgramCost costs[3];
+  for (int i = 0; i < 3; i++) {
+    Config config = small_config(
+        (const char *const[]){settings[i], "model.image_channels=16", "train.micro_batch=2", NULL});
+    Model *model = make_model(&config, 1);
+    costs[i] = model_cost(model, 0);
+    model_free(model);
+  }
+  assert_true(costs[1].flops < 1.02 * costs[0].flops); /* once a step, of weights alone */
+  assert_true(costs[2].flops > 1.1 * costs[0].flops);  /* as R1 */
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_schedule),
+      cmocka_unit_test(test_r1_now_and_then),
+      cmocka_unit_test(test_learns_f32),
+      cmocka_unit_test(test_learns_bf16),
+      cmocka_unit_test(test_micro_batches_add_up),
+      cmocka_unit_test(test_recompute_changes_nothing_but_memory),
+      cmocka_unit_test(test_bad_gradients_change_nothing),
+      cmocka_unit_test(test_outlying_gradients_change_nothing),
+      cmocka_unit_test(test_discriminators_poison_the_generator_too),
+      cmocka_unit_test(test_flat_discriminators),
+      cmocka_unit_test(test_spectral_norm_outlives_bad_gradients),
+      cmocka_unit_test(test_cost_of_stabilisers),
+  };
+  return cmocka_run_group_tests(tests, open_backend, close_backend);
+}

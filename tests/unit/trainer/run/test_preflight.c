@@ -1,0 +1,114 @@
+/* launch_check. Alone: its cmocka tests. With arguments, as one rank under mpirun:
+ *
+ *     test_launch UUID [KEY=VALUE ...]
+ *
+ * calls it with that dataset and config, and says on rank 0 what it returned. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "trainer/run/preflight.h"
+
+static const char uuid[] = "01234567-89ab-8def-8123-456789abcdef";
+static Config config;
+static Comm *group;
+
+static Status check(const char *tasks, Error *error) {
+  setenv("SLURM_STEP_NUM_TASKS", tasks, 1);
+  setenv("SLURM_PROCID", "2", 1);
+  setenv("SLURMD_NODENAME", "node7", 1);
+  Status status = launch_check(&config, group, uuid, error);
+  unsetenv("SLURM_STEP_NUM_TASKS");
+  unsetenv("SLURM_PROCID");
+  unsetenv("SLURMD_NODENAME");
+  return status;
+}
+
+static void test_alone(void **state) {
+  (void)state;
+  Error error = {0};
+  assert_int_equal(launch_check(&config, group, uuid, &error), OK);
+}
+
+static void test_step_of_one(void **state) {
+  (void)state;
+  Error error = {0};
+  assert_int_equal(check("1", &error), OK);
+}
+
+static void test_singleton_of_a_step(void **state) {
+  (void)state;
+  Error error = {0};
+  assert_int_equal(check("4", &error), ERROR_USAGE);
+  assert_non_null(strstr(error.message, "srun started 4 tasks, but MPI connects 1"));
+  assert_non_null(strstr(error.message, "task 2 on node node7"));
+  assert_non_null(strstr(error.message, "srun --mpi=pmix"));
+}
+
+static void test_mpirun_counts_itself(void **state) {
+  (void)state;
+  static const char *const launchers[] = {"OMPI_MCA_orte_launch", "PRTE_LAUNCHED",
+                                          "HYDI_CONTROL_FD"};
+  for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++) {
+    Error error = {0};
+    setenv(launchers[i], "1", 1);
+    assert_int_equal(check("4", &error), OK);
+    unsetenv(launchers[i]);
+  }
+}
+
+/* What srun --mpi=none starts, and what a plugin adds. */
+static void test_environment(void **state) {
+  (void)state;
+  static const char *const ways[] = {"PMIX_RANK", "PMI_RANK", "OMPI_MCA_orte_launch"};
+  Error error = {0};
+  assert_int_equal(launch_check_environment(&error), OK);
+  setenv("SLURM_STEP_NUM_TASKS", "1", 1);
+  assert_int_equal(launch_check_environment(&error), OK);
+  setenv("SLURM_STEP_NUM_TASKS", "3", 1);
+  assert_int_equal(launch_check_environment(&error), ERROR_USAGE);
+  assert_non_null(strstr(error.message, "srun started 3 tasks, but MPI connects 1"));
+  for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+    setenv(ways[i], "0", 1);
+    assert_int_equal(launch_check_environment(&error), OK);
+    unsetenv(ways[i]);
+  }
+  unsetenv("SLURM_STEP_NUM_TASKS");
+}
+
+static int as_rank(int argc, char **argv) {
+  Error error = {0};
+  Status status = OK;
+  for (int i = 2; i < argc; i++) TRY(config_assign(&config_schema, argv[i], &config, &error));
+  status = launch_check(&config, group, argv[1], &error);
+done:
+  if (comm_rank(group) == 0) printf("status %d: %s\n", (int)status, error.message);
+  fflush(stdout); /* the first rank that leaves with an error ends the others */
+  comm_close(group);
+  return (int)status;
+}
+
+int main(int argc, char **argv) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_alone),
+      cmocka_unit_test(test_step_of_one),
+      cmocka_unit_test(test_singleton_of_a_step),
+      cmocka_unit_test(test_mpirun_counts_itself),
+      cmocka_unit_test(test_environment),
+  };
+  Error error = {0};
+  if (config_set_defaults(&config_schema, &config, &error) != OK ||
+      comm_open(&argc, &argv, &(CommOptions){.timeout = 100}, &group, &error) != OK) {
+    fprintf(stderr, "%s\n", error.message);
+    return (int)error.status;
+  }
+  if (argc > 1) return as_rank(argc, argv);
+  int failed = cmocka_run_group_tests_name("launch", tests, NULL, NULL);
+  comm_close(group);
+  return failed;
+}

@@ -1,0 +1,169 @@
+/* bench: how fast the parts are on this machine. */
+#include <stddef.h>
+#include <string.h>
+
+#include "trainer/cli/options.h"
+#include "trainer/commands.h"
+
+typedef struct Bench {
+  const char *what, *path, *json, *folder, *device, *precision, *cluster, *ranks, *save_trace;
+  TextList set, cluster_set;
+  int64_t steps, frames, threads, seconds, rounds, played, seed, peak_gflops, peak_gbps;
+  bool plan;
+  PictureSize size;
+} Bench;
+
+static const Option BENCH_OPTIONS[] = {
+    {"step|translate|comm|data|checkpoint|scaling", OPTION_ARGUMENT, offsetof(Bench, what), true,
+     .help = "step: a training step of a config; translate: frames through a trained model; comm: "
+             "all-reduces, under mpirun; data: the loader on a dataset; checkpoint: saving and "
+             "resuming; scaling: a step simulated on a cluster"},
+    {"PATH", OPTION_ARGUMENT, offsetof(Bench, path), false,
+     .modes = "step|translate|data|checkpoint|scaling",
+     .help = "the config, the run or checkpoint, or the dataset; for scaling also a step's trace "
+             "(.json), or nothing: all-reduces alone"},
+    {"json", OPTION_TEXT, offsetof(Bench, json), .value = "FILE", .help = "write the numbers here"},
+    {"set", OPTION_LIST, offsetof(Bench, set), .value = "KEY=VALUE",
+     .modes = "step|checkpoint|scaling", .help = "change a key of the config; may be given again"},
+    {"steps", OPTION_NUMBER, offsetof(Bench, steps), .minimum = 1, .maximum = 1000000, .value = "N",
+     .default_text = "5", .modes = "step|translate|scaling",
+     .help = "how many steps, or frames, are timed (steps then profiled)"},
+    {"plan", OPTION_FLAG, offsetof(Bench, plan), .modes = "step",
+     .help = "print the plan (ops, shapes, FLOPs, memory) and stop; a GPU's convolutions are then "
+             "chosen for later runs"},
+    {"frames", OPTION_NUMBER, offsetof(Bench, frames), .maximum = 1024, .value = "T",
+     .default_text = "0", .modes = "step|scaling",
+     .help = "frames of the random clips; 0: the config's"},
+    {"size", OPTION_SIZE, offsetof(Bench, size), .value = "WxH", .modes = "step|translate|scaling",
+     .help = "their pixels; without it the config's crop, or the dataset's size; of a source that "
+             "is translated 640x272"},
+    {"device", OPTION_TEXT, offsetof(Bench, device), .value = "DEVICE", .default_text = "auto",
+     .modes = "translate", .help = "auto, cpu or cuda"},
+    {"precision", OPTION_TEXT, offsetof(Bench, precision), .value = "PRECISION",
+     .default_text = "f32", .modes = "translate", .help = "f32 or bf16"},
+    {"peak-gflops", OPTION_NUMBER, offsetof(Bench, peak_gflops), .maximum = 1000000000,
+     .value = "N", .default_text = "0", .modes = "step",
+     .help = "the most GF/s of the device, for the floor of each op; 0: not known"},
+    {"peak-gbps", OPTION_NUMBER, offsetof(Bench, peak_gbps), .maximum = 1000000, .value = "N",
+     .default_text = "0", .modes = "step", .help = "the most GB/s of its memory, likewise"},
+    {"threads", OPTION_NUMBER, offsetof(Bench, threads), .minimum = 1, .maximum = 64, .value = "N",
+     .default_text = "1", .modes = "data", .help = "threads that read"},
+    {"seconds", OPTION_NUMBER, offsetof(Bench, seconds), .minimum = 1, .maximum = 3600,
+     .value = "S", .default_text = "2", .modes = "data", .help = "how long each is measured"},
+    {"dir", OPTION_TEXT, offsetof(Bench, folder), .value = "FOLDER", .modes = "checkpoint",
+     .help = "write (and remove) checkpoints in it; without it where the config's run lies"},
+    {"rounds", OPTION_NUMBER, offsetof(Bench, rounds), .minimum = 1, .maximum = 1000, .value = "N",
+     .default_text = "5", .modes = "checkpoint", .help = "checkpoints that are timed"},
+    {"cluster", OPTION_TEXT, offsetof(Bench, cluster), .value = "FILE", .modes = "scaling",
+     .help = "the cluster, like configs/clusters/h200-infiniband.yaml"},
+    {"cluster-set", OPTION_LIST, offsetof(Bench, cluster_set), .value = "KEY=VALUE",
+     .modes = "scaling", .help = "change a key of the cluster; may be given again"},
+    {"ranks", OPTION_TEXT, offsetof(Bench, ranks), .value = "LIST", .modes = "scaling",
+     .help = "numbers of ranks, like 1,8,64; without it powers of two up to all"},
+    {"played", OPTION_NUMBER, offsetof(Bench, played), .minimum = 1, .maximum = 100000,
+     .value = "N", .default_text = "64", .modes = "scaling", .help = "steps that are simulated"},
+    {"seed", OPTION_NUMBER, offsetof(Bench, seed), .minimum = 0, .maximum = INT64_MAX, .value = "N",
+     .default_text = "1", .modes = "scaling", .help = "of the steps' random durations"},
+    {"save-trace", OPTION_TEXT, offsetof(Bench, save_trace), .value = "FILE", .modes = "scaling",
+     .help = "write the config's step, to simulate it again"},
+};
+
+static BenchStepOptions step_options(const Bench *bench) {
+  return (BenchStepOptions){.json = bench->json,
+                            .steps = bench->steps,
+                            .plan = bench->plan,
+                            .frames = (int)bench->frames,
+                            .width = bench->size.width,
+                            .height = bench->size.height,
+                            .ceilings = {.flops = 1e9 * (double)bench->peak_gflops,
+                                         .bytes = 1e9 * (double)bench->peak_gbps}};
+}
+
+static Status run_step(const Bench *bench, Error *error) {
+  Config config;
+  Status status = command_load_config(bench->path, &bench->set, &config, error);
+  if (status != OK) return status;
+  BenchStepOptions options = step_options(bench);
+  return bench_step_run(&config, &options, error);
+}
+
+static bool is_trace(const char *path) {
+  size_t length = strlen(path);
+  return length > 5 && strcmp(path + length - 5, ".json") == 0;
+}
+
+static Status run_scaling(const Bench *bench, Error *error) {
+  Config config;
+  BenchScalingOptions options = {.cluster = bench->cluster,
+                                 .json = bench->json,
+                                 .changes = bench->cluster_set.items,
+                                 .change_count = bench->cluster_set.count,
+                                 .ranks = bench->ranks,
+                                 .save_trace = bench->save_trace,
+                                 .played = bench->played,
+                                 .seed = (uint64_t)bench->seed};
+  if (!bench->cluster)
+    return error_set(error, ERROR_USAGE, "bench scaling: give a cluster with --cluster FILE");
+  if (!bench->path) return bench_reductions(&options, error);
+  if (is_trace(bench->path)) return bench_scaling_trace(bench->path, &options, error);
+  Status status = command_load_config(bench->path, &bench->set, &config, error);
+  if (status != OK) return status;
+  BenchStepOptions step = step_options(bench);
+  return bench_scaling_config(&config, bench->path, &step, &options, error);
+}
+
+static Status run_data(const Bench *bench, Error *error) {
+  BenchDataOptions options = {.data = bench->path,
+                              .json = bench->json,
+                              .threads = (int)bench->threads,
+                              .seconds = (double)bench->seconds};
+  return bench_data_run(&options, error);
+}
+
+static Status run_checkpoint(const Bench *bench, const Invocation *invocation, Error *error) {
+  Config config;
+  BenchCheckpointOptions options = {
+      .folder = bench->folder, .json = bench->json, .rounds = (int)bench->rounds};
+  Status status = command_load_config(bench->path, &bench->set, &config, error);
+  if (status != OK) return status;
+  return bench_checkpoint_run(&config, &options, invocation->argc, invocation->argv, error);
+}
+
+static Status run_translate(const Bench *bench, Error *error) {
+  bool sized = bench->size.width > 0;
+  BenchTranslateOptions options = {.checkpoint = bench->path,
+                                   .json = bench->json,
+                                   .width = sized ? bench->size.width : 640,
+                                   .height = sized ? bench->size.height : 272,
+                                   .frames = bench->steps};
+  Status status = command_parse_device(bench->device, &options.device, error);
+  if (status == OK) status = command_parse_precision(bench->precision, &options.precision, error);
+  return status == OK ? bench_translate_run(&options, error) : status;
+}
+
+static Status run_bench(const void *values, const Invocation *invocation, Error *error) {
+  const Bench *bench = values;
+  bool data = strcmp(bench->what, "data") == 0;
+  bool translate = strcmp(bench->what, "translate") == 0;
+  if (strcmp(bench->what, "comm") == 0)
+    return bench_comm_run(bench->json, invocation->argc, invocation->argv, error);
+  if (strcmp(bench->what, "scaling") == 0) return run_scaling(bench, error);
+  if (!bench->path)
+    return error_set(error, ERROR_USAGE, "bench %s: PATH is missing: %s", bench->what,
+                     data        ? "a dataset"
+                     : translate ? "a run or checkpoint"
+                                 : "a config");
+  if (translate) return run_translate(bench, error);
+  if (data) return run_data(bench, error);
+  return strcmp(bench->what, "step") == 0 ? run_step(bench, error)
+                                          : run_checkpoint(bench, invocation, error);
+}
+
+const Command command_bench = {
+    .name = "bench",
+    .summary = "measures training steps, translation, all-reduces, the loader, checkpoints; "
+               "simulates clusters",
+    .options = BENCH_OPTIONS,
+    .option_count = sizeof BENCH_OPTIONS / sizeof *BENCH_OPTIONS,
+    .values_size = sizeof(Bench),
+    .run = run_bench};

@@ -1,0 +1,295 @@
+/* synth, pack, join, verify: datasets made and checked. */
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/progress.h"
+#include "data/build/build.h"
+#include "data/dataset/dataset.h"
+#include "data/video/video.h"
+#include "trainer/cli/options.h"
+
+/* --- What the makers share -------------------------------------------------------------------- */
+
+static void show_progress(void *context, int64_t done, int64_t total, const char *what) {
+  Progress **progress = context;
+  if (!*progress) *progress = progress_new(what, done, total);
+  progress_update(*progress, done, NULL);
+}
+
+static Status report(const char *folder, Error *error) {
+  Dataset *dataset = NULL;
+  Status status = dataset_open(folder, &dataset, error);
+  if (status != OK) return status;
+  const DatasetInfo *info = dataset_info(dataset);
+  const ClipShape *shape = &info->shape;
+  log_info("%s: %lld clip%s of %d frames, %dx%d, in %d shard%s", folder, (long long)info->clips,
+           info->clips == 1 ? "" : "s", shape->frames, shape->target_width, shape->target_height,
+           info->shards, info->shards == 1 ? "" : "s");
+  dataset_close(dataset);
+  return OK;
+}
+
+enum { SYNTH_FPS = 25 };
+
+#define DEFLATE_OPTION(Values)                                                                     \
+  {                                                                                                \
+    "deflate", OPTION_FLAG, offsetof(Values, deflate),                                             \
+        .help = "compress the clips, for slow storage"                                             \
+  }
+#define SHARD_OPTION(Values)                                                                       \
+  {                                                                                                \
+    "clips-per-shard", OPTION_NUMBER, offsetof(Values, clips_per_shard),                           \
+        .maximum = 1000000, .value = "N", .default_text = "0",                                     \
+        .help = "clips a file; 0: as many as make about 256 MiB, at most 2048"                     \
+  }
+
+/* --- synth ------------------------------------------------------------------------------------ */
+
+typedef struct Synth {
+  const char *out;
+  int64_t clips, frames, seed, first_clip, threads, clips_per_shard;
+  PictureSize size;
+  bool deflate;
+} Synth;
+
+static const Option SYNTH_OPTIONS[] = {
+    {"OUT", OPTION_ARGUMENT, offsetof(Synth, out), true,
+     .help = "the dataset's folder, made new; NAME.mp4: one clip's film as a video"},
+    {"clips", OPTION_NUMBER, offsetof(Synth, clips), .minimum = 1, .maximum = 100000000,
+     .value = "N", .default_text = "256", .help = "how many"},
+    {"frames", OPTION_NUMBER, offsetof(Synth, frames), .minimum = 1, .maximum = 4096, .value = "T",
+     .default_text = "8", .help = "frames of a clip"},
+    {"size", OPTION_SIZE, offsetof(Synth, size), .value = "WxH", .default_text = "64x64",
+     .help = "pixels of a frame"},
+    {"seed", OPTION_NUMBER, offsetof(Synth, seed), .maximum = INT64_MAX, .value = "S",
+     .default_text = "1", .help = "names an endless series of clips"},
+    {"first-clip", OPTION_NUMBER, offsetof(Synth, first_clip), .maximum = INT64_MAX / 2,
+     .value = "K", .default_text = "0", .help = "where in the series to begin"},
+    {"threads", OPTION_NUMBER, offsetof(Synth, threads), .maximum = 1024, .value = "N",
+     .default_text = "0", .help = "threads that render; 0: every core"},
+    DEFLATE_OPTION(Synth),
+    SHARD_OPTION(Synth),
+};
+
+static bool is_video_name(const char *path) {
+  static const char *const ENDINGS[] = {".mp4", ".mkv", ".mov", ".webm", ".avi"};
+  const char *dot = strrchr(path, '.');
+  for (size_t i = 0; dot && i < sizeof ENDINGS / sizeof *ENDINGS; i++)
+    if (strcmp(dot, ENDINGS[i]) == 0) return true;
+  return false;
+}
+
+/* The film side of one clip: something to translate. */
+static Status synth_video(const Synth *synth, Error *error) {
+  Status status = OK;
+  VideoWriter *writer = NULL;
+  uint8_t *film = NULL, *cel = NULL;
+  int width = synth->size.width, height = synth->size.height;
+  VideoWriterOptions options = {.width = width,
+                                .height = height,
+                                .fps_numerator = SYNTH_FPS,
+                                .fps_denominator = 1,
+                                .quality = -1};
+  size_t frame = (size_t)width * (size_t)height * 3, bytes = (size_t)synth->frames * frame;
+  TRY(mem_bulk(bytes, "the film", (void **)&film, error));
+  TRY(mem_bulk(bytes, "the cel", (void **)&cel, error));
+  TRY(video_writer_open(synth->out, &options, &writer, error));
+  synth_clip((uint64_t)synth->seed, synth->first_clip, (int)synth->frames, width, height, film,
+             cel);
+  for (int64_t t = 0; t < synth->frames; t++)
+    TRY(video_write(writer, film + (size_t)t * frame, NULL, error));
+  VideoWriter *finished = writer;
+  writer = NULL;
+  TRY(video_writer_finish(finished, error));
+done:
+  video_writer_abandon(writer);
+  free(film);
+  free(cel);
+  return status;
+}
+
+static Status run_synth(const void *values, const Invocation *invocation, Error *error) {
+  const Synth *synth = values;
+  if (is_video_name(synth->out)) return synth_video(synth, error);
+  Progress *progress = NULL;
+  SynthOptions options = {.out = synth->out,
+                          .clips = synth->clips,
+                          .first_clip = synth->first_clip,
+                          .frames = (int)synth->frames,
+                          .width = synth->size.width,
+                          .height = synth->size.height,
+                          .seed = (uint64_t)synth->seed,
+                          .threads = (int)synth->threads,
+                          .deflate = synth->deflate,
+                          .clips_per_shard = synth->clips_per_shard,
+                          .command = invocation->line,
+                          .progress = show_progress,
+                          .progress_context = &progress};
+  Status status = synth_run(&options, error);
+  progress_end(progress);
+  return status == OK ? report(synth->out, error) : status;
+}
+
+const Command command_synth = {.name = "synth",
+                               .summary = "renders paired clips: film and cartoon",
+                               .options = SYNTH_OPTIONS,
+                               .option_count = sizeof SYNTH_OPTIONS / sizeof *SYNTH_OPTIONS,
+                               .values_size = sizeof(Synth),
+                               .run = run_synth};
+
+/* --- pack ------------------------------------------------------------------------------------- */
+
+typedef struct Pack {
+  const char *out, *target, *source_filter, *target_filter, *range;
+  TextList sources;
+  int64_t frames, stride, scale, seed, clips_per_shard;
+  PictureSize size;
+  bool deflate;
+} Pack;
+
+static const Option PACK_OPTIONS[] = {
+    {"OUT", OPTION_ARGUMENT, offsetof(Pack, out), true, .help = "the dataset's folder, made new"},
+    {"source", OPTION_LIST, offsetof(Pack, sources), true, .value = "PATH",
+     .help = "film: a video or a folder of PNG frames; given again: stacked inputs"},
+    {"target", OPTION_TEXT, offsetof(Pack, target), .value = "PATH",
+     .help = "its cartoon; without it the (first) source through --target-filter"},
+    {"source-filter", OPTION_TEXT, offsetof(Pack, source_filter), .value = "GRAPH",
+     .help = "an FFmpeg filter graph on the sources"},
+    {"target-filter", OPTION_TEXT, offsetof(Pack, target_filter), .value = "GRAPH",
+     .help = "an FFmpeg filter graph on the target"},
+    {"frames", OPTION_NUMBER, offsetof(Pack, frames), .minimum = 1, .maximum = 4096, .value = "T",
+     .default_text = "8", .help = "frames of a clip"},
+    {"size", OPTION_SIDES, offsetof(Pack, size), .value = "WxH",
+     .help = "resize the target; \"320x\" keeps the aspect; without it: as it is"},
+    {"scale", OPTION_NUMBER, offsetof(Pack, scale), .minimum = 1, .maximum = 16, .value = "N",
+     .default_text = "1", .help = "the source is this many times smaller (super-resolution)"},
+    {"range", OPTION_TEXT, offsetof(Pack, range), .value = "A:B",
+     .help = "frames A to B, B excluded; A: or :B are open; films are read to their ends all the "
+             "same, to compare their lengths"},
+    {"stride", OPTION_NUMBER, offsetof(Pack, stride), .maximum = 1000000, .value = "N",
+     .default_text = "0", .help = "frames between the beginnings of clips; 0: those of a clip"},
+    {"seed", OPTION_NUMBER, offsetof(Pack, seed), .maximum = INT64_MAX, .value = "S",
+     .default_text = "1", .help = "names the dataset"},
+    DEFLATE_OPTION(Pack),
+    SHARD_OPTION(Pack),
+};
+
+static Status run_pack(const void *values, const Invocation *invocation, Error *error) {
+  Status status = OK;
+  const Pack *pack = values;
+  Progress *progress = NULL;
+  PackOptions options = {.out = pack->out,
+                         .target = pack->target,
+                         .source_filter = pack->source_filter,
+                         .target_filter = pack->target_filter,
+                         .frames = (int)pack->frames,
+                         .width = pack->size.width,
+                         .height = pack->size.height,
+                         .scale = (int)pack->scale,
+                         .stride = (int)pack->stride,
+                         .range_end = -1,
+                         .seed = (uint64_t)pack->seed,
+                         .deflate = pack->deflate,
+                         .clips_per_shard = pack->clips_per_shard,
+                         .command = invocation->line,
+                         .progress = show_progress,
+                         .progress_context = &progress};
+  if (pack->sources.count > PACK_MAX_SOURCES)
+    FAIL(error, ERROR_USAGE, "pack: --source: given %d times; allowed: at most %d",
+         pack->sources.count, PACK_MAX_SOURCES);
+  for (int i = 0; i < pack->sources.count; i++)
+    options.sources[options.source_count++] = pack->sources.items[i];
+  if (!pack->target && !pack->target_filter)
+    FAIL(error, ERROR_USAGE, "pack: --target or --target-filter is missing");
+  if (pack->range)
+    TRY(pack_parse_range(pack->range, &options.range_begin, &options.range_end, error));
+  TRY(pack_run(&options, error));
+  progress_end(progress);
+  progress = NULL;
+  TRY(report(pack->out, error));
+done:
+  progress_end(progress);
+  return status;
+}
+
+const Command command_pack = {.name = "pack",
+                              .summary = "cuts paired clips from video",
+                              .options = PACK_OPTIONS,
+                              .option_count = sizeof PACK_OPTIONS / sizeof *PACK_OPTIONS,
+                              .values_size = sizeof(Pack),
+                              .run = run_pack};
+
+/* --- join ------------------------------------------------------------------------------------- */
+
+typedef struct Join {
+  const char *out, *parts;
+  int64_t count, clips_per_shard;
+  bool deflate;
+} Join;
+
+static const Option JOIN_OPTIONS[] = {
+    {"OUT", OPTION_ARGUMENT, offsetof(Join, out), true, .help = "the dataset's folder, made new"},
+    {"PARTS", OPTION_ARGUMENT, offsetof(Join, parts), true,
+     .help = "a folder of datasets, joined in the order of their names"},
+    {"count", OPTION_NUMBER, offsetof(Join, count), .maximum = 1000000, .value = "N",
+     .default_text = "0", .help = "how many datasets there must be; 0: as many as there are"},
+    {"deflate", OPTION_FLAG, offsetof(Join, deflate),
+     .help = "write all clips anew, compressed, instead of linking the datasets' files"},
+    {"clips-per-shard", OPTION_NUMBER, offsetof(Join, clips_per_shard), .maximum = 1000000,
+     .value = "N", .default_text = "0",
+     .help = "write all clips anew, so many a file; 0: the datasets' files, linked or copied"},
+};
+
+static Status run_join(const void *values, const Invocation *invocation, Error *error) {
+  const Join *join = values;
+  (void)invocation;
+  Progress *progress = NULL;
+  JoinOptions options = {.out = join->out,
+                         .parts = join->parts,
+                         .count = join->count,
+                         .deflate = join->deflate,
+                         .clips_per_shard = join->clips_per_shard,
+                         .progress = show_progress,
+                         .progress_context = &progress};
+  Status status = join_run(&options, error);
+  progress_end(progress);
+  return status == OK ? report(join->out, error) : status;
+}
+
+const Command command_join = {.name = "join",
+                              .summary = "makes one dataset of several",
+                              .options = JOIN_OPTIONS,
+                              .option_count = sizeof JOIN_OPTIONS / sizeof *JOIN_OPTIONS,
+                              .values_size = sizeof(Join),
+                              .run = run_join};
+
+/* --- verify ----------------------------------------------------------------------------------- */
+
+typedef struct Verify {
+  const char *path;
+} Verify;
+
+static const Option VERIFY_OPTIONS[] = {
+    {"DATASET", OPTION_ARGUMENT, offsetof(Verify, path), true, .help = "a dataset's folder"}};
+
+static Status run_verify(const void *values, const Invocation *invocation, Error *error) {
+  const Verify *verify = values;
+  (void)invocation;
+  Text bad = {0};
+  Status status = dataset_verify(verify->path, &bad, error);
+  if (bad.data) fputs(bad.data, stdout);
+  if (status == OK) printf("%s: every checksum is right\n", verify->path);
+  text_free(&bad);
+  return status;
+}
+
+const Command command_verify = {.name = "verify",
+                                .summary = "checks a dataset: its structure, then every checksum",
+                                .options = VERIFY_OPTIONS,
+                                .option_count = sizeof VERIFY_OPTIONS / sizeof *VERIFY_OPTIONS,
+                                .values_size = sizeof(Verify),
+                                .run = run_verify};

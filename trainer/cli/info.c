@@ -1,0 +1,108 @@
+/* What PATH is. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "checkpoints/checkpoint.h"
+#include "data/dataset/dataset.h"
+#include "trainer/commands.h"
+
+enum { MAX_METRICS_BYTES = 1 << 30 };
+
+static bool holds(const char *folder, const char *name) {
+  char *path = path_join(folder, name);
+  bool there = path_exists(path);
+  free(path);
+  return there;
+}
+
+/* The newest name in RUN/samples, and how many there are; names sort by step. */
+static Status describe_samples(const char *run, Text *out, Error *error) {
+  Status status = OK;
+  char *folder = path_join(run, "samples"), **names = NULL;
+  size_t count = 0;
+  if (path_is_folder(folder)) TRY(folder_list(folder, &names, &count, error));
+  text_append(out, "  samples     %zu", count);
+  if (count > 0) text_append(out, ", the newest %s/%s", folder, names[count - 1]);
+  text_append(out, "\n");
+done:
+  folder_list_free(names, count);
+  free(folder);
+  return status;
+}
+
+static void describe_record(json_t *record, Text *out) {
+  const char *key;
+  json_t *value;
+  json_object_foreach(record, key, value) {
+    if (json_is_integer(value))
+      text_append(out, "    %-24s %lld\n", key, (long long)json_integer_value(value));
+    else if (json_is_number(value))
+      text_append(out, "    %-24s %.6g\n", key, json_number_value(value));
+  }
+}
+
+/* The last whole line of metrics.jsonl. */
+static Status describe_metrics(const char *run, Text *out, Error *error) {
+  Status status = OK;
+  char *path = path_join(run, "metrics.jsonl"), *data = NULL;
+  size_t size = 0, lines = 0, begin = 0, end = 0;
+  json_t *record = NULL;
+  if (path_exists(path)) TRY(file_read(path, MAX_METRICS_BYTES, &data, &size, error));
+  for (size_t i = 0; i < size; i++) {
+    if (data[i] != '\n') continue;
+    begin = lines++ > 0 ? end + 1 : 0;
+    end = i;
+  }
+  text_append(out, "  metrics     %zu lines%s\n", lines, lines > 0 ? ", the last:" : "");
+  if (lines > 0) {
+    TRY(json_parse(path, data + begin, end - begin, &record, error));
+    describe_record(record, out);
+  }
+done:
+  json_decref(record);
+  free(data);
+  free(path);
+  return status;
+}
+
+static Status describe_run(const char *run, Text *out, Error *error) {
+  Status status = OK;
+  Checkpoint *checkpoint = NULL;
+  char *folder = path_join(run, "checkpoints");
+  text_append(out, "run %s\n", run);
+  if (path_is_folder(folder)) TRY(checkpoint_open_latest(folder, &checkpoint, error));
+  if (checkpoint)
+    text_append(out, "  checkpoint  %s, step %lld\n", checkpoint->path,
+                (long long)checkpoint->step);
+  else
+    text_append(out, "  checkpoint  none yet\n");
+  TRY(describe_samples(run, out, error));
+  TRY(describe_metrics(run, out, error));
+done:
+  checkpoint_close(checkpoint);
+  free(folder);
+  return status;
+}
+
+static Status describe(const char *path, Text *out, Error *error) {
+  if (!path_is_folder(path)) return dataset_describe(path, out, error);
+  if (holds(path, "metrics.jsonl") || holds(path, "checkpoints"))
+    return describe_run(path, out, error);
+  if (holds(path, "state.json")) return checkpoint_describe(path, out, error);
+  if (holds(path, "manifest.json")) return dataset_describe(path, out, error);
+  return error_set(error, ERROR_DATA,
+                   "%s: neither a dataset or a checkpoint (no manifest.json) nor a run (no "
+                   "metrics.jsonl, no checkpoints/)",
+                   path);
+}
+
+Status info_run(const char *path, Error *error) {
+  Text text = {0};
+  Status status = describe(path, &text, error);
+  if (status == OK) fputs(text.data, stdout);
+  text_free(&text);
+  return status;
+}

@@ -1,0 +1,105 @@
+/* Everything a run can be told: one struct, one table of keys (trainer/config/config.c). */
+#ifndef CELFORGE_TRAINER_CONFIG_CONFIG_H
+#define CELFORGE_TRAINER_CONFIG_CONFIG_H
+
+#include "base/config/config.h"
+
+typedef enum GeneratorKind { GENERATOR_CELNET, GENERATOR_PIX2PIXHD } GeneratorKind;
+typedef enum Temporal { TEMPORAL_NONE, TEMPORAL_CONV3D, TEMPORAL_CONVGRU } Temporal;
+typedef enum NormChoice {
+  NORM_CHOICE_NONE,
+  NORM_CHOICE_RMS,
+  NORM_CHOICE_INSTANCE,
+  NORM_CHOICE_GROUP
+} NormChoice;
+typedef enum Adversarial {
+  ADVERSARIAL_BCE,
+  ADVERSARIAL_LSGAN,
+  ADVERSARIAL_HINGE,
+  ADVERSARIAL_WGAN_GP
+} Adversarial;
+typedef enum Schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE } Schedule;
+typedef enum Precision { PRECISION_F32, PRECISION_BF16 } Precision;
+typedef enum Device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } Device;
+typedef enum CommBackend { COMM_BACKEND_AUTO, COMM_BACKEND_MPI, COMM_BACKEND_NCCL } CommBackend;
+typedef enum CommReduce { COMM_REDUCE_FAST, COMM_REDUCE_REPRODUCIBLE } CommReduce;
+
+/* CHOICE keys are ints in the order of the enums above. */
+typedef struct ModelConfig {
+  int generator; /* a GeneratorKind */
+  int64_t channels, blocks, downs, enhancers;
+  int temporal, norm;
+  int64_t noise_channels;
+  int64_t image_scales, image_channels, image_layers;
+  int64_t video_channels, video_layers;
+  bool video, spectral_norm;
+  int discriminator_norm;
+} ModelConfig;
+
+typedef struct LossConfig {
+  int adversarial;
+  double adversarial_weight, l1, feature_matching, perceptual, temporal, total_variation;
+  double gradient_penalty, r1;
+  int64_t r1_every;
+  ConfigString perceptual_weights;
+} LossConfig;
+
+typedef struct OptimConfig {
+  double generator_rate, discriminator_rate, beta1, beta2, epsilon, weight_decay, clip, ema;
+  int schedule;
+  double decay_from, rate_floor;
+  int64_t rate_warmup, l1_warmup, fade_in;
+} OptimConfig;
+
+typedef struct Config {
+  struct {
+    ConfigString dir, init;
+    int64_t seed;
+  } run;
+  struct {
+    ConfigString path;
+    int64_t frames, crop_height, crop_width, threads, ahead;
+    bool flip;
+    int on_corrupt;
+  } data;
+  ModelConfig model;
+  LossConfig loss;
+  OptimConfig optim;
+  struct {
+    int64_t steps, global_batch, micro_batch, threads;
+    int precision, device;
+    bool recompute;
+  } train;
+  struct {
+    bool deterministic, tf32, graphs, tune;
+    double workspace_mib;
+    int64_t plan_threads;
+    ConfigString cache;
+  } cuda;
+  struct {
+    int64_t max_skips, window, max_rollbacks;
+    double outlier;
+  } guard;
+  struct {
+    int64_t every, keep;
+  } checkpoint;
+  struct {
+    int64_t every;
+    bool tensorboard;
+  } metrics;
+  struct {
+    int64_t every, clips;
+  } samples;
+  struct {
+    int backend, reduce, gradients; /* gradients: a Precision */
+    bool overlap;
+    double timeout, start_timeout, evaluation_timeout, checkpoint_timeout, heartbeat, bucket_mib;
+  } comm;
+} Config;
+
+extern const ConfigSchema config_schema;
+
+/* What no single key can say: combinations that cannot work. ERROR_USAGE with the key's place. */
+Status config_check(const Config *config, int world_size, Error *error);
+
+#endif

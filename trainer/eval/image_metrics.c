@@ -1,0 +1,211 @@
+#include "trainer/eval/image_metrics.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+#include "base/memory.h"
+
+enum { SSIM_WINDOW = 11 };
+static const double SSIM_DEVIATION = 1.5;
+static const double SSIM_C1 = (0.01 * 255) * (0.01 * 255), SSIM_C2 = (0.03 * 255) * (0.03 * 255);
+
+static double luma(const uint8_t *rgb) {
+  return 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2];
+}
+
+double quality_luma_mse(const uint8_t *a, const uint8_t *b, int64_t pixels) {
+  double sum = 0;
+  for (int64_t i = 0; i < pixels; i++) {
+    double difference = luma(a + 3 * i) - luma(b + 3 * i);
+    sum += difference * difference;
+  }
+  return pixels > 0 ? sum / (double)pixels : 0;
+}
+
+double quality_psnr(double mse) {
+  return mse > 0 ? 10 * log10(255.0 * 255.0 / mse) : 100;
+}
+
+double quality_temporal(const uint8_t *a_before, const uint8_t *a, const uint8_t *b_before,
+                        const uint8_t *b, int64_t pixels) {
+  double sum = 0;
+  for (int64_t i = 0; i < 3 * pixels; i += 3)
+    sum += fabs((luma(a + i) - luma(a_before + i)) - (luma(b + i) - luma(b_before + i)));
+  return pixels > 0 ? sum / (double)pixels : 0;
+}
+
+/* --- SSIM ------------------------------------------------------------------------------------- */
+
+/* Windowed means of a, b, aa, bb, ab, filtered along rows, then along columns. */
+enum { MOMENTS = 5 };
+
+typedef struct Window {
+  int size;
+  double weights[SSIM_WINDOW];
+} Window;
+
+static Window gaussian_window(int size) {
+  Window window = {.size = size};
+  double sum = 0;
+  for (int i = 0; i < size; i++) {
+    double x = i - (size - 1) / 2.0;
+    sum += window.weights[i] = exp(-x * x / (2 * SSIM_DEVIATION * SSIM_DEVIATION));
+  }
+  for (int i = 0; i < size; i++) window.weights[i] /= sum;
+  return window;
+}
+
+/* moments [columns][MOMENTS] of one row of both pictures. */
+static void filter_row(const uint8_t *a, const uint8_t *b, const Window *window, int columns,
+                       double *moments) {
+  for (int x = 0; x < columns; x++) {
+    double sums[MOMENTS] = {0};
+    for (int k = 0; k < window->size; k++) {
+      double p = luma(a + 3 * (x + k)), q = luma(b + 3 * (x + k)), weight = window->weights[k];
+      sums[0] += weight * p;
+      sums[1] += weight * q;
+      sums[2] += weight * p * p;
+      sums[3] += weight * q * q;
+      sums[4] += weight * p * q;
+    }
+    for (int m = 0; m < MOMENTS; m++) moments[MOMENTS * x + m] = sums[m];
+  }
+}
+
+static double ssim_of(const double m[MOMENTS]) {
+  double variance_a = m[2] - m[0] * m[0], variance_b = m[3] - m[1] * m[1];
+  double covariance = m[4] - m[0] * m[1];
+  return (2 * m[0] * m[1] + SSIM_C1) * (2 * covariance + SSIM_C2) /
+         ((m[0] * m[0] + m[1] * m[1] + SSIM_C1) * (variance_a + variance_b + SSIM_C2));
+}
+
+double quality_ssim(const uint8_t *a, const uint8_t *b, int height, int width) {
+  Window across = gaussian_window(width < SSIM_WINDOW ? width : SSIM_WINDOW);
+  Window down = gaussian_window(height < SSIM_WINDOW ? height : SSIM_WINDOW);
+  int columns = width - across.size + 1, rows = height - down.size + 1;
+  size_t row_length = (size_t)columns * MOMENTS;
+  double *filtered = mem_new((size_t)height * row_length, sizeof *filtered);
+  for (int y = 0; y < height; y++)
+    filter_row(a + (size_t)y * (size_t)width * 3, b + (size_t)y * (size_t)width * 3, &across,
+               columns, filtered + (size_t)y * row_length);
+  double sum = 0;
+  for (int y = 0; y < rows; y++)
+    for (int x = 0; x < columns; x++) {
+      double m[MOMENTS] = {0};
+      for (int k = 0; k < down.size; k++)
+        for (int i = 0; i < MOMENTS; i++)
+          m[i] +=
+              down.weights[k] * filtered[(size_t)(y + k) * row_length + (size_t)(x * MOMENTS + i)];
+      sum += ssim_of(m);
+    }
+  free(filtered);
+  return sum / ((double)rows * columns);
+}
+
+/* --- Motion ----------------------------------------------------------------------------------- */
+
+/* Fixed point: the weights times 2^15, which add up to 2^15. */
+void quality_grey(const uint8_t *rgb, int64_t pixels, uint8_t *grey) {
+  for (int64_t i = 0; i < pixels; i++)
+    grey[i] = (uint8_t)((9798 * rgb[3 * i] + 19235 * rgb[3 * i + 1] + 3735 * rgb[3 * i + 2] +
+                         (1 << 14)) >>
+                        15);
+}
+
+double quality_flow_error(const float *a, const float *b, int64_t pixels) {
+  double sum = 0;
+  for (int64_t i = 0; i < 2 * pixels; i += 2) {
+    double across = (double)a[i] - b[i], down = (double)a[i + 1] - b[i + 1];
+    sum += sqrt(across * across + down * down);
+  }
+  return pixels > 0 ? sum / (double)pixels : 0;
+}
+
+/* The four pixels around a place, which is moved to the picture's edge where it lies outside. */
+typedef struct Corners {
+  size_t at[4];
+  double weights[4];
+} Corners;
+
+static double into(double place, int size) {
+  return place > 0 ? (place < size - 1 ? place : size - 1) : 0;
+}
+
+static Corners corners_of(double x, double y, int height, int width) {
+  x = into(x, width);
+  y = into(y, height);
+  int left = (int)x, top = (int)y, right = left + (left < width - 1),
+      low = top + (top < height - 1);
+  double across = x - left, down = y - top;
+  size_t above = (size_t)top * (size_t)width, below = (size_t)low * (size_t)width;
+  return (Corners){
+      .at = {above + (size_t)left, above + (size_t)right, below + (size_t)left,
+             below + (size_t)right},
+      .weights = {(1 - across) * (1 - down), across * (1 - down), (1 - across) * down,
+                  across * down},
+  };
+}
+
+static Corners led_to(const float *flow, int y, int x, int height, int width) {
+  const float *f = flow + 2 * ((size_t)y * (size_t)width + (size_t)x);
+  return corners_of((double)x + f[0], (double)y + f[1], height, width);
+}
+
+static bool is_consistent(const float *forward, const float *backward, int y, int x, int height,
+                          int width) {
+  const float *f = forward + 2 * ((size_t)y * (size_t)width + (size_t)x);
+  Corners there = led_to(forward, y, x, height, width);
+  double b[2] = {0}, both = 0, each = 0;
+  for (int c = 0; c < 2; c++) {
+    for (int i = 0; i < 4; i++) b[c] += there.weights[i] * backward[2 * there.at[i] + (size_t)c];
+    both += (f[c] + b[c]) * (f[c] + b[c]);
+    each += (double)f[c] * f[c] + b[c] * b[c];
+  }
+  return both <= 0.01 * each + 0.5;
+}
+
+/* By differences to the right and below; there are none behind the last column and row. */
+static bool is_smooth(const float *forward, int y, int x, int height, int width) {
+  const float *f = forward + 2 * ((size_t)y * (size_t)width + (size_t)x);
+  double gradient = 0, length = 0;
+  for (int c = 0; c < 2; c++) {
+    double across = x < width - 1 ? (double)f[2 + c] - f[c] : 0;
+    double down = y < height - 1 ? (double)f[2 * width + c] - f[c] : 0;
+    gradient += across * across + down * down;
+    length += (double)f[c] * f[c];
+  }
+  return gradient <= 0.01 * length + 0.002;
+}
+
+int64_t quality_visible(const float *forward, const float *backward, int height, int width,
+                        uint8_t *visible) {
+  int64_t count = 0;
+  for (int y = 0; y < height; y++)
+    for (int x = 0; x < width; x++) {
+      bool good = is_smooth(forward, y, x, height, width) &&
+                  is_consistent(forward, backward, y, x, height, width);
+      visible[(size_t)y * (size_t)width + (size_t)x] = good;
+      count += good;
+    }
+  return count;
+}
+
+double quality_warp_error(const uint8_t *frame, const uint8_t *next, const float *forward,
+                          const uint8_t *visible, int height, int width) {
+  double sum = 0;
+  int64_t count = 0;
+  for (int y = 0; y < height; y++)
+    for (int x = 0; x < width; x++) {
+      size_t here = (size_t)y * (size_t)width + (size_t)x;
+      if (!visible[here]) continue;
+      Corners there = led_to(forward, y, x, height, width);
+      for (size_t c = 0; c < 3; c++) {
+        double moved = 0;
+        for (int i = 0; i < 4; i++) moved += there.weights[i] * next[3 * there.at[i] + c];
+        sum += (moved - frame[3 * here + c]) * (moved - frame[3 * here + c]);
+      }
+      count += 3;
+    }
+  return count > 0 ? sum / (double)count / (255.0 * 255.0) : 0;
+}

@@ -1,0 +1,294 @@
+/* The ops of a generator as ONNX operators. */
+#include "trainer/export/onnx_walk.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+
+/* The axes of ONNX's tensors [N,C,T,H,W], as places in our shapes. */
+static const int OURS[RANK] = {AXIS_N, AXIS_C, AXIS_T, AXIS_H, AXIS_W};
+
+void *walk_keep(Walk *walk, void *memory) {
+  MEM_PUSH_SLOT(walk->kept, walk->kept_count, walk->kept_capacity);
+  return walk->kept[walk->kept_count++] = memory;
+}
+
+/* --- Nodes and constants ---------------------------------------------------------------------- */
+
+/* The name of one of the operators, or constants, that an op is made of. */
+static const char *part(Walk *walk, const char *name, const char *what) {
+  return walk_keep(walk, mem_format("%s.%s", name, what));
+}
+
+const char *walk_integers(Walk *walk, const char *name, const int64_t *values, int count) {
+  int64_t *copy = walk_keep(walk, mem_new((size_t)count, sizeof *copy));
+  memcpy(copy, values, (size_t)count * sizeof *copy);
+  onnx_initializer(walk->onnx, &(NamedTensor){name, TENSOR_I64, 1, {count}, copy});
+  return name;
+}
+
+/* [rows,columns,1,1,1], all of one value. */
+static const char *reals(Walk *walk, const char *name, int64_t rows, int64_t columns, float value) {
+  float *copy = walk_keep(walk, mem_new((size_t)(rows * columns), sizeof *copy));
+  for (int64_t i = 0; i < rows * columns; i++) copy[i] = value;
+  NamedTensor tensor = {name, TENSOR_F32, RANK, {rows, columns, 1, 1, 1}, copy};
+  onnx_initializer(walk->onnx, &tensor);
+  return name;
+}
+
+const char *walk_apply(Walk *walk, const char *type, const char *a, const char *b,
+                       const char *output) {
+  onnx_node(walk->onnx, &(OnnxNode){.type = type, .inputs = {a, b}, .output = output});
+  return output;
+}
+
+void walk_concat(Walk *walk, int axis, const char *a, const char *b, const char *output) {
+  onnx_node(walk->onnx, &(OnnxNode){.type = "Concat",
+                                    .inputs = {a, b},
+                                    .output = output,
+                                    .attributes = {ONNX_ATTRIBUTE_INT("axis", axis)}});
+}
+
+void walk_pad(Walk *walk, PadMode mode, const char *x, const char *pads, const char *output) {
+  static const char *const MODES[] = {
+      [PAD_ZERO] = "constant", [PAD_REFLECT] = "reflect", [PAD_REPLICATE] = "edge"};
+  onnx_node(walk->onnx, &(OnnxNode){.type = "Pad",
+                                    .inputs = {x, pads},
+                                    .output = output,
+                                    .attributes = {ONNX_ATTRIBUTE_STRING("mode", MODES[mode])}});
+}
+
+void walk_resize(Walk *walk, ResizeMode mode, float scale, const char *x, const char *output) {
+  float *scales = walk_keep(walk, mem_new(RANK, sizeof *scales));
+  for (int i = 0; i < RANK; i++) scales[i] = i >= ONNX_H ? scale : 1;
+  const char *name = part(walk, output, "scales");
+  onnx_initializer(walk->onnx, &(NamedTensor){name, TENSOR_F32, 1, {RANK}, scales});
+  bool nearest = mode == RESIZE_NEAREST;
+  const char *centres = nearest ? "asymmetric" : "half_pixel";
+  onnx_node(walk->onnx,
+            &(OnnxNode){.type = "Resize",
+                        .inputs = {x, "", name},
+                        .output = output,
+                        .attributes = {
+                            ONNX_ATTRIBUTE_STRING("mode", nearest ? "nearest" : "linear"),
+                            ONNX_ATTRIBUTE_STRING("coordinate_transformation_mode", centres),
+                            ONNX_ATTRIBUTE_STRING("nearest_mode", "floor"),
+                        }});
+}
+
+/* The parameter behind a view, as PyTorch has it; `pixelwise` ones are multiplied with or added to
+ * every pixel, so they lie along the channels. */
+static const char *parameter(Walk *walk, Value view, bool pixelwise) {
+  if (walk->names[view.id]) return walk->names[view.id];
+  const Parameters *parameters = walk->source->parameters;
+  int64_t offset = walk->makers[view.id]->attributes.view.offset;
+  int p = 0;
+  while (parameters->items[p].offset != offset) p++;
+  NamedTensor tensor = walk->source->tensors[p];
+  if (pixelwise) {
+    tensor.rank = RANK;
+    int64_t channels = tensor.shape[0];
+    for (int i = 0; i < RANK; i++) tensor.shape[i] = i == ONNX_C ? channels : 1;
+  }
+  onnx_initializer(walk->onnx, &tensor);
+  return walk->names[view.id] = walk_keep(walk, mem_string(tensor.name));
+}
+
+/* --- Ops -------------------------------------------------------------------------------------- */
+
+/* What is computed, or a parameter for every pixel. */
+static const char *input(Walk *walk, const Op *op, int index) {
+  return parameter(walk, op->inputs[index], true);
+}
+
+static void conv_lengths(const ConvAttributes *conv, int64_t strides[3], int64_t pads[6]) {
+  for (int i = 0; i < 3; i++) {
+    strides[i] = conv->stride[i];
+    pads[i] = conv->before[i];
+    pads[3 + i] = conv->after[i];
+  }
+}
+
+static void write_conv(Walk *walk, const Op *op, const char *name) {
+  int64_t strides[3], pads[6];
+  conv_lengths(&op->attributes.conv, strides, pads);
+  const char *weight = parameter(walk, op->inputs[1], false);
+  const char *bias = op->input_count > 2 ? parameter(walk, op->inputs[2], false) : NULL;
+  onnx_node(walk->onnx, &(OnnxNode){.type = "Conv",
+                                    .inputs = {input(walk, op, 0), weight, bias},
+                                    .output = name,
+                                    .attributes = {ONNX_ATTRIBUTE_INTS("strides", strides, 3),
+                                                   ONNX_ATTRIBUTE_INTS("pads", pads, 6)}});
+}
+
+/* A transposed convolution: the op that elsewhere is a convolution's gradient. */
+static void write_conv_transpose(Walk *walk, const Op *op, const char *name) {
+  Shape x = graph_shape(walk->graph, op->inputs[0]), w = graph_shape(walk->graph, op->inputs[1]);
+  Shape y = graph_shape(walk->graph, op->outputs[0]);
+  int64_t strides[3], pads[6], output_padding[3];
+  conv_lengths(&op->attributes.conv, strides, pads);
+  for (int i = 0; i < 3; i++)
+    output_padding[i] =
+        y.dim[1 + i] + pads[i] + pads[3 + i] - w.dim[1 + i] - (x.dim[1 + i] - 1) * strides[i];
+  onnx_node(walk->onnx,
+            &(OnnxNode){.type = "ConvTranspose",
+                        .inputs = {input(walk, op, 0), parameter(walk, op->inputs[1], false)},
+                        .output = name,
+                        .attributes = {ONNX_ATTRIBUTE_INTS("strides", strides, 3),
+                                       ONNX_ATTRIBUTE_INTS("pads", pads, 6),
+                                       ONNX_ATTRIBUTE_INTS("output_padding", output_padding, 3)}});
+}
+
+/* The mean over what a norm looks at: a pixel's channels, or a frame's pixels. A group's channels
+ * are then averaged by a convolution, since a reshape would have to know the size. */
+static const char *norm_mean(Walk *walk, const Op *op, const char *x, const char *output) {
+  static const int64_t CHANNELS[] = {ONNX_C}, PIXELS[] = {ONNX_H, ONNX_W};
+  const NormAttributes *norm = &op->attributes.norm;
+  bool rms = norm->kind == NORM_RMS, group = norm->kind == NORM_GROUP;
+  const char *mean = group ? part(walk, output, "of_channels") : output;
+  onnx_node(walk->onnx, &(OnnxNode){.type = "ReduceMean",
+                                    .inputs = {x},
+                                    .output = mean,
+                                    .attributes = {ONNX_ATTRIBUTE_INTS(
+                                        "axes", rms ? CHANNELS : PIXELS, rms ? 1 : 2)}});
+  if (!group) return mean;
+  int64_t channels = graph_shape(walk->graph, op->outputs[0]).dim[AXIS_C];
+  int64_t each = channels / norm->groups;
+  const char *average = reals(walk, part(walk, output, "average"), channels, each, 1 / (float)each);
+  onnx_node(walk->onnx, &(OnnxNode){.type = "Conv",
+                                    .inputs = {mean, average},
+                                    .output = output,
+                                    .attributes = {ONNX_ATTRIBUTE_INT("group", norm->groups)}});
+  return output;
+}
+
+/* gain * (x - mean) / sqrt(var + eps) + bias, or without gain and bias; RMS norm subtracts no mean.
+ */
+static void write_norm(Walk *walk, const Op *op, const char *name) {
+  const NormAttributes *norm = &op->attributes.norm;
+  const char *x = input(walk, op, 0);
+  if (norm->kind != NORM_RMS) {
+    const char *mean = norm_mean(walk, op, x, part(walk, name, "mean"));
+    x = walk_apply(walk, "Sub", x, mean, part(walk, name, "centred"));
+  }
+  const char *square = walk_apply(walk, "Mul", x, x, part(walk, name, "square"));
+  const char *variance = norm_mean(walk, op, square, part(walk, name, "variance"));
+  const char *epsilon = reals(walk, part(walk, name, "epsilon"), 1, 1, norm->epsilon);
+  const char *sum = walk_apply(walk, "Add", variance, epsilon, part(walk, name, "above_zero"));
+  const char *deviation = walk_apply(walk, "Sqrt", sum, NULL, part(walk, name, "deviation"));
+  bool affine = op->input_count > 1;
+  const char *unit =
+      walk_apply(walk, "Div", x, deviation, affine ? part(walk, name, "unit") : name);
+  if (!affine) return;
+  const char *gain = parameter(walk, op->inputs[1], true);
+  const char *scaled = walk_apply(walk, "Mul", unit, gain, part(walk, name, "scaled"));
+  walk_apply(walk, "Add", scaled, parameter(walk, op->inputs[2], true), name);
+}
+
+static void write_slice(Walk *walk, const Op *op, const char *name) {
+  Shape begin = op->attributes.slice.begin, size = graph_shape(walk->graph, op->outputs[0]);
+  Shape from = graph_shape(walk->graph, op->inputs[0]);
+  int64_t starts[RANK], ends[RANK], axes[RANK];
+  int count = 0;
+  for (int i = 0; i < RANK; i++) {
+    int axis = OURS[i];
+    if (size.dim[axis] == from.dim[axis]) continue;
+    starts[count] = begin.dim[axis];
+    ends[count] = begin.dim[axis] + size.dim[axis];
+    axes[count++] = i;
+  }
+  if (count == 0) {
+    walk_apply(walk, "Identity", input(walk, op, 0), NULL, name);
+    return;
+  }
+  onnx_node(walk->onnx,
+            &(OnnxNode){.type = "Slice",
+                        .inputs = {input(walk, op, 0),
+                                   walk_integers(walk, part(walk, name, "starts"), starts, count),
+                                   walk_integers(walk, part(walk, name, "ends"), ends, count),
+                                   walk_integers(walk, part(walk, name, "axes"), axes, count)},
+                        .output = name});
+}
+
+static void write_pad(Walk *walk, const Op *op, const char *name) {
+  int64_t pads[2 * RANK];
+  for (int i = 0; i < RANK; i++) {
+    pads[i] = op->attributes.pad.before.dim[OURS[i]];
+    pads[RANK + i] = op->attributes.pad.after.dim[OURS[i]];
+  }
+  walk_pad(walk, op->attributes.pad.mode, input(walk, op, 0),
+           walk_integers(walk, part(walk, name, "pads"), pads, 2 * RANK), name);
+}
+
+static void write_concat(Walk *walk, const Op *op, const char *name) {
+  int axis = 0;
+  while (OURS[axis] != op->attributes.concat.axis) axis++;
+  walk_concat(walk, axis, input(walk, op, 0), input(walk, op, 1), name);
+}
+
+static void write_resize(Walk *walk, const Op *op, const char *name) {
+  int64_t from = graph_shape(walk->graph, op->inputs[0]).dim[AXIS_H];
+  int64_t to = graph_shape(walk->graph, op->outputs[0]).dim[AXIS_H];
+  walk_resize(walk, op->attributes.resize.mode, (float)to / (float)from, input(walk, op, 0), name);
+}
+
+/* Of the cells inside of the picture: ONNX leaves the padding out too, unless told otherwise. */
+static void write_average_pool(Walk *walk, const Op *op, const char *name) {
+  int64_t size = op->attributes.pool.size, stride = op->attributes.pool.stride;
+  int64_t pad = op->attributes.pool.pad;
+  const int64_t sizes[] = {1, size, size}, strides[] = {1, stride, stride};
+  const int64_t pads[] = {0, pad, pad, 0, pad, pad};
+  onnx_node(walk->onnx, &(OnnxNode){.type = "AveragePool",
+                                    .inputs = {input(walk, op, 0)},
+                                    .output = name,
+                                    .attributes = {ONNX_ATTRIBUTE_INTS("kernel_shape", sizes, 3),
+                                                   ONNX_ATTRIBUTE_INTS("strides", strides, 3),
+                                                   ONNX_ATTRIBUTE_INTS("pads", pads, 6)}});
+}
+
+/* What the generators have of them. */
+static bool write_pointwise(Walk *walk, const Op *op, const char *name) {
+  static const char *const TYPES[PW_CODE_COUNT] = {
+      [PW_ADD] = "Add",   [PW_SUB] = "Sub",         [PW_MUL] = "Mul",
+      [PW_TANH] = "Tanh", [PW_SIGMOID] = "Sigmoid", [PW_LEAKY_RELU] = "Relu"};
+  const PointwiseProgram *program = &op->attributes.pointwise;
+  const PointwiseInstruction *instruction = &program->instructions[0];
+  const char *type = TYPES[instruction->code];
+  bool leaks = instruction->code == PW_LEAKY_RELU && instruction->p != 0;
+  if (program->instruction_count != 1 || !type || leaks) return false;
+  walk_apply(walk, type, input(walk, op, 0), op->input_count > 1 ? input(walk, op, 1) : NULL, name);
+  return true;
+}
+
+bool walk_op(Walk *walk, const Op *op, const char *name) {
+  switch (op->kind) {
+  case OP_CONV3D:
+    write_conv(walk, op, name);
+    return true;
+  case OP_CONV3D_BACKWARD_DATA:
+    write_conv_transpose(walk, op, name);
+    return true;
+  case OP_AVERAGE_POOL:
+    write_average_pool(walk, op, name);
+    return true;
+  case OP_NORM:
+    write_norm(walk, op, name);
+    return true;
+  case OP_SLICE:
+    write_slice(walk, op, name);
+    return true;
+  case OP_PAD:
+    write_pad(walk, op, name);
+    return true;
+  case OP_CONCAT:
+    write_concat(walk, op, name);
+    return true;
+  case OP_RESIZE:
+    write_resize(walk, op, name);
+    return true;
+  case OP_POINTWISE:
+    return write_pointwise(walk, op, name);
+  default:
+    return false;
+  }
+}

@@ -1,9 +1,0 @@
-#ifndef CELFORGE_TRAINER_MEDIAN_H
-#define CELFORGE_TRAINER_MEDIAN_H
-
-#include <stdint.h>
-
-/* Of at least one value; of an even number the mean of the middle two. Leaves them ascending. */
-double median(double *values, int64_t count);
-
-#endif

@@ -1,0 +1,536 @@
+#include "trainer/run/checkpoint_state_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/files.h"
+#include "base/log.h"
+#include "base/memory.h"
+
+static const char OPTIMIZER_FILE[] = "optimizer.safetensors";
+static const char PERCEPTUAL_CHECKSUM[] = "perceptual_crc32c"; /* in state.json */
+
+enum { COUNTERS = 3 }; /* of a network: see graph_adam */
+
+/* --- Tensor lists ----------------------------------------------------------------------------- */
+
+/* A host copy of a flat array. */
+typedef struct FlatCopy {
+  const Buffer *buffer;
+  int64_t count;
+  float *values;
+} FlatCopy;
+
+/* Flat arrays as named tensors. */
+typedef struct TensorList {
+  int count, capacity;
+  NamedTensor *tensors;
+  FlatCopy *arrays; /* that `tensors` point into */
+  int array_count, array_capacity;
+} TensorList;
+
+static void list_free(TensorList *list) {
+  for (int i = 0; i < list->count; i++) free((void *)(uintptr_t)list->tensors[i].name);
+  for (int i = 0; i < list->array_count; i++) free(list->arrays[i].values);
+  free(list->tensors);
+  free(list->arrays);
+}
+
+NamedTensor state_tensor(const Parameter *parameter, char *name, const float *flat) {
+  NamedTensor tensor = {.name = name, .type = TENSOR_F32, .data = flat + parameter->offset};
+  const int64_t *dim = parameter->shape.dim;
+  bool vector = dim[0] == 1 && dim[1] == 1 && dim[2] == 1 && dim[3] == 1;
+  tensor.rank = vector ? 1 : RANK;
+  for (int i = 0; i < tensor.rank; i++) tensor.shape[i] = vector ? dim[AXIS_C] : dim[i];
+  return tensor;
+}
+
+static Status list_add_array(TensorList *list, const Buffer *buffer, int64_t count, float **values,
+                             Error *error) {
+  Status status = mem_bulk((size_t)count * sizeof **values, "a snapshot of the weights",
+                           (void **)values, error);
+  if (status != OK) return status;
+  MEM_PUSH_SLOT(list->arrays, list->array_count, list->array_capacity);
+  list->arrays[list->array_count++] = (FlatCopy){buffer, count, *values};
+  return OK;
+}
+
+static void list_add_tensor(TensorList *list, NamedTensor tensor) {
+  MEM_PUSH_SLOT(list->tensors, list->count, list->capacity);
+  list->tensors[list->count++] = tensor;
+}
+
+static Status list_add_flat(TensorList *list, const Buffer *buffer, const Parameters *parameters,
+                            const char *prefix, Error *error) {
+  float *flat;
+  Status status = list_add_array(list, buffer, buffer->count, &flat, error);
+  for (int i = 0; status == OK && i < parameters->count; i++) {
+    const Parameter *parameter = &parameters->items[i];
+    list_add_tensor(list,
+                    state_tensor(parameter, mem_format("%s%s", prefix, parameter->name), flat));
+  }
+  return status;
+}
+
+static Status list_add_counters(TensorList *list, const Parameters *parameters, Error *error) {
+  float *values;
+  Status status = list_add_array(list, &parameters->counters, COUNTERS, &values, error);
+  if (status == OK)
+    list_add_tensor(list, (NamedTensor){.name = mem_format("%s.counters", parameters->network),
+                                        .type = TENSOR_F32,
+                                        .rank = 1,
+                                        .shape = {COUNTERS},
+                                        .data = values});
+  return status;
+}
+
+static Status list_add_moments(TensorList *list, const Parameters *parameters, Error *error) {
+  Status status = OK;
+  char prefix[64];
+  snprintf(prefix, sizeof prefix, "%s.moment1.", parameters->network);
+  TRY(list_add_flat(list, &parameters->moment1, parameters, prefix, error));
+  snprintf(prefix, sizeof prefix, "%s.moment2.", parameters->network);
+  TRY(list_add_flat(list, &parameters->moment2, parameters, prefix, error));
+  TRY(list_add_counters(list, parameters, error));
+done:
+  return status;
+}
+
+/* What the buffers hold now. */
+static Status list_download(TensorList *list, Error *error) {
+  Status status = OK;
+  for (int i = 0; i < list->array_count; i++) {
+    const FlatCopy *array = &list->arrays[i];
+    TRY(buffer_download(array->buffer, 0, array->values, array->count, error));
+  }
+done:
+  return status;
+}
+
+/* --- Saving ----------------------------------------------------------------------------------- */
+
+/* The config without what may differ between two places the same run is kept in. */
+static Config portable(const Config *config) {
+  Config copy = *config;
+  copy.run.dir[0] = '\0';
+  copy.data.path[0] = '\0';
+  copy.loss.perceptual_weights[0] = '\0';
+  return copy;
+}
+
+static json_t *state_json(Model *model, const RunPosition *position) {
+  const Guard *guard = position->guard;
+  json_t *state =
+      json_pack("{s:I, s:I, s:I, s:o}", "step", (json_int_t)position->step, "samples",
+                (json_int_t)position->samples, "seed", (json_int_t)model_config(model)->run.seed,
+                "guard", guard_save(guard, position->pending));
+  if (model_perceptual(model)->total > 0)
+    json_object_set_new(state, PERCEPTUAL_CHECKSUM,
+                        json_integer((json_int_t)model_perceptual_checksum(model)));
+  return state;
+}
+
+/* Of those that the run may have to go back to before, or 0. */
+static int64_t first_bad_step(const RunPosition *position) {
+  int64_t first, count = guard_bad_steps(position->guard, &first);
+  if (!outcome_is_bad(position->pending)) return 0;
+  return count > 0 ? first : position->pending->step;
+}
+
+struct StateCopy {
+  Model *model;
+  TensorList weights, judges, moments;
+  CheckpointFile files[3];
+  CheckpointContent content;
+};
+
+static void list_file(StateCopy *copy, const char *name, const TensorList *list) {
+  copy->files[copy->content.file_count++] = (CheckpointFile){name, list->tensors, list->count};
+}
+
+Status state_copy_new(Model *model, StateCopy **out, Error *error) {
+  Status status = OK;
+  Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
+  const Parameters *spectral = discriminator->spectral;
+  StateCopy *copy = mem_new(1, sizeof *copy);
+  *out = NULL;
+  copy->model = model;
+  copy->content.files = copy->files;
+  TRY(list_add_flat(&copy->weights, &generator->master, generator, "", error));
+  TRY(list_add_flat(&copy->weights, &generator->ema, generator, "ema.", error));
+  TRY(list_add_moments(&copy->moments, generator, error));
+  list_file(copy, STATE_GENERATOR_FILE, &copy->weights);
+  if (discriminator->total > 0) {
+    TRY(list_add_flat(&copy->judges, &discriminator->master, discriminator, "", error));
+    if (spectral) TRY(list_add_flat(&copy->judges, &spectral->master, spectral, "", error));
+    TRY(list_add_moments(&copy->moments, discriminator, error));
+    list_file(copy, STATE_DISCRIMINATOR_FILE, &copy->judges);
+  }
+  list_file(copy, OPTIMIZER_FILE, &copy->moments);
+  *out = copy;
+  copy = NULL;
+done:
+  state_copy_free(copy);
+  return status;
+}
+
+static void forget_position(StateCopy *copy) {
+  json_decref((json_t *)copy->content.state);
+  json_decref((json_t *)copy->content.manifest);
+  copy->content.state = copy->content.manifest = NULL;
+}
+
+Status state_copy(StateCopy *copy, const RunPosition *position, Error *error) {
+  Status status = OK;
+  const Config *config = model_config(copy->model);
+  ClipShape shape = model_shape(copy->model);
+  CheckpointContent *content = &copy->content;
+  Text text = {0};
+  forget_position(copy);
+  const Config copied = portable(config);
+  config_write(&config_schema, &copied, false, &text);
+  content->step = position->step;
+  content->keep_before = first_bad_step(position);
+  content->state = state_json(copy->model, position);
+  content->manifest =
+      json_pack("{s:s, s:s, s:I}", "dataset_uuid", position->dataset_uuid, "config", text.data,
+                "scale", (json_int_t)(shape.target_height / shape.source_height));
+  TRY(list_download(&copy->weights, error));
+  TRY(list_download(&copy->judges, error));
+  TRY(list_download(&copy->moments, error));
+done:
+  text_free(&text);
+  return status;
+}
+
+Status state_submit(const StateCopy *copy, CheckpointWriter *writer, Error *error) {
+  return checkpoint_writer_submit(writer, &copy->content, error);
+}
+
+void state_copy_free(StateCopy *copy) {
+  if (!copy) return;
+  list_free(&copy->weights);
+  list_free(&copy->judges);
+  list_free(&copy->moments);
+  forget_position(copy);
+  free(copy);
+}
+
+/* --- Restoring -------------------------------------------------------------------------------- */
+
+/* "F32 [64, 1, 7, 7, 3]" */
+static void describe(const NamedTensor *tensor, Text *out) {
+  text_append(out, "%s ", tensor_type_name(tensor->type));
+  tensor_shape_append(out, tensor->shape, tensor->rank);
+}
+
+Status state_check_tensor(const Checkpoint *checkpoint, const char *file_name,
+                          const NamedTensor *found, const NamedTensor *like, Error *error) {
+  if (found->type == like->type && found->rank == like->rank &&
+      memcmp(found->shape, like->shape, sizeof(int64_t) * (size_t)like->rank) == 0)
+    return OK;
+  Text there = {0}, here = {0};
+  describe(found, &there);
+  describe(like, &here);
+  Status status = error_set(error, ERROR_USAGE,
+                            "%s/%s: tensor \"%s\" is %s, but this config's networks need %s; "
+                            "model.* must be as when the checkpoint was written",
+                            checkpoint->path, file_name, found->name, there.data, here.data);
+  text_free(&there);
+  text_free(&here);
+  return status;
+}
+
+static Status find_tensor(const Checkpoint *checkpoint, const char *file_name, const char *name,
+                          const NamedTensor *like, const NamedTensor **out, Error *error) {
+  const Safetensors *file = checkpoint_file(checkpoint, file_name);
+  *out = file ? safetensors_find(file, name) : NULL;
+  if (*out) return state_check_tensor(checkpoint, file_name, *out, like, error);
+  return error_set(error, ERROR_USAGE,
+                   "%s/%s: has no tensor \"%s\", which this config's networks need",
+                   checkpoint->path, file_name, name);
+}
+
+/* Fills a flat array. */
+static Status read_flat(const Checkpoint *checkpoint, const char *file_name, const char *prefix,
+                        const Parameters *parameters, float *flat, Error *error) {
+  Status status = OK;
+  char *name = NULL;
+  for (int i = 0; i < parameters->count; i++) {
+    const Parameter *parameter = &parameters->items[i];
+    free(name);
+    name = mem_format("%s%s", prefix, parameter->name);
+    NamedTensor like = state_tensor(parameter, name, flat);
+    const NamedTensor *found = NULL;
+    TRY(find_tensor(checkpoint, file_name, name, &like, &found, error));
+    memcpy(flat + parameter->offset, found->data, (size_t)parameter->count * sizeof *flat);
+  }
+done:
+  free(name);
+  return status;
+}
+
+typedef struct Restoring {
+  Comm *comm;
+  const Checkpoint *checkpoint;
+  float *flat; /* any one of the networks' arrays */
+} Restoring;
+
+/* From here on all ranks together; `checkpoint` is NULL on all but rank 0. A rank that fails alone
+ * makes that common at once: ranks that went different ways would wait for each other. */
+
+static Status restore_flat(const Restoring *from, const char *file_name, const char *prefix,
+                           const Parameters *parameters, Buffer *buffer, Error *error) {
+  Status status = OK;
+  size_t bytes = (size_t)buffer->count * sizeof *from->flat;
+  memset(from->flat, 0, bytes); /* also what lies between the parameters */
+  if (from->checkpoint)
+    status = read_flat(from->checkpoint, file_name, prefix, parameters, from->flat, error);
+  TRY(comm_agree(from->comm, status, error));
+  TRY(comm_broadcast(from->comm, from->flat, bytes, 0, error));
+  TRY(comm_agree(from->comm, buffer_upload(buffer, 0, from->flat, buffer->count, error), error));
+done:
+  return status;
+}
+
+static Status restore_counters(const Restoring *from, Parameters *parameters, Error *error) {
+  Status status = OK;
+  Comm *comm = from->comm;
+  float values[COUNTERS] = {0};
+  char *name = mem_format("%s.counters", parameters->network);
+  NamedTensor like = {.type = TENSOR_F32, .rank = 1, .shape = {COUNTERS}};
+  const NamedTensor *found = NULL;
+  if (from->checkpoint)
+    status = find_tensor(from->checkpoint, OPTIMIZER_FILE, name, &like, &found, error);
+  if (found) memcpy(values, found->data, sizeof values);
+  TRY(comm_agree(comm, status, error));
+  TRY(comm_broadcast(comm, values, sizeof values, 0, error));
+  TRY(comm_agree(comm, buffer_upload(&parameters->counters, 0, values, COUNTERS, error), error));
+done:
+  free(name);
+  return status;
+}
+
+static Status restore_network(const Restoring *from, const char *file_name, Parameters *parameters,
+                              Error *error) {
+  Status status = OK;
+  char *first = mem_format("%s.moment1.", parameters->network);
+  char *second = mem_format("%s.moment2.", parameters->network);
+  Parameters *spectral = parameters->spectral;
+  TRY(restore_flat(from, file_name, "", parameters, &parameters->master, error));
+  TRY(restore_flat(from, OPTIMIZER_FILE, first, parameters, &parameters->moment1, error));
+  TRY(restore_flat(from, OPTIMIZER_FILE, second, parameters, &parameters->moment2, error));
+  TRY(restore_counters(from, parameters, error));
+  if (spectral) TRY(restore_flat(from, file_name, "", spectral, &spectral->master, error));
+  TRY(comm_agree(from->comm, parameters_refresh(parameters, error), error));
+done:
+  free(first);
+  free(second);
+  return status;
+}
+
+static int64_t longest_array(const Parameters *parameters) {
+  int64_t most = parameters->master.count;
+  int64_t own = parameters->spectral ? parameters->spectral->master.count : 0;
+  return own > most ? own : most;
+}
+
+static Status restore_networks(Model *model, Comm *comm, const Checkpoint *checkpoint,
+                               Error *error) {
+  Status status = OK;
+  Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
+  int64_t most = longest_array(generator);
+  if (longest_array(discriminator) > most) most = longest_array(discriminator);
+  Restoring from = {.comm = comm, .checkpoint = checkpoint};
+  status =
+      mem_bulk((size_t)most * sizeof *from.flat, "a network's weights", (void **)&from.flat, error);
+  TRY(comm_agree(comm, status, error));
+  TRY(restore_network(&from, STATE_GENERATOR_FILE, generator, error));
+  TRY(restore_flat(&from, STATE_GENERATOR_FILE, "ema.", generator, &generator->ema, error));
+  if (discriminator->total > 0)
+    TRY(restore_network(&from, STATE_DISCRIMINATOR_FILE, discriminator, error));
+done:
+  free(from.flat);
+  return status;
+}
+
+Status state_config(const Checkpoint *checkpoint, Config *config, Error *error) {
+  const char *yaml = NULL;
+  char *where = path_join(checkpoint->path, "manifest.json");
+  ConfigPlaces *places = config_places_put_aside(); /* of the config that is held against it */
+  Status status = json_get_string(checkpoint->manifest, where, "config", &yaml, error);
+  if (status == OK) status = config_set_defaults(&config_schema, config, error);
+  if (status == OK) status = config_parse(&config_schema, where, yaml, strlen(yaml), config, error);
+  config_places_put_back(places);
+  free(where);
+  return status;
+}
+
+Status state_scale(const Checkpoint *checkpoint, int64_t *scale, Error *error) {
+  char *where = path_join(checkpoint->path, "manifest.json");
+  Status status = json_get_int(checkpoint->manifest, where, "scale", 1, 64, scale, error);
+  free(where);
+  return status;
+}
+
+static Status check_same_int(const char *key, int64_t now, int64_t then, Error *error) {
+  if (now == then) return OK;
+  return config_error(key, error, "%lld, but the checkpoint was written with %lld", (long long)now,
+                      (long long)then);
+}
+
+/* "train.steps is 20, was 10; ...": where two configs differ; nothing where they do not. */
+static void append_changes(const Config *now, const Config *then, Text *out) {
+  Text ours = {0}, theirs = {0};
+  for (size_t i = 0; i < config_schema.count; i++) {
+    const char *key = config_schema.keys[i].key;
+    text_clear(&ours);
+    text_clear(&theirs);
+    config_write_value(&config_schema, key, now, &ours);
+    config_write_value(&config_schema, key, then, &theirs);
+    if (strcmp(ours.data, theirs.data) == 0) continue;
+    text_append(out, "%s%s is %s, was %s", out->length > 0 ? "; " : "", key, ours.data,
+                theirs.data);
+  }
+  text_free(&ours);
+  text_free(&theirs);
+}
+
+/* What must not change under a run, and a line in the log for what did. */
+static Status check_config(const Config *now, const Checkpoint *checkpoint,
+                           const char *dataset_uuid, Error *error) {
+  Status status = OK;
+  Config then;
+  Text changes = {0};
+  const char *uuid = NULL;
+  TRY(state_config(checkpoint, &then, error));
+  TRY(check_same_int("run.seed", now->run.seed, then.run.seed, error));
+  TRY(check_same_int("train.global_batch", now->train.global_batch, then.train.global_batch,
+                     error));
+  if (now->model.spectral_norm != then.model.spectral_norm)
+    TRY(config_error("model.spectral_norm", error,
+                     now->model.spectral_norm ? "true, but the checkpoint was written with false"
+                                              : "false, but the checkpoint was written with true"));
+  TRY(json_get_string(checkpoint->manifest, checkpoint->path, "dataset_uuid", &uuid, error));
+  if (strcmp(uuid, dataset_uuid) != 0)
+    FAIL(error, ERROR_USAGE,
+         "%s: was trained on dataset %s, but %s holds dataset %s; resuming would mix them",
+         checkpoint->path, uuid, now->data.path, dataset_uuid);
+  const Config own = portable(now), saved = portable(&then);
+  append_changes(&own, &saved, &changes);
+  if (changes.length > 0)
+    log_warning("%s: the config has changed since this checkpoint was written: %s",
+                checkpoint->path, changes.data);
+done:
+  text_free(&changes);
+  return status;
+}
+
+static bool is_of(const Parameters *parameters, const char *name) {
+  if (parameters_find(parameters, name)) return true;
+  return parameters->spectral && parameters_find(parameters->spectral, name);
+}
+
+/* A layer that the config has not any more would be lost without a word. */
+static Status check_nothing_lost(const Parameters *parameters, const Checkpoint *checkpoint,
+                                 const char *file_name, Error *error) {
+  static const char AVERAGED[] = "ema.";
+  const size_t length = sizeof AVERAGED - 1;
+  const Safetensors *file = checkpoint_file(checkpoint, file_name);
+  for (int i = 0; file && parameters->total > 0 && i < safetensors_count(file); i++) {
+    const char *name = safetensors_tensor(file, i)->name;
+    if (!is_of(parameters, strncmp(name, AVERAGED, length) == 0 ? name + length : name))
+      return error_set(error, ERROR_USAGE,
+                       "%s/%s: has tensor \"%s\", which this config's networks have not; model.* "
+                       "must be as when the checkpoint was written",
+                       checkpoint->path, file_name, name);
+  }
+  return OK;
+}
+
+/* A run that begins or ends to ask for loss.perceptual has changed its config; one that goes on has
+ * the same network. */
+static Status check_perceptual(Model *model, const Checkpoint *checkpoint, Error *error) {
+  int64_t saved = 0;
+  uint32_t own = model_perceptual_checksum(model);
+  if (model_perceptual(model)->total == 0) return OK;
+  if (!json_object_get(checkpoint->state, PERCEPTUAL_CHECKSUM)) return OK;
+  Status status = json_get_int(checkpoint->state, checkpoint->path, PERCEPTUAL_CHECKSUM, 0,
+                               UINT32_MAX, &saved, error);
+  if (status != OK || saved == (int64_t)own) return status;
+  return config_error("loss.perceptual_weights", error,
+                      "%s holds weights of CRC-32C %08x, but %s was trained with those of %08x; "
+                      "resuming would mix them",
+                      model_config(model)->loss.perceptual_weights, own, checkpoint->path,
+                      (unsigned)saved);
+}
+
+/* The text of state.json's "guard" on every rank; length 0 where there is none. Caller frees. */
+static Status share_guard(Comm *comm, const Checkpoint *checkpoint, char **text, uint64_t *length,
+                          Error *error) {
+  Status status = OK;
+  const json_t *saved = checkpoint ? json_object_get(checkpoint->state, "guard") : NULL;
+  *text = saved ? json_dumps(saved, JSON_COMPACT) : NULL;
+  *length = *text ? strlen(*text) : 0;
+  TRY(comm_broadcast(comm, length, sizeof *length, 0, error));
+  if (!*text) *text = mem_new(*length + 1, 1);
+  TRY(comm_broadcast(comm, *text, *length, 0, error));
+done:
+  return status;
+}
+
+static Status restore_guard(Guard *guard, Comm *comm, const Checkpoint *checkpoint, bool going_back,
+                            StepOutcome *pending, Error *error) {
+  static const char where[] = "state.json: guard";
+  Status status = OK;
+  char *text = NULL;
+  uint64_t length = 0;
+  json_t *saved = NULL;
+  TRY(share_guard(comm, checkpoint, &text, &length, error));
+  if (length > 0) status = json_parse(where, text, length, &saved, error);
+  if (status == OK) status = guard_restore(guard, saved, where, going_back, pending, error);
+  if (status != OK && checkpoint) error_context(error, "%s", checkpoint->path);
+  status = comm_agree(comm, status, error);
+done:
+  json_decref(saved);
+  free(text);
+  return status;
+}
+
+Status state_restore(Model *model, Guard *guard, Comm *comm, const Checkpoint *checkpoint,
+                     const char *dataset_uuid, bool going_back, ResumePoint *point, Error *error) {
+  Status status = OK;
+  *point = (ResumePoint){.pending.step = -1};
+  if (checkpoint) {
+    status = check_config(model_config(model), checkpoint, dataset_uuid, error);
+    if (status == OK) status = check_perceptual(model, checkpoint, error);
+    if (status == OK)
+      status = check_nothing_lost(model_generator(model), checkpoint, STATE_GENERATOR_FILE, error);
+    if (status == OK)
+      status = check_nothing_lost(model_discriminator(model), checkpoint, STATE_DISCRIMINATOR_FILE,
+                                  error);
+    if (status == OK)
+      status = json_get_int(checkpoint->state, checkpoint->path, "step", 0, INT64_MAX, &point->step,
+                            error);
+  }
+  TRY(comm_agree(comm, status, error));
+  TRY(comm_broadcast(comm, &point->step, sizeof point->step, 0, error));
+  TRY(restore_guard(guard, comm, checkpoint, going_back, &point->pending, error));
+  TRY(restore_networks(model, comm, checkpoint, error));
+done:
+  return status;
+}
+
+Status state_load_generator(const Checkpoint *checkpoint, bool ema, Parameters *parameters,
+                            Error *error) {
+  Status status = OK;
+  float *flat = NULL;
+  TRY(mem_bulk((size_t)parameters->master.count * sizeof *flat, "the generator's weights",
+               (void **)&flat, error));
+  TRY(read_flat(checkpoint, STATE_GENERATOR_FILE, ema ? "ema." : "", parameters, flat, error));
+  TRY(buffer_upload(&parameters->master, 0, flat, parameters->master.count, error));
+done:
+  free(flat);
+  return status;
+}

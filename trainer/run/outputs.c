@@ -1,0 +1,203 @@
+/* What rank 0 of a training run reads and writes below run.dir. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "base/files.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "trainer/run/run.h"
+
+static char *checkpoints_folder(const Run *run) {
+  return path_join(run->config->run.dir, "checkpoints");
+}
+
+/* Parallel file systems are often mounted without locks. */
+static bool cannot_lock(int errnum) {
+  return errnum == ENOSYS || errnum == ENOLCK || errnum == EOPNOTSUPP;
+}
+
+Status run_lock_folder(Run *run, Error *error) {
+  Status status = OK;
+  char *path = path_join(run->config->run.dir, "lock");
+  TRY(folder_create(run->config->run.dir, error));
+  run->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (run->lock < 0) {
+    status = error_errno(error, errno, "%s", path);
+    goto done;
+  }
+  if (flock(run->lock, LOCK_EX | LOCK_NB) == 0) goto done;
+  if (errno == EWOULDBLOCK)
+    FAIL(error, ERROR_USAGE, "%s: another run is using this folder; choose another run.dir",
+         run->config->run.dir);
+  if (cannot_lock(errno))
+    log_warning("%s: this file system has no locks: nothing keeps a second run out", path);
+  else
+    status = error_errno(error, errno, "%s: cannot lock", path);
+done:
+  free(path);
+  return status;
+}
+
+/* --- Which checkpoint ------------------------------------------------------------------------- */
+
+/* A run that ended before its first checkpoint leaves an empty folder. */
+static Status refuse_earlier_run(const Run *run, const char *folder, Error *error) {
+  Status status = OK;
+  char **names = NULL;
+  size_t count = 0;
+  if (path_exists(folder)) TRY(folder_list(folder, &names, &count, error));
+  if (count > 0)
+    FAIL(error, ERROR_USAGE,
+         "%s: holds the checkpoints of an earlier run; go on with --resume auto, or choose another "
+         "run.dir",
+         run->config->run.dir);
+done:
+  folder_list_free(names, count);
+  return status;
+}
+
+Status run_choose_checkpoint(Run *run, const char *resume, Checkpoint **out, Error *error) {
+  Status status = OK;
+  char *folder = checkpoints_folder(run);
+  *out = NULL;
+  if (strcmp(resume, "auto") == 0) {
+    if (path_is_folder(folder)) TRY(checkpoint_open_latest(folder, out, error));
+  } else if (strcmp(resume, "none") != 0) {
+    TRY(checkpoint_open_path(resume, out, error));
+    run->origin = mem_string((*out)->path);
+  } else {
+    TRY(refuse_earlier_run(run, folder, error));
+  }
+done:
+  free(folder);
+  return status;
+}
+
+Status run_choose_before(Run *run, int64_t step, Checkpoint **out, Error *error) {
+  Status status = OK;
+  char *folder = checkpoints_folder(run);
+  TRY(checkpoint_writer_wait(run->checkpoints, run->config->comm.checkpoint_timeout, error));
+  TRY(checkpoint_open_before(folder, step, out, error));
+  if (!*out && run->origin) TRY(checkpoint_open(run->origin, out, error));
+done:
+  free(folder);
+  return status;
+}
+
+/* --- Writing ---------------------------------------------------------------------------------- */
+
+static Status write_config(Run *run, Error *error) {
+  Text text = {0};
+  char *path = path_join(run->config->run.dir, "config.yaml");
+  config_write(&config_schema, run->config, true, &text);
+  Status status = atomic_file_replace(path, text.data, text.length, error);
+  free(path);
+  text_free(&text);
+  return status;
+}
+
+Status run_reopen_metrics(Run *run, Error *error) {
+  Status status = OK;
+  const Config *config = run->config;
+  metrics_close(run->metrics);
+  tensorboard_close(run->tensorboard);
+  progress_end(run->progress);
+  run->metrics = NULL;
+  run->tensorboard = NULL;
+  run->record = (MetricsRecord){0};
+  run->progress = progress_new("train", run->step, config->train.steps);
+  TRY(metrics_open(config->run.dir, run->step, &run->metrics, error));
+  if (config->metrics.tensorboard)
+    TRY(tensorboard_open(config->run.dir, run->step, &run->tensorboard, error));
+done:
+  return status;
+}
+
+Status run_write_record(Run *run, Error *error) {
+  Status status = OK;
+  TRY(metrics_write(run->metrics, &run->record, error));
+  if (run->tensorboard) TRY(tensorboard_write(run->tensorboard, &run->record, error));
+done:
+  return status;
+}
+
+/* The name of `checkpoint` where it is one of the run's own, else NULL. Caller frees. */
+static char *own_name(const char *folder, const Checkpoint *checkpoint) {
+  char *name = mem_format("step-%08lld", (long long)checkpoint->step);
+  char *path = path_join(folder, name);
+  bool same = path_is_same(checkpoint->path, path);
+  free(path);
+  if (same) return name;
+  free(name);
+  return NULL;
+}
+
+Status run_open_outputs(Run *run, const Checkpoint *checkpoint, Error *error) {
+  Status status = OK;
+  const Config *config = run->config;
+  char *folder = checkpoints_folder(run), *samples = path_join(config->run.dir, "samples");
+  char *from = checkpoint ? own_name(folder, checkpoint) : NULL;
+  TRY(write_config(run, error));
+  TRY(folder_create(samples, error));
+  TRY(checkpoint_writer_open(folder, (int)config->checkpoint.keep, from, &run->checkpoints, error));
+  run->sampler =
+      inference_of_parameters(config, model_generator(run->model), READ_EMA, run->backend);
+  TRY(run_reopen_metrics(run, error));
+done:
+  free(from);
+  free(folder);
+  free(samples);
+  return status;
+}
+
+Status run_copy_state(Run *run, Error *error) {
+  Status status = OK;
+  int64_t count;
+  const int64_t *left_out = guard_left_out(run->guard, &count);
+  RunPosition position = {
+      .step = run->step,
+      .samples = order_batch(run->step, left_out, count) * run->config->train.global_batch,
+      .dataset_uuid = dataset_info(run->dataset)->uuid,
+      .guard = run->guard,
+      .pending = &run->started[0].outcome,
+  };
+  /* A resumed run relies on what is written up to here. */
+  TRY(metrics_sync(run->metrics, error));
+  if (run->tensorboard) TRY(tensorboard_sync(run->tensorboard, error));
+  if (!run->copy) TRY(state_copy_new(run->model, &run->copy, error));
+  TRY(state_copy(run->copy, &position, error));
+done:
+  return status;
+}
+
+static char *samples_path(const Run *run) {
+  return mem_format("%s/samples/step-%08lld.png", run->config->run.dir, (long long)run->step);
+}
+
+Status run_write_samples(Run *run, Error *error) {
+  Status status = OK;
+  bool written;
+  char *path = samples_path(run);
+  TRY(samples_write(run->dataset, run->sampler, (int)run->config->samples.clips, path, &written,
+                    error));
+  if (written && run->tensorboard)
+    TRY(tensorboard_write_sheet(run->tensorboard, run->step, path, error));
+done:
+  free(path);
+  return status;
+}
+
+Status run_write_owed_samples(Run *run, Error *error) {
+  Status status = OK;
+  int64_t every = run->config->samples.every;
+  char *path = samples_path(run);
+  if (every > 0 && run->step > 0 && run->step % every == 0 && !path_exists(path))
+    status = run_write_samples(run, error);
+  free(path);
+  return status;
+}

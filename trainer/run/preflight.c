@@ -1,0 +1,200 @@
+#include "trainer/run/preflight.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/crc32c.h"
+#include "base/memory.h"
+#include "base/text.h"
+
+enum { READ_BYTES = 1 << 20, NAMED_RANKS = 4, PLACE_SIZE = 640 };
+
+/* What a rank is started with; compared with rank 0's. */
+typedef struct Identity {
+  char host[64], dataset[40];
+  uint32_t program, config; /* CRC-32C of the program's file, of the config as text */
+} Identity;
+
+/* --- The number of ranks ---------------------------------------------------------------------- */
+
+/* Open MPI's before 5 and since, and Hydra's (MPICH, Intel). */
+static bool started_by_mpirun(void) {
+  return getenv("OMPI_MCA_orte_launch") || getenv("PRTE_LAUNCHED") || getenv("HYDI_CONTROL_FD");
+}
+
+/* How many tasks srun started this one among; 0: it was not srun that started it. */
+static int step_tasks(void) {
+  const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
+  return tasks && !started_by_mpirun() ? atoi(tasks) : 0;
+}
+
+static Status alone_error(int connected, Error *error) {
+  const char *task = getenv("SLURM_PROCID"), *node = getenv("SLURMD_NODENAME");
+  return error_set(error, ERROR_USAGE,
+                   "srun started %d tasks, but MPI connects %d: task %s on node %s would train "
+                   "alone; use srun --mpi=pmix (srun --mpi=list names what there is), or mpirun",
+                   step_tasks(), connected, task ? task : "?", node ? node : "?");
+}
+
+Status launch_check_environment(Error *error) {
+  bool connected = getenv("PMIX_RANK") || getenv("PMI_RANK");
+  return step_tasks() > 1 && !connected ? alone_error(1, error) : OK;
+}
+
+Status launch_refuse(int *argc, char ***argv, Status status, Error *error) {
+  if (launch_check_environment(NULL) != OK) return status;
+  return comm_open_failed(argc, argv, status, error);
+}
+
+static Status check_world_size(int size, Error *error) {
+  int tasks = step_tasks();
+  return tasks > 0 && tasks != size ? alone_error(size, error) : OK;
+}
+
+/* --- Identities ------------------------------------------------------------------------------- */
+
+static Status program_crc32c(uint32_t *out, Error *error) {
+  static const char path[] = "/proc/self/exe";
+  Status status = OK;
+  uint8_t *bytes = mem_new(READ_BYTES, 1);
+  ssize_t count = 0;
+  *out = 0;
+  int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) {
+    status = error_errno(error, errno, "%s: cannot open", path);
+    goto done;
+  }
+  while ((count = read(descriptor, bytes, READ_BYTES)) > 0)
+    *out = crc32c(*out, bytes, (size_t)count);
+  if (count < 0) status = error_errno(error, errno, "%s: cannot read", path);
+done:
+  if (descriptor >= 0) close(descriptor);
+  free(bytes);
+  return status;
+}
+
+static Status identify(const Text *config, const char *dataset, Identity *out, Error *error) {
+  *out = (Identity){.config = crc32c(0, config->data, config->length)};
+  if (gethostname(out->host, sizeof out->host - 1) != 0) strcpy(out->host, "unknown host");
+  snprintf(out->dataset, sizeof out->dataset, "%s", dataset);
+  return program_crc32c(&out->program, error);
+}
+
+typedef bool (*Differs)(const Identity *a, const Identity *b);
+
+static bool program_differs(const Identity *a, const Identity *b) {
+  return a->program != b->program;
+}
+static bool config_differs(const Identity *a, const Identity *b) {
+  return a->config != b->config;
+}
+static bool dataset_differs(const Identity *a, const Identity *b) {
+  return strcmp(a->dataset, b->dataset) != 0;
+}
+
+/* "rank 1 on b, rank 3 on d and 12 more"; returns the first of them, 0 where there is none. */
+static int list_differing(const Identity *ranks, int size, Differs differs, Text *out) {
+  int count = 0, first = 0;
+  for (int r = 1; r < size; r++) {
+    if (!differs(&ranks[0], &ranks[r])) continue;
+    if (first == 0) first = r;
+    if (count++ < NAMED_RANKS)
+      text_append(out, "%srank %d on %s", count > 1 ? ", " : "", r, ranks[r].host);
+  }
+  if (count > NAMED_RANKS) text_append(out, " and %d more", count - NAMED_RANKS);
+  return first;
+}
+
+/* --- Configs ---------------------------------------------------------------------------------- */
+
+/* The first line in which two configs as text differ: "train.steps is 20, on rank 0 it is 10". Both
+ * have the same keys in the same order: they come from the same program. */
+static void describe_difference(const char *own, const char *first, char out[PLACE_SIZE]) {
+  int section = 0;
+  const char *heading = own;
+  out[0] = '\0';
+  while (*own && *first) {
+    int length = (int)strcspn(own, "\n"), other = (int)strcspn(first, "\n");
+    if (length != other || memcmp(own, first, (size_t)length) != 0) {
+      int name = (int)strcspn(own, ":"), indent = (int)strspn(own, " ");
+      int value = name + (int)strspn(own + name, ": ");
+      snprintf(out, PLACE_SIZE, "%.*s.%.*s is %.*s, on rank 0 it is %.*s", section, heading,
+               name - indent, own + indent, length - value > 200 ? 200 : length - value,
+               own + value, other - value > 200 ? 200 : other - value, first + value);
+      return;
+    }
+    if (*own != ' ') {
+      heading = own;
+      section = (int)strcspn(own, ":");
+    }
+    own += length + (own[length] == '\n');
+    first += other + (first[other] == '\n');
+  }
+}
+
+/* Where the config of rank `differing` departs from rank 0's, in words, on every rank. */
+static Status find_difference(Comm *comm, const Text *config, int differing, char out[PLACE_SIZE],
+                              Error *error) {
+  Status status = OK;
+  uint64_t length = config->length;
+  char *first = NULL;
+  out[0] = '\0';
+  TRY(comm_broadcast(comm, &length, sizeof length, 0, error));
+  first = mem_new(length + 1, 1);
+  if (comm_rank(comm) == 0) memcpy(first, config->data, length);
+  TRY(comm_broadcast(comm, first, length, 0, error));
+  if (comm_rank(comm) == differing) describe_difference(config->data, first, out);
+  TRY(comm_broadcast(comm, out, PLACE_SIZE, differing, error));
+done:
+  free(first);
+  return status;
+}
+
+/* --- All of it -------------------------------------------------------------------------------- */
+
+static Status compare(Comm *comm, const Identity *ranks, const Text *config, Error *error) {
+  Status status = OK;
+  Text who = {0};
+  char difference[PLACE_SIZE];
+  int size = comm_size(comm), rank;
+  if ((rank = list_differing(ranks, size, program_differs, &who)) > 0)
+    FAIL(error, ERROR_USAGE,
+         "the ranks run different builds: %s (the program's CRC-32C is %08x) and rank 0 on %s "
+         "(%08x); install the same program on every node",
+         who.data, ranks[rank].program, ranks[0].host, ranks[0].program);
+  if ((rank = list_differing(ranks, size, config_differs, &who)) > 0) {
+    TRY(find_difference(comm, config, rank, difference, error));
+    FAIL(error, ERROR_USAGE,
+         "the ranks have different configs: %s and rank 0 on %s; on rank %d %s; start every rank "
+         "with the same file and the same --set",
+         who.data, ranks[0].host, rank, difference);
+  }
+  if ((rank = list_differing(ranks, size, dataset_differs, &who)) > 0)
+    FAIL(error, ERROR_USAGE,
+         "the ranks see different datasets below the same data.path: %s (%s) and rank 0 on %s "
+         "(%s); copy the same dataset to every node",
+         who.data, ranks[rank].dataset, ranks[0].host, ranks[0].dataset);
+done:
+  text_free(&who);
+  return status;
+}
+
+Status launch_check(const Config *config, Comm *comm, const char *dataset_uuid, Error *error) {
+  Status status = OK;
+  int size = comm_size(comm);
+  Identity own, *ranks = mem_new((size_t)size, sizeof *ranks);
+  Text text = {0};
+  config_write(&config_schema, config, false, &text);
+  TRY(comm_agree(comm, check_world_size(size, error), error));
+  TRY(comm_agree(comm, identify(&text, dataset_uuid, &own, error), error));
+  TRY(comm_all_gather(comm, &own, sizeof own, ranks, error));
+  TRY(compare(comm, ranks, &text, error));
+done:
+  text_free(&text);
+  free(ranks);
+  return status;
+}
