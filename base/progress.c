@@ -55,8 +55,8 @@ static void append_losses(Text *line, const MetricsRecord *record) {
     if (!isnan(value)) text_append(line, "  %s %.4g", SHOWN[i].name, value);
   }
   text_append(line, "  %.3g clips/s", record->clips_per_second);
-  text_append(line, "  data %.0f%%  comm %.0f%%", 100 * record->wait_data, 100 * record->wait_comm);
-  if (record->slowest_rank >= 0) text_append(line, "  slowest rank %d", record->slowest_rank);
+  text_append(line, "  data %.0f%%  comm %.0f%%", 100 * record->time_data, 100 * record->time_comm_exposed);
+  if (record->straggler_rank >= 0) text_append(line, "  slowest rank %d", record->straggler_rank);
 }
 
 static void append_time(const Progress *progress, double rate, double elapsed, Text *line) {

@@ -33,10 +33,10 @@ TINY = {
     "model.video_layers": 2,
     "model.spectral_norm": True,
     "loss.r1": 0.1,
-    "loss.r1_every": 3,
+    "loss.r1_interval": 3,
     "optim.clip": 5,
-    "optim.l1_warmup": 3,
-    "optim.fade_in": 4,
+    "optim.pretrain_steps": 3,
+    "optim.adversarial_ramp_steps": 4,
     "train.global_batch": 4,
     "train.micro_batch": 1,
     "metrics.every": 1,
@@ -327,7 +327,7 @@ class Run:
         """What is a function of config and data in each line of metrics."""
         with open(self.path("metrics.jsonl"), encoding="utf-8") as file:
             records = [json.loads(line) for line in file]
-        timed = ("clips_per_second", "step_seconds", "gflops", "time/", "wait/", "slowest/")
+        timed = ("clips_per_second", "step_seconds", "gflops", "time/", "straggler/")
         return [{key: value for key, value in record.items() if not key.startswith(timed)} for record in records]
 
 

@@ -4,7 +4,7 @@
  * it come the parser's checks, the commented file of defaults, --help and the error texts. Keys are
  * "section.name" (one level of nesting in YAML, or dots written out). Errors read
  *
- *     run.yaml:12:9: optim.generator_rate: "fast" is not a number; allowed: 0 to 1
+ *     run.yaml:12:9: optim.generator_lr: "fast" is not a number; allowed: 0 to 1
  *     run.yaml:3:1: modle: unknown key; did you mean "model"?
  *
  * and for an assignment of the command line

@@ -49,7 +49,7 @@ struct Loader {
   LoaderOptions options;
   AugmentPlan plan;
   bool whole;        /* samples are clips, unchanged */
-  int64_t *left_out; /* [options.left_out_count] */
+  int64_t *skipped_batches; /* [options.skipped_batch_count] */
   int64_t clips, first_step;
   int micros;                        /* micro-batches of this rank a step */
   size_t source_bytes, target_bytes; /* of a sample */
@@ -134,7 +134,7 @@ static void fill(Worker *worker, Slot *slot, int64_t number) {
   batch->micro = (int)(number % loader->micros);
   batch->substituted = 0;
   int64_t place = (int64_t)options->rank * loader->micros + batch->micro;
-  int64_t of_step = order_batch(batch->step, loader->left_out, options->left_out_count);
+  int64_t of_step = order_batch(batch->step, loader->skipped_batches, options->skipped_batch_count);
   int64_t first = of_step * options->global_batch + place * options->micro_batch;
   slot->status = OK;
   for (int i = 0; i < batch->count && slot->status == OK; i++) {
@@ -284,8 +284,8 @@ Status loader_open(const Dataset *dataset, const LoaderOptions *options, int64_t
   *out = NULL;
   *loader = (Loader){
       .dataset = dataset, .options = *options, .clips = info->clips, .first_step = first_step};
-  loader->left_out = mem_new((size_t)options->left_out_count + 1, sizeof *loader->left_out);
-  for (int64_t i = 0; i < options->left_out_count; i++) loader->left_out[i] = options->left_out[i];
+  loader->skipped_batches = mem_new((size_t)options->skipped_batch_count + 1, sizeof *loader->skipped_batches);
+  for (int64_t i = 0; i < options->skipped_batch_count; i++) loader->skipped_batches[i] = options->skipped_batches[i];
   pthread_mutex_init(&loader->mutex, NULL);
   condition_init(&loader->slot_free);
   condition_init(&loader->batch_ready);
@@ -344,7 +344,7 @@ void loader_close(Loader *loader) {
   pthread_mutex_destroy(&loader->mutex);
   free(loader->workers);
   free(loader->slots);
-  free(loader->left_out);
+  free(loader->skipped_batches);
   free(loader);
 }
 

@@ -26,8 +26,8 @@ typedef struct LoaderOptions {
   int threads;
   int batches_ahead;
   OnCorrupt on_corrupt;
-  const int64_t *left_out; /* batches no step takes, ascending; copied */
-  int64_t left_out_count;
+  const int64_t *skipped_batches; /* batches no step takes, ascending; copied */
+  int64_t skipped_batch_count;
   double timeout; /* seconds loader_next waits before it fails, naming clip and thread */
 } LoaderOptions;
 

@@ -45,8 +45,8 @@ SamplePlace order_sample(uint64_t seed, int64_t sample, int64_t n) {
   return place;
 }
 
-int64_t order_batch(int64_t step, const int64_t *left_out, int64_t count) {
+int64_t order_batch(int64_t step, const int64_t *skipped_batches, int64_t count) {
   int64_t batch = step;
-  for (int64_t i = 0; i < count && left_out[i] <= batch; i++) batch++;
+  for (int64_t i = 0; i < count && skipped_batches[i] <= batch; i++) batch++;
   return batch;
 }

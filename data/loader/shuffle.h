@@ -16,8 +16,8 @@ typedef struct SamplePlace {
  * batch * global_batch + place in batch. */
 SamplePlace order_sample(uint64_t seed, int64_t sample, int64_t n);
 
-/* The number of the batch that step `step` takes, where the `count` batches of `left_out`
+/* The number of the batch that step `step` takes, where the `count` batches of `skipped_batches`
  * (ascending, each once) are taken by none: batch b has the samples b * global_batch and on. */
-int64_t order_batch(int64_t step, const int64_t *left_out, int64_t count);
+int64_t order_batch(int64_t step, const int64_t *skipped_batches, int64_t count);
 
 #endif

@@ -81,7 +81,7 @@ Status video_error(Error *error, Status status, int code, const char *format, ..
 
 /* A build without FFmpeg: pictures and folders of them work, videos and filters say why not. */
 
-static Status left_out(Error *error, const char *what) {
+static Status skipped_batches(Error *error, const char *what) {
   return error_set(
       error, ERROR_USAGE,
       "%s: this celforge was built without FFmpeg (WITH_FFMPEG=0); use a folder of PNG "
@@ -93,21 +93,21 @@ Status stream_reader_open(const char *path, const VideoReaderOptions *options, V
                           void **state, Error *error) {
   (void)options, (void)info;
   *state = NULL;
-  return left_out(error, path);
+  return skipped_batches(error, path);
 }
 
 Status stream_writer_open(const char *path, const VideoWriterOptions *options, void **state,
                           Error *error) {
   (void)options;
   *state = NULL;
-  return left_out(error, path);
+  return skipped_batches(error, path);
 }
 
 Status frame_filter_open_rgb(int width, int height, const VideoReaderOptions *options,
                              FrameFilter **out, Error *error) {
   (void)width, (void)height;
   *out = NULL;
-  return left_out(error, options->filter);
+  return skipped_batches(error, options->filter);
 }
 
 void frame_filter_close(FrameFilter *filter) {
@@ -121,17 +121,17 @@ void frame_filter_shape(const FrameFilter *filter, int *width, int *height, int 
 
 Status frame_filter_send(FrameFilter *filter, struct AVFrame *frame, Error *error) {
   (void)filter, (void)frame;
-  return left_out(error, "filter");
+  return skipped_batches(error, "filter");
 }
 
 Status frame_filter_send_rgb(FrameFilter *filter, const uint8_t *rgb, Error *error) {
   (void)filter, (void)rgb;
-  return left_out(error, "filter");
+  return skipped_batches(error, "filter");
 }
 
 Status frame_filter_receive(FrameFilter *filter, uint8_t *rgb, bool *got, bool *end, Error *error) {
   (void)filter, (void)rgb, (void)got, (void)end;
-  return left_out(error, "filter");
+  return skipped_batches(error, "filter");
 }
 
 const ReaderKind stream_reader = {0};

@@ -119,7 +119,7 @@ typedef struct CudaOptions {
   bool plain_streams;           /* no CUDA graphs: capture_* are NULL */
   bool untested;                /* no self-test of the convolutions: for tests that have none */
   size_t convolution_workspace; /* the most a convolution may ask for, bytes */
-  int plan_threads;             /* that plan convolutions at a time; 0: as processors allow */
+  int build_threads;             /* that plan convolutions at a time; 0: as processors allow */
   const char *cache; /* folder of plans and compiled kernels; NULL: $XDG_CACHE_HOME/celforge */
   double timeout;    /* seconds a wait for the device may take */
 } CudaOptions;

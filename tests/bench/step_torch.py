@@ -182,14 +182,14 @@ class Step:
             compile_backward_passes_at_once()
         self.training = training = Training(config, norms=False, fused=device == "cuda")
         # As `celforge bench step`: where R1 comes now and then, a step without.
-        training.regularises = lambda number: config.loss.r1 > 0 and config.loss.r1_every == 1
+        training.regularises = lambda number: config.loss.r1 > 0 and config.loss.r1_interval == 1
         training.to(device=device)
         if layout == "channels-last":
             use_channels_last(training)
         training.ema = {name: p.detach().clone() for name, p in training.generator.named_parameters()}
         memory = torch.channels_last_3d if layout == "channels-last" else torch.contiguous_format
         self.prepare = lambda clip: normalize(clip).contiguous(memory_format=memory)
-        self.number = config.optim.l1_warmup + config.optim.fade_in
+        self.number = config.optim.pretrain_steps + config.optim.adversarial_ramp_steps
         self.clips, self.turns = (), turns
         parts = [(training.generator, "forward"), (training, "discriminator_loss"), (training, "generator_loss")]
         for owner, name in [(self, "prepare"), *parts]:

@@ -29,11 +29,11 @@ STEPS, CLIPS, FRAMES, SIZE = 5, 2, 2, 96
 # Without warm-up and fade-in every step has the same losses and the same rates.
 SAME = {
     "data.flip": False, "data.frames": 0, "data.crop_height": 0, "data.crop_width": 0, "model.channels": 8, "model.blocks": 2,
-    "model.image_channels": 8, "model.video_channels": 8, "optim.l1_warmup": 0, "optim.fade_in": 0, "optim.rate_warmup": 0,
-    "optim.schedule": "constant", "optim.generator_rate": 1e-4, "optim.discriminator_rate": 1e-4, "train.steps": STEPS,
+    "model.image_channels": 8, "model.video_channels": 8, "optim.pretrain_steps": 0, "optim.adversarial_ramp_steps": 0, "optim.lr_warmup_steps": 0,
+    "optim.lr_schedule": "constant", "optim.generator_lr": 1e-4, "optim.discriminator_lr": 1e-4, "train.steps": STEPS,
     "train.global_batch": CLIPS, "train.micro_batch": CLIPS, "train.threads": 1,
     "metrics.every": 1, "checkpoint.every": 1,
-    "checkpoint.keep": 100, "samples.every": 0, "cuda.tune": False,
+    "checkpoint.keep": 100, "samples.every": 0, "cuda.autotune": False,
 }  # fmt: skip
 ALLOWED = {"f32": 1e-3, "bf16": 5e-2}
 VERSION = tuple(map(int, torch.__version__.split(".")[:2]))

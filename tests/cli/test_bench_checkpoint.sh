@@ -44,10 +44,10 @@ empty "and nothing is left there" here
 
 # Networks that small clips have no room for.
 large=(--dir room --rounds 1 --set model.generator=pix2pixhd --set model.temporal=none --set model.channels=4)
-succeeds "a generator of seven halvings" "$celforge" bench checkpoint tiny.yaml "${large[@]}" --set model.downs=6 \
-  --set model.enhancers=1 --set model.blocks=1
+succeeds "a generator of seven halvings" "$celforge" bench checkpoint tiny.yaml "${large[@]}" --set model.downsamplings=6 \
+  --set model.local_enhancers=1 --set model.blocks=1
 succeeds "discriminators of many layers and scales" "$celforge" bench checkpoint tiny.yaml "${large[@]}" \
-  --set model.downs=1 --set loss.adversarial_weight=1 --set model.image_scales=4 --set model.image_layers=4 \
+  --set model.downsamplings=1 --set loss.adversarial_weight=1 --set model.image_scales=4 --set model.image_layers=4 \
   --set model.video_layers=6 --set model.image_channels=4 --set model.video_channels=4
 
 refuses "no config" 64 "PATH is missing: a config" "$celforge" bench checkpoint

@@ -54,8 +54,8 @@ refuses "a change that is none" 64 "--cluster-set near.lag=1: unknown key" \
   "$celforge" bench scaling step.json "${h200[@]}" --cluster-set near.lag=1
 
 refuses "no cluster" 64 "--cluster" "$celforge" bench scaling tiny.yaml
-refuses "a config that cannot work" 64 "celforge: --set model.enhancers=1: needs model.generator: pix2pixhd" \
-  "${step[@]}" "${h200[@]}" --set model.enhancers=1
+refuses "a config that cannot work" 64 "celforge: --set model.local_enhancers=1: needs model.generator: pix2pixhd" \
+  "${step[@]}" "${h200[@]}" --set model.local_enhancers=1
 refuses "half a node" 64 "12 ranks" "$celforge" bench scaling step.json "${h200[@]}" --ranks 8,12
 refuses "too many ranks" 64 "8192 ranks" "$celforge" bench scaling step.json "${h200[@]}" --ranks 8192
 refuses "no list of ranks" 64 '"8,x"' "$celforge" bench scaling step.json "${h200[@]}" --ranks 8,x

@@ -24,7 +24,7 @@ for option in source target source-filter target-filter frames size seed stride 
 done >missing
 result "$(wc -l <missing)" "pack lists the options that scripts rely on"
 succeeds "celforge train --help" "$celforge" train --help
-says "train --help lists config keys" "optim.generator_rate"
+says "train --help lists config keys" "optim.generator_lr"
 
 # --- Words it does not know -----------------------------------------------------------------------
 refuses "no command" 64 "celforge --help" "$celforge"
@@ -101,10 +101,10 @@ cannot_work "R1 of none" "loss.r1=3: 3 is of discriminators" loss.r1=3 loss.adve
 cannot_work "a perceptual loss without a network" "loss.perceptual=2: 2 needs VGG19's weights: loss.perceptual_weights" \
   loss.perceptual=2
 cannot_work "nothing to learn from" "loss.l1=0: the generator needs loss.l1" loss.l1=0 loss.adversarial_weight=0
-cannot_work "a warm-up on nothing" "optim.l1_warmup=5: a warm-up on L1 needs loss.l1" loss.l1=0 optim.l1_warmup=5
+cannot_work "a warm-up on nothing" "optim.pretrain_steps=5: a warm-up on L1 needs loss.l1" loss.l1=0 optim.pretrain_steps=5
 cannot_work "frames in time for pix2pixhd" \
   "model.generator=pix2pixhd: it knows no time, and model.temporal is conv3d; allowed with it: none" model.generator=pix2pixhd
-cannot_work "an enhancer of celnet" "model.enhancers=1: needs model.generator: pix2pixhd" model.enhancers=1
+cannot_work "an enhancer of celnet" "model.local_enhancers=1: needs model.generator: pix2pixhd" model.local_enhancers=1
 refuses "no config file" 74 'missing.yaml: cannot open: No such file' "$celforge" train missing.yaml
 refuses "a misspelt key in --set" 64 '--set trian.steps=4: unknown key; did you mean "train.steps"?' \
   "$celforge" train defaults.yaml --set trian.steps=4
@@ -122,7 +122,7 @@ succeeds "a small dataset" "$celforge" synth data --clips 4 --frames 2 --size 32
 tiny_config tiny.yaml data run
 succeeds "R1 that never comes" "$celforge" train tiny.yaml --set run.dir=idle --set loss.r1=1 \
   --set loss.adversarial_weight=1 --set model.image_layers=1 --set model.video=false --set train.steps=3
-grep -qF "loss.r1_every is 16, and the run has 3 steps behind its warm-up: none has R1" err
+grep -qF "loss.r1_interval is 16, and the run has 3 steps behind its warm-up: none has R1" err
 result $? "is told"
 if command -v mpirun >/dev/null; then
   said_once() { # NAME CODE MESSAGE ARGUMENTS OF train...: by three ranks together

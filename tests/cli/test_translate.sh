@@ -107,7 +107,7 @@ ffmpeg -v error -i positive.mkv -frames:v 20 -c:v ffv1 short.mkv
 succeeds "two films as source" "$celforge" pack two --source positive.mkv --source negative.mkv --target film.mp4 --frames 4
 echo "run: {}" > plain.yaml
 succeeds "a model of both" "$celforge" train plain.yaml --set data.path=two --set run.dir=fusion --set model.channels=4 \
-  --set model.blocks=0 --set loss.adversarial_weight=0 --set train.steps=1 --set optim.generator_rate=0 --set samples.every=0
+  --set model.blocks=0 --set loss.adversarial_weight=0 --set train.steps=1 --set optim.generator_lr=0 --set samples.every=0
 fuse=("$celforge" translate --checkpoint fusion --codec ffv1)
 succeeds "translate --also" "${fuse[@]}" positive.mkv --also negative.mkv fused.mkv
 same "the same size, rate and number of frames" "$(facts positive.mkv)" "$(facts fused.mkv)"
@@ -142,8 +142,8 @@ same "to twice the size" "140 92" "$(ffprobe -v error -select_streams v -show_en
 
 # --- pix2pixhd: a frame's output is its own ---------------------------------------------------------
 succeeds "a model that knows no time" "$celforge" train plain.yaml --set data.path=half --set run.dir=still \
-  --set model.generator=pix2pixhd --set model.temporal=none --set model.norm=instance --set model.downs=2 \
-  --set model.enhancers=1 --set model.channels=4 --set model.blocks=1 --set loss.adversarial_weight=0 \
+  --set model.generator=pix2pixhd --set model.temporal=none --set model.norm=instance --set model.downsamplings=2 \
+  --set model.local_enhancers=1 --set model.channels=4 --set model.blocks=1 --set loss.adversarial_weight=0 \
   --set train.steps=1 --set train.global_batch=1 --set samples.every=0
 succeeds "translates a folder" "$celforge" translate --checkpoint still frames frames-still
 for frame in frames/*.png; do last=$(basename "$frame"); done

@@ -11,7 +11,7 @@ import runs  # noqa: E402
 from runs import Run  # noqa: E402
 
 # Nothing is learned: what a run ends with is what it began with.
-STILL = {"train.steps": 4, "optim.generator_rate": 0, "optim.discriminator_rate": 0, "run.seed": 8}
+STILL = {"train.steps": 4, "optim.generator_lr": 0, "optim.discriminator_lr": 0, "run.seed": 8}
 
 
 def network(run, name="generator"):
@@ -84,10 +84,10 @@ def test_some(tap, folder):
 
 def test_coarse_to_fine(tap, folder):
     """pix2pixhd by itself at half the size, then with its enhancer"""
-    settings = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.norm": "instance", "model.downs": 2}
+    settings = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.norm": "instance", "model.downsamplings": 2}
     half = runs.synth(os.path.join(folder, "half"), size="16x16")
     first = Run(os.path.join(folder, "first"), half, {**settings, "train.steps": 8}).must_train()
-    more = {**STILL, **settings, "model.enhancers": 1, "run.init": first.folder}
+    more = {**STILL, **settings, "model.local_enhancers": 1, "run.init": first.folder}
     second = Run(os.path.join(folder, "second"), runs.synth(os.path.join(folder, "data")), more).must_train()
     old, new = plain(network(first)), plain(network(second))
     kept = {name for name, value in old.items() if new.get(name) == value}

@@ -185,7 +185,7 @@ def seconds_of(run):
         records = [json.loads(line) for line in file][2:]
     def median(key):
         return sorted(record[key] for record in records)[len(records) // 2]
-    return median("step_seconds"), median("wait/comm") * median("step_seconds")
+    return median("step_seconds"), median("time/comm_exposed") * median("step_seconds")
 
 
 def test_network(tap, folder):

@@ -24,7 +24,7 @@ CLIPS, BATCH, STEPS = 240, 4, 60
 BAD_STEPS = [40, 41, 42, 43, 44, 50]  # of the plain order
 MAX_SKIPS = 4
 # Kept steady enough that a clip which is no pair stands out.
-GUARDED = {"train.steps": STEPS, "checkpoint.every": 8, "guard.max_skips": MAX_SKIPS, "guard.outlier": 4,
+GUARDED = {"train.steps": STEPS, "checkpoint.every": 8, "guard.max_skips": MAX_SKIPS, "guard.max_deviations": 4,
            "comm.reduce": "reproducible"}
 
 def clips_of_step(step):
@@ -83,11 +83,11 @@ def check_undisturbed(tap, run):
     tap.check("steps 41 to 44 were skipped, 4 in a row" in said and re.search(
         r"went back to step 40, \S+/step-00000040: 1 of 3 times", said), "after guard.max_skips the run goes back", said)
     guard = guard_of(run)
-    tap.check(guard["left_out_batches"] == [40, 41, 42, 43] and guard["rollbacks"] == 1,
+    tap.check(guard["skipped_batches"] == [40, 41, 42, 43] and guard["rollbacks"] == 1,
               "and leaves the batches at fault out", guard)
     lines = run.metrics()
     tap.check([line["step"] for line in lines] == list(range(1, STEPS + 1)), "metrics have each step once", lines)
-    tap.check([(line["left_out"], line["rollbacks"], line["skipped/g"]) for line in (lines[39], lines[40], lines[-1])]
+    tap.check([(line["skipped_batches"], line["rollbacks"], line["skipped/g"]) for line in (lines[39], lines[40], lines[-1])]
               == [(0, 0, 0), (4, 1, 1), (4, 1, 2)], "and say what was skipped and left out", lines[39:42])
 
 
@@ -162,8 +162,8 @@ def test_overflow(tap, folder):
     """Rates that no network survives"""
     data = runs.synth(os.path.join(folder, "data"))
     sane = {"train.steps": 40, "checkpoint.every": 4, "guard.max_skips": 3, "guard.max_rollbacks": 2,
-            "optim.clip": 0, "optim.schedule": "constant", "model.norm": "none", "model.discriminator_norm": "none"}
-    wild = {**sane, "optim.generator_rate": 1, "optim.discriminator_rate": 1}
+            "optim.clip": 0, "optim.lr_schedule": "constant", "model.norm": "none", "model.discriminator_norm": "none"}
+    wild = {**sane, "optim.generator_lr": 1, "optim.discriminator_lr": 1}
     folder = os.path.join(folder, "run")
     Run(folder, data, {**sane, "train.steps": 8}).must_train()
     for ranks in (1, 2) if shutil.which("mpirun") else (1,):
@@ -221,7 +221,7 @@ def test_replicas(tap, folder):
         tap.skip("a bit that flips in one rank's memory", "no mpirun")
         return
     data = runs.synth(os.path.join(folder, "data"))
-    settings = {"train.steps": 1000000, "checkpoint.every": 0, "optim.l1_warmup": 0}
+    settings = {"train.steps": 1000000, "checkpoint.every": 0, "optim.pretrain_steps": 0}
     alike = Run(os.path.join(folder, "alike"), data, {**settings, "train.steps": 20})
     alike.environment = {"LD_PRELOAD": build(folder)}
     tap.check(alike.train(4, "none") == 0, "four ranks that stay alike", alike.said())

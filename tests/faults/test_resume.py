@@ -165,7 +165,7 @@ def stop_and_go_on(tap, folder, number, ranks, settings, moments):
     name = f"{number.name}, {ranks} rank{'s' if ranks > 1 else ''}"
     data = runs.synth(os.path.join(folder, f"data-{number.name}"))
     settings = {**settings, "train.steps": ENDLESS, "checkpoint.every": 0, "metrics.every": 4,
-                "optim.schedule": "constant"}  # so that nothing depends on train.steps
+                "optim.lr_schedule": "constant"}  # so that nothing depends on train.steps
     run = Run(os.path.join(folder, number.name), data, settings).start(ranks)
     stop = 1 + moments.randrange(3)
     run.wait_for(lambda: run.lines() >= stop)
@@ -289,7 +289,7 @@ def test_perceptual(tap, folder):
     runs.write_perceptual_weights(weights, 1)
     runs.write_perceptual_weights(other, 2)
     os.link(weights, moved)
-    settings = {"loss.perceptual": 1e-3, "loss.perceptual_weights": weights, "optim.l1_warmup": 1, "train.steps": 4,
+    settings = {"loss.perceptual": 1e-3, "loss.perceptual_weights": weights, "optim.pretrain_steps": 1, "train.steps": 4,
                 "checkpoint.every": 2, "comm.reduce": "reproducible"}
     run = Run(os.path.join(folder, "run"), data, settings).must_train()
     tap.check(all(record["loss/perceptual"] > 0 for record in run.metrics()[1:]), "each step has their loss", run.metrics())

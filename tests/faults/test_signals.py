@@ -33,7 +33,7 @@ def test_early(tap, folder):
     """Stopped before and while training begins"""
     moments = random.Random(f"{SEED} early")
     data = runs.synth(os.path.join(folder, "data"))
-    settings = {"train.steps": STEPS, "checkpoint.every": 10, "optim.l1_warmup": 20}
+    settings = {"train.steps": STEPS, "checkpoint.every": 10, "optim.pretrain_steps": 20}
     undisturbed = Run(os.path.join(folder, "undisturbed"), data, settings).must_train()
     for ranks in (1, 2) if MPIRUN else (1,):
         codes, number = [], 0

@@ -39,10 +39,10 @@ static Config small_config(const char *const *assignments) {
                                       "loss.feature_matching=2",
                                       "loss.total_variation=0.1",
                                       "loss.r1=0.5",
-                                      "loss.r1_every=2",
+                                      "loss.r1_interval=2",
                                       "optim.clip=5",
-                                      "optim.l1_warmup=2",
-                                      "optim.fade_in=2",
+                                      "optim.pretrain_steps=2",
+                                      "optim.adversarial_ramp_steps=2",
                                       "train.global_batch=2",
                                       "train.micro_batch=2",
                                       NULL};

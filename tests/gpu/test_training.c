@@ -204,8 +204,8 @@ static void every_step_is_the_cpus_recurrent_wasserstein(void **state) {
 static void every_step_is_the_cpus_pix2pixhd(void **state) {
   (void)state;
   static const char *const assignments[] = {"model.generator=pix2pixhd", "model.temporal=none",
-                                            "model.norm=instance",       "model.downs=2",
-                                            "model.enhancers=1",         NULL};
+                                            "model.norm=instance",       "model.downsamplings=2",
+                                            "model.local_enhancers=1",         NULL};
   check_lockstep(assignments, 2e-5, LIMITS_F32);
 }
 

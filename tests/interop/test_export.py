@@ -20,7 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 FRAMES = 4
 TOLERANCE = 2e-5  # of values in about [-1, 1]
 SMALL = {**support.GENERATOR_ALONE, "data.path": "clips", "train.device": "cpu"}
-PUBLISHED = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.downs": 2}
+PUBLISHED = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.downsamplings": 2}
 # What is trained, and the sizes (height, width) of the sources it is then given.
 MODELS = {
     "rms": ({}, [(32, 32), (37, 46), (5, 7)]),
@@ -28,9 +28,9 @@ MODELS = {
     "still": ({"model.norm": "instance", "model.temporal": "none"}, [(33, 40)]),
     "recurrent": ({"model.temporal": "convgru", "train.steps": 8}, [(30, 37)]),
     "published": ({**PUBLISHED, "model.norm": "instance"}, [(24, 32), (19, 5)]),
-    "enhanced": ({**PUBLISHED, "model.enhancers": 1, "model.norm": "none", "data.path": "stacked", "train.global_batch": 1},
+    "enhanced": ({**PUBLISHED, "model.local_enhancers": 1, "model.norm": "none", "data.path": "stacked", "train.global_batch": 1},
                  [(13, 18)]),
-    "pixelwise": ({**PUBLISHED, "model.enhancers": 1, "model.norm": "rms", "model.noise_channels": 1}, [(22, 17)]),
+    "pixelwise": ({**PUBLISHED, "model.local_enhancers": 1, "model.norm": "rms", "model.noise_channels": 1}, [(22, 17)]),
     "large": ({"model.norm": "none", "data.path": "stacked", "train.global_batch": 1}, [(21, 32)]),
 }
 

@@ -90,7 +90,7 @@ def test_run(tap, folder):
     found = check_all(tap, run, f"{ranks} ranks")
     tap.check(found["all"] == found["purged"], "nothing is void")
     tap.check(len(found["all"]["images"]["samples"]) == 3 and len(found["all"]["scalars"]["loss/g"]) == 12
-              and ("slowest/rank" in found["all"]["scalars"]) == (ranks == 2), "and nothing is missing")
+              and ("straggler/rank" in found["all"]["scalars"]) == (ranks == 2), "and nothing is missing")
     tap.check(len(event_files(run)) == 1, "rank 0 alone has written", event_files(run))
 
 
@@ -126,19 +126,19 @@ def test_rollback(tap, folder):
     """A run that goes back to its last checkpoint, twice"""
     data = runs.synth(os.path.join(folder, "data"))
     sane = {"train.steps": 8, "checkpoint.every": 4, "samples.every": 1, "guard.max_skips": 3, "guard.max_rollbacks": 2,
-            "optim.clip": 0, "optim.schedule": "constant", "model.norm": "none", "model.discriminator_norm": "none"}
+            "optim.clip": 0, "optim.lr_schedule": "constant", "model.norm": "none", "model.discriminator_norm": "none"}
     run = Run(os.path.join(folder, "run"), data, sane).must_train()
-    run.settings.update({"train.steps": 40, "optim.generator_rate": 1, "optim.discriminator_rate": 1})
+    run.settings.update({"train.steps": 40, "optim.generator_lr": 1, "optim.discriminator_lr": 1})
     code, said = run.train(), run.said()
     tap.check(code == 70 and said.count("went back to step 8, ") == 2, "a run goes back twice and gives up", said)
     found = read(run)
-    behind = [step for step in steps_of(found["all"], "rate/g") if step > 8]
-    kept = [step for step in steps_of(found["purged"], "rate/g") if step > 8]
+    behind = [step for step in steps_of(found["all"], "lr/g") if step > 8]
+    kept = [step for step in steps_of(found["purged"], "lr/g") if step > 8]
     tap.check(behind.count(9) == 3 and kept and kept == list(range(9, kept[-1] + 1)), "step 9 came three times, and counts once",
               f"{behind}, of which {kept} are kept")
     wrong = first_difference(found["purged"]["scalars"], scalars_of(run))
     tap.check(not wrong, "every scalar, each step once", wrong)
-    run.settings.update({**runs.TINY, **sane, "optim.generator_rate": 2e-4, "optim.discriminator_rate": 2e-4, "train.steps": 20})
+    run.settings.update({**runs.TINY, **sane, "optim.generator_lr": 2e-4, "optim.discriminator_lr": 2e-4, "train.steps": 20})
     run.must_train()
     check_all(tap, run, "and sane again")
 

@@ -314,31 +314,31 @@ class Pix2PixHD(nn.Module):
     def __init__(self, model, channels):
         super().__init__()
         layers, c, inputs = published_layers(model.norm), model.channels, channels + model.noise_channels
-        self.downs, self.blocks = model.downs, model.blocks
+        self.downsamplings, self.blocks = model.downsamplings, model.blocks
         self.stem = layers.stem(inputs, c)
-        for i in range(1, model.downs + 1):
+        for i in range(1, model.downsamplings + 1):
             self.add_module(f"down{i}", layers.down(c << (i - 1), c << i))
         for i in range(model.blocks):
-            self.add_module(f"block{i}", PublishedBlock(c << model.downs, layers))
-        for i in range(model.downs, 0, -1):
-            self.add_module(f"up{model.downs + 1 - i}", layers.up(c << i, c << (i - 1)))
-        self.enhancer = Enhancer(inputs, c, layers) if model.enhancers else None
-        self.head = None if model.enhancers else layers.head(c)
+            self.add_module(f"block{i}", PublishedBlock(c << model.downsamplings, layers))
+        for i in range(model.downsamplings, 0, -1):
+            self.add_module(f"up{model.downsamplings + 1 - i}", layers.up(c << i, c << (i - 1)))
+        self.enhancer = Enhancer(inputs, c, layers) if model.local_enhancers else None
+        self.head = None if model.local_enhancers else layers.head(c)
 
     def features(self, x):
         x = F.relu(self.stem(x))
-        for i in range(1, self.downs + 1):
+        for i in range(1, self.downsamplings + 1):
             x = F.relu(getattr(self, f"down{i}")(x))
         for i in range(self.blocks):
             x = getattr(self, f"block{i}")(x)
-        for i in range(1, self.downs + 1):
+        for i in range(1, self.downsamplings + 1):
             x = F.relu(getattr(self, f"up{i}")(x))
         return x
 
     def forward(self, film, noise=None):
         x = to_frames(film if noise is None else torch.cat((film, noise), 1))
         height, width = x.shape[2:]
-        multiple = 1 << (self.downs + (self.enhancer is not None))
+        multiple = 1 << (self.downsamplings + (self.enhancer is not None))
         x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="reflect")
         if self.enhancer is None:
             y = torch.tanh(self.head(self.features(x)))
@@ -618,17 +618,17 @@ class Training:
 
     def rate_factor(self, step):
         optim, total = self.config.optim, self.config.train.steps
-        rise = min(1.0, (step + 1) / optim.rate_warmup) if optim.rate_warmup > 0 else 1.0
-        begin = optim.decay_from * total
-        if optim.schedule == "constant" or step < begin or begin >= total:
+        rise = min(1.0, (step + 1) / optim.lr_warmup_steps) if optim.lr_warmup_steps > 0 else 1.0
+        begin = optim.lr_decay_start * total
+        if optim.lr_schedule == "constant" or step < begin or begin >= total:
             return rise
         done = (step - begin) / (total - begin)
-        fall = 1 - done if optim.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
-        return rise * (optim.rate_floor + (1 - optim.rate_floor) * fall)
+        fall = 1 - done if optim.lr_schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return rise * (optim.lr_min + (1 - optim.lr_min) * fall)
 
     def adversarial_weight(self, step):
         optim = self.config.optim
-        fade = min(1.0, (step - optim.l1_warmup + 1) / optim.fade_in) if optim.fade_in > 0 else 1.0
+        fade = min(1.0, (step - optim.pretrain_steps + 1) / optim.adversarial_ramp_steps) if optim.adversarial_ramp_steps > 0 else 1.0
         return self.config.loss.adversarial_weight * fade
 
     # Updates
@@ -648,8 +648,8 @@ class Training:
         return loss_discriminator(self.config.loss.adversarial, self.discriminator(pairs))
 
     def regularises(self, number):
-        loss, since = self.config.loss, number - self.config.optim.l1_warmup
-        return loss.r1 > 0 and since >= 0 and (since + 1) % loss.r1_every == 0
+        loss, since = self.config.loss, number - self.config.optim.pretrain_steps
+        return loss.r1 > 0 and since >= 0 and (since + 1) % loss.r1_interval == 0
 
     def shares(self, number, clips):
         """Where between output and target each clip's gradient penalty of a step is taken."""
@@ -671,7 +671,7 @@ class Training:
             target = target.detach().requires_grad_()
             penalty = loss_r1(self.discriminator(torch.cat((film, target), 1)), target)
             losses["loss/r1"] = penalty.detach()
-            loss = loss + weights.r1 / 2 * weights.r1_every * penalty
+            loss = loss + weights.r1 / 2 * weights.r1_interval * penalty
         loss.backward()
         self.update("discriminator", rate, losses, "grad_norm/d")
         self.discriminator.iterate()
@@ -700,16 +700,16 @@ class Training:
     def step(self, number, film, target):
         """Step `number` (0: the first) on normalised clips; the losses, as metrics.jsonl names them."""
         optim, losses = self.config.optim, {}
-        factor, warmup = self.rate_factor(number), number < optim.l1_warmup
+        factor, warmup = self.rate_factor(number), number < optim.pretrain_steps
         output = self.generator(film)
         if self.adversarial and not warmup:
-            self.discriminator_half(film, target, output, losses, optim.discriminator_rate * factor, number)
+            self.discriminator_half(film, target, output, losses, optim.discriminator_lr * factor, number)
         self.discriminator.requires_grad_(False)
         loss = self.generator_loss(film, target, output, losses, self.adversarial_weight(number), warmup)
         loss.backward()
         self.discriminator.requires_grad_(True)
         losses["loss/g"] = loss.detach()
-        self.update("generator", optim.generator_rate * factor, losses, "grad_norm/g")
+        self.update("generator", optim.generator_lr * factor, losses, "grad_norm/g")
         with torch.no_grad():
             averages = list(self.ema.values())
             torch._foreach_mul_(averages, optim.ema)

@@ -20,8 +20,8 @@ NETWORKS = [
     for temporal, norm in (("conv3d", "rms"), ("conv3d", "instance"), ("conv3d", "group"), ("conv3d", "none"), ("none", "rms"),
                            ("convgru", "rms"))
 ]
-PUBLISHED = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.norm": "instance", "model.downs": 2}
-NETWORKS += [{**PUBLISHED, **more} for more in ({}, {"model.norm": "group"}, {"model.norm": "none"}, {"model.enhancers": 1})]
+PUBLISHED = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.norm": "instance", "model.downsamplings": 2}
+NETWORKS += [{**PUBLISHED, **more} for more in ({}, {"model.norm": "group"}, {"model.norm": "none"}, {"model.local_enhancers": 1})]
 # source height and width, output height and width
 SIZES = [(32, 32, 32, 32), (37, 45, 37, 45), (20, 31, 40, 62)]
 
@@ -46,7 +46,7 @@ def network(folder, weights):
 
 def name_of(settings):
     kind = settings.get("model.generator", settings["model.temporal"])
-    return ", ".join([kind, settings["model.norm"]] + ["enhancer"] * settings.get("model.enhancers", 0))
+    return ", ".join([kind, settings["model.norm"]] + ["enhancer"] * settings.get("model.local_enhancers", 0))
 
 
 def check(tap, folder, name, weights, way, size):
@@ -97,8 +97,8 @@ def check_published_size(tap, root):
     """The authors' networks have a bias in every convolution; those before a norm without gain and bias are
     without effect, and left out here."""
     for name, settings, published, biases in (
-        ("three halvings", {"model.downs": 3}, 45_593_347, 64 + 2 * (128 + 256) + 512 + 18 * 512 + 64),
-        ("four, as for 1024x512", {"model.downs": 4}, 182_443_267, 64 + 2 * (128 + 256 + 512) + 1024 + 18 * 1024 + 64),
+        ("three halvings", {"model.downsamplings": 3}, 45_593_347, 64 + 2 * (128 + 256) + 512 + 18 * 512 + 64),
+        ("four, as for 1024x512", {"model.downsamplings": 4}, 182_443_267, 64 + 2 * (128 + 256 + 512) + 1024 + 18 * 1024 + 64),
     ):
         count = count_planned(root, {**SMALL, **PUBLISHED, "model.channels": 64, "model.blocks": 9, **settings})
         tap.check(count == published - biases, f"pix2pixhd, {name}: {published:,} parameters, but for {biases:,} biases", f"{count:,}")
@@ -116,7 +116,7 @@ def main():
             for size in SIZES:
                 check(tap, folder, name, "plain", "clip", size)
             check(tap, folder, name, "ema", "stream", SIZES[1])
-            if settings["model.norm"] == "rms" or "model.enhancers" in settings:
+            if settings["model.norm"] == "rms" or "model.local_enhancers" in settings:
                 for way in ("clip", "stream"):
                     check_bf16(tap, folder, name, way, SIZES[1])
         check_published_size(tap, root)

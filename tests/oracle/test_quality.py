@@ -20,7 +20,7 @@ cv2 = packages.opencv()
 FRAMES, HEIGHT, WIDTH, CLIPS = 3, 40, 48, 3
 SETTINGS = {
     "model.channels": 4, "model.blocks": 1, "loss.adversarial_weight": 0,
-    "optim.generator_rate": 0.01, "optim.schedule": "constant", "optim.ema": 0.5,
+    "optim.generator_lr": 0.01, "optim.lr_schedule": "constant", "optim.ema": 0.5,
     "train.steps": 12, "train.global_batch": 2, "checkpoint.every": 0, "samples.every": 0,
 }
 

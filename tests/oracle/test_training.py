@@ -46,9 +46,9 @@ SMALL = {
     "model.image_layers": 2,
     "model.video_channels": 8,
     "model.video_layers": 2,
-    "optim.generator_rate": 1e-4,
-    "optim.discriminator_rate": 1e-4,
-    "optim.schedule": "constant",
+    "optim.generator_lr": 1e-4,
+    "optim.discriminator_lr": 1e-4,
+    "optim.lr_schedule": "constant",
     "optim.ema": 0.9,
     "train.steps": STEPS,
     "train.global_batch": CLIPS,
@@ -61,9 +61,9 @@ SMALL = {
 }
 
 # The generator of Wang et al. 2018 and what it is trained against; steps as small as instance norms need.
-PUBLISHED = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.norm": "instance", "model.downs": 2,
+PUBLISHED = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.norm": "instance", "model.downsamplings": 2,
              "model.video": False, "model.image_scales": 2, "model.image_layers": 1, "loss.l1": 0, "loss.temporal": 0,
-             "optim.generator_rate": 1e-5, "optim.discriminator_rate": 1e-5}
+             "optim.generator_lr": 1e-5, "optim.discriminator_lr": 1e-5}
 
 CASES = {
     "lsgan, image and video": {},
@@ -95,36 +95,36 @@ CASES = {
         "data.path": "more",
         "train.global_batch": 3 * CLIPS,
         "train.micro_batch": 3 * CLIPS,
-        "optim.generator_rate": 5e-5,
-        "optim.discriminator_rate": 5e-5,
+        "optim.generator_lr": 5e-5,
+        "optim.discriminator_lr": 5e-5,
     },
     "group norm": {"model.norm": "group", "model.discriminator_norm": "group", "model.channels": 16},
     "warm-up on L1, fade-in, cosine": {
-        "optim.l1_warmup": 4,
-        "optim.fade_in": 3,
-        "optim.schedule": "cosine",
-        "optim.decay_from": 0.4,
-        "optim.rate_floor": 0.1,
-        "optim.rate_warmup": 5,
+        "optim.pretrain_steps": 4,
+        "optim.adversarial_ramp_steps": 3,
+        "optim.lr_schedule": "cosine",
+        "optim.lr_decay_start": 0.4,
+        "optim.lr_min": 0.1,
+        "optim.lr_warmup_steps": 5,
     },
     "micro-batches, linear schedule": {
         "train.micro_batch": 2,
-        "optim.schedule": "linear",
-        "optim.decay_from": 0.2,
+        "optim.lr_schedule": "linear",
+        "optim.lr_decay_start": 0.2,
         "optim.clip": 1,
         "loss.feature_matching": 2,
     },
-    "R1": {"loss.adversarial": "bce", "loss.r1": 4, "loss.r1_every": 1, "model.image_scales": 2},
+    "R1": {"loss.adversarial": "bce", "loss.r1": 4, "loss.r1_interval": 1, "model.image_scales": 2},
     "R1 now and then, micro-batches, no norm in the discriminators": {
         "loss.r1": 0.5,
-        "loss.r1_every": 3,
+        "loss.r1_interval": 3,
         "train.micro_batch": 2,
         "model.discriminator_norm": "none",
     },
     "R1 behind a warm-up, group norm in the discriminators": {
         "loss.r1": 1,
-        "loss.r1_every": 2,
-        "optim.l1_warmup": 2,
+        "loss.r1_interval": 2,
+        "optim.pretrain_steps": 2,
         "model.discriminator_norm": "group",
         "train.recompute": True,
     },
@@ -133,10 +133,10 @@ CASES = {
         "model.spectral_norm": True,
         "model.image_scales": 2,
         "loss.r1": 2,
-        "loss.r1_every": 2,
+        "loss.r1_interval": 2,
         "loss.feature_matching": 1,
         "optim.clip": 1,
-        "optim.l1_warmup": 2,
+        "optim.pretrain_steps": 2,
         "train.micro_batch": 2,
     },
     "Wasserstein": {
@@ -150,21 +150,21 @@ CASES = {
         "loss.gradient_penalty": 2,
         "optim.epsilon": 1e-5,
         "loss.r1": 1,
-        "loss.r1_every": 2,
+        "loss.r1_interval": 2,
         "model.discriminator_norm": "group",
         "train.micro_batch": 1,
         "train.recompute": True,
-        "optim.l1_warmup": 2,
+        "optim.pretrain_steps": 2,
     },
     "recurrence": {"model.temporal": "convgru", "loss.adversarial": "bce", "train.micro_batch": 2},
     "pix2pixhd": {**PUBLISHED, "loss.feature_matching": 10},
-    "pix2pixhd with its enhancer, odd size": {**PUBLISHED, "model.enhancers": 1, "model.norm": "rms", "data.path": "odd",
+    "pix2pixhd with its enhancer, odd size": {**PUBLISHED, "model.local_enhancers": 1, "model.norm": "rms", "data.path": "odd",
                                               "train.recompute": True},
     "perceptual, micro-batches": {
         "data.path": "small",
         "loss.perceptual": 2,
         "loss.perceptual_weights": "vgg19.safetensors",
-        "optim.l1_warmup": 2,
+        "optim.pretrain_steps": 2,
         "train.global_batch": 2,
         "train.micro_batch": 1,
     },
@@ -310,8 +310,8 @@ def check_one_by_one(tap, name, run):
 
 
 def check_rates(tap, name, run):
-    training, rate = Training(run.config), run.config.optim.generator_rate
-    errors = [abs(line["rate/g"] / (rate * training.rate_factor(line["step"] - 1)) - 1) for line in run.metrics]
+    training, rate = Training(run.config), run.config.optim.generator_lr
+    errors = [abs(line["lr/g"] / (rate * training.rate_factor(line["step"] - 1)) - 1) for line in run.metrics]
     tap.check(max(errors) < 1e-6, f"{name}: the learning rates follow the schedule")
 
 

@@ -142,7 +142,7 @@ static Status run_steps(Bench *bench, const char *what, int64_t count, double *s
   Status status = OK;
   /* The first step behind warm-up and fade-in: the whole GAN, as most of its steps are. */
   const OptimConfig *optim = &bench->config->optim;
-  StepControls controls = schedule_at(bench->config, optim->l1_warmup + optim->fade_in);
+  StepControls controls = schedule_at(bench->config, optim->pretrain_steps + optim->adversarial_ramp_steps);
   controls.regularise = false;
   MicroBatch *batches = mem_new((size_t)bench->micro_batches, sizeof *batches);
   Progress *progress = progress_new(what, 0, count);
@@ -223,9 +223,9 @@ static void print_result(const Bench *bench, const Result *result) {
               (long long)bench->config->train.global_batch, shape->frames, shape->target_height,
               shape->target_width, bench->micro_batches, bench->micro_batches == 1 ? "" : "es",
               (long long)bench->options->steps);
-  if (bench->config->loss.r1 > 0 && bench->config->loss.r1_every > 1)
+  if (bench->config->loss.r1 > 0 && bench->config->loss.r1_interval > 1)
     text_append(&text, "without R1, which one step in %lld has: what it costs is in the plan\n\n",
-                (long long)bench->config->loss.r1_every);
+                (long long)bench->config->loss.r1_interval);
   text_append(&text, "seconds a step                  %10.4f\n", result->step_seconds);
   text_append(&text, "their spread                    %10.1f %%\n", 100 * result->spread);
   text_append(&text, "clips a second                  %10.3f\n", result->clips_per_second);

@@ -31,7 +31,7 @@ static const ConfigKey KEYS[] = {
     INT("data.crop_width", data.crop_width, 0, 8192, "0", "as crop_height"),
     BOOL("data.flip", data.flip, "true", "mirror half of the samples left to right"),
     INT("data.threads", data.threads, 1, 64, "1", "threads that read ahead, per rank"),
-    INT("data.ahead", data.ahead, 1, 256, "4", "micro-batches read ahead, per rank"),
+    INT("data.prefetch", data.prefetch, 1, 256, "4", "micro-batches read ahead, per rank"),
     CHOICE("data.on_corrupt", data.on_corrupt, "stop|substitute", "stop",
            "what a clip with a bad checksum does to the run"),
 
@@ -40,8 +40,8 @@ static const ConfigKey KEYS[] = {
     INT("model.channels", model.channels, 4, 1024, "32",
         "channels of its first layer; doubled at each halving"),
     INT("model.blocks", model.blocks, 0, 64, "4", "residual blocks at the lowest resolution"),
-    INT("model.downs", model.downs, 1, 6, "4", "halvings of pix2pixhd; celnet has two"),
-    INT("model.enhancers", model.enhancers, 0, 1, "0",
+    INT("model.downsamplings", model.downsamplings, 1, 6, "4", "halvings of pix2pixhd; celnet has two"),
+    INT("model.local_enhancers", model.local_enhancers, 0, 1, "0",
         "1: pix2pixhd at half the size, with its local enhancer at the full one"),
     CHOICE("model.temporal", model.temporal, "none|conv3d|convgru", "conv3d",
            "how time enters celnet: not at all, by causal 3-tap convolutions, or by a recurrent "
@@ -85,13 +85,13 @@ static const ConfigKey KEYS[] = {
     REAL("loss.r1", loss.r1, 0, 1e6, "0",
          "weight of R1, which keeps the discriminators flat where they see the real: half the mean "
          "over clips of |D's gradient by the target|^2"),
-    INT("loss.r1_every", loss.r1_every, 1, 1000000, "16",
+    INT("loss.r1_interval", loss.r1_interval, 1, 1000000, "16",
         "steps from one with R1 to the next, which weighs as much as all of them; optim.clip "
         "bounds that step like any other"),
 
-    REAL("optim.generator_rate", optim.generator_rate, 0, 1, "2e-4",
+    REAL("optim.generator_lr", optim.generator_lr, 0, 1, "2e-4",
          "Adam's learning rate of the generator"),
-    REAL("optim.discriminator_rate", optim.discriminator_rate, 0, 1, "2e-4",
+    REAL("optim.discriminator_lr", optim.discriminator_lr, 0, 1, "2e-4",
          "Adam's learning rate of the discriminators"),
     REAL("optim.beta1", optim.beta1, 0, 0.999999, "0.5", "Adam's decay of the first moment"),
     REAL("optim.beta2", optim.beta2, 0, 0.999999, "0.999", "Adam's decay of the second moment"),
@@ -101,17 +101,17 @@ static const ConfigKey KEYS[] = {
          "largest global gradient norm of a network; 0: no clipping"),
     REAL("optim.ema", optim.ema, 0, 0.999999999, "0.999",
          "decay of the averaged generator weights used for samples and inference"),
-    CHOICE("optim.schedule", optim.schedule, "constant|linear|cosine", "linear",
-           "how both rates fall from decay_from on"),
-    REAL("optim.decay_from", optim.decay_from, 0, 1, "0.5",
+    CHOICE("optim.lr_schedule", optim.lr_schedule, "constant|linear|cosine", "linear",
+           "how both rates fall from lr_decay_start on"),
+    REAL("optim.lr_decay_start", optim.lr_decay_start, 0, 1, "0.5",
          "share of the steps after which rates fall"),
-    REAL("optim.rate_floor", optim.rate_floor, 0, 1, "0",
+    REAL("optim.lr_min", optim.lr_min, 0, 1, "0",
          "share of the rate that is left at the end"),
-    INT("optim.rate_warmup", optim.rate_warmup, 0, 1e12, "0", "steps over which rates rise from 0"),
-    INT("optim.l1_warmup", optim.l1_warmup, 0, 1e12, "0",
+    INT("optim.lr_warmup_steps", optim.lr_warmup_steps, 0, 1e12, "0", "steps over which rates rise from 0"),
+    INT("optim.pretrain_steps", optim.pretrain_steps, 0, 1e12, "0",
         "first steps, on L1 alone, without discriminators"),
-    INT("optim.fade_in", optim.fade_in, 0, 1e12, "0",
-        "steps behind l1_warmup over which the adversarial weight rises from 0"),
+    INT("optim.adversarial_ramp_steps", optim.adversarial_ramp_steps, 0, 1e12, "0",
+        "steps behind pretrain_steps over which the adversarial weight rises from 0"),
 
     INT("train.steps", train.steps, 1, 1e12, "1000", "steps of the whole run"),
     INT("train.global_batch", train.global_batch, 1, 1048576, "4", "clips a step, over all ranks"),
@@ -133,13 +133,13 @@ static const ConfigKey KEYS[] = {
          "equal runs leave equal bytes; some convolutions are slower"),
     BOOL("cuda.tf32", cuda.tf32, "false", "f32 convolutions on tensor cores, 10 bits of mantissa"),
     BOOL("cuda.graphs", cuda.graphs, "true", "a step is launched as one CUDA graph"),
-    BOOL("cuda.tune", cuda.tune, "true",
+    BOOL("cuda.autotune", cuda.autotune, "true",
          "measure the convolution engines at the first start instead of trusting cuDNN's "
          "heuristics, "
          "whose choice may be many times slower; never in deterministic runs"),
     REAL("cuda.workspace_mib", cuda.workspace_mib, 0, 65536, "256",
          "largest workspace of one convolution, MiB"),
-    INT("cuda.plan_threads", cuda.plan_threads, 0, 16, "0",
+    INT("cuda.build_threads", cuda.build_threads, 0, 16, "0",
         "threads that prepare convolutions at the start; 0: one for each processor but one, at "
         "most 16"),
     STRING("cuda.cache", cuda.cache, "",
@@ -152,7 +152,7 @@ static const ConfigKey KEYS[] = {
         "times a run goes back and leaves out the samples at fault before it stops"),
     INT("guard.window", guard.window, 0, 4096, "128",
         "good steps whose gradient norms say what is usual; 0: only non-finite ones are skipped"),
-    REAL("guard.outlier", guard.outlier, 1, 1e6, "8",
+    REAL("guard.max_deviations", guard.max_deviations, 1, 1e6, "8",
          "robust deviations above the window's median that make a gradient norm an outlier"),
 
     INT("checkpoint.every", checkpoint.every, 0, 1e12, "500",
@@ -238,8 +238,8 @@ Status config_check(const Config *config, int world_size, Error *error) {
     return config_error("model.generator", error,
                         "it knows no time, and model.temporal is %s; allowed with it: none",
                         model->temporal == TEMPORAL_CONV3D ? "conv3d" : "convgru");
-  if (!published && model->enhancers > 0)
-    return config_error("model.enhancers", error, "needs model.generator: pix2pixhd");
+  if (!published && model->local_enhancers > 0)
+    return config_error("model.local_enhancers", error, "needs model.generator: pix2pixhd");
   bool judged = model->image_scales > 0 || model->video;
   if (loss->adversarial_weight > 0 && !judged)
     return config_error("loss.adversarial_weight", error,
@@ -261,7 +261,7 @@ Status config_check(const Config *config, int world_size, Error *error) {
     return config_error(
         "loss.l1", error,
         "the generator needs loss.l1, loss.perceptual or loss.adversarial_weight above 0");
-  if (config->optim.l1_warmup > 0 && loss->l1 <= 0)
-    return config_error("optim.l1_warmup", error, "a warm-up on L1 needs loss.l1 above 0");
+  if (config->optim.pretrain_steps > 0 && loss->l1 <= 0)
+    return config_error("optim.pretrain_steps", error, "a warm-up on L1 needs loss.l1 above 0");
   return check_batch(config, world_size, error);
 }

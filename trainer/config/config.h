@@ -27,7 +27,7 @@ typedef enum CommReduce { COMM_REDUCE_FAST, COMM_REDUCE_REPRODUCIBLE } CommReduc
 /* CHOICE keys are ints in the order of the enums above. */
 typedef struct ModelConfig {
   int generator; /* a GeneratorKind */
-  int64_t channels, blocks, downs, enhancers;
+  int64_t channels, blocks, downsamplings, local_enhancers;
   int temporal, norm;
   int64_t noise_channels;
   int64_t image_scales, image_channels, image_layers;
@@ -40,15 +40,15 @@ typedef struct LossConfig {
   int adversarial;
   double adversarial_weight, l1, feature_matching, perceptual, temporal, total_variation;
   double gradient_penalty, r1;
-  int64_t r1_every;
+  int64_t r1_interval;
   ConfigString perceptual_weights;
 } LossConfig;
 
 typedef struct OptimConfig {
-  double generator_rate, discriminator_rate, beta1, beta2, epsilon, weight_decay, clip, ema;
-  int schedule;
-  double decay_from, rate_floor;
-  int64_t rate_warmup, l1_warmup, fade_in;
+  double generator_lr, discriminator_lr, beta1, beta2, epsilon, weight_decay, clip, ema;
+  int lr_schedule;
+  double lr_decay_start, lr_min;
+  int64_t lr_warmup_steps, pretrain_steps, adversarial_ramp_steps;
 } OptimConfig;
 
 typedef struct Config {
@@ -58,7 +58,7 @@ typedef struct Config {
   } run;
   struct {
     ConfigString path;
-    int64_t frames, crop_height, crop_width, threads, ahead;
+    int64_t frames, crop_height, crop_width, threads, prefetch;
     bool flip;
     int on_corrupt;
   } data;
@@ -71,14 +71,14 @@ typedef struct Config {
     bool recompute;
   } train;
   struct {
-    bool deterministic, tf32, graphs, tune;
+    bool deterministic, tf32, graphs, autotune;
     double workspace_mib;
-    int64_t plan_threads;
+    int64_t build_threads;
     ConfigString cache;
   } cuda;
   struct {
     int64_t max_skips, window, max_rollbacks;
-    double outlier;
+    double max_deviations;
   } guard;
   struct {
     int64_t every, keep;

@@ -95,7 +95,7 @@ static void set_number(json_t *properties, const char *key, int64_t number) {
 static json_t *describe_model(const ExportedModel *model, bool ema) {
   static const char *const KEYS[] = {
       "model.generator",      "model.channels", "model.blocks",   "model.temporal", "model.norm",
-      "model.noise_channels", "model.downs",    "model.enhancers"}; /* the last two: of pix2pixhd */
+      "model.noise_channels", "model.downsamplings",    "model.local_enhancers"}; /* the last two: of pix2pixhd */
   size_t count = sizeof KEYS / sizeof *KEYS;
   if (model->config->model.generator != GENERATOR_PIX2PIXHD) count -= 2;
   json_t *properties = json_object();

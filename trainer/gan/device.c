@@ -21,10 +21,10 @@ static CudaOptions cuda_options(const Config *config, int device) {
       .deterministic =
           config->cuda.deterministic || config->comm.reduce == COMM_REDUCE_REPRODUCIBLE,
       .tf32 = config->cuda.tf32,
-      .tune = config->cuda.tune,
+      .tune = config->cuda.autotune,
       .plain_streams = !config->cuda.graphs,
       .convolution_workspace = (size_t)(config->cuda.workspace_mib * 1048576),
-      .plan_threads = (int)config->cuda.plan_threads,
+      .build_threads = (int)config->cuda.build_threads,
       .cache = config->cuda.cache[0] ? config->cuda.cache : NULL,
       .timeout = config->comm.timeout,
   };

@@ -348,11 +348,11 @@ static Status upload_controls(Model *model, const StepControls *controls, Error 
   const OptimConfig *optim = &model->config->optim;
   float clip = (float)optim->clip;
   const float values[CONTROL_COUNT] = {
-      [CONTROL_GENERATOR] = controls->generator_rate,
+      [CONTROL_GENERATOR] = controls->generator_lr,
       [CONTROL_GENERATOR + 1] = clip,
       [CONTROL_GENERATOR + 2] = (float)optim->ema,
       [CONTROL_GENERATOR + 3] = controls->generator_limit,
-      [CONTROL_DISCRIMINATOR] = controls->discriminator_rate,
+      [CONTROL_DISCRIMINATOR] = controls->discriminator_lr,
       [CONTROL_DISCRIMINATOR + 1] = clip,
       [CONTROL_DISCRIMINATOR + 3] = controls->discriminator_limit,
       [CONTROL_ADVERSARIAL_WEIGHT] = controls->adversarial_weight,

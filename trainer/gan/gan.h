@@ -6,7 +6,7 @@
  * micro-batch a step that is one program. With more, each half runs once a micro-batch and the
  * updates are programs of their own; gradients are added up in a tree fixed by the micro-batches'
  * order, the last one's program adds the others' and all-reduces. So 1, 2, 4, ... ranks of as many
- * threads leave the same bytes. During optim.l1_warmup the generator alone learns, on L1.
+ * threads leave the same bytes. During optim.pretrain_steps the generator alone learns, on L1.
  *
  * Host side everything is u8 frames and f32 numbers; buffers are the backend's. */
 #ifndef CELFORGE_TRAINER_GAN_GAN_H
@@ -39,8 +39,8 @@ typedef enum StepKind { STEP_GAN, STEP_WARMUP } StepKind;
 /* What changes from step to step, computed by schedule_at. */
 typedef struct StepControls {
   StepKind kind;
-  bool regularise; /* now and then: R1, for the steps between as well (see loss.r1_every) */
-  float generator_rate, discriminator_rate, adversarial_weight;
+  bool regularise; /* now and then: R1, for the steps between as well (see loss.r1_interval) */
+  float generator_lr, discriminator_lr, adversarial_weight;
   float generator_limit, discriminator_limit; /* largest gradient norm; 0: any finite one */
 } StepControls;
 /* The controls of step `step` (0: the first) of a run. */

@@ -6,7 +6,7 @@ enum { ENHANCER_BLOCKS = 3 };
 static const float DEVIATION = 0.02f;
 
 int64_t pix2pixhd_multiple(const ModelConfig *config) {
-  return (int64_t)1 << (config->downs + config->enhancers);
+  return (int64_t)1 << (config->downsamplings + config->local_enhancers);
 }
 
 /* --- Layers ----------------------------------------------------------------------------------- */
@@ -72,16 +72,16 @@ static Value head(Net *net, Value x) {
 static Value global_features(Net *net, const ModelConfig *config, Value x) {
   enum { NAME_SIZE = 16 };
   char name[NAME_SIZE];
-  int downs = (int)config->downs;
+  int downsamplings = (int)config->downsamplings;
   Value y = stem(net, config, x, config->channels);
-  for (int i = 1; i <= downs; i++) {
+  for (int i = 1; i <= downsamplings; i++) {
     snprintf(name, sizeof name, "down%d", i);
     y = down(net, config, name, y, config->channels << i);
   }
   for (int i = 0; i < config->blocks; i++) y = residual_block(net, config, i, y);
-  for (int i = 1; i <= downs; i++) {
+  for (int i = 1; i <= downsamplings; i++) {
     snprintf(name, sizeof name, "up%d", i);
-    y = up(net, config, name, y, config->channels << (downs - i));
+    y = up(net, config, name, y, config->channels << (downsamplings - i));
   }
   return y;
 }
@@ -99,7 +99,7 @@ static Value enhance(Net *net, const ModelConfig *config, Value x, Value feature
 }
 
 Value pix2pixhd_build(Net *net, const ModelConfig *config, Value x) {
-  if (config->enhancers == 0) return head(net, global_features(net, config, x));
+  if (config->local_enhancers == 0) return head(net, global_features(net, config, x));
   Value half = graph_average_pool(net->graph, x, 3, 2, 1);
   return enhance(net, config, x, global_features(net, config, half));
 }

@@ -2,9 +2,9 @@
  * "High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", section 3.1,
  * with the paddings, transposed convolutions and initial weights of the authors' code.
  *
- * The global generator G1 is a 7 x 7 convolution, model.downs convolutions of stride 2 that double
+ * The global generator G1 is a 7 x 7 convolution, model.downsamplings convolutions of stride 2 that double
  * the channels, model.blocks residual blocks, transposed convolutions that undo the halvings, a
- * 7 x 7 convolution and tanh. With model.enhancers: 1 the local enhancer G2 stands around it: G1,
+ * 7 x 7 convolution and tanh. With model.local_enhancers: 1 the local enhancer G2 stands around it: G1,
  * without its last convolution, sees the picture at half the size, and its features are added to
  * those of G2's own 7 x 7 and stride-2 convolution; three residual blocks, a transposed convolution
  * and the last 7 x 7 one follow. G1's parameters have the same names with and without G2, whose own

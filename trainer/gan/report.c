@@ -91,7 +91,7 @@ void model_print(const Model *model, Text *out) {
   text_append(out, "\none step of this rank: ");
   print_cost(&cost, out);
   if (model->programs[PROGRAM_STEP_R1] || model->programs[PROGRAM_D_LAST_R1]) {
-    text_append(out, " (with R1, one in %lld: ", (long long)model->config->loss.r1_every);
+    text_append(out, " (with R1, one in %lld: ", (long long)model->config->loss.r1_interval);
     print_cost(&with, out);
     text_append(out, ")");
   }

@@ -111,7 +111,7 @@ static Value add_r1(Step *step, Value sum) {
   const LossConfig *loss = &step->model->config->loss;
   Verdicts real;
   judge(step, pair(step, step->target), &real);
-  return add_term(step, sum, METRIC_R1, loss->r1 / 2 * (double)loss->r1_every,
+  return add_term(step, sum, METRIC_R1, loss->r1 / 2 * (double)loss->r1_interval,
                   loss_r1(step->graph, &real, step->target));
 }
 
@@ -235,7 +235,7 @@ void model_graph_build(Model *model, ProgramKind kind, Graph *graph) {
   Step step = {.model = model,
                .graph = graph,
                .last = last,
-               .regularise = loss->r1 > 0 && (loss->r1_every == 1 || has_r1(kind))};
+               .regularise = loss->r1 > 0 && (loss->r1_interval == 1 || has_r1(kind))};
   switch (kind) {
   case PROGRAM_STEP:
   case PROGRAM_STEP_R1:
@@ -282,8 +282,8 @@ void model_graph_build(Model *model, ProgramKind kind, Graph *graph) {
 
 bool model_needs_program(const Model *model, ProgramKind kind) {
   const LossConfig *loss = &model->config->loss;
-  bool warmup = model->config->optim.l1_warmup > 0, micro = in_micro_batches(model);
-  bool lazily = loss->r1 > 0 && loss->r1_every > 1;
+  bool warmup = model->config->optim.pretrain_steps > 0, micro = in_micro_batches(model);
+  bool lazily = loss->r1 > 0 && loss->r1_interval > 1;
   switch (kind) {
   case PROGRAM_STEP:
     return !micro;
@@ -336,7 +336,7 @@ bool model_computes_metric(const Model *model, const StepControls *controls, Met
     return gan && model->adversarial && loss->adversarial == ADVERSARIAL_WGAN_GP &&
            loss->gradient_penalty > 0;
   case METRIC_R1:
-    return gan && loss->r1 > 0 && (controls->regularise || loss->r1_every == 1);
+    return gan && loss->r1 > 0 && (controls->regularise || loss->r1_interval == 1);
   case METRIC_COUNT:
     break;
   }

@@ -26,15 +26,15 @@ struct Guard {
   StepKind kind; /* of the steps in the windows */
   Window windows[GUARD_NETWORKS];
   int64_t bad_first, bad_count; /* the bad steps in a row */
-  int64_t *left_out;
-  int64_t left_out_count, left_out_capacity;
+  int64_t *skipped_batches;
+  int64_t skipped_batch_count, skipped_batch_capacity;
   int64_t rollbacks;
 };
 
 Guard *guard_new(const Config *config) {
   Guard *guard = mem_new(1, sizeof *guard);
   guard->size = config->guard.window;
-  guard->outlier = config->guard.outlier;
+  guard->outlier = config->guard.max_deviations;
   guard->max_skips = config->guard.max_skips;
   for (int i = 0; i < GUARD_NETWORKS; i++)
     guard->windows[i].norms = mem_new((size_t)guard->size + 1, sizeof(double));
@@ -44,7 +44,7 @@ Guard *guard_new(const Config *config) {
 void guard_free(Guard *guard) {
   if (!guard) return;
   for (int i = 0; i < GUARD_NETWORKS; i++) free(guard->windows[i].norms);
-  free(guard->left_out);
+  free(guard->skipped_batches);
   free(guard);
 }
 
@@ -115,19 +115,19 @@ int64_t guard_bad_steps(const Guard *guard, int64_t *first) {
 /* --- Leaving out ------------------------------------------------------------------------------ */
 
 static void leave_out(Guard *guard, int64_t batch) {
-  int64_t place = guard->left_out_count;
-  MEM_PUSH_SLOT(guard->left_out, guard->left_out_count, guard->left_out_capacity);
-  for (; place > 0 && guard->left_out[place - 1] > batch; place--)
-    guard->left_out[place] = guard->left_out[place - 1];
-  guard->left_out[place] = batch;
-  guard->left_out_count++;
+  int64_t place = guard->skipped_batch_count;
+  MEM_PUSH_SLOT(guard->skipped_batches, guard->skipped_batch_count, guard->skipped_batch_capacity);
+  for (; place > 0 && guard->skipped_batches[place - 1] > batch; place--)
+    guard->skipped_batches[place] = guard->skipped_batches[place - 1];
+  guard->skipped_batches[place] = batch;
+  guard->skipped_batch_count++;
 }
 
 void guard_leave_out(Guard *guard) {
   int64_t count = guard->bad_count;
   int64_t *batches = mem_new((size_t)count + 1, sizeof *batches);
   for (int64_t i = 0; i < count; i++)
-    batches[i] = order_batch(guard->bad_first + i, guard->left_out, guard->left_out_count);
+    batches[i] = order_batch(guard->bad_first + i, guard->skipped_batches, guard->skipped_batch_count);
   for (int64_t i = 0; i < count; i++) leave_out(guard, batches[i]);
   free(batches);
   guard->bad_count = 0;
@@ -138,9 +138,9 @@ int64_t guard_rollbacks(const Guard *guard) {
   return guard->rollbacks;
 }
 
-const int64_t *guard_left_out(const Guard *guard, int64_t *count) {
-  *count = guard->left_out_count;
-  return guard->left_out;
+const int64_t *guard_skipped_batches(const Guard *guard, int64_t *count) {
+  *count = guard->skipped_batch_count;
+  return guard->skipped_batches;
 }
 
 /* --- Saving ----------------------------------------------------------------------------------- */
@@ -164,7 +164,7 @@ static json_t *save_pending(const StepOutcome *pending) {
 }
 
 json_t *guard_save(const Guard *guard, const StepOutcome *pending) {
-  json_t *windows = json_object(), *left_out = json_array();
+  json_t *windows = json_object(), *skipped_batches = json_array();
   for (int i = 0; i < GUARD_NETWORKS; i++) {
     const Window *window = &guard->windows[i];
     json_t *norms = json_array();
@@ -174,13 +174,13 @@ json_t *guard_save(const Guard *guard, const StepOutcome *pending) {
     }
     json_object_set_new(windows, NETWORK_KEYS[i], norms);
   }
-  for (int64_t i = 0; i < guard->left_out_count; i++)
-    json_array_append_new(left_out, json_integer((json_int_t)guard->left_out[i]));
+  for (int64_t i = 0; i < guard->skipped_batch_count; i++)
+    json_array_append_new(skipped_batches, json_integer((json_int_t)guard->skipped_batches[i]));
   return json_pack("{s:i, s:o, s:o, s:I, s:I, s:I, s:o}", "kind", guard->kind, "good_norms",
                    windows, "pending", save_pending(pending), "bad_first",
                    (json_int_t)(guard->bad_count ? guard->bad_first : 0), "bad_steps",
                    (json_int_t)guard->bad_count, "rollbacks", (json_int_t)guard->rollbacks,
-                   "left_out_batches", left_out);
+                   "skipped_batches", skipped_batches);
 }
 
 /* --- Restoring -------------------------------------------------------------------------------- */
@@ -249,12 +249,12 @@ static Status restore_left_out(Guard *guard, const json_t *saved, const char *wh
   Status status = OK;
   size_t index;
   json_t *batches, *batch;
-  guard->left_out_count = 0;
+  guard->skipped_batch_count = 0;
   TRY(json_get_int(saved, where, "rollbacks", 0, INT64_MAX, &guard->rollbacks, error));
-  TRY(json_get_array(saved, where, "left_out_batches", &batches, error));
+  TRY(json_get_array(saved, where, "skipped_batches", &batches, error));
   json_array_foreach(batches, index, batch) {
     if (!json_is_integer(batch) || json_integer_value(batch) < 0)
-      FAIL(error, ERROR_DATA, "%s: left_out_batches[%zu]: must be a batch's number", where, index);
+      FAIL(error, ERROR_DATA, "%s: skipped_batches[%zu]: must be a batch's number", where, index);
     leave_out(guard, json_integer_value(batch));
   }
 done:
@@ -267,7 +267,7 @@ Status guard_restore(Guard *guard, const json_t *saved, const char *where, bool 
   *pending = (StepOutcome){.step = -1};
   windows_clear(guard);
   guard->bad_first = guard->bad_count = 0;
-  if (!going_back) guard->left_out_count = guard->rollbacks = 0;
+  if (!going_back) guard->skipped_batch_count = guard->rollbacks = 0;
   if (!saved) return OK;
   TRY(restore_kind(saved, where, &guard->kind, error));
   TRY(restore_windows(guard, saved, where, error));

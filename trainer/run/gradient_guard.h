@@ -3,10 +3,10 @@
  * A step's update of a network is skipped where its gradient's norm is not finite or above the
  * limit the step was given. The limit follows from the norms of the last guard.window good steps:
  *
- *     limit = exp(m + guard.outlier * max(MAD / 0.6745, 0.05))
+ *     limit = exp(m + guard.max_deviations * max(MAD / 0.6745, 0.05))
  *
  * with m the median of the logarithms and MAD the median of their distances from m: a modified
- * z-score of guard.outlier (Iglewicz, Hoaglin: "How to Detect and Handle Outliers", ASQC 1993,
+ * z-score of guard.max_deviations (Iglewicz, Hoaglin: "How to Detect and Handle Outliers", ASQC 1993,
  * section 3.3), one-sided, whose scale is never taken to be below 5 %. Bad steps never enter the
  * window. There is no limit until it holds 32 good steps (or is full), and warm-up and GAN steps
  * are never judged by each other. Nor is the discriminators' gradient of a step with R1 now and
@@ -64,7 +64,7 @@ void guard_leave_out(Guard *guard);
 int64_t guard_rollbacks(const Guard *guard);
 /* Numbers of batches, ascending (see order_batch); the guard's own, until the next call that
  * changes it. */
-const int64_t *guard_left_out(const Guard *guard, int64_t *count);
+const int64_t *guard_skipped_batches(const Guard *guard, int64_t *count);
 
 /* All of it but the config, and the outcome that has not been observed yet, for state.json. */
 json_t *guard_save(const Guard *guard, const StepOutcome *pending);

@@ -32,19 +32,19 @@ static Status record_metrics(Run *run, const StepControls *controls, Error *erro
       .seconds_per_step = seconds / steps,
       .clips_per_second = steps * (double)run->config->train.global_batch / seconds,
       .gflops = steps * model_cost(run->model, regularised).flops * run->world_size / seconds / 1e9,
-      .generator_rate = (double)controls->generator_rate,
-      .discriminator_rate = (double)controls->discriminator_rate,
+      .generator_lr = (double)controls->generator_lr,
+      .discriminator_lr = (double)controls->discriminator_lr,
       .computing = shares.computing,
-      .wait_data = shares.data,
-      .wait_comm = shares.exposed,
-      .slowest_rank = run->world_size > 1 ? shares.slowest : -1,
-      .slowest_seconds = shares.slowest_seconds / steps,
+      .time_data = shares.data,
+      .time_comm_exposed = shares.exposed,
+      .straggler_rank = run->world_size > 1 ? shares.slowest : -1,
+      .straggler_seconds = shares.straggler_seconds / steps,
       .skipped_generator = result.generator.skipped,
       .skipped_discriminator = result.discriminator.skipped,
       .corrupt = corrupt,
       .rollbacks = guard_rollbacks(run->guard),
   };
-  guard_left_out(run->guard, &record->left_out);
+  guard_skipped_batches(run->guard, &record->skipped_batches);
   for (int i = 0; i < METRIC_COUNT; i++) record->values[i] = values[i] / run->world_size;
   if (run->rank == 0) status = run_write_record(run, error);
   run->recorded_step = run->step;

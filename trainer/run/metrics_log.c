@@ -96,20 +96,20 @@ void metrics_numbers(const MetricsRecord *record, MetricsTake *take, void *conte
   give_real(&to, "clips_per_second", record->clips_per_second);
   give_real(&to, "step_seconds", record->seconds_per_step);
   give_real(&to, "gflops", record->gflops);
-  give_real(&to, "rate/g", record->generator_rate);
-  give_real(&to, "rate/d", record->discriminator_rate);
+  give_real(&to, "lr/g", record->generator_lr);
+  give_real(&to, "lr/d", record->discriminator_lr);
   give_real(&to, "time/compute", record->computing);
-  give_real(&to, "wait/data", record->wait_data);
-  give_real(&to, "wait/comm", record->wait_comm);
-  if (record->slowest_rank >= 0) {
-    give_count(&to, "slowest/rank", record->slowest_rank);
-    give_real(&to, "slowest/seconds", record->slowest_seconds);
+  give_real(&to, "time/data", record->time_data);
+  give_real(&to, "time/comm_exposed", record->time_comm_exposed);
+  if (record->straggler_rank >= 0) {
+    give_count(&to, "straggler/rank", record->straggler_rank);
+    give_real(&to, "straggler/seconds", record->straggler_seconds);
   }
   give_count(&to, "skipped/g", record->skipped_generator);
   give_count(&to, "skipped/d", record->skipped_discriminator);
   give_count(&to, "corrupt", record->corrupt);
   give_count(&to, "rollbacks", record->rollbacks);
-  give_count(&to, "left_out", record->left_out);
+  give_count(&to, "skipped_batches", record->skipped_batches);
 }
 
 /* --- Lines ------------------------------------------------------------------------------------ */

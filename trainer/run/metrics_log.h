@@ -9,16 +9,16 @@ typedef struct MetricsRecord {
   double values[METRIC_COUNT]; /* means over the ranks; NaN: not computed, left out */
   /* Since the record before, of all ranks together. */
   double seconds_per_step, clips_per_second, gflops;
-  double generator_rate, discriminator_rate; /* of the last step */
+  double generator_lr, discriminator_lr; /* of the last step */
   /* Shares of the time, 0 to 1, means over the ranks. */
-  double computing, wait_data, wait_comm;
-  int slowest_rank; /* the one that computes and waits for data longest; below 0: one rank alone */
-  double slowest_seconds; /* for that, a step */
+  double computing, time_data, time_comm_exposed;
+  int straggler_rank; /* the one that computes and waits for data longest; below 0: one rank alone */
+  double straggler_seconds; /* for that, a step */
   /* Since the run began: updates skipped, times the run went back, batches it leaves out since.
    * `corrupt`: clips with a bad checksum that all ranks read, also ahead, since the process began
    * or went back.
    */
-  int64_t skipped_generator, skipped_discriminator, corrupt, rollbacks, left_out;
+  int64_t skipped_generator, skipped_discriminator, corrupt, rollbacks, skipped_batches;
 } MetricsRecord;
 
 /* One number of a record under its key. */
@@ -31,8 +31,8 @@ typedef struct MetricsNumber {
 typedef void MetricsTake(void *context, const MetricsNumber *number);
 
 /* Calls `take` with each number of the record but its step, in this order: model_metric_name's,
- * clips_per_second, step_seconds, gflops, rate/g, rate/d, time/compute, wait/data, wait/comm,
- * slowest/rank, slowest/seconds, skipped/g, skipped/d, corrupt, rollbacks, left_out. What is not
+ * clips_per_second, step_seconds, gflops, lr/g, lr/d, time/compute, time/data, time/comm_exposed,
+ * straggler/rank, straggler/seconds, skipped/g, skipped/d, corrupt, rollbacks, skipped_batches. What is not
  * finite is left out: JSON has no NaN and no infinity. */
 void metrics_numbers(const MetricsRecord *record, MetricsTake *take, void *context);
 

@@ -158,10 +158,10 @@ done:
 Status run_copy_state(Run *run, Error *error) {
   Status status = OK;
   int64_t count;
-  const int64_t *left_out = guard_left_out(run->guard, &count);
+  const int64_t *skipped_batches = guard_skipped_batches(run->guard, &count);
   RunPosition position = {
       .step = run->step,
-      .samples = order_batch(run->step, left_out, count) * run->config->train.global_batch,
+      .samples = order_batch(run->step, skipped_batches, count) * run->config->train.global_batch,
       .dataset_uuid = dataset_info(run->dataset)->uuid,
       .guard = run->guard,
       .pending = &run->started[0].outcome,

@@ -114,8 +114,8 @@ static Status report(Run *run, const StartedStep *started, Error *error) {
   Text text = {0};
   StepResult *results = mem_new((size_t)run->world_size, sizeof *results);
   int64_t count, samples = run->config->train.global_batch;
-  const int64_t *left_out = guard_left_out(run->guard, &count);
-  int64_t first = order_batch(started->outcome.step, left_out, count) * samples;
+  const int64_t *skipped_batches = guard_skipped_batches(run->guard, &count);
+  int64_t first = order_batch(started->outcome.step, skipped_batches, count) * samples;
   TRY(comm_all_gather(run->comm, &started->result, sizeof *results, results, error));
   text_append(&text, "step %lld (samples %lld to %lld): ", (long long)started->outcome.step + 1,
               (long long)first, (long long)(first + samples - 1));

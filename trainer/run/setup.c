@@ -65,9 +65,9 @@ static int threads_per_rank(const Run *run) {
 /* What is asked for and never comes. */
 static void warn_of_idle_keys(const Run *run) {
   const Config *config = run->config;
-  int64_t steps = config->train.steps - config->optim.l1_warmup, every = config->loss.r1_every;
+  int64_t steps = config->train.steps - config->optim.pretrain_steps, every = config->loss.r1_interval;
   if (run->rank == 0 && config->loss.r1 > 0 && every > 1 && steps < every)
-    log_warning("loss.r1_every is %lld, and the run has %lld steps behind its warm-up: none has R1",
+    log_warning("loss.r1_interval is %lld, and the run has %lld steps behind its warm-up: none has R1",
                 (long long)every, (long long)(steps > 0 ? steps : 0));
 }
 
@@ -81,7 +81,7 @@ done:
 
 static Status open_loader(Run *run, Error *error) {
   const Config *config = run->config;
-  int ahead = (int)config->data.ahead;
+  int ahead = (int)config->data.prefetch;
   LoaderOptions options = {
       .seed = (uint64_t)config->run.seed,
       .global_batch = config->train.global_batch,
@@ -100,7 +100,7 @@ static Status open_loader(Run *run, Error *error) {
       /* Its words name the clip: they come before the watchdog's. */
       .timeout = 0.9 * config->comm.timeout,
   };
-  options.left_out = guard_left_out(run->guard, &options.left_out_count);
+  options.skipped_batches = guard_skipped_batches(run->guard, &options.skipped_batch_count);
   loader_close(run->loader);
   run->loader = NULL;
   Status status = loader_open(run->dataset, &options, run->step, &run->loader, error);

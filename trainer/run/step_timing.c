@@ -37,7 +37,7 @@ TimeShares timing_shares(const StepSeconds *ranks, int size) {
     shares.exposed += ranks[r].exposed / all;
     if (busy_of(&ranks[r]) > busy_of(&ranks[shares.slowest])) shares.slowest = r;
   }
-  shares.slowest_seconds = busy_of(&ranks[shares.slowest]);
+  shares.straggler_seconds = busy_of(&ranks[shares.slowest]);
   return shares;
 }
 

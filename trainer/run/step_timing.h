@@ -17,7 +17,7 @@ typedef struct StepSeconds {
 typedef struct TimeShares {
   double computing, data, exposed; /* of all the time, 0 to 1; means over the ranks */
   int slowest; /* the rank that the others wait for: most computing and waiting for data */
-  double slowest_seconds; /* its seconds of that, in all */
+  double straggler_seconds; /* its seconds of that, in all */
 } TimeShares;
 /* `size` >= 1 ranks. */
 TimeShares timing_shares(const StepSeconds *ranks, int size);

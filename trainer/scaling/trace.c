@@ -81,7 +81,7 @@ void step_trace_of_model(const Model *model, StepTrace *trace) {
       .threads = config->train.threads > 0 ? config->train.threads : 1,
       .clip_bytes = (double)(clip_source_bytes(shape) + clip_target_bytes(shape)),
       .state_bytes = state_bytes(model),
-      .batches_ahead = fmax(1, (double)config->data.ahead / micro_batches),
+      .batches_ahead = fmax(1, (double)config->data.prefetch / micro_batches),
       .checkpoint_every = (double)config->checkpoint.every,
       .overlap = config->comm.overlap,
   };

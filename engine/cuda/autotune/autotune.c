@@ -344,7 +344,7 @@ Status cudnn_new(CudaBackend *backend, struct Cudnn **out, Error *error) {
   *out = NULL;
   CUDNN_TRY(cudnnCreate(&target.handle));
   CUDNN_TRY(cudnnSetStream(target.handle, backend->stream));
-  cudnn = cudnn_open(&target, device, &rules, folder, options->plan_threads, MOST_WAITING_SECONDS);
+  cudnn = cudnn_open(&target, device, &rules, folder, options->build_threads, MOST_WAITING_SECONDS);
   target.handle = NULL;
   cudnn->stream = backend->stream;
   cudnn->tune = options->tune && !options->deterministic;

@@ -28,7 +28,7 @@ static const ConfigKey example_keys[] = {
      "Clips a step, over all ranks."},
     {"train.offset", CONFIG_INT, offsetof(Example, offset), -0x1p63, 0x1p63, "0", NULL,
      "Any number."},
-    {"optim.generator_rate", CONFIG_REAL, offsetof(Example, rate), 0, 1, "2e-4", NULL,
+    {"optim.generator_lr", CONFIG_REAL, offsetof(Example, rate), 0, 1, "2e-4", NULL,
      "Learning rate of the generator."},
     {"loss.weight", CONFIG_REAL, offsetof(Example, weight), -DBL_MAX, DBL_MAX, "10", NULL,
      "Weight, per unit."},

@@ -94,11 +94,11 @@ static void numbers(void **state) {
   Example config = defaults();
   parse("{train.offset: -9223372036854775808, seed: 9223372036854775807}", &config);
   assert_true(config.offset == INT64_MIN && config.seed == INT64_MAX);
-  parse("{optim.generator_rate: 1, loss.weight: -1.5E+3}", &config);
+  parse("{optim.generator_lr: 1, loss.weight: -1.5E+3}", &config);
   assert_true(config.rate == 1 && config.weight == -1500);
-  parse("{optim.generator_rate: .5, loss.weight: 5.}", &config);
+  parse("{optim.generator_lr: .5, loss.weight: 5.}", &config);
   assert_true(config.rate == 0.5 && config.weight == 5);
-  parse("{optim.generator_rate: 4.9406564584124654e-324}", &config);
+  parse("{optim.generator_lr: 4.9406564584124654e-324}", &config);
   assert_true(config.rate == 0x1p-1074);
 }
 
@@ -132,7 +132,7 @@ static void assignments(void **state) {
   (void)state;
   static const char *const sets[] = {
       "train.steps=5", "run.resume=false",         "loss.game=lsgan", "run.dir=a=b: #c",
-      "loss.notes=",   "optim.generator_rate=0.5", "seed=3"};
+      "loss.notes=",   "optim.generator_lr=0.5", "seed=3"};
   Example config = defaults();
   strcpy(config.notes, "old");
   for (size_t i = 0; i < sizeof sets / sizeof *sets; i++)
@@ -166,7 +166,7 @@ static void commented_defaults(void **state) {
                       "  steps: 400\n";
   assert_int_equal(strncmp(text.data, start, strlen(start)), 0);
   assert_non_null(strstr(text.data, "  # Learning rate of the generator; 0 to 1; default: 2e-4\n"
-                                    "  generator_rate: 0.0002\n"));
+                                    "  generator_lr: 0.0002\n"));
   assert_non_null(strstr(text.data, "; one of lsgan, bce, hinge; default: bce\n  game: bce\n"));
   assert_non_null(strstr(text.data, "  notes: \"\"\n"));
   text_free(&text);

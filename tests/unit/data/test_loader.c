@@ -117,7 +117,7 @@ static void assert_batch(const Fixture *fixture, const LoaderOptions *o, const B
                    OK);
   int64_t micros = o->global_batch / o->micro_batch / o->world_size;
   for (int i = 0; i < batch->count; i++) {
-    int64_t number = order_batch(batch->step, o->left_out, o->left_out_count);
+    int64_t number = order_batch(batch->step, o->skipped_batches, o->skipped_batch_count);
     int64_t sample =
         number * o->global_batch + (o->rank * micros + batch->micro) * o->micro_batch + i;
     SamplePlace place = order_sample(o->seed, sample, CLIPS);
@@ -424,22 +424,22 @@ static void stress(void **state) {
 }
 
 static void left_out_batches_are_not_read(void **state) {
-  int64_t left_out[] = {1, 2, 6};
+  int64_t skipped_batches[] = {1, 2, 6};
   for (int world_size = 1; world_size <= 4; world_size *= 2)
     for (int rank = 0; rank < world_size; rank++) {
       LoaderOptions options = plain_options();
-      options.left_out = left_out;
-      options.left_out_count = 3;
+      options.skipped_batches = skipped_batches;
+      options.skipped_batch_count = 3;
       options.world_size = world_size;
       options.rank = rank;
       run_steps(*state, &options, 0, 6);
       run_steps(*state, &options, 3, 3);
     }
   LoaderOptions options = plain_options();
-  options.left_out = left_out;
-  options.left_out_count = 3;
+  options.skipped_batches = skipped_batches;
+  options.skipped_batch_count = 3;
   Loader *loader = open_loader(*state, &options, 1);
-  left_out[0] = 0; /* the loader has a copy */
+  skipped_batches[0] = 0; /* the loader has a copy */
   Batch *batch = next(loader);
   assert_int_equal(batch->samples[0], 3 * options.global_batch);
   loader_release(loader, batch);

@@ -120,12 +120,12 @@ static void order_is_what_it_always_was(void **state) {
 /* Batch by batch: each step takes the next one that is not left out. */
 static void left_out_batches_are_never_taken(void **state) {
   (void)state;
-  static const int64_t left_out[] = {0, 3, 4, 5, 9, 11};
-  const int64_t count = sizeof left_out / sizeof *left_out;
+  static const int64_t skipped_batches[] = {0, 3, 4, 5, 9, 11};
+  const int64_t count = sizeof skipped_batches / sizeof *skipped_batches;
   int64_t batch = 0, next = 0;
   for (int64_t step = 0; step < 30; step++, batch++) {
-    for (; next < count && left_out[next] == batch; next++) batch++;
-    assert_int_equal(order_batch(step, left_out, count), batch);
+    for (; next < count && skipped_batches[next] == batch; next++) batch++;
+    assert_int_equal(order_batch(step, skipped_batches, count), batch);
   }
   assert_int_equal(order_batch(17, NULL, 0), 17);
 }

@@ -35,7 +35,7 @@ static Config small_config(const char *const *assignments) {
   static const char *const SMALL[] = {"model.channels=4",       "model.blocks=1",
                                       "model.image_channels=4", "model.image_layers=2",
                                       "model.video_channels=4", "model.video_layers=2",
-                                      "optim.schedule=constant"};
+                                      "optim.lr_schedule=constant"};
   Config config;
   assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
   for (size_t i = 0; i < sizeof SMALL / sizeof *SMALL; i++)
@@ -100,9 +100,9 @@ static void learns(const char *precision) {
                                      "loss.feature_matching=1",
                                      "loss.total_variation=0.01",
                                      "loss.r1=0.1",
-                                     "loss.r1_every=1",
+                                     "loss.r1_interval=1",
                                      "train.micro_batch=2",
-                                     "optim.generator_rate=2e-3",
+                                     "optim.generator_lr=2e-3",
                                      NULL};
   Config config = small_config(assignments);
   Model *model = make_model(&config, 1);
@@ -138,9 +138,9 @@ static void test_learns_bf16(void **state) {
 
 static void check_micro_batches(const char *game, const char *spectral) {
   const char *const whole[] = {
-      "train.micro_batch=2", "optim.l1_warmup=1", "optim.clip=1", game, spectral, NULL};
+      "train.micro_batch=2", "optim.pretrain_steps=1", "optim.clip=1", game, spectral, NULL};
   const char *const halves[] = {
-      "train.micro_batch=1", "optim.l1_warmup=1", "optim.clip=1", game, spectral, NULL};
+      "train.micro_batch=1", "optim.pretrain_steps=1", "optim.clip=1", game, spectral, NULL};
   Config config_a = small_config(whole), config_b = small_config(halves);
   Model *a = make_model(&config_a, 1), *b = make_model(&config_b, 2);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
@@ -319,23 +319,23 @@ static void test_discriminators_poison_the_generator_too(void **state) {
 static void test_schedule(void **state) {
   (void)state;
   const char *const assignments[] = {
-      "train.steps=100",      "optim.schedule=linear",     "optim.decay_from=0.5",
-      "optim.rate_floor=0.1", "optim.generator_rate=1e-3", "optim.l1_warmup=10",
-      "optim.fade_in=10",     "loss.adversarial_weight=2", NULL};
+      "train.steps=100",      "optim.lr_schedule=linear",     "optim.lr_decay_start=0.5",
+      "optim.lr_min=0.1", "optim.generator_lr=1e-3", "optim.pretrain_steps=10",
+      "optim.adversarial_ramp_steps=10",     "loss.adversarial_weight=2", NULL};
   Config config = small_config(assignments);
   assert_int_equal(schedule_at(&config, 9).kind, STEP_WARMUP);
   assert_int_equal(schedule_at(&config, 10).kind, STEP_GAN);
   assert_float_equal(schedule_at(&config, 10).adversarial_weight, 0.2f, 1e-6);
   assert_float_equal(schedule_at(&config, 19).adversarial_weight, 2, 1e-6);
-  assert_float_equal(schedule_at(&config, 49).generator_rate, 1e-3f, 1e-9);
-  assert_float_equal(schedule_at(&config, 75).generator_rate, 0.55e-3f, 1e-9);
+  assert_float_equal(schedule_at(&config, 49).generator_lr, 1e-3f, 1e-9);
+  assert_float_equal(schedule_at(&config, 75).generator_lr, 0.55e-3f, 1e-9);
   assert_false(schedule_at(&config, 25).regularise);
 }
 
 static void test_r1_now_and_then(void **state) {
   (void)state;
   Config config = small_config(
-      (const char *const[]){"loss.r1=1", "loss.r1_every=16", "optim.l1_warmup=10", NULL});
+      (const char *const[]){"loss.r1=1", "loss.r1_interval=16", "optim.pretrain_steps=10", NULL});
   for (int64_t step = 0; step < 100; step++)
     assert_int_equal(schedule_at(&config, step).regularise,
                      step == 25 || step == 41 || step == 57 || step == 73 || step == 89);
@@ -350,7 +350,7 @@ static void test_r1_now_and_then(void **state) {
   assert_non_null(strstr(plan.data, "(with R1, one in 16: "));
   text_free(&plan);
   model_free(model);
-  config = small_config((const char *const[]){"loss.r1=1", "loss.r1_every=1", NULL});
+  config = small_config((const char *const[]){"loss.r1=1", "loss.r1_interval=1", NULL});
   for (int64_t step = 0; step < 4; step++) assert_false(schedule_at(&config, step).regularise);
   model = make_model(&config, 1);
   assert_true(fabs(model_cost(model, 0).flops - with) < 1e-6 * with); /* every step has it */

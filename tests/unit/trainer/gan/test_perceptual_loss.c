@@ -88,7 +88,7 @@ static int tear_down(void **state) {
 static Config small_config(const char *const *assignments) {
   static const char *const SMALL[] = {
       "model.channels=4", "model.blocks=1", "loss.adversarial_weight=0", "loss.temporal=0",
-      "loss.l1=0",        "optim.ema=0",    "optim.schedule=constant",   "loss.perceptual=1"};
+      "loss.l1=0",        "optim.ema=0",    "optim.lr_schedule=constant",   "loss.perceptual=1"};
   Config config;
   assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
   for (size_t i = 0; i < sizeof SMALL / sizeof *SMALL; i++)
@@ -247,7 +247,7 @@ static float *download(const Buffer *buffer) {
 
 /* Some steps on the perceptual loss alone; the loss of the first. */
 static double learn(const char *precision, int steps) {
-  Config config = small_config((const char *const[]){precision, "optim.generator_rate=2e-3", NULL});
+  Config config = small_config((const char *const[]){precision, "optim.generator_lr=2e-3", NULL});
   Model *model = make_model(&config);
   static uint8_t source[CLIP_BYTES], target[CLIP_BYTES];
   for (int i = 0; i < CLIP_BYTES; i++) {

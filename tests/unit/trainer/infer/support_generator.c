@@ -33,7 +33,7 @@ static void declare(SmallGenerator *g, int64_t source_channels) {
 /* Initial weights leave the output near the source, or near zero; the head's are made ten times
  * larger. */
 static void strengthen_head(SmallGenerator *g) {
-  bool enhanced = g->config.model.enhancers > 0;
+  bool enhanced = g->config.model.local_enhancers > 0;
   const Parameter *head =
       parameters_find(&g->parameters, enhanced ? "enhancer.head.weight" : "head.weight");
   float *values = mem_new((size_t)head->count, sizeof *values);

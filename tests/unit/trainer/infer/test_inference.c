@@ -133,8 +133,8 @@ static void test_pix2pixhd(void **state) {
   (void)state;
   static const InferenceShape ODD = {1, 17, 22, 3, 17, 22}, STACKED = {1, 9, 11, 6, 18, 22};
 #define PIX2PIXHD "model.generator=pix2pixhd", "model.temporal=none"
-  check_stream(ASSIGNMENTS(PIX2PIXHD, "model.norm=instance", "model.downs=3"), ODD);
-  check_stream(ASSIGNMENTS(PIX2PIXHD, "model.norm=rms", "model.downs=2", "model.enhancers=1",
+  check_stream(ASSIGNMENTS(PIX2PIXHD, "model.norm=instance", "model.downsamplings=3"), ODD);
+  check_stream(ASSIGNMENTS(PIX2PIXHD, "model.norm=rms", "model.downsamplings=2", "model.local_enhancers=1",
                            "model.noise_channels=2"),
                STACKED);
 }
@@ -142,8 +142,8 @@ static void test_pix2pixhd(void **state) {
 /* The global generator is trained first, then both together: its parameters keep their names. */
 static void test_global_generator_in_the_enhancer(void **state) {
   (void)state;
-  Fixture *alone = fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downs=1"), EVEN);
-  Fixture *both = fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downs=1", "model.enhancers=1"), EVEN);
+  Fixture *alone = fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downsamplings=1"), EVEN);
+  Fixture *both = fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downsamplings=1", "model.local_enhancers=1"), EVEN);
   int shared = 0;
   Parameters *few = &alone->generator.parameters, *all = &both->generator.parameters;
   for (int i = 0; i < few->count; i++) {
@@ -170,7 +170,7 @@ static void test_global_generator_in_the_enhancer(void **state) {
 /* Each side needs room for the paddings at the lowest resolution. */
 static void test_too_small_a_picture(void **state) {
   (void)state;
-  Fixture *f = fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downs=3"), EVEN);
+  Fixture *f = fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downsamplings=3"), EVEN);
   const InferenceShape small = {1, 8, 24, 3, 8, 24};
   assert_int_equal(inference_clip(f->inference, &small, f->source, 0, f->whole, &error),
                    ERROR_USAGE);

@@ -18,7 +18,7 @@ static Config config;
 
 static int set_up(void **state) {
   (void)state;
-  config = (Config){.guard = {.max_skips = 3, .max_rollbacks = 2, .window = 40, .outlier = 5}};
+  config = (Config){.guard = {.max_skips = 3, .max_rollbacks = 2, .window = 40, .max_deviations = 5}};
   return 0;
 }
 
@@ -176,7 +176,7 @@ static void fail_steps(Guard *guard, int64_t first, int64_t count) {
 
 static void assert_left_out(const Guard *guard, const int64_t *expected, int64_t expected_count) {
   int64_t count;
-  const int64_t *batches = guard_left_out(guard, &count);
+  const int64_t *batches = guard_skipped_batches(guard, &count);
   assert_int_equal(count, expected_count);
   for (int64_t i = 0; i < count; i++) assert_int_equal(batches[i], expected[i]);
 }
@@ -268,8 +268,8 @@ static void bad_states_are_refused(void **state) {
       {"{\"kind\": 0, \"good_norms\": {\"generator\": [], \"discriminator\": []}, \"pending\": 3}",
        "pending"},
       {"{\"kind\": 0, \"good_norms\": {\"generator\": [], \"discriminator\": []}, \"pending\": "
-       "null, \"bad_first\": 0, \"bad_steps\": 0, \"rollbacks\": 0, \"left_out_batches\": [\"a\"]}",
-       "left_out_batches[0]"},
+       "null, \"bad_first\": 0, \"bad_steps\": 0, \"rollbacks\": 0, \"skipped_batches\": [\"a\"]}",
+       "skipped_batches[0]"},
   };
   for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
     json_t *saved = NULL;

@@ -47,18 +47,18 @@ static MetricsRecord record_of(int64_t step) {
                           .clips_per_second = 2.5,
                           .seconds_per_step = 0.4,
                           .gflops = 123,
-                          .generator_rate = 2e-4,
-                          .discriminator_rate = 1e-4,
-                          .wait_data = 0.25,
-                          .wait_comm = 0.125,
+                          .generator_lr = 2e-4,
+                          .discriminator_lr = 1e-4,
+                          .time_data = 0.25,
+                          .time_comm_exposed = 0.125,
                           .skipped_generator = 1,
                           .skipped_discriminator = 2,
                           .corrupt = 3,
                           .computing = 0.625,
-                          .slowest_rank = 4,
-                          .slowest_seconds = 0.375,
+                          .straggler_rank = 4,
+                          .straggler_seconds = 0.375,
                           .rollbacks = 5,
-                          .left_out = 6};
+                          .skipped_batches = 6};
   for (int i = 0; i < METRIC_COUNT; i++) record.values[i] = (double)NAN;
   record.values[METRIC_LOSS_G] = 0.1;
   return record;
@@ -108,19 +108,19 @@ static void test_a_line(void **state) {
                   {"loss/g", 0.1},
                   {"clips_per_second", 2.5},
                   {"gflops", 123},
-                  {"rate/g", 2e-4},
-                  {"rate/d", 1e-4},
-                  {"wait/data", 0.25},
+                  {"lr/g", 2e-4},
+                  {"lr/d", 1e-4},
+                  {"time/data", 0.25},
                   {"skipped/g", 1},
                   {"skipped/d", 2},
                   {"corrupt", 3},
-                  {"wait/comm", .125},
+                  {"time/comm_exposed", .125},
                   {"step_seconds", 0.4},
                   {"time/compute", 0.625},
-                  {"slowest/rank", 4},
-                  {"slowest/seconds", 0.375},
+                  {"straggler/rank", 4},
+                  {"straggler/seconds", 0.375},
                   {"rollbacks", 5},
-                  {"left_out", 6}};
+                  {"skipped_batches", 6}};
   for (size_t i = 0; i < sizeof EXPECTED / sizeof *EXPECTED; i++) {
     double value = (double)NAN;
     if (json_get_double(line, path, EXPECTED[i].key, &value, &error) != OK)

@@ -155,23 +155,23 @@ static void test_numbers(void **state) {
     float value;
   } EXPECTED[] = {{"loss/g", 0.1F},           {"clips_per_second", 2.5F},
                   {"step_seconds", 0.4F},     {"gflops", 123},
-                  {"rate/g", 2e-4F},          {"rate/d", 1e-4F},
-                  {"time/compute", 0},        {"wait/data", 0},
-                  {"wait/comm", 0.125F},      {"slowest/rank", 4},
-                  {"slowest/seconds", 0.25F}, {"skipped/g", 1},
+                  {"lr/g", 2e-4F},          {"lr/d", 1e-4F},
+                  {"time/compute", 0},        {"time/data", 0},
+                  {"time/comm_exposed", 0.125F},      {"straggler/rank", 4},
+                  {"straggler/seconds", 0.25F}, {"skipped/g", 1},
                   {"skipped/d", 0},           {"corrupt", 0},
-                  {"rollbacks", 0},           {"left_out", 6000000}};
+                  {"rollbacks", 0},           {"skipped_batches", 6000000}};
   MetricsRecord record = {.step = 300,
                           .clips_per_second = 2.5,
                           .seconds_per_step = 0.4,
                           .gflops = 123,
-                          .generator_rate = 2e-4,
-                          .discriminator_rate = 1e-4,
-                          .wait_comm = 0.125,
-                          .slowest_rank = 4,
-                          .slowest_seconds = 0.25,
+                          .generator_lr = 2e-4,
+                          .discriminator_lr = 1e-4,
+                          .time_comm_exposed = 0.125,
+                          .straggler_rank = 4,
+                          .straggler_seconds = 0.25,
                           .skipped_generator = 1,
-                          .left_out = 6000000};
+                          .skipped_batches = 6000000};
   for (int i = 0; i < METRIC_COUNT; i++) record.values[i] = (double)NAN;
   record.values[METRIC_LOSS_G] = 0.1;
   record.values[METRIC_L1] = INFINITY;
