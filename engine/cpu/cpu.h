@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "engine/backend/backend.h"
-#include "engine/backend/shared/bf16.h"
+#include "base/bf16.h"
 
 struct Onednn; /* engine/cpu/convolution/onednn.h: the engine, the stream, the reordered weights */
 
@@ -59,7 +59,7 @@ static inline void cpu_load(float *restrict to, const void *data, DType dtype, i
     memcpy(to, (const float *)data + first, (size_t)count * sizeof *to);
   } else {
     const uint16_t *from = (const uint16_t *)data + first;
-    for (int64_t i = 0; i < count; i++) to[i] = shared_bf16_to_f32(from[i]);
+    for (int64_t i = 0; i < count; i++) to[i] = bf16_to_f32(from[i]);
   }
 }
 
@@ -69,7 +69,7 @@ static inline void cpu_store(void *data, DType dtype, int64_t first, const float
     memcpy((float *)data + first, from, (size_t)count * sizeof *from);
   } else {
     uint16_t *to = (uint16_t *)data + first;
-    for (int64_t i = 0; i < count; i++) to[i] = shared_bf16_from_f32(from[i]);
+    for (int64_t i = 0; i < count; i++) to[i] = bf16_from_f32(from[i]);
   }
 }
 

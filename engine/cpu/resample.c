@@ -61,7 +61,7 @@ static void add_scaled(float *restrict to, const void *data, DType dtype, int64_
     for (int64_t i = 0; i < count; i++) to[i] += scale * from[i];
   } else {
     const uint16_t *from = (const uint16_t *)data + first;
-    for (int64_t i = 0; i < count; i++) to[i] += scale * shared_bf16_to_f32(from[i]);
+    for (int64_t i = 0; i < count; i++) to[i] += scale * bf16_to_f32(from[i]);
   }
 }
 
@@ -74,7 +74,7 @@ static void add_two(float *restrict to, const void *data, DType dtype, int64_t a
   } else {
     const uint16_t *x = (const uint16_t *)data + a, *y = (const uint16_t *)data + b;
     for (int64_t i = 0; i < count; i++) {
-      to[i] = scale_a * shared_bf16_to_f32(x[i]) + scale_b * shared_bf16_to_f32(y[i]);
+      to[i] = scale_a * bf16_to_f32(x[i]) + scale_b * bf16_to_f32(y[i]);
     }
   }
 }

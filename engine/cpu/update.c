@@ -90,7 +90,7 @@ static void fill(const Tensor *target, int64_t begin, int64_t end, float value) 
     for (int64_t i = begin; i < end; i++) to[i] = value;
   } else {
     uint16_t *to = target->data;
-    const uint16_t bits = shared_bf16_from_f32(value);
+    const uint16_t bits = bf16_from_f32(value);
     for (int64_t i = begin; i < end; i++) to[i] = bits;
   }
 }

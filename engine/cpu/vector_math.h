@@ -10,13 +10,13 @@
 
 #include <math.h>
 
-#include "engine/backend/shared/bf16.h"
+#include "base/bf16.h"
 
 /* condition ? a : b without a branch, which is what keeps the loops vectorisable where
  * floating-point operations may trap. */
 static inline float float_select(int condition, float a, float b) {
   const uint32_t mask = 0u - (uint32_t)condition;
-  return shared_float_of_bits((shared_float_bits(a) & mask) | (shared_float_bits(b) & ~mask));
+  return float_from_bits((float_bits(a) & mask) | (float_bits(b) & ~mask));
 }
 
 static inline float float_multiply_add(float a, float b, float c) {
@@ -49,12 +49,12 @@ static inline ExpParts float_exp_parts(float x) {
   p = float_multiply_add(p, r, 0.5f);
   p = float_multiply_add(p * r, r, r);
   /* n + 512 is positive, so that halving it rounds down as a shift does. */
-  const uint32_t biased = shared_float_bits(shifted) - shared_float_bits(round) + 512u;
+  const uint32_t biased = float_bits(shifted) - float_bits(round) + 512u;
   const uint32_t half = biased >> 1;
   return (ExpParts){
       .minus_one = p,
-      .low = shared_float_of_bits((half - 256u + 127u) << 23),
-      .high = shared_float_of_bits((biased - half - 256u + 127u) << 23),
+      .low = float_from_bits((half - 256u + 127u) << 23),
+      .high = float_from_bits((biased - half - 256u + 127u) << 23),
   };
 }
 
@@ -80,9 +80,9 @@ static inline float float_log_of_ratio(float s, int terms) {
 static inline float float_log(float x) {
   const int denormal = x < 1.17549435e-38f;
   const float scaled = x * float_select(denormal, 8388608.0f, 1.0f);
-  const uint32_t bits = shared_float_bits(scaled) + (0x3f800000u - 0x3f3504f3u);
+  const uint32_t bits = float_bits(scaled) + (0x3f800000u - 0x3f3504f3u);
   const float exponent = (float)((int32_t)(bits >> 23) - 127) - float_select(denormal, 23.0f, 0.0f);
-  const float m = shared_float_of_bits((bits & 0x007fffffu) + 0x3f3504f3u);
+  const float m = float_from_bits((bits & 0x007fffffu) + 0x3f3504f3u);
   const float s = (m - 1.0f) / (m + 1.0f);
   const float fraction =
       float_multiply_add(exponent, 1.42860682030941723e-6f, float_log_of_ratio(s, 4));
@@ -94,24 +94,24 @@ static inline float float_log(float x) {
 
 /* tanh|x| = e / (e + 2) with e = exp(2|x|) - 1, exact to the last bits also where it is small. */
 static inline float float_tanh(float x) {
-  const float magnitude = shared_float_of_bits(shared_float_bits(x) & 0x7fffffffu);
+  const float magnitude = float_from_bits(float_bits(x) & 0x7fffffffu);
   const ExpParts parts = float_exp_parts(2.0f * float_select(magnitude > 10.0f, 10.0f, magnitude));
   const float power = parts.low * parts.high;
   const float e = float_multiply_add(power, parts.minus_one, power - 1.0f);
-  return shared_float_of_bits(shared_float_bits(e / (e + 2.0f)) |
-                              (shared_float_bits(x) & 0x80000000u));
+  return float_from_bits(float_bits(e / (e + 2.0f)) |
+                              (float_bits(x) & 0x80000000u));
 }
 
 /* 1 / (1 + e^-x), by e^-|x| so that nothing overflows. */
 static inline float float_sigmoid(float x) {
-  const float z = float_exp(-shared_float_of_bits(shared_float_bits(x) & 0x7fffffffu));
+  const float z = float_exp(-float_from_bits(float_bits(x) & 0x7fffffffu));
   return float_select(x < 0.0f, z, 1.0f) / (1.0f + z);
 }
 
 /* max(x, 0) + log(1 + e^-|x|); log(1 + z) from s = z / (2 + z) <= 1/3: the first term left out is
  * s^18/19 < 2^-32. */
 static inline float float_softplus(float x) {
-  const float z = float_exp(-shared_float_of_bits(shared_float_bits(x) & 0x7fffffffu));
+  const float z = float_exp(-float_from_bits(float_bits(x) & 0x7fffffffu));
   return float_select(x < 0.0f, 0.0f, x) + float_log_of_ratio(z / (2.0f + z), 8);
 }
 

@@ -5,7 +5,6 @@
 
 #include "base/memory.h"
 #include "engine/backend/backend.h"
-#include "engine/backend/shared/bf16.h"
 
 Shape shape_make(int64_t n, int64_t t, int64_t h, int64_t w, int64_t c) {
   return (Shape){{n, t, h, w, c}};
@@ -59,13 +58,6 @@ const char *dtype_name(DType dtype) {
   return names[dtype];
 }
 
-float bf16_to_f32(uint16_t value) {
-  return shared_bf16_to_f32(value);
-}
-
-uint16_t bf16_from_f32(float value) {
-  return shared_bf16_from_f32(value);
-}
 
 Buffer buffer_describe(const char *name, DType dtype, int64_t count) {
   return (Buffer){.name = name, .dtype = dtype, .count = count};

@@ -38,8 +38,6 @@ char *shape_text(Shape shape, char text[SHAPE_TEXT_SIZE]);
 
 size_t dtype_size(DType dtype);
 const char *dtype_name(DType dtype); /* "f32", "bf16", "u8" */
-float bf16_to_f32(uint16_t value);
-uint16_t bf16_from_f32(float value); /* round to nearest even; NaN stays NaN */
 
 typedef struct Backend Backend;
 

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/bf16.h"
 #include "base/memory.h"
 
 enum { INITIAL_ITERATIONS = 15 };

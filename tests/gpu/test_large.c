@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "base/bf16.h"
 #include "base/files.h"
 #include "base/memory.h"
 #include "base/random.h"

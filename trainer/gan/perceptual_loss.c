@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bf16.h"
 #include "base/memory.h"
 #include "checkpoints/safetensors.h"
 #include "trainer/gan/layers.h"

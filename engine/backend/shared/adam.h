@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-#include "engine/backend/shared/shared.h"
+#include "base/host_device.h"
 
 typedef struct AdamConstants {
   float beta1, beta2, epsilon, weight_decay;
@@ -30,11 +30,11 @@ typedef struct AdamStep {
 } AdamStep;
 
 /* Whether a step with gradients of this norm is taken. */
-SHARED int adam_applies(float norm, AdamControls controls) {
+HOST_DEVICE int adam_applies(float norm, AdamControls controls) {
   return isfinite(norm) && !(controls.largest > 0.0f && norm > controls.largest);
 }
 
-SHARED AdamCounters adam_count(AdamCounters counters, int applies) {
+HOST_DEVICE AdamCounters adam_count(AdamCounters counters, int applies) {
   if (applies) {
     counters.applied += 1.0f;
     counters.in_a_row = 0.0f;
@@ -46,7 +46,7 @@ SHARED AdamCounters adam_count(AdamCounters counters, int applies) {
 }
 
 /* `applied`: updates before this one. */
-SHARED AdamStep adam_step(AdamConstants constants, float norm, AdamControls controls,
+HOST_DEVICE AdamStep adam_step(AdamConstants constants, float norm, AdamControls controls,
                           float applied) {
   const double rate = (double)controls.rate, clip = (double)controls.clip;
   const double t = (double)applied + 1.0;
@@ -60,17 +60,17 @@ SHARED AdamStep adam_step(AdamConstants constants, float norm, AdamControls cont
   return step;
 }
 
-SHARED float adam_moment1(AdamConstants constants, float m, float g) {
+HOST_DEVICE float adam_moment1(AdamConstants constants, float m, float g) {
   return constants.beta1 * m + (1.0f - constants.beta1) * g;
 }
-SHARED float adam_moment2(AdamConstants constants, float v, float g) {
+HOST_DEVICE float adam_moment2(AdamConstants constants, float v, float g) {
   return constants.beta2 * v + (1.0f - constants.beta2) * (g * g);
 }
 /* `m` and `v` are the new moments. */
-SHARED float adam_parameter(AdamConstants constants, AdamStep step, float p, float m, float v) {
+HOST_DEVICE float adam_parameter(AdamConstants constants, AdamStep step, float p, float m, float v) {
   return step.keep * p - step.rate1 * m / (sqrtf(v) * step.root2 + constants.epsilon);
 }
-SHARED float adam_average(AdamStep step, float ema, float p) {
+HOST_DEVICE float adam_average(AdamStep step, float ema, float p) {
   return step.ema * ema + (1.0f - step.ema) * p;
 }
 

@@ -5,10 +5,10 @@
 
 #include <stdbool.h>
 
-#include "engine/backend/shared/shared.h"
+#include "base/host_device.h"
 
 /* Whether a number takes the place of the largest one before it. */
-SHARED bool shared_is_larger(float value, float largest) {
+HOST_DEVICE bool shared_is_larger(float value, float largest) {
   return value > largest || value != value;
 }
 

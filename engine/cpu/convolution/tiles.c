@@ -252,7 +252,7 @@ static void run_instruction(const PointwiseInstruction *instruction, const float
     UNARY(float_softplus(x));
     break;
   case PW_ABS:
-    UNARY(shared_float_of_bits(shared_float_bits(x) & 0x7fffffffu));
+    UNARY(float_from_bits(float_bits(x) & 0x7fffffffu));
     break;
   case PW_SIGN:
     UNARY(float_select(x > 0.0f, 1.0f, float_select(x < 0.0f, -1.0f, 0.0f)));

@@ -128,7 +128,7 @@ LANES_INLINE Lanes read_lanes(const Tensor *tensor, int64_t first) {
   return (Lanes)(__builtin_convertvector(half, WordLanes) << 16);
 }
 
-/* The same numbers as shared_bf16_from_f32. */
+/* The same numbers as bf16_from_f32. */
 LANES_INLINE HalfLanes round_lanes(Lanes value) {
   WordLanes bits = (WordLanes)value, high = bits >> 16;
   WordLanes rounded = (bits + 0x7fffu + (high & 1u)) >> 16;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bf16.h"
 #include "base/crc32c.h"
 #include "base/files.h"
 #include "base/log.h"

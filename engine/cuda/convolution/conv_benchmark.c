@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/bf16.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "engine/cuda/convolution/convolution.h"

@@ -1,13 +1,13 @@
 #include "engine/cuda/convolution/reference.h"
 
-#include "engine/backend/shared/bf16.h"
+#include "base/bf16.h"
 #include "engine/cuda/kernels/launch.h"
 
 enum { THREADS = 128, SAMPLE_THREADS = 512 };
 static const int64_t MOST_BLOCKS = 16384;
 
 __device__ static float element(const void *tensor, DType dtype, int64_t index) {
-  if (dtype == DTYPE_BF16) return shared_bf16_to_f32(static_cast<const uint16_t *>(tensor)[index]);
+  if (dtype == DTYPE_BF16) return bf16_to_f32(static_cast<const uint16_t *>(tensor)[index]);
   return static_cast<const float *>(tensor)[index];
 }
 
@@ -229,7 +229,7 @@ __global__ void __launch_bounds__(THREADS)
     bits ^= bits >> 31;
     const float number = p.scale * (static_cast<float>(bits >> 40) * (2.0f / 16777216.0f) - 1.0f);
     if (p.dtype == DTYPE_BF16)
-      static_cast<uint16_t *>(p.out)[i] = shared_bf16_from_f32(number);
+      static_cast<uint16_t *>(p.out)[i] = bf16_from_f32(number);
     else
       static_cast<float *>(p.out)[i] = number;
   }

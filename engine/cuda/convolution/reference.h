@@ -9,7 +9,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-#include "engine/backend/shared/shared.h"
+#include "base/host_device.h"
 #include "engine/graph/op.h"
 
 /* The trilinear form of engine/ops/convolution.c:
@@ -40,7 +40,7 @@ typedef struct ReferenceSamplesLaunch {
 /* How many slices suit a convolution. */
 int64_t reference_sample_slices(const ReferenceConvolutionLaunch *convolution);
 Status launch_reference_samples(const ReferenceSamplesLaunch *p, cudaStream_t stream, Error *error);
-SHARED int64_t reference_sample_place(int64_t sample, int64_t samples, int64_t elements) {
+HOST_DEVICE int64_t reference_sample_place(int64_t sample, int64_t samples, int64_t elements) {
   return samples > 1 ? sample * (elements - 1) / (samples - 1) : 0;
 }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bf16.h"
 #include "base/memory.h"
 #include "engine/backend/op_arguments.h"
 #include "engine/cuda/runtime/cuda.h"

@@ -128,7 +128,7 @@ static __device__ inline void adam_one(const AdamLaunch &p, const AdamStep &step
   p.moment1[i] = m;
   p.moment2[i] = v;
   if (p.ema) p.ema[i] = adam_average(step, p.ema[i], x);
-  if (p.compute) p.compute[i] = shared_bf16_from_f32(x);
+  if (p.compute) p.compute[i] = bf16_from_f32(x);
 }
 
 static __global__ void __launch_bounds__(THREADS) adam_kernel(const AdamLaunch p) {

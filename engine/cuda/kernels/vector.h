@@ -10,7 +10,7 @@
 #include <cuda_bf16.h>
 #endif
 
-#include "engine/backend/shared/bf16.h"
+#include "base/bf16.h"
 
 /* The type of one access of so many bytes. */
 template <int BYTES> struct Access;
@@ -25,15 +25,15 @@ __device__ inline uint32_t two_bf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t *>(&pair);
 #else
-  return static_cast<uint32_t>(shared_bf16_from_f32(low)) |
-         static_cast<uint32_t>(shared_bf16_from_f32(high)) << 16;
+  return static_cast<uint32_t>(bf16_from_f32(low)) |
+         static_cast<uint32_t>(bf16_from_f32(high)) << 16;
 #endif
 }
 __device__ inline float low_bf16(uint32_t pair) {
-  return shared_float_of_bits(pair << 16);
+  return float_from_bits(pair << 16);
 }
 __device__ inline float high_bf16(uint32_t pair) {
-  return shared_float_of_bits(pair & 0xffff0000u);
+  return float_from_bits(pair & 0xffff0000u);
 }
 
 /* N elements as memory holds them; `get` and `set` speak f32. Loaded and stored at an address that
@@ -56,8 +56,8 @@ template <> struct Pack<float, 4> {
 };
 template <> struct Pack<uint16_t, 1> {
   uint16_t bits;
-  __device__ void get(float *out) const { out[0] = shared_bf16_to_f32(bits); }
-  __device__ void set(const float *in) { bits = shared_bf16_from_f32(in[0]); }
+  __device__ void get(float *out) const { out[0] = bf16_to_f32(bits); }
+  __device__ void set(const float *in) { bits = bf16_from_f32(in[0]); }
   __device__ void clear() { bits = 0; }
 };
 template <> struct Pack<uint16_t, 8> {

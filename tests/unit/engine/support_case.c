@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "base/bf16.h"
 #include "base/memory.h"
 #include "support_reference.h"
 

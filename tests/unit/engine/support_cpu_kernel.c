@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "base/bf16.h"
 #include "base/memory.h"
 
 int64_t dice_range(Dice *dice, int64_t low, int64_t high) {

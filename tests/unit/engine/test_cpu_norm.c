@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "base/bf16.h"
 #include "base/memory.h"
 #include "support_cpu_kernel.h"
 

@@ -1,3 +1,4 @@
+#include "base/bf16.h"
 #include "graph_checks.h"
 
 static const PadMode zero = PAD_ZERO, reflect = PAD_REFLECT, replicate = PAD_REPLICATE;

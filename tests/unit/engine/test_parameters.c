@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/bf16.h"
 #include "engine/backend/backend.h"
 #include "engine/parameters/parameters.h"
 

@@ -25,7 +25,7 @@ static void check(float (*function)(float), double (*exact)(double), double allo
   double worst = 0;
   float worst_at = 0;
   for (uint64_t bits = 0; bits < UINT64_C(1) << 32; bits += STEP) {
-    const float x = shared_float_of_bits((uint32_t)bits);
+    const float x = float_from_bits((uint32_t)bits);
     const double error = ulps(function(x), exact((double)x));
     if (error > worst) {
       worst = error;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bf16.h"
 #include "base/memory.h"
 #include "base/random.h"
 #include "checkpoints/safetensors.h"
@@ -87,8 +88,8 @@ static int tear_down(void **state) {
 
 static Config small_config(const char *const *assignments) {
   static const char *const SMALL[] = {
-      "model.channels=4", "model.blocks=1", "loss.adversarial_weight=0", "loss.temporal=0",
-      "loss.l1=0",        "optim.ema=0",    "optim.lr_schedule=constant",   "loss.perceptual=1"};
+      "model.channels=4", "model.blocks=1", "loss.adversarial_weight=0",  "loss.temporal=0",
+      "loss.l1=0",        "optim.ema=0",    "optim.lr_schedule=constant", "loss.perceptual=1"};
   Config config;
   assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
   for (size_t i = 0; i < sizeof SMALL / sizeof *SMALL; i++)
