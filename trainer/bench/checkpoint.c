@@ -16,7 +16,7 @@
 #include "base/signals.h"
 #include "base/statistics.h"
 #include "base/thread.h"
-#include "trainer/commands.h"
+#include "trainer/bench/bench.h"
 #include "trainer/gan/device.h"
 #include "trainer/gan/device_memory.h"
 #include "trainer/gan/networks.h"

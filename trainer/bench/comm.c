@@ -10,7 +10,7 @@
 #include "base/statistics.h"
 #include "base/thread.h"
 #include "comm/comm.h"
-#include "trainer/commands.h"
+#include "trainer/bench/bench.h"
 
 enum {
   SMALLEST = 1 << 10,

@@ -13,7 +13,7 @@
 #include "base/memory.h"
 #include "base/thread.h"
 #include "data/loader/loader.h"
-#include "trainer/commands.h"
+#include "trainer/bench/bench.h"
 
 enum { MICRO_BATCH = 1, BATCHES_AHEAD = 8, WAIT_SECONDS = 60 };
 

@@ -7,7 +7,7 @@
 
 #include "base/json.h"
 #include "base/memory.h"
-#include "trainer/commands.h"
+#include "trainer/bench/bench.h"
 #include "trainer/scaling/simulate.h"
 
 typedef struct RankList {
@@ -81,8 +81,7 @@ static void print_head(const Study *study) {
   for (int i = 0; i < study->options->change_count; i++)
     text_append(&text, "         with %s\n", study->options->changes[i]);
   text_append(&text, "step     %s, %s: %lld clip%s of a rank, ", trace->name,
-              trace->precision == PRECISION_BF16 ? "bf16" : "f32", (long long)trace->clips,
-              trace->clips == 1 ? "" : "s");
+              trace->bf16 ? "bf16" : "f32", (long long)trace->clips, trace->clips == 1 ? "" : "s");
   text_append_count(&text, flops);
   text_append(&text, "FLOP, op times %s\n",
               cluster->device.times == OP_TIMES_MEASURED ? "measured" : "from FLOPs and bytes");

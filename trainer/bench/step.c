@@ -11,7 +11,8 @@
 #include "base/random.h"
 #include "base/statistics.h"
 #include "base/thread.h"
-#include "trainer/commands.h"
+#include "trainer/bench/bench.h"
+#include "trainer/bench/step_trace.h"
 #include "trainer/gan/device.h"
 #include "trainer/gan/device_memory.h"
 #include "trainer/gan/gan.h"
@@ -142,7 +143,8 @@ static Status run_steps(Bench *bench, const char *what, int64_t count, double *s
   Status status = OK;
   /* The first step behind warm-up and fade-in: the whole GAN, as most of its steps are. */
   const OptimConfig *optim = &bench->config->optim;
-  StepControls controls = schedule_at(bench->config, optim->pretrain_steps + optim->adversarial_ramp_steps);
+  StepControls controls =
+      schedule_at(bench->config, optim->pretrain_steps + optim->adversarial_ramp_steps);
   controls.regularise = false;
   MicroBatch *batches = mem_new((size_t)bench->micro_batches, sizeof *batches);
   Progress *progress = progress_new(what, 0, count);

@@ -8,7 +8,7 @@
 #include "base/random.h"
 #include "base/statistics.h"
 #include "base/thread.h"
-#include "trainer/commands.h"
+#include "trainer/bench/bench.h"
 #include "trainer/gan/device.h"
 #include "trainer/infer/inference.h"
 

@@ -2,8 +2,8 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "trainer/bench/bench.h"
 #include "trainer/cli/options.h"
-#include "trainer/commands.h"
 
 typedef struct Bench {
   const char *what, *path, *json, *folder, *device, *precision, *cluster, *ranks, *save_trace;

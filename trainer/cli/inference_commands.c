@@ -2,8 +2,11 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "trainer/cli/info.h"
 #include "trainer/cli/options.h"
-#include "trainer/commands.h"
+#include "trainer/eval/evaluate.h"
+#include "trainer/export/export.h"
+#include "trainer/infer/translate.h"
 
 /* A run's folder or a checkpoint's, and which of its weights. */
 #define CHECKPOINT_OPTIONS(Values)                                                                 \

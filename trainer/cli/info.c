@@ -7,7 +7,7 @@
 #include "base/json.h"
 #include "checkpoints/checkpoint.h"
 #include "data/dataset/dataset.h"
-#include "trainer/commands.h"
+#include "trainer/cli/info.h"
 
 enum { MAX_METRICS_BYTES = 1 << 30 };
 

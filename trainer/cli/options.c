@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/version.h"
 #include "trainer/run/preflight.h"
 
 enum { MAX_SIDE = 32768, HELP_COLUMN = 28, HELP_WIDTH = 110 };

@@ -12,8 +12,6 @@
 #include "engine/graph/tensor.h"
 #include "trainer/config/config.h"
 
-#define CELFORGE_VERSION "0.1.0"
-
 typedef struct TextList {
   int count, capacity;
   const char **items; /* borrowed from argv */

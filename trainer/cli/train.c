@@ -3,8 +3,8 @@
 #include <stdio.h>
 
 #include "trainer/cli/options.h"
-#include "trainer/commands.h"
 #include "trainer/run/preflight.h"
+#include "trainer/run/train.h"
 
 /* --- train ------------------------------------------------------------------------------------ */
 

@@ -9,7 +9,7 @@
 #include "base/progress.h"
 #include "data/dataset/dataset.h"
 #include "data/video/image.h"
-#include "trainer/commands.h"
+#include "trainer/eval/evaluate.h"
 #include "trainer/eval/image_metrics.h"
 #include "trainer/eval/temporal_metrics.h"
 #include "trainer/gan/device.h"

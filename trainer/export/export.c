@@ -7,8 +7,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "trainer/cli/options.h"
-#include "trainer/commands.h"
+#include "base/version.h"
 #include "trainer/gan/device.h"
 
 /* --- PyTorch's names and layout --------------------------------------------------------------- */
@@ -94,8 +93,9 @@ static void set_number(json_t *properties, const char *key, int64_t number) {
 /* What it takes to build the network and to feed it, an object of strings. */
 static json_t *describe_model(const ExportedModel *model, bool ema) {
   static const char *const KEYS[] = {
-      "model.generator",      "model.channels", "model.blocks",   "model.temporal", "model.norm",
-      "model.noise_channels", "model.downsamplings",    "model.local_enhancers"}; /* the last two: of pix2pixhd */
+      "model.generator",     "model.channels",       "model.blocks",
+      "model.temporal",      "model.norm",           "model.noise_channels",
+      "model.downsamplings", "model.local_enhancers"}; /* the last two: of pix2pixhd */
   size_t count = sizeof KEYS / sizeof *KEYS;
   if (model->config->model.generator != GENERATOR_PIX2PIXHD) count -= 2;
   json_t *properties = json_object();

@@ -28,4 +28,16 @@ char *export_name(const char *name);
  * has the latter alone (ERROR_USAGE): its clips would have a fixed length. */
 Status export_onnx(const ExportedModel *model, bool stream, const char *path, Error *error);
 
+typedef enum ExportFormat { EXPORT_ONNX, EXPORT_SAFETENSORS } ExportFormat;
+
+typedef struct ExportOptions {
+  const char *checkpoint, *output;
+  ExportFormat format;
+  bool stream; /* ONNX of a single frame, with the state of the frames before */
+  bool ema;    /* as above */
+} ExportOptions;
+/* The generator for other programs (trainer/export/export.h), in one file that is whole or absent.
+ */
+Status export_run(const ExportOptions *options, Error *error);
+
 #endif

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "trainer/cli/options.h"
+#include "base/version.h"
 #include "trainer/export/onnx_walk.h"
 
 /* The frames of the clip that it is built for. */

@@ -8,7 +8,8 @@ static double rate_factor(const Config *config, int64_t step) {
   double factor = 1;
   if (optim->lr_warmup_steps > 0 && step < optim->lr_warmup_steps)
     factor = (double)(step + 1) / (double)optim->lr_warmup_steps;
-  if (optim->lr_schedule == SCHEDULE_CONSTANT || (double)step < from || total <= from) return factor;
+  if (optim->lr_schedule == SCHEDULE_CONSTANT || (double)step < from || total <= from)
+    return factor;
   double done = fmin(1, ((double)step - from) / (total - from));
   double left = optim->lr_schedule == SCHEDULE_LINEAR ? 1 - done : 0.5 * (1 + cos(acos(-1) * done));
   return factor * (optim->lr_min + (1 - optim->lr_min) * left);

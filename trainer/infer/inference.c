@@ -6,7 +6,7 @@
 
 #include "base/memory.h"
 #include "base/random.h"
-#include "trainer/run/checkpoint_state.h"
+#include "trainer/gan/checkpoint_weights.h"
 
 /* The generator planned for one size, for clips or for a stream. */
 typedef struct Plan {
@@ -186,12 +186,12 @@ Status inference_of_checkpoint(const Checkpoint *checkpoint, bool ema, DType pre
   if (precision == DTYPE_BF16 && !backend->supports_bf16(backend))
     FAIL(error, ERROR_USAGE, "bf16 does not run on this device (%s); allowed: f32",
          backend->describe(backend));
-  TRY(state_config(checkpoint, &inference->config, error));
-  TRY(state_scale(checkpoint, &inference->scale, error));
+  TRY(checkpoint_config(checkpoint, &inference->config, error));
+  TRY(checkpoint_scale(checkpoint, &inference->scale, error));
   TRY(source_channels(checkpoint, &inference->config, &channels, error));
   TRY(declare(inference, channels, error));
   TRY(parameters_allocate(&inference->own, backend, false, false, error));
-  TRY(state_load_generator(checkpoint, ema, &inference->own, error));
+  TRY(checkpoint_load_generator(checkpoint, ema, &inference->own, error));
   TRY(parameters_refresh(&inference->own, error));
   *out = inference;
   inference = NULL;

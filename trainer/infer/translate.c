@@ -6,9 +6,9 @@
 #include "base/memory.h"
 #include "base/signals.h"
 #include "data/video/video.h"
-#include "trainer/commands.h"
 #include "trainer/gan/device.h"
 #include "trainer/infer/frame_pipeline.h"
+#include "trainer/infer/translate.h"
 
 typedef struct Translation {
   const TranslateOptions *options;

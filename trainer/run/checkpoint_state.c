@@ -1,4 +1,4 @@
-#include "trainer/run/checkpoint_state_internal.h"
+#include "trainer/run/checkpoint_state.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,6 +7,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "trainer/gan/checkpoint_weights.h"
 
 static const char OPTIMIZER_FILE[] = "optimizer.safetensors";
 static const char PERCEPTUAL_CHECKSUM[] = "perceptual_crc32c"; /* in state.json */
@@ -37,15 +38,6 @@ static void list_free(TensorList *list) {
   free(list->arrays);
 }
 
-NamedTensor state_tensor(const Parameter *parameter, char *name, const float *flat) {
-  NamedTensor tensor = {.name = name, .type = TENSOR_F32, .data = flat + parameter->offset};
-  const int64_t *dim = parameter->shape.dim;
-  bool vector = dim[0] == 1 && dim[1] == 1 && dim[2] == 1 && dim[3] == 1;
-  tensor.rank = vector ? 1 : RANK;
-  for (int i = 0; i < tensor.rank; i++) tensor.shape[i] = vector ? dim[AXIS_C] : dim[i];
-  return tensor;
-}
-
 static Status list_add_array(TensorList *list, const Buffer *buffer, int64_t count, float **values,
                              Error *error) {
   Status status = mem_bulk((size_t)count * sizeof **values, "a snapshot of the weights",
@@ -68,7 +60,7 @@ static Status list_add_flat(TensorList *list, const Buffer *buffer, const Parame
   for (int i = 0; status == OK && i < parameters->count; i++) {
     const Parameter *parameter = &parameters->items[i];
     list_add_tensor(list,
-                    state_tensor(parameter, mem_format("%s%s", prefix, parameter->name), flat));
+                    parameter_tensor(parameter, mem_format("%s%s", prefix, parameter->name), flat));
   }
   return status;
 }
@@ -160,12 +152,12 @@ Status state_copy_new(Model *model, StateCopy **out, Error *error) {
   TRY(list_add_flat(&copy->weights, &generator->master, generator, "", error));
   TRY(list_add_flat(&copy->weights, &generator->ema, generator, "ema.", error));
   TRY(list_add_moments(&copy->moments, generator, error));
-  list_file(copy, STATE_GENERATOR_FILE, &copy->weights);
+  list_file(copy, GENERATOR_FILE, &copy->weights);
   if (discriminator->total > 0) {
     TRY(list_add_flat(&copy->judges, &discriminator->master, discriminator, "", error));
     if (spectral) TRY(list_add_flat(&copy->judges, &spectral->master, spectral, "", error));
     TRY(list_add_moments(&copy->moments, discriminator, error));
-    list_file(copy, STATE_DISCRIMINATOR_FILE, &copy->judges);
+    list_file(copy, DISCRIMINATOR_FILE, &copy->judges);
   }
   list_file(copy, OPTIMIZER_FILE, &copy->moments);
   *out = copy;
@@ -219,58 +211,6 @@ void state_copy_free(StateCopy *copy) {
 
 /* --- Restoring -------------------------------------------------------------------------------- */
 
-/* "F32 [64, 1, 7, 7, 3]" */
-static void describe(const NamedTensor *tensor, Text *out) {
-  text_append(out, "%s ", tensor_type_name(tensor->type));
-  tensor_shape_append(out, tensor->shape, tensor->rank);
-}
-
-Status state_check_tensor(const Checkpoint *checkpoint, const char *file_name,
-                          const NamedTensor *found, const NamedTensor *like, Error *error) {
-  if (found->type == like->type && found->rank == like->rank &&
-      memcmp(found->shape, like->shape, sizeof(int64_t) * (size_t)like->rank) == 0)
-    return OK;
-  Text there = {0}, here = {0};
-  describe(found, &there);
-  describe(like, &here);
-  Status status = error_set(error, ERROR_USAGE,
-                            "%s/%s: tensor \"%s\" is %s, but this config's networks need %s; "
-                            "model.* must be as when the checkpoint was written",
-                            checkpoint->path, file_name, found->name, there.data, here.data);
-  text_free(&there);
-  text_free(&here);
-  return status;
-}
-
-static Status find_tensor(const Checkpoint *checkpoint, const char *file_name, const char *name,
-                          const NamedTensor *like, const NamedTensor **out, Error *error) {
-  const Safetensors *file = checkpoint_file(checkpoint, file_name);
-  *out = file ? safetensors_find(file, name) : NULL;
-  if (*out) return state_check_tensor(checkpoint, file_name, *out, like, error);
-  return error_set(error, ERROR_USAGE,
-                   "%s/%s: has no tensor \"%s\", which this config's networks need",
-                   checkpoint->path, file_name, name);
-}
-
-/* Fills a flat array. */
-static Status read_flat(const Checkpoint *checkpoint, const char *file_name, const char *prefix,
-                        const Parameters *parameters, float *flat, Error *error) {
-  Status status = OK;
-  char *name = NULL;
-  for (int i = 0; i < parameters->count; i++) {
-    const Parameter *parameter = &parameters->items[i];
-    free(name);
-    name = mem_format("%s%s", prefix, parameter->name);
-    NamedTensor like = state_tensor(parameter, name, flat);
-    const NamedTensor *found = NULL;
-    TRY(find_tensor(checkpoint, file_name, name, &like, &found, error));
-    memcpy(flat + parameter->offset, found->data, (size_t)parameter->count * sizeof *flat);
-  }
-done:
-  free(name);
-  return status;
-}
-
 typedef struct Restoring {
   Comm *comm;
   const Checkpoint *checkpoint;
@@ -286,7 +226,8 @@ static Status restore_flat(const Restoring *from, const char *file_name, const c
   size_t bytes = (size_t)buffer->count * sizeof *from->flat;
   memset(from->flat, 0, bytes); /* also what lies between the parameters */
   if (from->checkpoint)
-    status = read_flat(from->checkpoint, file_name, prefix, parameters, from->flat, error);
+    status = checkpoint_load_parameters(from->checkpoint, file_name, prefix, parameters, from->flat,
+                                        error);
   TRY(comm_agree(from->comm, status, error));
   TRY(comm_broadcast(from->comm, from->flat, bytes, 0, error));
   TRY(comm_agree(from->comm, buffer_upload(buffer, 0, from->flat, buffer->count, error), error));
@@ -302,7 +243,7 @@ static Status restore_counters(const Restoring *from, Parameters *parameters, Er
   NamedTensor like = {.type = TENSOR_F32, .rank = 1, .shape = {COUNTERS}};
   const NamedTensor *found = NULL;
   if (from->checkpoint)
-    status = find_tensor(from->checkpoint, OPTIMIZER_FILE, name, &like, &found, error);
+    status = checkpoint_find_tensor(from->checkpoint, OPTIMIZER_FILE, name, &like, &found, error);
   if (found) memcpy(values, found->data, sizeof values);
   TRY(comm_agree(comm, status, error));
   TRY(comm_broadcast(comm, values, sizeof values, 0, error));
@@ -346,31 +287,12 @@ static Status restore_networks(Model *model, Comm *comm, const Checkpoint *check
   status =
       mem_bulk((size_t)most * sizeof *from.flat, "a network's weights", (void **)&from.flat, error);
   TRY(comm_agree(comm, status, error));
-  TRY(restore_network(&from, STATE_GENERATOR_FILE, generator, error));
-  TRY(restore_flat(&from, STATE_GENERATOR_FILE, "ema.", generator, &generator->ema, error));
+  TRY(restore_network(&from, GENERATOR_FILE, generator, error));
+  TRY(restore_flat(&from, GENERATOR_FILE, "ema.", generator, &generator->ema, error));
   if (discriminator->total > 0)
-    TRY(restore_network(&from, STATE_DISCRIMINATOR_FILE, discriminator, error));
+    TRY(restore_network(&from, DISCRIMINATOR_FILE, discriminator, error));
 done:
   free(from.flat);
-  return status;
-}
-
-Status state_config(const Checkpoint *checkpoint, Config *config, Error *error) {
-  const char *yaml = NULL;
-  char *where = path_join(checkpoint->path, "manifest.json");
-  ConfigPlaces *places = config_places_put_aside(); /* of the config that is held against it */
-  Status status = json_get_string(checkpoint->manifest, where, "config", &yaml, error);
-  if (status == OK) status = config_set_defaults(&config_schema, config, error);
-  if (status == OK) status = config_parse(&config_schema, where, yaml, strlen(yaml), config, error);
-  config_places_put_back(places);
-  free(where);
-  return status;
-}
-
-Status state_scale(const Checkpoint *checkpoint, int64_t *scale, Error *error) {
-  char *where = path_join(checkpoint->path, "manifest.json");
-  Status status = json_get_int(checkpoint->manifest, where, "scale", 1, 64, scale, error);
-  free(where);
   return status;
 }
 
@@ -404,7 +326,7 @@ static Status check_config(const Config *now, const Checkpoint *checkpoint,
   Config then;
   Text changes = {0};
   const char *uuid = NULL;
-  TRY(state_config(checkpoint, &then, error));
+  TRY(checkpoint_config(checkpoint, &then, error));
   TRY(check_same_int("run.seed", now->run.seed, then.run.seed, error));
   TRY(check_same_int("train.global_batch", now->train.global_batch, then.train.global_batch,
                      error));
@@ -506,10 +428,10 @@ Status state_restore(Model *model, Guard *guard, Comm *comm, const Checkpoint *c
     status = check_config(model_config(model), checkpoint, dataset_uuid, error);
     if (status == OK) status = check_perceptual(model, checkpoint, error);
     if (status == OK)
-      status = check_nothing_lost(model_generator(model), checkpoint, STATE_GENERATOR_FILE, error);
+      status = check_nothing_lost(model_generator(model), checkpoint, GENERATOR_FILE, error);
     if (status == OK)
-      status = check_nothing_lost(model_discriminator(model), checkpoint, STATE_DISCRIMINATOR_FILE,
-                                  error);
+      status =
+          check_nothing_lost(model_discriminator(model), checkpoint, DISCRIMINATOR_FILE, error);
     if (status == OK)
       status = json_get_int(checkpoint->state, checkpoint->path, "step", 0, INT64_MAX, &point->step,
                             error);
@@ -519,18 +441,5 @@ Status state_restore(Model *model, Guard *guard, Comm *comm, const Checkpoint *c
   TRY(restore_guard(guard, comm, checkpoint, going_back, &point->pending, error));
   TRY(restore_networks(model, comm, checkpoint, error));
 done:
-  return status;
-}
-
-Status state_load_generator(const Checkpoint *checkpoint, bool ema, Parameters *parameters,
-                            Error *error) {
-  Status status = OK;
-  float *flat = NULL;
-  TRY(mem_bulk((size_t)parameters->master.count * sizeof *flat, "the generator's weights",
-               (void **)&flat, error));
-  TRY(read_flat(checkpoint, STATE_GENERATOR_FILE, ema ? "ema." : "", parameters, flat, error));
-  TRY(buffer_upload(&parameters->master, 0, flat, parameters->master.count, error));
-done:
-  free(flat);
   return status;
 }

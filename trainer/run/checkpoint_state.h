@@ -58,15 +58,4 @@ typedef struct ResumePoint {
 Status state_restore(Model *model, Guard *guard, Comm *comm, const Checkpoint *checkpoint,
                      const char *dataset_uuid, bool going_back, ResumePoint *point, Error *error);
 
-/* The config a checkpoint was written with. */
-Status state_config(const Checkpoint *checkpoint, Config *config, Error *error);
-
-/* How many times larger than its source the output is (super-resolution), 1 otherwise. */
-Status state_scale(const Checkpoint *checkpoint, int64_t *scale, Error *error);
-
-/* Fills `parameters`' master array (allocated, frozen) from a checkpoint's generator: the EMA
- * weights, or the plain ones. */
-Status state_load_generator(const Checkpoint *checkpoint, bool ema, Parameters *parameters,
-                            Error *error);
-
 #endif

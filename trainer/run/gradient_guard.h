@@ -6,11 +6,11 @@
  *     limit = exp(m + guard.max_deviations * max(MAD / 0.6745, 0.05))
  *
  * with m the median of the logarithms and MAD the median of their distances from m: a modified
- * z-score of guard.max_deviations (Iglewicz, Hoaglin: "How to Detect and Handle Outliers", ASQC 1993,
- * section 3.3), one-sided, whose scale is never taken to be below 5 %. Bad steps never enter the
- * window. There is no limit until it holds 32 good steps (or is full), and warm-up and GAN steps
- * are never judged by each other. Nor is the discriminators' gradient of a step with R1 now and
- * then, which is that of another loss: it must be finite.
+ * z-score of guard.max_deviations (Iglewicz, Hoaglin: "How to Detect and Handle Outliers", ASQC
+ * 1993, section 3.3), one-sided, whose scale is never taken to be below 5 %. Bad steps never enter
+ * the window. There is no limit until it holds 32 good steps (or is full), and warm-up and GAN
+ * steps are never judged by each other. Nor is the discriminators' gradient of a step with R1 now
+ * and then, which is that of another loss: it must be finite.
  *
  * The limit of step k comes from the outcomes of the steps up to k-2, which are known without
  * waiting for the device. Norms are those of the gradients averaged over all ranks, so every rank

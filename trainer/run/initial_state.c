@@ -5,7 +5,8 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "engine/parameters/spectral_norm.h"
-#include "trainer/run/checkpoint_state_internal.h"
+#include "trainer/gan/checkpoint_weights.h"
+#include "trainer/run/checkpoint_state.h"
 
 static Status upload_zeros(Buffer *buffer, Error *error) {
   float *zeros = NULL;
@@ -26,10 +27,10 @@ static Status take_flat(const Checkpoint *from, const char *file_name, const cha
     const Parameter *parameter = &parameters->items[i];
     free(name);
     name = mem_format("%s%s", prefix, parameter->name);
-    const NamedTensor like = state_tensor(parameter, name, flat);
+    const NamedTensor like = parameter_tensor(parameter, name, flat);
     const NamedTensor *found = safetensors_find(file, name);
     if (!found) continue;
-    TRY(state_check_tensor(from, file_name, found, &like, error));
+    TRY(checkpoint_check_tensor(from, file_name, found, &like, error));
     memcpy(flat + parameter->offset, found->data, (size_t)parameter->count * sizeof *flat);
     ++*taken;
   }
@@ -71,7 +72,7 @@ static void say_taken(const Checkpoint *from, const Parameters *parameters, int 
  * without. Of a config that this version cannot read nothing is said. */
 static void warn_of_other_function(const Config *config, const Checkpoint *from) {
   Config then;
-  if (state_config(from, &then, NULL) != OK) return;
+  if (checkpoint_config(from, &then, NULL) != OK) return;
   if (then.model.spectral_norm == config->model.spectral_norm) return;
   log_warning("run.init: model.spectral_norm is %s, in %s it is %s: the discriminators begin as "
               "other functions of the same weights",
@@ -83,18 +84,16 @@ static Status take_weights(Model *model, Comm *comm, const Checkpoint *from, Err
   Status status = OK, own = OK;
   Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
   int weights = 0, averages = 0;
-  TRY(take_array(comm, from, STATE_GENERATOR_FILE, "", generator, &generator->master, &weights,
-                 error));
-  TRY(take_array(comm, from, STATE_GENERATOR_FILE, "ema.", generator, &generator->ema, &averages,
-                 error));
+  TRY(take_array(comm, from, GENERATOR_FILE, "", generator, &generator->master, &weights, error));
+  TRY(take_array(comm, from, GENERATOR_FILE, "ema.", generator, &generator->ema, &averages, error));
   if (from && weights == 0)
     own = config_error("run.init", error, "%s/%s holds none of the tensors of this generator",
-                       from->path, STATE_GENERATOR_FILE);
+                       from->path, GENERATOR_FILE);
   TRY(comm_agree(comm, own, error));
   say_taken(from, generator, weights);
   TRY(comm_agree(comm, parameters_refresh(generator, error), error));
   if (discriminator->total == 0) goto done;
-  TRY(take_array(comm, from, STATE_DISCRIMINATOR_FILE, "", discriminator, &discriminator->master,
+  TRY(take_array(comm, from, DISCRIMINATOR_FILE, "", discriminator, &discriminator->master,
                  &weights, error));
   say_taken(from, discriminator, weights);
   if (from && weights > 0) warn_of_other_function(model_config(model), from);

@@ -12,7 +12,8 @@ typedef struct MetricsRecord {
   double generator_lr, discriminator_lr; /* of the last step */
   /* Shares of the time, 0 to 1, means over the ranks. */
   double computing, time_data, time_comm_exposed;
-  int straggler_rank; /* the one that computes and waits for data longest; below 0: one rank alone */
+  int straggler_rank; /* the one that computes and waits for data longest; below 0: one rank alone
+                       */
   double straggler_seconds; /* for that, a step */
   /* Since the run began: updates skipped, times the run went back, batches it leaves out since.
    * `corrupt`: clips with a bad checksum that all ranks read, also ahead, since the process began
@@ -32,8 +33,8 @@ typedef void MetricsTake(void *context, const MetricsNumber *number);
 
 /* Calls `take` with each number of the record but its step, in this order: model_metric_name's,
  * clips_per_second, step_seconds, gflops, lr/g, lr/d, time/compute, time/data, time/comm_exposed,
- * straggler/rank, straggler/seconds, skipped/g, skipped/d, corrupt, rollbacks, skipped_batches. What is not
- * finite is left out: JSON has no NaN and no infinity. */
+ * straggler/rank, straggler/seconds, skipped/g, skipped/d, corrupt, rollbacks, skipped_batches.
+ * What is not finite is left out: JSON has no NaN and no infinity. */
 void metrics_numbers(const MetricsRecord *record, MetricsTake *take, void *context);
 
 typedef struct MetricsLog MetricsLog;

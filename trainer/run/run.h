@@ -6,13 +6,13 @@
 #include "base/progress.h"
 #include "comm/health/heartbeat.h"
 #include "data/loader/loader.h"
-#include "trainer/commands.h"
 #include "trainer/run/checkpoint_state.h"
 #include "trainer/run/gradient_guard.h"
 #include "trainer/run/gradient_sync.h"
 #include "trainer/run/sample_sheets.h"
 #include "trainer/run/step_timing.h"
 #include "trainer/run/tensorboard.h"
+#include "trainer/run/train.h"
 
 enum { TROUBLE_SIZE = 1024 };
 

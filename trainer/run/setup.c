@@ -65,10 +65,12 @@ static int threads_per_rank(const Run *run) {
 /* What is asked for and never comes. */
 static void warn_of_idle_keys(const Run *run) {
   const Config *config = run->config;
-  int64_t steps = config->train.steps - config->optim.pretrain_steps, every = config->loss.r1_interval;
+  int64_t steps = config->train.steps - config->optim.pretrain_steps,
+          every = config->loss.r1_interval;
   if (run->rank == 0 && config->loss.r1 > 0 && every > 1 && steps < every)
-    log_warning("loss.r1_interval is %lld, and the run has %lld steps behind its warm-up: none has R1",
-                (long long)every, (long long)(steps > 0 ? steps : 0));
+    log_warning(
+        "loss.r1_interval is %lld, and the run has %lld steps behind its warm-up: none has R1",
+        (long long)every, (long long)(steps > 0 ? steps : 0));
 }
 
 static Status open_device(Run *run, Error *error) {

@@ -237,8 +237,8 @@ static double shared_seconds(const Cluster *cluster, const StepTrace *trace, con
   return fmax(op->seconds, traffic) * shared;
 }
 
-static double roofline_seconds(const Cluster *cluster, Precision precision, const TraceOp *op) {
-  double peak = precision == PRECISION_BF16 ? cluster->device.bf16 : cluster->device.f32;
+static double roofline_seconds(const Cluster *cluster, bool bf16, const TraceOp *op) {
+  double peak = bf16 ? cluster->device.bf16 : cluster->device.f32;
   if (op->flops <= 0 && op->bytes <= 0) return 0;
   double flops = op->flops / (peak * 1e12 * cluster->device.efficiency);
   double bytes = op->bytes / (cluster->device.memory * 1e9 * cluster->device.memory_efficiency);
@@ -248,7 +248,6 @@ static double roofline_seconds(const Cluster *cluster, Precision precision, cons
 double cluster_op_seconds(const Cluster *cluster, const StepTrace *trace, const TraceOp *op,
                           int ranks) {
   if (op->reduces > 0) return 0;
-  if (cluster->device.times == OP_TIMES_ROOFLINE)
-    return roofline_seconds(cluster, trace->precision, op);
+  if (cluster->device.times == OP_TIMES_ROOFLINE) return roofline_seconds(cluster, trace->bf16, op);
   return shared_seconds(cluster, trace, op, ranks);
 }

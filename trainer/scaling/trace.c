@@ -7,7 +7,6 @@
 
 #include "base/json.h"
 #include "base/memory.h"
-#include "trainer/gan/internal.h"
 
 enum { MAX_BYTES = 1 << 28 };
 static const double LARGEST_NUMBER = 1e18;
@@ -28,75 +27,6 @@ void step_trace_scale(StepTrace *trace, double seconds) {
   for (int i = 0; i < trace->count; i++) sum += trace->ops[i].seconds;
   if (sum <= 0) return;
   for (int i = 0; i < trace->count; i++) trace->ops[i].seconds *= seconds / sum;
-}
-
-/* --- From a model ----------------------------------------------------------------------------- */
-
-/* What waits at the end of a program is for the next one's first op. */
-static void append_program(const Model *model, const Program *program, StepTrace *trace) {
-  bool halves = model->config->comm.gradients == PRECISION_BF16, pending = false;
-  if (!program) return;
-  int count = program_op_count(program);
-  for (int i = 0; i < count; i++) {
-    ProgramOp op = program_op(program, i);
-    TraceOp out = {.seconds = op.seconds,
-                   .flops = op.flops,
-                   .bytes = op.bytes,
-                   .reduces = halves ? op.reduced / 2 : op.reduced,
-                   .waits = op.waits};
-    snprintf(out.name, sizeof out.name, "%s", op.name);
-    pending = (pending && !op.waits) || op.reduced > 0;
-    step_trace_append(trace, &out);
-  }
-  if (!pending) return;
-  TraceOp end = {.name = "end of program", .waits = true};
-  step_trace_append(trace, &end);
-}
-
-/* As trainer/gan/gan.c runs one network's half of a step in micro-batches. */
-static void append_half(const Model *model, ProgramKind micro, ProgramKind last, ProgramKind update,
-                        const Carries *carries, StepTrace *trace) {
-  for (int i = 0; i < model->options.micro_batches - 1; i++) {
-    append_program(model, model->programs[micro], trace);
-    append_program(model, carries->fold[__builtin_ctz((unsigned)i + 1)], trace);
-  }
-  append_program(model, model->programs[last], trace);
-  append_program(model, model->programs[update], trace);
-}
-
-/* Master weights, both moments; the generator's average. */
-static double state_bytes(const Model *model) {
-  double generator = (double)model->generator.total;
-  double discriminator = (double)model->discriminator.total;
-  return (4 * generator + 3 * discriminator) * sizeof(float);
-}
-
-void step_trace_of_model(const Model *model, StepTrace *trace) {
-  const Config *config = model->config;
-  const ClipShape *shape = &model->options.shape;
-  int micro_batches = model->options.micro_batches;
-  *trace = (StepTrace){
-      .precision = (Precision)config->train.precision,
-      .clips = config->train.micro_batch * micro_batches,
-      .threads = config->train.threads > 0 ? config->train.threads : 1,
-      .clip_bytes = (double)(clip_source_bytes(shape) + clip_target_bytes(shape)),
-      .state_bytes = state_bytes(model),
-      .batches_ahead = fmax(1, (double)config->data.prefetch / micro_batches),
-      .checkpoint_every = (double)config->checkpoint.every,
-      .overlap = config->comm.overlap,
-  };
-  /* Where R1 comes now and then, the trace is of the steps between. */
-  if (micro_batches == 1) {
-    append_program(model, model->programs[PROGRAM_STEP], trace);
-  } else {
-    if (model->adversarial)
-      append_half(model, PROGRAM_D_MICRO, PROGRAM_D_LAST, PROGRAM_D_UPDATE,
-                  &model->discriminator_carries, trace);
-    append_half(model, PROGRAM_G_MICRO, PROGRAM_G_LAST, PROGRAM_G_UPDATE, &model->generator_carries,
-                trace);
-  }
-  for (int i = 0; i < trace->count; i++)
-    trace->measured = trace->measured || trace->ops[i].seconds > 0;
 }
 
 /* --- In a file -------------------------------------------------------------------------------- */
@@ -168,7 +98,7 @@ static Status parse(const json_t *json, const char *path, StepTrace *trace, Erro
     FAIL(error, ERROR_DATA, "%s: precision is \"%s\"; must be \"f32\" or \"bf16\"", path,
          precision);
   snprintf(trace->name, sizeof trace->name, "%s", name);
-  trace->precision = half ? PRECISION_BF16 : PRECISION_F32;
+  trace->bf16 = half;
   TRY(json_get_int(json, path, "clips", 1, 1 << 20, &trace->clips, error));
   if (json_object_get(json, "threads"))
     TRY(json_get_int(json, path, "threads", 1, 65536, &trace->threads, error));
@@ -202,12 +132,12 @@ Status step_trace_write(const StepTrace *trace, const char *path, Error *error) 
                                          "seconds", op->seconds, "flops", op->flops, "bytes",
                                          op->bytes, "reduces", op->reduces, "waits", op->waits));
   }
-  json_t *json = json_pack(
-      "{s:s, s:s, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:b, s:o}", "format", FORMAT, "name",
-      trace->name, "precision", trace->precision == PRECISION_BF16 ? "bf16" : "f32", "clips",
-      (json_int_t)trace->clips, "threads", (json_int_t)trace->threads, "clip_bytes",
-      trace->clip_bytes, "state_bytes", trace->state_bytes, "batches_ahead", trace->batches_ahead,
-      "checkpoint_every", trace->checkpoint_every, "overlap", trace->overlap, "ops", ops);
+  json_t *json = json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:b, s:o}", "format",
+                           FORMAT, "name", trace->name, "precision", trace->bf16 ? "bf16" : "f32",
+                           "clips", (json_int_t)trace->clips, "threads", (json_int_t)trace->threads,
+                           "clip_bytes", trace->clip_bytes, "state_bytes", trace->state_bytes,
+                           "batches_ahead", trace->batches_ahead, "checkpoint_every",
+                           trace->checkpoint_every, "overlap", trace->overlap, "ops", ops);
   Status status = json_write_file(path, json, error);
   json_decref(json);
   return status;

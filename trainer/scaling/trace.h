@@ -14,7 +14,10 @@
 #ifndef CELFORGE_TRAINER_SCALING_TRACE_H
 #define CELFORGE_TRAINER_SCALING_TRACE_H
 
-#include "trainer/gan/gan.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
 
 enum { TRACE_NAME_SIZE = 64 };
 
@@ -28,7 +31,7 @@ typedef struct TraceOp {
 
 typedef struct StepTrace {
   char name[TRACE_NAME_SIZE];
-  Precision precision;
+  bool bf16;               /* computes in bf16, else in f32 */
   int64_t clips;           /* a rank's, in a step */
   int64_t threads;         /* of a rank, where ops were measured on a CPU */
   double clip_bytes;       /* read for one of them */
@@ -41,8 +44,6 @@ typedef struct StepTrace {
   TraceOp *ops; /* the end of the step waits for what is under way */
 } StepTrace;
 
-/* What a GAN step of `model` runs, each program as often as a step does. */
-void step_trace_of_model(const Model *model, StepTrace *trace);
 /* Scales all times so that they add up to `seconds`: clocks read around every op cost some. */
 void step_trace_scale(StepTrace *trace, double seconds);
 void step_trace_append(StepTrace *trace, const TraceOp *op);

@@ -32,9 +32,9 @@ static int close_backend(void **state) {
 }
 
 static Config small_config(const char *const *assignments) {
-  static const char *const SMALL[] = {"model.channels=4",       "model.blocks=1",
-                                      "model.image_channels=4", "model.image_layers=2",
-                                      "model.video_channels=4", "model.video_layers=2",
+  static const char *const SMALL[] = {"model.channels=4",          "model.blocks=1",
+                                      "model.image_channels=4",    "model.image_layers=2",
+                                      "model.video_channels=4",    "model.video_layers=2",
                                       "optim.lr_schedule=constant"};
   Config config;
   assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
@@ -318,10 +318,15 @@ static void test_discriminators_poison_the_generator_too(void **state) {
 
 static void test_schedule(void **state) {
   (void)state;
-  const char *const assignments[] = {
-      "train.steps=100",      "optim.lr_schedule=linear",     "optim.lr_decay_start=0.5",
-      "optim.lr_min=0.1", "optim.generator_lr=1e-3", "optim.pretrain_steps=10",
-      "optim.adversarial_ramp_steps=10",     "loss.adversarial_weight=2", NULL};
+  const char *const assignments[] = {"train.steps=100",
+                                     "optim.lr_schedule=linear",
+                                     "optim.lr_decay_start=0.5",
+                                     "optim.lr_min=0.1",
+                                     "optim.generator_lr=1e-3",
+                                     "optim.pretrain_steps=10",
+                                     "optim.adversarial_ramp_steps=10",
+                                     "loss.adversarial_weight=2",
+                                     NULL};
   Config config = small_config(assignments);
   assert_int_equal(schedule_at(&config, 9).kind, STEP_WARMUP);
   assert_int_equal(schedule_at(&config, 10).kind, STEP_GAN);

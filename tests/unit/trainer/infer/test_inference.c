@@ -134,8 +134,8 @@ static void test_pix2pixhd(void **state) {
   static const InferenceShape ODD = {1, 17, 22, 3, 17, 22}, STACKED = {1, 9, 11, 6, 18, 22};
 #define PIX2PIXHD "model.generator=pix2pixhd", "model.temporal=none"
   check_stream(ASSIGNMENTS(PIX2PIXHD, "model.norm=instance", "model.downsamplings=3"), ODD);
-  check_stream(ASSIGNMENTS(PIX2PIXHD, "model.norm=rms", "model.downsamplings=2", "model.local_enhancers=1",
-                           "model.noise_channels=2"),
+  check_stream(ASSIGNMENTS(PIX2PIXHD, "model.norm=rms", "model.downsamplings=2",
+                           "model.local_enhancers=1", "model.noise_channels=2"),
                STACKED);
 }
 
@@ -143,7 +143,8 @@ static void test_pix2pixhd(void **state) {
 static void test_global_generator_in_the_enhancer(void **state) {
   (void)state;
   Fixture *alone = fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downsamplings=1"), EVEN);
-  Fixture *both = fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downsamplings=1", "model.local_enhancers=1"), EVEN);
+  Fixture *both =
+      fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downsamplings=1", "model.local_enhancers=1"), EVEN);
   int shared = 0;
   Parameters *few = &alone->generator.parameters, *all = &both->generator.parameters;
   for (int i = 0; i < few->count; i++) {

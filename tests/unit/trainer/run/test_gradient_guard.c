@@ -18,7 +18,8 @@ static Config config;
 
 static int set_up(void **state) {
   (void)state;
-  config = (Config){.guard = {.max_skips = 3, .max_rollbacks = 2, .window = 40, .max_deviations = 5}};
+  config =
+      (Config){.guard = {.max_skips = 3, .max_rollbacks = 2, .window = 40, .max_deviations = 5}};
   return 0;
 }
 

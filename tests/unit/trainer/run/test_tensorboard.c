@@ -153,14 +153,22 @@ static void test_numbers(void **state) {
   static const struct {
     const char *key;
     float value;
-  } EXPECTED[] = {{"loss/g", 0.1F},           {"clips_per_second", 2.5F},
-                  {"step_seconds", 0.4F},     {"gflops", 123},
-                  {"lr/g", 2e-4F},          {"lr/d", 1e-4F},
-                  {"time/compute", 0},        {"time/data", 0},
-                  {"time/comm_exposed", 0.125F},      {"straggler/rank", 4},
-                  {"straggler/seconds", 0.25F}, {"skipped/g", 1},
-                  {"skipped/d", 0},           {"corrupt", 0},
-                  {"rollbacks", 0},           {"skipped_batches", 6000000}};
+  } EXPECTED[] = {{"loss/g", 0.1F},
+                  {"clips_per_second", 2.5F},
+                  {"step_seconds", 0.4F},
+                  {"gflops", 123},
+                  {"lr/g", 2e-4F},
+                  {"lr/d", 1e-4F},
+                  {"time/compute", 0},
+                  {"time/data", 0},
+                  {"time/comm_exposed", 0.125F},
+                  {"straggler/rank", 4},
+                  {"straggler/seconds", 0.25F},
+                  {"skipped/g", 1},
+                  {"skipped/d", 0},
+                  {"corrupt", 0},
+                  {"rollbacks", 0},
+                  {"skipped_batches", 6000000}};
   MetricsRecord record = {.step = 300,
                           .clips_per_second = 2.5,
                           .seconds_per_step = 0.4,

@@ -170,14 +170,14 @@ static void test_roofline(void **state) {
   Cluster cluster = make_cluster((const char *const[]){
       "device.f32=10", "device.bf16=40", "device.efficiency=0.5", "device.memory=1000",
       "device.memory_efficiency=0.8", "device.launch_us=2", NULL});
-  StepTrace trace = {.precision = PRECISION_F32, .threads = 1};
+  StepTrace trace = {.threads = 1};
   TraceOp heavy = {.flops = 1e12, .bytes = 1e6}, wide = {.flops = 1e6, .bytes = 8e9};
   TraceOp reduce = {.reduces = 1e6}, nothing = {.waits = true};
   assert_near(cluster_op_seconds(&cluster, &trace, &heavy, 1), 0.2 + 2e-6, 1e-12);
   assert_near(cluster_op_seconds(&cluster, &trace, &wide, 1), 0.01 + 2e-6, 1e-12);
   assert_true(cluster_op_seconds(&cluster, &trace, &reduce, 1) == 0);
   assert_true(cluster_op_seconds(&cluster, &trace, &nothing, 1) == 0);
-  trace.precision = PRECISION_BF16;
+  trace.bf16 = true;
   assert_near(cluster_op_seconds(&cluster, &trace, &heavy, 1), 0.05 + 2e-6, 1e-12);
 }
 

@@ -1,59 +1,10 @@
-/* The subcommands, without their command lines: what `celforge NAME` does once options are known.
- */
-#ifndef CELFORGE_TRAINER_COMMANDS_H
-#define CELFORGE_TRAINER_COMMANDS_H
+/* celforge bench: how fast the parts are on this machine. */
+#ifndef CELFORGE_TRAINER_BENCH_BENCH_H
+#define CELFORGE_TRAINER_BENCH_BENCH_H
 
 #include "engine/program/program.h"
 #include "trainer/config/config.h"
 #include "trainer/scaling/trace.h"
-
-typedef struct TrainOptions {
-  const char *resume; /* "none", "auto", or a path */
-  bool plan;          /* print the plan and stop */
-} TrainOptions;
-/* The training run (trainer/run/loop.c). STOPPED after a signal, with a checkpoint saved. argc and
- * argv are what MPI wants to see. */
-Status train_run(const Config *config, const TrainOptions *options, int *argc, char ***argv,
-                 Error *error);
-
-typedef struct TranslateOptions {
-  const char *checkpoint, *input, *output;
-  const char *const *further; /* [further_count] inputs, of a model that reads several */
-  int further_count;
-  bool ema; /* the averaged weights, else the plain ones */
-  Device device;
-  DType precision;   /* computed in: f32 or bf16 */
-  int threads;       /* 0: OMP_NUM_THREADS, or every core */
-  const char *codec; /* FFmpeg's name of an encoder; NULL: H.264 */
-  int quality;       /* constant rate factor, 0 (best) to 63 */
-} TranslateOptions;
-/* Video, picture or frame folder to the same; frame by frame, constant memory, sound and timing
- * (the first input's) kept. STOPPED after a signal, with nothing left. */
-Status translate_run(const TranslateOptions *options, Error *error);
-
-typedef enum ExportFormat { EXPORT_ONNX, EXPORT_SAFETENSORS } ExportFormat;
-
-typedef struct ExportOptions {
-  const char *checkpoint, *output;
-  ExportFormat format;
-  bool stream; /* ONNX of a single frame, with the state of the frames before */
-  bool ema;    /* as above */
-} ExportOptions;
-/* The generator for other programs (trainer/export/export.h), in one file that is whole or absent.
- */
-Status export_run(const ExportOptions *options, Error *error);
-
-typedef struct EvalOptions {
-  const char *checkpoint, *data, *json; /* json: NULL or a path */
-  bool ema;                             /* as above, like device and threads */
-  Device device;
-  int threads;
-  int64_t clips; /* 0: all */
-  bool flow;     /* tOF and warp error as well */
-} EvalOptions;
-/* Scores (docs/scores.md): of the output, the untouched source, each frame translated alone. A
- * table on standard output. */
-Status eval_run(const EvalOptions *options, Error *error);
 
 typedef struct BenchStepOptions {
   const char *json;          /* NULL or a path */
@@ -120,8 +71,5 @@ typedef struct BenchCheckpointOptions {
  * writes. ERROR_IO where there is too little room for it. */
 Status bench_checkpoint_run(const Config *config, const BenchCheckpointOptions *options, int *argc,
                             char ***argv, Error *error);
-
-/* Prints what PATH is: a shard, a dataset, a checkpoint, a run. */
-Status info_run(const char *path, Error *error);
 
 #endif

@@ -1,0 +1,73 @@
+#include "trainer/bench/step_trace.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "trainer/gan/internal.h"
+
+/* What waits at the end of a program is for the next one's first op. */
+static void append_program(const Model *model, const Program *program, StepTrace *trace) {
+  bool halves = model->config->comm.gradients == PRECISION_BF16, pending = false;
+  if (!program) return;
+  int count = program_op_count(program);
+  for (int i = 0; i < count; i++) {
+    ProgramOp op = program_op(program, i);
+    TraceOp out = {.seconds = op.seconds,
+                   .flops = op.flops,
+                   .bytes = op.bytes,
+                   .reduces = halves ? op.reduced / 2 : op.reduced,
+                   .waits = op.waits};
+    snprintf(out.name, sizeof out.name, "%s", op.name);
+    pending = (pending && !op.waits) || op.reduced > 0;
+    step_trace_append(trace, &out);
+  }
+  if (!pending) return;
+  TraceOp end = {.name = "end of program", .waits = true};
+  step_trace_append(trace, &end);
+}
+
+/* As trainer/gan/gan.c runs one network's half of a step in micro-batches. */
+static void append_half(const Model *model, ProgramKind micro, ProgramKind last, ProgramKind update,
+                        const Carries *carries, StepTrace *trace) {
+  for (int i = 0; i < model->options.micro_batches - 1; i++) {
+    append_program(model, model->programs[micro], trace);
+    append_program(model, carries->fold[__builtin_ctz((unsigned)i + 1)], trace);
+  }
+  append_program(model, model->programs[last], trace);
+  append_program(model, model->programs[update], trace);
+}
+
+/* Master weights, both moments; the generator's average. */
+static double state_bytes(const Model *model) {
+  double generator = (double)model->generator.total;
+  double discriminator = (double)model->discriminator.total;
+  return (4 * generator + 3 * discriminator) * sizeof(float);
+}
+
+void step_trace_of_model(const Model *model, StepTrace *trace) {
+  const Config *config = model->config;
+  const ClipShape *shape = &model->options.shape;
+  int micro_batches = model->options.micro_batches;
+  *trace = (StepTrace){
+      .bf16 = config->train.precision == PRECISION_BF16,
+      .clips = config->train.micro_batch * micro_batches,
+      .threads = config->train.threads > 0 ? config->train.threads : 1,
+      .clip_bytes = (double)(clip_source_bytes(shape) + clip_target_bytes(shape)),
+      .state_bytes = state_bytes(model),
+      .batches_ahead = fmax(1, (double)config->data.prefetch / micro_batches),
+      .checkpoint_every = (double)config->checkpoint.every,
+      .overlap = config->comm.overlap,
+  };
+  /* Where R1 comes now and then, the trace is of the steps between. */
+  if (micro_batches == 1) {
+    append_program(model, model->programs[PROGRAM_STEP], trace);
+  } else {
+    if (model->adversarial)
+      append_half(model, PROGRAM_D_MICRO, PROGRAM_D_LAST, PROGRAM_D_UPDATE,
+                  &model->discriminator_carries, trace);
+    append_half(model, PROGRAM_G_MICRO, PROGRAM_G_LAST, PROGRAM_G_UPDATE, &model->generator_carries,
+                trace);
+  }
+  for (int i = 0; i < trace->count; i++)
+    trace->measured = trace->measured || trace->ops[i].seconds > 0;
+}

@@ -1,0 +1,101 @@
+#include "trainer/gan/checkpoint_weights.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/files.h"
+#include "base/memory.h"
+
+NamedTensor parameter_tensor(const Parameter *parameter, char *name, const float *flat) {
+  NamedTensor tensor = {.name = name, .type = TENSOR_F32, .data = flat + parameter->offset};
+  const int64_t *dim = parameter->shape.dim;
+  bool vector = dim[0] == 1 && dim[1] == 1 && dim[2] == 1 && dim[3] == 1;
+  tensor.rank = vector ? 1 : RANK;
+  for (int i = 0; i < tensor.rank; i++) tensor.shape[i] = vector ? dim[AXIS_C] : dim[i];
+  return tensor;
+}
+
+/* "F32 [64, 1, 7, 7, 3]" */
+static void describe(const NamedTensor *tensor, Text *out) {
+  text_append(out, "%s ", tensor_type_name(tensor->type));
+  tensor_shape_append(out, tensor->shape, tensor->rank);
+}
+
+Status checkpoint_check_tensor(const Checkpoint *checkpoint, const char *file_name,
+                               const NamedTensor *found, const NamedTensor *like, Error *error) {
+  if (found->type == like->type && found->rank == like->rank &&
+      memcmp(found->shape, like->shape, sizeof(int64_t) * (size_t)like->rank) == 0)
+    return OK;
+  Text there = {0}, here = {0};
+  describe(found, &there);
+  describe(like, &here);
+  Status status = error_set(error, ERROR_USAGE,
+                            "%s/%s: tensor \"%s\" is %s, but this config's networks need %s; "
+                            "model.* must be as when the checkpoint was written",
+                            checkpoint->path, file_name, found->name, there.data, here.data);
+  text_free(&there);
+  text_free(&here);
+  return status;
+}
+
+Status checkpoint_find_tensor(const Checkpoint *checkpoint, const char *file_name, const char *name,
+                              const NamedTensor *like, const NamedTensor **out, Error *error) {
+  const Safetensors *file = checkpoint_file(checkpoint, file_name);
+  *out = file ? safetensors_find(file, name) : NULL;
+  if (*out) return checkpoint_check_tensor(checkpoint, file_name, *out, like, error);
+  return error_set(error, ERROR_USAGE,
+                   "%s/%s: has no tensor \"%s\", which this config's networks need",
+                   checkpoint->path, file_name, name);
+}
+
+Status checkpoint_load_parameters(const Checkpoint *checkpoint, const char *file_name,
+                                  const char *prefix, const Parameters *parameters, float *flat,
+                                  Error *error) {
+  Status status = OK;
+  char *name = NULL;
+  for (int i = 0; i < parameters->count; i++) {
+    const Parameter *parameter = &parameters->items[i];
+    free(name);
+    name = mem_format("%s%s", prefix, parameter->name);
+    NamedTensor like = parameter_tensor(parameter, name, flat);
+    const NamedTensor *found = NULL;
+    TRY(checkpoint_find_tensor(checkpoint, file_name, name, &like, &found, error));
+    memcpy(flat + parameter->offset, found->data, (size_t)parameter->count * sizeof *flat);
+  }
+done:
+  free(name);
+  return status;
+}
+
+Status checkpoint_config(const Checkpoint *checkpoint, Config *config, Error *error) {
+  const char *yaml = NULL;
+  char *where = path_join(checkpoint->path, "manifest.json");
+  ConfigPlaces *places = config_places_put_aside(); /* of the config that is held against it */
+  Status status = json_get_string(checkpoint->manifest, where, "config", &yaml, error);
+  if (status == OK) status = config_set_defaults(&config_schema, config, error);
+  if (status == OK) status = config_parse(&config_schema, where, yaml, strlen(yaml), config, error);
+  config_places_put_back(places);
+  free(where);
+  return status;
+}
+
+Status checkpoint_scale(const Checkpoint *checkpoint, int64_t *scale, Error *error) {
+  char *where = path_join(checkpoint->path, "manifest.json");
+  Status status = json_get_int(checkpoint->manifest, where, "scale", 1, 64, scale, error);
+  free(where);
+  return status;
+}
+
+Status checkpoint_load_generator(const Checkpoint *checkpoint, bool ema, Parameters *parameters,
+                                 Error *error) {
+  Status status = OK;
+  float *flat = NULL;
+  TRY(mem_bulk((size_t)parameters->master.count * sizeof *flat, "the generator's weights",
+               (void **)&flat, error));
+  TRY(checkpoint_load_parameters(checkpoint, GENERATOR_FILE, ema ? "ema." : "", parameters, flat,
+                                 error));
+  TRY(buffer_upload(&parameters->master, 0, flat, parameters->master.count, error));
+done:
+  free(flat);
+  return status;
+}
