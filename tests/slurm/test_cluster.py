@@ -155,7 +155,7 @@ def preempt(tap, job, told, what):
 def test_preemption(tap, cluster, folder, data, undisturbed):
     """Preempted by a job of higher priority"""
     def by_script(job, other):
-        job.wait_for(lambda: "asks the ranks for a checkpoint" in job.said(), "told to stop")
+        job.wait_for(lambda: "the ranks save a checkpoint" in job.said(), "told to stop")
         tap.check(cluster.job(other)["JobState"] == "PENDING", "the other job waits for the grace time to be used")
         job.go_on()
 
@@ -169,7 +169,7 @@ def test_preemption_by_term(tap, cluster, folder, data, undisturbed):
     """Preempted where no signal was asked for"""
     def by_slurm(job, _):
         """Slurm lets stopped processes go on itself before it sends TERM."""
-        job.wait_for(lambda: "comes back" in job.said(), "stopped")
+        job.wait_for(lambda: "requeueing the job" in job.said(), "stopped")
         tap.check("asks the ranks" not in job.said(), "Slurm itself tells the ranks", job.said())
 
     with open(TRAIN, encoding="utf-8") as file:
@@ -217,7 +217,7 @@ def test_time_limit(tap, cluster, folder, data, undisturbed):
     path = fake_apptainer(folder) + ":" + cluster.environment["PATH"]
     job = held_job(cluster, folder, data, "limited", "--time=2", "--signal=B:USR1@75", PATH=path,
                    CONTAINER="celforge.sif")
-    job.wait_for(lambda: "asks the ranks for a checkpoint" in job.said(), "told to stop")
+    job.wait_for(lambda: "the ranks save a checkpoint" in job.said(), "told to stop")
     # A rank that has got the signal both ways before it goes on sees one; the same a while later would be a second.
     job.wait_for(lambda: lines_of(os.path.join(folder, "passed-on")) == 2, "told to stop by the container, too")
     job.go_on()
@@ -285,13 +285,13 @@ def test_crash(tap, cluster, folder, data, undisturbed):
     job = Job(cluster, folder, data, "crashed").submit(CELFORGE=crashing(os.path.join(folder, "crash-once"), 1))
     job.wait_completed()
     said = job.said()
-    tap.check("a rank has crashed (exit code 139): starts again, 1 of 2 times" in said and "2 of 2" not in said,
+    tap.check("a rank crashed (exit code 139): restarting all ranks, 1 of 2 restarts" in said and "2 of 2" not in said,
               "a step whose ranks crash is started again on the same nodes", said)
     check_end(tap, job, undisturbed, "a run whose ranks crashed")
     job = Job(cluster, folder, data, "crashing").submit(CELFORGE=crashing(os.path.join(folder, "crash-on"), 9))
     job.wait_for(lambda: job.fields()["JobState"] in ("COMPLETED", "FAILED"), "FAILED")
     fields, said = job.fields(), job.said()
-    tap.check(fields["JobState"] == "FAILED" and fields["ExitCode"] in ("139:0", "0:11") and "starts again, 2 of 2 times" in said,
+    tap.check(fields["JobState"] == "FAILED" and fields["ExitCode"] in ("139:0", "0:11") and "restarting all ranks, 2 of 2 restarts" in said,
               "after two times the job fails", f"{fields}\n{said}")
 
 
@@ -344,7 +344,7 @@ def test_pack(tap, cluster, folder):
     again = cluster.submit("--array=2", *common, *options, CELFORGE=runs.CELFORGE)
     cluster.wait_for(lambda: cluster.job(again).get("JobState") == "COMPLETED", LIMIT, "the second time", again)
     with open(f"{folder}/pack-{again}_2.log", encoding="utf-8") as file:
-        tap.check("000002 is there" in file.read(), "a part that is whole is not made again")
+        tap.check("000002 is complete already" in file.read(), "a part that is whole is not made again")
 
 
 def test_wrong_launch(tap, cluster, folder, data):
