@@ -16,192 +16,192 @@
   { key, CONFIG_CHOICE, offsetof(Config, field), 0, 0, text, choices, help }
 
 static const ConfigKey KEYS[] = {
-    STRING("run.dir", run.dir, "runs/default", "folder that everything a run writes lies in"),
+    STRING("run.dir", run.dir, "runs/default", "folder that receives everything the run writes"),
     INT("run.seed", run.seed, 0, 9007199254740992.0, "1",
-        "seed of weights, order, augmentation, noise"),
+        "seed of initial weights, shuffling, augmentation and noise"),
     STRING("run.init", run.init, "",
-           "checkpoint, or folder of a run, whose weights the networks begin with; tensors that it "
-           "does not hold are drawn; empty: all are"),
+           "checkpoint or run folder to initialise weights from; missing tensors are initialised "
+           "randomly"),
 
-    STRING("data.path", data.path, "data/demo", "dataset folder (celforge synth, celforge pack)"),
+    STRING("data.path", data.path, "datasets/demo",
+           "dataset folder, made by celforge synth or celforge pack"),
     INT("data.frames", data.frames, 0, 1024, "0",
-        "frames of a sample, a random run of the clip's; 0: all"),
+        "frames per sample, a random window of the clip; 0: the whole clip"),
     INT("data.crop_height", data.crop_height, 0, 8192, "0",
-        "random crop of the target, pixels; 0: whole frames"),
-    INT("data.crop_width", data.crop_width, 0, 8192, "0", "as crop_height"),
-    BOOL("data.flip", data.flip, "true", "mirror half of the samples left to right"),
-    INT("data.threads", data.threads, 1, 64, "1", "threads that read ahead, per rank"),
-    INT("data.prefetch", data.prefetch, 1, 256, "4", "micro-batches read ahead, per rank"),
+        "height of a random crop of the target; 0: no cropping; pixels"),
+    INT("data.crop_width", data.crop_width, 0, 8192, "0",
+        "width of a random crop of the target; 0: no cropping; pixels"),
+    BOOL("data.flip", data.flip, "true", "flip samples horizontally with probability 1/2"),
+    INT("data.threads", data.threads, 1, 64, "1", "loader threads per rank"),
+    INT("data.prefetch", data.prefetch, 1, 256, "4", "micro-batches to prefetch per rank"),
     CHOICE("data.on_corrupt", data.on_corrupt, "stop|substitute", "stop",
-           "what a clip with a bad checksum does to the run"),
+           "action on a clip with a wrong checksum: stop the run, or substitute another clip"),
 
     CHOICE("model.generator", model.generator, "celnet|pix2pixhd", "celnet",
-           "network that turns film into cartoon"),
+           "generator architecture; pix2pixhd is the published baseline (Wang et al. 2018)"),
     INT("model.channels", model.channels, 4, 1024, "32",
-        "channels of its first layer; doubled at each halving"),
+        "channels of the first layer; every downsampling doubles them"),
     INT("model.blocks", model.blocks, 0, 64, "4", "residual blocks at the lowest resolution"),
     INT("model.downsamplings", model.downsamplings, 1, 6, "4",
-        "halvings of pix2pixhd; celnet has two"),
+        "stride-2 convolutions of pix2pixhd; celnet always has two"),
     INT("model.local_enhancers", model.local_enhancers, 0, 1, "0",
-        "1: pix2pixhd at half the size, with its local enhancer at the full one"),
+        "1: run pix2pixhd at half resolution inside its local enhancer"),
     CHOICE("model.temporal", model.temporal, "none|conv3d|convgru", "conv3d",
-           "how time enters celnet: not at all, by causal 3-tap convolutions, or by a recurrent "
-           "layer"),
-    CHOICE("model.norm", model.norm, "none|rms|instance|group", "rms", "the generator's norm"),
+           "temporal layers of celnet: none, causal 3-tap convolutions, or a convolutional GRU"),
+    CHOICE("model.norm", model.norm, "none|rms|instance|group", "rms", "norm in the generator"),
     INT("model.noise_channels", model.noise_channels, 0, 64, "0",
-        "channels of Gaussian noise beside the source"),
+        "channels of Gaussian noise concatenated to the source"),
     INT("model.image_scales", model.image_scales, 0, 4, "2",
-        "scales of the discriminator on single frames; 0: none"),
+        "scales of the discriminator on single frames; 0: no image discriminator"),
     INT("model.image_channels", model.image_channels, 4, 1024, "32",
-        "its channels in the first layer"),
-    INT("model.image_layers", model.image_layers, 1, 6, "3", "its stride-2 layers"),
-    BOOL("model.video", model.video, "true", "a discriminator on whole clips"),
+        "channels of the image discriminator's first layer"),
+    INT("model.image_layers", model.image_layers, 1, 6, "3",
+        "stride-2 layers of the image discriminator"),
+    BOOL("model.video", model.video, "true", "train a discriminator on whole clips"),
     INT("model.video_channels", model.video_channels, 4, 1024, "32",
-        "its channels in the first layer"),
-    INT("model.video_layers", model.video_layers, 1, 6, "3", "its stride-2 layers"),
+        "channels of the video discriminator's first layer"),
+    INT("model.video_layers", model.video_layers, 1, 6, "3",
+        "stride-2 layers of the video discriminator"),
     CHOICE("model.discriminator_norm", model.discriminator_norm, "none|rms|instance|group",
-           "instance", "norm in the discriminators' inner layers"),
+           "instance", "norm in the inner layers of the discriminators"),
     BOOL("model.spectral_norm", model.spectral_norm, "false",
-         "the discriminators' convolutions are divided by their largest singular value"),
+         "apply spectral norm to the convolutions of the discriminators"),
 
     CHOICE("loss.adversarial", loss.adversarial, "bce|lsgan|hinge|wgan-gp", "lsgan",
-           "the game: cross-entropy (Goodfellow 2014, non-saturating), least squares, hinge, "
-           "Wasserstein with a gradient penalty"),
+           "adversarial loss; bce is the non-saturating cross-entropy (Goodfellow et al. 2014)"),
     REAL("loss.adversarial_weight", loss.adversarial_weight, 0, 1e6, "1",
-         "weight of the discriminators' verdict; 0: no discriminators"),
+         "weight of the generator's adversarial loss; 0: no discriminators"),
     REAL("loss.l1", loss.l1, 0, 1e6, "10", "weight of mean |output - target|"),
     REAL("loss.feature_matching", loss.feature_matching, 0, 1e6, "0",
-         "weight of mean |D's features of output - of target|"),
+         "weight of mean |difference of discriminator features of output and target|"),
     REAL("loss.perceptual", loss.perceptual, 0, 1e6, "0",
-         "weight of mean |VGG19's features of output - of target| (docs/perceptual.md)"),
+         "weight of mean |difference of VGG19 features of output and target|"),
     STRING("loss.perceptual_weights", loss.perceptual_weights, "",
-           "safetensors file with VGG19's weights, named as torchvision's"),
+           "safetensors file of VGG19 weights with torchvision's names (docs/perceptual.md)"),
     REAL("loss.temporal", loss.temporal, 0, 1e6, "10",
-         "weight of mean |change of output - change of target| between frames"),
+         "weight of mean |output's change between frames - target's change between frames|"),
     REAL("loss.total_variation", loss.total_variation, 0, 1e6, "0",
          "weight of mean |differences of neighbouring pixels|"),
     REAL("loss.gradient_penalty", loss.gradient_penalty, 0, 1e6, "10",
-         "weight of the gradient penalty, which wgan-gp alone has: the mean over clips of (|D's "
-         "gradient| - 1)^2 at a random point between output and target"),
+         "weight of the gradient penalty (Gulrajani et al. 2017); only with wgan-gp"),
     REAL("loss.r1", loss.r1, 0, 1e6, "0",
-         "weight of R1, which keeps the discriminators flat where they see the real: half the mean "
-         "over clips of |D's gradient by the target|^2"),
+         "weight (gamma) of the R1 penalty gamma/2 |gradient|^2 (Mescheder et al. 2018)"),
     INT("loss.r1_interval", loss.r1_interval, 1, 1000000, "16",
-        "steps from one with R1 to the next, which weighs as much as all of them; optim.clip "
-        "bounds that step like any other"),
+        "apply R1 every N steps, scaled by N (lazy regularisation)"),
 
     REAL("optim.generator_lr", optim.generator_lr, 0, 1, "2e-4",
-         "Adam's learning rate of the generator"),
+         "Adam learning rate of the generator"),
     REAL("optim.discriminator_lr", optim.discriminator_lr, 0, 1, "2e-4",
-         "Adam's learning rate of the discriminators"),
+         "Adam learning rate of the discriminators"),
     REAL("optim.beta1", optim.beta1, 0, 0.999999, "0.5", "Adam's decay of the first moment"),
     REAL("optim.beta2", optim.beta2, 0, 0.999999, "0.999", "Adam's decay of the second moment"),
     REAL("optim.epsilon", optim.epsilon, 1e-16, 1, "1e-8", "Adam's epsilon"),
-    REAL("optim.weight_decay", optim.weight_decay, 0, 1, "0", "decoupled weight decay"),
+    REAL("optim.weight_decay", optim.weight_decay, 0, 1, "0", "decoupled weight decay (AdamW)"),
     REAL("optim.clip", optim.clip, 0, 1e9, "0",
-         "largest global gradient norm of a network; 0: no clipping"),
+         "clip the global gradient norm of each network to this value; 0: no clipping"),
     REAL("optim.ema", optim.ema, 0, 0.999999999, "0.999",
-         "decay of the averaged generator weights used for samples and inference"),
+         "decay of the EMA of the generator weights, used for samples and inference"),
     CHOICE("optim.lr_schedule", optim.lr_schedule, "constant|linear|cosine", "linear",
-           "how both rates fall from lr_decay_start on"),
+           "shape of the learning rate decay after lr_decay_start"),
     REAL("optim.lr_decay_start", optim.lr_decay_start, 0, 1, "0.5",
-         "share of the steps after which rates fall"),
-    REAL("optim.lr_min", optim.lr_min, 0, 1, "0", "share of the rate that is left at the end"),
+         "start of the learning rate decay, as a fraction of train.steps"),
+    REAL("optim.lr_min", optim.lr_min, 0, 1, "0",
+         "learning rate at the last step, as a fraction of the full rate"),
     INT("optim.lr_warmup_steps", optim.lr_warmup_steps, 0, 1e12, "0",
-        "steps over which rates rise from 0"),
+        "linear learning rate warm-up, steps"),
     INT("optim.pretrain_steps", optim.pretrain_steps, 0, 1e12, "0",
-        "first steps, on L1 alone, without discriminators"),
+        "pretraining of the generator on L1 without discriminators, steps"),
     INT("optim.adversarial_ramp_steps", optim.adversarial_ramp_steps, 0, 1e12, "0",
-        "steps behind pretrain_steps over which the adversarial weight rises from 0"),
+        "linear ramp of the adversarial weight from 0 after pretraining, steps"),
 
-    INT("train.steps", train.steps, 1, 1e12, "1000", "steps of the whole run"),
-    INT("train.global_batch", train.global_batch, 1, 1048576, "4", "clips a step, over all ranks"),
-    INT("train.micro_batch", train.micro_batch, 1, 65536, "1", "clips a rank computes at once"),
+    INT("train.steps", train.steps, 1, 1e12, "1000", "training steps of the whole run"),
+    INT("train.global_batch", train.global_batch, 1, 1048576, "4", "clips per step over all ranks"),
+    INT("train.micro_batch", train.micro_batch, 1, 65536, "1",
+        "clips per forward and backward pass of a rank; gradients are accumulated"),
     INT("train.threads", train.threads, 0, 1024, "0",
-        "compute threads per rank; 0: OMP_NUM_THREADS, or the host's cores shared by its ranks; "
-        "with "
-        "comm.reduce: reproducible 1, since a kernel's sums depend on it"),
+        "CPU threads per rank; 0: OMP_NUM_THREADS, or the cores shared among the ranks"),
     CHOICE("train.precision", train.precision, "f32|bf16", "f32",
-           "what convolutions compute in; master weights and losses are f32"),
+           "compute precision of the convolutions; master weights and losses stay f32"),
     CHOICE("train.device", train.device, "auto|cpu|cuda", "auto",
-           "auto: cuda where there is a GPU, else cpu"),
-
+           "compute device; auto: cuda if there is a GPU, else cpu"),
     BOOL("train.recompute", train.recompute, "false",
-         "norms and activations are computed again in the backward pass instead of kept: less "
-         "memory, more time"),
+         "recompute norms and activations in the backward pass: less memory, more time"),
 
     BOOL("cuda.deterministic", cuda.deterministic, "false",
-         "equal runs leave equal bytes; some convolutions are slower"),
-    BOOL("cuda.tf32", cuda.tf32, "false", "f32 convolutions on tensor cores, 10 bits of mantissa"),
-    BOOL("cuda.graphs", cuda.graphs, "true", "a step is launched as one CUDA graph"),
+         "make runs bit-for-bit reproducible; some convolutions become slower"),
+    BOOL("cuda.tf32", cuda.tf32, "false",
+         "run f32 convolutions on tensor cores with a 10-bit mantissa"),
+    BOOL("cuda.graphs", cuda.graphs, "true", "launch each step as one CUDA graph"),
     BOOL("cuda.autotune", cuda.autotune, "true",
-         "measure the convolution engines at the first start instead of trusting cuDNN's "
-         "heuristics, "
-         "whose choice may be many times slower; never in deterministic runs"),
+         "benchmark the cuDNN engines at the first start; ignored in deterministic runs"),
     REAL("cuda.workspace_mib", cuda.workspace_mib, 0, 65536, "256",
-         "largest workspace of one convolution, MiB"),
+         "maximum workspace of one convolution, MiB"),
     INT("cuda.build_threads", cuda.build_threads, 0, 16, "0",
-        "threads that prepare convolutions at the start; 0: one for each processor but one, at "
-        "most 16"),
+        "threads that build convolution plans at the start; 0: processors - 1, at most 16"),
     STRING("cuda.cache", cuda.cache, "",
-           "folder of convolution plans and compiled kernels; ranks that share it share the work "
-           "of making them; empty: $XDG_CACHE_HOME/celforge, or ~/.cache/celforge"),
+           "folder for plans and compiled kernels; empty: $XDG_CACHE_HOME/celforge or "
+           "~/.cache/celforge"),
 
     INT("guard.max_skips", guard.max_skips, 1, 1e9, "20",
-        "steps skipped in a row before the run goes back to its last checkpoint"),
+        "consecutive skipped steps before the run rolls back to its last checkpoint"),
     INT("guard.max_rollbacks", guard.max_rollbacks, 0, 1e6, "3",
-        "times a run goes back and leaves out the samples at fault before it stops"),
+        "rollbacks, each skipping the batches at fault, before the run stops"),
     INT("guard.window", guard.window, 0, 4096, "128",
-        "good steps whose gradient norms say what is usual; 0: only non-finite ones are skipped"),
+        "recent good steps used to compute the gradient-norm limit; 0: skip only non-finite steps"),
     REAL("guard.max_deviations", guard.max_deviations, 1, 1e6, "8",
-         "robust deviations above the window's median that make a gradient norm an outlier"),
+         "gradient-norm limit, in robust standard deviations above the median of the window"),
 
     INT("checkpoint.every", checkpoint.every, 0, 1e12, "500",
-        "steps between checkpoints; 0: only at the end"),
-    INT("checkpoint.keep", checkpoint.keep, 2, 1e6, "3", "newest checkpoints kept"),
-    INT("metrics.every", metrics.every, 1, 1e12, "10", "steps between lines of metrics.jsonl"),
+        "write a checkpoint every N steps; 0: only at the end"),
+    INT("checkpoint.keep", checkpoint.keep, 2, 1e6, "3", "newest checkpoints to keep"),
+
+    INT("metrics.every", metrics.every, 1, 1e12, "10",
+        "write a line of metrics.jsonl every N steps"),
     BOOL("metrics.tensorboard", metrics.tensorboard, "true",
-         "the same numbers, and sample sheets, as TensorBoard event files (run.dir/tensorboard)"),
-    INT("samples.every", samples.every, 0, 1e12, "500", "steps between sample sheets; 0: none"),
+         "write metrics and sample sheets as TensorBoard events too (run.dir/tensorboard)"),
+
+    INT("samples.every", samples.every, 0, 1e12, "500",
+        "write a sample sheet every N steps; 0: none"),
     INT("samples.clips", samples.clips, 1, 16, "4", "clips on a sample sheet"),
+
     CHOICE("comm.backend", comm.backend, "auto|mpi|nccl", "auto",
-           "what carries gradients; auto: nccl between GPUs, mpi otherwise"),
+           "transport of the gradient all-reduce; auto: nccl between GPUs, else mpi"),
     CHOICE("comm.reduce", comm.reduce, "fast|reproducible", "fast",
-           "reproducible: 1, 2, 4, ... ranks of as many train.threads (0: 1) leave the same bytes"),
+           "reproducible: 1, 2, 4, ... ranks with equal train.threads (0: 1) give the same bytes"),
     CHOICE("comm.gradients", comm.gradients, "f32|bf16", "f32",
-           "what gradients travel as between ranks"),
+           "data type of the gradient all-reduce"),
     BOOL("comm.overlap", comm.overlap, "true",
-         "gradients travel while others are computed; false only to see what that is worth"),
+         "overlap the gradient all-reduce with the backward pass"),
     REAL("comm.timeout", comm.timeout, 1, 1e6, "600",
-         "seconds a step may take before the run ends with a diagnosis"),
+         "maximum time of a step before the run stops with a diagnosis, seconds"),
     REAL("comm.start_timeout", comm.start_timeout, 1, 1e6, "1800",
-         "the same for the start: planning, tuning, resuming"),
+         "maximum time of the start: planning, autotuning, resuming; seconds"),
     REAL("comm.evaluation_timeout", comm.evaluation_timeout, 1, 1e6, "1800",
-         "the same for sample sheets"),
+         "maximum time of a sample sheet, seconds"),
     REAL("comm.checkpoint_timeout", comm.checkpoint_timeout, 1, 1e6, "1800",
-         "the same for checkpoints"),
+         "maximum time of a checkpoint, seconds"),
     REAL("comm.heartbeat", comm.heartbeat, 0.05, 3600, "5",
-         "seconds between two signs of life of a rank (run.dir/ranks/RANK.json)"),
+         "interval between a rank's heartbeats (run.dir/ranks/RANK.json), seconds"),
     REAL("comm.bucket_mib", comm.bucket_mib, 0.001, 1024, "4",
-         "gradients all-reduced at once, MiB"),
+         "gradient bucket of one all-reduce, MiB"),
 };
 
 static const char *section_help(const char *section) {
   static const struct {
     const char *name, *help;
   } SECTIONS[] = {
-      {"run", "Where the run lives."},
-      {"data", "What it learns from."},
-      {"model", "The networks."},
-      {"loss", "What the generator is asked for. A weight of 0 switches a term off."},
-      {"optim", "How weights change."},
-      {"train", "How long, how much at once, on what."},
-      {"cuda", "How the GPU is used."},
-      {"guard", "What is not learned from, and when to give up."},
-      {"checkpoint", "What survives a kill."},
-      {"metrics", "What is written down."},
-      {"samples", "Pictures of source, output and target side by side."},
-      {"comm", "How ranks talk."},
+      {"run", "Run folder, seed and initial weights."},
+      {"data", "Dataset, sampling and augmentation."},
+      {"model", "Generator and discriminators."},
+      {"loss", "Losses and their weights; a weight of 0 switches a term off."},
+      {"optim", "Adam, learning rates and schedules."},
+      {"train", "Length of the run, batch sizes, precision and device."},
+      {"cuda", "GPU execution."},
+      {"guard", "Skipping of bad steps, and rollback."},
+      {"checkpoint", "Checkpoints."},
+      {"metrics", "Metrics log."},
+      {"samples", "Sample sheets: source, output and target side by side."},
+      {"comm", "Communication between ranks: gradient all-reduce, timeouts, heartbeats."},
   };
   for (size_t i = 0; i < sizeof SECTIONS / sizeof *SECTIONS; i++)
     if (strcmp(SECTIONS[i].name, section) == 0) return SECTIONS[i].help;
@@ -220,8 +220,8 @@ static Status check_batch(const Config *config, int world_size, Error *error) {
   Text sizes = {0};
   loader_world_sizes(global, (int)micro, 4096, &sizes);
   Status status = config_error("train.global_batch", error,
-                               "%lld clips in micro-batches of %lld cannot be shared by %d ranks; "
-                               "world sizes that would do: %s; a smaller train.micro_batch or "
+                               "%lld clips in micro-batches of %lld cannot be split over %d ranks; "
+                               "possible world sizes: %s; a smaller train.micro_batch or "
                                "a larger train.global_batch allows more",
                                (long long)global, (long long)micro, world_size, sizes.data);
   text_free(&sizes);
@@ -233,16 +233,17 @@ Status config_check(const Config *config, int world_size, Error *error) {
   const LossConfig *loss = &config->loss;
   if ((config->data.crop_height == 0) != (config->data.crop_width == 0))
     return config_error(config->data.crop_height ? "data.crop_height" : "data.crop_width", error,
-                        "crop_height and crop_width are both 0 or both not");
-  bool published = model->generator == GENERATOR_PIX2PIXHD;
-  if (published && model->temporal != TEMPORAL_NONE)
-    return config_error("model.generator", error,
-                        "it knows no time, and model.temporal is %s; allowed with it: none",
-                        model->temporal == TEMPORAL_CONV3D ? "conv3d" : "convgru");
-  if (!published && model->local_enhancers > 0)
+                        "set both crop_height and crop_width, or neither");
+  bool pix2pixhd = model->generator == GENERATOR_PIX2PIXHD;
+  if (pix2pixhd && model->temporal != TEMPORAL_NONE)
+    return config_error(
+        "model.generator", error,
+        "pix2pixhd has no temporal layers, but model.temporal is %s; set it to none",
+        model->temporal == TEMPORAL_CONV3D ? "conv3d" : "convgru");
+  if (!pix2pixhd && model->local_enhancers > 0)
     return config_error("model.local_enhancers", error, "needs model.generator: pix2pixhd");
-  bool judged = model->image_scales > 0 || model->video;
-  if (loss->adversarial_weight > 0 && !judged)
+  bool has_discriminator = model->image_scales > 0 || model->video;
+  if (loss->adversarial_weight > 0 && !has_discriminator)
     return config_error("loss.adversarial_weight", error,
                         "%g needs a discriminator: model.image_scales above 0 or model.video true",
                         loss->adversarial_weight);
@@ -252,7 +253,7 @@ Status config_check(const Config *config, int world_size, Error *error) {
                         loss->feature_matching);
   if (loss->r1 > 0 && loss->adversarial_weight <= 0)
     return config_error("loss.r1", error,
-                        "%g is of discriminators: it needs loss.adversarial_weight above 0",
+                        "%g needs trained discriminators: loss.adversarial_weight above 0",
                         loss->r1);
   if (loss->perceptual > 0 && !loss->perceptual_weights[0])
     return config_error("loss.perceptual", error,
@@ -263,6 +264,6 @@ Status config_check(const Config *config, int world_size, Error *error) {
         "loss.l1", error,
         "the generator needs loss.l1, loss.perceptual or loss.adversarial_weight above 0");
   if (config->optim.pretrain_steps > 0 && loss->l1 <= 0)
-    return config_error("optim.pretrain_steps", error, "a warm-up on L1 needs loss.l1 above 0");
+    return config_error("optim.pretrain_steps", error, "pretraining on L1 needs loss.l1 above 0");
   return check_batch(config, world_size, error);
 }

@@ -1,4 +1,5 @@
-/* Everything a run can be told: one struct, one table of keys (trainer/config/config.c). */
+/* The configuration of a run: one struct, filled from one table of keys (trainer/config/config.c).
+ */
 #ifndef CELFORGE_TRAINER_CONFIG_CONFIG_H
 #define CELFORGE_TRAINER_CONFIG_CONFIG_H
 
@@ -24,7 +25,7 @@ typedef enum Device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } Device;
 typedef enum CommBackend { COMM_BACKEND_AUTO, COMM_BACKEND_MPI, COMM_BACKEND_NCCL } CommBackend;
 typedef enum CommReduce { COMM_REDUCE_FAST, COMM_REDUCE_REPRODUCIBLE } CommReduce;
 
-/* CHOICE keys are ints in the order of the enums above. */
+/* Fields of CHOICE keys are ints that hold a value of one of the enums above. */
 typedef struct ModelConfig {
   int generator; /* a GeneratorKind */
   int64_t channels, blocks, downsamplings, local_enhancers;
@@ -99,7 +100,7 @@ typedef struct Config {
 
 extern const ConfigSchema config_schema;
 
-/* What no single key can say: combinations that cannot work. ERROR_USAGE with the key's place. */
+/* Checks combinations of keys. ERROR_USAGE with the location where the key at fault was set. */
 Status config_check(const Config *config, int world_size, Error *error);
 
 #endif

@@ -22,29 +22,31 @@ static void describe(const NamedTensor *tensor, Text *out) {
 }
 
 Status checkpoint_check_tensor(const Checkpoint *checkpoint, const char *file_name,
-                               const NamedTensor *found, const NamedTensor *like, Error *error) {
-  if (found->type == like->type && found->rank == like->rank &&
-      memcmp(found->shape, like->shape, sizeof(int64_t) * (size_t)like->rank) == 0)
+                               const NamedTensor *found, const NamedTensor *expected,
+                               Error *error) {
+  if (found->type == expected->type && found->rank == expected->rank &&
+      memcmp(found->shape, expected->shape, sizeof(int64_t) * (size_t)expected->rank) == 0)
     return OK;
-  Text there = {0}, here = {0};
-  describe(found, &there);
-  describe(like, &here);
-  Status status = error_set(error, ERROR_USAGE,
-                            "%s/%s: tensor \"%s\" is %s, but this config's networks need %s; "
-                            "model.* must be as when the checkpoint was written",
-                            checkpoint->path, file_name, found->name, there.data, here.data);
-  text_free(&there);
-  text_free(&here);
+  Text present = {0}, needed = {0};
+  describe(found, &present);
+  describe(expected, &needed);
+  Status status =
+      error_set(error, ERROR_USAGE,
+                "%s/%s: tensor \"%s\" is %s, expected %s; set model.* to the values that the "
+                "checkpoint was written with",
+                checkpoint->path, file_name, found->name, present.data, needed.data);
+  text_free(&present);
+  text_free(&needed);
   return status;
 }
 
 Status checkpoint_find_tensor(const Checkpoint *checkpoint, const char *file_name, const char *name,
-                              const NamedTensor *like, const NamedTensor **out, Error *error) {
+                              const NamedTensor *expected, const NamedTensor **out, Error *error) {
   const Safetensors *file = checkpoint_file(checkpoint, file_name);
   *out = file ? safetensors_find(file, name) : NULL;
-  if (*out) return checkpoint_check_tensor(checkpoint, file_name, *out, like, error);
+  if (*out) return checkpoint_check_tensor(checkpoint, file_name, *out, expected, error);
   return error_set(error, ERROR_USAGE,
-                   "%s/%s: has no tensor \"%s\", which this config's networks need",
+                   "%s/%s: has no tensor \"%s\", which the networks of this config need",
                    checkpoint->path, file_name, name);
 }
 
@@ -57,9 +59,9 @@ Status checkpoint_load_parameters(const Checkpoint *checkpoint, const char *file
     const Parameter *parameter = &parameters->items[i];
     free(name);
     name = mem_format("%s%s", prefix, parameter->name);
-    NamedTensor like = parameter_tensor(parameter, name, flat);
+    NamedTensor expected = parameter_tensor(parameter, name, flat);
     const NamedTensor *found = NULL;
-    TRY(checkpoint_find_tensor(checkpoint, file_name, name, &like, &found, error));
+    TRY(checkpoint_find_tensor(checkpoint, file_name, name, &expected, &found, error));
     memcpy(flat + parameter->offset, found->data, (size_t)parameter->count * sizeof *flat);
   }
 done:

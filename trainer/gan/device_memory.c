@@ -2,13 +2,13 @@
 
 #include "trainer/gan/internal.h"
 
-/* --- What a model takes ----------------------------------------------------------------------- */
+/* --- Needs ------------------------------------------------------------------------------------ */
 
 static size_t bytes_of(const Buffer *buffer) {
   return (size_t)buffer->count * dtype_size(buffer->dtype);
 }
 
-/* As parameters_allocate takes them. */
+/* What parameters_allocate allocates for training. */
 static size_t parameter_bytes(const Parameters *parameters, bool with_ema) {
   size_t bytes = bytes_of(&parameters->master) + bytes_of(&parameters->gradient) +
                  bytes_of(&parameters->moment1) + bytes_of(&parameters->moment2) +
@@ -19,41 +19,41 @@ static size_t parameter_bytes(const Parameters *parameters, bool with_ema) {
   return bytes;
 }
 
-/* The same of a network that is not trained. */
-static size_t fixed_bytes(const Parameters *parameters) {
+/* What it allocates for a frozen network. */
+static size_t frozen_bytes(const Parameters *parameters) {
   size_t bytes = bytes_of(&parameters->master);
   if (parameters_have_compute(parameters)) bytes += bytes_of(&parameters->compute);
   return bytes;
 }
 
-static size_t carry_bytes(const Carries *carries) {
+static size_t accumulation_bytes(const AccumulationTree *tree) {
   size_t bytes = 0;
-  for (int k = 0; k < carries->count; k++) bytes += bytes_of(&carries->sums[k]);
+  for (int k = 0; k < tree->levels; k++) bytes += bytes_of(&tree->partial_sums[k]);
   return bytes;
 }
 
-Status model_memory(const Model *model, ModelMemory *out, Error *error) {
+Status device_memory_needs(const Gan *gan, DeviceMemoryNeeds *out, Error *error) {
   Status status = OK;
   DeviceMemory device = {0};
-  Backend *backend = model->backend;
+  Backend *backend = gan->backend;
   if (backend->memory) TRY(backend->memory(backend, &device, error));
-  *out = (ModelMemory){
-      .arena = arena_bytes(model->arena),
-      .parameters = parameter_bytes(&model->generator, true) +
-                    (model->adversarial ? parameter_bytes(&model->discriminator, false) : 0) +
-                    fixed_bytes(&model->perceptual),
-      .carries =
-          carry_bytes(&model->generator_carries) + carry_bytes(&model->discriminator_carries),
-      .batches = bytes_of(&model->source) + bytes_of(&model->target) + bytes_of(&model->noise) +
-                 bytes_of(&model->shares) + bytes_of(&model->controls) + bytes_of(&model->metrics),
+  *out = (DeviceMemoryNeeds){
+      .arena = arena_bytes(gan->arena),
+      .parameters = parameter_bytes(&gan->generator, true) +
+                    (gan->adversarial ? parameter_bytes(&gan->discriminator, false) : 0) +
+                    frozen_bytes(&gan->perceptual),
+      .accumulation = accumulation_bytes(&gan->generator_accumulation) +
+                      accumulation_bytes(&gan->discriminator_accumulation),
+      .batches = bytes_of(&gan->source) + bytes_of(&gan->target) + bytes_of(&gan->noise) +
+                 bytes_of(&gan->interpolation) + bytes_of(&gan->controls) + bytes_of(&gan->metrics),
       .staging = device.staging,
   };
-  out->total = out->arena + out->parameters + out->carries + out->batches + out->staging;
+  out->total = out->arena + out->parameters + out->accumulation + out->batches + out->staging;
 done:
   return status;
 }
 
-/* --- In words --------------------------------------------------------------------------------- */
+/* --- As text ---------------------------------------------------------------------------------- */
 
 static void append_line(Text *out, const char *name, size_t bytes) {
   if (bytes == 0) return;
@@ -68,10 +68,10 @@ static void append_exact(Text *out, const char *name, size_t bytes) {
   text_append(out, " (%zu bytes)\n", bytes);
 }
 
-static Status append_fit(const Model *model, size_t total, Text *out, Error *error) {
+static Status append_fit(const Gan *gan, size_t total, Text *out, Error *error) {
   Status status = OK;
   DeviceMemory device;
-  TRY(model->backend->memory(model->backend, &device, error));
+  TRY(gan->backend->memory(gan->backend, &device, error));
   append_exact(out, "free on the device now", device.free);
   append_exact(out, "of", device.total);
   text_append(out, "  %s\n", total <= device.free ? "it fits" : "it does not fit");
@@ -79,55 +79,56 @@ done:
   return status;
 }
 
-Status memory_print(const Model *model, Text *out, Error *error) {
+Status device_memory_print(const Gan *gan, Text *out, Error *error) {
   Status status = OK;
-  ModelMemory memory;
-  TRY(model_memory(model, &memory, error));
+  DeviceMemoryNeeds memory;
+  TRY(device_memory_needs(gan, &memory, error));
   text_append(out, "\nmemory of the device\n");
   append_line(out, "arena: values and workspaces", memory.arena);
   append_line(out, "parameters and their state", memory.parameters);
-  append_line(out, "gradients of micro-batches", memory.carries);
+  append_line(out, "gradient accumulation", memory.accumulation);
   append_line(out, "batches, controls, metrics", memory.batches);
-  append_line(out, "staging of copies", memory.staging);
+  append_line(out, "staging buffers", memory.staging);
   append_exact(out, "in all", memory.total);
-  if (model->backend->memory) TRY(append_fit(model, memory.total, out, error));
+  if (gan->backend->memory) TRY(append_fit(gan, memory.total, out, error));
 done:
   return status;
 }
 
-/* --- What would fit --------------------------------------------------------------------------- */
+/* --- Settings that would fit ------------------------------------------------------------------ */
 
-/* What a rank has to compute a step, however it divides it. */
+/* The search for settings that compute the same step of a rank in less memory. */
 typedef struct Search {
   Backend *backend;
   const Config *config;
-  ModelOptions options;
-  size_t free, least; /* of the device; the least that any change needs */
+  GanOptions options;
+  size_t free;     /* on the device */
+  size_t smallest; /* need of all settings tried */
   Text found;
 } Search;
 
-/* How much the model would take with these settings; 0 where it cannot be planned. */
+/* The memory needed with these settings; 0 where they cannot be planned. */
 static size_t planned_bytes(const Search *search, int64_t micro_batch, bool recompute) {
   Config config = *search->config;
-  ModelOptions options = search->options;
-  Model *model = NULL;
-  ModelMemory memory = {0};
+  GanOptions options = search->options;
+  Gan *gan = NULL;
+  DeviceMemoryNeeds memory = {0};
   options.micro_batches =
       (int)(search->options.micro_batches * config.train.micro_batch / micro_batch);
   config.train.micro_batch = micro_batch;
   config.train.recompute = recompute;
-  if (model_plan(&config, search->backend, &options, &model, NULL) != OK) return 0;
-  if (model_memory(model, &memory, NULL) != OK) memory.total = 0;
-  model_free(model);
+  if (gan_plan(&config, search->backend, &options, &gan, NULL) != OK) return 0;
+  if (device_memory_needs(gan, &memory, NULL) != OK) memory.total = 0;
+  gan_free(gan);
   return memory.total;
 }
 
-/* Appends the settings where they fit. */
+/* Appends the settings to `found` if they fit. */
 static bool try_settings(Search *search, int64_t micro_batch, bool recompute) {
   bool is_smaller = micro_batch < search->config->train.micro_batch;
   size_t bytes = planned_bytes(search, micro_batch, recompute);
   if (bytes == 0) return false;
-  if (search->least == 0 || bytes < search->least) search->least = bytes;
+  if (search->smallest == 0 || bytes < search->smallest) search->smallest = bytes;
   if (bytes > search->free) return false;
   text_append(&search->found, "%s", search->found.length > 0 ? "; " : "");
   if (is_smaller) text_append(&search->found, "train.micro_batch: %lld", (long long)micro_batch);
@@ -138,7 +139,7 @@ static bool try_settings(Search *search, int64_t micro_batch, bool recompute) {
   return true;
 }
 
-/* The largest smaller micro-batch that fits. */
+/* Finds the largest micro-batch, smaller than the present one, that fits. */
 static bool try_micro_batches(Search *search, bool recompute) {
   int64_t now = search->config->train.micro_batch;
   for (int64_t micro_batch = now - 1; micro_batch > 0; micro_batch--)
@@ -146,7 +147,7 @@ static bool try_micro_batches(Search *search, bool recompute) {
   return false;
 }
 
-static void look_for_settings(Search *search) {
+static void search_settings(Search *search) {
   bool recompute = search->config->train.recompute;
   bool found = try_micro_batches(search, recompute);
   if (recompute) return;
@@ -154,22 +155,22 @@ static void look_for_settings(Search *search) {
   if (!found) try_micro_batches(search, true);
 }
 
-static Status say_what_fits(Search *search, size_t needed, Error *error) {
+static Status add_suggestions(Search *search, size_t needed, Error *error) {
   Text text = {0};
   Error first = error ? *error : (Error){.status = ERROR_INTERNAL};
-  look_for_settings(search);
-  text_append(&text, "; the model needs ");
+  search_settings(search);
+  text_append(&text, "; the training needs ");
   text_append_bytes_size(&text, (double)needed);
-  text_append(&text, " in all, ");
+  text_append(&text, " in total, ");
   text_append_bytes_size(&text, (double)search->free);
-  text_append(&text, " are free without it; ");
+  text_append(&text, " are free; ");
   if (search->found.length > 0) {
     text_append(&text, "what would fit: %s", search->found.data);
   } else {
     text_append(&text, "no train.micro_batch fits, with train.recompute or without");
-    if (search->least > 0) {
-      text_append(&text, " (the least needs ");
-      text_append_bytes_size(&text, (double)search->least);
+    if (search->smallest > 0) {
+      text_append(&text, " (the smallest needs ");
+      text_append_bytes_size(&text, (double)search->smallest);
       text_append(&text, ")");
     }
     text_append(&text, "; take smaller crops (data.crop_*) or fewer channels (model.*)");
@@ -180,18 +181,18 @@ static Status say_what_fits(Search *search, size_t needed, Error *error) {
   return status;
 }
 
-Status memory_allocate(Model **model, Error *error) {
-  ModelMemory memory = {0};
+Status device_memory_allocate(Gan **gan, Error *error) {
+  DeviceMemoryNeeds memory = {0};
   DeviceMemory device = {0};
-  Backend *backend = (*model)->backend;
-  Search search = {.backend = backend, .config = (*model)->config, .options = (*model)->options};
-  Status status = model_allocate(*model, error);
+  Backend *backend = (*gan)->backend;
+  Search search = {.backend = backend, .config = (*gan)->config, .options = (*gan)->options};
+  Status status = gan_allocate(*gan, error);
   if (status == OK || !backend->memory) return status;
-  if (model_memory(*model, &memory, NULL) != OK) return status;
-  /* Planning may measure on the device, which needs what was taken before the failure. */
-  model_free(*model);
-  *model = NULL;
+  if (device_memory_needs(*gan, &memory, NULL) != OK) return status;
+  /* Planning may benchmark on the device, which needs the memory that is allocated now. */
+  gan_free(*gan);
+  *gan = NULL;
   if (backend->memory(backend, &device, NULL) != OK || memory.total <= device.free) return status;
   search.free = device.free;
-  return say_what_fits(&search, memory.total, error);
+  return add_suggestions(&search, memory.total, error);
 }

@@ -1,29 +1,30 @@
-/* How much memory a model takes on its device, told before anything is allocated. What rank 0 needs
- * to draw samples, a frame at a time, comes on top. */
+/* The device memory that a GAN's training needs, computed from the plan before anything is
+ * allocated. Rank 0 additionally needs memory for sample sheets, one frame at a time. */
 #ifndef CELFORGE_TRAINER_GAN_DEVICE_MEMORY_H
 #define CELFORGE_TRAINER_GAN_DEVICE_MEMORY_H
 
 #include "trainer/gan/gan.h"
 
-typedef struct ModelMemory {
-  size_t arena;      /* values and workspaces */
-  size_t parameters; /* networks': master, gradient, moments, EMA, compute, counters ... */
-  size_t carries;    /* sums of micro-batches' gradients */
-  size_t batches;    /* frames, noise, controls, metrics */
-  size_t staging;    /* what the backend will still take for copies */
+/* In bytes. */
+typedef struct DeviceMemoryNeeds {
+  size_t arena;        /* activations, gradients of activations, workspaces */
+  size_t parameters;   /* master, gradient, moments, EMA, compute copies, counters */
+  size_t accumulation; /* partial sums of gradient accumulation */
+  size_t batches;      /* frames, noise, controls, metrics */
+  size_t staging;      /* copy buffers that the backend has not allocated yet */
   size_t total;
-} ModelMemory;
+} DeviceMemoryNeeds;
 
-/* What model_allocate will take (or took), and the backend's own staging. */
-Status model_memory(const Model *model, ModelMemory *out, Error *error);
+/* Computes what gan_allocate allocates, plus the backend's own staging buffers. */
+Status device_memory_needs(const Gan *gan, DeviceMemoryNeeds *out, Error *error);
 
-/* The same as lines of text; on a device with memory of its own also what is free there, and
- * whether the model fits. */
-Status memory_print(const Model *model, Text *out, Error *error);
+/* Appends the needs as text; for a device with its own memory also its free memory, and whether the
+ * GAN fits. */
+Status device_memory_print(const Gan *gan, Text *out, Error *error);
 
-/* model_allocate. Where the device's memory does not suffice the model is freed, `*model` is NULL,
- * and the error also says what the model needs in all and which changes of train.micro_batch and
- * train.recompute would fit, found by planning with them. */
-Status memory_allocate(Model **model, Error *error);
+/* Calls gan_allocate. If the device runs out of memory the GAN is freed, `*gan` becomes NULL, and
+ * the error also names the total need and the values of train.micro_batch and train.recompute that
+ * would fit, found by planning with them. */
+Status device_memory_allocate(Gan **gan, Error *error);
 
 #endif

@@ -1,14 +1,15 @@
 /* The GAN and its training step.
  *
- * One step, as a graph: the generator's forward pass; the discriminators' forward and backward pass
- * on [real; fake], their update (and a step of spectral norm's power iteration); the updated
- * discriminators on the same fake; the generator's backward pass, its update; the metrics. With one
- * micro-batch a step that is one program. With more, each half runs once a micro-batch and the
- * updates are programs of their own; gradients are added up in a tree fixed by the micro-batches'
- * order, the last one's program adds the others' and all-reduces. So 1, 2, 4, ... ranks of as many
- * threads leave the same bytes. During optim.pretrain_steps the generator alone learns, on L1.
+ * A step computes, in this order: the generator's forward pass; the discriminators' forward and
+ * backward pass on [real; fake], their Adam update (and one power iteration of spectral norm); the
+ * updated discriminators on the same fakes; the generator's backward pass and its Adam update; the
+ * metrics. With one micro-batch per step all of that is one program. With several, each network's
+ * half runs once per micro-batch and its update is a program of its own: gradients are accumulated
+ * in a tree that the order of the micro-batches fixes, and the program of the last micro-batch adds
+ * the partial sums and all-reduces. So 1, 2, 4, ... ranks with as many threads each produce the
+ * same bytes. During optim.pretrain_steps only the generator is trained, on L1.
  *
- * Host side everything is u8 frames and f32 numbers; buffers are the backend's. */
+ * On the host, frames are u8 and everything else is f32; buffers belong to the backend. */
 #ifndef CELFORGE_TRAINER_GAN_GAN_H
 #define CELFORGE_TRAINER_GAN_GAN_H
 
@@ -16,7 +17,7 @@
 #include "engine/program/program.h"
 #include "trainer/gan/networks.h"
 
-/* One number a step; the names in metrics.jsonl are model_metric_name's. */
+/* The numbers of one step, named by gan_metric_name in metrics.jsonl. */
 typedef enum Metric {
   METRIC_LOSS_G,
   METRIC_LOSS_D,
@@ -28,100 +29,101 @@ typedef enum Metric {
   METRIC_TOTAL_VARIATION,
   METRIC_GRADIENT_PENALTY,
   METRIC_R1,
-  METRIC_NORM_G, /* of the gradient, before clipping */
+  METRIC_NORM_G, /* global gradient norm, before clipping */
   METRIC_NORM_D,
   METRIC_COUNT,
 } Metric;
-const char *model_metric_name(Metric metric); /* "loss/g" */
+const char *gan_metric_name(Metric metric); /* "loss/g" */
 
-typedef enum StepKind { STEP_GAN, STEP_WARMUP } StepKind;
+typedef enum StepKind { STEP_GAN, STEP_PRETRAIN } StepKind;
 
-/* What changes from step to step, computed by schedule_at. */
+/* The settings that change from step to step; schedule_at computes them. */
 typedef struct StepControls {
   StepKind kind;
-  bool regularise; /* now and then: R1, for the steps between as well (see loss.r1_interval) */
+  bool apply_r1; /* lazy R1: set every loss.r1_interval steps; false where every step has R1 */
   float generator_lr, discriminator_lr, adversarial_weight;
-  float generator_limit, discriminator_limit; /* largest gradient norm; 0: any finite one */
+  /* A larger gradient norm skips the network's update; 0: only a non-finite one does. */
+  float generator_max_norm, discriminator_max_norm;
 } StepControls;
-/* The controls of step `step` (0: the first) of a run. */
+/* Returns the controls of step `step` (0: the first) of a run. */
 StepControls schedule_at(const Config *config, int64_t step);
-/* The share of the steps from `begin` to `end` - 1 that have StepControls.regularise. */
-double schedule_regularised(const Config *config, int64_t begin, int64_t end);
+/* Returns the fraction of the steps `begin` to `end` - 1 that have StepControls.apply_r1. */
+double schedule_r1_fraction(const Config *config, int64_t begin, int64_t end);
 
-typedef struct Model Model;
+typedef struct Gan Gan;
 
-typedef struct ModelOptions {
+typedef struct GanOptions {
   ClipShape shape;   /* of one sample, after cropping */
-  int micro_batches; /* a rank computes per step */
-  bool all_reduce;   /* gradients, through the collectives; without those it does nothing */
+  int micro_batches; /* computed per step by this rank */
+  bool all_reduce;   /* average the gradients over the ranks; does nothing without collectives */
   const Collectives *collectives;
-} ModelOptions;
+} GanOptions;
 
-/* Builds and plans; allocates nothing large. `config` and `backend` outlive the model. */
-Status model_plan(const Config *config, Backend *backend, const ModelOptions *options, Model **out,
-                  Error *error);
-/* Frees what was captured of the programs: before the collectives' owner closes. NULL is allowed.
- */
-void model_release_captures(Model *model);
-void model_free(Model *model); /* NULL is allowed */
-/* The weights of loss.perceptual's network (model_perceptual), as perceptual_read gives them: the
- * model takes them over. Before model_allocate, where there is such a network. */
-void model_take_perceptual(Model *model, float *weights);
-/* Parameters, moments, batch buffers, arena. */
-Status model_allocate(Model *model, Error *error);
-/* Initial weights from run.seed. */
-Status model_initialize(Model *model, Error *error);
+/* Builds the graphs and plans the programs; allocates no large memory. `config` and `backend` must
+ * outlive the result. */
+Status gan_plan(const Config *config, Backend *backend, const GanOptions *options, Gan **out,
+                Error *error);
+/* Frees the programs' CUDA graphs; call it before the collectives are closed. NULL is allowed. */
+void gan_release_captures(Gan *gan);
+void gan_free(Gan *gan); /* NULL is allowed */
+/* Takes ownership of the perceptual network's weights, as perceptual_read returns them. Call it
+ * before gan_allocate if gan_perceptual_network has parameters. */
+void gan_set_perceptual_weights(Gan *gan, float *weights);
+/* Allocates parameters, moments, batch buffers and the arena. */
+Status gan_allocate(Gan *gan, Error *error);
+/* Initialises the weights from run.seed. */
+Status gan_initialize(Gan *gan, Error *error);
 
-/* One micro-batch on the host: source u8 [B,T,H,W,C], target u8 [B,T,H',W',3], and the global
- * numbers of its samples, which key the noise and the gradient penalty's points. */
+/* One micro-batch on the host: source u8 [N,T,H,W,C], target u8 [N,T,H',W',3], and the global
+ * indices [N] of its samples, which seed the noise and the gradient penalty's interpolation. */
 typedef struct MicroBatch {
   const uint8_t *source, *target;
   const int64_t *samples;
 } MicroBatch;
 
-/* Starts one step on `micro_batches` of them; they may be used again when it returns. */
-Status model_step(Model *model, const StepControls *controls, const MicroBatch *batches,
-                  Error *error);
+/* Starts one step on `batches`, one per micro-batch; they may be reused when it returns. */
+Status gan_step(Gan *gan, const StepControls *controls, const MicroBatch *batches, Error *error);
 
-/* Updates of a network so far, and where its last gradient is at its worst. */
+/* The updates of a network so far, and the parameter to blame for the last gradient. */
 typedef struct NetworkResult {
   int64_t applied, skipped, skipped_in_a_row;
-  int worst; /* a parameter: see parameters_worst_gradient */
+  int worst_parameter; /* an index, see parameters_worst_gradient; -1: unknown */
 } NetworkResult;
 
-/* What a step left: this rank's numbers, NaN for those that were not computed. */
+/* The result of a step on this rank; metrics that were not computed are NaN. */
 typedef struct StepResult {
   double metrics[METRIC_COUNT];
   bool computed[METRIC_COUNT];
   NetworkResult generator, discriminator;
 } StepResult;
 
-/* The result of the last step (`ago` 0) or of the one before it (1). Numbers travel back behind
- * each step, so asking for the one before waits for no step that has just been started. Before
- * there were that many steps: counters 0, metrics NaN. */
-Status model_result(Model *model, int ago, StepResult *out, Error *error);
+/* Returns the result of the last step (`ago` 0) or of the one before it (`ago` 1). Results are
+ * copied to the host asynchronously, so `ago` 1 does not wait for the step that has just been
+ * started. If no such step has run, counters are 0 and metrics NaN. */
+Status gan_step_result(Gan *gan, int ago, StepResult *out, Error *error);
 
-/* The name of a loss among a step's numbers that is not finite though it was computed, or NULL. */
-const char *model_first_bad_loss(const StepResult *result);
+/* Returns the name of a loss that was computed and is not finite, or NULL. */
+const char *step_result_nonfinite_loss(const StepResult *result);
 
-Parameters *model_generator(Model *model);
-Parameters *model_discriminator(Model *model); /* no parameters without adversarial loss */
-Parameters *model_perceptual(Model *model); /* none without loss.perceptual; nothing is learned */
-/* CRC-32C of the weights that model_take_perceptual took, 0 before. */
-uint32_t model_perceptual_checksum(const Model *model);
-const Config *model_config(const Model *model);
-ClipShape model_shape(const Model *model);
+Parameters *gan_generator(Gan *gan);
+Parameters *gan_discriminator(Gan *gan);      /* has no parameters without adversarial loss */
+Parameters *gan_perceptual_network(Gan *gan); /* frozen; has none without loss.perceptual */
+/* Returns the CRC-32C of the weights given to gan_set_perceptual_weights, 0 before that. */
+uint32_t gan_perceptual_checksum(const Gan *gan);
+const Config *gan_config(const Gan *gan);
+ClipShape gan_clip_shape(const Gan *gan);
 
-/* FLOPs and bytes of one GAN step of this rank, all micro-batches, and the arena; their means where
- * a share of the steps, 0 to 1, has StepControls.regularise. Ops are not counted. */
-ProgramCost model_cost(const Model *model, double regularised);
-/* The plan a person can read: programs, parameters, memory. */
-void model_print(const Model *model, Text *out);
-/* From now on every op of a step is timed, or no longer. */
-void model_profile(Model *model, bool on);
-/* Op by op, what was timed since; `ceilings` of the device give each op's floor, NULL: none. */
-void model_print_profile(const Model *model, const Ceilings *ceilings, Text *out);
-/* Seconds timed since, summed over the programs of a GAN step. */
-ProgramTimes model_times(const Model *model);
+/* Returns the FLOPs and bytes of one GAN step of this rank, over all micro-batches, and the arena's
+ * size: the average over steps of which the fraction `r1`, 0 to 1, has R1. Ops are not counted. */
+ProgramCost gan_cost(const Gan *gan, double r1);
+/* Appends the plan as text: parameters, programs, cost. */
+void gan_print_plan(const Gan *gan, Text *out);
+/* Switches the timing of every op on or off. */
+void gan_profile(Gan *gan, bool on);
+/* Appends a table of the ops timed since, each beside its roofline bound on a device with these
+ * `peaks`; NULL: without bounds. */
+void gan_print_profile(const Gan *gan, const DevicePeaks *peaks, Text *out);
+/* Returns the seconds timed since, summed over the programs of a GAN step. */
+ProgramTimes gan_times(const Gan *gan);
 
 #endif

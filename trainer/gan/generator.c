@@ -10,17 +10,17 @@ Value frames_normalize(Graph *graph, Value frames, DType dtype) {
   return graph_cast(graph, x, dtype);
 }
 
-Value frames_enlarge(Graph *graph, Value frames, int64_t height, int64_t width) {
+Value frames_upsample(Graph *graph, Value frames, int64_t height, int64_t width) {
   Shape shape = graph_shape(graph, frames);
   if (shape.dim[AXIS_H] == height && shape.dim[AXIS_W] == width) return frames;
   return graph_resize(graph, frames, height, width, RESIZE_BILINEAR);
 }
 
 static Value conv_norm(Net *net, const ModelConfig *config, const char *name, Value x,
-                       int64_t channels, int taps_time, int taps_space, int stride) {
+                       int64_t channels, int kernel_time, int kernel_size, int stride) {
   Layer layer = {.channels = channels,
-                 .taps = {taps_time, taps_space, taps_space},
-                 .spec = conv_spec_same(taps_time, taps_space, stride, PAD_REFLECT),
+                 .kernel = {kernel_time, kernel_size, kernel_size},
+                 .spec = conv_spec_same(kernel_time, kernel_size, stride, PAD_REFLECT),
                  .bias = config->norm == NORM_CHOICE_NONE,
                  .init_scale = 1};
   graph_scope_push(net->graph, "%s", name);
@@ -30,70 +30,71 @@ static Value conv_norm(Net *net, const ModelConfig *config, const char *name, Va
 }
 
 static Value residual_block(Net *net, const ModelConfig *config, int index, Value x,
-                            int taps_time) {
+                            int kernel_time) {
   int64_t channels = graph_shape(net->graph, x).dim[AXIS_C];
   graph_scope_push(net->graph, "block%d", index);
-  Value y = graph_relu(net->graph, conv_norm(net, config, "conv1", x, channels, taps_time, 3, 1));
+  Value y = graph_relu(net->graph, conv_norm(net, config, "conv1", x, channels, kernel_time, 3, 1));
   y = conv_norm(net, config, "conv2", y, channels, 1, 3, 1);
   graph_scope_pop(net->graph);
   return graph_add(net->graph, y, x);
 }
 
-/* --- Recurrence ------------------------------------------------------------------------------- */
+/* --- Convolutional GRU
+ * ------------------------------------------------------------------------------- */
 
-/* Channels `part` * C to (`part` + 1) * C - 1 of [N,1,H,W,3C]. */
-static Value gate(Net *net, Value gates, int part) {
+/* Gate `index` of [N,1,H,W,3C]: channels index * C to (index + 1) * C - 1. */
+static Value gate(Net *net, Value gates, int index) {
   Shape size = graph_shape(net->graph, gates);
   size.dim[AXIS_C] /= 3;
-  return graph_slice(net->graph, gates, shape_make(0, 0, 0, 0, part * size.dim[AXIS_C]), size);
+  return graph_slice(net->graph, gates, shape_make(0, 0, 0, 0, index * size.dim[AXIS_C]), size);
 }
 
-/* The state behind a frame, from that before it, [N,1,H,W,C]; `driven` is Wx, [N,1,H,W,3C]. */
-static Value gru_step(Net *net, const Layer *layer, Value driven, Value past) {
+/* Returns the next hidden state [N,1,H,W,C]; `input` is W x of this frame, [N,1,H,W,3C]. The names
+ * follow the formula in networks.h. */
+static Value gru_step(Net *net, const Layer *layer, Value input, Value state) {
   Graph *graph = net->graph;
-  Value kept = named_layer(net, "past", layer, past);
-  Value update = graph_sigmoid(graph, graph_add(graph, gate(net, driven, 0), gate(net, kept, 0)));
-  Value reset = graph_sigmoid(graph, graph_add(graph, gate(net, driven, 1), gate(net, kept, 1)));
-  Value recalled = graph_mul(graph, reset, gate(net, kept, 2));
-  Value fresh = graph_tanh(graph, graph_add(graph, gate(net, driven, 2), recalled));
-  return graph_add(graph, fresh, graph_mul(graph, update, graph_sub(graph, past, fresh)));
+  Value recurrent = named_conv_layer(net, "past", layer, state);
+  Value z = graph_sigmoid(graph, graph_add(graph, gate(net, input, 0), gate(net, recurrent, 0)));
+  Value r = graph_sigmoid(graph, graph_add(graph, gate(net, input, 1), gate(net, recurrent, 1)));
+  Value reset = graph_mul(graph, r, gate(net, recurrent, 2));
+  Value n = graph_tanh(graph, graph_add(graph, gate(net, input, 2), reset));
+  return graph_add(graph, n, graph_mul(graph, z, graph_sub(graph, state, n)));
 }
 
-/* The states behind all frames, of x's shape. */
-static Value recurrence(Net *net, Value x) {
+/* Returns the hidden states of all frames, of x's shape. */
+static Value conv_gru(Net *net, Value x) {
   Graph *graph = net->graph;
   Shape shape = graph_shape(graph, x), frame = shape;
   Layer layer = {.channels = 3 * shape.dim[AXIS_C],
-                 .taps = {1, 3, 3},
+                 .kernel = {1, 3, 3},
                  .spec = conv_spec_same(1, 3, 1, PAD_REFLECT),
                  .bias = true,
                  .init_scale = 1};
   graph_scope_push(graph, "gru");
-  Value driven = named_layer(net, "input", &layer, x);
+  Value input = named_conv_layer(net, "input", &layer, x);
   layer.bias = false;
   frame.dim[AXIS_T] = 1;
-  Value memory = net->stream ? stream_memory(net, x, 1) : graph_constant(graph, frame, 0);
+  Value initial = net->stream ? stream_layer_state(net, x, 1) : graph_constant(graph, frame, 0);
   frame.dim[AXIS_C] = layer.channels;
-  Value state = graph_cast(graph, memory, graph_dtype(graph, x)), parts[CONCAT_MAX_INPUTS];
+  Value state = graph_cast(graph, initial, graph_dtype(graph, x)), states[CONCAT_MAX_INPUTS];
   int count = 0;
   for (int64_t t = 0; t < shape.dim[AXIS_T]; t++) {
     if (count == CONCAT_MAX_INPUTS) {
-      parts[0] = graph_concat(graph, parts, count, AXIS_T);
+      states[0] = graph_concat(graph, states, count, AXIS_T);
       count = 1;
     }
-    Value now = graph_slice(graph, driven, shape_make(0, t, 0, 0, 0), frame);
-    parts[count++] = state = gru_step(net, &layer, now, state);
+    Value now = graph_slice(graph, input, shape_make(0, t, 0, 0, 0), frame);
+    states[count++] = state = gru_step(net, &layer, now, state);
   }
-  if (net->stream) graph_store(graph, state, memory);
-  Value all = graph_concat(graph, parts, count, AXIS_T);
+  if (net->stream) graph_store(graph, state, initial);
+  Value all = graph_concat(graph, states, count, AXIS_T);
   graph_scope_pop(graph);
   return all;
 }
 
-/* --- Encoder and decoder -----------------------------------------------------------------------
- */
+/* --- celnet: encoder and decoder -------------------------------------------------------------- */
 
-/* Twice the size, then a convolution to `skip`'s channels, then the skip. */
+/* Nearest-neighbour upsampling, a convolution to the channels of `skip`, the skip connection. */
 static Value up_stage(Net *net, const ModelConfig *config, const char *name, Value x, Value skip) {
   Shape size = graph_shape(net->graph, skip);
   Value large = graph_resize(net->graph, x, size.dim[AXIS_H], size.dim[AXIS_W], RESIZE_NEAREST);
@@ -104,29 +105,29 @@ static Value up_stage(Net *net, const ModelConfig *config, const char *name, Val
 static Value encode_decode(Net *net, const ModelConfig *config, Value x) {
   Graph *graph = net->graph;
   int64_t channels = config->channels;
-  int taps_time = config->temporal == TEMPORAL_CONV3D ? 3 : 1;
-  Value stem = graph_relu(graph, conv_norm(net, config, "stem", x, channels, taps_time, 7, 1));
+  int kernel_time = config->temporal == TEMPORAL_CONV3D ? 3 : 1;
+  Value stem = graph_relu(graph, conv_norm(net, config, "stem", x, channels, kernel_time, 7, 1));
   Value half = graph_relu(graph, conv_norm(net, config, "down1", stem, 2 * channels, 1, 3, 2));
   Value y = graph_relu(graph, conv_norm(net, config, "down2", half, 4 * channels, 1, 3, 2));
-  if (config->temporal == TEMPORAL_CONVGRU) y = graph_add(graph, y, recurrence(net, y));
-  for (int i = 0; i < config->blocks; i++) y = residual_block(net, config, i, y, taps_time);
+  if (config->temporal == TEMPORAL_CONVGRU) y = graph_add(graph, y, conv_gru(net, y));
+  for (int i = 0; i < config->blocks; i++) y = residual_block(net, config, i, y, kernel_time);
   y = up_stage(net, config, "up1", y, half);
   y = up_stage(net, config, "up2", y, stem);
   Layer head = {.channels = 3,
-                .taps = {1, 7, 7},
+                .kernel = {1, 7, 7},
                 .spec = conv_spec_same(1, 7, 1, PAD_REFLECT),
                 .bias = true,
                 .init_scale = HEAD_SCALE};
-  return named_layer(net, "head", &head, y);
+  return named_conv_layer(net, "head", &head, y);
 }
 
-/* --- Whichever it is -------------------------------------------------------------------------- */
+/* --- Either generator ------------------------------------------------------------------------- */
 
 int64_t generator_multiple(const ModelConfig *config) {
   return config->generator == GENERATOR_PIX2PIXHD ? pix2pixhd_multiple(config) : 4;
 }
 
-/* Pads right and bottom so that all halvings come out even. */
+/* Pads right and bottom so that every downsampling divides the sides evenly. */
 static Value pad_to_multiple(Graph *graph, Value x, int64_t multiple) {
   Shape shape = graph_shape(graph, x);
   int64_t down = (multiple - shape.dim[AXIS_H] % multiple) % multiple;
@@ -136,22 +137,23 @@ static Value pad_to_multiple(Graph *graph, Value x, int64_t multiple) {
                    PAD_REFLECT);
 }
 
-Value generator_build(Graph *graph, Parameters *parameters, ParameterSource source,
-                      const ModelConfig *config, Value film, Value noise, StreamState *stream) {
-  Net net = net_begin(graph, parameters, source, stream);
-  Value x = film;
+Value generator_build(Graph *graph, Parameters *parameters, ParameterSource weights,
+                      const ModelConfig *config, Value source, Value noise, StreamState *stream) {
+  Net net = net_begin(graph, parameters, weights, stream);
+  Value x = source;
   if (config->noise_channels > 0) {
-    noise = graph_cast(graph, noise, graph_dtype(graph, film));
-    x = graph_concat(graph, (Value[]){film, noise}, 2, AXIS_C);
+    noise = graph_cast(graph, noise, graph_dtype(graph, source));
+    x = graph_concat(graph, (Value[]){source, noise}, 2, AXIS_C);
   }
   x = pad_to_multiple(graph, x, generator_multiple(config));
-  Shape result = graph_shape(graph, film);
+  Shape result = graph_shape(graph, source);
   result.dim[AXIS_C] = 3;
   Shape origin = shape_make(0, 0, 0, 0, 0);
-  bool published = config->generator == GENERATOR_PIX2PIXHD;
-  Value made = published ? pix2pixhd_build(&net, config, x) : encode_decode(&net, config, x);
-  Value output = graph_slice(graph, made, origin, result);
-  if (!published) output = graph_add(graph, output, graph_slice(graph, film, origin, result));
+  bool pix2pixhd = config->generator == GENERATOR_PIX2PIXHD;
+  Value padded_output =
+      pix2pixhd ? pix2pixhd_build(&net, config, x) : encode_decode(&net, config, x);
+  Value output = graph_slice(graph, padded_output, origin, result);
+  if (!pix2pixhd) output = graph_add(graph, output, graph_slice(graph, source, origin, result));
   net_end(&net);
   return output;
 }

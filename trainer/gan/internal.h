@@ -1,46 +1,54 @@
-/* The model's parts, for model.c (life, steps), model_graph.c (what the programs compute) and
- * model_report.c (what they cost). */
+/* The parts of a Gan, shared by gan.c (planning, allocation, stepping), step_result.c (metrics back
+ * to the host), step_graph.c (the graph of each program), report.c (cost, profile) and
+ * device_memory.c. */
 #ifndef CELFORGE_TRAINER_GAN_INTERNAL_H
 #define CELFORGE_TRAINER_GAN_INTERNAL_H
 
 #include "trainer/gan/gan.h"
 
-/* Places in the controls buffer: what graph_adam wants for each network, then the fade. */
+/* Layout of the controls buffer: for each network the controls of graph_adam (learning rate, clip,
+ * EMA decay, largest norm), then the adversarial weight. */
 enum {
-  CONTROL_GENERATOR, /* rate, clip, EMA decay, largest norm */
+  CONTROL_GENERATOR,
   CONTROL_DISCRIMINATOR = CONTROL_GENERATOR + 4,
   CONTROL_ADVERSARIAL_WEIGHT = CONTROL_DISCRIMINATOR + 4,
   CONTROL_COUNT,
 };
 
+/* The programs of a step. _R1 variants exist only where R1 is lazy (loss.r1_interval above 1). */
 typedef enum ProgramKind {
-  PROGRAM_STEP,    /* one micro-batch a step: everything */
-  PROGRAM_WARMUP,  /* the same for the warm-up */
-  PROGRAM_STEP_R1, /* with R1, where not every step has it; likewise below */
-  PROGRAM_D_MICRO, /* more: the discriminators' half of a micro-batch */
-  PROGRAM_D_LAST,  /* of the last one: adds the others' and all-reduces */
+  /* One micro-batch per step: */
+  PROGRAM_STEP,
+  PROGRAM_PRETRAIN,
+  PROGRAM_STEP_R1,
+  /* Several: one network's forward and backward pass on a micro-batch. LAST also adds the partial
+   * sums of the others and all-reduces the gradient. */
+  PROGRAM_D_MICRO,
+  PROGRAM_D_LAST,
   PROGRAM_D_MICRO_R1,
   PROGRAM_D_LAST_R1,
   PROGRAM_D_UPDATE,
   PROGRAM_G_MICRO,
   PROGRAM_G_LAST,
   PROGRAM_G_UPDATE,
-  PROGRAM_WARMUP_MICRO,
-  PROGRAM_WARMUP_LAST,
+  PROGRAM_PRETRAIN_MICRO,
+  PROGRAM_PRETRAIN_LAST,
   PROGRAM_KIND_COUNT,
 } ProgramKind;
 
-/* Sums of 1, 2, 4 ... micro-batches' gradients: the carries of a binary counter. */
-enum { MAX_CARRIES = 20 };
-typedef struct Carries {
-  int count; /* bits of (micro-batches - 1) */
-  Buffer sums[MAX_CARRIES];
-  Program *fold[MAX_CARRIES]; /* fold[k]: sums[k] = gradient + sums[0] + ... + sums[k-1] */
-} Carries;
+/* Gradient accumulation as a binary tree, kept like a binary counter: partial_sums[k] holds the sum
+ * of 2^k micro-batches' gradients, and adding one more carries into higher levels. */
+enum { ACCUMULATION_MAX_LEVELS = 20 };
+typedef struct AccumulationTree {
+  int levels; /* bits of (micro-batches - 1) */
+  Buffer partial_sums[ACCUMULATION_MAX_LEVELS];
+  /* merge[k]: partial_sums[k] = gradient + partial_sums[0] + ... + partial_sums[k-1] */
+  Program *merge[ACCUMULATION_MAX_LEVELS];
+} AccumulationTree;
 
-/* A step's numbers on their way back. */
+/* Asynchronous copies of a step's numbers to the host. */
 typedef struct NetworkReadback {
-  Readback *counters, *squares; /* NULL: there is no such network */
+  Readback *counters, *squares; /* NULL: the network has no parameters */
 } NetworkReadback;
 typedef struct ResultSlot {
   Readback *metrics;
@@ -49,31 +57,39 @@ typedef struct ResultSlot {
 } ResultSlot;
 enum { RESULT_SLOTS = 2 };
 
-struct Model {
+struct Gan {
   const Config *config;
   Backend *backend;
-  ModelOptions options;
-  bool adversarial; /* are there discriminators */
+  GanOptions options;
+  bool adversarial; /* has discriminators */
   Parameters generator, discriminator;
-  Parameters perceptual;     /* fixed: the network of loss.perceptual */
-  float *perceptual_weights; /* on the host, until they are on the device */
+  Parameters perceptual;     /* frozen: the network of loss.perceptual */
+  float *perceptual_weights; /* on the host until gan_allocate uploads them */
   uint32_t perceptual_checksum;
-  Carries generator_carries, discriminator_carries;
+  AccumulationTree generator_accumulation, discriminator_accumulation;
   Buffer source, target, noise, controls, metrics;
-  Buffer shares; /* f32, one a clip: where the gradient penalty is taken; empty without one */
+  Buffer interpolation; /* weights of the gradient penalty, f32, one per clip; empty without it */
   Arena *arena;
-  Program *programs[PROGRAM_KIND_COUNT]; /* NULL: not needed */
+  Program *programs[PROGRAM_KIND_COUNT]; /* NULL: not needed by this config */
   ResultSlot results[RESULT_SLOTS];
-  int64_t steps; /* started; step k's result goes to slot k % RESULT_SLOTS */
+  int64_t steps; /* steps started; the result of step k lies in slot k % RESULT_SLOTS */
 };
 
-/* Appends what a program computes. */
-void model_graph_declare(Model *model, Graph *graph); /* only to declare parameters */
-void model_graph_build(Model *model, ProgramKind kind, Graph *graph);
-void model_graph_fold(Parameters *parameters, Carries *carries, int level, Graph *graph);
 /* Whether the config needs this program. */
-bool model_needs_program(const Model *model, ProgramKind kind);
+bool gan_needs_program(const Gan *gan, ProgramKind kind);
 /* Whether a step with these controls computes this metric. */
-bool model_computes_metric(const Model *model, const StepControls *controls, Metric metric);
+bool gan_computes_metric(const Gan *gan, const StepControls *controls, Metric metric);
+
+/* Builds all networks once, so that they declare their parameters. */
+void step_graph_declare(Gan *gan, Graph *graph);
+/* Builds the graph of one program. */
+void step_graph_build(Gan *gan, ProgramKind kind, Graph *graph);
+/* Builds the graph of `tree`'s merge[level] program. */
+void step_graph_accumulate(Parameters *parameters, AccumulationTree *tree, int level, Graph *graph);
+
+Status result_slot_allocate(Gan *gan, ResultSlot *slot, Error *error);
+void result_slot_free(Backend *backend, ResultSlot *slot);
+/* Starts copying the numbers of the step just started to the host. */
+Status result_readback_start(Gan *gan, const StepControls *controls, Error *error);
 
 #endif

@@ -19,15 +19,15 @@ void net_end(Net *net) {
   graph_scope_pop(net->graph);
 }
 
-static const char *parameter_name(const Net *net, const char *what,
+static const char *parameter_name(const Net *net, const char *suffix,
                                   char name[PARAMETER_NAME_SIZE]) {
-  snprintf(name, PARAMETER_NAME_SIZE, "%s.%s", graph_scope(net->graph) + net->scope_length, what);
+  snprintf(name, PARAMETER_NAME_SIZE, "%s.%s", graph_scope(net->graph) + net->scope_length, suffix);
   return name;
 }
 
-static Value vector_parameter(Net *net, const char *what, int64_t channels, InitKind init) {
+static Value vector_parameter(Net *net, const char *suffix, int64_t channels, InitKind init) {
   char name[PARAMETER_NAME_SIZE];
-  return parameters_vector(net->parameters, net->graph, parameter_name(net, what, name), channels,
+  return parameters_vector(net->parameters, net->graph, parameter_name(net, suffix, name), channels,
                            net->source, init);
 }
 
@@ -66,12 +66,11 @@ void stream_state_free(StreamState *state) {
   *state = (StreamState){0};
 }
 
-/* What the layer that reads x remembers, `frames` frames of x's shape. */
-Value stream_memory(Net *net, Value x, int64_t frames) {
+Value stream_layer_state(Net *net, Value x, int64_t frames) {
   StreamState *state = net->stream;
   Shape shape = graph_shape(net->graph, x);
   if (shape.dim[AXIS_T] != 1 || shape.dim[AXIS_N] != 1) {
-    graph_fail(net->graph, "streaming takes one frame of one clip at a time");
+    graph_fail(net->graph, "streaming takes one frame of one clip at a time, [1,1,H,W,C]");
     return NO_VALUE;
   }
   shape.dim[AXIS_T] = frames;
@@ -84,9 +83,10 @@ Value stream_memory(Net *net, Value x, int64_t frames) {
   return graph_view(net->graph, state->buffers[net->next_state++], 0, shape);
 }
 
-/* The two frames before x, then x: [1,3,H,W,C]; leaves the last two for the next frame. */
+/* Returns the previous two frames and x, [1,3,H,W,C], and stores the last two for the next frame.
+ */
 static Value stream_window(Net *net, Value x) {
-  Value past = stream_memory(net, x, 2);
+  Value past = stream_layer_state(net, x, 2);
   Shape before = graph_shape(net->graph, past);
   Value window = graph_concat(net->graph, (Value[]){past, x}, 2, AXIS_T);
   Value recent = graph_slice(net->graph, window, shape_make(0, 1, 0, 0, 0), before);
@@ -96,10 +96,10 @@ static Value stream_window(Net *net, Value x) {
 
 /* --- Layers ----------------------------------------------------------------------------------- */
 
-static Value weight_parameter(Net *net, Shape shape, float deviation) {
+static Value weight_parameter(Net *net, Shape shape, float std) {
   char name[PARAMETER_NAME_SIZE];
   return parameters_weight(net->parameters, net->graph, net->source,
-                           parameter_name(net, "weight", name), shape, deviation);
+                           parameter_name(net, "weight", name), shape, std);
 }
 
 static Value bias_parameter(Net *net, const Layer *layer) {
@@ -109,29 +109,31 @@ static Value bias_parameter(Net *net, const Layer *layer) {
 Value conv_layer(Net *net, const Layer *layer, Value x) {
   Graph *graph = net->graph;
   ConvSpec spec = layer->spec;
-  if (net->stream && layer->taps[0] > 1) {
+  if (net->stream && layer->kernel[0] > 1) {
     x = stream_window(net, x);
     spec.before[0] = 0;
   }
   int64_t inputs = graph_shape(graph, x).dim[AXIS_C];
-  Shape shape = shape_make(layer->channels, layer->taps[0], layer->taps[1], layer->taps[2], inputs);
-  double fan_in = (double)(layer->taps[0] * layer->taps[1] * layer->taps[2]) * (double)inputs;
-  float deviation = layer->deviation;
-  if (deviation <= 0) deviation = layer->init_scale * (float)sqrt(2.0 / fmax(fan_in, 1));
-  Value weight = weight_parameter(net, shape, deviation);
+  Shape shape =
+      shape_make(layer->channels, layer->kernel[0], layer->kernel[1], layer->kernel[2], inputs);
+  double fan_in = (double)(layer->kernel[0] * layer->kernel[1] * layer->kernel[2]) * (double)inputs;
+  float std = layer->init_std;
+  if (std <= 0) std = layer->init_scale * (float)sqrt(2.0 / fmax(fan_in, 1));
+  Value weight = weight_parameter(net, shape, std);
   Value bias = bias_parameter(net, layer);
   return graph_conv3d(graph, x, weight, bias, spec);
 }
 
-Value transposed_layer(Net *net, const Layer *layer, Value x) {
+Value transposed_conv_layer(Net *net, const Layer *layer, Value x) {
   int64_t inputs = graph_shape(net->graph, x).dim[AXIS_C];
-  Shape shape = shape_make(inputs, layer->taps[0], layer->taps[1], layer->taps[2], layer->channels);
-  Value weight = weight_parameter(net, shape, layer->deviation);
+  Shape shape =
+      shape_make(inputs, layer->kernel[0], layer->kernel[1], layer->kernel[2], layer->channels);
+  Value weight = weight_parameter(net, shape, layer->init_std);
   Value bias = bias_parameter(net, layer);
   return graph_conv3d_transpose(net->graph, x, weight, bias, layer->spec, layer->output_padding);
 }
 
-Value named_layer(Net *net, const char *name, const Layer *layer, Value x) {
+Value named_conv_layer(Net *net, const char *name, const Layer *layer, Value x) {
   graph_scope_push(net->graph, "%s", name);
   Value y = conv_layer(net, layer, x);
   graph_scope_pop(net->graph);

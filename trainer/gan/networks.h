@@ -1,76 +1,77 @@
-/* The networks, as functions that append them to a graph.
+/* The generator and the discriminators, as functions that append them to a graph.
  *
- * Frames are NTHWC in [-1, 1]. Group norms have groups of 16 channels, or one of all where 16 does
- * not divide them; leaky ReLUs a slope of 0.2. Convolutions are initialised from N(0, 2 / fan-in)
- * (He, Zhang, Ren, Sun 2015), celnet's head at a tenth of that, so training starts near the
- * identity; pix2pixhd's as published. */
+ * Frames are [N,T,H,W,C] in [-1, 1]. Group norm has groups of 16 channels, or one group of all
+ * channels where 16 does not divide them; leaky ReLU has a slope of 0.2. Convolutions are
+ * initialised from N(0, 2 / fan-in) (He, Zhang, Ren, Sun 2015), celnet's head from a tenth of that
+ * deviation, so that training starts near the identity; pix2pixhd is initialised as published. */
 #ifndef CELFORGE_TRAINER_GAN_NETWORKS_H
 #define CELFORGE_TRAINER_GAN_NETWORKS_H
 
 #include "engine/parameters/parameters.h"
 #include "trainer/config/config.h"
 
-/* What layers remember of the frames before, for translating frame by frame. */
+/* The recurrent state of the temporal layers when a clip is translated frame by frame. */
 typedef struct StreamState {
   int count, capacity;
-  /* In the dtype computed in: of a temporal convolution the two frames that it saw, [1,2,H,W,C], of
-   * a recurrent layer its state, [1,1,H,W,C]. Zeros: before the first frame. */
+  /* One per temporal layer, in the compute dtype: the previous two input frames [1,2,H,W,C] of a
+   * causal convolution, or the hidden state [1,1,H,W,C] of a GRU. Zeros before the first frame. */
   Buffer **buffers;
 } StreamState;
 
 Status stream_state_allocate(StreamState *state, Backend *backend, Error *error);
-Status stream_state_reset(StreamState *state, Error *error); /* to before the first frame */
+Status stream_state_reset(StreamState *state, Error *error); /* sets all buffers to zero */
 void stream_state_free(StreamState *state);
 
-/* Frames u8 [N,T,H,W,C] to [-1, 1] in `dtype`. */
+/* Converts frames u8 [N,T,H,W,C] to [-1, 1] in `dtype`. */
 Value frames_normalize(Graph *graph, Value frames, DType dtype);
 
-/* Bilinear to the target's size; the same value where it has that size already. */
-Value frames_enlarge(Graph *graph, Value frames, int64_t height, int64_t width);
+/* Upsamples bilinearly to `height` x `width`; returns `frames` itself if it has that size. */
+Value frames_upsample(Graph *graph, Value frames, int64_t height, int64_t width);
 
-/* `film` is [N,T,H,W,3k] in the dtype to compute in, at the output's size; `noise`
- * [N,T,H,W,noise_channels] f32, or NO_VALUE without noise channels. Returns [N,T,H,W,3] in film's
- * dtype. Sides that generator_multiple does not divide are reflected at their ends, and cut.
+/* Appends the generator. `source` is [N,T,H,W,3k], k stacked inputs, in the compute dtype and at
+ * the output's size; `noise` [N,T,H,W,noise_channels] f32, or NO_VALUE without noise channels.
+ * Returns [N,T,H,W,3] in the dtype of `source`. Sides that are not multiples of generator_multiple
+ * are padded by reflection, and the output is cropped.
  *
- * model.generator: pix2pixhd is described in trainer/gan/pix2pixhd.h. celnet is a causal encoder
- * and decoder with residual blocks between, whose output is added to the first three source
- * channels. Time enters it by model.temporal: conv3d, causal 3-tap convolutions in the stem and the
- * blocks; or convgru, a convolutional GRU behind the encoder (Ballas, Yao, Pal, Courville 2016),
- * whose state is added to what it reads:
+ * model.generator: pix2pixhd is described in trainer/gan/pix2pixhd.h. celnet is a causal
+ * encoder-decoder with residual blocks, whose output is added to the first three source channels.
+ * model.temporal: conv3d uses causal 3-tap convolutions over time in the stem and the blocks;
+ * convgru puts a convolutional GRU behind the encoder (Ballas, Yao, Pal, Courville 2016), with a
+ * skip connection around it:
  *
  *   z = sigmoid(Wz x + Uz h);  r = sigmoid(Wr x + Ur h);  n = tanh(Wn x + r * (Un h))
- *   h = n + z * (h - n);       y = x + h                  (the gates' order: z, r, n)
+ *   h = n + z * (h - n);       y = x + h                  (order of the gates: z, r, n)
  *
- * With `stream` not NULL, N and T are 1 and layers take what they remember from it (and leave it
- * there); its buffers are described on the first build and must be allocated before the program
- * runs. */
-Value generator_build(Graph *graph, Parameters *parameters, ParameterSource source,
-                      const ModelConfig *config, Value film, Value noise, StreamState *stream);
+ * With `stream` not NULL, N and T must be 1, and temporal layers read and write their state in its
+ * buffers, which the first build describes; allocate them before the program runs. */
+Value generator_build(Graph *graph, Parameters *parameters, ParameterSource weights,
+                      const ModelConfig *config, Value source, Value noise, StreamState *stream);
 
-/* What the generator halves sides by in all: at the lowest resolution a side of that length is one
- * pixel. A picture of GENERATOR_ROOM times that has room for all its paddings. */
+/* The generator's total downsampling factor: a side of that length is one pixel at the lowest
+ * resolution. Sides of GENERATOR_MIN_MULTIPLES times that are large enough for all its paddings. */
 int64_t generator_multiple(const ModelConfig *config);
-enum { GENERATOR_ROOM = 8 };
+enum { GENERATOR_MIN_MULTIPLES = 8 };
 
 enum { DISCRIMINATOR_MAX_HEADS = 5, DISCRIMINATOR_MAX_FEATURES = 8 };
 
-/* One head: the logits of each patch and the activations before them. */
-typedef struct Verdict {
+/* The output of one PatchGAN: a logit per patch, and the activations of the layers before. */
+typedef struct DiscriminatorOutput {
   Value logits;
   int feature_count;
   Value features[DISCRIMINATOR_MAX_FEATURES];
-} Verdict;
+} DiscriminatorOutput;
 
-typedef struct Verdicts {
+typedef struct DiscriminatorOutputs {
   int count;
-  Verdict heads[DISCRIMINATOR_MAX_HEADS];
-  int image_count; /* the first so many are scales of the image discriminator; the rest is video */
-} Verdicts;
+  DiscriminatorOutput heads[DISCRIMINATOR_MAX_HEADS];
+  int image_count; /* the first `image_count` heads see single frames, the rest see clips */
+} DiscriminatorOutputs;
 
-/* Conditional PatchGANs (Isola et al. 2017; multi-scale: Wang et al. 2018) on frames and on the
- * clip: `pair` [N,T,H,W,3k+3] is source and candidate along the channels. With model.spectral_norm
- * the caller has attached it to `parameters` (engine/parameters/spectral_norm.h). */
+/* Appends the conditional PatchGANs (Isola et al. 2017; multi-scale: Wang et al. 2018) on frames
+ * and on clips. `pair` [N,T,H,W,3k+3] is source and candidate along the channels. With
+ * model.spectral_norm the caller has attached it to `parameters`
+ * (engine/parameters/spectral_norm.h). */
 void discriminators_build(Graph *graph, Parameters *parameters, const ModelConfig *config,
-                          Value pair, Verdicts *verdicts);
+                          Value pair, DiscriminatorOutputs *outputs);
 
 #endif

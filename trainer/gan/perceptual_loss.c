@@ -15,73 +15,73 @@
 
 enum { BLOCKS = 5 };
 
-/* Convolutions between two poolings. Of the last block the first alone: behind it nothing is asked
- * for. */
+/* The convolutions between two poolings; the last block ends with the last layer in the loss. */
 static const struct {
   int64_t channels;
   int convolutions;
-  float weight; /* in the loss, of the first one's activations */
+  float weight; /* in the loss, of the activations of the block's first convolution */
 } VGG19[BLOCKS] = {
     {64, 2, 1.0f / 32}, {128, 2, 1.0f / 16}, {256, 4, 1.0f / 8}, {512, 4, 1.0f / 4}, {512, 1, 1.0f},
 };
 
 static const char INPUT_SCALE[] = "input.scale", INPUT_SHIFT[] = "input.shift";
 
-/* Frames as the network wants them. (A constant of the graph is one number, so scale and shift, of
- * each colour, lie beside the weights.) */
+/* Normalises with ImageNet's mean and deviation. (A constant of the graph is a scalar, so scale and
+ * shift per colour are stored with the weights.) */
 static Value normalize(Graph *graph, Parameters *network, Value frames) {
   Value scale = parameters_vector(network, graph, INPUT_SCALE, 3, READ_COMPUTE, INIT_ONE);
   Value shift = parameters_vector(network, graph, INPUT_SHIFT, 3, READ_COMPUTE, INIT_ZERO);
   return graph_add(graph, graph_mul(graph, frames, scale), shift);
 }
 
-/* The activations behind the first convolution of each block. */
+/* Returns the activations of the first convolution of each block. */
 static void features_build(Graph *graph, Parameters *network, Value frames,
                            Value features[BLOCKS]) {
   Net net = net_begin(graph, network, READ_COMPUTE, NULL);
   Value x = normalize(graph, network, frames);
-  int place = 0; /* in torchvision's list of convolutions, ReLUs and poolings */
+  int index = 0; /* in torchvision's list of convolutions, ReLUs and poolings */
   for (int block = 0; block < BLOCKS; block++) {
     const Layer layer = {.channels = VGG19[block].channels,
-                         .taps = {1, 3, 3},
+                         .kernel = {1, 3, 3},
                          .spec = conv_spec_same(1, 3, 1, PAD_ZERO),
                          .bias = true,
                          .init_scale = 1};
     if (block > 0) {
       x = graph_max_pool(graph, x, 2);
-      place++;
+      index++;
     }
     for (int i = 0; i < VGG19[block].convolutions; i++) {
       char name[32];
-      snprintf(name, sizeof name, "features.%d", place);
-      x = graph_relu(graph, named_layer(&net, name, &layer, x));
+      snprintf(name, sizeof name, "features.%d", index);
+      x = graph_relu(graph, named_conv_layer(&net, name, &layer, x));
       if (i == 0) features[block] = x;
-      place += 2;
+      index += 2;
     }
   }
   net_end(&net);
 }
 
 Value loss_perceptual(Graph *graph, Parameters *network, Value output, Value target) {
-  Value ours[BLOCKS], theirs[BLOCKS], sum = NO_VALUE;
+  Value output_features[BLOCKS], target_features[BLOCKS], sum = NO_VALUE;
   Shape shape = graph_shape(graph, output);
-  if (shape.dim[AXIS_H] < PERCEPTUAL_LEAST_SIDE || shape.dim[AXIS_W] < PERCEPTUAL_LEAST_SIDE) {
-    graph_fail(graph, "loss.perceptual wants frames of at least %dx%d pixels, these have %lldx%lld",
-               PERCEPTUAL_LEAST_SIDE, PERCEPTUAL_LEAST_SIDE, (long long)shape.dim[AXIS_W],
+  if (shape.dim[AXIS_H] < PERCEPTUAL_MIN_SIDE || shape.dim[AXIS_W] < PERCEPTUAL_MIN_SIDE) {
+    graph_fail(graph, "loss.perceptual needs frames of at least %dx%d pixels, these are %lldx%lld",
+               PERCEPTUAL_MIN_SIDE, PERCEPTUAL_MIN_SIDE, (long long)shape.dim[AXIS_W],
                (long long)shape.dim[AXIS_H]);
     return NO_VALUE;
   }
-  features_build(graph, network, target, theirs);
-  features_build(graph, network, output, ours);
+  features_build(graph, network, target, target_features);
+  features_build(graph, network, output, output_features);
   for (int block = 0; block < BLOCKS; block++) {
-    Value term =
-        graph_affine(graph, loss_l1(graph, ours[block], theirs[block]), VGG19[block].weight, 0);
+    Value term = graph_affine(graph, loss_l1(graph, output_features[block], target_features[block]),
+                              VGG19[block].weight, 0);
     sum = block == 0 ? term : graph_add(graph, sum, term);
   }
   return sum;
 }
 
-/* --- Its weights ------------------------------------------------------------------------------ */
+/* --- Reading the weights
+ * ------------------------------------------------------------------------------ */
 
 /* IEEE 754 binary16. */
 static float f16_to_f32(uint16_t bits) {
@@ -92,7 +92,7 @@ static float f16_to_f32(uint16_t bits) {
   return bits >> 15 ? -value : value;
 }
 
-/* Number `index` of a tensor; a foreign file's may lie at any address. */
+/* Element `index` of a tensor, whose data may be unaligned. */
 static float number_at(const NamedTensor *tensor, int64_t index) {
   const char *data = tensor->data;
   float value;
@@ -105,7 +105,7 @@ static float number_at(const NamedTensor *tensor, int64_t index) {
   return tensor->type == TENSOR_F16 ? f16_to_f32(half) : bf16_to_f32(half);
 }
 
-/* What the file must have for the parameter: a weight [out,in,3,3], a bias [out]. */
+/* The shape of the parameter in the file, weight [out,in,3,3] or bias [out]; returns its rank. */
 static int shape_in_file(const Parameter *parameter, int64_t shape[4]) {
   const int64_t *dim = parameter->shape.dim;
   bool is_weight = parameter->init == INIT_NORMAL;
@@ -117,25 +117,25 @@ static int shape_in_file(const Parameter *parameter, int64_t shape[4]) {
 static Status find_tensor(const Safetensors *file, const char *path, const Parameter *parameter,
                           const NamedTensor **out, Error *error) {
   Status status = OK;
-  int64_t wanted[4];
-  int rank = shape_in_file(parameter, wanted);
+  int64_t expected_shape[4];
+  int rank = shape_in_file(parameter, expected_shape);
   Text found = {0}, expected = {0};
   const NamedTensor *tensor = safetensors_find(file, parameter->name);
-  tensor_shape_append(&expected, wanted, rank);
+  tensor_shape_append(&expected, expected_shape, rank);
   if (!tensor)
     FAIL(error, ERROR_DATA,
-         "%s: has no tensor \"%s\", which is to be %s; expected are the weights of VGG19, named as "
-         "torchvision's (docs/perceptual.md)",
+         "%s: tensor \"%s\" is missing, expected %s; give the weights of VGG19 with torchvision's "
+         "names (docs/perceptual.md)",
          path, parameter->name, expected.data);
   tensor_shape_append(&found, tensor->shape, tensor->rank);
   bool readable =
       tensor->type == TENSOR_F32 || tensor->type == TENSOR_F16 || tensor->type == TENSOR_BF16;
-  bool fits =
-      tensor->rank == rank && memcmp(tensor->shape, wanted, (size_t)rank * sizeof *wanted) == 0;
+  bool fits = tensor->rank == rank &&
+              memcmp(tensor->shape, expected_shape, (size_t)rank * sizeof *expected_shape) == 0;
   if (!readable || !fits)
     FAIL(error, ERROR_DATA,
-         "%s: tensor \"%s\" is %s %s; expected is F32, F16 or BF16 %s, as torchvision's VGG19 has "
-         "it (docs/perceptual.md)",
+         "%s: tensor \"%s\" is %s %s, expected F32, F16 or BF16 %s as in torchvision's VGG19 "
+         "(docs/perceptual.md)",
          path, parameter->name, tensor_type_name(tensor->type), found.data, expected.data);
   *out = tensor;
 done:
@@ -144,26 +144,26 @@ done:
   return status;
 }
 
-/* [out,in,height,width] to [out,1,height,width,in]; a vector as it is. */
+/* Copies [out,in,height,width] as [out,1,height,width,in]; vectors are copied unchanged. */
 static Status read_tensor(const NamedTensor *tensor, const char *path, const Parameter *parameter,
                           float *out, Error *error) {
   const int64_t *dim = parameter->shape.dim;
-  int64_t taps = dim[2] * dim[3], inputs = parameter->init == INIT_NORMAL ? dim[4] : 1;
+  int64_t positions = dim[2] * dim[3], inputs = parameter->init == INIT_NORMAL ? dim[4] : 1;
   for (int64_t from = 0; from < parameter->count; from++) {
-    int64_t tap = from % taps, input = from / taps % inputs, output = from / taps / inputs;
+    int64_t position = from % positions, input = from / positions % inputs;
+    int64_t output = from / positions / inputs;
     float value = number_at(tensor, from);
     if (!isfinite(value))
-      return error_set(error, ERROR_DATA,
-                       "%s: tensor \"%s\" has a number that is not finite: %g, at place %lld of "
-                       "%lld",
-                       path, parameter->name, (double)value, (long long)from,
-                       (long long)parameter->count);
-    out[(output * taps + tap) * inputs + input] = value;
+      return error_set(
+          error, ERROR_DATA, "%s: tensor \"%s\": element %lld of %lld is not finite: %g", path,
+          parameter->name, (long long)from, (long long)parameter->count, (double)value);
+    out[(output * positions + position) * inputs + input] = value;
   }
   return OK;
 }
 
-/* (x / 2 + 1 / 2 - mean) / deviation, as scale * x + shift. */
+/* Fills the normalisation (x / 2 + 1 / 2 - mean) / deviation as scale * x + shift; false: the
+ * parameter is neither. */
 static bool fill_normalization(const Parameter *parameter, float *out) {
   static const double MEAN[3] = {0.485, 0.456, 0.406}, DEVIATION[3] = {0.229, 0.224, 0.225};
   bool scales = strcmp(parameter->name, INPUT_SCALE) == 0;

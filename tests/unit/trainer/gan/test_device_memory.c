@@ -81,19 +81,19 @@ static Config small_config(const char *micro_batch) {
   return config;
 }
 
-static Model *plan(const Config *config) {
-  ModelOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
+static Gan *plan(const Config *config) {
+  GanOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
                           .micro_batches = (int)(8 / config->train.micro_batch)};
-  Model *model = NULL;
-  if (model_plan(config, backend, &options, &model, &error) != OK) fail_msg("%s", error.message);
-  return model;
+  Gan *gan = NULL;
+  if (gan_plan(config, backend, &options, &gan, &error) != OK) fail_msg("%s", error.message);
+  return gan;
 }
 
 static size_t total(const Config *config) {
-  ModelMemory memory;
-  Model *model = plan(config);
-  assert_int_equal(model_memory(model, &memory, &error), OK);
-  model_free(model);
+  DeviceMemoryNeeds memory;
+  Gan *gan = plan(config);
+  assert_int_equal(device_memory_needs(gan, &memory, &error), OK);
+  gan_free(gan);
   return memory.total;
 }
 
@@ -109,12 +109,12 @@ static void what_is_said_is_what_is_taken(void **state) {
     const size_t said = total(&config);
     limit = SIZE_MAX;
     taken = 0;
-    Model *model = plan(&config);
-    const int64_t fixed = model_perceptual(model)->total;
-    if (fixed > 0) model_take_perceptual(model, mem_new((size_t)fixed, sizeof(float)));
-    assert_int_equal(model_allocate(model, &error), OK);
+    Gan *gan = plan(&config);
+    const int64_t fixed = gan_perceptual_network(gan)->total;
+    if (fixed > 0) gan_set_perceptual_weights(gan, mem_new((size_t)fixed, sizeof(float)));
+    assert_int_equal(gan_allocate(gan, &error), OK);
     assert_int_equal(taken, said);
-    model_free(model);
+    gan_free(gan);
     assert_int_equal(live, 0);
   }
 }
@@ -125,17 +125,17 @@ static void what_would_fit_is_found(void **state) {
   Config config = small_config("train.micro_batch=8");
   Config four = small_config("train.micro_batch=4"), two = small_config("train.micro_batch=2");
   limit = total(&four);
-  Model *model = plan(&config);
-  assert_int_equal(memory_allocate(&model, &error), ERROR_INTERNAL);
-  assert_null(model);
+  Gan *gan = plan(&config);
+  assert_int_equal(device_memory_allocate(&gan, &error), ERROR_INTERNAL);
+  assert_null(gan);
   assert_non_null(strstr(error.message, ": too much; the model needs "));
   assert_non_null(strstr(error.message, "what would fit: train.micro_batch: 4 needs "));
-  model = plan(&four);
-  assert_int_equal(memory_allocate(&model, &error), OK);
-  model_free(model);
+  gan = plan(&four);
+  assert_int_equal(device_memory_allocate(&gan, &error), OK);
+  gan_free(gan);
   limit = total(&four) - 1;
-  model = plan(&config);
-  assert_int_equal(memory_allocate(&model, &error), ERROR_INTERNAL);
+  gan = plan(&config);
+  assert_int_equal(device_memory_allocate(&gan, &error), ERROR_INTERNAL);
   assert_non_null(strstr(error.message, "train.micro_batch: 2 needs "));
   assert_true(total(&two) < total(&four));
 }
@@ -146,12 +146,12 @@ static void recompute_may_be_what_fits(void **state) {
   again.train.recompute = true;
   assert_true(total(&again) < total(&config));
   limit = total(&again);
-  Model *model = plan(&config);
-  assert_int_equal(memory_allocate(&model, &error), ERROR_INTERNAL);
+  Gan *gan = plan(&config);
+  assert_int_equal(device_memory_allocate(&gan, &error), ERROR_INTERNAL);
   assert_non_null(strstr(error.message, "what would fit: train.recompute: true needs "));
   limit = total(&again) - 1;
-  model = plan(&config);
-  assert_int_equal(memory_allocate(&model, &error), ERROR_INTERNAL);
+  gan = plan(&config);
+  assert_int_equal(device_memory_allocate(&gan, &error), ERROR_INTERNAL);
   assert_non_null(strstr(error.message, "no train.micro_batch fits"));
   assert_int_equal(live, 0);
 }
@@ -162,15 +162,15 @@ static void a_plan_says_whether_it_fits(void **state) {
   Text text = {0};
   limit = total(&config);
   taken = 0;
-  Model *model = plan(&config);
-  assert_int_equal(memory_print(model, &text, &error), OK);
+  Gan *gan = plan(&config);
+  assert_int_equal(device_memory_print(gan, &text, &error), OK);
   assert_non_null(strstr(text.data, "it fits"));
   limit--;
   text_clear(&text);
-  assert_int_equal(memory_print(model, &text, &error), OK);
+  assert_int_equal(device_memory_print(gan, &text, &error), OK);
   assert_non_null(strstr(text.data, "it does not fit"));
   text_free(&text);
-  model_free(model);
+  gan_free(gan);
 }
 
 int main(void) {

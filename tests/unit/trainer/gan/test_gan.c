@@ -46,14 +46,14 @@ static Config small_config(const char *const *assignments) {
   return config;
 }
 
-static Model *make_model(const Config *config, int micro_batches) {
-  ModelOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
+static Gan *make_model(const Config *config, int micro_batches) {
+  GanOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
                           .micro_batches = micro_batches};
-  Model *model = NULL;
-  if (model_plan(config, backend, &options, &model, &error) != OK) fail_msg("%s", error.message);
-  if (model_allocate(model, &error) != OK) fail_msg("%s", error.message);
-  assert_int_equal(model_initialize(model, &error), OK);
-  return model;
+  Gan *gan = NULL;
+  if (gan_plan(config, backend, &options, &gan, &error) != OK) fail_msg("%s", error.message);
+  if (gan_allocate(gan, &error) != OK) fail_msg("%s", error.message);
+  assert_int_equal(gan_initialize(gan, &error), OK);
+  return gan;
 }
 
 /* Two clips: a smooth moving pattern, and the same in two tones. */
@@ -66,9 +66,9 @@ static void make_clips(uint8_t *source, uint8_t *target) {
   }
 }
 
-static void step(Model *model, int64_t number, const MicroBatch *batches) {
-  StepControls controls = schedule_at(model_config(model), number);
-  if (model_step(model, &controls, batches, &error) != OK) fail_msg("%s", error.message);
+static void step(Gan *gan, int64_t number, const MicroBatch *batches) {
+  StepControls controls = schedule_at(gan_config(gan), number);
+  if (gan_step(gan, &controls, batches, &error) != OK) fail_msg("%s", error.message);
 }
 
 static float *download(const Buffer *buffer) {
@@ -87,9 +87,9 @@ static void assert_close(const Buffer *a, const Buffer *b, double tolerance) {
   if (!(worst <= tolerance)) fail_msg("%s differ by %g", a->name, worst);
 }
 
-static StepResult result_of(Model *model, int ago) {
+static StepResult result_of(Gan *gan, int ago) {
   StepResult result;
-  if (model_result(model, ago, &result, &error) != OK) fail_msg("%s", error.message);
+  if (gan_step_result(gan, ago, &result, &error) != OK) fail_msg("%s", error.message);
   return result;
 }
 
@@ -105,24 +105,24 @@ static void learns(const char *precision) {
                                      "optim.generator_lr=2e-3",
                                      NULL};
   Config config = small_config(assignments);
-  Model *model = make_model(&config, 1);
+  Gan *gan = make_model(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {source, target, (int64_t[]){0, 1}};
-  step(model, 0, &batch);
-  StepResult first = result_of(model, 0), last;
+  step(gan, 0, &batch);
+  StepResult first = result_of(gan, 0), last;
   for (int i = 1; i < 30; i++) {
-    last = result_of(model, 0);
-    step(model, i, &batch);
-    assert_memory_equal(result_of(model, 1).metrics, last.metrics, sizeof last.metrics);
+    last = result_of(gan, 0);
+    step(gan, i, &batch);
+    assert_memory_equal(result_of(gan, 1).metrics, last.metrics, sizeof last.metrics);
   }
-  last = result_of(model, 0);
+  last = result_of(gan, 0);
   for (int i = 0; i < METRIC_COUNT; i++)
     if (i != METRIC_PERCEPTUAL && !isfinite(last.metrics[i])) /* that one wants a file */
-      fail_msg("%s is %g", model_metric_name((Metric)i), last.metrics[i]);
+      fail_msg("%s is %g", gan_metric_name((Metric)i), last.metrics[i]);
   if (!(last.metrics[METRIC_L1] < 0.7 * first.metrics[METRIC_L1]))
     fail_msg("L1 went from %g to %g", first.metrics[METRIC_L1], last.metrics[METRIC_L1]);
-  model_free(model);
+  gan_free(gan);
 }
 
 static void test_learns_f32(void **state) {
@@ -142,7 +142,7 @@ static void check_micro_batches(const char *game, const char *spectral) {
   const char *const halves[] = {
       "train.micro_batch=1", "optim.pretrain_steps=1", "optim.clip=1", game, spectral, NULL};
   Config config_a = small_config(whole), config_b = small_config(halves);
-  Model *a = make_model(&config_a, 1), *b = make_model(&config_b, 2);
+  Gan *a = make_model(&config_a, 1), *b = make_model(&config_b, 2);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {source, target, (int64_t[]){0, 1}};
@@ -156,13 +156,13 @@ static void check_micro_batches(const char *game, const char *spectral) {
     for (int m = 0; m < METRIC_COUNT; m++) {
       bool same = isnan(x[m]) ? isnan(y[m]) : fabs(x[m] - y[m]) <= 1e-4 * fabs(x[m]);
       if (!same)
-        fail_msg("step %d: %s is %.9g and %.9g", i, model_metric_name((Metric)m), x[m], y[m]);
+        fail_msg("step %d: %s is %.9g and %.9g", i, gan_metric_name((Metric)m), x[m], y[m]);
     }
   }
-  assert_close(&model_generator(a)->moment1, &model_generator(b)->moment1, 1e-5);
-  assert_close(&model_discriminator(a)->moment1, &model_discriminator(b)->moment1, 1e-5);
-  model_free(a);
-  model_free(b);
+  assert_close(&gan_generator(a)->moment1, &gan_generator(b)->moment1, 1e-5);
+  assert_close(&gan_discriminator(a)->moment1, &gan_discriminator(b)->moment1, 1e-5);
+  gan_free(a);
+  gan_free(b);
 }
 
 static void test_micro_batches_add_up(void **state) {
@@ -178,7 +178,7 @@ static void check_recompute(const char *norm, const char *micro_batch, const cha
       norm, micro_batch, game, "train.global_batch=2", "train.recompute=true", NULL};
   Config config_a = small_config(kept), config_b = small_config(again);
   int micro_batches = 2 / (int)config_a.train.micro_batch;
-  Model *a = make_model(&config_a, micro_batches), *b = make_model(&config_b, micro_batches);
+  Gan *a = make_model(&config_a, micro_batches), *b = make_model(&config_b, micro_batches);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batches[2] = {{source, target, (int64_t[]){0, 1}},
@@ -187,15 +187,15 @@ static void check_recompute(const char *norm, const char *micro_batch, const cha
     step(a, i, batches);
     step(b, i, batches);
   }
-  assert_close(&model_generator(a)->moment2, &model_generator(b)->moment2, 0);
-  assert_close(&model_generator(a)->master, &model_generator(b)->master, 0);
-  assert_close(&model_discriminator(a)->master, &model_discriminator(b)->master, 0);
-  double before = (double)model_cost(a, 0).arena_bytes;
-  double now = (double)model_cost(b, 0).arena_bytes;
+  assert_close(&gan_generator(a)->moment2, &gan_generator(b)->moment2, 0);
+  assert_close(&gan_generator(a)->master, &gan_generator(b)->master, 0);
+  assert_close(&gan_discriminator(a)->master, &gan_discriminator(b)->master, 0);
+  double before = (double)gan_cost(a, 0).arena_bytes;
+  double now = (double)gan_cost(b, 0).arena_bytes;
   if (!(now < 0.9 * before)) fail_msg("%s: the arena went from %g to %g bytes", norm, before, now);
-  assert_true(model_cost(b, 0).bytes > model_cost(a, 0).bytes);
-  model_free(a);
-  model_free(b);
+  assert_true(gan_cost(b, 0).bytes > gan_cost(a, 0).bytes);
+  gan_free(a);
+  gan_free(b);
 }
 
 static void test_recompute_changes_nothing_but_memory(void **state) {
@@ -227,12 +227,12 @@ static void test_bad_gradients_change_nothing(void **state) {
   (void)state;
   const char *const assignments[] = {"train.micro_batch=1", NULL};
   Config config = small_config(assignments);
-  Model *model = make_model(&config, 1);
+  Gan *gan = make_model(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {source, target, (int64_t[]){0}};
-  step(model, 0, &batch);
-  Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
+  step(gan, 0, &batch);
+  Parameters *generator = gan_generator(gan), *discriminator = gan_discriminator(gan);
   float *before[] = {download(&generator->master), download(&generator->moment2),
                      download(&generator->ema), download(&discriminator->master),
                      download(&discriminator->moment1)};
@@ -242,26 +242,26 @@ static void test_bad_gradients_change_nothing(void **state) {
    * an update's result, useless. The discriminators' gradients stay finite: only they may learn. */
   StepControls controls = schedule_at(&config, 1);
   controls.adversarial_weight = INFINITY;
-  assert_int_equal(model_step(model, &controls, &batch, &error), OK);
-  StepResult result = result_of(model, 0);
+  assert_int_equal(gan_step(gan, &controls, &batch, &error), OK);
+  StepResult result = result_of(gan, 0);
   NetworkResult g = result.generator, d = result.discriminator;
   assert_int_equal(g.applied, 1);
   assert_int_equal(g.skipped, 1);
   assert_int_equal(g.skipped_in_a_row, 1);
   assert_int_equal(d.applied, 2);
-  assert_in_range(g.worst, 0, generator->count - 1);
-  assert_false(isfinite(norm_of(generator, g.worst)) != 0);
-  for (int i = 0; i < g.worst; i++) assert_true(isfinite(norm_of(generator, i)) != 0);
-  check_worst(discriminator, d.worst);
+  assert_in_range(g.worst_parameter, 0, generator->count - 1);
+  assert_false(isfinite(norm_of(generator, g.worst_parameter)) != 0);
+  for (int i = 0; i < g.worst_parameter; i++) assert_true(isfinite(norm_of(generator, i)) != 0);
+  check_worst(discriminator, d.worst_parameter);
   for (int i = 0; i < 3; i++) {
     float *now = download(buffers[i]);
     assert_memory_equal(now, before[i], (size_t)buffers[i]->count * sizeof *now);
     free(now);
   }
-  step(model, 2, &batch);
-  assert_int_equal(result_of(model, 0).generator.skipped_in_a_row, 0);
+  step(gan, 2, &batch);
+  assert_int_equal(result_of(gan, 0).generator.skipped_in_a_row, 0);
   for (size_t i = 0; i < sizeof before / sizeof *before; i++) free(before[i]);
-  model_free(model);
+  gan_free(gan);
 }
 
 /* A finite norm above the limit is treated as one that is not finite. */
@@ -269,51 +269,51 @@ static void test_outlying_gradients_change_nothing(void **state) {
   (void)state;
   const char *const assignments[] = {"train.micro_batch=1", NULL};
   Config config = small_config(assignments);
-  Model *model = make_model(&config, 1);
+  Gan *gan = make_model(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {source, target, (int64_t[]){0}};
-  step(model, 0, &batch);
-  double norm = result_of(model, 0).metrics[METRIC_NORM_G];
+  step(gan, 0, &batch);
+  double norm = result_of(gan, 0).metrics[METRIC_NORM_G];
   StepControls controls = schedule_at(&config, 1);
-  controls.generator_limit = (float)norm / 1000;
-  controls.discriminator_limit = 1e30f;
-  float *before = download(&model_generator(model)->master);
-  assert_int_equal(model_step(model, &controls, &batch, &error), OK);
-  StepResult result = result_of(model, 0);
+  controls.generator_max_norm = (float)norm / 1000;
+  controls.discriminator_max_norm = 1e30f;
+  float *before = download(&gan_generator(gan)->master);
+  assert_int_equal(gan_step(gan, &controls, &batch, &error), OK);
+  StepResult result = result_of(gan, 0);
   assert_int_equal(result.generator.skipped, 1);
   assert_int_equal(result.discriminator.applied, 2);
-  assert_null(model_first_bad_loss(&result));
-  float *now = download(&model_generator(model)->master);
-  assert_memory_equal(now, before, (size_t)model_generator(model)->master.count * sizeof *now);
+  assert_null(step_result_nonfinite_loss(&result));
+  float *now = download(&gan_generator(gan)->master);
+  assert_memory_equal(now, before, (size_t)gan_generator(gan)->master.count * sizeof *now);
   free(now);
   free(before);
-  model_free(model);
+  gan_free(gan);
 }
 
 static void test_discriminators_poison_the_generator_too(void **state) {
   (void)state;
   const char *const assignments[] = {"train.micro_batch=1", NULL};
   Config config = small_config(assignments);
-  Model *model = make_model(&config, 1);
+  Gan *gan = make_model(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {source, target, (int64_t[]){0}};
-  Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
+  Parameters *generator = gan_generator(gan), *discriminator = gan_discriminator(gan);
   const float nan = NAN;
   assert_int_equal(buffer_upload(&discriminator->master, 0, &nan, 1, &error), OK);
   float *before = download(&generator->master);
-  step(model, 0, &batch);
-  StepResult result = result_of(model, 0);
+  step(gan, 0, &batch);
+  StepResult result = result_of(gan, 0);
   NetworkResult g = result.generator, d = result.discriminator;
   assert_int_equal(d.skipped, 1);
   assert_int_equal(g.skipped, 1);
-  assert_non_null(model_first_bad_loss(&result));
+  assert_non_null(step_result_nonfinite_loss(&result));
   float *now = download(&generator->master);
   assert_memory_equal(now, before, (size_t)generator->master.count * sizeof *now);
   free(now);
   free(before);
-  model_free(model);
+  gan_free(gan);
 }
 
 static void test_schedule(void **state) {
@@ -328,13 +328,13 @@ static void test_schedule(void **state) {
                                      "loss.adversarial_weight=2",
                                      NULL};
   Config config = small_config(assignments);
-  assert_int_equal(schedule_at(&config, 9).kind, STEP_WARMUP);
+  assert_int_equal(schedule_at(&config, 9).kind, STEP_PRETRAIN);
   assert_int_equal(schedule_at(&config, 10).kind, STEP_GAN);
   assert_float_equal(schedule_at(&config, 10).adversarial_weight, 0.2f, 1e-6);
   assert_float_equal(schedule_at(&config, 19).adversarial_weight, 2, 1e-6);
   assert_float_equal(schedule_at(&config, 49).generator_lr, 1e-3f, 1e-9);
   assert_float_equal(schedule_at(&config, 75).generator_lr, 0.55e-3f, 1e-9);
-  assert_false(schedule_at(&config, 25).regularise);
+  assert_false(schedule_at(&config, 25).apply_r1);
 }
 
 static void test_r1_now_and_then(void **state) {
@@ -342,27 +342,27 @@ static void test_r1_now_and_then(void **state) {
   Config config = small_config(
       (const char *const[]){"loss.r1=1", "loss.r1_interval=16", "optim.pretrain_steps=10", NULL});
   for (int64_t step = 0; step < 100; step++)
-    assert_int_equal(schedule_at(&config, step).regularise,
+    assert_int_equal(schedule_at(&config, step).apply_r1,
                      step == 25 || step == 41 || step == 57 || step == 73 || step == 89);
-  assert_float_equal(schedule_regularised(&config, 20, 45), 2.0 / 25, 1e-12);
-  Model *model = make_model(&config, 1);
-  double plain = model_cost(model, 0).flops, with = model_cost(model, 1).flops;
+  assert_float_equal(schedule_r1_fraction(&config, 20, 45), 2.0 / 25, 1e-12);
+  Gan *gan = make_model(&config, 1);
+  double plain = gan_cost(gan, 0).flops, with = gan_cost(gan, 1).flops;
   /* Once more forward on the real half, twice its backward pass. */
   assert_true(with > 1.1 * plain);
-  assert_true(fabs(model_cost(model, 0.25).flops - 0.75 * plain - 0.25 * with) < 1e-6 * plain);
+  assert_true(fabs(gan_cost(gan, 0.25).flops - 0.75 * plain - 0.25 * with) < 1e-6 * plain);
   Text plan = {0};
-  model_print(model, &plan);
-  assert_non_null(strstr(plan.data, "(with R1, one in 16: "));
+  gan_print_plan(gan, &plan);
+  assert_non_null(strstr(plan.data, "(with R1, every 16 steps: "));
   text_free(&plan);
-  model_free(model);
+  gan_free(gan);
   config = small_config((const char *const[]){"loss.r1=1", "loss.r1_interval=1", NULL});
-  for (int64_t step = 0; step < 4; step++) assert_false(schedule_at(&config, step).regularise);
-  model = make_model(&config, 1);
-  assert_true(fabs(model_cost(model, 0).flops - with) < 1e-6 * with); /* every step has it */
-  model_print(model, &plan);
+  for (int64_t step = 0; step < 4; step++) assert_false(schedule_at(&config, step).apply_r1);
+  gan = make_model(&config, 1);
+  assert_true(fabs(gan_cost(gan, 0).flops - with) < 1e-6 * with); /* every step has it */
+  gan_print_plan(gan, &plan);
   assert_null(strstr(plan.data, "(with R1"));
   text_free(&plan);
-  model_free(model);
+  gan_free(gan);
 }
 
 /* The slope of a discriminator that is 0 everywhere is 0, where the penalty has no derivative. */
@@ -370,21 +370,21 @@ static void test_flat_discriminators(void **state) {
   (void)state;
   Config config =
       small_config((const char *const[]){"loss.adversarial=wgan-gp", "train.micro_batch=2", NULL});
-  Model *model = make_model(&config, 1);
+  Gan *gan = make_model(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {source, target, (int64_t[]){0, 1}};
-  Buffer *weights = &model_discriminator(model)->master;
+  Buffer *weights = &gan_discriminator(gan)->master;
   float *zeros = mem_new((size_t)weights->count, sizeof *zeros);
   assert_int_equal(buffer_upload(weights, 0, zeros, weights->count, &error), OK);
   free(zeros);
-  step(model, 0, &batch);
-  StepResult result = result_of(model, 0);
+  step(gan, 0, &batch);
+  StepResult result = result_of(gan, 0);
   assert_float_equal(result.metrics[METRIC_LOSS_D], 0, 0);
   assert_float_equal(result.metrics[METRIC_GRADIENT_PENALTY], 1, 0);
   assert_int_equal(result.discriminator.applied, 1);
   assert_true(isfinite(result.metrics[METRIC_NORM_D]));
-  model_free(model);
+  gan_free(gan);
 }
 
 /* An update that is skipped leaves the weights; the power iteration goes on from them. */
@@ -392,34 +392,34 @@ static void test_spectral_norm_outlives_bad_gradients(void **state) {
   (void)state;
   Config config =
       small_config((const char *const[]){"model.spectral_norm=true", "train.micro_batch=1", NULL});
-  Model *model = make_model(&config, 1);
+  Gan *gan = make_model(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {source, target, (int64_t[]){0}};
-  Parameters *discriminator = model_discriminator(model);
-  step(model, 0, &batch);
+  Parameters *discriminator = gan_discriminator(gan);
+  step(gan, 0, &batch);
   float *weights = download(&discriminator->master), bias = INFINITY;
   const Parameter *first = parameters_find(discriminator, "image0.conv0.bias");
   assert_int_equal(buffer_upload(&discriminator->master, first->offset, &bias, 1, &error), OK);
-  step(model, 1, &batch);
-  assert_int_equal(result_of(model, 0).discriminator.skipped, 1);
+  step(gan, 1, &batch);
+  assert_int_equal(result_of(gan, 0).discriminator.skipped, 1);
   bias = weights[first->offset];
   assert_int_equal(buffer_upload(&discriminator->master, first->offset, &bias, 1, &error), OK);
   float *now = download(&discriminator->master), *own = download(&discriminator->spectral->master);
   assert_memory_equal(now, weights, (size_t)discriminator->total * sizeof *now);
   for (int64_t i = 0; i < discriminator->spectral->total; i++) assert_true(isfinite(own[i]));
-  step(model, 2, &batch);
-  StepResult result = result_of(model, 0);
+  step(gan, 2, &batch);
+  StepResult result = result_of(gan, 0);
   assert_int_equal(result.discriminator.applied, 2);
   assert_int_equal(result.generator.applied, 2);
   Text plan = {0};
-  model_print(model, &plan);
+  gan_print_plan(gan, &plan);
   assert_non_null(strstr(plan.data, "spectral norm of 12 weights: u, v and sigma, "));
   text_free(&plan);
   free(weights);
   free(now);
   free(own);
-  model_free(model);
+  gan_free(gan);
 }
 
 /* What spectral norm and the gradient penalty cost. */
@@ -431,9 +431,9 @@ static void test_cost_of_stabilisers(void **state) {
   for (int i = 0; i < 3; i++) {
     Config config = small_config(
         (const char *const[]){settings[i], "model.image_channels=16", "train.micro_batch=2", NULL});
-    Model *model = make_model(&config, 1);
-    costs[i] = model_cost(model, 0);
-    model_free(model);
+    Gan *gan = make_model(&config, 1);
+    costs[i] = gan_cost(gan, 0);
+    gan_free(gan);
   }
   assert_true(costs[1].flops < 1.02 * costs[0].flops); /* once a step, of weights alone */
   assert_true(costs[2].flops > 1.1 * costs[0].flops);  /* as R1 */

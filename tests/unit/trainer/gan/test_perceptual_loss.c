@@ -99,21 +99,21 @@ static Config small_config(const char *const *assignments) {
   return config;
 }
 
-static Status plan(const Config *config, int side, Model **model) {
-  ModelOptions options = {.shape = {FRAMES, side, side, 3, side, side}, .micro_batches = 1};
-  return model_plan(config, backend, &options, model, &error);
+static Status plan(const Config *config, int side, Gan **gan) {
+  GanOptions options = {.shape = {FRAMES, side, side, 3, side, side}, .micro_batches = 1};
+  return gan_plan(config, backend, &options, gan, &error);
 }
 
-static Model *make_model(const Config *config) {
-  Model *model = NULL;
+static Gan *make_model(const Config *config) {
+  Gan *gan = NULL;
   float *weights = NULL;
-  if (plan(config, SIDE, &model) != OK) fail_msg("%s", error.message);
-  if (perceptual_read(path, model_perceptual(model), &weights, &error) != OK)
+  if (plan(config, SIDE, &gan) != OK) fail_msg("%s", error.message);
+  if (perceptual_read(path, gan_perceptual_network(gan), &weights, &error) != OK)
     fail_msg("%s", error.message);
-  model_take_perceptual(model, weights);
-  if (model_allocate(model, &error) != OK) fail_msg("%s", error.message);
-  assert_int_equal(model_initialize(model, &error), OK);
-  return model;
+  gan_set_perceptual_weights(gan, weights);
+  if (gan_allocate(gan, &error) != OK) fail_msg("%s", error.message);
+  assert_int_equal(gan_initialize(gan, &error), OK);
+  return gan;
 }
 
 /* --- Files ------------------------------------------------------------------------------------ */
@@ -147,11 +147,11 @@ static void check_layout(const Safetensors *file, const Parameters *network, con
 static void test_layouts_and_types(void **state) {
   (void)state;
   Config config = small_config((const char *const[]){NULL});
-  Model *model = NULL;
+  Gan *gan = NULL;
   Safetensors *file = NULL;
   float *flat = NULL;
-  assert_int_equal(plan(&config, SIDE, &model), OK);
-  const Parameters *network = model_perceptual(model);
+  assert_int_equal(plan(&config, SIDE, &gan), OK);
+  const Parameters *network = gan_perceptual_network(gan);
   assert_int_equal(network->count, 2 * LAYERS + 2);
   assert_int_equal(perceptual_read(path, network, &flat, &error), OK);
   assert_int_equal(safetensors_open(path, &file, &error), OK);
@@ -165,7 +165,7 @@ static void test_layouts_and_types(void **state) {
   assert_float_equal(scale[2] + shift[2], (1 - 0.406f) / 0.225f, 1e-6);
   safetensors_close(file);
   free(flat);
-  model_free(model);
+  gan_free(gan);
 }
 
 /* `tensors` stand in for the file's first ones: reading ends there. */
@@ -187,38 +187,38 @@ static void refuse(const Parameters *network, const NamedTensor *tensors, int co
 static void test_bad_files(void **state) {
   (void)state;
   Config config = small_config((const char *const[]){NULL});
-  Model *model = NULL;
+  Gan *gan = NULL;
   float *flat = NULL;
   static float zeros[64 * 27], nan[64 * 27];
   nan[40] = NAN;
-  assert_int_equal(plan(&config, SIDE, &model), OK);
-  const Parameters *network = model_perceptual(model);
+  assert_int_equal(plan(&config, SIDE, &gan), OK);
+  const Parameters *network = gan_perceptual_network(gan);
   const NamedTensor good = {"features.0.weight", TENSOR_F32, 4, {64, 3, 3, 3}, zeros};
   NamedTensor bad = good;
   refuse(network, &good, 1,
-         "has no tensor \"features.0.bias\", which is to be [64]; expected are the weights of "
-         "VGG19, named as torchvision's (docs/perceptual.md)");
+         "tensor \"features.0.bias\" is missing, expected [64]; give the weights of VGG19 with "
+         "torchvision's names (docs/perceptual.md)");
   bad.shape[1] = 1;
   refuse(network, &bad, 1,
-         "tensor \"features.0.weight\" is F32 [64, 1, 3, 3]; expected is F32, F16 or BF16 "
-         "[64, 3, 3, 3], as torchvision's VGG19 has it (docs/perceptual.md)");
+         "tensor \"features.0.weight\" is F32 [64, 1, 3, 3], expected F32, F16 or BF16 "
+         "[64, 3, 3, 3] as in torchvision's VGG19 (docs/perceptual.md)");
   bad = (NamedTensor){"features.0.weight", TENSOR_F32, 1, {64}, zeros}; /* a batch norm's */
   refuse(network, &bad, 1,
-         "tensor \"features.0.weight\" is F32 [64]; expected is F32, F16 or BF16 [64, 3, 3, 3], as "
-         "torchvision's VGG19 has it (docs/perceptual.md)");
+         "tensor \"features.0.weight\" is F32 [64], expected F32, F16 or BF16 [64, 3, 3, 3] as "
+         "in torchvision's VGG19 (docs/perceptual.md)");
   bad = good;
   bad.type = TENSOR_I32;
   refuse(network, &bad, 1,
-         "tensor \"features.0.weight\" is I32 [64, 3, 3, 3]; expected is F32, F16 or BF16 "
-         "[64, 3, 3, 3], as torchvision's VGG19 has it (docs/perceptual.md)");
+         "tensor \"features.0.weight\" is I32 [64, 3, 3, 3], expected F32, F16 or BF16 "
+         "[64, 3, 3, 3] as in torchvision's VGG19 (docs/perceptual.md)");
   bad = good;
   bad.data = nan;
   refuse(network, &bad, 1,
-         "tensor \"features.0.weight\" has a number that is not finite: nan, at place 40 of 1728");
+         "tensor \"features.0.weight\": element 40 of 1728 is not finite: nan");
   assert_int_equal(perceptual_read("nowhere", network, &flat, &error), ERROR_IO);
   assert_string_equal(error.message, "loss.perceptual_weights: nowhere: cannot open: No such file "
                                      "or directory");
-  model_free(model);
+  gan_free(gan);
 }
 
 /* --- Models ----------------------------------------------------------------------------------- */
@@ -226,18 +226,18 @@ static void test_bad_files(void **state) {
 static void test_what_a_model_needs(void **state) {
   (void)state;
   Config config = small_config((const char *const[]){NULL});
-  Model *model = NULL;
-  assert_int_equal(plan(&config, SIDE - 1, &model), ERROR_USAGE);
-  assert_non_null(strstr(error.message, "loss.perceptual wants frames of at least 16x16 pixels, "
-                                        "these have 15x15"));
-  assert_int_equal(plan(&config, SIDE, &model), OK);
-  assert_int_equal(model_allocate(model, &error), ERROR_INTERNAL);
-  assert_non_null(strstr(error.message, "without the weights of loss.perceptual"));
-  model_free(model);
+  Gan *gan = NULL;
+  assert_int_equal(plan(&config, SIDE - 1, &gan), ERROR_USAGE);
+  assert_non_null(strstr(error.message, "loss.perceptual needs frames of at least 16x16 pixels, "
+                                        "these are 15x15"));
+  assert_int_equal(plan(&config, SIDE, &gan), OK);
+  assert_int_equal(gan_allocate(gan, &error), ERROR_INTERNAL);
+  assert_non_null(strstr(error.message, "the weights of loss.perceptual have not been set"));
+  gan_free(gan);
   config = small_config((const char *const[]){"loss.perceptual=0", "loss.l1=1", NULL});
-  assert_int_equal(plan(&config, SIDE, &model), OK);
-  assert_int_equal(model_perceptual(model)->total, 0);
-  model_free(model);
+  assert_int_equal(plan(&config, SIDE, &gan), OK);
+  assert_int_equal(gan_perceptual_network(gan)->total, 0);
+  gan_free(gan);
 }
 
 static float *download(const Buffer *buffer) {
@@ -249,29 +249,29 @@ static float *download(const Buffer *buffer) {
 /* Some steps on the perceptual loss alone; the loss of the first. */
 static double learn(const char *precision, int steps) {
   Config config = small_config((const char *const[]){precision, "optim.generator_lr=2e-3", NULL});
-  Model *model = make_model(&config);
+  Gan *gan = make_model(&config);
   static uint8_t source[CLIP_BYTES], target[CLIP_BYTES];
   for (int i = 0; i < CLIP_BYTES; i++) {
     source[i] = (uint8_t)(128 + 100 * sin(0.1 * i));
     target[i] = source[i] > 128 ? 220 : 40;
   }
-  float *before = download(&model_perceptual(model)->master);
+  float *before = download(&gan_perceptual_network(gan)->master);
   StepResult first = {0}, last = {0};
   for (int i = 0; i < steps; i++) {
     StepControls controls = schedule_at(&config, i);
     MicroBatch batch = {source, target, (int64_t[]){0}};
-    assert_int_equal(model_step(model, &controls, &batch, &error), OK);
-    assert_int_equal(model_result(model, 0, &last, &error), OK);
+    assert_int_equal(gan_step(gan, &controls, &batch, &error), OK);
+    assert_int_equal(gan_step_result(gan, 0, &last, &error), OK);
     if (i == 0) first = last;
   }
   double begin = first.metrics[METRIC_PERCEPTUAL], end = last.metrics[METRIC_PERCEPTUAL];
   if (!(end < 0.9 * begin)) fail_msg("%s: %g became %g", precision, begin, end);
   assert_true(fabs(last.metrics[METRIC_LOSS_G] - end) <= 1e-6 * end);
-  float *after = download(&model_perceptual(model)->master);
-  assert_memory_equal(before, after, (size_t)model_perceptual(model)->total * sizeof *before);
+  float *after = download(&gan_perceptual_network(gan)->master);
+  assert_memory_equal(before, after, (size_t)gan_perceptual_network(gan)->total * sizeof *before);
   free(before);
   free(after);
-  model_free(model);
+  gan_free(gan);
   return begin;
 }
 
