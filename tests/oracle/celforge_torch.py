@@ -1,7 +1,7 @@
 """Celforge's networks, losses and training step as plain PyTorch.
 
 Written from the definitions in trainer/gan/networks.h, trainer/gan/losses.h, trainer/gan/gan.h and
-engine/graph/graph.h: the tests hold the engine against it, the benchmark runs beside it. Clips are
+engine/graph/graph.h. The tests compare the engine with it, and the benchmark runs it beside Celforge. Clips are
 [N, C, T, H, W] here; weights in checkpoints are [O, T, H, W, I].
 """
 import functools
@@ -29,21 +29,21 @@ SAFETENSORS_TYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "U8": "u1"}
 
 
 def read_safetensors(path):
-    """Name -> array. Refuses anything that is not consistent to the last byte."""
+    """Name -> array. Rejects a file unless every byte is accounted for."""
 
     def unique(pairs):
         names = [name for name, _ in pairs]
         if len(set(names)) != len(names):
-            raise ValueError(f"{path}: a name occurs twice")
+            raise ValueError(f"{path}: duplicate name")
         return dict(pairs)
 
     with open(path, "rb") as file:
         content = file.read()
     if len(content) < 8:
-        raise ValueError(f"{path}: {len(content)} bytes are no safetensors file")
+        raise ValueError(f"{path}: {len(content)} bytes are too few for a safetensors file")
     (length,) = struct.unpack("<Q", content[:8])
     if length % 8 != 0 or 8 + length > len(content):
-        raise ValueError(f"{path}: a header of {length} bytes")
+        raise ValueError(f"{path}: invalid header length {length}")
     header = json.loads(content[8 : 8 + length].decode("utf-8"), object_pairs_hook=unique)
     header.pop("__metadata__", None)
     data, arrays, expected = content[8 + length :], {}, 0
@@ -51,11 +51,11 @@ def read_safetensors(path):
         begin, end = entry["data_offsets"]
         kind = np.dtype(SAFETENSORS_TYPES[entry["dtype"]])
         if begin != expected or end - begin != math.prod(entry["shape"]) * kind.itemsize:
-            raise ValueError(f"{path}: {name} lies at {begin}..{end}, expected from {expected}")
+            raise ValueError(f"{path}: {name} is at {begin}..{end}, expected at {expected}")
         arrays[name] = np.frombuffer(data[begin:end], kind).reshape(entry["shape"])
         expected = end
     if expected != len(data):
-        raise ValueError(f"{path}: {len(data) - expected} bytes behind the last array")
+        raise ValueError(f"{path}: {len(data) - expected} bytes after the last array")
     return arrays
 
 
@@ -78,7 +78,7 @@ def parse_config(text):
     """A complete config (config.yaml of a run, `celforge config FILE`) as nested namespaces."""
 
     def value(leaf):
-        # YAML 1.1 takes 2e-4 for a string.
+        # YAML 1.1 reads 2e-4 as a string.
         if isinstance(leaf, str) and re.fullmatch(r"[-+]?[0-9.]+[eE][-+]?[0-9]+", leaf):
             return float(leaf)
         return leaf
@@ -93,7 +93,7 @@ def parse_config(text):
 
 
 # --- Layers ---------------------------------------------------------------------------------------
-# A network without temporal taps works on frames [N*T, C, H, W], one with them on [N, C, T, H, W].
+# A network with 3D convolutions works on clips [N, C, T, H, W], one without on frames [N*T, C, H, W].
 
 
 def to_frames(clip):
@@ -129,7 +129,7 @@ class Norm(nn.Module):
         return per_frame(group, x)
 
     def instance(self, x):
-        # Every plane a channel of a batch norm, as F.instance_norm does it; a clip's frames too.
+        # Like F.instance_norm: a batch norm in which every plane, of every frame too, is a channel.
         def spread(vector):
             return None if vector is None else vector.view(1, -1, 1).expand(x.shape[0], -1, x[0, 0, ..., 0, 0].numel()).reshape(-1)
 
@@ -139,15 +139,15 @@ class Norm(nn.Module):
 
 
 class Convolution(nn.Module):
-    """A convolution and its norm, if any; bias where there is no norm."""
+    """A convolution with a bias, or with a norm instead."""
 
-    def __init__(self, inputs, outputs, taps, stride=1, norm="none", mode="reflect", centred=False, scale=1.0, dims=3, bias=True,
+    def __init__(self, inputs, outputs, kernel, stride=1, norm="none", mode="reflect", centred=False, scale=1.0, dims=3, bias=True,
                  spectral=False):
         super().__init__()
-        taps_time, taps_space = taps
+        kernel_time, kernel_size = kernel
         self.dims, self.stride, self.mode, self.centred = dims, stride, mode, centred
-        self.time, self.space = taps_time, taps_space
-        size = (taps_time, taps_space, taps_space)[3 - dims :]
+        self.time, self.space = kernel_time, kernel_size
+        size = (kernel_time, kernel_size, kernel_size)[3 - dims :]
         deviation = scale * math.sqrt(2 / (inputs * math.prod(size)))
         self.weight = nn.Parameter(torch.randn(outputs, inputs, *size) * deviation)
         self.bias = nn.Parameter(torch.zeros(outputs)) if norm == "none" and bias else None
@@ -156,7 +156,7 @@ class Convolution(nn.Module):
             spectral_norm(self)
 
     def iterate(self):
-        """Spectral norm's step of the power iteration, if there is one."""
+        """Runs one power iteration of spectral norm, if attached."""
         for hook in self._forward_pre_hooks.values():
             if isinstance(hook, SpectralNorm):
                 with torch.no_grad():
@@ -179,17 +179,17 @@ class Convolution(nn.Module):
 
 
 class Residual(nn.Module):
-    def __init__(self, channels, taps_time, norm, dims):
+    def __init__(self, channels, kernel_time, norm, dims):
         super().__init__()
-        self.conv1 = Convolution(channels, channels, (taps_time, 3), norm=norm, dims=dims)
+        self.conv1 = Convolution(channels, channels, (kernel_time, 3), norm=norm, dims=dims)
         self.conv2 = Convolution(channels, channels, (1, 3), norm=norm, dims=dims)
 
     def forward(self, x):
         return self.conv2(F.relu(self.conv1(x))) + x
 
 
-class Recurrence(nn.Module):
-    """A convolutional GRU over the frames of a clip, with the reset gate behind its convolution."""
+class ConvGRU(nn.Module):
+    """A convolutional GRU over the frames of a clip; the reset gate is applied after its convolution."""
 
     def __init__(self, channels, dims):
         super().__init__()
@@ -197,15 +197,15 @@ class Recurrence(nn.Module):
         self.past = Convolution(channels, 3 * channels, (1, 3), dims=dims, bias=False)
 
     def forward(self, x, length):
-        driven = self.input(x)
-        driven = driven.view(-1, length, *driven.shape[1:])
+        inputs = self.input(x)
+        inputs = inputs.view(-1, length, *inputs.shape[1:])
         state, states = torch.zeros_like(x.view(-1, length, *x.shape[1:])[:, 0]), []
-        for frame in driven.unbind(1):
-            update, reset, fresh = frame.chunk(3, 1)
-            kept_update, kept_reset, kept = self.past(state).chunk(3, 1)
-            update, reset = torch.sigmoid(update + kept_update), torch.sigmoid(reset + kept_reset)
-            fresh = torch.tanh(fresh + reset * kept)
-            state = (1 - update) * fresh + update * state
+        for frame in inputs.unbind(1):
+            z, r, n = frame.chunk(3, 1)
+            state_z, state_r, state_n = self.past(state).chunk(3, 1)
+            z, r = torch.sigmoid(z + state_z), torch.sigmoid(r + state_r)
+            n = torch.tanh(n + r * state_n)
+            state = (1 - z) * n + z * state
             states.append(state)
         return torch.stack(states, 1).flatten(0, 1)
 
@@ -213,26 +213,26 @@ class Recurrence(nn.Module):
 class Generator(nn.Module):
     def __init__(self, model, channels):
         super().__init__()
-        taps = 3 if model.temporal == "conv3d" else 1
+        kernel_time = 3 if model.temporal == "conv3d" else 1
         dims = 3 if model.temporal == "conv3d" else 2
         c, layer = model.channels, dict(norm=model.norm, dims=dims)
         self.dims = dims
-        self.stem = Convolution(channels + model.noise_channels, c, (taps, 7), **layer)
+        self.stem = Convolution(channels + model.noise_channels, c, (kernel_time, 7), **layer)
         self.down1 = Convolution(c, 2 * c, (1, 3), stride=2, **layer)
         self.down2 = Convolution(2 * c, 4 * c, (1, 3), stride=2, **layer)
-        self.gru = Recurrence(4 * c, dims) if model.temporal == "convgru" else None
-        self.blocks = [Residual(4 * c, taps, model.norm, dims) for _ in range(model.blocks)]
+        self.gru = ConvGRU(4 * c, dims) if model.temporal == "convgru" else None
+        self.blocks = [Residual(4 * c, kernel_time, model.norm, dims) for _ in range(model.blocks)]
         for i, block in enumerate(self.blocks):
             self.add_module(f"block{i}", block)
         self.up1 = Convolution(4 * c, 2 * c, (1, 3), **layer)
         self.up2 = Convolution(2 * c, c, (1, 3), **layer)
         self.head = Convolution(c, 3, (1, 7), scale=0.1, dims=dims)
 
-    def forward(self, film, noise=None):
-        length = film.shape[2]
-        x = film if noise is None else torch.cat((film, noise), 1)
+    def forward(self, source, noise=None):
+        length = source.shape[2]
+        x = source if noise is None else torch.cat((source, noise), 1)
         x = x if self.dims == 3 else to_frames(x)
-        down, right = -film.shape[3] % 4, -film.shape[4] % 4
+        down, right = -source.shape[3] % 4, -source.shape[4] % 4
         if down or right:
             x = F.pad(x, (0, right, 0, down) + (0, 0) * (self.dims - 2), mode="reflect")
         stem = F.relu(self.stem(x))
@@ -244,21 +244,21 @@ class Generator(nn.Module):
             y = block(y)
         for layer, skip in ((self.up1, half), (self.up2, stem)):
             y = F.relu(layer(F.interpolate(y, size=skip.shape[2:], mode="nearest"))) + skip
-        change = self.head(y)[..., : film.shape[3], : film.shape[4]]
-        change = change if self.dims == 3 else to_clip(change, length)
-        return change + film[:, :3]
+        residual = self.head(y)[..., : source.shape[3], : source.shape[4]]
+        residual = residual if self.dims == 3 else to_clip(residual, length)
+        return residual + source[:, :3]
 
 
 # --- pix2pixHD --------------------------------------------------------------------------------------
 # The layers of GlobalGenerator and LocalEnhancer in the authors' networks.py, under our names.
 
 
-class Normed(nn.Module):
-    """A convolution of PyTorch's, behind a reflection where it has one, and its norm."""
+class ConvNorm(nn.Module):
+    """A PyTorch convolution, with reflect padding if given, and its norm."""
 
     def __init__(self, layer, norm, reflect=0):
         super().__init__()
-        self.layer, self.reflect = [layer], reflect  # in a list: the parameters are this module's own
+        self.layer, self.reflect = [layer], reflect  # in a list, so that PyTorch does not register it as a submodule
         self.weight, self.bias = layer.weight, layer.bias
         nn.init.normal_(self.weight, 0, 0.02)
         channels = layer.out_channels
@@ -274,19 +274,19 @@ class Normed(nn.Module):
         return self.norm(y) if self.norm else y
 
 
-def published_layers(norm):
-    """Its kinds of layers: name -> function of channels before and behind."""
+def pix2pixhd_layers(norm):
+    """The kinds of layers: name -> function of input and output channels."""
     bias = norm == "none"
     return SimpleNamespace(
-        stem=lambda i, o: Normed(nn.Conv2d(i, o, 7, bias=bias), norm, 3),
-        down=lambda i, o: Normed(nn.Conv2d(i, o, 3, stride=2, padding=1, bias=bias), norm),
-        same=lambda i, o: Normed(nn.Conv2d(i, o, 3, bias=bias), norm, 1),
-        up=lambda i, o: Normed(nn.ConvTranspose2d(i, o, 3, stride=2, padding=1, output_padding=1, bias=bias), norm),
-        head=lambda i: Normed(nn.Conv2d(i, 3, 7), "none", 3),
+        stem=lambda i, o: ConvNorm(nn.Conv2d(i, o, 7, bias=bias), norm, 3),
+        down=lambda i, o: ConvNorm(nn.Conv2d(i, o, 3, stride=2, padding=1, bias=bias), norm),
+        same=lambda i, o: ConvNorm(nn.Conv2d(i, o, 3, bias=bias), norm, 1),
+        up=lambda i, o: ConvNorm(nn.ConvTranspose2d(i, o, 3, stride=2, padding=1, output_padding=1, bias=bias), norm),
+        head=lambda i: ConvNorm(nn.Conv2d(i, 3, 7), "none", 3),
     )
 
 
-class PublishedBlock(nn.Module):
+class Pix2PixHDBlock(nn.Module):
     def __init__(self, channels, layers):
         super().__init__()
         self.conv1, self.conv2 = layers.same(channels, channels), layers.same(channels, channels)
@@ -295,12 +295,12 @@ class PublishedBlock(nn.Module):
         return x + self.conv2(F.relu(self.conv1(x)))
 
 
-class Enhancer(nn.Module):
+class LocalEnhancer(nn.Module):
     def __init__(self, inputs, channels, layers):
         super().__init__()
         self.stem, self.down = layers.stem(inputs, channels // 2), layers.down(channels // 2, channels)
         for i in range(3):
-            self.add_module(f"block{i}", PublishedBlock(channels, layers))
+            self.add_module(f"block{i}", Pix2PixHDBlock(channels, layers))
         self.up, self.head = layers.up(channels, channels // 2), layers.head(channels // 2)
 
     def forward(self, x, features):
@@ -313,16 +313,16 @@ class Enhancer(nn.Module):
 class Pix2PixHD(nn.Module):
     def __init__(self, model, channels):
         super().__init__()
-        layers, c, inputs = published_layers(model.norm), model.channels, channels + model.noise_channels
+        layers, c, inputs = pix2pixhd_layers(model.norm), model.channels, channels + model.noise_channels
         self.downsamplings, self.blocks = model.downsamplings, model.blocks
         self.stem = layers.stem(inputs, c)
         for i in range(1, model.downsamplings + 1):
             self.add_module(f"down{i}", layers.down(c << (i - 1), c << i))
         for i in range(model.blocks):
-            self.add_module(f"block{i}", PublishedBlock(c << model.downsamplings, layers))
+            self.add_module(f"block{i}", Pix2PixHDBlock(c << model.downsamplings, layers))
         for i in range(model.downsamplings, 0, -1):
             self.add_module(f"up{model.downsamplings + 1 - i}", layers.up(c << i, c << (i - 1)))
-        self.enhancer = Enhancer(inputs, c, layers) if model.local_enhancers else None
+        self.enhancer = LocalEnhancer(inputs, c, layers) if model.local_enhancers else None
         self.head = None if model.local_enhancers else layers.head(c)
 
     def features(self, x):
@@ -335,8 +335,8 @@ class Pix2PixHD(nn.Module):
             x = F.relu(getattr(self, f"up{i}")(x))
         return x
 
-    def forward(self, film, noise=None):
-        x = to_frames(film if noise is None else torch.cat((film, noise), 1))
+    def forward(self, source, noise=None):
+        x = to_frames(source if noise is None else torch.cat((source, noise), 1))
         height, width = x.shape[2:]
         multiple = 1 << (self.downsamplings + (self.enhancer is not None))
         x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="reflect")
@@ -345,14 +345,14 @@ class Pix2PixHD(nn.Module):
         else:
             half = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
             y = self.enhancer(x, self.features(half))
-        return to_clip(y[..., :height, :width], film.shape[2])
+        return to_clip(y[..., :height, :width], source.shape[2])
 
 
 GENERATORS = {"celnet": Generator, "pix2pixhd": Pix2PixHD}
 
 
 class PatchDiscriminator(nn.Module):
-    def __init__(self, inputs, channels, layers, norm, taps_time, spectral):
+    def __init__(self, inputs, channels, layers, norm, kernel_time, spectral):
         super().__init__()
         self.layers = []
         for i in range(layers + 2):
@@ -361,11 +361,11 @@ class PatchDiscriminator(nn.Module):
             layer = Convolution(
                 inputs,
                 outputs,
-                (taps_time, 4),
+                (kernel_time, 4),
                 stride=2 if i < layers else 1,
                 norm=norm if 0 < i <= layers else "none",
                 mode="zero",
-                dims=3 if taps_time > 1 else 2,
+                dims=3 if kernel_time > 1 else 2,
                 spectral=spectral,
             )
             self.add_module(f"conv{i}", layer)
@@ -381,7 +381,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-    """Each verdict: logits with the batch first, features, its share in sums over heads."""
+    """Returns per head: logits with the batch first, features, the head's weight in a sum over heads."""
 
     def __init__(self, model, channels):
         super().__init__()
@@ -393,7 +393,7 @@ class Discriminators(nn.Module):
             self.images.append(head)
         if model.video:
             self.video = PatchDiscriminator(channels + 3, model.video_channels, model.video_layers, norm, 3, spectral)
-        self.eval()  # so that spectral norm iterates when it is told to, not at every call
+        self.eval()  # so that spectral norm iterates in iterate() only, not at every call
 
     def iterate(self):
         for module in self.modules():
@@ -401,14 +401,14 @@ class Discriminators(nn.Module):
                 module.iterate()
 
     def forward(self, pair):
-        verdicts, x = [], to_frames(pair)
+        outputs, x = [], to_frames(pair)
         for scale, head in enumerate(self.images):
             if scale > 0:
                 x = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
-            verdicts.append((*head(x), 1 / len(self.images)))
+            outputs.append((*head(x), 1 / len(self.images)))
         if self.video:
-            verdicts.append((*self.video(pair), 1.0))
-        return verdicts
+            outputs.append((*self.video(pair), 1.0))
+        return outputs
 
 
 # --- Losses ---------------------------------------------------------------------------------------
@@ -422,58 +422,58 @@ def loss_total_variation(output):
     return output.diff(dim=3).abs().mean() + output.diff(dim=4).abs().mean()
 
 
-def loss_discriminator(game, verdicts):
+def loss_discriminator(kind, outputs):
     total = 0
-    for logits, _, share in verdicts:
+    for logits, _, weight in outputs:
         real, fake = logits.chunk(2)
-        if game == "bce":
-            cost = F.binary_cross_entropy_with_logits(
+        if kind == "bce":
+            loss = F.binary_cross_entropy_with_logits(
                 real, torch.ones_like(real)
             ) + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
-        elif game == "lsgan":
-            cost = ((real - 1).square().mean() + fake.square().mean()) / 2
-        elif game == "wgan-gp":
-            cost = fake.mean() - real.mean()
+        elif kind == "lsgan":
+            loss = ((real - 1).square().mean() + fake.square().mean()) / 2
+        elif kind == "wgan-gp":
+            loss = fake.mean() - real.mean()
         else:
-            cost = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-        total = total + share * cost
+            loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        total = total + weight * loss
     return total
 
 
-def slopes(verdicts, candidate):
-    """dD/dcandidate, with D the logits' average of each clip."""
-    score = sum(share * logits.mean() for logits, _, share in verdicts) * len(candidate)
+def input_gradient(outputs, candidate):
+    """dD/dcandidate, with D the mean logit of each clip."""
+    score = sum(weight * logits.mean() for logits, _, weight in outputs) * len(candidate)
     (gradient,) = torch.autograd.grad(score, candidate, create_graph=True)
     return gradient.flatten(1)
 
 
-def loss_r1(verdicts, target):
+def loss_r1(outputs, target):
     """The mean over clips of |dD/dtarget|^2."""
-    return slopes(verdicts, target).square().sum() / len(target)
+    return input_gradient(outputs, target).square().sum() / len(target)
 
 
-def loss_gradient_penalty(verdicts, between):
-    """The mean over clips of (|dD/dbetween| - 1)^2."""
-    return (slopes(verdicts, between).norm(2, dim=1) - 1).square().mean()
+def loss_gradient_penalty(outputs, mixed):
+    """The mean over clips of (|dD/dmixed| - 1)^2."""
+    return (input_gradient(outputs, mixed).norm(2, dim=1) - 1).square().mean()
 
 
-def loss_generator(game, verdicts):
+def loss_generator(kind, outputs):
     total = 0
-    for logits, _, share in verdicts:
-        if game == "bce":
-            cost = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
-        elif game == "lsgan":
-            cost = (logits - 1).square().mean() / 2
+    for logits, _, weight in outputs:
+        if kind == "bce":
+            loss = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+        elif kind == "lsgan":
+            loss = (logits - 1).square().mean() / 2
         else:
-            cost = -logits.mean()
-        total = total + share * cost
+            loss = -logits.mean()
+        total = total + weight * loss
     return total
 
 
 def loss_feature_matching(fake, real):
     total = 0
-    for (_, ours, share), (_, theirs, _) in zip(fake, real):
-        total = total + share * sum(F.l1_loss(a, b) for a, b in zip(ours, theirs)) / len(ours)
+    for (_, fakes, weight), (_, reals, _) in zip(fake, real):
+        total = total + weight * sum(F.l1_loss(a, b) for a, b in zip(fakes, reals)) / len(fakes)
     return total
 
 
@@ -481,7 +481,7 @@ class Perceptual(nn.Module):
     """VGG19 as torchvision builds it, up to relu5_1, with the weights of a safetensors file, and the loss of pix2pixHD."""
 
     LAYERS = (64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", 512, 512, 512, 512, "M", 512)
-    ASKED = {1: 1 / 32, 6: 1 / 16, 11: 1 / 8, 20: 1 / 4, 29: 1}  # places in `features`: relu1_1 to relu5_1
+    LAYER_WEIGHTS = {1: 1 / 32, 6: 1 / 16, 11: 1 / 8, 20: 1 / 4, 29: 1}  # indices in `features`: relu1_1 to relu5_1
 
     def __init__(self, path):
         super().__init__()
@@ -499,17 +499,17 @@ class Perceptual(nn.Module):
         self.register_buffer("mean", torch.tensor((0.485, 0.456, 0.406)).reshape(3, 1, 1))
         self.register_buffer("deviation", torch.tensor((0.229, 0.224, 0.225)).reshape(3, 1, 1))
 
-    def asked(self, clips):
+    def weighted_features(self, clips):
         x = ((to_frames(clips) + 1) / 2 - self.mean) / self.deviation
-        for place, layer in enumerate(self.features):
+        for index, layer in enumerate(self.features):
             x = layer(x)
-            if place in self.ASKED:
-                yield self.ASKED[place], x
+            if index in self.LAYER_WEIGHTS:
+                yield self.LAYER_WEIGHTS[index], x
 
     def forward(self, output, target):
         with torch.no_grad():
-            theirs = list(self.asked(target))
-        return sum(weight * F.l1_loss(ours, b) for (weight, ours), (_, b) in zip(self.asked(output), theirs))
+            targets = list(self.weighted_features(target))
+        return sum(weight * F.l1_loss(a, b) for (weight, a), (_, b) in zip(self.weighted_features(output), targets))
 
 
 @functools.cache
@@ -525,15 +525,15 @@ def normalize(frames, dtype=torch.float32):
     return (torch.as_tensor(frames).to(dtype) / 127.5 - 1).permute(0, 4, 1, 2, 3)
 
 
-def enlarge(film, height, width):
-    if film.shape[3:] == (height, width):
-        return film
+def upsample(frames, height, width):
+    if frames.shape[3:] == (height, width):
+        return frames
     resize = lambda x: F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
-    return per_frame(resize, film)
+    return per_frame(resize, frames)
 
 
 class Training:
-    """Both networks, their optimizers and the EMA; step() is one whole step."""
+    """Both networks, their optimizers and the EMA; step() is one training step."""
 
     def __init__(self, config, channels=3, dtype=torch.float32, norms=True, fused=False):
         self.config, self.norms = config, norms
@@ -567,14 +567,14 @@ class Training:
 
     @staticmethod
     def name_of(key):
-        return key.replace("weight_orig", "weight")  # PyTorch's for what spectral norm divides
+        return key.replace("weight_orig", "weight")  # PyTorch's name for the weight before spectral norm
 
     @staticmethod
     def from_checkpoint(array, parameter):
         tensor = torch.tensor(array, dtype=parameter.dtype)
         if tensor.dim() == 5:
             tensor = tensor.permute(0, 4, 1, 2, 3)
-        # Of the parameter's device and memory layout: an optimizer's kernels take all arrays of a parameter alike.
+        # On the parameter's device and in its memory layout, as fused optimizers require.
         return torch.empty_like(parameter.detach()).copy_(tensor.reshape(parameter.shape))
 
     def load(self, folder):
@@ -594,11 +594,11 @@ class Training:
                 p.data.copy_(self.from_checkpoint(arrays.pop(key), p))
                 if name == "generator":
                     self.ema[key].copy_(self.from_checkpoint(arrays.pop(f"ema.{key}"), p))
-            for key, buffer in self.networks[name].named_buffers():  # spectral norm's
+            for key, buffer in self.networks[name].named_buffers():  # of spectral norm
                 buffer.copy_(self.from_checkpoint(arrays.pop(key), buffer))
                 arrays.pop(re.sub("_u$", "_sigma", key), None)
-            assert not arrays, f"{name}.safetensors: arrays that no layer reads: {sorted(arrays)}"
-        assert not moments, f"optimizer.safetensors: arrays that nothing reads: {sorted(moments)}"
+            assert not arrays, f"{name}.safetensors: unused arrays: {sorted(arrays)}"
+        assert not moments, f"optimizer.safetensors: unused arrays: {sorted(moments)}"
 
     def state(self):
         """Everything a checkpoint holds, flat by name, for comparison."""
@@ -616,96 +616,96 @@ class Training:
 
     # Schedules
 
-    def rate_factor(self, step):
+    def lr_factor(self, step):
         optim, total = self.config.optim, self.config.train.steps
-        rise = min(1.0, (step + 1) / optim.lr_warmup_steps) if optim.lr_warmup_steps > 0 else 1.0
+        warmup = min(1.0, (step + 1) / optim.lr_warmup_steps) if optim.lr_warmup_steps > 0 else 1.0
         begin = optim.lr_decay_start * total
         if optim.lr_schedule == "constant" or step < begin or begin >= total:
-            return rise
-        done = (step - begin) / (total - begin)
-        fall = 1 - done if optim.lr_schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
-        return rise * (optim.lr_min + (1 - optim.lr_min) * fall)
+            return warmup
+        progress = (step - begin) / (total - begin)
+        remaining = 1 - progress if optim.lr_schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        return warmup * (optim.lr_min + (1 - optim.lr_min) * remaining)
 
     def adversarial_weight(self, step):
         optim = self.config.optim
-        fade = min(1.0, (step - optim.pretrain_steps + 1) / optim.adversarial_ramp_steps) if optim.adversarial_ramp_steps > 0 else 1.0
-        return self.config.loss.adversarial_weight * fade
+        ramp = min(1.0, (step - optim.pretrain_steps + 1) / optim.adversarial_ramp_steps) if optim.adversarial_ramp_steps > 0 else 1.0
+        return self.config.loss.adversarial_weight * ramp
 
     # Updates
 
-    def update(self, name, rate, losses, key):
+    def update(self, name, lr, losses, key):
         optimizer, clip = self.optimizers[name], self.config.optim.clip
         parameters = list(self.networks[name].parameters())
         if clip > 0 or self.norms:
             losses[key] = nn.utils.clip_grad_norm_(parameters, clip if clip > 0 else math.inf)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def discriminator_loss(self, film, target, output):
-        pairs = torch.cat((torch.cat((film, target), 1), torch.cat((film, output), 1)))
+    def discriminator_loss(self, source, target, output):
+        pairs = torch.cat((torch.cat((source, target), 1), torch.cat((source, output), 1)))
         return loss_discriminator(self.config.loss.adversarial, self.discriminator(pairs))
 
-    def regularises(self, number):
-        loss, since = self.config.loss, number - self.config.optim.pretrain_steps
-        return loss.r1 > 0 and since >= 0 and (since + 1) % loss.r1_interval == 0
+    def applies_r1(self, number):
+        loss, gan_step = self.config.loss, number - self.config.optim.pretrain_steps
+        return loss.r1 > 0 and gan_step >= 0 and (gan_step + 1) % loss.r1_interval == 0
 
-    def shares(self, number, clips):
-        """Where between output and target each clip's gradient penalty of a step is taken."""
+    def interpolation_weights(self, number, clips):
+        """Each clip's random point between output and target, for the gradient penalty of a step."""
         return torch.rand(clips)
 
-    def gradient_penalty(self, film, target, output, shares):
-        shares = shares.to(target).view(-1, 1, 1, 1, 1)
-        between = (output + shares * (target - output)).detach().requires_grad_()
-        return loss_gradient_penalty(self.discriminator(torch.cat((film, between), 1)), between)
+    def gradient_penalty(self, source, target, output, weights):
+        weights = weights.to(target).view(-1, 1, 1, 1, 1)
+        mixed = (output + weights * (target - output)).detach().requires_grad_()
+        return loss_gradient_penalty(self.discriminator(torch.cat((source, mixed), 1)), mixed)
 
-    def discriminator_half(self, film, target, output, losses, rate, number):
-        loss, weights = self.discriminator_loss(film, target, output.detach()), self.config.loss
+    def discriminator_step(self, source, target, output, losses, lr, number):
+        loss, weights = self.discriminator_loss(source, target, output.detach()), self.config.loss
         losses["loss/d"] = loss.detach()
         if weights.adversarial == "wgan-gp" and weights.gradient_penalty > 0:
-            penalty = self.gradient_penalty(film, target, output, self.shares(number, len(target)))
+            penalty = self.gradient_penalty(source, target, output, self.interpolation_weights(number, len(target)))
             losses["loss/gradient_penalty"] = penalty.detach()
             loss = loss + weights.gradient_penalty * penalty
-        if self.regularises(number):
+        if self.applies_r1(number):
             target = target.detach().requires_grad_()
-            penalty = loss_r1(self.discriminator(torch.cat((film, target), 1)), target)
+            penalty = loss_r1(self.discriminator(torch.cat((source, target), 1)), target)
             losses["loss/r1"] = penalty.detach()
             loss = loss + weights.r1 / 2 * weights.r1_interval * penalty
         loss.backward()
-        self.update("discriminator", rate, losses, "grad_norm/d")
+        self.update("discriminator", lr, losses, "grad_norm/d")
         self.discriminator.iterate()
 
-    def generator_loss(self, film, target, output, losses, weight, warmup):
+    def generator_loss(self, source, target, output, losses, weight, pretrain):
         weights, terms = self.config.loss, []
         if weights.l1 > 0:
             terms.append(("loss/l1", weights.l1, F.l1_loss(output, target)))
-        if self.adversarial and not warmup:
-            fake = self.discriminator(torch.cat((film, output), 1))
+        if self.adversarial and not pretrain:
+            fake = self.discriminator(torch.cat((source, output), 1))
             terms.append(("loss/adversarial", weight, loss_generator(weights.adversarial, fake)))
             if weights.feature_matching > 0:
                 with torch.no_grad():
-                    real = self.discriminator(torch.cat((film, target), 1))
+                    real = self.discriminator(torch.cat((source, target), 1))
                 term = loss_feature_matching(fake, real)
                 terms.append(("loss/feature_matching", weights.feature_matching, term))
-        if weights.perceptual > 0 and not warmup:
+        if weights.perceptual > 0 and not pretrain:
             terms.append(("loss/perceptual", weights.perceptual, self.perceptual(output, target)))
-        if weights.temporal > 0 and not warmup and output.shape[2] > 1:
+        if weights.temporal > 0 and not pretrain and output.shape[2] > 1:
             terms.append(("loss/temporal", weights.temporal, loss_temporal(output, target)))
-        if weights.total_variation > 0 and not warmup:
+        if weights.total_variation > 0 and not pretrain:
             terms.append(("loss/total_variation", weights.total_variation, loss_total_variation(output)))
         losses.update({name: term.detach() for name, _, term in terms})
         return sum(factor * term for _, factor, term in terms)
 
-    def step(self, number, film, target):
-        """Step `number` (0: the first) on normalised clips; the losses, as metrics.jsonl names them."""
+    def step(self, number, source, target):
+        """Runs step `number` (0: the first) on normalised clips; returns the losses by their names in metrics.jsonl."""
         optim, losses = self.config.optim, {}
-        factor, warmup = self.rate_factor(number), number < optim.pretrain_steps
-        output = self.generator(film)
-        if self.adversarial and not warmup:
-            self.discriminator_half(film, target, output, losses, optim.discriminator_lr * factor, number)
+        factor, pretrain = self.lr_factor(number), number < optim.pretrain_steps
+        output = self.generator(source)
+        if self.adversarial and not pretrain:
+            self.discriminator_step(source, target, output, losses, optim.discriminator_lr * factor, number)
         self.discriminator.requires_grad_(False)
-        loss = self.generator_loss(film, target, output, losses, self.adversarial_weight(number), warmup)
+        loss = self.generator_loss(source, target, output, losses, self.adversarial_weight(number), pretrain)
         loss.backward()
         self.discriminator.requires_grad_(True)
         losses["loss/g"] = loss.detach()

@@ -1,9 +1,9 @@
-/* The generator of a checkpoint on raw frames: for tests that compare its output with PyTorch's.
+/* Translates raw frames with the generator of a checkpoint, for tests that compare with PyTorch.
  *
- *   forward CHECKPOINT ema|plain f32|bf16 clip|stream FRAMES SOURCE_HEIGHT SOURCE_WIDTH CHANNELS
- * HEIGHT WIDTH
+ *   forward CHECKPOINT ema|plain f32|bf16 FRAMES SOURCE_HEIGHT SOURCE_WIDTH CHANNELS HEIGHT WIDTH
  *
- * Reads u8 [T,H,W,C] from standard input, writes f32 [T,H',W',3] to standard output. */
+ * Reads u8 [FRAMES,SOURCE_HEIGHT,SOURCE_WIDTH,CHANNELS] from standard input, writes f32
+ * [FRAMES,HEIGHT,WIDTH,3] to standard output, frame by frame. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,40 +11,28 @@
 #include "base/memory.h"
 #include "trainer/infer/inference.h"
 
-enum { ARGUMENTS = 11 };
+enum { ARGUMENTS = 9 };
 
-typedef struct Frames {
-  size_t source_bytes, output_count; /* of the whole clip */
-  uint8_t *source;
-  float *output;
-} Frames;
-
-static Status read_frames(const InferenceShape *shape, Frames *frames, Error *error) {
+static Status translate(Inference *inference, const InferenceShape *shape, int64_t frames,
+                        Error *error) {
   Status status = OK;
-  int64_t source = shape->source_height * shape->source_width * shape->source_channels;
-  frames->source_bytes = (size_t)(shape->frames * source);
-  frames->output_count = (size_t)(shape->frames * shape->height * shape->width * 3);
-  TRY(mem_bulk(frames->source_bytes, "source frames", (void **)&frames->source, error));
-  TRY(mem_bulk(frames->output_count * sizeof(float), "output frames", (void **)&frames->output,
-               error));
-  if (fread(frames->source, 1, frames->source_bytes, stdin) != frames->source_bytes)
-    FAIL(error, ERROR_DATA, "standard input: ends before %zu bytes", frames->source_bytes);
+  size_t source_size =
+      (size_t)(shape->source_height * shape->source_width) * (size_t)shape->source_channels;
+  size_t output_count = (size_t)(shape->height * shape->width * 3);
+  uint8_t *source = mem_new(source_size, 1);
+  float *output = mem_new(output_count, sizeof *output);
+  TRY(inference_stream_begin(inference, shape, error));
+  for (int64_t t = 0; t < frames; t++) {
+    if (fread(source, 1, source_size, stdin) != source_size)
+      FAIL(error, ERROR_DATA, "standard input: ends in frame %lld of %lld", (long long)t,
+           (long long)frames);
+    TRY(inference_stream_frame(inference, source, output, error));
+    if (fwrite(output, sizeof *output, output_count, stdout) != output_count)
+      FAIL(error, ERROR_IO, "standard output: cannot write");
+  }
 done:
-  return status;
-}
-
-static Status run_stream(Inference *inference, InferenceShape shape, const Frames *frames,
-                         Error *error) {
-  Status status = OK;
-  int64_t count = shape.frames;
-  size_t source = frames->source_bytes / (size_t)count,
-         output = frames->output_count / (size_t)count;
-  shape.frames = 1;
-  TRY(inference_stream_begin(inference, &shape, error));
-  for (size_t t = 0; t < (size_t)count; t++)
-    TRY(inference_stream_frame(inference, frames->source + t * source, frames->output + t * output,
-                               error));
-done:
+  free(source);
+  free(output);
   return status;
 }
 
@@ -53,36 +41,27 @@ static Status run(char **arguments, Error *error) {
   Checkpoint *checkpoint = NULL;
   Backend *backend = NULL;
   Inference *inference = NULL;
-  Frames frames = {0};
+  const bool ema = strcmp(arguments[2], "ema") == 0;
+  const DType precision = strcmp(arguments[3], "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
   int64_t sizes[6];
-  for (int i = 0; i < 6; i++) sizes[i] = strtoll(arguments[5 + i], NULL, 10);
-  InferenceShape shape = {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]};
-  TRY(read_frames(&shape, &frames, error));
+  for (int i = 0; i < 6; i++) sizes[i] = strtoll(arguments[4 + i], NULL, 10);
+  const InferenceShape shape = {sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]};
   TRY(checkpoint_open_path(arguments[1], &checkpoint, error));
   TRY(backend_cpu_new(0, &backend, error));
-  TRY(inference_of_checkpoint(checkpoint, strcmp(arguments[2], "ema") == 0,
-                              strcmp(arguments[3], "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32, backend,
-                              &inference, error));
-  if (strcmp(arguments[4], "stream") == 0)
-    TRY(run_stream(inference, shape, &frames, error));
-  else
-    TRY(inference_clip(inference, &shape, frames.source, 0, frames.output, error));
-  if (fwrite(frames.output, sizeof(float), frames.output_count, stdout) != frames.output_count)
-    FAIL(error, ERROR_IO, "standard output: could not write %zu numbers", frames.output_count);
+  TRY(inference_from_checkpoint(checkpoint, ema, precision, backend, &inference, error));
+  TRY(translate(inference, &shape, sizes[0], error));
 done:
   inference_free(inference);
   if (backend) backend->free(backend);
   checkpoint_close(checkpoint);
-  free(frames.source);
-  free(frames.output);
   return status;
 }
 
 int main(int argc, char **argv) {
   Error error = {0};
-  if (argc != ARGUMENTS) {
-    fprintf(stderr, "forward: %d arguments, not %d; its head says which\n", ARGUMENTS - 1,
-            argc - 1);
+  if (argc != ARGUMENTS + 1) {
+    fprintf(stderr, "forward: %d arguments given, %d expected; see the head of forward.c\n",
+            argc - 1, ARGUMENTS);
     return ERROR_USAGE;
   }
   Status status = run(argv, &error);

@@ -88,7 +88,6 @@ static PadMode pad_mode(Line *line, int index) {
   const char *text = word(line, index);
   if (strcmp(text, "zero") == 0) return PAD_ZERO;
   if (strcmp(text, "reflect") == 0) return PAD_REFLECT;
-  if (strcmp(text, "replicate") == 0) return PAD_REPLICATE;
   line_fail(line, "no padding", text);
   return PAD_ZERO;
 }
@@ -122,8 +121,7 @@ typedef struct UnaryBuilder {
 static const UnaryBuilder UNARY[] = {
     {"relu", graph_relu},         {"tanh", graph_tanh}, {"sigmoid", graph_sigmoid},
     {"softplus", graph_softplus}, {"abs", graph_abs},   {"sign", graph_sign},
-    {"square", graph_square},     {"sqrt", graph_sqrt}, {"exp", graph_exp},
-    {"log", graph_log},           {"mean", graph_mean},
+    {"square", graph_square},     {"sqrt", graph_sqrt}, {"mean", graph_mean},
 };
 
 typedef struct BinaryBuilder {

@@ -1,4 +1,4 @@
-"""What the oracle tests share: TAP, the binaries, a scratch folder, small runs."""
+"""Helpers of the oracle tests: TAP output, running the binaries, scratch folders, short training runs."""
 import os
 import subprocess
 import sys
@@ -9,7 +9,7 @@ sys.dont_write_bytecode = True
 BUILD = os.path.abspath(os.environ.get("BUILD", "build"))
 
 
-# A generator by itself, which a few large steps take away from where it began.
+# A generator without discriminators; a few large steps move it away from its initial weights.
 GENERATOR_ALONE = {
     "data.flip": False,
     "model.channels": 8,
@@ -52,7 +52,7 @@ def scratch():
 
 
 def run(*command, **options):
-    """Standard output of a command; a failure says what it printed."""
+    """Runs a command and returns its standard output; a failure raises with its standard error."""
     done = subprocess.run(command, capture_output=True, timeout=600, check=False, **options)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr.decode()}")
@@ -68,7 +68,7 @@ def synth(folder, clips, frames, size):
 
 
 def write_config(path, settings):
-    """A config of these settings (section.key -> value); its path."""
+    """Writes a config of these settings (section.key -> value); returns its path."""
     sections = {}
     for name, value in settings.items():
         section, key = name.split(".")
@@ -81,7 +81,7 @@ def write_config(path, settings):
 
 
 def train(folder, settings):
-    """A run with these settings; its folder."""
+    """Trains with these settings; returns the run folder."""
     name = os.path.basename(folder) + ".yaml"
     config = write_config(os.path.join(os.path.dirname(folder), name), settings)
     celforge("train", config, "--set", f"run.dir={folder}")

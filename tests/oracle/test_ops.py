@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""Every builder of the engine, on random shapes, beside PyTorch in double precision.
+"""Every graph builder of the engine, on random shapes, against PyTorch in double precision.
 
-A case is one list of statements that both the engine (through ops.c) and the evaluator below
-understand: forward values, gradients and, by differentiating a weighted sum of squared gradients,
-second derivatives. Each is run with and without fusion. Errors are ||a - b|| / ||b||.
+A case is a list of statements that the engine (through ops.c) and the evaluator below both execute:
+forward values, gradients and, by differentiating a weighted sum of squared gradients, second
+derivatives. Each is run with and without fusion. Errors are ||a - b|| / ||b||.
 """
 import os
 import random
@@ -46,7 +46,7 @@ def conv3d(x, weight, bias, stride, before, after, mode):
 
 
 def conv3d_transpose(x, weight, bias, stride, before, after, output_padding):
-    """PyTorch's, whose padding is the same before and after: what is more behind is cut off its result."""
+    """PyTorch pads equally before and after; larger padding after is cut off its result."""
     bias = None if bias is None else bias.flatten()
     y = F.conv_transpose3d(first(x), first(weight), bias, stride, before, output_padding)
     return last(y)[(slice(None), *(slice(s - a + b) for s, a, b in zip(y.shape[2:], after, before)))]
@@ -94,8 +94,6 @@ BUILDERS = {
     "sign": torch.sign,
     "square": torch.square,
     "sqrt": torch.sqrt,
-    "exp": torch.exp,
-    "log": torch.log,
     "mean": lambda x: x.mean().reshape(1, 1, 1, 1, 1),
     "add": torch.add,
     "sub": torch.sub,
@@ -135,7 +133,7 @@ class Case:
         return [self.dice.randint(1, n), self.dice.randint(1, t), *(self.dice.randint(3, s) for s in (h, w)), self.dice.randint(1, c)]
 
     def input(self, name, shape, low=None, whole=False):
-        """Normal numbers, or uniform ones from `low` to `low` + 2; as float32 can hold them, or whole ones."""
+        """Normal random float32 values, or uniform ones in [`low`, `low` + 2); `whole` rounds them to integers."""
         x = torch.randn(shape, generator=self.noise)
         if low is not None:
             x = torch.rand(shape, generator=self.noise) * 2 + low
@@ -190,8 +188,8 @@ class Case:
 
 
 def pointwise_cases(seed):
-    signed = ["relu", "tanh", "sigmoid", "softplus", "abs", "square", "exp"]
-    for builder in signed + ["sqrt", "log"]:
+    signed = ["relu", "tanh", "sigmoid", "softplus", "abs", "square"]
+    for builder in signed + ["sqrt"]:
         case = Case(f"{builder}-{seed}", seed)
         x = case.input("x", case.shape(), None if builder in signed else 0.2)
         case.derivatives(case("mul", case(builder, x), case("square", x)), [x])
@@ -219,7 +217,7 @@ def broadcast_cases(seed):
         a = case.input("a", [s if case.dice.random() < 0.5 else 1 for s in shape])
         b = case.input("b", shape, 0.5)
         c = case.input("c", [1, 1, 1, 1, shape[4]])
-        y = case("mul", case(builder, case(builder, a, b), case("exp", c)), case("tanh", a))
+        y = case("mul", case(builder, case(builder, a, b), case("sigmoid", c)), case("tanh", a))
         case.derivatives(y, [a, b, c])
         yield case
 
@@ -237,7 +235,7 @@ def reduction_cases(seed):
 
 
 def convolution_cases(seed):
-    for mode in ("zero", "reflect", "replicate"):
+    for mode in ("zero", "reflect"):
         case = Case(f"conv3d-{mode}-{seed}", seed)
         dice = case.dice
         taps = [dice.randint(1, 3), dice.choice([1, 2, 3, 4, 7]), dice.choice([1, 3, 4, 5])]
@@ -294,15 +292,14 @@ def norm_cases(seed):
         yield case
 
 
-def movement_cases(seed):
-    case = Case(f"movement-{seed}", seed)
+def concat_slice_cases(seed):
+    case = Case(f"concat-slice-{seed}", seed)
     n, t, h, w, _ = shape = case.shape()
     x, z = case.input("x", shape), case.input("z", [n, t, h, w, case.dice.randint(1, 5)])
     y = case("concat", 4, x, z, case("square", x))
     y = case("pad", y, [0, 1, 0, 2, 0], [1, 0, 1, 0, 1], "zero")
-    for mode in ("reflect", "replicate"):
-        sides = [[0, 0, case.dice.randint(0, 2), case.dice.randint(0, 2), 0] for _ in range(2)]
-        y = case("pad", y, *sides, mode)
+    sides = [[0, 0, case.dice.randint(0, 2), case.dice.randint(0, 2), 0] for _ in range(2)]
+    y = case("pad", y, *sides, "reflect")
     size = list(case.values[y].shape)
     begin = [case.dice.randint(0, s - 1) for s in size]
     y = case("slice", y, begin, [case.dice.randint(1, s - b) for s, b in zip(size, begin)])
@@ -356,7 +353,7 @@ FAMILIES = {
     "convolution": (convolution_cases, 12, 2e-6, 2e-5),
     "transposed convolution": (transposed_cases, 16, 2e-6, 2e-5),
     "norms": (norm_cases, 8, 1e-5, 1e-4),
-    "moving data": (movement_cases, 6, 2e-6, 2e-5),
+    "moving data": (concat_slice_cases, 6, 2e-6, 2e-5),
     "bf16": (half_cases, 3, 2e-2, 2e-2),
 }
 

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""Ten whole training steps beside PyTorch.
+"""Ten training steps against PyTorch.
 
 Each run trains 11 steps on a dataset that is one batch, so the order of clips does not matter.
-PyTorch takes weights, moments, counters and EMA from the checkpoint after step 1 and goes on for
-ten steps in float32. Compared (all norms are 2-norms, all errors relative to PyTorch's value):
+PyTorch loads weights, moments, counters and EMA from the checkpoint after step 1 and runs ten
+steps in float32. Compared (all norms are 2-norms, all errors relative to PyTorch's value):
 
   ten steps in a row     every loss of every step within 1e-3 (of at least 1e-2);
                          every tensor of weights and EMA after the last: ||a - b|| <= 1e-3 ||b||, with
@@ -12,11 +12,10 @@ ten steps in float32. Compared (all norms are 2-norms, all errors relative to Py
   from our checkpoint    vector within 5e-2; each tensor of both moments, in the first quartile of
                          the steps, within 2e-5
 
-A pre-activation within rounding of zero may fall on either side of a ReLU's kink, which moves some
-gradients by up to a percent: PyTorch's float32 against its float64 too. Where it happens it happens in
-single steps (a wrong formula would show in all), so the quartile is strict, and it is what the errors
-of ten steps in a row consist of. With CELFORGE_FLOAT64=1 those are printed against PyTorch in float64
-as well.
+A pre-activation within rounding of zero may fall on either side of a ReLU's kink, which changes some
+gradients by up to a percent, also between PyTorch's float32 and float64. That affects single steps, a
+wrong formula would affect all: hence the strict limit on the first quartile. With CELFORGE_FLOAT64=1
+the errors of ten steps in a row are also printed against PyTorch in float64.
 """
 import glob
 import json
@@ -29,7 +28,7 @@ import numpy as np
 import torch
 
 import support
-from celforge_torch import (Perceptual, Training, enlarge, normalize, parse_config, read_safetensors,
+from celforge_torch import (Perceptual, Training, normalize, parse_config, read_safetensors, upsample,
                             write_safetensors)
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
@@ -60,14 +59,14 @@ SMALL = {
     "samples.every": 0,
 }
 
-# The generator of Wang et al. 2018 and what it is trained against; steps as small as instance norms need.
+# pix2pixHD (Wang et al. 2018); instance norms need a small learning rate.
 PUBLISHED = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.norm": "instance", "model.downsamplings": 2,
              "model.video": False, "model.image_scales": 2, "model.image_layers": 1, "loss.l1": 0, "loss.temporal": 0,
              "optim.generator_lr": 1e-5, "optim.discriminator_lr": 1e-5}
 
 CASES = {
     "lsgan, image and video": {},
-    "cross-entropy, image, two scales, no time": {
+    "cross-entropy, image, two scales, no temporal layers": {
         "loss.adversarial": "bce",
         "model.temporal": "none",
         "model.video": False,
@@ -91,7 +90,7 @@ CASES = {
         "model.norm": "instance",
         "model.discriminator_norm": "rms",
         "loss.feature_matching": 1,
-        # Flat planes stand on the kink all over: more clips, smaller steps.
+        # Flat planes put many pre-activations on the kink: more clips, smaller steps.
         "data.path": "more",
         "train.global_batch": 3 * CLIPS,
         "train.micro_batch": 3 * CLIPS,
@@ -99,7 +98,7 @@ CASES = {
         "optim.discriminator_lr": 5e-5,
     },
     "group norm": {"model.norm": "group", "model.discriminator_norm": "group", "model.channels": 16},
-    "warm-up on L1, fade-in, cosine": {
+    "pretraining on L1, adversarial ramp, cosine": {
         "optim.pretrain_steps": 4,
         "optim.adversarial_ramp_steps": 3,
         "optim.lr_schedule": "cosine",
@@ -115,13 +114,13 @@ CASES = {
         "loss.feature_matching": 2,
     },
     "R1": {"loss.adversarial": "bce", "loss.r1": 4, "loss.r1_interval": 1, "model.image_scales": 2},
-    "R1 now and then, micro-batches, no norm in the discriminators": {
+    "lazy R1, micro-batches, no norm in the discriminators": {
         "loss.r1": 0.5,
         "loss.r1_interval": 3,
         "train.micro_batch": 2,
         "model.discriminator_norm": "none",
     },
-    "R1 behind a warm-up, group norm in the discriminators": {
+    "R1 after pretraining, group norm in the discriminators": {
         "loss.r1": 1,
         "loss.r1_interval": 2,
         "optim.pretrain_steps": 2,
@@ -156,9 +155,9 @@ CASES = {
         "train.recompute": True,
         "optim.pretrain_steps": 2,
     },
-    "recurrence": {"model.temporal": "convgru", "loss.adversarial": "bce", "train.micro_batch": 2},
+    "convgru": {"model.temporal": "convgru", "loss.adversarial": "bce", "train.micro_batch": 2},
     "pix2pixhd": {**PUBLISHED, "loss.feature_matching": 10},
-    "pix2pixhd with its enhancer, odd size": {**PUBLISHED, "model.local_enhancers": 1, "model.norm": "rms", "data.path": "odd",
+    "pix2pixhd with local enhancer, odd size": {**PUBLISHED, "model.local_enhancers": 1, "model.norm": "rms", "data.path": "odd",
                                               "train.recompute": True},
     "perceptual, micro-batches": {
         "data.path": "small",
@@ -174,7 +173,7 @@ CASES = {
 
 
 def write_perceptual_weights(path):
-    """A file as torchvision's VGG19 gives one, with random numbers for weights."""
+    """A file in the layout of torchvision's VGG19, with random weights."""
     noise, arrays, inputs, place = np.random.default_rng(19), {"classifier.0.bias": np.zeros(4096)}, 3, 0
     for width in Perceptual.LAYERS:
         if width == "M":
@@ -192,13 +191,13 @@ def read_clips(folder):
         return file["clips/source"][:], file["clips/target"][:]
 
 
-# Instance norm takes a channel's constant out again, the difference of Wasserstein's critics their last
-# bias: the gradient is zero but for rounding, which Adam blows up to steps of full size.
+# Instance norm removes a constant per channel, and the Wasserstein loss cancels the critic's last bias: their
+# gradients are rounding noise, which Adam scales up to full steps.
 WITHOUT_GRADIENT = {"instance": r"block\d+\.conv2\.norm\.bias$", "wgan-gp": r"discriminator\..*\.conv3\.bias$"}
 
 
 class Run:
-    """A finished run of ours, and PyTorch from any of its checkpoints."""
+    """A finished Celforge run, and PyTorch from any of its checkpoints."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -207,33 +206,33 @@ class Run:
         with open(os.path.join(folder, "metrics.jsonl"), encoding="utf-8") as file:
             self.metrics = [json.loads(line) for line in file]
         self.source, self.target = read_clips(self.config.data.path)
-        asked = (self.config.model.norm, self.config.loss.adversarial)
-        self.ignored = [pattern for key, pattern in WITHOUT_GRADIENT.items() if key in asked]
+        active = (self.config.model.norm, self.config.loss.adversarial)
+        self.ignored = [pattern for key, pattern in WITHOUT_GRADIENT.items() if key in active]
         self.states = {step: self.from_checkpoint(step).state() for step in range(1, STEPS + 1)}
 
     def from_checkpoint(self, step, dtype=torch.float32):
         training = Training(self.config, self.source.shape[-1], dtype)
         training.load(self.checkpoint(step))
-        training.shares = self.shares
+        training.interpolation_weights = self.interpolation_weights
         return training
 
     def checkpoint(self, step):
         return os.path.join(self.folder, "checkpoints", f"step-{step:08d}")
 
-    def shares(self, step, clips):
-        """As trainer/gan/gan.h draws them; every step is an epoch."""
-        seed, shares = self.config.run.seed, torch.zeros(clips)
+    def interpolation_weights(self, step, clips):
+        """The weights that trainer/gan/gan.c draws; every step is an epoch."""
+        seed, weights = self.config.run.seed, torch.zeros(clips)
         for i in range(clips):
             clip = draws.order_clip(seed, i, clips, step)
-            shares[clip] = draws.uniform(seed, draws.INTERPOLATION, step * clips + i)
-        return shares
+            weights[clip] = draws.uniform(seed, draws.INTERPOLATION, step * clips + i)
+        return weights
 
-    def go_on(self, step, count, dtype=torch.float32):
-        """The losses of `count` steps in PyTorch behind step `step`, and the state after them."""
+    def continue_from(self, step, count, dtype=torch.float32):
+        """Runs `count` steps in PyTorch from our checkpoint of step `step`; returns their losses and the final state."""
         training = self.from_checkpoint(step, dtype)
         target = normalize(self.target, dtype)
-        film = enlarge(normalize(self.source, dtype), *target.shape[3:])
-        losses = [training.step(number, film, target) for number in range(step, step + count)]
+        source = upsample(normalize(self.source, dtype), *target.shape[3:])
+        losses = [training.step(number, source, target) for number in range(step, step + count)]
         return [{name: float(value) for name, value in step.items()} for step in losses], training.state()
 
     def compared(self, state, pattern):
@@ -241,7 +240,7 @@ class Run:
 
 
 def loss_error(ours, theirs, pattern):
-    """The largest relative difference, and where; every loss must be on both sides."""
+    """The largest relative difference and where it occurs; both sides must have the same losses."""
     worst, where = 0, "nothing"
     for a, b in zip(ours, theirs):
         a = {name: value for name, value in a.items() if re.match("loss/|grad_norm/", name)} | {"step": a["step"]}
@@ -255,7 +254,7 @@ def loss_error(ours, theirs, pattern):
 
 
 def distance(a, b, floor=0.0):
-    """||a - b|| relative to ||b||, which is taken as at least `floor` an element."""
+    """||a - b|| relative to ||b||, which counts as at least `floor` per element."""
     a, b = a.double(), b.double()
     apart = float((a - b).norm())
     return apart / max(float(b.norm()), floor * b.numel() ** 0.5) if apart > 0 else 0.0
@@ -267,7 +266,7 @@ def largest(errors):
 
 
 def check_in_a_row(tap, name, run):
-    losses, state = run.go_on(1, STEPS - 1)
+    losses, state = run.continue_from(1, STEPS - 1)
     worst, where = loss_error(run.metrics[1:], losses, "loss/")
     tap.check(worst <= 1e-3, f"{name}: losses of ten steps within 1e-3", f"largest {worst:.1e}: {where}")
     names = run.compared(state, r"(ema|generator|discriminator)\.(?!moment)")
@@ -275,7 +274,7 @@ def check_in_a_row(tap, name, run):
     worst, where = largest(errors)
     tap.check(worst <= 1e-3, f"{name}: weights and EMA after ten steps within 1e-3", f"largest {worst:.1e}: {where}")
     if os.environ.get("CELFORGE_FLOAT64"):
-        exact_losses, exact = run.go_on(1, STEPS - 1, torch.float64)
+        exact_losses, exact = run.continue_from(1, STEPS - 1, torch.float64)
         ours = largest({n: distance(run.states[STEPS][n], exact[n], 1e-2) for n in names})
         theirs = largest({n: distance(state[n], exact[n], 1e-2) for n in names})
         print(f"# against float64: losses {loss_error(run.metrics[1:], exact_losses, 'loss/')}")
@@ -283,7 +282,7 @@ def check_in_a_row(tap, name, run):
 
 
 def update_error(run, before, ours, theirs):
-    """Of how a step moved all weights of a network, as one vector; the worse network's."""
+    """The relative error of a step's update of all weights of a network, as one vector; the larger of both networks."""
     errors = []
     for network in ("generator", "discriminator"):
         names = run.compared(theirs, f"{network}\\.(?!moment)")
@@ -296,7 +295,7 @@ def update_error(run, before, ours, theirs):
 def check_one_by_one(tap, name, run):
     metrics, updates, moments = [], [], {}
     for step in range(1, STEPS):
-        losses, state = run.go_on(step, 1)
+        losses, state = run.continue_from(step, 1)
         metrics += losses
         ours = run.states[step + 1]
         updates.append(update_error(run, run.states[step], ours, state))
@@ -309,14 +308,14 @@ def check_one_by_one(tap, name, run):
     tap.check(worst <= 2e-5, f"{name}: moments in the first quartile of steps within 2e-5", f"largest {worst:.1e}: {where}")
 
 
-def check_rates(tap, name, run):
-    training, rate = Training(run.config), run.config.optim.generator_lr
-    errors = [abs(line["lr/g"] / (rate * training.rate_factor(line["step"] - 1)) - 1) for line in run.metrics]
+def check_learning_rates(tap, name, run):
+    training, lr = Training(run.config), run.config.optim.generator_lr
+    errors = [abs(line["lr/g"] / (lr * training.lr_factor(line["step"] - 1)) - 1) for line in run.metrics]
     tap.check(max(errors) < 1e-6, f"{name}: the learning rates follow the schedule")
 
 
 def check_sigmas(tap, name, run):
-    """The power iteration's sigma, from below, beside the largest singular value."""
+    """The sigma of the power iteration approaches the largest singular value from below."""
     arrays = read_safetensors(os.path.join(run.checkpoint(STEPS), "discriminator.safetensors"))
     ratios = {}
     for key, sigma in arrays.items():
@@ -338,7 +337,7 @@ def check_case(tap, root, name, settings):
     run = Run(folder)
     check_in_a_row(tap, name, run)
     check_one_by_one(tap, name, run)
-    check_rates(tap, name, run)
+    check_learning_rates(tap, name, run)
     if run.config.model.spectral_norm:
         check_sigmas(tap, name, run)
 

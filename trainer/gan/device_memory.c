@@ -12,7 +12,7 @@ static size_t bytes_of(const Buffer *buffer) {
 static size_t parameter_bytes(const Parameters *parameters, bool with_ema) {
   size_t bytes = bytes_of(&parameters->master) + bytes_of(&parameters->gradient) +
                  bytes_of(&parameters->moment1) + bytes_of(&parameters->moment2) +
-                 bytes_of(&parameters->counters) + bytes_of(&parameters->squares);
+                 bytes_of(&parameters->counters) + bytes_of(&parameters->squared_norms);
   if (with_ema) bytes += bytes_of(&parameters->ema);
   if (parameters_have_compute(parameters)) bytes += bytes_of(&parameters->compute);
   if (parameters->spectral) bytes += bytes_of(&parameters->spectral->master);

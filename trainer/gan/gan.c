@@ -67,7 +67,7 @@ static Status plan_graph(Gan *gan, Graph *graph, const char *name, Program **out
   ProgramOptions options = {.name = name,
                             .arena = gan->arena,
                             .collectives = gan->options.collectives,
-                            .recompute = gan->config->train.recompute};
+                            .rematerialize = gan->config->train.recompute};
   Status status = graph_status(graph, error);
   if (status == OK) status = program_plan(graph, gan->backend, &options, out, error);
   graph_free(graph);

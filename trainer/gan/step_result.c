@@ -41,7 +41,7 @@ static Status network_readback_start(const Parameters *parameters, Backend *back
   Status status = OK;
   if (!readback->counters) goto done;
   TRY(backend->readback_start(backend, readback->counters, parameters->counters.data, error));
-  TRY(backend->readback_start(backend, readback->squares, parameters->squares.data, error));
+  TRY(backend->readback_start(backend, readback->squares, parameters->squared_norms.data, error));
 done:
   return status;
 }

@@ -1,24 +1,25 @@
-/* Films through a model: one thread decodes, one runs the network, one encodes, each a frame ahead
- * of the next, so that a film takes as long as the slowest of the three and not their sum. */
+/* Translates all frames of a video in three concurrent stages: one thread decodes, one runs the
+ * generator, one encodes. The video takes as long as the slowest stage, not the sum of the three.
+ */
 #ifndef CELFORGE_TRAINER_INFER_FRAME_PIPELINE_H
 #define CELFORGE_TRAINER_INFER_FRAME_PIPELINE_H
 
 #include "data/video/video.h"
 #include "trainer/infer/inference.h"
 
-typedef struct FilmStream {
-  Inference *inference; /* its stream was begun with `shape` */
-  InferenceShape shape; /* of one frame; source_channels is 3 * input_count */
+typedef struct FramePipeline {
+  Inference *inference; /* inference_stream_begin has been called with `shape` */
+  InferenceShape shape; /* source_channels is 3 * input_count */
   VideoReader **readers;
-  const char *const *paths; /* [input_count], for messages, as the readers */
+  const char *const *paths; /* [input_count], of the readers, for error messages */
   int input_count;
   VideoWriter *writer; /* of shape.width x shape.height */
-} FilmStream;
+} FramePipeline;
 
-/* All frames in order; *done is how many were written. What fails first ends all three, and is
- * what `error` says: inputs that do not end together are ERROR_DATA. STOPPED after a signal
- * (base/signals.h). The inference runs on the calling thread; readers and writer stay the
- * caller's, to finish or to abandon. */
-Status film_stream_run(const FilmStream *stream, int64_t *done, Error *error);
+/* Translates all frames in order; *done receives the number of frames written. The generator runs
+ * on the calling thread; the caller keeps readers and writer, to finish or abandon. The first error
+ * of any stage ends all three and is returned; ERROR_DATA if the inputs differ in length. STOPPED
+ * after a signal (base/signals.h). */
+Status frame_pipeline_run(const FramePipeline *pipeline, int64_t *done, Error *error);
 
 #endif

@@ -8,10 +8,9 @@
 #include "base/random.h"
 #include "trainer/gan/checkpoint_weights.h"
 
-/* The generator planned for one size, for clips or for a stream. */
+/* The generator planned for one shape. */
 typedef struct Plan {
   InferenceShape shape;
-  bool streaming;
   DType precision;
   Buffer source, noise, output; /* u8, f32, f32 */
   StreamState state;
@@ -21,16 +20,14 @@ typedef struct Plan {
 struct Inference {
   Config config;
   Backend *backend;
-  Parameters own;         /* of inference_of_checkpoint */
-  Parameters *parameters; /* &own, or the model's */
+  Parameters own;         /* of inference_from_checkpoint */
+  Parameters *parameters; /* &own, or the caller's */
   ParameterSource source;
   DType precision;
   int64_t scale;
   Arena *arena;
-  int plan_count, plan_capacity;
-  Plan **plans;
-  Plan *stream;         /* what inference_stream_begin chose */
-  int64_t stream_frame; /* frames streamed since */
+  Plan *plan;          /* of the last clip that was begun, or NULL */
+  int64_t frame_index; /* of the next frame in its clip */
 };
 
 /* --- Planning --------------------------------------------------------------------------------- */
@@ -45,54 +42,49 @@ static void plan_free(Plan *plan) {
   free(plan);
 }
 
-static void build(const Config *config, Parameters *parameters, ParameterSource from, Plan *plan,
+static void build(const Config *config, Parameters *parameters, ParameterSource weights, Plan *plan,
                   Graph *graph) {
   const InferenceShape *s = &plan->shape;
   int64_t noise_channels = config->model.noise_channels;
-  Value frames =
-      graph_view(graph, &plan->source, 0,
-                 shape_make(1, s->frames, s->source_height, s->source_width, s->source_channels));
-  Value film =
-      frames_enlarge(graph, frames_normalize(graph, frames, plan->precision), s->height, s->width);
+  Value frame = graph_view(graph, &plan->source, 0,
+                           shape_make(1, 1, s->source_height, s->source_width, s->source_channels));
+  Value source =
+      frames_upsample(graph, frames_normalize(graph, frame, plan->precision), s->height, s->width);
   Value noise = NO_VALUE;
   if (noise_channels > 0)
-    noise = graph_view(graph, &plan->noise, 0,
-                       shape_make(1, s->frames, s->height, s->width, noise_channels));
-  Value output = generator_build(graph, parameters, from, &config->model, film, noise,
-                                 plan->streaming ? &plan->state : NULL);
-  graph_store(
-      graph, output,
-      graph_view(graph, &plan->output, 0, shape_make(1, s->frames, s->height, s->width, 3)));
+    noise =
+        graph_view(graph, &plan->noise, 0, shape_make(1, 1, s->height, s->width, noise_channels));
+  Value output =
+      generator_build(graph, parameters, weights, &config->model, source, noise, &plan->state);
+  graph_store(graph, output,
+              graph_view(graph, &plan->output, 0, shape_make(1, 1, s->height, s->width, 3)));
 }
 
-static Plan *plan_describe(const Inference *inference, const InferenceShape *s, bool streaming) {
+static Plan *plan_describe(const Inference *inference, const InferenceShape *s) {
   Plan *plan = mem_new(1, sizeof *plan);
-  int64_t pixels = s->frames * s->height * s->width;
+  int64_t pixels = s->height * s->width;
   plan->shape = *s;
-  plan->streaming = streaming;
   plan->precision = inference->precision;
-  plan->source =
-      buffer_describe("source frames", DTYPE_U8,
-                      s->frames * s->source_height * s->source_width * s->source_channels);
+  plan->source = buffer_describe("source frame", DTYPE_U8,
+                                 s->source_height * s->source_width * s->source_channels);
   plan->noise =
       buffer_describe("noise", DTYPE_F32, pixels * inference->config.model.noise_channels);
-  plan->output = buffer_describe("output frames", DTYPE_F32, pixels * 3);
+  plan->output = buffer_describe("output frame", DTYPE_F32, pixels * 3);
   return plan;
 }
 
-static Status plan_new(Inference *inference, const InferenceShape *s, bool streaming, Plan **out,
-                       Error *error) {
+static Status plan_new(Inference *inference, const InferenceShape *s, Plan **out, Error *error) {
   Status status = OK;
-  Plan *plan = plan_describe(inference, s, streaming);
+  Plan *plan = plan_describe(inference, s);
   Graph *graph = graph_new();
+  ProgramOptions options = {.name = "translate", .arena = inference->arena};
   build(&inference->config, inference->parameters, inference->source, plan, graph);
   status = graph_status(graph, error);
   if (status != OK) {
-    error_context(error, "the model does not fit frames of %lldx%lld pixels", (long long)s->width,
-                  (long long)s->height);
+    error_context(error, "the generator does not fit frames of %lldx%lld pixels",
+                  (long long)s->width, (long long)s->height);
     goto done;
   }
-  ProgramOptions options = {.name = streaming ? "translate" : "sample", .arena = inference->arena};
   TRY(program_plan(graph, inference->backend, &options, &plan->program, error));
   TRY(buffer_allocate(&plan->source, inference->backend, error));
   if (plan->noise.count > 0) TRY(buffer_allocate(&plan->noise, inference->backend, error));
@@ -106,23 +98,7 @@ done:
   return status;
 }
 
-static Status find_plan(Inference *inference, const InferenceShape *s, bool streaming, Plan **out,
-                        Error *error) {
-  for (int i = 0; i < inference->plan_count; i++) {
-    Plan *plan = inference->plans[i];
-    if (plan->streaming == streaming && memcmp(&plan->shape, s, sizeof *s) == 0) {
-      *out = plan;
-      return OK;
-    }
-  }
-  Status status = plan_new(inference, s, streaming, out, error);
-  if (status != OK) return status;
-  MEM_PUSH_SLOT(inference->plans, inference->plan_count, inference->plan_capacity);
-  inference->plans[inference->plan_count++] = *out;
-  return OK;
-}
-
-/* --- Life ------------------------------------------------------------------------------------- */
+/* --- Opening ---------------------------------------------------------------------------------- */
 
 static Inference *inference_new(Backend *backend) {
   Inference *inference = mem_new(1, sizeof *inference);
@@ -133,8 +109,8 @@ static Inference *inference_new(Backend *backend) {
   return inference;
 }
 
-Inference *inference_of_parameters(const Config *config, Parameters *parameters,
-                                   ParameterSource source, Backend *backend) {
+Inference *inference_from_parameters(const Config *config, Parameters *parameters,
+                                     ParameterSource source, Backend *backend) {
   Inference *inference = inference_new(backend);
   inference->config = *config;
   inference->parameters = parameters;
@@ -142,8 +118,8 @@ Inference *inference_of_parameters(const Config *config, Parameters *parameters,
   return inference;
 }
 
-/* How many stacked inputs the checkpoint's generator reads: its stem's input channels, less the
- * noise. */
+/* Reads the source channels of the checkpoint's generator: the input channels of its stem, minus
+ * the noise channels. */
 static Status source_channels(const Checkpoint *checkpoint, const Config *config, int64_t *out,
                               Error *error) {
   const Safetensors *file = checkpoint_file(checkpoint, "generator.safetensors");
@@ -154,18 +130,17 @@ static Status source_channels(const Checkpoint *checkpoint, const Config *config
                      checkpoint->path, RANK);
   *out = stem->shape[AXIS_C] - config->model.noise_channels;
   if (*out >= 3 && *out % 3 == 0) return OK;
-  return error_set(
-      error, ERROR_DATA,
-      "%s: the generator reads %lld channels; allowed: a multiple of 3 beside the noise",
-      checkpoint->path, (long long)*out);
+  return error_set(error, ERROR_DATA,
+                   "%s: the generator reads %lld source channels, expected a multiple of 3",
+                   checkpoint->path, (long long)*out);
 }
 
-/* The parameters are those of any size of picture: a small one declares them. */
+/* Declares the parameters, which do not depend on the size, on a small frame. */
 static Status declare(Inference *inference, int64_t channels, Error *error) {
-  int64_t side = GENERATOR_ROOM * generator_multiple(&inference->config.model);
-  InferenceShape shape = {1, side, side, channels, side, side};
+  int64_t side = GENERATOR_MIN_MULTIPLES * generator_multiple(&inference->config.model);
+  InferenceShape shape = {side, side, channels, side, side};
   parameters_init(&inference->own, "generator", inference->precision);
-  Plan *plan = plan_describe(inference, &shape, false);
+  Plan *plan = plan_describe(inference, &shape);
   Graph *graph = graph_new();
   build(&inference->config, &inference->own, READ_COMPUTE, plan, graph);
   Status status = graph_status(graph, error);
@@ -175,8 +150,8 @@ static Status declare(Inference *inference, int64_t channels, Error *error) {
   return status;
 }
 
-Status inference_of_checkpoint(const Checkpoint *checkpoint, bool ema, DType precision,
-                               Backend *backend, Inference **out, Error *error) {
+Status inference_from_checkpoint(const Checkpoint *checkpoint, bool ema, DType precision,
+                                 Backend *backend, Inference **out, Error *error) {
   Status status = OK;
   int64_t channels = 0;
   Inference *inference = inference_new(backend);
@@ -202,8 +177,7 @@ done:
 
 void inference_free(Inference *inference) {
   if (!inference) return;
-  for (int i = 0; i < inference->plan_count; i++) plan_free(inference->plans[i]);
-  free(inference->plans);
+  plan_free(inference->plan);
   parameters_free(&inference->own);
   arena_free(inference->arena);
   free(inference);
@@ -228,70 +202,56 @@ Parameters *inference_parameters(Inference *inference) {
 
 /* --- Running ---------------------------------------------------------------------------------- */
 
-/* Each frame's noise is its own stream, so that a clip and a stream draw the same. */
-static Status upload_noise(Inference *inference, Plan *plan, int64_t first_frame, Error *error) {
+/* Standard normal noise, seeded by (run.seed, frame index). */
+static Status upload_noise(const Inference *inference, int64_t frame_index, Error *error) {
   Status status = OK;
   float *values = NULL;
-  if (plan->noise.count == 0) return OK;
-  int64_t each = plan->noise.count / plan->shape.frames;
-  TRY(mem_bulk((size_t)plan->noise.count * sizeof *values, "noise", (void **)&values, error));
-  for (int64_t t = 0; t < plan->shape.frames; t++) {
-    Random random = random_stream((uint64_t)inference->config.run.seed, RANDOM_NOISE,
-                                  (uint64_t)(first_frame + t), 1);
-    random_fill_normal(&random, values + t * each, (size_t)each, 1);
-  }
-  TRY(buffer_upload(&plan->noise, 0, values, plan->noise.count, error));
+  Buffer *noise = &inference->plan->noise;
+  if (noise->count == 0) return OK;
+  TRY(mem_bulk((size_t)noise->count * sizeof *values, "noise", (void **)&values, error));
+  Random random =
+      random_stream((uint64_t)inference->config.run.seed, RANDOM_NOISE, (uint64_t)frame_index, 1);
+  random_fill_normal(&random, values, (size_t)noise->count, 1);
+  TRY(buffer_upload(noise, 0, values, noise->count, error));
 done:
   free(values);
   return status;
 }
 
-static Status run(Inference *inference, Plan *plan, const uint8_t *source, int64_t first_frame,
-                  float *output, Error *error) {
-  Status status = OK;
-  TRY(buffer_upload(&plan->source, 0, source, plan->source.count, error));
-  TRY(upload_noise(inference, plan, first_frame, error));
-  TRY(program_run(plan->program, error));
-  TRY(buffer_download(&plan->output, 0, output, plan->output.count, error));
-done:
-  return status;
-}
-
-Status inference_clip(Inference *inference, const InferenceShape *shape, const uint8_t *source,
-                      int64_t first_frame, float *output, Error *error) {
-  Plan *plan = NULL;
-  Status status = find_plan(inference, shape, false, &plan, error);
-  if (status != OK) return status;
-  return run(inference, plan, source, first_frame, output, error);
-}
-
 Status inference_stream_begin(Inference *inference, const InferenceShape *shape, Error *error) {
   Status status = OK;
-  if (shape->frames != 1)
-    FAIL(error, ERROR_INTERNAL, "a stream takes one frame at a time, not %lld",
-         (long long)shape->frames);
-  TRY(find_plan(inference, shape, true, &inference->stream, error));
-  inference->stream_frame = 0;
-  TRY(stream_state_reset(&inference->stream->state, error));
+  if (!inference->plan || memcmp(&inference->plan->shape, shape, sizeof *shape) != 0) {
+    plan_free(inference->plan);
+    inference->plan = NULL;
+    TRY(plan_new(inference, shape, &inference->plan, error));
+  }
+  inference->frame_index = 0;
+  TRY(stream_state_reset(&inference->plan->state, error));
 done:
   return status;
 }
 
 Status inference_stream_frame(Inference *inference, const uint8_t *source, float *output,
                               Error *error) {
-  if (!inference->stream)
-    return error_set(error, ERROR_INTERNAL, "inference_stream_begin was not called");
-  return run(inference, inference->stream, source, inference->stream_frame++, output, error);
+  Status status = OK;
+  Plan *plan = inference->plan;
+  if (!plan) FAIL(error, ERROR_INTERNAL, "inference_stream_begin has not been called");
+  TRY(buffer_upload(&plan->source, 0, source, plan->source.count, error));
+  TRY(upload_noise(inference, inference->frame_index++, error));
+  TRY(program_run(plan->program, error));
+  TRY(buffer_download(&plan->output, 0, output, plan->output.count, error));
+done:
+  return status;
 }
 
 ProgramCost inference_stream_cost(const Inference *inference) {
-  return program_cost(inference->stream->program);
+  return program_cost(inference->plan->program);
 }
 
 void frames_to_u8(const float *frames, size_t count, uint8_t *out) {
   for (size_t i = 0; i < count; i++) {
     float value = (frames[i] + 1) * 127.5f;
-    value = value > 0 ? value : 0; /* NaN as well; unlike fmaxf, several at once */
+    value = value > 0 ? value : 0; /* NaN becomes 0; vectorises, unlike fmaxf */
     value = value < 255 ? value : 255;
     out[i] = (uint8_t)(int)rintf(value);
   }

@@ -1,5 +1,5 @@
-/* The generator at work: a whole clip at once, or frame by frame with cached state. Both give the
- * same pixels. Programs are planned for a size on first use and kept. */
+/* Runs the generator frame by frame. Temporal layers keep their state from frame to frame, so the
+ * output equals that of the whole clip at once, in constant memory. */
 #ifndef CELFORGE_TRAINER_INFER_INFERENCE_H
 #define CELFORGE_TRAINER_INFER_INFERENCE_H
 
@@ -9,41 +9,40 @@
 
 typedef struct Inference Inference;
 
-/* From a model in training: reads its parameters at every call (EMA or master). `config` is copied,
- * parameters and backend outlive it. */
-Inference *inference_of_parameters(const Config *config, Parameters *parameters,
-                                   ParameterSource source, Backend *backend);
-/* From a checkpoint, which may be closed afterwards. `ema` false: the plain weights. `precision` is
- * what is computed in, DTYPE_F32 or DTYPE_BF16: ERROR_USAGE where the backend has none. */
-Status inference_of_checkpoint(const Checkpoint *checkpoint, bool ema, DType precision,
-                               Backend *backend, Inference **out, Error *error);
-void inference_free(Inference *inference);
-/* Of a checkpoint's model: how many times larger than its source the output is. */
+/* For a GAN in training: reads its parameters (EMA or master) at every frame. `config` is copied;
+ * `parameters` and `backend` must outlive the result. */
+Inference *inference_from_parameters(const Config *config, Parameters *parameters,
+                                     ParameterSource source, Backend *backend);
+/* For a checkpoint, which may be closed afterwards: its EMA weights (`ema`) or its plain ones.
+ * `precision` is the compute dtype, DTYPE_F32 or DTYPE_BF16; ERROR_USAGE if the backend does not
+ * support it. */
+Status inference_from_checkpoint(const Checkpoint *checkpoint, bool ema, DType precision,
+                                 Backend *backend, Inference **out, Error *error);
+void inference_free(Inference *inference); /* NULL is allowed */
+/* Returns the ratio of the output's size to the source's. */
 int64_t inference_scale(const Inference *inference);
-/* What the generator reads: 3 for each stacked input. */
+/* Returns the channels of a source frame: 3 for each stacked input. */
 int64_t inference_source_channels(const Inference *inference);
-/* The generator's config and weights, the inference's own. */
+/* The generator's config and weights, owned by the inference. */
 const Config *inference_config(const Inference *inference);
 Parameters *inference_parameters(Inference *inference);
 
 typedef struct InferenceShape {
-  int64_t frames, source_height, source_width, source_channels;
-  int64_t height, width; /* of the output; a smaller source is enlarged */
+  int64_t source_height, source_width, source_channels;
+  int64_t height, width; /* of the output; a smaller source is upsampled to it */
 } InferenceShape;
-/* `source` u8 [frames, source_height, source_width, source_channels], `output` f32 [frames, height,
- * width, 3] in about [-1, 1] (not clamped). `first_frame` keys the noise, where the model has any.
- */
-Status inference_clip(Inference *inference, const InferenceShape *shape, const uint8_t *source,
-                      int64_t first_frame, float *output, Error *error);
 
-/* The same frame by frame: shape->frames is 1. inference_stream_begin forgets the frames before. */
+/* Begins a clip: resets the state of the temporal layers. Plans the program unless the last clip
+ * had the same shape. ERROR_USAGE if the frames are too small for the generator. */
 Status inference_stream_begin(Inference *inference, const InferenceShape *shape, Error *error);
+/* Translates the next frame: `source` u8 [source_height, source_width, source_channels], `output`
+ * f32 [height, width, 3] in about [-1, 1], not clamped. */
 Status inference_stream_frame(Inference *inference, const uint8_t *source, float *output,
                               Error *error);
-/* Of a frame of the stream that was begun. */
+/* Returns the cost of one frame of the clip that was begun. */
 ProgramCost inference_stream_cost(const Inference *inference);
 
-/* [-1, 1] to 0..255, clamped, rounded to nearest. */
+/* Converts [-1, 1] to 0..255, clamped and rounded to nearest. */
 void frames_to_u8(const float *frames, size_t count, uint8_t *out);
 
 #endif

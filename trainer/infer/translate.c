@@ -1,4 +1,4 @@
-/* Video, picture or frame folder to the same. */
+/* Translates a video, a picture or a frame folder to an output of the same kind. */
 #include <stdlib.h>
 
 #include "base/files.h"
@@ -16,10 +16,11 @@ typedef struct Translation {
   Backend *backend;
   Inference *inference;
   int input_count;
-  const char **paths;    /* [input_count] */
-  VideoReader **readers; /* [input_count], the first one says what the output is like */
+  const char **paths; /* [input_count] */
+  VideoReader *
+      *readers; /* [input_count]; the first one sets size, timing and audio of the output */
   VideoWriter *writer;
-  InferenceShape shape; /* of one frame; the output is the input's size times the model's scale */
+  InferenceShape shape;
 } Translation;
 
 static const char *kind_name(MediaKind kind) {
@@ -30,14 +31,13 @@ static Status check_paths(const TranslateOptions *options, Error *error) {
   MediaKind from = media_kind(options->input), to = media_kind(options->output);
   for (int i = -1; i < options->further_count; i++)
     if (path_is_same(i < 0 ? options->input : options->further[i], options->output))
-      return error_set(error, ERROR_USAGE, "%s: is the input too; choose another output",
+      return error_set(error, ERROR_USAGE, "%s: is also an input; choose another output",
                        options->output);
   if (from != to)
-    return error_set(
-        error, ERROR_USAGE,
-        "%s: names %s, but %s is %s; both must be videos (by extension), PNG pictures, "
-        "or folders of PNG frames",
-        options->output, kind_name(to), options->input, kind_name(from));
+    return error_set(error, ERROR_USAGE,
+                     "%s: is %s, but %s is %s; both must be videos (by extension), PNG pictures, "
+                     "or folders of PNG frames",
+                     options->output, kind_name(to), options->input, kind_name(from));
   return OK;
 }
 
@@ -46,13 +46,13 @@ static Status open_model(Translation *t, Error *error) {
   const TranslateOptions *options = t->options;
   TRY(checkpoint_open_path(options->checkpoint, &t->checkpoint, error));
   TRY(device_open_default(options->device, options->threads, &t->backend, error));
-  TRY(inference_of_checkpoint(t->checkpoint, options->ema, options->precision, t->backend,
-                              &t->inference, error));
+  TRY(inference_from_checkpoint(t->checkpoint, options->ema, options->precision, t->backend,
+                                &t->inference, error));
   int64_t inputs = inference_source_channels(t->inference) / 3;
   if (inputs != t->input_count)
     FAIL(error, ERROR_USAGE,
-         "%s: its generator reads %lld input%s, %d %s given; IN is the first, --also PATH each "
-         "further one",
+         "%s: its generator reads %lld input%s, but %d %s given; give the first as IN and each "
+         "further one with --also PATH",
          t->checkpoint->path, (long long)inputs, inputs == 1 ? "" : "s", t->input_count,
          t->input_count == 1 ? "is" : "are");
 done:
@@ -68,7 +68,7 @@ static Status open_inputs(Translation *t, Error *error) {
     TRY(video_open(t->paths[i], NULL, &t->readers[i], error));
     const VideoInfo *first = video_info(t->readers[0]), *info = video_info(t->readers[i]);
     if (info->width != first->width || info->height != first->height)
-      FAIL(error, ERROR_DATA, "%s: is %dx%d, but %s is %dx%d; inputs of a model have one size",
+      FAIL(error, ERROR_DATA, "%s: is %dx%d, but %s is %dx%d; all inputs must have the same size",
            t->paths[i], info->width, info->height, t->paths[0], first->width, first->height);
   }
 done:
@@ -82,26 +82,26 @@ static Status open_media(Translation *t, Error *error) {
   const VideoInfo *info = video_info(t->readers[0]);
   bool video = info->kind == MEDIA_VIDEO;
   int scale = (int)inference_scale(t->inference);
-  t->shape = (InferenceShape){.frames = 1,
-                              .source_height = info->height,
+  t->shape = (InferenceShape){.source_height = info->height,
                               .source_width = info->width,
                               .source_channels = 3 * t->input_count,
                               .height = (int64_t)info->height * scale,
                               .width = (int64_t)info->width * scale};
-  VideoWriterOptions how = {.width = (int)t->shape.width,
-                            .height = (int)t->shape.height,
-                            .fps_numerator = info->fps_numerator,
-                            .fps_denominator = info->fps_denominator,
-                            .codec = options->codec,
-                            .quality = options->quality,
-                            .audio_from = video && info->has_audio ? options->input : NULL,
-                            .timing_from = video ? options->input : NULL};
+  VideoWriterOptions writer_options = {.width = (int)t->shape.width,
+                                       .height = (int)t->shape.height,
+                                       .fps_numerator = info->fps_numerator,
+                                       .fps_denominator = info->fps_denominator,
+                                       .codec = options->codec,
+                                       .quality = options->quality,
+                                       .audio_from =
+                                           video && info->has_audio ? options->input : NULL,
+                                       .timing_from = video ? options->input : NULL};
   status = inference_stream_begin(t->inference, &t->shape, error);
   if (status != OK) {
     error_context(error, "%s", options->input);
     goto done;
   }
-  TRY(video_writer_open(options->output, &how, &t->writer, error));
+  TRY(video_writer_open(options->output, &writer_options, &t->writer, error));
 done:
   return status;
 }
@@ -109,14 +109,14 @@ done:
 static Status translate_frames(Translation *t, Error *error) {
   Status status = OK;
   int64_t done = 0;
-  const FilmStream stream = {.inference = t->inference,
-                             .shape = t->shape,
-                             .readers = t->readers,
-                             .paths = t->paths,
-                             .input_count = t->input_count,
-                             .writer = t->writer};
-  TRY(film_stream_run(&stream, &done, error));
-  if (done == 0) FAIL(error, ERROR_DATA, "%s: holds no frames", t->options->input);
+  const FramePipeline pipeline = {.inference = t->inference,
+                                  .shape = t->shape,
+                                  .readers = t->readers,
+                                  .paths = t->paths,
+                                  .input_count = t->input_count,
+                                  .writer = t->writer};
+  TRY(frame_pipeline_run(&pipeline, &done, error));
+  if (done == 0) FAIL(error, ERROR_DATA, "%s: has no frames", t->options->input);
   VideoWriter *writer = t->writer;
   t->writer = NULL;
   TRY(video_writer_finish(writer, error));

@@ -7,17 +7,18 @@
 
 typedef struct TranslateOptions {
   const char *checkpoint, *input, *output;
-  const char *const *further; /* [further_count] inputs, of a model that reads several */
+  const char *const *further; /* [further_count] more inputs, for a generator of stacked inputs */
   int further_count;
-  bool ema; /* the averaged weights, else the plain ones */
+  bool ema; /* use the EMA weights, not the plain ones */
   Device device;
-  DType precision;   /* computed in: f32 or bf16 */
+  DType precision;   /* compute dtype, f32 or bf16 */
   int threads;       /* 0: OMP_NUM_THREADS, or every core */
-  const char *codec; /* FFmpeg's name of an encoder; NULL: H.264 */
-  int quality;       /* constant rate factor, 0 (best) to 63 */
+  const char *codec; /* name of an FFmpeg encoder; NULL: H.264 */
+  int quality;       /* constant rate factor (CRF), 0 (best) to 63 */
 } TranslateOptions;
-/* Video, picture or frame folder to the same; frame by frame, constant memory, sound and timing
- * (the first input's) kept. STOPPED after a signal, with nothing left. */
+/* Translates the input to an output of the same kind (video, picture, frame folder), frame by frame
+ * in constant memory; audio and timestamps are those of the first input. STOPPED after a signal,
+ * without an output. */
 Status translate_run(const TranslateOptions *options, Error *error);
 
 #endif

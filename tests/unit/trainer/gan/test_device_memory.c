@@ -1,5 +1,5 @@
-/* What a model is said to take is what it takes, and a device that is too small is told what would
- * fit. The device is the CPU's backend with a limit. */
+/* The computed memory need equals what gan_allocate allocates, and running out of memory suggests
+ * settings that fit. The device is the CPU backend with a memory limit. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,7 +16,7 @@ enum { FRAMES = 2, SIDE = 32 };
 
 static Backend *backend;
 static Error error;
-static size_t taken, limit;
+static size_t allocated, limit;
 static int live;
 static Status (*allocate_unlimited)(Backend *backend, size_t bytes, const char *what, void **out,
                                     Error *error);
@@ -25,22 +25,22 @@ static void (*release_uncounted)(Backend *backend, void *memory);
 static Status allocate_within_limit(Backend *self, size_t bytes, const char *what, void **out,
                                     Error *why) {
   *out = NULL;
-  if (taken + bytes > limit) return error_set(why, ERROR_INTERNAL, "%s: too much", what);
-  taken += bytes;
+  if (allocated + bytes > limit) return error_set(why, ERROR_INTERNAL, "%s: out of memory", what);
+  allocated += bytes;
   live++;
   return allocate_unlimited(self, bytes, what, out, why);
 }
 
-/* Models are freed whole. */
+/* Counts per buffer only: tests free everything at once. */
 static void release_counted(Backend *self, void *memory) {
-  if (--live == 0) taken = 0;
+  if (--live == 0) allocated = 0;
   release_uncounted(self, memory);
 }
 
 static Status tell_memory(Backend *self, DeviceMemory *out, Error *why) {
   (void)self;
   (void)why;
-  *out = (DeviceMemory){.free = limit - taken, .total = limit};
+  *out = (DeviceMemory){.free = limit - allocated, .total = limit};
   return OK;
 }
 
@@ -83,7 +83,7 @@ static Config small_config(const char *micro_batch) {
 
 static Gan *plan(const Config *config) {
   GanOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
-                          .micro_batches = (int)(8 / config->train.micro_batch)};
+                        .micro_batches = (int)(8 / config->train.micro_batch)};
   Gan *gan = NULL;
   if (gan_plan(config, backend, &options, &gan, &error) != OK) fail_msg("%s", error.message);
   return gan;
@@ -97,7 +97,7 @@ static size_t total(const Config *config) {
   return memory.total;
 }
 
-static void what_is_said_is_what_is_taken(void **state) {
+static void needs_equal_allocations(void **state) {
   (void)state;
   const char *const settings[] = {"train.micro_batch=8",  "train.micro_batch=2",
                                   "train.precision=bf16", "loss.adversarial_weight=0",
@@ -106,21 +106,21 @@ static void what_is_said_is_what_is_taken(void **state) {
     Config config = small_config("train.micro_batch=4");
     assert_int_equal(config_assign(&config_schema, settings[i], &config, &error), OK);
     if (strstr(settings[i], "bf16") && !backend->supports_bf16(backend)) continue;
-    const size_t said = total(&config);
+    const size_t needed = total(&config);
     limit = SIZE_MAX;
-    taken = 0;
+    allocated = 0;
     Gan *gan = plan(&config);
-    const int64_t fixed = gan_perceptual_network(gan)->total;
-    if (fixed > 0) gan_set_perceptual_weights(gan, mem_new((size_t)fixed, sizeof(float)));
+    const int64_t frozen = gan_perceptual_network(gan)->total;
+    if (frozen > 0) gan_set_perceptual_weights(gan, mem_new((size_t)frozen, sizeof(float)));
     assert_int_equal(gan_allocate(gan, &error), OK);
-    assert_int_equal(taken, said);
+    assert_int_equal(allocated, needed);
     gan_free(gan);
     assert_int_equal(live, 0);
   }
 }
 
-/* One byte less than a setting needs, and it is not offered. */
-static void what_would_fit_is_found(void **state) {
+/* A setting is suggested exactly if the device has enough memory for it. */
+static void fitting_micro_batch_is_suggested(void **state) {
   (void)state;
   Config config = small_config("train.micro_batch=8");
   Config four = small_config("train.micro_batch=4"), two = small_config("train.micro_batch=2");
@@ -128,7 +128,7 @@ static void what_would_fit_is_found(void **state) {
   Gan *gan = plan(&config);
   assert_int_equal(device_memory_allocate(&gan, &error), ERROR_INTERNAL);
   assert_null(gan);
-  assert_non_null(strstr(error.message, ": too much; the model needs "));
+  assert_non_null(strstr(error.message, ": out of memory; the training needs "));
   assert_non_null(strstr(error.message, "what would fit: train.micro_batch: 4 needs "));
   gan = plan(&four);
   assert_int_equal(device_memory_allocate(&gan, &error), OK);
@@ -140,28 +140,28 @@ static void what_would_fit_is_found(void **state) {
   assert_true(total(&two) < total(&four));
 }
 
-static void recompute_may_be_what_fits(void **state) {
+static void recompute_is_suggested(void **state) {
   (void)state;
-  Config config = small_config("train.micro_batch=1"), again = config;
-  again.train.recompute = true;
-  assert_true(total(&again) < total(&config));
-  limit = total(&again);
+  Config config = small_config("train.micro_batch=1"), recomputing = config;
+  recomputing.train.recompute = true;
+  assert_true(total(&recomputing) < total(&config));
+  limit = total(&recomputing);
   Gan *gan = plan(&config);
   assert_int_equal(device_memory_allocate(&gan, &error), ERROR_INTERNAL);
   assert_non_null(strstr(error.message, "what would fit: train.recompute: true needs "));
-  limit = total(&again) - 1;
+  limit = total(&recomputing) - 1;
   gan = plan(&config);
   assert_int_equal(device_memory_allocate(&gan, &error), ERROR_INTERNAL);
   assert_non_null(strstr(error.message, "no train.micro_batch fits"));
   assert_int_equal(live, 0);
 }
 
-static void a_plan_says_whether_it_fits(void **state) {
+static void text_says_whether_it_fits(void **state) {
   (void)state;
   Config config = small_config("train.micro_batch=4");
   Text text = {0};
   limit = total(&config);
-  taken = 0;
+  allocated = 0;
   Gan *gan = plan(&config);
   assert_int_equal(device_memory_print(gan, &text, &error), OK);
   assert_non_null(strstr(text.data, "it fits"));
@@ -175,10 +175,10 @@ static void a_plan_says_whether_it_fits(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(what_is_said_is_what_is_taken),
-      cmocka_unit_test(what_would_fit_is_found),
-      cmocka_unit_test(recompute_may_be_what_fits),
-      cmocka_unit_test(a_plan_says_whether_it_fits),
+      cmocka_unit_test(needs_equal_allocations),
+      cmocka_unit_test(fitting_micro_batch_is_suggested),
+      cmocka_unit_test(recompute_is_suggested),
+      cmocka_unit_test(text_says_whether_it_fits),
   };
   return cmocka_run_group_tests(tests, open_backend, close_backend);
 }

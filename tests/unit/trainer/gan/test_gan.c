@@ -1,6 +1,6 @@
-/* The GAN step as a whole: it learns, micro-batches add up to the batch they came from, and a step
- * whose gradients are not finite changes nothing. (Every loss and parameter beside PyTorch:
- * tests/oracle.) */
+/* The training step: losses fall, accumulated micro-batches equal the whole batch, and a step with
+ * non-finite gradients leaves the weights unchanged. (tests/oracle compares every loss and
+ * parameter with PyTorch.) */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -46,9 +46,9 @@ static Config small_config(const char *const *assignments) {
   return config;
 }
 
-static Gan *make_model(const Config *config, int micro_batches) {
+static Gan *make_gan(const Config *config, int micro_batches) {
   GanOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
-                          .micro_batches = micro_batches};
+                        .micro_batches = micro_batches};
   Gan *gan = NULL;
   if (gan_plan(config, backend, &options, &gan, &error) != OK) fail_msg("%s", error.message);
   if (gan_allocate(gan, &error) != OK) fail_msg("%s", error.message);
@@ -56,7 +56,7 @@ static Gan *make_model(const Config *config, int micro_batches) {
   return gan;
 }
 
-/* Two clips: a smooth moving pattern, and the same in two tones. */
+/* Two clips: a smooth moving pattern, and the same pattern in two tones as the target. */
 static void make_clips(uint8_t *source, uint8_t *target) {
   for (int i = 0; i < 2 * CLIP_BYTES; i++) {
     int x = i / 3 % SIDE, y = i / 3 / SIDE % SIDE, t = i / 3 / SIDE / SIDE;
@@ -93,7 +93,7 @@ static StepResult result_of(Gan *gan, int ago) {
   return result;
 }
 
-static void learns(const char *precision) {
+static void check_learning(const char *precision) {
   const char *const assignments[] = {precision,
                                      "model.spectral_norm=true",
                                      "loss.adversarial=wgan-gp",
@@ -105,7 +105,7 @@ static void learns(const char *precision) {
                                      "optim.generator_lr=2e-3",
                                      NULL};
   Config config = small_config(assignments);
-  Gan *gan = make_model(&config, 1);
+  Gan *gan = make_gan(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {source, target, (int64_t[]){0, 1}};
@@ -118,31 +118,31 @@ static void learns(const char *precision) {
   }
   last = result_of(gan, 0);
   for (int i = 0; i < METRIC_COUNT; i++)
-    if (i != METRIC_PERCEPTUAL && !isfinite(last.metrics[i])) /* that one wants a file */
+    if (i != METRIC_PERCEPTUAL && !isfinite(last.metrics[i])) /* needs a weights file */
       fail_msg("%s is %g", gan_metric_name((Metric)i), last.metrics[i]);
   if (!(last.metrics[METRIC_L1] < 0.7 * first.metrics[METRIC_L1]))
-    fail_msg("L1 went from %g to %g", first.metrics[METRIC_L1], last.metrics[METRIC_L1]);
+    fail_msg("L1: %g before, %g after 30 steps", first.metrics[METRIC_L1], last.metrics[METRIC_L1]);
   gan_free(gan);
 }
 
 static void test_learns_f32(void **state) {
   (void)state;
-  learns("train.precision=f32");
+  check_learning("train.precision=f32");
 }
 
 static void test_learns_bf16(void **state) {
   (void)state;
   if (!backend->supports_bf16(backend)) skip();
-  learns("train.precision=bf16");
+  check_learning("train.precision=bf16");
 }
 
-static void check_micro_batches(const char *game, const char *spectral) {
+static void check_micro_batches(const char *adversarial, const char *spectral) {
   const char *const whole[] = {
-      "train.micro_batch=2", "optim.pretrain_steps=1", "optim.clip=1", game, spectral, NULL};
+      "train.micro_batch=2", "optim.pretrain_steps=1", "optim.clip=1", adversarial, spectral, NULL};
   const char *const halves[] = {
-      "train.micro_batch=1", "optim.pretrain_steps=1", "optim.clip=1", game, spectral, NULL};
+      "train.micro_batch=1", "optim.pretrain_steps=1", "optim.clip=1", adversarial, spectral, NULL};
   Config config_a = small_config(whole), config_b = small_config(halves);
-  Gan *a = make_model(&config_a, 1), *b = make_model(&config_b, 2);
+  Gan *a = make_gan(&config_a, 1), *b = make_gan(&config_b, 2);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {source, target, (int64_t[]){0, 1}};
@@ -165,20 +165,20 @@ static void check_micro_batches(const char *game, const char *spectral) {
   gan_free(b);
 }
 
-static void test_micro_batches_add_up(void **state) {
+static void test_micro_batches_equal_the_whole_batch(void **state) {
   (void)state;
   check_micro_batches("loss.adversarial=lsgan", "model.spectral_norm=false");
   check_micro_batches("loss.adversarial=wgan-gp", "model.spectral_norm=true");
 }
 
-/* What is made again is what was made before, so only memory tells the two apart. */
-static void check_recompute(const char *norm, const char *micro_batch, const char *game) {
-  const char *const kept[] = {norm, micro_batch, game, "train.global_batch=2", NULL};
+/* Recomputed values are bit-identical, so only the memory need differs. */
+static void check_recompute(const char *norm, const char *micro_batch, const char *adversarial) {
+  const char *const kept[] = {norm, micro_batch, adversarial, "train.global_batch=2", NULL};
   const char *const again[] = {
-      norm, micro_batch, game, "train.global_batch=2", "train.recompute=true", NULL};
+      norm, micro_batch, adversarial, "train.global_batch=2", "train.recompute=true", NULL};
   Config config_a = small_config(kept), config_b = small_config(again);
   int micro_batches = 2 / (int)config_a.train.micro_batch;
-  Gan *a = make_model(&config_a, micro_batches), *b = make_model(&config_b, micro_batches);
+  Gan *a = make_gan(&config_a, micro_batches), *b = make_gan(&config_b, micro_batches);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batches[2] = {{source, target, (int64_t[]){0, 1}},
@@ -192,7 +192,8 @@ static void check_recompute(const char *norm, const char *micro_batch, const cha
   assert_close(&gan_discriminator(a)->master, &gan_discriminator(b)->master, 0);
   double before = (double)gan_cost(a, 0).arena_bytes;
   double now = (double)gan_cost(b, 0).arena_bytes;
-  if (!(now < 0.9 * before)) fail_msg("%s: the arena went from %g to %g bytes", norm, before, now);
+  if (!(now < 0.9 * before))
+    fail_msg("%s: arena of %g bytes, %g with recompute", norm, before, now);
   assert_true(gan_cost(b, 0).bytes > gan_cost(a, 0).bytes);
   gan_free(a);
   gan_free(b);
@@ -205,7 +206,7 @@ static void test_recompute_changes_nothing_but_memory(void **state) {
   check_recompute("model.norm=instance", "train.micro_batch=2", "loss.adversarial=wgan-gp");
 }
 
-/* The norm of a parameter's gradient in the last step. */
+/* The norm of a parameter's gradient after the last step. */
 static double norm_of(const Parameters *parameters, int parameter) {
   float *gradient = download(&parameters->gradient);
   const Parameter *item = &parameters->items[parameter];
@@ -223,11 +224,11 @@ static void check_worst(const Parameters *parameters, int worst) {
   assert_true(norm_of(parameters, worst) >= largest * (1 - 1e-6));
 }
 
-static void test_bad_gradients_change_nothing(void **state) {
+static void test_nonfinite_gradients_skip_the_update(void **state) {
   (void)state;
   const char *const assignments[] = {"train.micro_batch=1", NULL};
   Config config = small_config(assignments);
-  Gan *gan = make_model(&config, 1);
+  Gan *gan = make_gan(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {source, target, (int64_t[]){0}};
@@ -238,8 +239,8 @@ static void test_bad_gradients_change_nothing(void **state) {
                      download(&discriminator->moment1)};
   const Buffer *buffers[] = {&generator->master, &generator->moment2, &generator->ema,
                              &discriminator->master, &discriminator->moment1};
-  /* An infinite weight of the adversarial term makes the generator's loss, and with a NaN rate even
-   * an update's result, useless. The discriminators' gradients stay finite: only they may learn. */
+  /* An infinite adversarial weight makes the generator's gradients non-finite. The discriminators'
+   * gradients stay finite, so only their update is applied. */
   StepControls controls = schedule_at(&config, 1);
   controls.adversarial_weight = INFINITY;
   assert_int_equal(gan_step(gan, &controls, &batch, &error), OK);
@@ -258,18 +259,23 @@ static void test_bad_gradients_change_nothing(void **state) {
     assert_memory_equal(now, before[i], (size_t)buffers[i]->count * sizeof *now);
     free(now);
   }
+  for (int i = 3; i < 5; i++) {
+    float *now = download(buffers[i]);
+    assert_memory_not_equal(now, before[i], (size_t)buffers[i]->count * sizeof *now);
+    free(now);
+  }
   step(gan, 2, &batch);
   assert_int_equal(result_of(gan, 0).generator.skipped_in_a_row, 0);
   for (size_t i = 0; i < sizeof before / sizeof *before; i++) free(before[i]);
   gan_free(gan);
 }
 
-/* A finite norm above the limit is treated as one that is not finite. */
-static void test_outlying_gradients_change_nothing(void **state) {
+/* A gradient norm above the limit skips the update like a non-finite one. */
+static void test_norm_above_the_limit_skips_the_update(void **state) {
   (void)state;
   const char *const assignments[] = {"train.micro_batch=1", NULL};
   Config config = small_config(assignments);
-  Gan *gan = make_model(&config, 1);
+  Gan *gan = make_gan(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {source, target, (int64_t[]){0}};
@@ -291,11 +297,11 @@ static void test_outlying_gradients_change_nothing(void **state) {
   gan_free(gan);
 }
 
-static void test_discriminators_poison_the_generator_too(void **state) {
+static void test_nonfinite_discriminator_skips_the_generator_update(void **state) {
   (void)state;
   const char *const assignments[] = {"train.micro_batch=1", NULL};
   Config config = small_config(assignments);
-  Gan *gan = make_model(&config, 1);
+  Gan *gan = make_gan(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {source, target, (int64_t[]){0}};
@@ -337,7 +343,7 @@ static void test_schedule(void **state) {
   assert_false(schedule_at(&config, 25).apply_r1);
 }
 
-static void test_r1_now_and_then(void **state) {
+static void test_lazy_r1(void **state) {
   (void)state;
   Config config = small_config(
       (const char *const[]){"loss.r1=1", "loss.r1_interval=16", "optim.pretrain_steps=10", NULL});
@@ -345,11 +351,11 @@ static void test_r1_now_and_then(void **state) {
     assert_int_equal(schedule_at(&config, step).apply_r1,
                      step == 25 || step == 41 || step == 57 || step == 73 || step == 89);
   assert_float_equal(schedule_r1_fraction(&config, 20, 45), 2.0 / 25, 1e-12);
-  Gan *gan = make_model(&config, 1);
-  double plain = gan_cost(gan, 0).flops, with = gan_cost(gan, 1).flops;
-  /* Once more forward on the real half, twice its backward pass. */
-  assert_true(with > 1.1 * plain);
-  assert_true(fabs(gan_cost(gan, 0.25).flops - 0.75 * plain - 0.25 * with) < 1e-6 * plain);
+  Gan *gan = make_gan(&config, 1);
+  double plain = gan_cost(gan, 0).flops, with_r1 = gan_cost(gan, 1).flops;
+  /* One more forward pass on the real half and two more backward passes. */
+  assert_true(with_r1 > 1.1 * plain);
+  assert_true(fabs(gan_cost(gan, 0.25).flops - 0.75 * plain - 0.25 * with_r1) < 1e-6 * plain);
   Text plan = {0};
   gan_print_plan(gan, &plan);
   assert_non_null(strstr(plan.data, "(with R1, every 16 steps: "));
@@ -357,20 +363,20 @@ static void test_r1_now_and_then(void **state) {
   gan_free(gan);
   config = small_config((const char *const[]){"loss.r1=1", "loss.r1_interval=1", NULL});
   for (int64_t step = 0; step < 4; step++) assert_false(schedule_at(&config, step).apply_r1);
-  gan = make_model(&config, 1);
-  assert_true(fabs(gan_cost(gan, 0).flops - with) < 1e-6 * with); /* every step has it */
+  gan = make_gan(&config, 1);
+  assert_true(fabs(gan_cost(gan, 0).flops - with_r1) < 1e-6 * with_r1); /* every step has it */
   gan_print_plan(gan, &plan);
   assert_null(strstr(plan.data, "(with R1"));
   text_free(&plan);
   gan_free(gan);
 }
 
-/* The slope of a discriminator that is 0 everywhere is 0, where the penalty has no derivative. */
-static void test_flat_discriminators(void **state) {
+/* The input gradient of an all-zero discriminator is 0, where its norm has no derivative. */
+static void test_gradient_penalty_of_zero_gradient_is_finite(void **state) {
   (void)state;
   Config config =
       small_config((const char *const[]){"loss.adversarial=wgan-gp", "train.micro_batch=2", NULL});
-  Gan *gan = make_model(&config, 1);
+  Gan *gan = make_gan(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {source, target, (int64_t[]){0, 1}};
@@ -387,12 +393,12 @@ static void test_flat_discriminators(void **state) {
   gan_free(gan);
 }
 
-/* An update that is skipped leaves the weights; the power iteration goes on from them. */
-static void test_spectral_norm_outlives_bad_gradients(void **state) {
+/* A skipped update leaves weights and power iteration intact. */
+static void test_spectral_norm_survives_nonfinite_gradients(void **state) {
   (void)state;
   Config config =
       small_config((const char *const[]){"model.spectral_norm=true", "train.micro_batch=1", NULL});
-  Gan *gan = make_model(&config, 1);
+  Gan *gan = make_gan(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {source, target, (int64_t[]){0}};
@@ -422,8 +428,8 @@ static void test_spectral_norm_outlives_bad_gradients(void **state) {
   gan_free(gan);
 }
 
-/* What spectral norm and the gradient penalty cost. */
-static void test_cost_of_stabilisers(void **state) {
+/* The FLOPs of spectral norm and of the gradient penalty. */
+static void test_cost_of_regularisation(void **state) {
   (void)state;
   static const char *const settings[] = {"loss.adversarial=hinge", "model.spectral_norm=true",
                                          "loss.adversarial=wgan-gp"};
@@ -431,28 +437,28 @@ static void test_cost_of_stabilisers(void **state) {
   for (int i = 0; i < 3; i++) {
     Config config = small_config(
         (const char *const[]){settings[i], "model.image_channels=16", "train.micro_batch=2", NULL});
-    Gan *gan = make_model(&config, 1);
+    Gan *gan = make_gan(&config, 1);
     costs[i] = gan_cost(gan, 0);
     gan_free(gan);
   }
-  assert_true(costs[1].flops < 1.02 * costs[0].flops); /* once a step, of weights alone */
-  assert_true(costs[2].flops > 1.1 * costs[0].flops);  /* as R1 */
+  assert_true(costs[1].flops < 1.02 * costs[0].flops); /* once per step, on weights only */
+  assert_true(costs[2].flops > 1.1 * costs[0].flops);  /* like R1 */
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_schedule),
-      cmocka_unit_test(test_r1_now_and_then),
+      cmocka_unit_test(test_lazy_r1),
       cmocka_unit_test(test_learns_f32),
       cmocka_unit_test(test_learns_bf16),
-      cmocka_unit_test(test_micro_batches_add_up),
+      cmocka_unit_test(test_micro_batches_equal_the_whole_batch),
       cmocka_unit_test(test_recompute_changes_nothing_but_memory),
-      cmocka_unit_test(test_bad_gradients_change_nothing),
-      cmocka_unit_test(test_outlying_gradients_change_nothing),
-      cmocka_unit_test(test_discriminators_poison_the_generator_too),
-      cmocka_unit_test(test_flat_discriminators),
-      cmocka_unit_test(test_spectral_norm_outlives_bad_gradients),
-      cmocka_unit_test(test_cost_of_stabilisers),
+      cmocka_unit_test(test_nonfinite_gradients_skip_the_update),
+      cmocka_unit_test(test_norm_above_the_limit_skips_the_update),
+      cmocka_unit_test(test_nonfinite_discriminator_skips_the_generator_update),
+      cmocka_unit_test(test_gradient_penalty_of_zero_gradient_is_finite),
+      cmocka_unit_test(test_spectral_norm_survives_nonfinite_gradients),
+      cmocka_unit_test(test_cost_of_regularisation),
   };
   return cmocka_run_group_tests(tests, open_backend, close_backend);
 }

@@ -1,5 +1,5 @@
-/* The weights of loss.perceptual: what a file may hold and what is said of one that may not; that
- * training leaves them alone. (The loss and its gradients beside PyTorch: tests/oracle.) */
+/* The weights of loss.perceptual: accepted layouts and types, rejected files, and that training
+ * does not change them. (tests/oracle compares the loss and its gradients with PyTorch.) */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -20,8 +20,8 @@
 
 enum { FRAMES = 2, SIDE = 16, CLIP_BYTES = FRAMES * SIDE * SIDE * 3, LAYERS = 13 };
 
-/* torchvision's places of the convolutions, and their output channels. */
-static const int PLACES[LAYERS] = {0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28};
+/* The convolutions' indices in torchvision's vgg19, and their output channels. */
+static const int INDICES[LAYERS] = {0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28};
 static const int64_t WIDTHS[LAYERS] = {64,  64,  128, 128, 256, 256, 256,
                                        256, 512, 512, 512, 512, 512};
 
@@ -33,8 +33,7 @@ static Status write_file(const NamedTensor *tensors, int count) {
   return safetensors_write(path, tensors, count, NULL, NULL, NULL, &error);
 }
 
-/* Random numbers of that deviation; in F16, which need no more, numbers between 2^-5 and 2^-4 of
- * either sign. */
+/* Fills with normal numbers of that deviation; F16 with numbers of magnitude 2^-5 to 2^-4. */
 static void fill(Random *random, NamedTensor *tensor, int64_t count, float deviation) {
   float *values = mem_new((size_t)count, sizeof *values);
   random_fill_normal(random, values, (size_t)count, deviation);
@@ -55,8 +54,8 @@ static int write_weights(void) {
   for (int i = 0; i < LAYERS; i++) {
     TensorType type = i == 0 ? TENSOR_F32 : i == 1 ? TENSOR_F16 : TENSOR_BF16;
     NamedTensor *weight = &tensors[2 * i], *bias = weight + 1;
-    snprintf(names[2 * i], sizeof names[0], "features.%d.weight", PLACES[i]);
-    snprintf(names[2 * i + 1], sizeof names[0], "features.%d.bias", PLACES[i]);
+    snprintf(names[2 * i], sizeof names[0], "features.%d.weight", INDICES[i]);
+    snprintf(names[2 * i + 1], sizeof names[0], "features.%d.bias", INDICES[i]);
     *weight = (NamedTensor){names[2 * i], type, 4, {WIDTHS[i], inputs, 3, 3}, NULL};
     *bias = (NamedTensor){names[2 * i + 1], type, 1, {WIDTHS[i]}, NULL};
     fill(&random, weight, WIDTHS[i] * inputs * 9, sqrtf(2 / (9 * (float)inputs)));
@@ -104,7 +103,7 @@ static Status plan(const Config *config, int side, Gan **gan) {
   return gan_plan(config, backend, &options, gan, &error);
 }
 
-static Gan *make_model(const Config *config) {
+static Gan *make_gan(const Config *config) {
   Gan *gan = NULL;
   float *weights = NULL;
   if (plan(config, SIDE, &gan) != OK) fail_msg("%s", error.message);
@@ -118,7 +117,7 @@ static Gan *make_model(const Config *config) {
 
 /* --- Files ------------------------------------------------------------------------------------ */
 
-/* Element [o,i,h,w] of the file's tensor, and where it lies in the network's array. */
+/* Compares element [o,i,h,w] of the file's tensor with [o,1,h,w,i] in the network's array. */
 static void check_layout(const Safetensors *file, const Parameters *network, const float *flat,
                          const char *name) {
   const NamedTensor *tensor = safetensors_find(file, name);
@@ -127,8 +126,8 @@ static void check_layout(const Safetensors *file, const Parameters *network, con
   assert_non_null(parameter);
   for (int64_t o = 0; o < dim[0]; o += 7)
     for (int64_t i = 0; i < dim[1]; i++)
-      for (int tap = 0; tap < 9; tap++) {
-        int64_t from = (o * dim[1] + i) * 9 + tap, to = (o * 9 + tap) * dim[1] + i;
+      for (int position = 0; position < 9; position++) {
+        int64_t from = (o * dim[1] + i) * 9 + position, to = (o * 9 + position) * dim[1] + i;
         uint16_t half;
         float value;
         memcpy(&half, (const char *)tensor->data + 2 * from, sizeof half);
@@ -139,7 +138,7 @@ static void check_layout(const Safetensors *file, const Parameters *network, con
         else
           value = (half & 0x8000 ? -1.0f : 1.0f) * (1 + (float)(half & 1023) / 1024) / 32;
         if (flat[parameter->offset + to] != value)
-          fail_msg("%s [%d,%d] tap %d: %g, not %g", name, (int)o, (int)i, tap,
+          fail_msg("%s [%d,%d] position %d: %g, expected %g", name, (int)o, (int)i, position,
                    (double)flat[parameter->offset + to], (double)value);
       }
 }
@@ -168,23 +167,23 @@ static void test_layouts_and_types(void **state) {
   gan_free(gan);
 }
 
-/* `tensors` stand in for the file's first ones: reading ends there. */
-static void refuse(const Parameters *network, const NamedTensor *tensors, int count,
-                   const char *words) {
-  char *whole = path;
+/* Expects that a file of only these tensors is rejected with `message`. */
+static void reject(const Parameters *network, const NamedTensor *tensors, int count,
+                   const char *message) {
+  char *good_path = path;
   float *flat = NULL;
   path = mem_format("%s/bad.safetensors", folder);
   assert_int_equal(write_file(tensors, count), OK);
   assert_int_equal(perceptual_read(path, network, &flat, &error), ERROR_DATA);
   assert_null(flat);
-  char *message = mem_format("loss.perceptual_weights: %s: %s", path, words);
-  assert_string_equal(error.message, message);
-  free(message);
+  char *expected = mem_format("loss.perceptual_weights: %s: %s", path, message);
+  assert_string_equal(error.message, expected);
+  free(expected);
   free(path);
-  path = whole;
+  path = good_path;
 }
 
-static void test_bad_files(void **state) {
+static void test_bad_files_are_rejected(void **state) {
   (void)state;
   Config config = small_config((const char *const[]){NULL});
   Gan *gan = NULL;
@@ -195,35 +194,35 @@ static void test_bad_files(void **state) {
   const Parameters *network = gan_perceptual_network(gan);
   const NamedTensor good = {"features.0.weight", TENSOR_F32, 4, {64, 3, 3, 3}, zeros};
   NamedTensor bad = good;
-  refuse(network, &good, 1,
+  reject(network, &good, 1,
          "tensor \"features.0.bias\" is missing, expected [64]; give the weights of VGG19 with "
          "torchvision's names (docs/perceptual.md)");
   bad.shape[1] = 1;
-  refuse(network, &bad, 1,
+  reject(network, &bad, 1,
          "tensor \"features.0.weight\" is F32 [64, 1, 3, 3], expected F32, F16 or BF16 "
          "[64, 3, 3, 3] as in torchvision's VGG19 (docs/perceptual.md)");
-  bad = (NamedTensor){"features.0.weight", TENSOR_F32, 1, {64}, zeros}; /* a batch norm's */
-  refuse(network, &bad, 1,
+  bad = (NamedTensor){"features.0.weight", TENSOR_F32, 1, {64}, zeros}; /* like a batch norm's */
+  reject(network, &bad, 1,
          "tensor \"features.0.weight\" is F32 [64], expected F32, F16 or BF16 [64, 3, 3, 3] as "
          "in torchvision's VGG19 (docs/perceptual.md)");
   bad = good;
   bad.type = TENSOR_I32;
-  refuse(network, &bad, 1,
+  reject(network, &bad, 1,
          "tensor \"features.0.weight\" is I32 [64, 3, 3, 3], expected F32, F16 or BF16 "
          "[64, 3, 3, 3] as in torchvision's VGG19 (docs/perceptual.md)");
   bad = good;
   bad.data = nan;
-  refuse(network, &bad, 1,
-         "tensor \"features.0.weight\": element 40 of 1728 is not finite: nan");
+  reject(network, &bad, 1, "tensor \"features.0.weight\": element 40 of 1728 is not finite: nan");
   assert_int_equal(perceptual_read("nowhere", network, &flat, &error), ERROR_IO);
   assert_string_equal(error.message, "loss.perceptual_weights: nowhere: cannot open: No such file "
                                      "or directory");
   gan_free(gan);
 }
 
-/* --- Models ----------------------------------------------------------------------------------- */
+/* --- Training -----------------------------------------------------------------------------------
+ */
 
-static void test_what_a_model_needs(void **state) {
+static void test_requirements_are_checked(void **state) {
   (void)state;
   Config config = small_config((const char *const[]){NULL});
   Gan *gan = NULL;
@@ -246,10 +245,10 @@ static float *download(const Buffer *buffer) {
   return values;
 }
 
-/* Some steps on the perceptual loss alone; the loss of the first. */
-static double learn(const char *precision, int steps) {
+/* Trains on the perceptual loss alone; returns the loss of the first step. */
+static double check_learning(const char *precision, int steps) {
   Config config = small_config((const char *const[]){precision, "optim.generator_lr=2e-3", NULL});
-  Gan *gan = make_model(&config);
+  Gan *gan = make_gan(&config);
   static uint8_t source[CLIP_BYTES], target[CLIP_BYTES];
   for (int i = 0; i < CLIP_BYTES; i++) {
     source[i] = (uint8_t)(128 + 100 * sin(0.1 * i));
@@ -265,7 +264,7 @@ static double learn(const char *precision, int steps) {
     if (i == 0) first = last;
   }
   double begin = first.metrics[METRIC_PERCEPTUAL], end = last.metrics[METRIC_PERCEPTUAL];
-  if (!(end < 0.9 * begin)) fail_msg("%s: %g became %g", precision, begin, end);
+  if (!(end < 0.9 * begin)) fail_msg("%s: %g before, %g after training", precision, begin, end);
   assert_true(fabs(last.metrics[METRIC_LOSS_G] - end) <= 1e-6 * end);
   float *after = download(&gan_perceptual_network(gan)->master);
   assert_memory_equal(before, after, (size_t)gan_perceptual_network(gan)->total * sizeof *before);
@@ -275,20 +274,20 @@ static double learn(const char *precision, int steps) {
   return begin;
 }
 
-static void test_learns(void **state) {
+static void test_training_lowers_the_loss_and_keeps_the_weights(void **state) {
   (void)state;
-  double exact = learn("train.precision=f32", 6);
+  double exact = check_learning("train.precision=f32", 6);
   if (!backend->supports_bf16(backend)) skip();
-  double rounded = learn("train.precision=bf16", 6);
+  double rounded = check_learning("train.precision=bf16", 6);
   if (!(fabs(rounded - exact) < 0.02 * exact)) fail_msg("%g in bf16, %g in f32", rounded, exact);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_layouts_and_types),
-      cmocka_unit_test(test_bad_files),
-      cmocka_unit_test(test_what_a_model_needs),
-      cmocka_unit_test(test_learns),
+      cmocka_unit_test(test_bad_files_are_rejected),
+      cmocka_unit_test(test_requirements_are_checked),
+      cmocka_unit_test(test_training_lowers_the_loss_and_keeps_the_weights),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -1,5 +1,4 @@
-/* Frames through a model, decoded, translated and encoded side by side: all of them, in order, and
- * whatever stage fails ends the others. */
+/* The frame pipeline translates all frames in order, and the failure of a stage ends the others. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,7 +18,7 @@
 #include "trainer/infer/frame_pipeline.h"
 
 enum { FRAMES = 20, HEIGHT = 13, WIDTH = 18, BYTES = HEIGHT * WIDTH * 3 };
-static const InferenceShape SHAPE = {1, HEIGHT, WIDTH, 3, HEIGHT, WIDTH};
+static const InferenceShape SHAPE = {HEIGHT, WIDTH, 3, HEIGHT, WIDTH};
 
 static Error error;
 static char folder[256];
@@ -30,7 +29,7 @@ static void check(Status status) {
   if (status != OK) fail_msg("%s", error.message);
 }
 
-/* A path in the tests' folder, which is the caller's. */
+/* A path in the test's folder; the caller frees it. */
 static char *inside(const char *name) {
   return path_join(folder, name);
 }
@@ -47,11 +46,11 @@ static void write_file(const char *path, const char *text) {
   assert_int_equal(fclose(file), 0);
 }
 
-static void write_film(void) {
+static void write_input(void) {
   const VideoWriterOptions how = {.width = WIDTH, .height = HEIGHT};
   VideoWriter *writer;
   uint8_t rgb[BYTES];
-  char *path = inside("film"), name[32];
+  char *path = inside("input"), name[32];
   check(video_writer_open(path, &how, &writer, &error));
   for (int t = 0; t < FRAMES; t++) {
     random_frame((uint32_t)t, rgb);
@@ -65,11 +64,11 @@ static void write_film(void) {
 static int set_up(void **state) {
   (void)state;
   const char *root = getenv("TMPDIR");
-  snprintf(folder, sizeof folder, "%s/celforge-film-XXXXXX", root && root[0] ? root : "/tmp");
+  snprintf(folder, sizeof folder, "%s/celforge-pipeline-XXXXXX", root && root[0] ? root : "/tmp");
   if (!mkdtemp(folder) || backend_cpu_new(1, &backend, &error) != OK) return -1;
   small_generator_open(&generator, (const char *const[]){"model.temporal=conv3d", NULL}, 3,
                        backend);
-  write_film();
+  write_input();
   return 0;
 }
 
@@ -80,28 +79,29 @@ static int tear_down(void **state) {
   return folder_remove(folder, &error) == OK ? 0 : -1;
 }
 
-/* From the folder "film" to one that is named; unfinished where it failed. */
-static Status translate(const char *name, const char *taken, int64_t *done) {
+/* Translates the folder "input" to the folder `name`; `existing`: the name of a frame that is in
+ * the way. */
+static Status translate(const char *name, const char *existing, int64_t *done) {
   const VideoWriterOptions how = {.width = WIDTH, .height = HEIGHT};
-  char *from = inside("film"), *to = inside(name);
+  char *from = inside("input"), *to = inside(name);
   VideoReader *reader;
   VideoWriter *writer;
   check(video_open(from, NULL, &reader, &error));
   check(video_writer_open(to, &how, &writer, &error));
-  if (taken) { /* a frame's name, which the writer will find taken */
-    char *beside = mem_format("%s.tmp", to), *path = path_join(beside, taken);
+  if (existing) {
+    char *beside = mem_format("%s.tmp", to), *path = path_join(beside, existing);
     write_file(path, "");
     free(beside);
     free(path);
   }
   check(inference_stream_begin(generator.inference, &SHAPE, &error));
-  const FilmStream stream = {.inference = generator.inference,
-                             .shape = SHAPE,
-                             .readers = &reader,
-                             .paths = (const char *const[]){from},
-                             .input_count = 1,
-                             .writer = writer};
-  const Status status = film_stream_run(&stream, done, &error);
+  const FramePipeline pipeline = {.inference = generator.inference,
+                                  .shape = SHAPE,
+                                  .readers = &reader,
+                                  .paths = (const char *const[]){from},
+                                  .input_count = 1,
+                                  .writer = writer};
+  const Status status = frame_pipeline_run(&pipeline, done, &error);
   if (status == OK) {
     Error late = {0};
     if (video_writer_finish(writer, &late) != OK) fail_msg("%s", late.message);
@@ -114,16 +114,16 @@ static Status translate(const char *name, const char *taken, int64_t *done) {
   return status;
 }
 
-/* Those of the same network without threads, with the names of their sources. */
-static void frames_in_order(void **state) {
+/* The frames equal those of the inference without threads, and keep the names of their sources. */
+static void frames_are_translated_in_order(void **state) {
   (void)state;
   int64_t done = 0;
   VideoReader *reader;
   uint8_t source[BYTES], expected[BYTES], found[BYTES];
   float *output = mem_new(BYTES, sizeof *output);
-  char *path = inside("cartoon"), name[32];
+  char *path = inside("output"), name[32];
   bool end = false;
-  check(translate("cartoon", NULL, &done));
+  check(translate("output", NULL, &done));
   assert_int_equal(done, FRAMES);
   check(video_open(path, NULL, &reader, &error));
   check(inference_stream_begin(generator.inference, &SHAPE, &error));
@@ -144,10 +144,10 @@ static void frames_in_order(void **state) {
   free(path);
 }
 
-static void an_input_that_breaks(void **state) {
+static void a_broken_input_frame_ends_the_run(void **state) {
   (void)state;
   int64_t done = 0;
-  char *path = inside("film/take-011.png");
+  char *path = inside("input/take-011.png");
   write_file(path, "broken");
   assert_int_equal(translate("broken", NULL, &done), ERROR_DATA);
   assert_non_null(strstr(error.message, "take-011.png"));
@@ -156,7 +156,7 @@ static void an_input_that_breaks(void **state) {
   free(path);
 }
 
-static void an_output_that_breaks(void **state) {
+static void a_failing_writer_ends_the_run(void **state) {
   (void)state;
   int64_t done = 0;
   assert_int_equal(translate("taken", "take-003.png", &done), ERROR_USAGE);
@@ -164,8 +164,8 @@ static void an_output_that_breaks(void **state) {
   assert_int_equal(done, 3);
 }
 
-/* The last one: the process stays asked to stop. */
-static void a_signal(void **state) {
+/* Runs last: the process stays marked as stopped. */
+static void a_signal_stops_the_run(void **state) {
   (void)state;
   int64_t done = 0;
   signals_catch();
@@ -177,10 +177,10 @@ static void a_signal(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(frames_in_order),
-      cmocka_unit_test(an_input_that_breaks),
-      cmocka_unit_test(an_output_that_breaks),
-      cmocka_unit_test(a_signal),
+      cmocka_unit_test(frames_are_translated_in_order),
+      cmocka_unit_test(a_broken_input_frame_ends_the_run),
+      cmocka_unit_test(a_failing_writer_ends_the_run),
+      cmocka_unit_test(a_signal_stops_the_run),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

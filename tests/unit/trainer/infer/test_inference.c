@@ -1,4 +1,4 @@
-/* Translating frame by frame gives what the whole clip at once gives. */
+/* Translation frame by frame equals translation of the whole clip in one program. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -30,11 +30,10 @@ static int close_backend(void **state) {
   return 0;
 }
 
-/* A generator with random weights. */
 typedef struct Fixture {
   SmallGenerator generator;
-  Inference *inference; /* the generator's */
-  InferenceShape clip, frame;
+  Inference *inference; /* owned by `generator` */
+  InferenceShape shape;
   uint8_t *source;
   float *whole, *streamed; /* [FRAMES,height,width,3] */
   size_t source_frame, output_frame;
@@ -46,9 +45,7 @@ static void check(Status status) {
 
 static Fixture *fixture_new(const char *const *assignments, InferenceShape shape) {
   Fixture *f = mem_new(1, sizeof *f);
-  f->clip = f->frame = shape;
-  f->clip.frames = FRAMES;
-  f->frame.frames = 1;
+  f->shape = shape;
   small_generator_open(&f->generator, assignments, shape.source_channels, backend);
   f->inference = f->generator.inference;
   f->source_frame = (size_t)(shape.source_height * shape.source_width * shape.source_channels);
@@ -71,7 +68,7 @@ static void fixture_free(Fixture *f) {
 }
 
 static void stream(Fixture *f, int frames, float *out) {
-  check(inference_stream_begin(f->inference, &f->frame, &error));
+  check(inference_stream_begin(f->inference, &f->shape, &error));
   for (int t = 0; t < frames; t++)
     check(inference_stream_frame(f->inference, f->source + (size_t)t * f->source_frame,
                                  out + (size_t)t * f->output_frame, &error));
@@ -88,18 +85,18 @@ static double largest_difference(const float *a, const float *b, size_t count) {
 
 static void check_stream(const char *const *assignments, InferenceShape shape) {
   Fixture *f = fixture_new(assignments, shape);
-  check(inference_clip(f->inference, &f->clip, f->source, 0, f->whole, &error));
+  small_generator_clip(&f->generator, &f->shape, FRAMES, f->source, f->whole);
   stream(f, FRAMES, f->streamed);
   double difference = largest_difference(f->whole, f->streamed, FRAMES * f->output_frame);
   if (!(difference <= TOLERANCE)) fail_msg("clip and stream differ by %g", difference);
-  /* A second stream starts from nothing. */
+  /* A second clip starts from a reset state. */
   stream(f, FRAMES, f->streamed);
   assert_true(largest_difference(f->whole, f->streamed, FRAMES * f->output_frame) <= TOLERANCE);
   fixture_free(f);
 }
 
 #define ASSIGNMENTS(...) ((const char *const[]){__VA_ARGS__, NULL})
-static const InferenceShape EVEN = {1, 16, 24, 3, 16, 24};
+static const InferenceShape EVEN = {16, 24, 3, 16, 24};
 
 static void test_conv3d_rms(void **state) {
   (void)state;
@@ -116,14 +113,14 @@ static void test_conv3d_without_norm(void **state) {
   check_stream(ASSIGNMENTS("model.temporal=conv3d", "model.norm=none"), EVEN);
 }
 
-static void test_recurrence(void **state) {
+static void test_convgru(void **state) {
   (void)state;
   check_stream(ASSIGNMENTS("model.temporal=convgru", "model.norm=rms"), EVEN);
   check_stream(ASSIGNMENTS("model.temporal=convgru", "model.norm=group"),
-               (InferenceShape){1, 9, 11, 3, 18, 22});
+               (InferenceShape){9, 11, 3, 18, 22});
 }
 
-static void test_no_time(void **state) {
+static void test_without_temporal_layers(void **state) {
   (void)state;
   check_stream(ASSIGNMENTS("model.temporal=none", "model.norm=rms"), EVEN);
   check_stream(ASSIGNMENTS("model.temporal=none", "model.norm=instance"), EVEN);
@@ -131,7 +128,7 @@ static void test_no_time(void **state) {
 
 static void test_pix2pixhd(void **state) {
   (void)state;
-  static const InferenceShape ODD = {1, 17, 22, 3, 17, 22}, STACKED = {1, 9, 11, 6, 18, 22};
+  static const InferenceShape ODD = {17, 22, 3, 17, 22}, STACKED = {9, 11, 6, 18, 22};
 #define PIX2PIXHD "model.generator=pix2pixhd", "model.temporal=none"
   check_stream(ASSIGNMENTS(PIX2PIXHD, "model.norm=instance", "model.downsamplings=3"), ODD);
   check_stream(ASSIGNMENTS(PIX2PIXHD, "model.norm=rms", "model.downsamplings=2",
@@ -139,8 +136,9 @@ static void test_pix2pixhd(void **state) {
                STACKED);
 }
 
-/* The global generator is trained first, then both together: its parameters keep their names. */
-static void test_global_generator_in_the_enhancer(void **state) {
+/* The global generator can be trained first: its parameters have the same names and shapes inside
+ * the local enhancer. */
+static void test_enhancer_keeps_the_names_of_the_global_generator(void **state) {
   (void)state;
   Fixture *alone = fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downsamplings=1"), EVEN);
   Fixture *both =
@@ -168,13 +166,12 @@ static void test_global_generator_in_the_enhancer(void **state) {
   fixture_free(both);
 }
 
-/* Each side needs room for the paddings at the lowest resolution. */
-static void test_too_small_a_picture(void **state) {
+/* Every side must be larger than the reflect padding at the lowest resolution. */
+static void test_too_small_frames_are_rejected(void **state) {
   (void)state;
   Fixture *f = fixture_new(ASSIGNMENTS(PIX2PIXHD, "model.downsamplings=3"), EVEN);
-  const InferenceShape small = {1, 8, 24, 3, 8, 24};
-  assert_int_equal(inference_clip(f->inference, &small, f->source, 0, f->whole, &error),
-                   ERROR_USAGE);
+  const InferenceShape small = {8, 24, 3, 8, 24};
+  assert_int_equal(inference_stream_begin(f->inference, &small, &error), ERROR_USAGE);
   assert_non_null(strstr(error.message,
                          "generator.block0.conv1: conv3d: reflect padding 1 and 1 in "
                          "height must be less than the length 1"));
@@ -184,7 +181,7 @@ static void test_too_small_a_picture(void **state) {
 static void test_odd_sizes(void **state) {
   (void)state;
   static const InferenceShape ODD[] = {
-      {1, 17, 22, 3, 17, 22}, {1, 19, 13, 3, 19, 13}, {1, 14, 15, 3, 14, 15}};
+      {17, 22, 3, 17, 22}, {19, 13, 3, 19, 13}, {14, 15, 3, 14, 15}};
   for (size_t i = 0; i < sizeof ODD / sizeof *ODD; i++)
     check_stream(ASSIGNMENTS("model.temporal=conv3d", "model.norm=rms"), ODD[i]);
   check_stream(ASSIGNMENTS("model.temporal=conv3d", "model.norm=instance"), ODD[0]);
@@ -196,18 +193,18 @@ static void test_noise(void **state) {
   check_stream(ASSIGNMENTS("model.noise_channels=1", "model.temporal=none"), EVEN);
 }
 
-static void test_stacked_and_smaller_sources(void **state) {
+static void test_stacked_and_upsampled_sources(void **state) {
   (void)state;
-  check_stream(ASSIGNMENTS("model.norm=rms"), (InferenceShape){1, 16, 16, 6, 16, 16});
-  check_stream(ASSIGNMENTS("model.norm=rms"), (InferenceShape){1, 9, 11, 3, 18, 22});
+  check_stream(ASSIGNMENTS("model.norm=rms"), (InferenceShape){16, 16, 6, 16, 16});
+  check_stream(ASSIGNMENTS("model.norm=rms"), (InferenceShape){9, 11, 3, 18, 22});
 }
 
-/* The comparison would mean little if the network ignored the frames before, or did nothing. */
-static void frames_before_matter(const char *temporal) {
+/* The other tests need a generator that changes its input and depends on earlier frames. */
+static void check_temporal_dependence(const char *temporal) {
   Fixture *f = fixture_new(ASSIGNMENTS(temporal), EVEN);
   const uint8_t *second = f->source + f->source_frame;
   stream(f, 2, f->streamed);
-  check(inference_stream_begin(f->inference, &f->frame, &error));
+  check(inference_stream_begin(f->inference, &f->shape, &error));
   check(inference_stream_frame(f->inference, second, f->whole, &error));
   assert_true(largest_difference(f->whole, f->streamed + f->output_frame, f->output_frame) > 1e-2);
   for (size_t i = 0; i < f->output_frame; i++) f->streamed[i] = (float)second[i] / 127.5f - 1;
@@ -215,46 +212,47 @@ static void frames_before_matter(const char *temporal) {
   fixture_free(f);
 }
 
-static void test_frames_before_matter(void **state) {
+static void test_output_depends_on_earlier_frames(void **state) {
   (void)state;
-  frames_before_matter("model.temporal=conv3d");
-  frames_before_matter("model.temporal=convgru");
+  check_temporal_dependence("model.temporal=conv3d");
+  check_temporal_dependence("model.temporal=convgru");
 }
 
-/* Nothing looks ahead: the first frames of a clip are those of a shorter one. */
-static void test_causal(void **state) {
-  (void)state;
-  Fixture *f = fixture_new(ASSIGNMENTS("model.temporal=conv3d"), EVEN);
-  InferenceShape three = f->clip;
-  three.frames = 3;
-  check(inference_clip(f->inference, &f->clip, f->source, 0, f->whole, &error));
-  check(inference_clip(f->inference, &three, f->source, 0, f->streamed, &error));
-  assert_true(largest_difference(f->whole, f->streamed, 3 * f->output_frame) <= TOLERANCE);
-  fixture_free(f);
-}
-
-static void test_noise_is_keyed_by_frame(void **state) {
+/* Two clips have the same noise; two frames of a clip, here of one picture, do not. */
+static void test_noise_depends_on_the_frame_index(void **state) {
   (void)state;
   Fixture *f = fixture_new(ASSIGNMENTS("model.noise_channels=2", "model.temporal=none"), EVEN);
-  check(inference_clip(f->inference, &f->frame, f->source, 0, f->whole, &error));
-  check(inference_clip(f->inference, &f->frame, f->source, 0, f->streamed, &error));
-  assert_memory_equal(f->whole, f->streamed, f->output_frame * sizeof(float));
-  check(inference_clip(f->inference, &f->frame, f->source, 1, f->streamed, &error));
-  assert_true(largest_difference(f->whole, f->streamed, f->output_frame) > 1e-3);
+  memcpy(f->source + f->source_frame, f->source, f->source_frame);
+  stream(f, 2, f->whole);
+  stream(f, 2, f->streamed);
+  assert_memory_equal(f->whole, f->streamed, 2 * f->output_frame * sizeof(float));
+  assert_true(largest_difference(f->whole, f->whole + f->output_frame, f->output_frame) > 1e-3);
   fixture_free(f);
 }
 
-static void test_a_frame_needs_a_stream(void **state) {
+/* Going back to an earlier shape after another one gives the same output again. */
+static void test_change_of_shape(void **state) {
+  (void)state;
+  static const InferenceShape OTHER = {8, 8, 3, 8, 8};
+  Fixture *f = fixture_new(ASSIGNMENTS("model.temporal=convgru"), EVEN);
+  stream(f, FRAMES, f->whole);
+  check(inference_stream_begin(f->inference, &OTHER, &error));
+  check(inference_stream_frame(f->inference, f->source, f->streamed, &error));
+  stream(f, FRAMES, f->streamed);
+  assert_memory_equal(f->whole, f->streamed, FRAMES * f->output_frame * sizeof(float));
+  fixture_free(f);
+}
+
+static void test_frame_without_begin_fails(void **state) {
   (void)state;
   Fixture *f = fixture_new(ASSIGNMENTS("model.temporal=none"), EVEN);
   assert_int_equal(inference_stream_frame(f->inference, f->source, f->whole, &error),
                    ERROR_INTERNAL);
-  assert_int_equal(inference_stream_begin(f->inference, &f->clip, &error), ERROR_INTERNAL);
   assert_int_equal(inference_source_channels(f->inference), 3);
   fixture_free(f);
 }
 
-static void test_to_bytes(void **state) {
+static void test_frames_to_u8_clamps_and_rounds(void **state) {
   (void)state;
   const float frames[] = {-1, 1, 0, -3, 7, -0.5f, 254.0f / 127.5f - 1, 0.6f / 127.5f - 1};
   const uint8_t expected[] = {0, 255, 128, 0, 255, 64, 254, 1};
@@ -268,19 +266,19 @@ int main(void) {
       cmocka_unit_test(test_conv3d_rms),
       cmocka_unit_test(test_conv3d_instance),
       cmocka_unit_test(test_conv3d_without_norm),
-      cmocka_unit_test(test_recurrence),
-      cmocka_unit_test(test_no_time),
+      cmocka_unit_test(test_convgru),
+      cmocka_unit_test(test_without_temporal_layers),
       cmocka_unit_test(test_pix2pixhd),
-      cmocka_unit_test(test_global_generator_in_the_enhancer),
-      cmocka_unit_test(test_too_small_a_picture),
+      cmocka_unit_test(test_enhancer_keeps_the_names_of_the_global_generator),
+      cmocka_unit_test(test_too_small_frames_are_rejected),
       cmocka_unit_test(test_odd_sizes),
       cmocka_unit_test(test_noise),
-      cmocka_unit_test(test_stacked_and_smaller_sources),
-      cmocka_unit_test(test_frames_before_matter),
-      cmocka_unit_test(test_causal),
-      cmocka_unit_test(test_noise_is_keyed_by_frame),
-      cmocka_unit_test(test_a_frame_needs_a_stream),
-      cmocka_unit_test(test_to_bytes),
+      cmocka_unit_test(test_stacked_and_upsampled_sources),
+      cmocka_unit_test(test_output_depends_on_earlier_frames),
+      cmocka_unit_test(test_noise_depends_on_the_frame_index),
+      cmocka_unit_test(test_change_of_shape),
+      cmocka_unit_test(test_frame_without_begin_fails),
+      cmocka_unit_test(test_frames_to_u8_clamps_and_rounds),
   };
   return cmocka_run_group_tests(tests, open_backend, close_backend);
 }

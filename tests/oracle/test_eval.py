@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""eval's scores against NumPy's on the same frames, along OpenCV's optical flow, and against FFmpeg's psnr filter.
+"""The scores of celforge eval against NumPy with OpenCV's optical flow, and against FFmpeg's psnr filter.
 
-The frames come out of the program by other doors: the clips through h5py, the outputs through
-translate on folders of frames.
+The frames are obtained independently of eval: the clips through h5py, the outputs through celforge translate on frame
+folders.
 """
 import json
 import os
@@ -53,7 +53,7 @@ def psnr(a, b):
 
 
 def filtered(pictures):
-    """Every valid 11 x 11 window's weighted mean: a plain sum over the window's places."""
+    """The weighted mean of every valid 11 x 11 window."""
     offsets = np.arange(11) - 5
     weights = np.exp(-(offsets[:, None] ** 2 + offsets[None, :] ** 2) / (2 * 1.5**2))
     weights /= weights.sum()
@@ -76,7 +76,7 @@ def ssim(a, b):
 
 
 def temporal(a, b):
-    """Clips [N,T,H,W,3]; differences between frames of a clip alone."""
+    """Clips [N,T,H,W,3]; differences between frames of the same clip."""
     return np.mean(np.abs(np.diff(luma(a), axis=1) - np.diff(luma(b), axis=1)))
 
 
@@ -85,19 +85,19 @@ def flow(before, after):
     return cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0).astype(np.float64)
 
 
-def pairs(*films):
-    """Each film's frames t and t + 1, of every clip."""
-    for clips in zip(*films):
+def pairs(*videos):
+    """Frames t and t + 1 of every video [N,T,H,W,3], for every clip."""
+    for clips in zip(*videos):
         for t in range(len(clips[0]) - 1):
             yield [(clip[t], clip[t + 1]) for clip in clips]
 
 
-def tof(film, target):
-    return np.mean([np.mean(np.linalg.norm(flow(*mine) - flow(*wanted), axis=-1)) for mine, wanted in pairs(film, target)])
+def tof(video, target):
+    return np.mean([np.mean(np.linalg.norm(flow(*a) - flow(*b), axis=-1)) for a, b in pairs(video, target)])
 
 
-def led_to(picture, forward):
-    """picture [H,W,C] where each pixel's flow leads to, bilinearly."""
+def warp(picture, forward):
+    """Samples picture [H,W,C] bilinearly at x + forward(x)."""
     height, width = forward.shape[:2]
     x = np.clip(np.arange(width) + forward[..., 0], 0, width - 1)
     y = np.clip(np.arange(height)[:, None] + forward[..., 1], 0, height - 1)
@@ -109,7 +109,7 @@ def led_to(picture, forward):
 
 
 def visible(forward, backward):
-    there = led_to(backward, forward)
+    there = warp(backward, forward)
     square = lambda v: np.sum(v * v, axis=-1)
     gradient = np.zeros(forward.shape[:2])
     gradient[:, :-1] += square(np.diff(forward, axis=1))
@@ -118,30 +118,30 @@ def visible(forward, backward):
             & (gradient <= 0.01 * square(forward) + 0.002))
 
 
-def warp_error(film, source):
-    """And the share of pixels that are visible."""
-    errors, shares = [], []
-    for (before, after), along in pairs(film, source):
+def warp_error(video, source):
+    """Returns the warp error and the fraction of visible pixels."""
+    errors, fractions = [], []
+    for (before, after), along in pairs(video, source):
         forward, mask = flow(*along), visible(flow(*along), flow(*along[::-1]))
-        shares.append(mask.mean())
+        fractions.append(mask.mean())
         if mask.any():
-            errors.append(np.mean((led_to(after / 255, forward) - before / 255)[mask] ** 2))
-    return np.mean(errors), np.mean(shares)
+            errors.append(np.mean((warp(after / 255, forward) - before / 255)[mask] ** 2))
+    return np.mean(errors), np.mean(fractions)
 
 
-def check_motion(tap, scores, films, what):
-    """films: source and target, and whatever else has a name in the scores."""
+def check_motion(tap, scores, videos, what):
+    """`videos` by their names in the scores; "input" and "target" are required."""
     if not cv2:
         tap.skip(f"{what}: tOF and warp error", "pip cannot fetch opencv-python-headless")
         return
-    expected = {f"tof_{name}": tof(film, films["target"]) for name, film in films.items() if name != "target"}
-    for name, film in films.items():
-        expected[f"warp_error_{name}"], expected["warp_visible"] = warp_error(film, films["input"])
+    expected = {f"tof_{name}": tof(video, videos["target"]) for name, video in videos.items() if name != "target"}
+    for name, video in videos.items():
+        expected[f"warp_error_{name}"], expected["warp_visible"] = warp_error(video, videos["input"])
     for key, value in expected.items():
-        tap.check(value > 0 and abs(scores[key] - value) <= 1e-4 * value, f"{what}: {key} is OpenCV's and NumPy's",
+        tap.check(value > 0 and abs(scores[key] - value) <= 1e-4 * value, f"{what}: {key} equals OpenCV and NumPy",
                   f"{scores[key]:.9f}, NumPy {value:.9f}")
     tap.check(scores["warp_error_target"] != scores["warp_error_input"] and 0.3 < scores["warp_visible"] < 1,
-              f"{what}: and something moves")
+              f"{what}: the clip has motion")
 
 
 def evaluate(root, folder, data, *options):
@@ -151,24 +151,24 @@ def evaluate(root, folder, data, *options):
 
 
 def check_scores(tap, root, folder):
-    """Every number of eval, from frames that came another way."""
+    """Every score of eval, on frames obtained independently."""
     with h5py.File(f"{root}/data/shard-00000.h5") as shard:
         source, target = shard["clips/source"][:], shard["clips/target"][:]
     output = np.stack([translate(root, folder, source[i], f"clip{i}") for i in range(CLIPS)])
-    alone = np.stack([translate(root, folder, source[i, t:t + 1], f"frame{i}-{t}")[0]
+    single = np.stack([translate(root, folder, source[i, t:t + 1], f"frame{i}-{t}")[0]
                       for i in range(CLIPS) for t in range(FRAMES)]).reshape(output.shape)
     scores = evaluate(root, folder, f"{root}/data")
     tap.check(scores["clips"] == CLIPS and scores["frames"] == CLIPS * FRAMES, "clips and frames")
     measures = {"psnr": (psnr, 1e-6), "ssim": (ssim, 1e-9), "temporal": (temporal, 1e-9)}
-    for name, frames in (("input", source), ("output", output), ("frame", alone)):
+    for name, frames in (("input", source), ("output", output), ("frame", single)):
         for measure, (score, tolerance) in measures.items():
             found, expected = scores[f"{measure}_{name}"], score(frames, target)
-            tap.check(abs(found - expected) <= tolerance, f"{measure}_{name} is NumPy's",
+            tap.check(abs(found - expected) <= tolerance, f"{measure}_{name} equals NumPy",
                       f"{found:.9f}, NumPy {expected:.9f}")
     tap.check(abs(scores["psnr_output"] - scores["psnr_input"]) > 0.1
               and abs(scores["psnr_output"] - scores["psnr_frame"]) > 1e-4,
-              "the three candidates differ")
-    check_motion(tap, scores, {"input": source, "output": output, "frame": alone, "target": target}, "a clip")
+              "the scores of input, output and single frames differ")
+    check_motion(tap, scores, {"input": source, "output": output, "frame": single, "target": target}, "a clip")
 
 
 def check_subset(tap, root, folder):
@@ -179,7 +179,7 @@ def check_subset(tap, root, folder):
     tap.check(scores["clips"] == 1 and abs(scores["psnr_input"] - expected) < 1e-6,
               "--clips 1 scores the first clip")
     tap.check("temporal_output" in scores and not [key for key in scores if key.startswith(("tof", "warp"))],
-              "--no-flow leaves the scores of motion out", " ".join(scores))
+              "--no-flow omits the motion scores", " ".join(scores))
 
 
 def check_single_frames(tap, root, folder):
@@ -188,11 +188,11 @@ def check_single_frames(tap, root, folder):
     unknown = sorted(key for key, value in scores.items() if value is None)
     tap.check(unknown == sorted([f"{measure}_{name}" for name in ("input", "output", "frame")
                                  for measure in ("temporal", "tof", "warp_error")] + ["warp_error_target", "warp_visible"]),
-              "clips of one frame have no scores of motion", " ".join(unknown))
+              "clips of one frame have no motion scores", " ".join(unknown))
 
 
-def enlarged(frames):
-    """Twice the size, bilinearly, half-pixel centres."""
+def upsampled(frames):
+    """Twice the size, bilinear, half-pixel centres."""
     for axis in (-3, -2):
         last = frames.shape[axis] - 1
         place = (np.arange(2 * (last + 1)) + 0.5) / 2 - 0.5
@@ -203,18 +203,18 @@ def enlarged(frames):
     return np.floor(frames + 0.5).astype(np.uint8)
 
 
-def check_enlarged(tap, root):
-    """Motion of a source of half the target's size is that of the enlarged source."""
-    film = f"{root}/large.mp4"
-    celforge("synth", film, "--frames", "4", "--size", f"{2 * WIDTH}x{2 * HEIGHT}", "--seed", "6")
-    celforge("pack", f"{root}/half", "--source", film, "--target-filter", "negate", "--scale", "2", "--frames", "4")
+def check_upsampled(tap, root):
+    """A source of half the target's size is scored after upsampling."""
+    video = f"{root}/large.mp4"
+    celforge("synth", video, "--frames", "4", "--size", f"{2 * WIDTH}x{2 * HEIGHT}", "--seed", "6")
+    celforge("pack", f"{root}/half", "--source", video, "--target-filter", "negate", "--scale", "2", "--frames", "4")
     folder = train(f"{root}/twice", {"data.path": f"{root}/half", **SETTINGS, "train.steps": 1, "train.global_batch": 1})
     scores = evaluate(root, folder, f"{root}/half")
     with h5py.File(f"{root}/half/shard-00000.h5") as shard:
-        source, target = enlarged(shard["clips/source"][:]), shard["clips/target"][:]
+        source, target = upsampled(shard["clips/source"][:]), shard["clips/target"][:]
     tap.check(source.shape == target.shape and abs(scores["psnr_input"] - psnr(source, target)) < 1e-6,
-              "an enlarged source: psnr_input is NumPy's")
-    check_motion(tap, scores, {"input": source, "target": target}, "an enlarged source")
+              "an upsampled source: psnr_input equals NumPy")
+    check_motion(tap, scores, {"input": source, "target": target}, "an upsampled source")
 
 
 def ffmpeg_psnr_y(first, second):
@@ -227,14 +227,14 @@ def ffmpeg_psnr_y(first, second):
 
 
 def check_ffmpeg(tap, root, folder):
-    """The translated video beside its source. Video luma spans 16 to 235, so FFmpeg's errors are
-    219/255 of those in full range."""
-    film = f"{root}/film.mp4"
-    celforge("synth", film, "--frames", "12", "--size", f"{WIDTH}x{HEIGHT}", "--seed", "5")
-    celforge("pack", f"{root}/film", "--source", film, "--target", film, "--frames", "12")
-    scores = evaluate(root, folder, f"{root}/film")
-    celforge("translate", "--checkpoint", folder, "--quality", "1", film, f"{root}/out.mp4")
-    found = ffmpeg_psnr_y(f"{root}/out.mp4", film) - 20 * np.log10(255 / 219)
+    """The PSNR of a translated video against its source. Video luma spans 16 to 235, so FFmpeg's errors are 219/255 of
+    those in full range."""
+    video = f"{root}/video.mp4"
+    celforge("synth", video, "--frames", "12", "--size", f"{WIDTH}x{HEIGHT}", "--seed", "5")
+    celforge("pack", f"{root}/packed", "--source", video, "--target", video, "--frames", "12")
+    scores = evaluate(root, folder, f"{root}/packed")
+    celforge("translate", "--checkpoint", folder, "--quality", "1", video, f"{root}/out.mp4")
+    found = ffmpeg_psnr_y(f"{root}/out.mp4", video) - 20 * np.log10(255 / 219)
     tap.check(abs(found - scores["psnr_output"]) < 0.3, "FFmpeg's psnr of the video agrees",
               f"eval {scores['psnr_output']:.3f} dB, FFmpeg {found:.3f} dB")
 
@@ -251,7 +251,7 @@ def main():
         check_scores(tap, root, folder)
         check_subset(tap, root, folder)
         check_single_frames(tap, root, folder)
-        check_enlarged(tap, root)
+        check_upsampled(tap, root)
         check_ffmpeg(tap, root, folder)
     tap.end()
 
