@@ -1,129 +1,132 @@
 /* A backend: memory, and a kernel for each op.
  *
- * The program asks for a kernel when it is planned, knowing shapes and dtypes but no addresses, and
- * learns how much workspace it needs; it runs the kernel many times with the addresses. Kernels
- * read nothing from and write nothing to anywhere else, except that a backend may cache what it
- * derives from buffers (reordered weights), keyed by the buffer's version. */
+ * A program requests its kernels when it is planned: shapes and dtypes are known then, addresses
+ * are not. Each kernel states the workspace it needs, and runs many times with addresses. Kernels
+ * access only their inputs, outputs and workspace, except that a backend may cache data derived
+ * from buffers (reordered weights), keyed by the buffer's version. */
 #ifndef CELFORGE_ENGINE_BACKEND_BACKEND_H
 #define CELFORGE_ENGINE_BACKEND_BACKEND_H
 
 #include "engine/graph/op.h"
 
-/* What begins at multiples of this many bytes: all that a backend allocates, workspaces, and values
- * in the arena. Views of a buffer begin anywhere. */
+/* Alignment in bytes of allocations, workspaces and values in the arena. Views of a buffer may
+ * begin at any element. */
 enum { MEMORY_ALIGNMENT = 64 };
 
-static inline size_t memory_align(size_t bytes) { /* up to the next multiple */
+/* Rounds up to a multiple of MEMORY_ALIGNMENT. */
+static inline size_t memory_align(size_t bytes) {
   return (bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
 }
 
 typedef struct Tensor {
-  void *data; /* contiguous; aligned unless it is a view. NULL: absent, or not known yet */
+  void *data; /* contiguous; aligned unless it is a view. NULL: absent, or not bound yet */
   Shape shape;
   DType dtype;
-  Buffer *buffer; /* what a view (or a reshape of one) lies in; NULL for values in the arena */
+  Buffer *buffer; /* of a view or a reshape of one; NULL for values in the arena */
 } Tensor;
 
 typedef struct Kernel Kernel;
 struct Kernel {
-  size_t workspace; /* bytes, needed during run alone */
+  size_t workspace; /* bytes that run needs, without content between runs */
   Status (*run)(Kernel *kernel, const Tensor *inputs, const Tensor *outputs, void *workspace,
                 Error *error);
   void (*free)(Kernel *kernel);
 };
 
-/* What kernel_new is asked for. */
+/* The arguments of a kernel_new call. */
 typedef struct KernelRequest {
   const Op *op;
   const Tensor *inputs, *outputs;
 } KernelRequest;
 
-/* A device's own memory. `staging`: what of the free one the backend will still take for copies. */
+/* Memory of the device. `staging` is the part of `free` that the backend reserves for staging
+ * copies later. */
 typedef struct DeviceMemory {
   size_t free, total, staging; /* bytes */
 } DeviceMemory;
 
-/* A copy of a few numbers on their way back to the host: see the backend's readback functions. */
+/* An asynchronous copy of a few numbers to the host: see readback_* of Backend. */
 typedef struct Readback Readback;
 
 struct Backend {
   const char *name; /* "cpu", "cuda" */
+  /* `what` names the memory in errors. */
   Status (*allocate)(Backend *backend, size_t bytes, const char *what, void **out, Error *error);
   void (*release)(Backend *backend, void *memory);
-  /* Both in order with the kernels. `source` may be used again when upload returns (a device copies
-   * from a staging buffer of its own meanwhile); download returns when `destination` is filled. */
+  /* Copies from and to host memory, in order with the kernels. upload returns when `source` may be
+   * reused (a device copies from its own staging buffer meanwhile), download when `destination` is
+   * filled. */
   Status (*upload)(Backend *backend, void *destination, const void *source, size_t bytes,
                    Error *error);
   Status (*download)(Backend *backend, void *destination, const void *source, size_t bytes,
                      Error *error);
-  /* A download that waits for nothing when it is started: it takes what the memory holds behind all
-   * kernels started so far. readback_wait waits for that copy alone and gives its bytes, which stay
-   * until the same readback is started again. Where the device does not come to it in time,
-   * ERROR_INTERNAL says so. A readback that was never started gives zeros. */
+  /* An asynchronous download. readback_start copies the content that `source` has after all kernels
+   * started so far, without waiting. readback_wait waits for that copy alone and returns its bytes,
+   * which stay valid until the same readback is started again; ERROR_INTERNAL on timeout. A
+   * readback that was never started returns zeros. */
   Status (*readback_new)(Backend *backend, size_t bytes, Readback **out, Error *error);
   Status (*readback_start)(Backend *backend, Readback *readback, const void *source, Error *error);
   Status (*readback_wait)(Backend *backend, Readback *readback, const void **data, Error *error);
   void (*readback_free)(Backend *backend, Readback *readback);
-  /* Waits until everything started has ended. */
+  /* Waits for everything started so far. */
   Status (*synchronize)(Backend *backend, Error *error);
-  /* Notes the time at which the device comes here, behind everything started so far; may be
-   * captured, and is noted anew by each run of the capture. Indices are small: 0, 1, 2, ... */
-  Status (*mark)(Backend *backend, int index, Error *error);
-  /* The time between two such marks, which it waits for. */
-  Status (*marked_seconds)(Backend *backend, int from, int to, double *seconds, Error *error);
-  /* Tells profilers that look on from outside where what they are to look at begins and ends. NULL
-   * on a backend without. */
-  void (*watch)(Backend *backend, bool on);
-  /* NULL where memory is the host's own. */
+  /* Records a timing event after everything started so far. In a capture it becomes part of the
+   * captured graph, and each run records it again. Indices are small: 0, 1, 2, ... */
+  Status (*record_event)(Backend *backend, int index, Error *error);
+  /* Waits for two recorded events and gives the seconds between them. */
+  Status (*event_seconds)(Backend *backend, int from, int to, double *seconds, Error *error);
+  /* Optional. Begins or ends the range that an external profiler records. */
+  void (*profiler_range)(Backend *backend, bool on);
+  /* Optional: NULL if tensors are in host memory. */
   Status (*memory)(Backend *backend, DeviceMemory *out, Error *error);
-  /* NULL on a backend without. Between the two every kernel is recorded and none runs; `*out` is
-   * what a later capture_run starts as a whole, at the same addresses. After an error nothing is
-   * being captured. */
+  /* Optional. Between capture_begin and capture_end kernels are recorded instead of run;
+   * capture_run then starts all of them at once, with the same addresses. After an error no capture
+   * is active. */
   Status (*capture_begin)(Backend *backend, Error *error);
   Status (*capture_end)(Backend *backend, void **out, Error *error);
   Status (*capture_run)(Backend *backend, void *captured, Error *error);
   void (*capture_free)(Backend *backend, void *captured);
-  /* `op` gives kind and attributes; `inputs` and `outputs` shapes and dtypes (absent ones have a
-   * zero shape). An op this backend cannot run is ERROR_INTERNAL naming it. Never called for
-   * OP_VIEW, OP_RESHAPE and OP_ALL_REDUCE. An output of OP_POINTWISE may lie where an input of its
-   * shape and element size does. */
+  /* Creates the kernel of `op` from its kind and attributes and the shapes and dtypes of `inputs`
+   * and `outputs` (absent ones have a zero shape). ERROR_INTERNAL naming the op if the backend
+   * cannot run it. Not called for OP_VIEW, OP_RESHAPE and OP_ALL_REDUCE. An output of OP_POINTWISE
+   * may share memory with an input of the same shape and element size. */
   Status (*kernel_new)(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
                        Kernel **out, Error *error);
-  /* Told of all ops of a program before kernel_new is asked for each: what takes long can be made
-   * side by side. Says nothing of what fails; kernel_new does. NULL on a backend without. */
+  /* Optional. Receives all ops of a program first, so that slow kernels can be built in parallel;
+   * errors are reported by kernel_new. */
   void (*prepare)(Backend *backend, const KernelRequest *requests, int count);
-  /* What can be said of the device in one line: "cpu: 2 threads, AVX-512, bf16 native". */
+  /* The device in one line: "cpu: 2 threads, AVX-512, bf16 native". */
   const char *(*describe)(Backend *backend);
-  /* True where bf16 convolutions run at all: not on every processor. */
+  /* True if bf16 convolutions run on this device. */
   bool (*supports_bf16)(Backend *backend);
   void *stream; /* opaque; NULL on the CPU */
   void (*free)(Backend *backend);
 };
 
-/* oneDNN and OpenMP; `threads` 0 takes OMP_NUM_THREADS or every core. */
+/* The CPU backend, on oneDNN and OpenMP. `threads` 0: OMP_NUM_THREADS or all processors. */
 Status backend_cpu_new(int threads, Backend **out, Error *error);
 
-/* How many GPUs this process may use; 0 where there is none, no driver, or no CUDA in this build,
- * with the reason in `why` (may be NULL). Never an error: an answer. */
-int backend_cuda_devices(Error *why);
+/* The number of GPUs that this process may use. 0 if there is none, no driver, or no CUDA in this
+ * build; `why` (may be NULL) then has the reason. */
+int backend_cuda_device_count(Error *why);
 
-/* Where a GPU sits in its host, "0000:3b:00.0": tells it from the others there. */
-enum { CUDA_BUS_SIZE = 32 };
-Status backend_cuda_bus(int device, char bus[CUDA_BUS_SIZE], Error *error);
+/* The PCI bus id of a GPU, "0000:3b:00.0", which is unique within its host. */
+enum { CUDA_PCI_BUS_ID_SIZE = 32 };
+Status backend_cuda_pci_bus_id(int device, char id[CUDA_PCI_BUS_ID_SIZE], Error *error);
 
 typedef struct CudaOptions {
   int device;
-  bool deterministic;           /* equal runs leave equal bytes: no engine, no order that varies */
+  bool deterministic;           /* equal runs give equal bytes: deterministic engines only */
   bool tf32;                    /* f32 convolutions on tensor cores, with 10 bits of mantissa */
-  bool tune;                    /* measure convolution engines instead of trusting the heuristics */
-  bool plain_streams;           /* no CUDA graphs: capture_* are NULL */
-  bool untested;                /* no self-test of the convolutions: for tests that have none */
-  size_t convolution_workspace; /* the most a convolution may ask for, bytes */
-  int build_threads;             /* that plan convolutions at a time; 0: as processors allow */
+  bool autotune;                /* measure convolution engines instead of trusting heuristics */
+  bool no_graphs;               /* no CUDA graphs: capture_* are NULL */
+  bool skip_selftest;           /* no self-test of the convolutions; for tests without them */
+  size_t convolution_workspace; /* largest workspace of a convolution, bytes */
+  int build_threads;            /* threads that build convolution plans; 0: one per processor */
   const char *cache; /* folder of plans and compiled kernels; NULL: $XDG_CACHE_HOME/celforge */
-  double timeout;    /* seconds a wait for the device may take */
+  double timeout;    /* seconds that a wait for the device may take */
 } CudaOptions;
-/* cuDNN, CUDA kernels. In a build without CUDA: ERROR_USAGE that says so. */
+/* The CUDA backend, on cuDNN and own kernels. ERROR_USAGE in a build without CUDA. */
 Status backend_cuda_new(const CudaOptions *options, Backend **out, Error *error);
 
 #endif

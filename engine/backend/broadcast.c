@@ -41,11 +41,11 @@ Reduction reduction_of(Shape full, unsigned axes) {
       is_reduced[groups++] = reduce;
     }
   }
-  const int first = groups > 0 && !is_reduced[0] ? 1 : 0; /* a kept group in front */
-  const int behind = groups - first;                      /* groups from the first reduced one on */
+  const int first = groups > 0 && !is_reduced[0] ? 1 : 0; /* the first group is a kept one */
+  const int rest = groups - first;                        /* groups from the first reduced one on */
   r.kept = first ? length[0] : 1;
-  r.reduced = behind > 0 ? length[first] : 1;
-  r.lanes = behind > 1 ? length[first + 1] : 1;
-  r.form = behind > 2 ? REDUCTION_SCATTER : behind == 2 ? REDUCTION_COLUMNS : REDUCTION_ROWS;
+  r.reduced = rest > 0 ? length[first] : 1;
+  r.lanes = rest > 1 ? length[first + 1] : 1;
+  r.form = rest > 2 ? REDUCTION_SCATTER : rest == 2 ? REDUCTION_COLUMNS : REDUCTION_ROWS;
   return r;
 }

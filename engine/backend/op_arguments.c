@@ -1,24 +1,24 @@
 #include "engine/backend/op_arguments.h"
 
-enum { PIECE_ELEMENTS = 16384 };
+enum { CHUNK_ELEMENTS = 16384 };
 
-/* --- Sums of squares -------------------------------------------------------------------------- */
+/* --- Segment norms ---------------------------------------------------------------------------- */
 
-Status square_sums_pieces(const Op *op, const Tensor *inputs, const Tensor *outputs,
-                          const char *backend, Pieces *out, Error *error) {
+Status segment_norm_chunks(const Op *op, const Tensor *inputs, const Tensor *outputs,
+                           const char *backend, SegmentChunks *out, Error *error) {
   Status status = OK;
-  const int64_t *borders = op->attributes.square_sums.borders;
-  const int ranges = op->attributes.square_sums.ranges;
-  const Tensor *x = &inputs[0], *sums = &outputs[0];
-  *out = (Pieces){0};
-  if (x->dtype != DTYPE_F32 || sums->dtype != DTYPE_F32 ||
-      shape_count(x->shape) != borders[ranges] || shape_count(sums->shape) != ranges)
+  const int64_t *offsets = op->attributes.segment_norm.offsets;
+  const int segments = op->attributes.segment_norm.segments;
+  const Tensor *x = &inputs[0], *norms = &outputs[0];
+  *out = (SegmentChunks){0};
+  if (x->dtype != DTYPE_F32 || norms->dtype != DTYPE_F32 ||
+      shape_count(x->shape) != offsets[segments] || shape_count(norms->shape) != segments)
     FAIL(error, ERROR_INTERNAL,
-         "%s: %s: square_sums: %lld %s to %lld %s; it must be %lld f32 to %d f32", op->name,
+         "%s: %s: segment_squared_norm: %lld %s to %lld %s, expected %lld f32 to %d f32", op->name,
          backend, (long long)shape_count(x->shape), dtype_name(x->dtype),
-         (long long)shape_count(sums->shape), dtype_name(sums->dtype), (long long)borders[ranges],
-         ranges);
-  *out = pieces_cut(borders, ranges, PIECE_ELEMENTS);
+         (long long)shape_count(norms->shape), dtype_name(norms->dtype),
+         (long long)offsets[segments], segments);
+  *out = segment_chunks_cut(offsets, segments, CHUNK_ELEMENTS);
 done:
   return status;
 }
@@ -31,12 +31,12 @@ static Status check_norm(const Op *op, const Tensor *x, const Tensor *y, const T
   const NormAttributes *norm = &op->attributes.norm;
   const char *kind = op_kind_name(op->kind);
   const int64_t channels = x->shape.dim[AXIS_C];
-  if (x->dtype == DTYPE_U8 || y->dtype != x->dtype || other->dtype != x->dtype)
-    FAIL(error, ERROR_INTERNAL, "%s: %s: %s: tensors are %s, %s, %s; all must be f32 or all bf16",
+  if (!dtype_is_float(x->dtype) || y->dtype != x->dtype || other->dtype != x->dtype)
+    FAIL(error, ERROR_INTERNAL, "%s: %s: %s: dtypes are %s, %s, %s, expected all f32 or all bf16",
          op->name, backend, kind, dtype_name(x->dtype), dtype_name(y->dtype),
          dtype_name(other->dtype));
   if (norm->activation == ACTIVATION_TANH)
-    FAIL(error, ERROR_INTERNAL, "%s: %s: %s: activation is tanh; allowed are none and leaky ReLU",
+    FAIL(error, ERROR_INTERNAL, "%s: %s: %s: activation is tanh, expected none or leaky ReLU",
          op->name, backend, kind);
   if (norm->kind == NORM_GROUP && (norm->groups < 1 || channels % norm->groups != 0))
     FAIL(error, ERROR_INTERNAL, "%s: %s: %s: %d groups do not divide %lld channels", op->name,
@@ -45,7 +45,7 @@ done:
   return status;
 }
 
-/* `outer` is a tensor padded by `pad` around frames like x's; without padding it is x's frame. */
+/* The frame of `outer`, a tensor of x's frames with padding `pad`. */
 static NormFrame norm_frame(const PadAttributes *pad, const Tensor *outer) {
   return (NormFrame){.height = outer->shape.dim[AXIS_H],
                      .width = outer->shape.dim[AXIS_W],
@@ -69,27 +69,27 @@ static Status check_norm_frame(const Op *op, const PadAttributes *pad, const Ten
   char from[SHAPE_TEXT_SIZE], to[SHAPE_TEXT_SIZE];
   if ((pads && !reflects) || !shape_equal(shape, outer->shape))
     FAIL(error, ERROR_INTERNAL,
-         "%s: %s: %s: a padded tensor is %s, around %s; it must be padded as the op says, RMS "
-         "norm's "
-         "by reflection in height and width, others' not at all",
+         "%s: %s: %s: a padded tensor is %s, its interior %s; the padding must be the op's: of RMS "
+         "norm reflecting, in height and width, of others none",
          op->name, backend, op_kind_name(op->kind), shape_text(outer->shape, to),
          shape_text(x->shape, from));
   if (op->attributes.norm.kind == NORM_RMS &&
-      (shape.dim[AXIS_H] > NORM_MOST_SIDE || shape.dim[AXIS_W] > NORM_MOST_SIDE))
-    FAIL(error, ERROR_INTERNAL, "%s: %s: %s: frames of %lld x %lld pixels; at most %d a side",
-         op->name, backend, op_kind_name(op->kind), (long long)shape.dim[AXIS_H],
-         (long long)shape.dim[AXIS_W], NORM_MOST_SIDE);
+      (shape.dim[AXIS_H] > NORM_MAX_SIDE || shape.dim[AXIS_W] > NORM_MAX_SIDE))
+    FAIL(error, ERROR_INTERNAL,
+         "%s: %s: %s: frames of %lld x %lld pixels, expected at most %d per side", op->name,
+         backend, op_kind_name(op->kind), (long long)shape.dim[AXIS_H],
+         (long long)shape.dim[AXIS_W], NORM_MAX_SIDE);
 done:
   return status;
 }
 
-Status norm_task(const Op *op, const Tensor *inputs, const Tensor *outputs, const char *backend,
-                 NormTask *out, Error *error) {
+Status norm_arguments(const Op *op, const Tensor *inputs, const Tensor *outputs,
+                      const char *backend, NormArguments *out, Error *error) {
   Status status = OK;
   const NormAttributes *norm = &op->attributes.norm;
   const bool backward = op->kind == OP_NORM_BACKWARD;
   const bool residual = !backward && op_has_input(op, inputs, 3);
-  const Tensor *x = &inputs[backward ? 1 : 0]; /* dy stands before it */
+  const Tensor *x = &inputs[backward ? 1 : 0]; /* after dy */
   const Tensor *other = backward ? &inputs[0] : residual ? &inputs[3] : x;
   const Tensor *outer = backward ? &inputs[0] : &outputs[0];
   const Tensor *residual_outer = residual ? &inputs[3] : x;
@@ -97,7 +97,7 @@ Status norm_task(const Op *op, const Tensor *inputs, const Tensor *outputs, cons
   TRY(check_norm(op, x, &outputs[0], other, backend, error));
   TRY(check_norm_frame(op, &norm->pad, x, outer, backend, error));
   TRY(check_norm_frame(op, &norm->residual_pad, x, residual_outer, backend, error));
-  *out = (NormTask){
+  *out = (NormArguments){
       .kind = norm->kind,
       .dtype = x->dtype,
       .frames = dim[AXIS_N] * dim[AXIS_T],
@@ -122,77 +122,42 @@ done:
   return status;
 }
 
-/* --- Store and fill --------------------------------------------------------------------------- */
+/* --- Store ------------------------------------------------------------------------------------ */
 
-Status store_task(const Op *op, const Tensor *inputs, const char *backend, StoreTask *out,
-                  Error *error) {
+Status store_arguments(const Op *op, const Tensor *inputs, const char *backend, StoreArguments *out,
+                       Error *error) {
   Status status = OK;
   const DType from = inputs[0].dtype, to = inputs[1].dtype;
   const int64_t count = shape_count(inputs[0].shape), room = shape_count(inputs[1].shape);
   const bool accumulates = op->attributes.store.accumulate;
   const bool copies = !accumulates && from == to;
-  if (count != room || (!copies && (from == DTYPE_U8 || to == DTYPE_U8)))
+  if (count != room || (!copies && !(dtype_is_float(from) && dtype_is_float(to))))
     FAIL(error, ERROR_INTERNAL,
-         "%s: %s: store of %lld %s into %lld %s; allowed are equal numbers of f32 "
-         "or bf16",
-         op->name, backend, (long long)count, dtype_name(from), (long long)room, dtype_name(to));
-  *out = (StoreTask){.count = count, .accumulates = accumulates, .copies = copies};
-done:
-  return status;
-}
-
-Status fill_task(const Op *op, const Tensor *inputs, const char *backend, FillTask *out,
-                 Error *error) {
-  Status status = OK;
-  if (inputs[0].dtype == DTYPE_U8)
-    FAIL(error, ERROR_INTERNAL, "%s: %s: fill of a u8 view; allowed are f32 and bf16", op->name,
-         backend);
-  *out = (FillTask){.dtype = inputs[0].dtype,
-                    .count = shape_count(inputs[0].shape),
-                    .value = op->attributes.fill.value};
+         "%s: %s: store of %lld %s into %lld %s, expected equal counts of f32 or bf16", op->name,
+         backend, (long long)count, dtype_name(from), (long long)room, dtype_name(to));
+  *out = (StoreArguments){.count = count, .accumulates = accumulates, .copies = copies};
 done:
   return status;
 }
 
 /* --- Adam ------------------------------------------------------------------------------------- */
 
-AdamOperand adam_operand(AdamInput input, int64_t count) {
-  static const char *const names[ADAM_INPUTS] = {
-      [ADAM_PARAMETERS] = "parameters",
-      [ADAM_GRADIENTS] = "gradients",
-      [ADAM_MOMENT1] = "moment1",
-      [ADAM_MOMENT2] = "moment2",
-      [ADAM_EMA] = "ema",
-      [ADAM_COMPUTE] = "compute",
-      [ADAM_NORM] = "norm",
-      [ADAM_CONTROLS] = "controls",
-      [ADAM_COUNTERS] = "counters",
-  };
-  AdamOperand operand = {.name = names[input], .dtype = DTYPE_F32, .count = count};
-  if (input == ADAM_COMPUTE) operand.dtype = DTYPE_BF16;
-  if (input == ADAM_NORM) operand.count = 1;
-  if (input == ADAM_CONTROLS) operand.count = sizeof(AdamControls) / sizeof(float);
-  if (input == ADAM_COUNTERS) operand.count = sizeof(AdamCounters) / sizeof(float);
-  operand.optional = input == ADAM_EMA || input == ADAM_COMPUTE;
-  return operand;
-}
-
-Status adam_task(const Op *op, const Tensor *inputs, const char *backend, AdamTask *out,
-                 Error *error) {
+Status adam_arguments(const Op *op, const Tensor *inputs, const char *backend, AdamArguments *out,
+                      Error *error) {
   Status status = OK;
   const int64_t count = shape_count(inputs[ADAM_PARAMETERS].shape);
   for (int i = 0; i < ADAM_INPUTS; i++) {
-    const AdamOperand wanted = adam_operand((AdamInput)i, count);
-    const bool there = op_has_input(op, inputs, i);
-    if (!there && wanted.optional) continue;
-    if (!there || shape_count(inputs[i].shape) != wanted.count || inputs[i].dtype != wanted.dtype)
+    const AdamInputSpec spec = adam_input_spec((AdamInput)i, count);
+    const bool present = op_has_input(op, inputs, i);
+    if (!present && spec.optional) continue;
+    if (!present || shape_count(inputs[i].shape) != spec.count || inputs[i].dtype != spec.dtype)
       FAIL(error, ERROR_INTERNAL, "%s: %s: adam: %s must be %lld elements of %s", op->name, backend,
-           wanted.name, (long long)wanted.count, dtype_name(wanted.dtype));
+           spec.name, (long long)spec.count, dtype_name(spec.dtype));
   }
-  *out = (AdamTask){.count = count,
-                    .constants = op->attributes.adam,
-                    .ema = op_has_input(op, inputs, ADAM_EMA),
-                    .compute = op_has_input(op, inputs, ADAM_COMPUTE)};
+  *out = (AdamArguments){.count = count,
+                         .constants = op->attributes.adam,
+                         .ema = op_has_input(op, inputs, ADAM_EMA),
+                         .compute = op_has_input(op, inputs, ADAM_COMPUTE)};
 done:
   return status;
 }

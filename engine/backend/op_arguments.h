@@ -1,8 +1,8 @@
-/* What an op asks of its kernel, checked and as plain numbers: the beginning of those constructors
- * that are otherwise the same on every backend (norms, and ops that write buffers).
+/* The arguments of an op as plain numbers, checked: the part of kernel constructors that is the
+ * same on every backend (norms and updates of buffers).
  *
- * `inputs` and `outputs` are what Backend.kernel_new was given, `backend` is its name. What no
- * builder makes is ERROR_INTERNAL naming op and backend. */
+ * `inputs` and `outputs` are those given to Backend.kernel_new, `backend` is its name. Operands
+ * that no builder creates are ERROR_INTERNAL naming op and backend. */
 #ifndef CELFORGE_ENGINE_BACKEND_OP_ARGUMENTS_H
 #define CELFORGE_ENGINE_BACKEND_OP_ARGUMENTS_H
 
@@ -11,7 +11,7 @@
 #include "engine/backend/backend.h"
 #include "engine/backend/segments.h"
 
-/* Whether an optional input (or output) is there. */
+/* True if an optional input (output) is present. */
 static inline bool op_has_input(const Op *op, const Tensor *inputs, int index) {
   return index < op->input_count && inputs[index].shape.dim[0] > 0;
 }
@@ -19,79 +19,61 @@ static inline bool op_has_output(const Op *op, const Tensor *outputs, int index)
   return index < op->output_count && outputs[index].shape.dim[0] > 0;
 }
 
-/* --- OP_SQUARE_SUMS --------------------------------------------------------------------------- */
-/* The ranges in pieces of at most 16384 elements, a multiple of what one access loads anywhere. The
+/* --- OP_SEGMENT_SQUARED_NORM ------------------------------------------------------------------ */
+/* Cuts the segments into chunks of at most 16384 elements, a multiple of every vector width. The
  * caller frees them. */
-Status square_sums_pieces(const Op *op, const Tensor *inputs, const Tensor *outputs,
-                          const char *backend, Pieces *out, Error *error);
+Status segment_norm_chunks(const Op *op, const Tensor *inputs, const Tensor *outputs,
+                           const char *backend, SegmentChunks *out, Error *error);
 
 /* --- OP_NORM, OP_NORM_BACKWARD ---------------------------------------------------------------- */
-/* Pixels: places in RMS norm's frames are counted in 32 bits, up to twice a side's length. */
-enum { NORM_MOST_SIDE = INT32_MAX / 2 };
+/* The largest side of a frame in pixels: RMS norm computes positions up to twice a side in 32 bits.
+ */
+enum { NORM_MAX_SIDE = INT32_MAX / 2 };
 
-/* A frame that holds one of x's size: how large it is, and where x's begins in it. */
+/* The frame of a padded tensor: its size, and the position of x's frame inside of it. */
 typedef struct NormFrame {
   int64_t height, width, top, left;
 } NormFrame;
 
-typedef struct NormTask {
+typedef struct NormArguments {
   NormKind kind;
   DType dtype;            /* of x, y, residual, dy, dx: f32 or bf16 */
   int64_t frames, pixels; /* N * T, H * W */
   int64_t height, width;
-  int64_t channels, groups; /* as many groups as channels but in group norm */
+  int64_t channels, groups; /* groups = channels except for group norm */
   float epsilon;
-  float slope; /* of the activation v > 0 ? v : slope * v; 1: none */
+  float slope; /* activation v > 0 ? v : slope * v; 1: none */
   bool backward;
-  bool parameters;   /* gain and bias are inputs */
-  bool residual;     /* forward: is an input */
-  bool dgain, dbias; /* backward: are outputs */
-  /* RMS norm alone: y (backward: dy) is padded by reflection, or the residual the inside of what
-   * is. Without either, both frames are x's own. */
+  bool parameters;   /* gain and bias are present */
+  bool residual;     /* forward: the residual is present */
+  bool dgain, dbias; /* backward: these outputs are present */
+  /* RMS norm alone: y (backward: dy) has reflect padding, or the residual is the interior of a
+   * padded tensor. Without either, both frames are that of x. */
   bool padded;
-  NormFrame outer, residual_outer;
-} NormTask;
+  NormFrame outer, residual_outer; /* of y (backward: dy); of the residual */
+} NormArguments;
 
-Status norm_task(const Op *op, const Tensor *inputs, const Tensor *outputs, const char *backend,
-                 NormTask *out, Error *error);
+Status norm_arguments(const Op *op, const Tensor *inputs, const Tensor *outputs,
+                      const char *backend, NormArguments *out, Error *error);
 
-/* --- OP_STORE, OP_FILL ------------------------------------------------------------------------ */
-typedef struct StoreTask {
+/* --- OP_STORE --------------------------------------------------------------------------------- */
+typedef struct StoreArguments {
   int64_t count;
-  bool accumulates; /* else the target is overwritten, */
-  bool copies;      /* and with the same dtype bytes are copied */
-} StoreTask;
+  bool accumulates; /* target += value, else target = value */
+  bool copies;      /* target = value of the same dtype: copy the bytes */
+} StoreArguments;
 
-Status store_task(const Op *op, const Tensor *inputs, const char *backend, StoreTask *out,
-                  Error *error);
-
-typedef struct FillTask {
-  DType dtype; /* f32 or bf16 */
-  int64_t count;
-  float value;
-} FillTask;
-
-Status fill_task(const Op *op, const Tensor *inputs, const char *backend, FillTask *out,
-                 Error *error);
+Status store_arguments(const Op *op, const Tensor *inputs, const char *backend, StoreArguments *out,
+                       Error *error);
 
 /* --- OP_ADAM ---------------------------------------------------------------------------------- */
-/* What an input of the op must be, for `count` parameters. */
-typedef struct AdamOperand {
-  const char *name; /* "moment1" */
-  DType dtype;
-  int64_t count;
-  bool optional;
-} AdamOperand;
-
-AdamOperand adam_operand(AdamInput input, int64_t count);
-
-typedef struct AdamTask {
+typedef struct AdamArguments {
   int64_t count;
   AdamConstants constants;
-  bool ema, compute; /* are inputs */
-} AdamTask;
+  bool ema, compute; /* these inputs are present */
+} AdamArguments;
 
-Status adam_task(const Op *op, const Tensor *inputs, const char *backend, AdamTask *out,
-                 Error *error);
+Status adam_arguments(const Op *op, const Tensor *inputs, const char *backend, AdamArguments *out,
+                      Error *error);
 
 #endif

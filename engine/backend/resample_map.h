@@ -1,7 +1,7 @@
 /* A sparse linear map along H times one along W, the same for every frame and channel: padding,
- * resizing and pooling are such maps, and so are their transposes. Every output is gathered from
- * its inputs in a fixed order, so nothing depends on threads, and the index and weight arithmetic
- * of these ops stands here alone, for every backend. */
+ * resizing and average pooling are such maps, and so are their transposes. The index and weight
+ * arithmetic of these ops is here alone, for every backend. Each output is a sum over its inputs in
+ * a fixed order, so results do not depend on the number of threads. */
 #ifndef CELFORGE_ENGINE_BACKEND_RESAMPLE_MAP_H
 #define CELFORGE_ENGINE_BACKEND_RESAMPLE_MAP_H
 
@@ -9,30 +9,29 @@
 
 /* Output o of `outputs` is the sum of weight[k] * input[index[k]] for k in [begin[o], begin[o+1]).
  */
-typedef struct AxisMap {
+typedef struct ResampleAxis {
   int64_t inputs, outputs;
   int64_t *begin;
   int64_t count, capacity; /* entries */
   int64_t *index;
   float *weight;
-} AxisMap;
+} ResampleAxis;
 
-/* Whether output o is an input itself, and which. */
-bool axis_map_copies(const AxisMap *map, int64_t o, int64_t *index);
+/* True if output o is a copy of one input, whose index it gives. */
+bool resample_axis_copies(const ResampleAxis *map, int64_t o, int64_t *index);
 
-/* The maps and, for the other axes, which input plane an output plane reads: index + shift; what
- * lies outside is zero. */
-typedef struct SeparableMap {
-  AxisMap h, w;
+/* The maps along H and W and, for the other axes, the input plane that an output plane reads:
+ * index + shift; planes outside of the input are zero. */
+typedef struct ResampleMap {
+  ResampleAxis h, w;
   int64_t shift_n, shift_t, shift_c;
-} SeparableMap;
+} ResampleMap;
 
-/* The map of an OP_PAD, OP_RESIZE (with the padding that fusion may have given it) or
- * OP_AVERAGE_POOL, or of the transpose of one, from a tensor of shape `input` to one of shape
- * `output`. Pad mirrors or repeats the border, or leaves zeros;
- * bilinear resizing puts samples at pixel centres and stops at the border (align_corners false); a
- * pool's average counts only cells inside the picture. */
-SeparableMap separable_map_of(const Op *op, Shape input, Shape output);
-void separable_map_free(SeparableMap *map);
+/* The map of an OP_PAD, OP_RESIZE (with its fused padding) or OP_AVERAGE_POOL, or of the transpose
+ * of one, from a tensor of shape `input` to one of shape `output`. Padding reflects or is zero;
+ * bilinear resizing has half-pixel centres and clamps at the edge (align_corners false); an average
+ * counts only pixels inside the frame. The caller frees the map. */
+ResampleMap resample_map_of(const Op *op, Shape input, Shape output);
+void resample_map_free(ResampleMap *map);
 
 #endif

@@ -4,23 +4,23 @@
 
 #include "base/memory.h"
 
-Pieces pieces_cut(const int64_t *borders, int ranges, int64_t most) {
-  Pieces pieces = {.ranges = ranges};
-  pieces.first = mem_new((size_t)ranges + 1, sizeof *pieces.first);
-  for (int r = 0; r < ranges; r++)
-    pieces.first[r + 1] = pieces.first[r] + (borders[r + 1] - borders[r] + most - 1) / most;
-  pieces.count = pieces.first[ranges];
-  pieces.begin = mem_new((size_t)pieces.count + 1, sizeof *pieces.begin);
-  for (int r = 0; r < ranges; r++) {
-    for (int64_t p = pieces.first[r]; p < pieces.first[r + 1]; p++)
-      pieces.begin[p] = borders[r] + (p - pieces.first[r]) * most;
+SegmentChunks segment_chunks_cut(const int64_t *offsets, int segments, int64_t most) {
+  SegmentChunks chunks = {.segments = segments};
+  chunks.first = mem_new((size_t)segments + 1, sizeof *chunks.first);
+  for (int s = 0; s < segments; s++)
+    chunks.first[s + 1] = chunks.first[s] + (offsets[s + 1] - offsets[s] + most - 1) / most;
+  chunks.count = chunks.first[segments];
+  chunks.begin = mem_new((size_t)chunks.count + 1, sizeof *chunks.begin);
+  for (int s = 0; s < segments; s++) {
+    for (int64_t c = chunks.first[s]; c < chunks.first[s + 1]; c++)
+      chunks.begin[c] = offsets[s] + (c - chunks.first[s]) * most;
   }
-  pieces.begin[pieces.count] = borders[ranges];
-  return pieces;
+  chunks.begin[chunks.count] = offsets[segments];
+  return chunks;
 }
 
-void pieces_free(Pieces *pieces) {
-  free(pieces->begin);
-  free(pieces->first);
-  *pieces = (Pieces){0};
+void segment_chunks_free(SegmentChunks *chunks) {
+  free(chunks->begin);
+  free(chunks->first);
+  *chunks = (SegmentChunks){0};
 }

@@ -1,21 +1,21 @@
-/* Ranges of a vector, cut into pieces, so that sums over them are added in an order that depends on
- * the ranges alone, not on how many threads or blocks there are. */
+/* Segments of a vector, cut into chunks, so that the order of additions in a sum over a segment
+ * depends on the segments alone, not on the number of threads or blocks. */
 #ifndef CELFORGE_ENGINE_BACKEND_SEGMENTS_H
 #define CELFORGE_ENGINE_BACKEND_SEGMENTS_H
 
 #include <stdint.h>
 
-/* Piece p is elements begin[p] to begin[p + 1] - 1; range r is pieces first[r] to first[r + 1] - 1.
- */
-typedef struct Pieces {
-  int ranges;
-  int64_t count; /* of pieces */
+/* Chunk c is elements begin[c] to begin[c + 1] - 1; segment s is chunks first[s] to
+ * first[s + 1] - 1. */
+typedef struct SegmentChunks {
+  int segments;
+  int64_t count; /* of chunks */
   int64_t *begin, *first;
-} Pieces;
+} SegmentChunks;
 
-/* Range r is elements borders[r] to borders[r + 1] - 1; borders ascend. Pieces have at most `most`
- * elements, and all but a range's last one have so many. */
-Pieces pieces_cut(const int64_t *borders, int ranges, int64_t most);
-void pieces_free(Pieces *pieces);
+/* Segment s is elements offsets[s] to offsets[s + 1] - 1; offsets ascend. Chunks have `most`
+ * elements, the last one of a segment perhaps fewer. */
+SegmentChunks segment_chunks_cut(const int64_t *offsets, int segments, int64_t most);
+void segment_chunks_free(SegmentChunks *chunks);
 
 #endif

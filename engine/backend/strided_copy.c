@@ -1,7 +1,8 @@
 #include "engine/backend/strided_copy.h"
 
-BoxCopy box_copy(Shape box, Shape to, Shape to_begin, Shape from, Shape from_begin, size_t size) {
-  BoxCopy copy = {.row = size, .rows = 1};
+StridedCopy strided_copy(Shape box, Shape to, Shape to_begin, Shape from, Shape from_begin,
+                         size_t size) {
+  StridedCopy copy = {.row = size, .rows = 1};
   size_t to_step = size, from_step = size;
   for (int axis = RANK - 1; axis >= 0; axis--) {
     const int64_t n = box.dim[axis];

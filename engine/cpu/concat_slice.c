@@ -34,7 +34,7 @@ static void copy_rows(char *to, size_t to_step, const char *from, size_t from_st
 }
 
 /* Copies rows [first, end) of the box. */
-static void copy_part(const BoxCopy *copy, char *to, const char *from, int64_t first, int64_t end) {
+static void copy_part(const StridedCopy *copy, char *to, const char *from, int64_t first, int64_t end) {
   const int64_t inner = copy->levels > 0 ? copy->length[0] : 1;
   const size_t to_step = copy->levels > 0 ? copy->to_step[0] : 0;
   const size_t from_step = copy->levels > 0 ? copy->from_step[0] : 0;
@@ -60,7 +60,7 @@ typedef struct CopyKernel {
   Kernel base;
   int parts;
   int count;
-  BoxCopy copies[OP_MAX_INPUTS]; /* of each input, into the one output */
+  StridedCopy copies[OP_MAX_INPUTS]; /* of each input, into the one output */
 } CopyKernel;
 
 static Status copy_run(Kernel *base, const Tensor *inputs, const Tensor *outputs, void *workspace,
@@ -70,7 +70,7 @@ static Status copy_run(Kernel *base, const Tensor *inputs, const Tensor *outputs
 #pragma omp parallel for num_threads(k->parts) schedule(static, 1)
   for (int part = 0; part < k->parts; part++) {
     for (int i = 0; i < k->count; i++) {
-      const BoxCopy *copy = &k->copies[i];
+      const StridedCopy *copy = &k->copies[i];
       const size_t row = copy->row;
       if (copy->rows > 1) {
         copy_part(copy, outputs[0].data, inputs[i].data, cpu_part_begin(copy->rows, part, k->parts),
@@ -109,7 +109,7 @@ Status cpu_concat_new(Backend *backend, const Op *op, const Tensor *inputs, cons
       FAIL(error, ERROR_INTERNAL, "%s: cpu: concat: input %d is %s, the output %s", op->name, i,
            dtype_name(inputs[i].dtype), dtype_name(outputs[0].dtype));
     }
-    k->copies[k->count++] = box_copy(inputs[i].shape, outputs[0].shape, begin, inputs[i].shape,
+    k->copies[k->count++] = strided_copy(inputs[i].shape, outputs[0].shape, begin, inputs[i].shape,
                                      (Shape){{0}}, dtype_size(inputs[i].dtype));
     begin.dim[axis] += inputs[i].shape.dim[axis];
   }
@@ -129,7 +129,7 @@ Status cpu_slice_new(Backend *backend, const Op *op, const Tensor *inputs, const
   }
   CopyKernel *k = copy_kernel_new(backend, &outputs[0]);
   k->copies[k->count++] =
-      box_copy(outputs[0].shape, outputs[0].shape, (Shape){{0}}, inputs[0].shape,
+      strided_copy(outputs[0].shape, outputs[0].shape, (Shape){{0}}, inputs[0].shape,
                op->attributes.slice.begin, dtype_size(inputs[0].dtype));
   *out = &k->base;
   return OK;

@@ -36,7 +36,7 @@ typedef Status CpuKernelNew(Backend *backend, const Op *op, const Tensor *inputs
 
 CpuKernelNew cpu_pointwise_new;
 CpuKernelNew cpu_reduce_new;
-CpuKernelNew cpu_square_sums_new;
+CpuKernelNew cpu_segment_norm_new;
 CpuKernelNew cpu_conv3d_new;
 CpuKernelNew cpu_conv3d_backward_data_new;
 CpuKernelNew cpu_conv3d_backward_weights_new;
@@ -44,11 +44,10 @@ CpuKernelNew cpu_norm_new;
 CpuKernelNew cpu_norm_backward_new;
 CpuKernelNew cpu_concat_new;
 CpuKernelNew cpu_slice_new;
-CpuKernelNew cpu_separable_new; /* pad, resize, average pool and their transposes */
+CpuKernelNew cpu_resample_new; /* pad, resize, average pool and their transposes */
 CpuKernelNew cpu_max_pool_new;
 CpuKernelNew cpu_max_pool_backward_new;
 CpuKernelNew cpu_store_new;
-CpuKernelNew cpu_fill_new;
 CpuKernelNew cpu_adam_new;
 
 /* --- Helpers ---------------------------------------------------------------------------------- */

@@ -44,7 +44,7 @@ static void find_largest(const PoolKernel *k, const Tensor *x, const Window *win
     cpu_load(cell, x->data, k->dtype, cell_of(k, window, number / k->size, number % k->size),
              window->count);
     for (int64_t c = 0; c < window->count; c++) {
-      const bool takes = shared_is_larger(cell[c], largest[c]);
+      const bool takes = replaces_maximum(cell[c], largest[c]);
       largest[c] = takes ? cell[c] : largest[c];
       which[c] = takes ? number : which[c];
     }

@@ -16,7 +16,7 @@ typedef struct Run {
 
 typedef struct SeparableKernel {
   Kernel base;
-  SeparableMap map;
+  ResampleMap map;
   Shape in, out;
   DType dtype;
   size_t size;                     /* of an element */
@@ -31,12 +31,12 @@ typedef struct SeparableKernel {
 
 /* Joins a row's pixels into runs. */
 static void find_runs(SeparableKernel *k) {
-  const AxisMap *w = &k->map.w;
+  const ResampleAxis *w = &k->map.w;
   for (int64_t o = 0; o < w->outputs; o++) {
     int64_t from = 0;
     RunKind kind = RUN_COMBINE;
     if (w->begin[o] == w->begin[o + 1]) kind = RUN_ZERO;
-    if (axis_map_copies(w, o, &from)) kind = RUN_COPY;
+    if (resample_axis_copies(w, o, &from)) kind = RUN_COPY;
     Run *last = k->run_count > 0 ? &k->runs[k->run_count - 1] : NULL;
     if (last && last->kind == kind && (kind != RUN_COPY || from == last->from + last->count)) {
       last->count++;
@@ -81,7 +81,7 @@ static void add_two(float *restrict to, const void *data, DType dtype, int64_t a
 
 /* to = the sum of output o's entries of `map`, which are `count` elements at origin + index * step;
  * there is at least one entry. */
-static void combine(float *restrict to, const AxisMap *map, int64_t o, const void *data,
+static void combine(float *restrict to, const ResampleAxis *map, int64_t o, const void *data,
                     DType dtype, int64_t origin, int64_t step, int64_t count) {
   const int64_t begin = map->begin[o], end = map->begin[o + 1];
   const int64_t *index = map->index + begin;
@@ -150,7 +150,7 @@ static void run_row(const SeparableKernel *k, const Tensor *input, int64_t index
   float *combined = (float *)(void *)workspace;
   Row row = {.data = combined, .dtype = DTYPE_F32};
   int64_t from;
-  if (axis_map_copies(&k->map.h, h, &from)) {
+  if (resample_axis_copies(&k->map.h, h, &from)) {
     row.data = (const char *)input->data + (size_t)(origin + from * step) * k->size;
     row.dtype = k->dtype;
   } else {
@@ -201,7 +201,7 @@ static Status run_kernel(Kernel *base, const Tensor *inputs, const Tensor *outpu
 
 static void kernel_free(Kernel *base) {
   SeparableKernel *k = (SeparableKernel *)base;
-  separable_map_free(&k->map);
+  resample_map_free(&k->map);
   free(k->runs);
   free(k);
 }
@@ -217,7 +217,7 @@ static void plan_channels(SeparableKernel *k) {
   k->whole_pixels = shift == 0 && in == out;
 }
 
-Status cpu_separable_new(Backend *backend, const Op *op, const Tensor *inputs,
+Status cpu_resample_new(Backend *backend, const Op *op, const Tensor *inputs,
                          const Tensor *outputs, Kernel **out, Error *error) {
   Status status = OK;
   const Tensor *input = &inputs[0], *output = &outputs[0];
@@ -231,8 +231,8 @@ Status cpu_separable_new(Backend *backend, const Op *op, const Tensor *inputs,
     FAIL(error, ERROR_INTERNAL, "%s: cpu: input is %s and output %s; both must be f32 or both bf16",
          op->name, dtype_name(input->dtype), dtype_name(output->dtype));
   }
-  k->adds = op_map_adds(op);
-  k->map = separable_map_of(op, input->shape, output->shape);
+  k->adds = op_has_addend(op);
+  k->map = resample_map_of(op, input->shape, output->shape);
   plan_channels(k);
   find_runs(k);
   k->row_bytes = memory_align((size_t)(k->in.dim[AXIS_W] * k->in.dim[AXIS_C]) * sizeof(float));

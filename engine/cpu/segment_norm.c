@@ -9,7 +9,7 @@ enum { ELEMENTS_PER_THREAD = 16384 };
 
 typedef struct SquareSumsKernel {
   Kernel base;
-  Pieces pieces;
+  SegmentChunks pieces;
   int parts;
 } SquareSumsKernel;
 
@@ -24,7 +24,7 @@ static Status run(Kernel *base, const Tensor *inputs, const Tensor *outputs, voi
                   Error *error) {
   (void)error;
   const SquareSumsKernel *k = (const SquareSumsKernel *)base;
-  const Pieces *pieces = &k->pieces;
+  const SegmentChunks *pieces = &k->pieces;
   const float *x = inputs[0].data;
   float *out = outputs[0].data;
   double *partials = workspace;
@@ -34,7 +34,7 @@ static Status run(Kernel *base, const Tensor *inputs, const Tensor *outputs, voi
     for (int64_t p = cpu_part_begin(pieces->count, part, k->parts); p < end; p++)
       partials[p] = square_sum(x + pieces->begin[p], pieces->begin[p + 1] - pieces->begin[p]);
   }
-  for (int r = 0; r < pieces->ranges; r++) {
+  for (int r = 0; r < pieces->segments; r++) {
     double total = 0.0;
     for (int64_t p = pieces->first[r]; p < pieces->first[r + 1]; p++) total += partials[p];
     out[r] = (float)total;
@@ -43,15 +43,15 @@ static Status run(Kernel *base, const Tensor *inputs, const Tensor *outputs, voi
 }
 
 static void kernel_free(Kernel *base) {
-  pieces_free(&((SquareSumsKernel *)base)->pieces);
+  segment_chunks_free(&((SquareSumsKernel *)base)->pieces);
   free(base);
 }
 
-Status cpu_square_sums_new(Backend *backend, const Op *op, const Tensor *inputs,
-                           const Tensor *outputs, Kernel **out, Error *error) {
-  Pieces pieces;
+Status cpu_segment_norm_new(Backend *backend, const Op *op, const Tensor *inputs,
+                            const Tensor *outputs, Kernel **out, Error *error) {
+  SegmentChunks pieces;
   *out = NULL;
-  const Status status = square_sums_pieces(op, inputs, outputs, backend->name, &pieces, error);
+  const Status status = segment_norm_chunks(op, inputs, outputs, backend->name, &pieces, error);
   if (status != OK) return status;
   SquareSumsKernel *k = mem_new(1, sizeof *k);
   k->pieces = pieces;

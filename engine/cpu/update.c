@@ -1,4 +1,4 @@
-/* Ops that write buffers: store, accumulate, fill, and the Adam step. */
+/* Updates of buffers: store, accumulate and the Adam step. */
 #include <stdlib.h>
 
 #include "base/memory.h"
@@ -7,26 +7,25 @@
 
 enum { BLOCK = 1024, ELEMENTS_PER_THREAD = 16384 };
 
-typedef struct EffectKernel {
+typedef struct UpdateKernel {
   Kernel base;
   int parts;
   union {
-    StoreTask store;
-    FillTask fill;
-    AdamTask adam;
+    StoreArguments store;
+    AdamArguments adam;
   };
-} EffectKernel;
+} UpdateKernel;
 
-static void effect_free(Kernel *kernel) {
+static void update_free(Kernel *kernel) {
   free(kernel);
 }
 
-static EffectKernel *effect_new(const Backend *backend, int64_t count,
+static UpdateKernel *update_new(const Backend *backend, int64_t count,
                                 Status (*run)(Kernel *, const Tensor *, const Tensor *, void *,
                                               Error *)) {
-  EffectKernel *k = mem_new(1, sizeof *k);
+  UpdateKernel *k = mem_new(1, sizeof *k);
   k->parts = cpu_parts(backend, count, ELEMENTS_PER_THREAD);
-  k->base = (Kernel){.run = run, .free = effect_free};
+  k->base = (Kernel){.run = run, .free = update_free};
   return k;
 }
 
@@ -47,22 +46,22 @@ static void store_block(const Tensor *value, const Tensor *target, int64_t first
 static Status store_run(Kernel *base, const Tensor *inputs, const Tensor *outputs, void *workspace,
                         Error *error) {
   (void)outputs, (void)workspace, (void)error;
-  const EffectKernel *k = (const EffectKernel *)base;
-  const StoreTask task = k->store;
+  const UpdateKernel *k = (const UpdateKernel *)base;
+  const StoreArguments arguments = k->store;
   const Tensor *value = &inputs[0], *target = &inputs[1];
   const size_t size = dtype_size(value->dtype);
-  if (task.copies && value->data == target->data) return OK;
+  if (arguments.copies && value->data == target->data) return OK;
 #pragma omp parallel for num_threads(k->parts) schedule(static, 1)
   for (int part = 0; part < k->parts; part++) {
-    const int64_t begin = cpu_part_begin(task.count, part, k->parts);
-    const int64_t end = cpu_part_begin(task.count, part + 1, k->parts);
-    if (task.copies) {
+    const int64_t begin = cpu_part_begin(arguments.count, part, k->parts);
+    const int64_t end = cpu_part_begin(arguments.count, part + 1, k->parts);
+    if (arguments.copies) {
       memcpy((char *)target->data + (size_t)begin * size,
              (const char *)value->data + (size_t)begin * size, (size_t)(end - begin) * size);
       continue;
     }
     for (int64_t i = begin; i < end; i += BLOCK) {
-      store_block(value, target, i, end - i < BLOCK ? end - i : BLOCK, task.accumulates);
+      store_block(value, target, i, end - i < BLOCK ? end - i : BLOCK, arguments.accumulates);
     }
   }
   return OK;
@@ -72,50 +71,11 @@ Status cpu_store_new(Backend *backend, const Op *op, const Tensor *inputs, const
                      Kernel **out, Error *error) {
   (void)outputs;
   Status status = OK;
-  StoreTask task;
+  StoreArguments arguments;
   *out = NULL;
-  TRY(store_task(op, inputs, backend->name, &task, error));
-  EffectKernel *k = effect_new(backend, task.count, store_run);
-  k->store = task;
-  *out = &k->base;
-done:
-  return status;
-}
-
-/* --- Fill ------------------------------------------------------------------------------------- */
-
-static void fill(const Tensor *target, int64_t begin, int64_t end, float value) {
-  if (target->dtype == DTYPE_F32) {
-    float *to = target->data;
-    for (int64_t i = begin; i < end; i++) to[i] = value;
-  } else {
-    uint16_t *to = target->data;
-    const uint16_t bits = bf16_from_f32(value);
-    for (int64_t i = begin; i < end; i++) to[i] = bits;
-  }
-}
-
-static Status fill_run(Kernel *base, const Tensor *inputs, const Tensor *outputs, void *workspace,
-                       Error *error) {
-  (void)outputs, (void)workspace, (void)error;
-  const EffectKernel *k = (const EffectKernel *)base;
-#pragma omp parallel for num_threads(k->parts) schedule(static, 1)
-  for (int part = 0; part < k->parts; part++) {
-    fill(&inputs[0], cpu_part_begin(k->fill.count, part, k->parts),
-         cpu_part_begin(k->fill.count, part + 1, k->parts), k->fill.value);
-  }
-  return OK;
-}
-
-Status cpu_fill_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
-                    Kernel **out, Error *error) {
-  (void)outputs;
-  Status status = OK;
-  FillTask task;
-  *out = NULL;
-  TRY(fill_task(op, inputs, backend->name, &task, error));
-  EffectKernel *k = effect_new(backend, task.count, fill_run);
-  k->fill = task;
+  TRY(store_arguments(op, inputs, backend->name, &arguments, error));
+  UpdateKernel *k = update_new(backend, arguments.count, store_run);
+  k->store = arguments;
   *out = &k->base;
 done:
   return status;
@@ -123,13 +83,13 @@ done:
 
 /* --- Adam ------------------------------------------------------------------------------------- */
 
-static void adam_part(const AdamTask *task, const Tensor *inputs, const AdamStep *step,
+static void adam_part(const AdamArguments *arguments, const Tensor *inputs, const AdamStep *step,
                       int64_t begin, int64_t end) {
   float *restrict p = inputs[ADAM_PARAMETERS].data;
   const float *restrict gradient = inputs[ADAM_GRADIENTS].data;
   float *restrict m = inputs[ADAM_MOMENT1].data;
   float *restrict v = inputs[ADAM_MOMENT2].data;
-  const AdamConstants constants = task->constants;
+  const AdamConstants constants = arguments->constants;
   const AdamStep s = *step;
   for (int64_t i = begin; i < end; i++) {
     const float g = s.clip * gradient[i];
@@ -137,34 +97,35 @@ static void adam_part(const AdamTask *task, const Tensor *inputs, const AdamStep
     v[i] = adam_moment2(constants, v[i], g);
     p[i] = adam_parameter(constants, s, p[i], m[i], v[i]);
   }
-  if (task->ema) {
+  if (arguments->ema) {
     float *restrict ema = inputs[ADAM_EMA].data;
-    for (int64_t i = begin; i < end; i++) ema[i] = adam_average(s, ema[i], p[i]);
+    for (int64_t i = begin; i < end; i++) ema[i] = adam_ema_update(s, ema[i], p[i]);
   }
-  if (task->compute)
+  if (arguments->compute)
     cpu_store((uint16_t *)inputs[ADAM_COMPUTE].data + begin, DTYPE_BF16, 0, p + begin, end - begin);
 }
 
 static Status adam_run(Kernel *base, const Tensor *inputs, const Tensor *outputs, void *workspace,
                        Error *error) {
   (void)outputs, (void)workspace, (void)error;
-  const EffectKernel *k = (const EffectKernel *)base;
-  const AdamTask *task = &k->adam;
+  const UpdateKernel *k = (const UpdateKernel *)base;
+  const AdamArguments *arguments = &k->adam;
   AdamCounters *counters = inputs[ADAM_COUNTERS].data;
   const AdamControls *controls = inputs[ADAM_CONTROLS].data;
   const float norm = *(const float *)inputs[ADAM_NORM].data;
   const int applies = adam_applies(norm, *controls);
-  const AdamStep step = adam_step(task->constants, norm, *controls, counters->applied);
+  const AdamStep step = adam_step(arguments->constants, norm, *controls, counters->applied);
   *counters = adam_count(*counters, applies);
   if (!applies) return OK;
-  const int64_t blocks = (task->count + BLOCK - 1) / BLOCK;
+  const int64_t blocks = (arguments->count + BLOCK - 1) / BLOCK;
 #pragma omp parallel for num_threads(k->parts) schedule(static, 1)
   for (int part = 0; part < k->parts; part++) {
-    /* Blocks that stay in the cache between the three loops: one pass over memory. */
+    /* Blocks that stay in the cache during the three loops: one pass over memory. */
     for (int64_t b = cpu_part_begin(blocks, part, k->parts);
          b < cpu_part_begin(blocks, part + 1, k->parts); b++) {
       const int64_t end = (b + 1) * BLOCK;
-      adam_part(task, inputs, &step, b * BLOCK, end < task->count ? end : task->count);
+      adam_part(arguments, inputs, &step, b * BLOCK,
+                end < arguments->count ? end : arguments->count);
     }
   }
   return OK;
@@ -174,11 +135,11 @@ Status cpu_adam_new(Backend *backend, const Op *op, const Tensor *inputs, const 
                     Kernel **out, Error *error) {
   (void)outputs;
   Status status = OK;
-  AdamTask task;
+  AdamArguments arguments;
   *out = NULL;
-  TRY(adam_task(op, inputs, backend->name, &task, error));
-  EffectKernel *k = effect_new(backend, task.count, adam_run);
-  k->adam = task;
+  TRY(adam_arguments(op, inputs, backend->name, &arguments, error));
+  UpdateKernel *k = update_new(backend, arguments.count, adam_run);
+  k->adam = arguments;
   *out = &k->base;
 done:
   return status;

@@ -1,10 +1,9 @@
-/* Elementary functions of one float, written so that a loop over them becomes SIMD code: no
- * branches, no table, no call. Infinities, NaN and denormals come out as from libm.
+/* Elementary functions of one float, written so that loops over them vectorise: no branches, no
+ * tables, no calls. Infinities, NaN and denormals give the results of libm.
  *
- * Largest errors against libm in double, over the whole range of f32
- * (tests/unit/engine/test_vector_math.c holds them to these): exp 2 ulp, log 3 ulp, tanh 4 ulp,
- * sigmoid 4 ulp, softplus 4 ulp; below the smallest normal number they are absolute, in units of
- * it. */
+ * Largest errors against libm in double over the whole range of f32, asserted by
+ * tests/unit/engine/test_vector_math.c: exp 2 ulp, tanh 4 ulp, sigmoid 4 ulp, softplus 4 ulp; below
+ * the smallest normal number they are absolute, in units of it. */
 #ifndef CELFORGE_ENGINE_CPU_VECTOR_MATH_H
 #define CELFORGE_ENGINE_CPU_VECTOR_MATH_H
 
@@ -12,8 +11,8 @@
 
 #include "base/bf16.h"
 
-/* condition ? a : b without a branch, which is what keeps the loops vectorisable where
- * floating-point operations may trap. */
+/* condition ? a : b without a branch: compilers do not vectorise a branch over operations that may
+ * trap. */
 static inline float float_select(int condition, float a, float b) {
   const uint32_t mask = 0u - (uint32_t)condition;
   return float_from_bits((float_bits(a) & mask) | (float_bits(b) & ~mask));
@@ -27,15 +26,15 @@ static inline float float_multiply_add(float a, float b, float c) {
 #endif
 }
 
-/* x = n ln 2 + r with |r| <= ln(2)/2, and e^r - 1 = r + r^2/2 + ... + r^7/5040, whose next term is
- * below 2^-26 |r|. ln 2 is split so that n times its first part is exact. */
+/* x = n ln 2 + r with |r| <= ln(2)/2; e^r - 1 = r + r^2/2 + ... + r^7/5040, with a truncation error
+ * below 2^-26 |r|. ln 2 is split in two so that n times the first part is exact. */
 typedef struct ExpParts {
   float minus_one; /* e^r - 1 */
   float low, high; /* low * high = 2^n, each of them a normal number */
 } ExpParts;
 
 static inline ExpParts float_exp_parts(float x) {
-  /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits. */
+  /* 1.5 * 2^23: adding it rounds to the nearest integer, in the low bits. */
   const float round = 12582912.0f;
   const float shifted = float_multiply_add(x, 1.44269504088896341f, round);
   const float n = shifted - round;
@@ -48,7 +47,7 @@ static inline ExpParts float_exp_parts(float x) {
   p = float_multiply_add(p, r, 1.0f / 6.0f);
   p = float_multiply_add(p, r, 0.5f);
   p = float_multiply_add(p * r, r, r);
-  /* n + 512 is positive, so that halving it rounds down as a shift does. */
+  /* n + 512 is positive, so that the shift rounds towards minus infinity. */
   const uint32_t biased = float_bits(shifted) - float_bits(round) + 512u;
   const uint32_t half = biased >> 1;
   return (ExpParts){
@@ -75,41 +74,23 @@ static inline float float_log_of_ratio(float s, int terms) {
   return float_multiply_add(2.0f * s * square, series, 2.0f * s);
 }
 
-/* x = 2^n m with m in [sqrt(1/2), sqrt(2)); log(m) from s = (m - 1) / (m + 1), |s| < 0.172: the
- * first term left out is s^10/11 < 2^-28. */
-static inline float float_log(float x) {
-  const int denormal = x < 1.17549435e-38f;
-  const float scaled = x * float_select(denormal, 8388608.0f, 1.0f);
-  const uint32_t bits = float_bits(scaled) + (0x3f800000u - 0x3f3504f3u);
-  const float exponent = (float)((int32_t)(bits >> 23) - 127) - float_select(denormal, 23.0f, 0.0f);
-  const float m = float_from_bits((bits & 0x007fffffu) + 0x3f3504f3u);
-  const float s = (m - 1.0f) / (m + 1.0f);
-  const float fraction =
-      float_multiply_add(exponent, 1.42860682030941723e-6f, float_log_of_ratio(s, 4));
-  float result = float_multiply_add(exponent, 0.693145751953125f, fraction);
-  result = float_select(x == INFINITY, INFINITY, result);
-  result = float_select(x == 0.0f, -INFINITY, result);
-  return float_select(x >= 0.0f, result, NAN); /* negative numbers and NaN */
-}
-
-/* tanh|x| = e / (e + 2) with e = exp(2|x|) - 1, exact to the last bits also where it is small. */
+/* tanh|x| = e / (e + 2) with e = exp(2|x|) - 1, accurate for small x too. */
 static inline float float_tanh(float x) {
   const float magnitude = float_from_bits(float_bits(x) & 0x7fffffffu);
   const ExpParts parts = float_exp_parts(2.0f * float_select(magnitude > 10.0f, 10.0f, magnitude));
   const float power = parts.low * parts.high;
   const float e = float_multiply_add(power, parts.minus_one, power - 1.0f);
-  return float_from_bits(float_bits(e / (e + 2.0f)) |
-                              (float_bits(x) & 0x80000000u));
+  return float_from_bits(float_bits(e / (e + 2.0f)) | (float_bits(x) & 0x80000000u));
 }
 
-/* 1 / (1 + e^-x), by e^-|x| so that nothing overflows. */
+/* 1 / (1 + e^-x), computed from e^-|x| to avoid overflow. */
 static inline float float_sigmoid(float x) {
   const float z = float_exp(-float_from_bits(float_bits(x) & 0x7fffffffu));
   return float_select(x < 0.0f, z, 1.0f) / (1.0f + z);
 }
 
-/* max(x, 0) + log(1 + e^-|x|); log(1 + z) from s = z / (2 + z) <= 1/3: the first term left out is
- * s^18/19 < 2^-32. */
+/* max(x, 0) + log(1 + e^-|x|), with log(1 + z) from s = z / (2 + z) <= 1/3; the truncation error is
+ * below s^18/19 < 2^-32. */
 static inline float float_softplus(float x) {
   const float z = float_exp(-float_from_bits(float_bits(x) & 0x7fffffffu));
   return float_select(x < 0.0f, 0.0f, x) + float_log_of_ratio(z / (2.0f + z), 8);

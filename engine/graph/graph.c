@@ -113,7 +113,7 @@ const Op *graph_append(Graph *graph, const Op *op, const char *label, const Shap
                label, shape_text(shapes[i], text));
     return NULL;
   }
-  Op copy = *op; /* `op` may lie in the list that grows */
+  Op copy = *op; /* `op` may point into the list, which is reallocated below */
   const char *scope = graph_scope(graph);
   copy.is_gradient = graph->differentiating;
   copy.name = mem_format("%s%s%s", scope, *scope ? "." : "", label);
@@ -127,8 +127,8 @@ const Op *graph_append(Graph *graph, const Op *op, const char *label, const Shap
   return &graph->ops[graph->op_count++];
 }
 
-/* The view that is there already, so that one range of a buffer is one Value of the graph:
- * gradients with respect to it then gather every use. */
+/* The existing view of this range. One range of a buffer is one Value of the graph, so that a
+ * gradient with respect to it sums over all its uses. */
 static Value find_view(const Graph *graph, const Buffer *buffer, int64_t offset, Shape shape) {
   for (int i = 0; i < graph->op_count; i++) {
     const Op *op = &graph->ops[i];

@@ -1,17 +1,17 @@
 /* The static graph: ops and values in program order.
  *
- * Builders infer the output's shape and dtype and append an op. The first wrong call (shapes that
- * do not fit, a bad attribute) is remembered with the layer's name; builders given an invalid value
- * do nothing and return an invalid value, so code that builds a network reads as mathematics and
- * asks graph_status once at the end.
+ * Builders infer the shape and dtype of the output and append an op. The first invalid call (shapes
+ * that do not match, a bad attribute) is recorded with the name of the layer; builders that get an
+ * invalid value do nothing and return an invalid value. Code that builds a network therefore reads
+ * like mathematics and calls graph_status once at the end.
  *
- * Ops read and write buffers through views. Program order is what orders reads and writes of the
- * same buffer: a view read by an op appended behind an update sees the updated numbers.
+ * Ops read and write buffers through views. Program order defines the order of reads and writes of
+ * a buffer: a view read by an op that was appended after an update sees the updated numbers.
  *
- * Dtypes: activations are f32 or bf16 (u8 only as input of graph_cast); reductions, norm
- * parameters, losses and all gradients of views are f32. A pointwise op with operands of several
- * dtypes gives bf16 if every operand of the full output shape is bf16, f32 otherwise; its
- * arithmetic is f32.
+ * Dtypes: activations are f32 or bf16 (u8 only as the input of graph_cast); reductions, norm
+ * parameters, losses and all gradients of views are f32; Adam's counters are i64. A pointwise op
+ * with operands of several dtypes gives bf16 if every operand of the full output shape is bf16,
+ * f32 otherwise; its arithmetic is f32.
  */
 #ifndef CELFORGE_ENGINE_GRAPH_GRAPH_H
 #define CELFORGE_ENGINE_GRAPH_GRAPH_H
@@ -27,12 +27,14 @@ typedef struct Value {
 
 Graph *graph_new(void);
 void graph_free(Graph *graph);
-/* The first wrong call, if any: ERROR_USAGE with "generator.block3.conv1: conv3d: ...". */
+/* ERROR_USAGE if any call was invalid, with the first one's message:
+ * "generator.block3.conv1: conv3d: ...". */
 Status graph_status(const Graph *graph, Error *error);
-/* Fails the graph from outside (a network's own checks), named like the builders' errors. */
+/* Records an error from outside (a network's own checks), prefixed with the current scope like the
+ * builders' errors. */
 void graph_fail(Graph *graph, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Names of ops: the scopes joined by '.'. At most 255 bytes of a scope are kept. */
+/* Scopes prefix the names of ops, joined by '.'. At most 255 bytes of a scope are kept. */
 void graph_scope_push(Graph *graph, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void graph_scope_pop(Graph *graph);
 /* The current scopes joined by '.'; valid until the next push or pop. */
@@ -42,11 +44,11 @@ Shape graph_shape(const Graph *graph, Value value); /* zeros for an invalid valu
 DType graph_dtype(const Graph *graph, Value value);
 
 /* --- Sources ---------------------------------------------------------------------------------- */
-/* `shape` elements of `buffer` from element `offset` on. */
+/* A view of `shape` into `buffer`, starting at element `offset`. */
 Value graph_view(Graph *graph, Buffer *buffer, int64_t offset, Shape shape);
 Value graph_constant(Graph *graph, Shape shape, float value); /* f32 */
 
-/* --- Pointwise, operands broadcast as in NumPy (axes of length 1) ----------------------------- */
+/* --- Pointwise; operands broadcast as in NumPy (axes of length 1) ----------------------------- */
 Value graph_cast(Graph *graph, Value x, DType dtype); /* to f32 or bf16 */
 Value graph_add(Graph *graph, Value a, Value b);
 Value graph_sub(Graph *graph, Value a, Value b);
@@ -63,50 +65,50 @@ Value graph_softplus(Graph *graph, Value x); /* log(1 + e^x), stable */
 Value graph_abs(Graph *graph, Value x);      /* derivative sign(x), 0 at 0 */
 Value graph_sign(Graph *graph, Value x);
 Value graph_square(Graph *graph, Value x);
-Value graph_sqrt(Graph *graph, Value x); /* derivative taken as 0 where x is 0 */
-Value graph_exp(Graph *graph, Value x);
-Value graph_log(Graph *graph, Value x);
+Value graph_sqrt(Graph *graph, Value x); /* derivative defined as 0 where x is 0 */
 /* min(max(x, low), high); derivative 1 inside, 0 outside. */
 Value graph_clamp(Graph *graph, Value x, float low, float high);
 Value graph_broadcast(Graph *graph, Value x, Shape shape);
 
 /* --- Reductions: f32; reduced axes become 1 --------------------------------------------------- */
-/* `axes` is a mask: 1u << AXIS_C. The result is scale * sum. */
+/* scale * sum over `axes`, a bit mask: 1u << AXIS_C. */
 Value graph_reduce_sum(Graph *graph, Value x, unsigned axes, float scale);
-Value graph_mean(Graph *graph, Value x); /* over everything, a scalar */
-/* The sum of squares of each of a vector's ranges, a vector of `ranges`: range r is elements
- * borders[r] to borders[r + 1] - 1 of x, f32. `borders` ascend from 0 to x's length, and outlive
- * the graph and its programs. Has no derivative. */
-Value graph_square_sums(Graph *graph, Value x, const int64_t *borders, int ranges);
+Value graph_mean(Graph *graph, Value x); /* over all elements, a scalar */
+/* The squared L2 norm of each segment of the f32 vector x, as a vector of length `segments`.
+ * Segment s is elements offsets[s] to offsets[s + 1] - 1; `offsets` [segments + 1] ascend strictly
+ * from 0 to the length of x. The caller keeps them alive as long as the graph and its programs. Has
+ * no derivative. */
+Value graph_segment_squared_norms(Graph *graph, Value x, const int64_t *offsets, int segments);
 enum { ALL_AXES = (1u << RANK) - 1 };
 
 /* --- Convolution ------------------------------------------------------------------------------ */
-typedef enum PadMode { PAD_ZERO, PAD_REFLECT, PAD_REPLICATE } PadMode;
+typedef enum PadMode { PAD_ZERO, PAD_REFLECT } PadMode;
 
 /* Cross-correlation, as in every framework: y[n,t,h,w,o] = sum x[n, t*st + i - before, ...]
  * w[o,i,j,k,c]. Index 0, 1, 2 is time, height, width. Padding in time is always zeros; in space it
- * is `mode` (reflect: without the border itself, pad < size). Causal in time: before = taps - 1,
- * after = 0. */
+ * is `mode` (reflect: without repeating the edge, pad < size). For a convolution that is causal in
+ * time, before = kernel size - 1 and after = 0. */
 typedef struct ConvSpec {
   int stride[3];
   int before[3], after[3];
   PadMode mode;
 } ConvSpec;
 
-/* "Same" padding for odd taps in space, causal in time, one stride in space. */
-ConvSpec conv_spec_same(int taps_time, int taps_space, int stride_space, PadMode mode);
+/* "Same" padding in space for an odd kernel size, causal padding in time, one stride for height and
+ * width. */
+ConvSpec conv_spec_same(int kernel_time, int kernel_space, int stride_space, PadMode mode);
 
-/* x [N,T,H,W,I], weight [O,kT,kH,kW,I], bias [1,1,1,1,O] f32 or NO_VALUE. x and weight have one
- * dtype, which is the result's. */
+/* x [N,T,H,W,I], weight [O,kT,kH,kW,I], bias [1,1,1,1,O] f32 or NO_VALUE. x and weight have the
+ * same dtype, which is also the result's. */
 Value graph_conv3d(Graph *graph, Value x, Value weight, Value bias, ConvSpec spec);
 
 /* The transpose of graph_conv3d as a function of its x (Zeiler et al. 2010, "Deconvolutional
  * Networks"; PyTorch's conv_transpose3d): x [N,T,H,W,O], weight [O,kT,kH,kW,I], bias [1,1,1,1,I]
  * f32 or NO_VALUE give [N,T',H',W',I], with
  *   T' = (T - 1) * stride + kT - before - after + output_padding,
- * likewise H', W'. `output_padding`, less than the stride, says which of the lengths that such a
- * convolution makes T of is meant. Padding is zeros. x and weight have one dtype, which is the
- * result's. */
+ * likewise H', W'. `output_padding`, less than the stride, selects one of the lengths for which the
+ * forward convolution gives T. Padding is zeros. x and weight have the same dtype, which is also
+ * the result's. */
 Value graph_conv3d_transpose(Graph *graph, Value x, Value weight, Value bias, ConvSpec spec,
                              const int output_padding[3]);
 
@@ -117,69 +119,69 @@ typedef enum NormKind {
   NORM_GROUP,    /* each frame and group of channels over H, W (Wu, He 2018) */
 } NormKind;
 
-/* gain * (x - mean) / sqrt(var + eps) + bias; variance is the biased one. gain and bias are
- * [1,1,1,1,C] f32, or both NO_VALUE. `groups` is for NORM_GROUP and must divide C. */
+/* gain * (x - mean) / sqrt(var + eps) + bias, with the biased variance. gain and bias are
+ * [1,1,1,1,C] f32, or both NO_VALUE. `groups` is used by NORM_GROUP alone and must divide C. */
 Value graph_norm(Graph *graph, Value x, Value gain, Value bias, NormKind kind, int groups,
                  float epsilon);
 
-/* --- Moving data ------------------------------------------------------------------------------ */
-Value graph_reshape(Graph *graph, Value x, Shape shape); /* same count; no copy */
+/* --- Reshape, concat, slice, pad, resize, pool ------------------------------------------------ */
+Value graph_reshape(Graph *graph, Value x, Shape shape); /* same element count; no copy */
 enum { CONCAT_MAX_INPUTS = 8 };
 Value graph_concat(Graph *graph, const Value *values, int count, int axis);
 Value graph_slice(Graph *graph, Value x, Shape begin, Shape size);
-/* Pads every axis by before/after; PAD_REFLECT and PAD_REPLICATE in H and W only. */
+/* Pads each axis by before/after; PAD_REFLECT in H and W only. */
 Value graph_pad(Graph *graph, Value x, Shape before, Shape after, PadMode mode);
 typedef enum ResizeMode { RESIZE_NEAREST, RESIZE_BILINEAR } ResizeMode;
-/* H and W only. Half-pixel centres (PyTorch's align_corners=False); nearest picks
- * floor(i * in / out), PyTorch's "nearest". */
+/* Resizes H and W. Bilinear uses half-pixel centres (PyTorch's align_corners=False); nearest reads
+ * pixel floor(i * in / out) (PyTorch's "nearest"). */
 Value graph_resize(Graph *graph, Value x, int64_t height, int64_t width, ResizeMode mode);
-/* H and W only; the mean over the cells inside the picture (PyTorch's count_include_pad=False). */
+/* Average pooling over H and W; padding is not counted (PyTorch's count_include_pad=False). */
 Value graph_average_pool(Graph *graph, Value x, int size, int stride, int pad);
-/* H and W only; the largest of each size x size cells, side by side: rows and columns at the end
- * that fill no window are left out. Of equal ones the first, row by row, gets the gradient, and a
- * NaN is larger than any number (PyTorch's max_pool2d). */
+/* Max pooling over H and W with windows of size x size and a stride of `size`; rows and columns at
+ * the end that do not fill a window are dropped. The gradient goes to the first of equal maxima in
+ * row-major order, and a NaN is larger than any number (PyTorch's max_pool2d). */
 Value graph_max_pool(Graph *graph, Value x, int size);
 
-/* --- Effects on buffers: `target` is a view --------------------------------------------------- */
+/* --- Updates of buffers; `target` is a view --------------------------------------------------- */
 void graph_store(Graph *graph, Value value, Value target); /* target = value (target's dtype) */
 void graph_accumulate(Graph *graph, Value value, Value target); /* target += value */
-void graph_fill(Graph *graph, Value target, float value);
-/* target = mean over the ranks. Starts as soon as the last op before it that writes the target has
- * run, and is waited for by the first op behind it that touches the target. */
+/* target = mean of target over all ranks. Starts as soon as the last preceding op that accesses the
+ * target has run; the first following op that accesses the target waits for it. */
 void graph_all_reduce(Graph *graph, Value target);
 
-/* One Adam step over flat arrays of equal length, with clipping, EMA and the cast fused in
+/* One Adam step over flat arrays of equal length, fused with clipping, EMA and the bf16 cast
  * (Kingma, Ba 2015, bias-corrected as in PyTorch's Adam; decoupled weight decay as in AdamW,
  * Loshchilov, Hutter 2019):
  *
  *   s = clip > 0 ? min(1, clip / (norm + 1e-6)) : 1          (PyTorch's clip_grad_norm_)
  *   g = s * gradient;  t = applied + 1
  *   m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2
- *   p = p - rate * decay * p - rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+ *   p = p - lr * decay * p - lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
  *   ema = d ema + (1 - d) p;   compute = bf16(p)
  *
- * When `norm` is not finite, or above the largest allowed, nothing changes but the counters. All
- * are views, f32 but for compute.
+ * The step is skipped if `norm` is not finite or exceeds the largest allowed one: then nothing
+ * changes but the counters. All operands are views, f32 but for compute and counters.
  */
 typedef struct AdamViews {
   Value parameters, gradients, moment1, moment2;
   Value ema;     /* or NO_VALUE */
   Value compute; /* bf16 copy, or NO_VALUE */
-  Value norm;    /* scalar: the gradients' global norm (any value, not only a view) */
-  /* Of 4: rate, clip (0: off), EMA decay d, largest norm (0: any finite one). */
+  Value norm;    /* scalar: global norm of the gradients; any value, not only a view */
+  /* 4 elements: learning rate, clip (0: off), EMA decay d, largest allowed norm (0: no limit). */
   Value controls;
-  Value counters; /* of 3: updates applied, updates skipped, skipped in a row; written */
+  /* 3 elements, i64: updates applied, updates skipped, skipped in a row; written. */
+  Value counters;
 } AdamViews;
 
 void graph_adam(Graph *graph, const AdamViews *views, float beta1, float beta2, float epsilon,
                 float weight_decay);
 
 /* --- Differentiation -------------------------------------------------------------------------- */
-/* Appends ops that compute the gradient of the scalar `loss` with respect to each of `wrt` (views
- * or other values) and writes them to `gradients`, each of its wrt's shape: f32 for views, else the
- * value's dtype. Ops appended are ordinary ones and can be differentiated again. What is not on a
- * path from wrt to loss is not walked, so other networks need no "detach". An entry the loss does
- * not depend on fails the graph. */
+/* Appends ops that compute the gradient of the scalar f32 `loss` with respect to each of `wrt`
+ * (views or other values) and writes them to `gradients`, each of the shape of its wrt: f32 for
+ * views, else the value's dtype. The appended ops are ordinary ones and can be differentiated
+ * again. Only paths from wrt to loss are walked, so other networks need no "detach". An entry that
+ * the loss does not depend on is an error of the graph. */
 void graph_gradients(Graph *graph, Value loss, const Value *wrt, int count, Value *gradients);
 
 #endif

@@ -1,41 +1,43 @@
-/* What an op is, for those who plan, differentiate, print or run ops. Users include graph.h. */
+/* Ops: kinds, attributes, operands. For code that plans, differentiates, prints or runs ops; code
+ * that builds graphs needs graph.h alone. */
 #ifndef CELFORGE_ENGINE_GRAPH_OP_H
 #define CELFORGE_ENGINE_GRAPH_OP_H
 
 #include "engine/backend/shared/adam.h"
 #include "engine/graph/graph.h"
 
+/* Inputs -> outputs; optional ones are in brackets. */
 typedef enum OpKind {
-  OP_VIEW,                    /* -> view of a buffer; nothing runs */
-  OP_RESHAPE,                 /* x -> same memory, other shape; nothing runs */
-  OP_POINTWISE,               /* 0..8 inputs -> 1..4 outputs of one shape, by a small program */
-  OP_REDUCE,                  /* 1..8 inputs, pointwise program -> scale * sum over axes, f32 */
-  OP_SQUARE_SUMS,             /* x, a vector -> sum of squares of each of its ranges, f32 */
+  OP_VIEW,                    /* -> view of a buffer; runs no kernel */
+  OP_RESHAPE,                 /* x -> same memory, other shape; runs no kernel */
+  OP_POINTWISE,               /* 0..8 inputs -> 1..4 outputs of one shape, by a pointwise program */
+  OP_REDUCE,                  /* 1..8 inputs -> scale * sum of a pointwise program over axes, f32 */
+  OP_SEGMENT_SQUARED_NORM,    /* x, an f32 vector -> squared L2 norm of each segment, f32 */
   OP_CONV3D,                  /* x, w, [bias] -> y = activation(conv + bias); zero padding only */
-  OP_CONV3D_BACKWARD_DATA,    /* dy, w -> dx; a transposed convolution too */
+  OP_CONV3D_BACKWARD_DATA,    /* dy, w -> dx; also serves as the transposed convolution */
   OP_CONV3D_BACKWARD_WEIGHTS, /* x, dy -> dw f32, [dbias f32] */
-  OP_NORM,          /* x, [gain, bias], [residual] -> y = pad(activation(norm) + residual) */
-  OP_NORM_BACKWARD, /* dy, x, [gain, bias] -> dx, [dgain, dbias]; dy is behind the activation */
-  OP_CONCAT,        /* 1..8 inputs -> y */
-  OP_SLICE,         /* x -> y */
-  OP_PAD,           /* x -> y */
-  OP_PAD_BACKWARD,  /* dy, [addend] -> dx: the transpose of OP_PAD (reflect, replicate) + addend */
-  OP_RESIZE,        /* x -> y = pad(resized) */
-  OP_RESIZE_BACKWARD,       /* dy, [addend] -> dx: the transpose + addend */
-  OP_AVERAGE_POOL,          /* x -> y */
-  OP_AVERAGE_POOL_BACKWARD, /* dy, [addend] -> dx: the transpose + addend */
-  OP_MAX_POOL,              /* x, [other] -> y = other (x without one) where x is largest */
-  OP_MAX_POOL_BACKWARD,     /* dy, x -> dx: dy (times step(x)) where x is largest, else 0 */
-  OP_STORE,                 /* value, target -> ; target = value, or += value */
-  OP_FILL,                  /* target -> ; */
-  OP_ALL_REDUCE,            /* target -> ; run by the program through the collectives */
-  OP_ADAM,                  /* AdamViews in order -> ; */
+  OP_NORM,            /* x, [gain, bias], [residual] -> y = pad(activation(norm) + residual) */
+  OP_NORM_BACKWARD,   /* dy, x, [gain, bias] -> dx, [dgain, dbias]; dy: after the activation */
+  OP_CONCAT,          /* 1..8 inputs -> y */
+  OP_SLICE,           /* x -> y */
+  OP_PAD,             /* x -> y */
+  OP_PAD_BACKWARD,    /* dy, [addend] -> dx = transpose of a reflecting OP_PAD + addend */
+  OP_RESIZE,          /* x -> y = pad(resize) */
+  OP_RESIZE_BACKWARD, /* dy, [addend] -> dx = transpose + addend */
+  OP_AVERAGE_POOL,    /* x -> y */
+  OP_AVERAGE_POOL_BACKWARD, /* dy, [addend] -> dx = transpose + addend */
+  OP_MAX_POOL,              /* x, [values] -> y = values (x itself without) at each argmax of x */
+  OP_MAX_POOL_BACKWARD, /* dy, x -> dx = dy (times activation'(x)) at each argmax of x, else 0 */
+  OP_STORE,             /* value, target -> ; target = value, or += value */
+  OP_ALL_REDUCE,        /* target -> ; run by the program through its collectives */
+  OP_ADAM,              /* AdamViews in order -> ; */
   OP_KIND_COUNT,
 } OpKind;
 
 /* --- Pointwise programs ----------------------------------------------------------------------- */
-/* Registers 0 .. inputs-1 hold the inputs as f32, broadcast; instruction k writes register
- * inputs+k. A unary instruction reads a; a binary one a and b; p and q are constants. */
+/* Registers 0 .. inputs-1 hold the inputs, converted to f32 and broadcast; instruction k writes
+ * register inputs+k. Unary instructions read register a, binary ones a and b; p and q are
+ * constants. */
 typedef enum PointwiseCode {
   PW_CONSTANT,   /* p */
   PW_COPY,       /* a */
@@ -53,10 +55,8 @@ typedef enum PointwiseCode {
   PW_SIGN,
   PW_SQRT,
   PW_SAFE_RECIPROCAL, /* a == 0 ? 0 : 1 / a: for the derivative of sqrt */
-  PW_EXP,
-  PW_LOG,
-  PW_CLAMP,      /* min(max(a, p), q) */
-  PW_CLAMP_STEP, /* p < a && a < q ? 1 : 0 */
+  PW_CLAMP,           /* min(max(a, p), q) */
+  PW_CLAMP_STEP,      /* p < a && a < q ? 1 : 0 */
   PW_CODE_COUNT,
 } PointwiseCode;
 
@@ -71,7 +71,7 @@ enum { POINTWISE_MAX_INPUTS = 8, POINTWISE_MAX_INSTRUCTIONS = 24, POINTWISE_MAX_
 typedef struct PointwiseProgram {
   int instruction_count;
   PointwiseInstruction instructions[POINTWISE_MAX_INSTRUCTIONS];
-  int outputs[POINTWISE_MAX_OUTPUTS]; /* the register each output is (of OP_REDUCE: one) */
+  int outputs[POINTWISE_MAX_OUTPUTS]; /* register of each output (OP_REDUCE has one) */
 } PointwiseProgram;
 
 /* --- Attributes ------------------------------------------------------------------------------- */
@@ -92,11 +92,11 @@ typedef struct NormAttributes {
   NormKind kind;
   int groups;
   float epsilon;
-  Activation activation; /* none or leaky ReLU, by fusion; backward its sign is found from x */
+  Activation activation; /* none or leaky ReLU, by fusion; backward recomputes its sign from x */
   float slope;
-  /* By fusion, of RMS norm: by reflection, in H and W; else nothing. */
-  PadAttributes pad;          /* of y; backward: dy is that of padded y */
-  PadAttributes residual_pad; /* the residual is what lies inside of a tensor padded so */
+  /* Set by fusion, for RMS norm alone: reflecting, in H and W; else zero. */
+  PadAttributes pad;          /* of y; backward: dy is the gradient of the padded y */
+  PadAttributes residual_pad; /* the residual is the interior of a tensor with this padding */
 } NormAttributes;
 
 typedef struct OpAttributes {
@@ -110,12 +110,12 @@ typedef struct OpAttributes {
       PointwiseProgram program; /* instruction_count 0: outputs[0] is register 0 */
       unsigned axes;
       float scale;
-      Shape full; /* the shape that is reduced: inputs broadcast to it */
+      Shape full; /* shape that is reduced; inputs broadcast to it */
     } reduce;
     struct {
-      const int64_t *borders; /* [ranges + 1], ascending; the graph's builder keeps them */
-      int ranges;
-    } square_sums;
+      const int64_t *offsets; /* [segments + 1], ascending; owned by the graph's builder */
+      int segments;
+    } segment_norm;
     ConvAttributes conv;
     NormAttributes norm;
     struct {
@@ -127,23 +127,21 @@ typedef struct OpAttributes {
     PadAttributes pad;
     struct {
       ResizeMode mode;
-      PadAttributes pad; /* of what is resized, by fusion; else nothing */
+      PadAttributes pad; /* of the resized frame, set by fusion; else zero */
     } resize;
     struct {
       int size, stride, pad;
     } pool;
     struct {
       int size;
-      Activation
-          activation; /* of what made x, backward by fusion: none or leaky ReLU, whose step */
-      float slope;    /* at the largest number multiplies dy */
+      /* Backward, set by fusion: the activation whose output is x, none or leaky ReLU. Its
+       * derivative at the maximum multiplies dy. */
+      Activation activation;
+      float slope;
     } max_pool;
     struct {
       bool accumulate;
     } store;
-    struct {
-      float value;
-    } fill;
     AdamConstants adam;
   };
 } OpAttributes;
@@ -164,8 +162,8 @@ typedef enum AdamInput {
 
 enum { OP_MAX_INPUTS = 9, OP_MAX_OUTPUTS = 4 };
 
-/* Optional inputs and outputs that are absent are NO_VALUE; places do not shift, except that counts
- * may end before absent trailing ones. */
+/* An absent optional input or output is NO_VALUE and keeps its position; the counts may stop before
+ * absent trailing ones. */
 typedef struct Op {
   OpKind kind;
   char *name;       /* "generator.block3.conv1" */
@@ -176,16 +174,25 @@ typedef struct Op {
   OpAttributes attributes;
 } Op;
 
-/* The graph's ops in program order, for those who write it down in another form. */
+/* The ops of a graph in program order. */
 int graph_op_count(const Graph *graph);
 const Op *graph_op(const Graph *graph, int index);
 
-/* The inputs (a bit each) that the op writes to: they are views. */
-unsigned op_written_inputs(const Op *op);
-/* The padding that is part of a resize, a norm, or the transpose of one; NULL: none. */
-const PadAttributes *op_fused_pad(const Op *op);
-/* Whether the op is the transpose of a padding, a resize or a pool, and adds its second input. */
-bool op_map_adds(const Op *op);
 const char *op_kind_name(OpKind kind); /* "conv3d_backward_data" */
+/* The inputs (a bit each) that the op writes to; all of them are views. */
+unsigned op_written_inputs(const Op *op);
+/* The padding fused into a resize, a norm or the backward op of one; NULL if there is none. */
+const PadAttributes *op_fused_pad(const Op *op);
+/* True if the op is the transpose of a padding, a resize or a pool and adds its second input. */
+bool op_has_addend(const Op *op);
+
+/* What an input of OP_ADAM must be, for `count` parameters. */
+typedef struct AdamInputSpec {
+  const char *name; /* "moment1" */
+  DType dtype;
+  int64_t count;
+  bool optional;
+} AdamInputSpec;
+AdamInputSpec adam_input_spec(AdamInput input, int64_t count);
 
 #endif

@@ -20,8 +20,6 @@ static const struct {
     [PW_SIGN] = {"sign", 1},
     [PW_SQRT] = {"sqrt", 1},
     [PW_SAFE_RECIPROCAL] = {"safe_reciprocal", 1},
-    [PW_EXP] = {"exp", 1},
-    [PW_LOG] = {"log", 1},
     [PW_CLAMP] = {"clamp", 1},
     [PW_CLAMP_STEP] = {"clamp_step", 1},
 };

@@ -48,29 +48,33 @@ char *shape_text(Shape shape, char text[SHAPE_TEXT_SIZE]) {
 }
 
 size_t dtype_size(DType dtype) {
-  static const size_t sizes[] = {[DTYPE_F32] = 4, [DTYPE_BF16] = 2, [DTYPE_U8] = 1};
+  static const size_t sizes[] = {
+      [DTYPE_F32] = 4, [DTYPE_BF16] = 2, [DTYPE_U8] = 1, [DTYPE_I64] = 8};
   return sizes[dtype];
 }
 
 const char *dtype_name(DType dtype) {
   static const char *const names[] = {
-      [DTYPE_F32] = "f32", [DTYPE_BF16] = "bf16", [DTYPE_U8] = "u8"};
+      [DTYPE_F32] = "f32", [DTYPE_BF16] = "bf16", [DTYPE_U8] = "u8", [DTYPE_I64] = "i64"};
   return names[dtype];
 }
 
+bool dtype_is_float(DType dtype) {
+  return dtype == DTYPE_F32 || dtype == DTYPE_BF16;
+}
 
 Buffer buffer_describe(const char *name, DType dtype, int64_t count) {
   return (Buffer){.name = name, .dtype = dtype, .count = count};
 }
 
-/* Backends promise memory, not its content. */
+/* Backends allocate memory without initialising it. */
 static Status fill_with_zeros(Buffer *buffer, size_t bytes, Error *error) {
   Status status = OK;
-  enum { PIECE = 1 << 18 };
-  char *zeros = mem_new(1, PIECE);
-  for (size_t done_bytes = 0; done_bytes < bytes; done_bytes += PIECE) {
-    size_t piece = bytes - done_bytes < PIECE ? bytes - done_bytes : PIECE;
-    TRY(buffer->backend->upload(buffer->backend, (char *)buffer->data + done_bytes, zeros, piece,
+  enum { CHUNK = 1 << 18 };
+  char *zeros = mem_new(1, CHUNK);
+  for (size_t done_bytes = 0; done_bytes < bytes; done_bytes += CHUNK) {
+    size_t chunk = bytes - done_bytes < CHUNK ? bytes - done_bytes : CHUNK;
+    TRY(buffer->backend->upload(buffer->backend, (char *)buffer->data + done_bytes, zeros, chunk,
                                 error));
   }
 done:
@@ -80,9 +84,9 @@ done:
 
 Status buffer_allocate(Buffer *buffer, Backend *backend, Error *error) {
   if (buffer->data != NULL)
-    return error_set(error, ERROR_INTERNAL, "buffer %s: allocated twice", buffer->name);
+    return error_set(error, ERROR_INTERNAL, "buffer %s is already allocated", buffer->name);
   if (buffer->count < 1)
-    return error_set(error, ERROR_INTERNAL, "buffer %s: %lld elements; at least 1 is needed",
+    return error_set(error, ERROR_INTERNAL, "buffer %s: %lld elements, expected at least 1",
                      buffer->name, (long long)buffer->count);
   Status status = OK;
   size_t bytes = (size_t)buffer->count * dtype_size(buffer->dtype);
@@ -107,9 +111,9 @@ static Status check_range(const Buffer *buffer, const char *what, int64_t offset
     return error_set(error, ERROR_INTERNAL, "buffer %s: %s before it is allocated", buffer->name,
                      what);
   if (offset < 0 || count < 0 || offset > buffer->count || count > buffer->count - offset)
-    return error_set(error, ERROR_INTERNAL, "buffer %s: %s of %lld elements at %lld, it holds %lld",
-                     buffer->name, what, (long long)count, (long long)offset,
-                     (long long)buffer->count);
+    return error_set(error, ERROR_INTERNAL,
+                     "buffer %s: %s of %lld elements at %lld, but it holds %lld", buffer->name,
+                     what, (long long)count, (long long)offset, (long long)buffer->count);
   return OK;
 }
 

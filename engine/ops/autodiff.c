@@ -4,19 +4,20 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "engine/ops/rules.h"
 
-/* One differentiation under way. Arrays by Value.id cover the values that were there when it began:
- * ops appended meanwhile are never walked. */
+/* The state of one differentiation. Arrays indexed by Value.id cover the values that existed when
+ * it began; ops appended since are not walked. */
 typedef struct Walk {
   Graph *graph;
-  const Differentiation *task;
-  Value *gradients; /* of the caller, one for each wrt */
-  int op_count;     /* ops up to the last output's producer */
-  bool *depends;    /* value depends on one of wrt, or is one */
-  bool *reaches;    /* one of the outputs depends on it, or is it */
-  Value *sums;      /* gradient so far */
-  int *first_use;   /* by wrt: the first op on the path that reads it; op_count when none does */
-  Text scope;       /* names of the ops that are appended */
+  const Differentiation *request;
+  Value *gradients; /* results, one for each wrt */
+  int op_count;     /* ops up to the producer of the last output */
+  bool *depends;    /* by value: it is one of wrt or depends on one */
+  bool *reaches;    /* by value: it is one of the outputs or one depends on it */
+  Value *sums;      /* by value: sum of the gradients so far */
+  int *first_use;   /* by wrt: first op on a path that reads it; op_count if none does */
+  Text scope;       /* prefix of the names of appended ops */
 } Walk;
 
 static bool any(const bool *flags, const Value *values, int count) {
@@ -26,7 +27,7 @@ static bool any(const bool *flags, const Value *values, int count) {
   return false;
 }
 
-static void mark(bool *flags, const Value *values, int count) {
+static void set_flags(bool *flags, const Value *values, int count) {
   for (int i = 0; i < count; i++) {
     if (values[i].id >= 0) flags[values[i].id] = true;
   }
@@ -34,37 +35,37 @@ static void mark(bool *flags, const Value *values, int count) {
 
 static void find_path(Walk *walk) {
   const Graph *graph = walk->graph;
-  const Differentiation *task = walk->task;
-  mark(walk->depends, task->wrt, task->wrt_count);
-  mark(walk->reaches, task->outputs, task->output_count);
+  const Differentiation *request = walk->request;
+  set_flags(walk->depends, request->wrt, request->wrt_count);
+  set_flags(walk->reaches, request->outputs, request->output_count);
   for (int k = 0; k < walk->op_count; k++) {
     const Op *op = &graph->ops[k];
     if (any(walk->depends, op->inputs, op->input_count))
-      mark(walk->depends, op->outputs, op->output_count);
+      set_flags(walk->depends, op->outputs, op->output_count);
   }
-  for (int i = 0; i < task->wrt_count; i++) walk->first_use[i] = walk->op_count;
+  for (int i = 0; i < request->wrt_count; i++) walk->first_use[i] = walk->op_count;
   for (int k = walk->op_count - 1; k >= 0; k--) {
     const Op *op = &graph->ops[k];
     if (!any(walk->reaches, op->outputs, op->output_count)) continue;
-    mark(walk->reaches, op->inputs, op->input_count);
-    for (int i = 0; i < task->wrt_count; i++) {
+    set_flags(walk->reaches, op->inputs, op->input_count);
+    for (int i = 0; i < request->wrt_count; i++) {
       for (int j = 0; j < op->input_count; j++) {
-        if (op->inputs[j].id == task->wrt[i].id) walk->first_use[i] = k;
+        if (op->inputs[j].id == request->wrt[i].id) walk->first_use[i] = k;
       }
     }
   }
 }
 
-/* f32 for views and reshapes of them; else the value's own. */
+/* f32 for views and their reshapes, else the dtype of the value. */
 static DType gradient_dtype(const Graph *graph, Value value) {
   const Op *producer = graph_producer(graph, value);
   while (producer->kind == OP_RESHAPE) producer = graph_producer(graph, producer->inputs[0]);
   return producer->kind == OP_VIEW ? DTYPE_F32 : graph_dtype(graph, value);
 }
 
-/* The one axis along which both are padded by zeros, each a part with nothing around it; RANK: they
- * are not such. */
-static int axis_of_parts(const Op *a, const Op *b) {
+/* The single axis along which both ops zero-pad, so that their inputs are segments of that axis;
+ * RANK if there is none. */
+static int segment_axis(const Op *a, const Op *b) {
   const Op *both[] = {a, b};
   int found = RANK;
   for (int i = 0; i < 2; i++) {
@@ -79,9 +80,10 @@ static int axis_of_parts(const Op *a, const Op *b) {
   return found;
 }
 
-/* Adds x, or what it is a concatenation of if that makes no more than `most`, to the operands of
- * one along the axis. */
-static int add_parts(const Graph *graph, Value x, int axis, int most, Value *parts, int count) {
+/* Appends x to the list of concat operands, or the operands of x if it is a concatenation along the
+ * same axis and the total does not exceed `most`. Returns the new count. */
+static int add_concat_operands(const Graph *graph, Value x, int axis, int most, Value *parts,
+                               int count) {
   const Op *op = graph_producer(graph, x);
   bool is_concat = op->kind == OP_CONCAT && op->attributes.concat.axis == axis;
   if (!is_concat || count + op->input_count > most) {
@@ -92,11 +94,12 @@ static int add_parts(const Graph *graph, Value x, int axis, int most, Value *par
   return count;
 }
 
-/* The sum of gradients of two slices that lie side by side: put together, not padded and added, so
- * that slices which are all of a value give their concatenation. NO_VALUE: they are not such. */
+/* The sum of the gradients of two adjacent slices, as one padded concatenation instead of a sum of
+ * two paddings; gradients of slices that cover a value thus become a concatenation. NO_VALUE if the
+ * operands do not have this form. */
 static Value join_slices(Graph *graph, Value sum, Value gradient) {
   Op first = *graph_producer(graph, sum), second = *graph_producer(graph, gradient);
-  int axis = axis_of_parts(&first, &second);
+  int axis = segment_axis(&first, &second);
   if (axis == RANK) return NO_VALUE;
   if (second.attributes.pad.before.dim[axis] < first.attributes.pad.before.dim[axis]) {
     Op later = first;
@@ -107,8 +110,8 @@ static Value join_slices(Graph *graph, Value sum, Value gradient) {
   int64_t end = before.dim[axis] + graph_shape(graph, first.inputs[0]).dim[axis];
   if (end != second.attributes.pad.before.dim[axis]) return NO_VALUE;
   Value parts[CONCAT_MAX_INPUTS];
-  int count = add_parts(graph, first.inputs[0], axis, CONCAT_MAX_INPUTS - 1, parts, 0);
-  count = add_parts(graph, second.inputs[0], axis, CONCAT_MAX_INPUTS, parts, count);
+  int count = add_concat_operands(graph, first.inputs[0], axis, CONCAT_MAX_INPUTS - 1, parts, 0);
+  count = add_concat_operands(graph, second.inputs[0], axis, CONCAT_MAX_INPUTS, parts, count);
   return graph_pad(graph, graph_concat(graph, parts, count, axis), before, after, PAD_ZERO);
 }
 
@@ -121,7 +124,7 @@ static void add_gradient(Walk *walk, Value value, Value gradient) {
   *sum = joined.id < 0 ? graph_add(graph, *sum, gradient) : joined;
 }
 
-/* Ops appended for "net.block.conv3d" are named "net.block.gradient.KIND". */
+/* Sets the scope of ops appended for "net.block.conv3d" to "net.block.gradient". */
 static void enter_scope(Walk *walk, const Op *op) {
   const char *label = strrchr(op->name, '.');
   text_clear(&walk->scope);
@@ -139,21 +142,21 @@ static void swap_scopes(Walk *walk) {
 static void walk_op(Walk *walk, int k) {
   Graph *graph = walk->graph;
   Op op = graph->ops[k];
-  bool wanted[OP_MAX_INPUTS] = {false}, carries = false;
+  bool wanted[OP_MAX_INPUTS] = {false}, has_gradient = false;
   Value output_gradients[OP_MAX_OUTPUTS], gradients[OP_MAX_INPUTS];
   if (!any(walk->depends, op.inputs, op.input_count)) return;
   for (int i = 0; i < op.output_count; i++) {
     output_gradients[i] = op.outputs[i].id < 0 ? NO_VALUE : walk->sums[op.outputs[i].id];
-    carries |= output_gradients[i].id >= 0;
+    has_gradient |= output_gradients[i].id >= 0;
   }
-  if (!carries) return;
+  if (!has_gradient) return;
   for (int i = 0; i < op.input_count; i++) {
     wanted[i] = op.inputs[i].id >= 0 && walk->depends[op.inputs[i].id];
     gradients[i] = NO_VALUE;
   }
   const OpRule *rule = op_rule(op.kind);
   if (rule->gradient == NULL) {
-    graph_fail(graph, "gradients: %s: %s cannot be differentiated", op.name, rule->name);
+    graph_fail(graph, "gradients: %s: %s cannot be differentiated", op.name, op_kind_name(op.kind));
     return;
   }
   enter_scope(walk, &op);
@@ -165,41 +168,42 @@ static void walk_op(Walk *walk, int k) {
   swap_scopes(walk);
 }
 
-/* The gradients of wrt that no op before `k` adds to. */
-static void report(Walk *walk, int k) {
-  const Differentiation *task = walk->task;
-  for (int i = 0; i < task->wrt_count; i++) {
+/* Completes the gradients of those wrt that no op before `k` reads. */
+static void finish_gradients(Walk *walk, int k) {
+  const Differentiation *request = walk->request;
+  for (int i = 0; i < request->wrt_count; i++) {
     if (walk->first_use[i] != k) continue;
-    walk->gradients[i] = walk->sums[task->wrt[i].id];
-    if (task->ready != NULL && graph_usable(walk->graph, &walk->gradients[i], 1))
-      task->ready(task->context, i, walk->gradients[i]);
+    walk->gradients[i] = walk->sums[request->wrt[i].id];
+    if (request->ready != NULL && graph_usable(walk->graph, &walk->gradients[i], 1))
+      request->ready(request->context, i, walk->gradients[i]);
   }
 }
 
-void graph_differentiate(Graph *graph, const Differentiation *task, Value *gradients) {
-  for (int i = 0; i < task->wrt_count; i++) gradients[i] = NO_VALUE;
-  if (!graph_usable(graph, task->outputs, task->output_count) ||
-      !graph_usable(graph, task->cotangents, task->output_count) ||
-      !graph_usable(graph, task->wrt, task->wrt_count))
+void graph_differentiate(Graph *graph, const Differentiation *request, Value *gradients) {
+  for (int i = 0; i < request->wrt_count; i++) gradients[i] = NO_VALUE;
+  graph->differentiate = graph_differentiate;
+  if (!graph_usable(graph, request->outputs, request->output_count) ||
+      !graph_usable(graph, request->cotangents, request->output_count) ||
+      !graph_usable(graph, request->wrt, request->wrt_count))
     return;
   size_t values = (size_t)graph->value_count;
-  Walk walk = {.graph = graph, .task = task, .gradients = gradients};
+  Walk walk = {.graph = graph, .request = request, .gradients = gradients};
   walk.depends = mem_new(values, sizeof *walk.depends);
   walk.reaches = mem_new(values, sizeof *walk.reaches);
   walk.sums = mem_new(values, sizeof *walk.sums);
-  walk.first_use = mem_new((size_t)task->wrt_count + 1, sizeof *walk.first_use);
+  walk.first_use = mem_new((size_t)request->wrt_count + 1, sizeof *walk.first_use);
   for (size_t i = 0; i < values; i++) walk.sums[i] = NO_VALUE;
-  for (int i = 0; i < task->output_count; i++) {
-    int producer = graph->values[task->outputs[i].id].producer;
+  for (int i = 0; i < request->output_count; i++) {
+    int producer = graph->values[request->outputs[i].id].producer;
     if (producer >= walk.op_count) walk.op_count = producer + 1;
   }
   find_path(&walk);
-  for (int i = 0; i < task->output_count; i++)
-    add_gradient(&walk, task->outputs[i], task->cotangents[i]);
-  report(&walk, walk.op_count);
+  for (int i = 0; i < request->output_count; i++)
+    add_gradient(&walk, request->outputs[i], request->cotangents[i]);
+  finish_gradients(&walk, walk.op_count);
   for (int k = walk.op_count - 1; k >= 0 && graph_usable(graph, NULL, 0); k--) {
     walk_op(&walk, k);
-    report(&walk, k);
+    finish_gradients(&walk, k);
   }
   free(walk.depends);
   free(walk.reaches);
@@ -208,12 +212,12 @@ void graph_differentiate(Graph *graph, const Differentiation *task, Value *gradi
   text_free(&walk.scope);
 }
 
-/* Names the wrt that the loss does not depend on. */
+/* Fails the graph because the loss does not depend on a wrt, which the error names. */
 static void fail_independent(Graph *graph, int index, Value wrt) {
   const Op *producer = graph_producer(graph, wrt);
   if (producer->kind == OP_VIEW)
     graph_fail(graph,
-               "gradients: the loss does not depend on %s (entry %d, buffer %s from %lld on)",
+               "gradients: the loss does not depend on %s (entry %d, buffer %s at element %lld)",
                producer->name, index, producer->attributes.view.buffer->name,
                (long long)producer->attributes.view.offset);
   else
@@ -221,12 +225,12 @@ static void fail_independent(Graph *graph, int index, Value wrt) {
                index);
 }
 
-void graph_scalar_gradients(Graph *graph, Value loss, const Differentiation *request,
-                            Value *gradients) {
-  Differentiation task = *request;
-  for (int i = 0; i < task.wrt_count; i++) gradients[i] = NO_VALUE;
+void graph_differentiate_loss(Graph *graph, Value loss, const Differentiation *request,
+                              Value *gradients) {
+  Differentiation of_loss = *request;
+  for (int i = 0; i < of_loss.wrt_count; i++) gradients[i] = NO_VALUE;
   if (!graph_usable(graph, NULL, 0)) return;
-  if (!graph_usable(graph, &loss, 1) || !graph_usable(graph, task.wrt, task.wrt_count)) {
+  if (!graph_usable(graph, &loss, 1) || !graph_usable(graph, of_loss.wrt, of_loss.wrt_count)) {
     graph_fail(graph, "gradients: the loss or an entry is missing");
     return;
   }
@@ -238,17 +242,17 @@ void graph_scalar_gradients(Graph *graph, Value loss, const Differentiation *req
     return;
   }
   Value one = graph_constant(graph, shape_scalar(), 1);
-  task.outputs = &loss;
-  task.cotangents = &one;
-  task.output_count = 1;
-  graph_differentiate(graph, &task, gradients);
-  for (int i = 0; i < task.wrt_count; i++) {
+  of_loss.outputs = &loss;
+  of_loss.cotangents = &one;
+  of_loss.output_count = 1;
+  graph_differentiate(graph, &of_loss, gradients);
+  for (int i = 0; i < of_loss.wrt_count; i++) {
     if (graph_usable(graph, NULL, 0) && gradients[i].id < 0)
-      fail_independent(graph, i, task.wrt[i]);
+      fail_independent(graph, i, of_loss.wrt[i]);
   }
 }
 
 void graph_gradients(Graph *graph, Value loss, const Value *wrt, int count, Value *gradients) {
   Differentiation request = {.wrt = wrt, .wrt_count = count};
-  graph_scalar_gradients(graph, loss, &request, gradients);
+  graph_differentiate_loss(graph, loss, &request, gradients);
 }

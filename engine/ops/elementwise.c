@@ -1,8 +1,9 @@
-/* Pointwise arithmetic. A builder appends a program of one instruction; fusion joins them later, so
- * gradients are taken of that form alone. */
+/* Pointwise arithmetic. Each builder appends a program of one instruction; fusion merges them
+ * later. Gradient rules therefore see single instructions only. */
 #include <math.h>
 
 #include "engine/graph/pointwise.h"
+#include "engine/ops/append.h"
 #include "engine/ops/rules.h"
 
 static Value append_instruction(Graph *graph, const char *label, PointwiseInstruction instruction,
@@ -12,7 +13,7 @@ static Value append_instruction(Graph *graph, const char *label, PointwiseInstru
   PointwiseProgram *program = &op.attributes.pointwise;
   program->instruction_count = 1;
   program->instructions[0] = instruction;
-  program->outputs[0] = count; /* the register behind the inputs' */
+  program->outputs[0] = count; /* the first register after the inputs */
   return append_one(graph, &op, label, shape, dtype);
 }
 
@@ -20,7 +21,7 @@ static Value append_unary(Graph *graph, PointwiseCode code, Value x, float p, fl
   const char *label = pointwise_name(code);
   if (!operands_usable(graph, label, &x, 1)) return NO_VALUE;
   if (isnan(p) || isnan(q)) {
-    graph_fail(graph, "%s: a constant is not a number", label);
+    graph_fail(graph, "%s: a constant is NaN", label);
     return NO_VALUE;
   }
   PointwiseInstruction instruction = {.code = code, .p = p, .q = q};
@@ -28,7 +29,7 @@ static Value append_unary(Graph *graph, PointwiseCode code, Value x, float p, fl
                             graph_dtype(graph, x));
 }
 
-/* Axes of length 1 stretch; false where two lengths differ and neither is 1. */
+/* The broadcast shape of two operands; false if two lengths differ and neither is 1. */
 static bool broadcast_shape(Shape a, Shape b, Shape *out) {
   for (int axis = 0; axis < RANK; axis++) {
     int64_t p = a.dim[axis], q = b.dim[axis];
@@ -38,7 +39,8 @@ static bool broadcast_shape(Shape a, Shape b, Shape *out) {
   return true;
 }
 
-/* bf16 where every operand of the full shape is; where none has it, where all operands are. */
+/* bf16 if every operand of the full shape is bf16; if no operand has the full shape, bf16 if all
+ * operands are. */
 static DType result_dtype(const Graph *graph, const Value *operands, Shape full) {
   bool any_full = false, full_are_bf16 = true, all_are_bf16 = true;
   for (int i = 0; i < 2; i++) {
@@ -58,7 +60,7 @@ static Value append_binary(Graph *graph, PointwiseCode code, Value a, Value b) {
   Shape shape;
   if (!broadcast_shape(graph_shape(graph, a), graph_shape(graph, b), &shape)) {
     char left[SHAPE_TEXT_SIZE], right[SHAPE_TEXT_SIZE];
-    graph_fail(graph, "%s: %s and %s do not fit; lengths must be equal or 1", label,
+    graph_fail(graph, "%s: %s and %s do not broadcast; lengths must be equal or 1", label,
                shape_text(graph_shape(graph, a), left), shape_text(graph_shape(graph, b), right));
     return NO_VALUE;
   }
@@ -79,11 +81,13 @@ Value graph_cast(Graph *graph, Value x, DType dtype) {
     graph_fail(graph, "cast: operand 0 is missing");
     return NO_VALUE;
   }
-  if (dtype == DTYPE_U8) {
-    graph_fail(graph, "cast: to u8; only f32 and bf16 can be computed with");
+  const DType from = graph_dtype(graph, x);
+  if (!dtype_is_float(dtype) || from == DTYPE_I64) {
+    graph_fail(graph, "cast: %s to %s; it must be f32, bf16 or u8 to f32 or bf16", dtype_name(from),
+               dtype_name(dtype));
     return NO_VALUE;
   }
-  if (graph_dtype(graph, x) == dtype) return x;
+  if (from == dtype) return x;
   PointwiseInstruction instruction = {.code = PW_COPY};
   return append_instruction(graph, "cast", instruction, &x, 1, graph_shape(graph, x), dtype);
 }
@@ -150,12 +154,6 @@ Value graph_sign(Graph *graph, Value x) {
 Value graph_sqrt(Graph *graph, Value x) {
   return append_unary(graph, PW_SQRT, x, 0, 0);
 }
-Value graph_exp(Graph *graph, Value x) {
-  return append_unary(graph, PW_EXP, x, 0, 0);
-}
-Value graph_log(Graph *graph, Value x) {
-  return append_unary(graph, PW_LOG, x, 0, 0);
-}
 
 /* One input, read as both factors. */
 Value graph_square(Graph *graph, Value x) {
@@ -167,8 +165,8 @@ Value graph_square(Graph *graph, Value x) {
 
 Value graph_clamp(Graph *graph, Value x, float low, float high) {
   if (low > high) {
-    graph_fail(graph, "clamp: from %g to %g; the first must not be above the second", (double)low,
-               (double)high);
+    graph_fail(graph, "clamp: bounds %g and %g; the lower bound must not exceed the upper one",
+               (double)low, (double)high);
     return NO_VALUE;
   }
   return append_unary(graph, PW_CLAMP, x, low, high);
@@ -202,14 +200,10 @@ static Value unary_gradient(Graph *graph, const PointwiseInstruction *instructio
     return graph_mul(graph, dy, graph_affine(graph, append_safe_reciprocal(graph, y), 0.5f, 0));
   case PW_SAFE_RECIPROCAL:
     return graph_mul(graph, dy, graph_affine(graph, graph_square(graph, y), -1, 0));
-  case PW_EXP:
-    return graph_mul(graph, dy, y);
-  case PW_LOG:
-    return graph_div(graph, dy, x);
   case PW_CLAMP:
     return graph_mul(graph, dy,
                      append_unary(graph, PW_CLAMP_STEP, x, instruction->p, instruction->q));
-  default: /* constants and steps: zero wherever the derivative exists */
+  default: /* constants and steps: the derivative is zero */
     return NO_VALUE;
   }
 }
@@ -235,7 +229,7 @@ static void pointwise_gradient(Graph *graph, const Op *op, const Value *output_g
   const PointwiseInstruction *instruction = &program->instructions[0];
   if (program->instruction_count != 1 || op->output_count != 1) {
     graph_fail(graph,
-               "pointwise: a program of %d instructions cannot be differentiated; "
+               "pointwise: a fused program of %d instructions cannot be differentiated; "
                "differentiate before fusion",
                program->instruction_count);
     return;
@@ -258,7 +252,7 @@ static void pointwise_gradient(Graph *graph, const Op *op, const Value *output_g
 
 static double pointwise_flops(const Op *op, const Shape *inputs, const Shape *outputs) {
   (void)inputs;
-  int instructions = 0; /* copies and constants compute nothing */
+  int instructions = 0; /* copies and constants do not count */
   const PointwiseProgram *program = &op->attributes.pointwise;
   for (int i = 0; i < program->instruction_count; i++) {
     PointwiseCode code = program->instructions[i].code;
@@ -267,4 +261,4 @@ static double pointwise_flops(const Op *op, const Shape *inputs, const Shape *ou
   return (double)instructions * (double)shape_count(outputs[0]);
 }
 
-const OpRule rule_pointwise = {"pointwise", pointwise_gradient, pointwise_flops};
+const OpRule rule_pointwise = {pointwise_gradient, pointwise_flops};

@@ -1,5 +1,7 @@
-/* Max pool. Where x is largest does not change with x but in steps, so of x and what is read or
- * written there each op below is linear in the latter: the gradient of one is the other. */
+/* Max pooling. The argmax of x is piecewise constant, so for a fixed x both ops below are linear:
+ * one reads its other input at the argmax, the other one writes there. Each is the gradient of the
+ * other. */
+#include "engine/ops/append.h"
 #include "engine/ops/rules.h"
 
 static Shape pooled_shape(Shape shape, int size) {
@@ -8,10 +10,10 @@ static Shape pooled_shape(Shape shape, int size) {
   return shape;
 }
 
-static Value append_pool(Graph *graph, Value x, Value other, int size) {
+static Value append_pool(Graph *graph, Value x, Value values, int size) {
   Op op = {.kind = OP_MAX_POOL,
-           .input_count = other.id < 0 ? 1 : 2,
-           .inputs = {x, other},
+           .input_count = values.id < 0 ? 1 : 2,
+           .inputs = {x, values},
            .attributes.max_pool.size = size};
   return append_one(graph, &op, NULL, pooled_shape(graph_shape(graph, x), size),
                     graph_dtype(graph, x));
@@ -22,7 +24,7 @@ Value graph_max_pool(Graph *graph, Value x, int size) {
   Shape shape = graph_shape(graph, x);
   if (size < 1 || shape.dim[AXIS_H] < size || shape.dim[AXIS_W] < size) {
     char text[SHAPE_TEXT_SIZE];
-    graph_fail(graph, "max_pool: size %d on %s; it is at least 1, at most the height and the width",
+    graph_fail(graph, "max_pool: size %d on %s; it must be at least 1 and at most height and width",
                size, shape_text(shape, text));
     return NO_VALUE;
   }
@@ -31,7 +33,7 @@ Value graph_max_pool(Graph *graph, Value x, int size) {
 
 static void max_pool_gradient(Graph *graph, const Op *op, const Value *output_gradients,
                               const bool *wanted, Value *gradients) {
-  const int place = op->input_count - 1; /* what is read where x is largest */
+  const int place = op->input_count - 1; /* the input whose elements are read */
   if (!wanted[place]) return;
   Value x = op->inputs[0];
   Op backward = {
@@ -53,11 +55,12 @@ static void max_pool_backward_gradient(Graph *graph, const Op *op, const Value *
     return;
   }
   Value x = op->inputs[1];
-  Value other = graph_cast(graph, output_gradients[0], graph_dtype(graph, x));
-  gradients[0] = append_pool(graph, x, other, op->attributes.max_pool.size);
+  Value values = graph_cast(graph, output_gradients[0], graph_dtype(graph, x));
+  gradients[0] = append_pool(graph, x, values, op->attributes.max_pool.size);
 }
 
-/* A window's comparisons, and a fused step and its product, on the pooled side. */
+/* Per pooled element: the comparisons of a window; if fused, the activation's derivative and its
+ * product. */
 static double window_flops(const Op *op, Shape pooled) {
   double size = op->attributes.max_pool.size;
   double step = op->attributes.max_pool.activation != ACTIVATION_NONE ? 2 : 0;
@@ -74,6 +77,5 @@ static double max_pool_backward_flops(const Op *op, const Shape *inputs, const S
   return window_flops(op, inputs[0]);
 }
 
-const OpRule rule_max_pool = {"max_pool", max_pool_gradient, max_pool_flops};
-const OpRule rule_max_pool_backward = {"max_pool_backward", max_pool_backward_gradient,
-                                       max_pool_backward_flops};
+const OpRule rule_max_pool = {max_pool_gradient, max_pool_flops};
+const OpRule rule_max_pool_backward = {max_pool_backward_gradient, max_pool_backward_flops};

@@ -1,13 +1,15 @@
 /* RMS, instance and group norm: y = gain * xhat + bias with xhat = (x - mean) * r and
- * r = 1 / sqrt(var + eps), over a set of axes that the kind decides (RMS: mean is 0). */
+ * r = 1 / sqrt(var + eps). The kind determines the axes of the statistics; for RMS norm the mean is
+ * 0. */
 #include <math.h>
 
+#include "engine/ops/append.h"
 #include "engine/ops/autodiff.h"
 #include "engine/ops/rules.h"
 
-static bool parameters_fit(Graph *graph, Value x, Value gain, Value bias) {
+static bool parameters_valid(Graph *graph, Value x, Value gain, Value bias) {
   if ((gain.id < 0) != (bias.id < 0)) {
-    graph_fail(graph, "norm: gain and bias come together or not at all");
+    graph_fail(graph, "norm: gain and bias must be given together or not at all");
     return false;
   }
   if (gain.id < 0) return true;
@@ -29,15 +31,14 @@ Value graph_norm(Graph *graph, Value x, Value gain, Value bias, NormKind kind, i
                  float epsilon) {
   Value operands[] = {x, gain, bias};
   if (!operands_usable(graph, "norm", operands, 1)) return NO_VALUE;
-  if (!parameters_fit(graph, x, gain, bias)) return NO_VALUE;
+  if (!parameters_valid(graph, x, gain, bias)) return NO_VALUE;
   int64_t channels = graph_shape(graph, x).dim[AXIS_C];
   if (kind == NORM_GROUP && (groups < 1 || channels % groups != 0)) {
-    graph_fail(graph, "norm: %d groups of %lld channels; groups must divide the channels", groups,
-               (long long)channels);
+    graph_fail(graph, "norm: %d groups do not divide %lld channels", groups, (long long)channels);
     return NO_VALUE;
   }
   if (!(epsilon > 0) || !isfinite(epsilon)) {
-    graph_fail(graph, "norm: epsilon %g; it must be above 0", (double)epsilon);
+    graph_fail(graph, "norm: epsilon %g; it must be finite and above 0", (double)epsilon);
     return NO_VALUE;
   }
   Op op = {.kind = OP_NORM, .input_count = gain.id >= 0 ? 3 : 1, .inputs = {x, gain, bias}};
@@ -77,13 +78,13 @@ static void norm_gradient(Graph *graph, const Op *op, const Value *output_gradie
 
 /* --- The gradient of the gradient ------------------------------------------------------------- */
 
-/* OP_NORM_BACKWARD is written out in elementary ops on f32, which are then differentiated. Groups
- * are split from the channels by a reshape to [N*T,H,W,groups,C/groups]. */
+/* OP_NORM_BACKWARD is decomposed into elementary f32 ops, which are then differentiated. For group
+ * norm the channels are reshaped to [N*T,H,W,groups,C/groups]. */
 typedef struct Layout {
-  Shape x, vector; /* shapes of x and of gain and bias in it */
-  unsigned axes;   /* what statistics go over */
-  float inverse;   /* 1 / their number of elements */
-  bool centred;
+  Shape x, vector; /* shapes of x and of gain and bias */
+  unsigned axes;   /* of the statistics */
+  float inverse;   /* 1 / number of elements along these axes */
+  bool centred;    /* the mean is subtracted */
 } Layout;
 
 static Layout layout_of(const NormAttributes *norm, Shape x) {
@@ -115,10 +116,10 @@ static Value mean_over(Graph *graph, const Layout *layout, Value x) {
   return graph_reduce_sum(graph, x, layout->axes, layout->inverse);
 }
 
-/* dx, dgain, dbias of the norm, in the layout:
- *   h = dy * gain;  dx = r * (h - mean(h) - xhat * mean(h * xhat)), for RMS without mean(h). */
-static void write_out(Graph *graph, const NormAttributes *norm, const Layout *layout, Value dy,
-                      Value x, Value gain, Value *outputs) {
+/* Appends dx, dgain, dbias of the norm, in the layout:
+ *   h = dy * gain;  dx = r * (h - mean(h) - xhat * mean(h * xhat)), without mean(h) for RMS. */
+static void append_decomposed(Graph *graph, const NormAttributes *norm, const Layout *layout,
+                              Value dy, Value x, Value gain, Value *outputs) {
   Value centred = layout->centred ? graph_sub(graph, x, mean_over(graph, layout, x)) : x;
   Value variance = mean_over(graph, layout, graph_square(graph, centred));
   Value r = append_safe_reciprocal(
@@ -138,30 +139,30 @@ static void norm_backward_gradient(Graph *graph, const Op *op, const Value *outp
   if (!differentiable(graph, op)) return;
   const NormAttributes *norm = &op->attributes.norm;
   Layout layout = layout_of(norm, graph_shape(graph, op->inputs[1]));
-  int wrt_count = op->input_count > 2 ? 3 : 2; /* dy, x, gain; bias takes no part */
-  Value wrt[3], written[3], cotangents[3], outputs[3];
-  /* Aliases: dy may itself depend on x and gain, and that path is not this op's. */
+  int wrt_count = op->input_count > 2 ? 3 : 2; /* dy, x, gain; nothing depends on the bias */
+  Value wrt[3], decomposed[3], cotangents[3], outputs[3];
+  /* Aliases, since dy may itself depend on x and gain: that path is not part of this op. */
   for (int i = 0; i < wrt_count; i++) wrt[i] = append_alias(graph, op->inputs[i]);
   Value gain = wrt_count > 2 ? in_layout(graph, wrt[2], layout.vector) : NO_VALUE;
-  write_out(graph, norm, &layout, in_layout(graph, wrt[0], layout.x),
-            in_layout(graph, wrt[1], layout.x), gain, written);
+  append_decomposed(graph, norm, &layout, in_layout(graph, wrt[0], layout.x),
+                    in_layout(graph, wrt[1], layout.x), gain, decomposed);
   int output_count = 0;
   for (int i = 0; i < op->output_count; i++) {
     if (output_gradients[i].id < 0) continue;
-    outputs[output_count] = written[i];
+    outputs[output_count] = decomposed[i];
     cotangents[output_count++] =
         in_layout(graph, output_gradients[i], i == 0 ? layout.x : layout.vector);
   }
-  Differentiation task = {.outputs = outputs,
-                          .cotangents = cotangents,
-                          .output_count = output_count,
-                          .wrt = wrt,
-                          .wrt_count = wrt_count};
-  graph_differentiate(graph, &task, gradients);
+  Differentiation request = {.outputs = outputs,
+                             .cotangents = cotangents,
+                             .output_count = output_count,
+                             .wrt = wrt,
+                             .wrt_count = wrt_count};
+  graph->differentiate(graph, &request, gradients);
 }
 
-/* Counted by element: forward two passes of statistics (subtract, multiply, add) and the affine
- * map; backward the statistics again, the two sums and dx. */
+/* Per element, forward: two passes of statistics (subtract, multiply, add) and the affine map;
+ * backward: the statistics again, two sums and dx. */
 static double norm_flops(const Op *op, const Shape *inputs, const Shape *outputs) {
   (void)op;
   (void)inputs;
@@ -174,5 +175,5 @@ static double norm_backward_flops(const Op *op, const Shape *inputs, const Shape
   return 16.0 * (double)shape_count(outputs[0]);
 }
 
-const OpRule rule_norm = {"norm", norm_gradient, norm_flops};
-const OpRule rule_norm_backward = {"norm_backward", norm_backward_gradient, norm_backward_flops};
+const OpRule rule_norm = {norm_gradient, norm_flops};
+const OpRule rule_norm_backward = {norm_backward_gradient, norm_backward_flops};

@@ -1,6 +1,7 @@
 /* Sums over axes. */
 #include <math.h>
 
+#include "engine/ops/append.h"
 #include "engine/ops/rules.h"
 
 /* The axes of the mask that are longer than 1. */
@@ -14,7 +15,7 @@ static unsigned effective_axes(Shape shape, unsigned axes) {
 Value graph_reduce_sum(Graph *graph, Value x, unsigned axes, float scale) {
   if (!operands_usable(graph, "reduce", &x, 1)) return NO_VALUE;
   if (axes & ~(unsigned)ALL_AXES || !isfinite(scale)) {
-    graph_fail(graph, "reduce: axes 0x%x, scale %g; axes are bits 0 to %d, the scale is finite",
+    graph_fail(graph, "reduce: axes 0x%x, scale %g; expected axes in bits 0 to %d, a finite scale",
                axes, (double)scale, RANK - 1);
     return NO_VALUE;
   }
@@ -60,7 +61,7 @@ static void reduce_gradient(Graph *graph, const Op *op, const Value *output_grad
   gradients[0] = graph_broadcast(graph, small, op->attributes.reduce.full);
 }
 
-/* Every element: its program, and one addition. */
+/* Per element: the fused program and one addition. */
 static double reduce_flops(const Op *op, const Shape *inputs, const Shape *outputs) {
   (void)inputs;
   (void)outputs;
@@ -68,4 +69,4 @@ static double reduce_flops(const Op *op, const Shape *inputs, const Shape *outpu
   return (double)(instructions + 1) * (double)shape_count(op->attributes.reduce.full);
 }
 
-const OpRule rule_reduce = {"reduce", reduce_gradient, reduce_flops};
+const OpRule rule_reduce = {reduce_gradient, reduce_flops};

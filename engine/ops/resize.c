@@ -1,8 +1,9 @@
 /* Resize and average pool: linear maps in height and width, each with its transpose. The gradient
- * of either is the other, with the same attributes. */
+ * of each of the four ops is its transpose, with the same attributes. */
+#include "engine/ops/append.h"
 #include "engine/ops/rules.h"
 
-/* Any of the four kinds: x of one side of the map to `shape` of the other. */
+/* Appends an op of any of the four kinds; `shape` is that of its output. */
 static Value append_map(Graph *graph, OpKind kind, Value x, const OpAttributes *attributes,
                         Shape shape) {
   Op op = {.kind = kind, .input_count = 1, .inputs = {x}, .attributes = *attributes};
@@ -43,7 +44,7 @@ static void resize_backward_gradient(Graph *graph, const Op *op, const Value *ou
   map_gradient(graph, op, OP_RESIZE, output_gradients[0], gradients);
 }
 
-/* For each element of the resized side: nearest moves (and its transpose adds) one number, bilinear
+/* Per element of the resized frame: nearest copies one element (its transpose adds one), bilinear
  * multiplies and adds four. */
 static double resize_flops(const Op *op, const Shape *inputs, const Shape *outputs) {
   (void)inputs;
@@ -55,22 +56,21 @@ static double resize_backward_flops(const Op *op, const Shape *inputs, const Sha
   return each * (double)shape_count(inputs[0]) + addend_flops(op, outputs[0]);
 }
 
-const OpRule rule_resize = {"resize", resize_gradient, resize_flops};
-const OpRule rule_resize_backward = {"resize_backward", resize_backward_gradient,
-                                     resize_backward_flops};
+const OpRule rule_resize = {resize_gradient, resize_flops};
+const OpRule rule_resize_backward = {resize_backward_gradient, resize_backward_flops};
 
 /* --- Average pool ----------------------------------------------------------------------------- */
 
 Value graph_average_pool(Graph *graph, Value x, int size, int stride, int pad) {
   if (!operands_usable(graph, "average_pool", &x, 1)) return NO_VALUE;
   Shape from = graph_shape(graph, x), shape = from;
-  /* With more padding than half a window, a window could lie outside the picture. */
+  /* With more padding than half a window, a window could contain padding only. */
   if (size < 1 || stride < 1 || pad < 0 || pad > size / 2 || from.dim[AXIS_H] + 2 * pad < size ||
       from.dim[AXIS_W] + 2 * pad < size) {
     char text[SHAPE_TEXT_SIZE];
     graph_fail(graph,
-               "average_pool: size %d, stride %d, padding %d on %s; size and stride are at "
-               "least 1, padding 0 to half the size, and the window fits into the padded picture",
+               "average_pool: size %d, stride %d, padding %d on %s; expected size and stride "
+               "at least 1, padding 0 to size / 2, a padded frame at least as large as the window",
                size, stride, pad, shape_text(from, text));
     return NO_VALUE;
   }
@@ -93,7 +93,7 @@ static void pool_backward_gradient(Graph *graph, const Op *op, const Value *outp
   map_gradient(graph, op, OP_AVERAGE_POOL, output_gradients[0], gradients);
 }
 
-/* A window's additions and the division, on the pooled side. */
+/* Per pooled element: the additions of a window and a division. */
 static double window_flops(const Op *op, Shape pooled) {
   double size = op->attributes.pool.size;
   return (size * size + 1) * (double)shape_count(pooled);
@@ -108,6 +108,5 @@ static double pool_backward_flops(const Op *op, const Shape *inputs, const Shape
   return window_flops(op, inputs[0]) + addend_flops(op, outputs[0]);
 }
 
-const OpRule rule_average_pool = {"average_pool", pool_gradient, pool_flops};
-const OpRule rule_average_pool_backward = {"average_pool_backward", pool_backward_gradient,
-                                           pool_backward_flops};
+const OpRule rule_average_pool = {pool_gradient, pool_flops};
+const OpRule rule_average_pool_backward = {pool_backward_gradient, pool_backward_flops};

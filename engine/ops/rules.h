@@ -1,33 +1,31 @@
-/* What the families of ops (one file each in this folder) share: their rules, which rules.c gathers
- * into op_rule's table, and the helpers that builders and gradient rules are made of. */
+/* The gradient and the cost of each kind of op: one file for each family of ops in this folder,
+ * gathered into one table by rules.c. */
 #ifndef CELFORGE_ENGINE_OPS_RULES_H
 #define CELFORGE_ENGINE_OPS_RULES_H
 
 #include "engine/graph/internal.h"
 
+typedef struct OpRule {
+  /* Appends ops that compute the gradients of the inputs from those of the outputs (NO_VALUE where
+   * an output's gradient is zero). Only inputs with wanted[i] need one; gradients[i] stays NO_VALUE
+   * where the derivative is zero everywhere. `op` is a copy and stays valid while ops are appended.
+   * NULL: the op has no derivative, and differentiating through it fails the graph. */
+  void (*gradient)(Graph *graph, const Op *op, const Value *output_gradients, const bool *wanted,
+                   Value *gradients);
+  /* FLOPs of one run, from the shapes of inputs and outputs; NULL: counted as zero. */
+  double (*flops)(const Op *op, const Shape *inputs, const Shape *outputs);
+} OpRule;
+
+const OpRule *op_rule(OpKind kind);
+
 extern const OpRule rule_view, rule_reshape;
-extern const OpRule rule_pointwise, rule_reduce, rule_square_sums;
+extern const OpRule rule_pointwise, rule_reduce, rule_segment_squared_norm;
 extern const OpRule rule_conv3d, rule_conv3d_backward_data, rule_conv3d_backward_weights;
 extern const OpRule rule_norm, rule_norm_backward;
 extern const OpRule rule_concat, rule_slice, rule_pad, rule_pad_backward;
 extern const OpRule rule_resize, rule_resize_backward;
 extern const OpRule rule_average_pool, rule_average_pool_backward;
 extern const OpRule rule_max_pool, rule_max_pool_backward;
-extern const OpRule rule_store, rule_fill, rule_all_reduce, rule_adam;
-
-/* True when the graph has not failed and the operands are values of f32 or bf16. A missing operand
- * or a u8 one fails the graph; `what` is the builder's name. */
-bool operands_usable(Graph *graph, const char *what, const Value *values, int count);
-/* Appends an op with one output and returns that. */
-Value append_one(Graph *graph, const Op *op, const char *label, Shape shape, DType dtype);
-/* Another value with the same content: what is differentiated with respect to it stops there. */
-Value append_alias(Graph *graph, Value x);
-/* Sums (f32) over the axes along which `x` was broadcast from `shape`; x itself when there are
- * none. */
-Value reduce_to_shape(Graph *graph, Value x, Shape shape);
-/* Of a map's backward pass: one for each element, where it adds another gradient. */
-double addend_flops(const Op *op, Shape shape);
-/* x == 0 ? 0 : 1 / x: derivatives alone use it. */
-Value append_safe_reciprocal(Graph *graph, Value x);
+extern const OpRule rule_store, rule_all_reduce, rule_adam;
 
 #endif

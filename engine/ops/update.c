@@ -1,23 +1,23 @@
-/* Ops that write buffers: store, accumulate, fill, all-reduce, Adam. They have no outputs, so
- * nothing is differentiated through them: a buffer that is read again is a source. */
+/* Updates of buffers: store, accumulate, all-reduce, Adam. They have no outputs, so no gradient
+ * flows through them: a view of an updated buffer is a source of its own. */
 #include <math.h>
 
-#include "engine/backend/op_arguments.h"
+#include "engine/ops/append.h"
 #include "engine/ops/rules.h"
 
 static bool is_view(const Graph *graph, Value value) {
   return graph_producer(graph, value)->kind == OP_VIEW;
 }
 
-static bool target_usable(Graph *graph, const char *what, Value target) {
-  if (!operands_usable(graph, what, &target, 1)) return false;
+static bool target_usable(Graph *graph, const char *builder, Value target) {
+  if (!operands_usable(graph, builder, &target, 1)) return false;
   if (is_view(graph, target)) return true;
-  graph_fail(graph, "%s: the target is %s; it must be a view of a buffer", what,
+  graph_fail(graph, "%s: the target is %s; it must be a view of a buffer", builder,
              graph_producer(graph, target)->name);
   return false;
 }
 
-/* --- Store, fill, all-reduce ------------------------------------------------------------------ */
+/* --- Store, all-reduce ------------------------------------------------------------------------ */
 
 static void append_store(Graph *graph, const char *label, Value value, Value target,
                          bool accumulate) {
@@ -47,16 +47,7 @@ static double store_flops(const Op *op, const Shape *inputs, const Shape *output
   return op->attributes.store.accumulate ? (double)shape_count(inputs[0]) : 0;
 }
 
-const OpRule rule_store = {"store", NULL, store_flops};
-
-void graph_fill(Graph *graph, Value target, float value) {
-  if (!target_usable(graph, "fill", target)) return;
-  Op op = {.kind = OP_FILL, .input_count = 1, .inputs = {target}};
-  op.attributes.fill.value = value;
-  graph_append(graph, &op, NULL, NULL, NULL);
-}
-
-const OpRule rule_fill = {"fill", NULL, NULL};
+const OpRule rule_store = {NULL, store_flops};
 
 void graph_all_reduce(Graph *graph, Value target) {
   if (!target_usable(graph, "all_reduce", target)) return;
@@ -64,25 +55,28 @@ void graph_all_reduce(Graph *graph, Value target) {
   graph_append(graph, &op, NULL, NULL, NULL);
 }
 
-const OpRule rule_all_reduce = {"all_reduce", NULL, NULL};
+const OpRule rule_all_reduce = {NULL, NULL};
 
 /* --- Adam ------------------------------------------------------------------------------------- */
 
-/* One of Adam's operands: a view (the norm: any value) of the dtype and number of elements it has
- * to have. */
-static bool adam_operand_fits(Graph *graph, AdamInput input, Value value, int64_t count) {
-  AdamOperand wanted = adam_operand(input, count);
-  if (wanted.optional && value.id < 0) return true;
-  if (!operands_usable(graph, wanted.name, &value, 1)) return false;
+/* Adam's operands must be views (the norm: any value) of the dtype and element count of their spec.
+ */
+static bool adam_input_valid(Graph *graph, AdamInput input, Value value, int64_t count) {
+  AdamInputSpec spec = adam_input_spec(input, count);
+  if (spec.optional && value.id < 0) return true;
+  if (!graph_usable(graph, &value, 1)) {
+    graph_fail(graph, "adam: %s is missing", spec.name);
+    return false;
+  }
   bool view = input == ADAM_NORM || is_view(graph, value);
   Shape shape = graph_shape(graph, value);
   DType dtype = graph_dtype(graph, value);
-  if (view && dtype == wanted.dtype && shape_count(shape) == wanted.count) return true;
+  if (view && dtype == spec.dtype && shape_count(shape) == spec.count) return true;
   char text[SHAPE_TEXT_SIZE];
-  graph_fail(graph, "adam: %s is %s %s%s; it must be %s of %s with %lld elements", wanted.name,
-             dtype_name(dtype), shape_text(shape, text), view ? "" : " and no view",
-             input == ADAM_NORM ? "a value" : "a view", dtype_name(wanted.dtype),
-             (long long)wanted.count);
+  graph_fail(graph, "adam: %s is %s %s%s; it must be %s of %s with %lld elements", spec.name,
+             dtype_name(dtype), shape_text(shape, text), view ? "" : " and not a view",
+             input == ADAM_NORM ? "a value" : "a view", dtype_name(spec.dtype),
+             (long long)spec.count);
   return false;
 }
 
@@ -95,13 +89,14 @@ void graph_adam(Graph *graph, const AdamViews *views, float beta1, float beta2, 
   if (!graph_usable(graph, NULL, 0)) return;
   int64_t count = shape_count(graph_shape(graph, views->parameters));
   for (int i = 0; i < ADAM_INPUTS; i++) {
-    if (!adam_operand_fits(graph, (AdamInput)i, op.inputs[i], count)) return;
+    if (!adam_input_valid(graph, (AdamInput)i, op.inputs[i], count)) return;
   }
   if (!(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1 && epsilon > 0 && weight_decay >= 0)) {
-    graph_fail(graph,
-               "adam: betas %g and %g, epsilon %g, decay %g; betas lie in [0, 1), epsilon is "
-               "above 0, decay at least 0",
-               (double)beta1, (double)beta2, (double)epsilon, (double)weight_decay);
+    graph_fail(
+        graph,
+        "adam: betas %g and %g, epsilon %g, weight decay %g; expected betas in [0, 1), epsilon "
+        "above 0, weight decay at least 0",
+        (double)beta1, (double)beta2, (double)epsilon, (double)weight_decay);
     return;
   }
   op.attributes.adam = (AdamConstants){beta1, beta2, epsilon, weight_decay};
@@ -115,4 +110,4 @@ static double adam_flops(const Op *op, const Shape *inputs, const Shape *outputs
   return 20.0 * (double)shape_count(inputs[0]);
 }
 
-const OpRule rule_adam = {"adam", NULL, adam_flops};
+const OpRule rule_adam = {NULL, adam_flops};

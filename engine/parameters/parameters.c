@@ -7,13 +7,11 @@
 #include "base/bf16.h"
 #include "base/memory.h"
 #include "base/random.h"
-#include "engine/backend/shared/adam.h"
+#include "engine/graph/op.h"
 #include "engine/ops/autodiff.h"
-#include "engine/parameters/spectral_norm.h"
 
-enum { ALIGNMENT = 16, COUNTERS = sizeof(AdamCounters) / sizeof(float) };
-/* Elements that go through the host at a time. */
-enum { PIECE = 1 << 16 };
+enum { ALIGNMENT = 16 };  /* of a parameter in the flat arrays, elements */
+enum { CHUNK = 1 << 16 }; /* elements converted at a time on the host */
 
 /* --- Declaration ------------------------------------------------------------------------------ */
 
@@ -29,14 +27,14 @@ void parameters_init(Parameters *parameters, const char *network, DType precisio
   parameters->moment2 = named_buffer(network, "moment2", DTYPE_F32, 0);
   parameters->ema = named_buffer(network, "ema", DTYPE_F32, 0);
   parameters->compute = named_buffer(network, "compute", precision, 0);
-  parameters->counters = named_buffer(network, "counters", DTYPE_F32, COUNTERS);
-  parameters->squares = named_buffer(network, "squares", DTYPE_F32, 0);
+  parameters->counters = named_buffer(network, "counters", DTYPE_I64, ADAM_COUNTER_COUNT);
+  parameters->squared_norms = named_buffer(network, "squared_norms", DTYPE_F32, 0);
 }
 
 void parameters_free(Parameters *parameters) {
-  Buffer *buffers[] = {&parameters->master,   &parameters->gradient, &parameters->moment1,
-                       &parameters->moment2,  &parameters->ema,      &parameters->compute,
-                       &parameters->counters, &parameters->squares};
+  Buffer *buffers[] = {&parameters->master,   &parameters->gradient,     &parameters->moment1,
+                       &parameters->moment2,  &parameters->ema,          &parameters->compute,
+                       &parameters->counters, &parameters->squared_norms};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
     buffer_free(buffers[i]);
     free((char *)buffers[i]->name);
@@ -45,7 +43,7 @@ void parameters_free(Parameters *parameters) {
   free(parameters->spectral);
   for (int i = 0; i < parameters->count; i++) free(parameters->items[i].name);
   free(parameters->items);
-  free(parameters->borders);
+  free(parameters->segment_offsets);
   free(parameters->network);
   *parameters = (Parameters){0};
 }
@@ -75,7 +73,7 @@ static const Parameter *declare(Parameters *parameters, const Parameter *wanted)
   return added;
 }
 
-/* The parameter of that name, declared now if need be; NULL when the graph has failed. */
+/* The parameter of that name, declared if it is new; NULL if the graph has failed. */
 static const Parameter *find_or_declare(Parameters *parameters, Graph *graph,
                                         const Parameter *wanted) {
   if (!graph_usable(graph, NULL, 0)) return NULL;
@@ -83,7 +81,7 @@ static const Parameter *find_or_declare(Parameters *parameters, Graph *graph,
   char left[SHAPE_TEXT_SIZE], right[SHAPE_TEXT_SIZE];
   shape_text(wanted->shape, right);
   if (found == NULL && parameters->frozen) {
-    graph_fail(graph, "parameters: %s.%s is new, but the network's parameters are frozen",
+    graph_fail(graph, "parameters: %s.%s is new, but the parameters of the network are frozen",
                parameters->network, wanted->name);
     return NULL;
   }
@@ -96,7 +94,7 @@ static const Parameter *find_or_declare(Parameters *parameters, Graph *graph,
   if (found == NULL) return declare(parameters, wanted);
   bool was_weight = found->init == INIT_NORMAL, is_weight = wanted->init == INIT_NORMAL;
   if (shape_equal(found->shape, wanted->shape) && was_weight == is_weight) return found;
-  graph_fail(graph, "parameters: %s.%s was declared as %s %s, here it is %s %s",
+  graph_fail(graph, "parameters: %s.%s was declared as %s %s, but is used as %s %s",
              parameters->network, wanted->name, was_weight ? "weight" : "vector",
              shape_text(found->shape, left), is_weight ? "weight" : "vector", right);
   return NULL;
@@ -106,7 +104,7 @@ bool parameters_have_compute(const Parameters *parameters) {
   return parameters->precision == DTYPE_BF16 || parameters->spectral;
 }
 
-/* What a graph reads of a parameter: weights alone are in compute. */
+/* The view that a graph reads; `compute` has weights only. */
 static Value view_of(Parameters *parameters, Graph *graph, const Parameter *parameter,
                      ParameterSource source) {
   Buffer *buffer = &parameters->master;
@@ -120,7 +118,7 @@ static Value view_of(Parameters *parameters, Graph *graph, const Parameter *para
 Value parameters_weight(Parameters *parameters, Graph *graph, ParameterSource source,
                         const char *name, Shape shape, float deviation) {
   if (!(deviation >= 0) || !isfinite(deviation)) {
-    graph_fail(graph, "parameters: %s.%s: deviation %g; it is at least 0 and finite",
+    graph_fail(graph, "parameters: %s.%s: standard deviation %g, expected finite and at least 0",
                parameters->network, name, (double)deviation);
     return NO_VALUE;
   }
@@ -133,7 +131,7 @@ Value parameters_weight(Parameters *parameters, Graph *graph, ParameterSource so
 Value parameters_vector(Parameters *parameters, Graph *graph, const char *name, int64_t channels,
                         ParameterSource source, InitKind init) {
   if (init == INIT_NORMAL) {
-    graph_fail(graph, "parameters: %s.%s: a vector begins as zeros or ones, not random",
+    graph_fail(graph, "parameters: %s.%s: a vector is initialised with zeros or ones, not randomly",
                parameters->network, name);
     return NO_VALUE;
   }
@@ -145,11 +143,13 @@ Value parameters_vector(Parameters *parameters, Graph *graph, const char *name, 
 void parameters_freeze(Parameters *parameters) {
   if (parameters->frozen) return;
   parameters->frozen = true;
-  parameters->squares.count = parameters->count;
-  parameters->borders = mem_new((size_t)parameters->count + 1, sizeof *parameters->borders);
-  for (int i = 0; i < parameters->count; i++) parameters->borders[i] = parameters->items[i].offset;
-  parameters->borders[parameters->count] = parameters->total;
-  if (parameters->spectral) spectral_declare(parameters);
+  parameters->squared_norms.count = parameters->count;
+  parameters->segment_offsets =
+      mem_new((size_t)parameters->count + 1, sizeof *parameters->segment_offsets);
+  for (int i = 0; i < parameters->count; i++)
+    parameters->segment_offsets[i] = parameters->items[i].offset;
+  parameters->segment_offsets[parameters->count] = parameters->total;
+  if (parameters->reparametrization) parameters->reparametrization->declare(parameters);
 }
 
 /* --- Memory and initial values ---------------------------------------------------------------- */
@@ -158,7 +158,7 @@ Status parameters_allocate(Parameters *parameters, Backend *backend, bool for_tr
                            bool with_ema, Error *error) {
   Status status = OK;
   if (!parameters->frozen)
-    FAIL(error, ERROR_INTERNAL, "parameters of %s: allocated before they are frozen",
+    FAIL(error, ERROR_INTERNAL, "parameters of %s: cannot be allocated before they are frozen",
          parameters->network);
   TRY(buffer_allocate(&parameters->master, backend, error));
   if (with_ema) TRY(buffer_allocate(&parameters->ema, backend, error));
@@ -167,7 +167,7 @@ Status parameters_allocate(Parameters *parameters, Backend *backend, bool for_tr
     TRY(buffer_allocate(&parameters->moment1, backend, error));
     TRY(buffer_allocate(&parameters->moment2, backend, error));
     TRY(buffer_allocate(&parameters->counters, backend, error));
-    TRY(buffer_allocate(&parameters->squares, backend, error));
+    TRY(buffer_allocate(&parameters->squared_norms, backend, error));
     if (parameters->spectral)
       TRY(parameters_allocate(parameters->spectral, backend, false, false, error));
   }
@@ -177,8 +177,8 @@ done:
   return status;
 }
 
-/* FNV-1a (Fowler, Noll, Vo), 64 bits, of "network.name": a parameter's stream of random numbers
- * depends on what it is called, not on when it is declared. */
+/* FNV-1a (Fowler, Noll, Vo), 64 bits, of "network.name": the random numbers of a parameter depend
+ * on its name, not on the order of declaration. */
 static uint64_t stream_index(const char *network, const char *name) {
   const char *const parts[] = {network, ".", name};
   uint64_t hash = UINT64_C(14695981039346656037);
@@ -189,7 +189,8 @@ static uint64_t stream_index(const char *network, const char *name) {
   return hash;
 }
 
-static void draw(const char *network, const Parameter *parameter, uint64_t seed, float *out) {
+static void initial_values(const char *network, const Parameter *parameter, uint64_t seed,
+                           float *out) {
   if (parameter->init == INIT_NORMAL) {
     Random random = random_stream(seed, RANDOM_WEIGHTS, stream_index(network, parameter->name), 0);
     random_fill_normal(&random, out, (size_t)parameter->count, parameter->deviation);
@@ -206,12 +207,13 @@ Status parameters_initialize(Parameters *parameters, uint64_t seed, Error *error
                error));
   for (int i = 0; i < parameters->count; i++) {
     const Parameter *parameter = &parameters->items[i];
-    draw(parameters->network, parameter, seed, (float *)values + parameter->offset);
+    initial_values(parameters->network, parameter, seed, (float *)values + parameter->offset);
   }
   TRY(buffer_upload(&parameters->master, 0, values, parameters->total, error));
   if (parameters->ema.data != NULL)
     TRY(buffer_upload(&parameters->ema, 0, values, parameters->total, error));
-  if (parameters->spectral) TRY(spectral_initialize(parameters, seed, error));
+  if (parameters->reparametrization)
+    TRY(parameters->reparametrization->initialize(parameters, seed, error));
   TRY(parameters_refresh(parameters, error));
 done:
   free(values);
@@ -221,11 +223,12 @@ done:
 Status parameters_refresh(Parameters *parameters, Error *error) {
   Status status = OK;
   if (parameters->compute.data == NULL) return OK;
-  if (parameters->spectral) return spectral_refresh(parameters, error);
-  float *values = mem_new(PIECE, sizeof *values);
-  uint16_t *rounded = mem_new(PIECE, sizeof *rounded);
-  for (int64_t begin = 0; begin < parameters->total; begin += PIECE) {
-    int64_t count = parameters->total - begin < PIECE ? parameters->total - begin : PIECE;
+  if (parameters->reparametrization)
+    return parameters->reparametrization->refresh(parameters, error);
+  float *values = mem_new(CHUNK, sizeof *values);
+  uint16_t *rounded = mem_new(CHUNK, sizeof *rounded);
+  for (int64_t begin = 0; begin < parameters->total; begin += CHUNK) {
+    int64_t count = parameters->total - begin < CHUNK ? parameters->total - begin : CHUNK;
     TRY(buffer_download(&parameters->master, begin, values, count, error));
     for (int64_t i = 0; i < count; i++) rounded[i] = bf16_from_f32(values[i]);
     TRY(buffer_upload(&parameters->compute, begin, rounded, count, error));
@@ -240,113 +243,116 @@ done:
 
 typedef struct Bucket {
   int64_t begin, end; /* elements of the flat gradient */
-  int missing;        /* parameters in it whose gradients are not stored yet */
+  int missing;        /* its parameters whose gradients are not stored yet */
 } Bucket;
 
-/* What parameters_differentiate appends while the gradients come in. */
-typedef struct Gathering {
+/* The state of parameters_differentiate while gradients become ready. */
+typedef struct GradientCollector {
   Parameters *parameters;
   Graph *graph;
   const PartialSums *partial; /* or NULL */
   int bucket_count, buckets_done;
-  Bucket *buckets; /* from the end of the flat gradient to its begin */
+  Bucket *buckets; /* from the end of the flat gradient to its beginning */
   int *bucket_of;  /* by parameter */
-} Gathering;
+} GradientCollector;
 
-static void cut_buckets(Gathering *gathering, int64_t bucket_bytes) {
-  const Parameters *parameters = gathering->parameters;
+static void cut_buckets(GradientCollector *collector, int64_t bucket_bytes) {
+  const Parameters *parameters = collector->parameters;
   int64_t end = parameters->total;
-  gathering->buckets = mem_new((size_t)parameters->count, sizeof *gathering->buckets);
-  gathering->bucket_of = mem_new((size_t)parameters->count, sizeof *gathering->bucket_of);
+  collector->buckets = mem_new((size_t)parameters->count, sizeof *collector->buckets);
+  collector->bucket_of = mem_new((size_t)parameters->count, sizeof *collector->bucket_of);
   for (int i = parameters->count - 1; i >= 0; i--) {
     int64_t begin = parameters->items[i].offset;
-    Bucket *bucket = &gathering->buckets[gathering->bucket_count];
-    gathering->bucket_of[i] = gathering->bucket_count;
+    Bucket *bucket = &collector->buckets[collector->bucket_count];
+    collector->bucket_of[i] = collector->bucket_count;
     *bucket = (Bucket){begin, end, bucket->missing + 1};
     if ((end - begin) * (int64_t)sizeof(float) < bucket_bytes && i > 0) continue;
-    gathering->bucket_count++;
+    collector->bucket_count++;
     end = begin;
   }
 }
 
-/* Buckets start in their order on every rank, however the gradients become ready. */
-static void append_ready_buckets(Gathering *gathering) {
-  while (gathering->buckets_done < gathering->bucket_count) {
-    const Bucket *bucket = &gathering->buckets[gathering->buckets_done];
+/* Buckets start in the same order on every rank, whatever the order of the gradients. */
+static void append_ready_buckets(GradientCollector *collector) {
+  while (collector->buckets_done < collector->bucket_count) {
+    const Bucket *bucket = &collector->buckets[collector->buckets_done];
     if (bucket->missing > 0) return;
-    graph_scope_push(gathering->graph, "%s.bucket%d", gathering->parameters->network,
-                     gathering->buckets_done++);
-    graph_all_reduce(gathering->graph,
-                     graph_view(gathering->graph, &gathering->parameters->gradient, bucket->begin,
+    graph_scope_push(collector->graph, "%s.bucket%d", collector->parameters->network,
+                     collector->buckets_done++);
+    graph_all_reduce(collector->graph,
+                     graph_view(collector->graph, &collector->parameters->gradient, bucket->begin,
                                 shape_vector(bucket->end - bucket->begin)));
-    graph_scope_pop(gathering->graph);
+    graph_scope_pop(collector->graph);
   }
 }
 
 static void store_gradient(void *context, int index, Value gradient) {
-  Gathering *gathering = context;
-  Graph *graph = gathering->graph;
-  const Parameter *parameter = &gathering->parameters->items[index];
-  graph_scope_push(graph, "%s.%s", gathering->parameters->network, parameter->name);
+  GradientCollector *collector = context;
+  Graph *graph = collector->graph;
+  const Parameter *parameter = &collector->parameters->items[index];
+  graph_scope_push(graph, "%s.%s", collector->parameters->network, parameter->name);
   Value target =
-      graph_view(graph, &gathering->parameters->gradient, parameter->offset, parameter->shape);
-  for (int i = 0; gathering->partial && i < gathering->partial->count; i++) {
-    Buffer *array = gathering->partial->arrays[i];
+      graph_view(graph, &collector->parameters->gradient, parameter->offset, parameter->shape);
+  for (int i = 0; collector->partial && i < collector->partial->count; i++) {
+    Buffer *array = collector->partial->arrays[i];
     gradient =
         graph_add(graph, gradient, graph_view(graph, array, parameter->offset, parameter->shape));
   }
   graph_store(graph, gradient, target);
   graph_scope_pop(graph);
-  if (gathering->bucket_count == 0) return;
-  gathering->buckets[gathering->bucket_of[index]].missing--;
-  append_ready_buckets(gathering);
+  if (collector->bucket_count == 0) return;
+  collector->buckets[collector->bucket_of[index]].missing--;
+  append_ready_buckets(collector);
 }
 
 void parameters_differentiate(Parameters *parameters, Graph *graph, Value loss,
                               const PartialSums *partial, bool all_reduce, int64_t bucket_bytes) {
   if (parameters->count == 0 || bucket_bytes < 1) {
-    graph_fail(graph,
-               "parameters: %s has %d parameters, buckets of %lld bytes; both must be at "
-               "least 1",
-               parameters->network, parameters->count, (long long)bucket_bytes);
+    graph_fail(
+        graph,
+        "parameters: %s has %d parameters, buckets of %lld bytes; expected at least 1 of both",
+        parameters->network, parameters->count, (long long)bucket_bytes);
     return;
   }
   size_t count = (size_t)parameters->count;
-  Gathering gathering = {.parameters = parameters, .graph = graph, .partial = partial};
+  GradientCollector collector = {.parameters = parameters, .graph = graph, .partial = partial};
   Value *wrt = mem_new(count, sizeof *wrt), *gradients = mem_new(count, sizeof *gradients);
   for (size_t i = 0; i < count; i++)
     wrt[i] = view_of(parameters, graph, &parameters->items[i], READ_COMPUTE);
-  if (all_reduce) cut_buckets(&gathering, bucket_bytes);
+  if (all_reduce) cut_buckets(&collector, bucket_bytes);
   Differentiation request = {
-      .wrt = wrt, .wrt_count = parameters->count, .ready = store_gradient, .context = &gathering};
-  graph_scalar_gradients(graph, loss, &request, gradients);
+      .wrt = wrt, .wrt_count = parameters->count, .ready = store_gradient, .context = &collector};
+  graph_differentiate_loss(graph, loss, &request, gradients);
   free(wrt);
   free(gradients);
-  free(gathering.buckets);
-  free(gathering.bucket_of);
+  free(collector.buckets);
+  free(collector.bucket_of);
 }
 
 Value parameters_gradient_norm(Parameters *parameters, Graph *graph) {
   if (!parameters->frozen) {
-    graph_fail(graph, "parameters of %s: their gradient's norm before they are frozen",
+    graph_fail(graph, "parameters of %s: no gradient norm before they are frozen",
                parameters->network);
     return NO_VALUE;
   }
   graph_scope_push(graph, "%s.gradient_norm", parameters->network);
   Value all = graph_view(graph, &parameters->gradient, 0, shape_vector(parameters->total));
-  Value squares = graph_view(graph, &parameters->squares, 0, shape_vector(parameters->count));
-  graph_store(graph, graph_square_sums(graph, all, parameters->borders, parameters->count),
-              squares);
-  Value norm = graph_sqrt(graph, graph_reduce_sum(graph, squares, ALL_AXES, 1));
+  Value squared_norms =
+      graph_view(graph, &parameters->squared_norms, 0, shape_vector(parameters->count));
+  graph_store(
+      graph,
+      graph_segment_squared_norms(graph, all, parameters->segment_offsets, parameters->count),
+      squared_norms);
+  Value norm = graph_sqrt(graph, graph_reduce_sum(graph, squared_norms, ALL_AXES, 1));
   graph_scope_pop(graph);
   return norm;
 }
 
-int parameters_worst_gradient(const Parameters *parameters, const float *squares) {
+int parameters_worst_gradient(const Parameters *parameters, const float *squared_norms) {
   int worst = parameters->count > 0 ? 0 : -1;
   for (int i = 0; i < parameters->count; i++) {
-    if (!isfinite(squares[i])) return i;
-    if (squares[i] > squares[worst]) worst = i;
+    if (!isfinite(squared_norms[i])) return i;
+    if (squared_norms[i] > squared_norms[worst]) worst = i;
   }
   return worst;
 }

@@ -8,35 +8,28 @@
 #include "base/memory.h"
 
 enum { INITIAL_ITERATIONS = 15 };
-static const float LEAST_NORM = 1e-12f;
+static const float MIN_NORM = 1e-12f;
 
-/* A weight, and what belongs to it. */
+/* A weight and its state. */
 typedef struct Normalized {
   const Parameter *weight, *u, *v, *sigma;
 } Normalized;
 
 /* --- Declaration ------------------------------------------------------------------------------ */
 
-void spectral_attach(Parameters *parameters) {
-  char *name = mem_format("%s.spectral", parameters->network);
-  parameters->spectral = mem_new(1, sizeof *parameters->spectral);
-  parameters_init(parameters->spectral, name, DTYPE_F32);
-  free(name);
-}
-
 static bool is_weight(const Parameter *parameter) {
   return parameter->init == INIT_NORMAL;
 }
 
 static void declare_vector(Parameters *spectral, Graph *graph, const Parameter *weight,
-                           const char *what, Shape shape) {
-  char *name = mem_format("%s_%s", weight->name, what);
+                           const char *suffix, Shape shape) {
+  char *name = mem_format("%s_%s", weight->name, suffix);
   parameters_weight(spectral, graph, READ_MASTER, name, shape, 1);
   free(name);
 }
 
-void spectral_declare(Parameters *parameters) {
-  Graph *graph = graph_new(); /* which they are declared through */
+static void declare_state(Parameters *parameters) {
+  Graph *graph = graph_new(); /* declaration needs one */
   for (int i = 0; i < parameters->count; i++) {
     const Parameter *weight = &parameters->items[i];
     if (!is_weight(weight)) continue;
@@ -50,18 +43,19 @@ void spectral_declare(Parameters *parameters) {
   parameters_freeze(parameters->spectral);
 }
 
-/* The next one at or behind `*place`, where to go on then; false behind the last. */
+/* The first normalised weight at or after index `*place`, which is advanced past it; false at the
+ * end. */
 static bool next_normalized(const Parameters *parameters, int *place, Normalized *out) {
-  int before = 0;
+  int ordinal = 0;
   for (int i = 0; i < parameters->count; i++) {
     if (!is_weight(&parameters->items[i])) continue;
     if (i >= *place) {
-      const Parameter *own = &parameters->spectral->items[3 * before];
-      *out = (Normalized){&parameters->items[i], &own[0], &own[1], &own[2]};
+      const Parameter *state = &parameters->spectral->items[3 * ordinal];
+      *out = (Normalized){&parameters->items[i], &state[0], &state[1], &state[2]};
       *place = i + 1;
       return true;
     }
-    before++;
+    ordinal++;
   }
   return false;
 }
@@ -74,13 +68,13 @@ typedef struct Views {
 } Views;
 
 static Views views_of(Parameters *parameters, Graph *graph, const Normalized *of) {
-  Buffer *own = &parameters->spectral->master;
+  Buffer *state = &parameters->spectral->master;
   Shape column = shape_make(of->u->count, 1, 1, 1, 1);
   return (Views){
       .weight = graph_view(graph, &parameters->master, of->weight->offset, of->weight->shape),
-      .u = graph_view(graph, own, of->u->offset, column),
-      .v = graph_view(graph, own, of->v->offset, of->v->shape),
-      .sigma = graph_view(graph, own, of->sigma->offset, shape_scalar()),
+      .u = graph_view(graph, state, of->u->offset, column),
+      .v = graph_view(graph, state, of->v->offset, of->v->shape),
+      .sigma = graph_view(graph, state, of->sigma->offset, shape_scalar()),
   };
 }
 
@@ -105,7 +99,7 @@ void spectral_append_gradient(Parameters *parameters, Graph *graph) {
 
 static Value norm_of(Graph *graph, Value x) {
   Value square = graph_reduce_sum(graph, graph_square(graph, x), ALL_AXES, 1);
-  return graph_clamp(graph, graph_sqrt(graph, square), LEAST_NORM, FLT_MAX);
+  return graph_clamp(graph, graph_sqrt(graph, square), MIN_NORM, FLT_MAX);
 }
 
 void spectral_append_iteration(Parameters *parameters, Graph *graph) {
@@ -128,11 +122,11 @@ void spectral_append_iteration(Parameters *parameters, Graph *graph) {
 
 /* --- On the host ------------------------------------------------------------------------------ */
 
-/* Divides by the norm, which is returned. */
+/* Divides the values by their norm and returns it. */
 static float normalize(float *values, int64_t count) {
   double squares = 0;
   for (int64_t i = 0; i < count; i++) squares += (double)values[i] * (double)values[i];
-  float norm = fmaxf((float)sqrt(squares), LEAST_NORM);
+  float norm = fmaxf((float)sqrt(squares), MIN_NORM);
   for (int64_t i = 0; i < count; i++) values[i] /= norm;
   return norm;
 }
@@ -181,7 +175,7 @@ done:
   return status;
 }
 
-/* As the device's division and rounding leave it. */
+/* Divides and rounds exactly as the device does in spectral_append_iteration. */
 static Status refresh_weight(Parameters *parameters, const Normalized *of, float *values,
                              uint16_t *rounded, Error *error) {
   Status status = OK;
@@ -198,19 +192,31 @@ done:
   return status;
 }
 
-Status spectral_refresh(Parameters *parameters, Error *error) {
+static Status refresh(Parameters *parameters, Error *error) {
   Status status = OK;
   void *values = NULL, *rounded = NULL;
   Normalized of;
-  int64_t most = 0;
+  int64_t max_count = 0;
   for (int at = 0; next_normalized(parameters, &at, &of);)
-    if (of.weight->count > most) most = of.weight->count;
-  TRY(mem_bulk((size_t)most * sizeof(float), "a normalised weight", &values, error));
-  TRY(mem_bulk((size_t)most * sizeof(uint16_t), "a normalised weight", &rounded, error));
+    if (of.weight->count > max_count) max_count = of.weight->count;
+  TRY(mem_bulk((size_t)max_count * sizeof(float), "a normalised weight", &values, error));
+  TRY(mem_bulk((size_t)max_count * sizeof(uint16_t), "a normalised weight", &rounded, error));
   for (int at = 0; next_normalized(parameters, &at, &of);)
     TRY(refresh_weight(parameters, &of, values, rounded, error));
 done:
   free(values);
   free(rounded);
   return status;
+}
+
+/* --- Attaching -------------------------------------------------------------------------------- */
+
+void spectral_attach(Parameters *parameters) {
+  static const Reparametrization SPECTRAL_NORM = {
+      .declare = declare_state, .initialize = spectral_initialize, .refresh = refresh};
+  char *name = mem_format("%s.spectral", parameters->network);
+  parameters->reparametrization = &SPECTRAL_NORM;
+  parameters->spectral = mem_new(1, sizeof *parameters->spectral);
+  parameters_init(parameters->spectral, name, DTYPE_F32);
+  free(name);
 }

@@ -94,7 +94,7 @@ static void place_concat(Plan *plan, int slot) {
   plan_remove(plan, slot);
 }
 
-void plan_place_parts(Plan *plan) {
+void plan_alias_views(Plan *plan) {
   int *order = mem_new((size_t)plan->op_count, sizeof *order);
   int count = 0;
   for (int i = 0; i < plan->op_count; i++) {

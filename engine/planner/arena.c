@@ -99,7 +99,7 @@ static size_t end_of(size_t begin, size_t bytes) {
 
 /* Greedy by size (Pisarchyk, Lee 2020: "Efficient Memory Management for Deep Neural Net
  * Inference"): the large ones first, each into the tightest gap left by what lives beside it. */
-size_t arena_place(Lifetime *items, int count) {
+size_t arena_assign_offsets(Lifetime *items, int count) {
   Size *order = mem_new((size_t)count, sizeof *order);
   Placed *taken = mem_new((size_t)count, sizeof *taken);
   size_t total = 0;

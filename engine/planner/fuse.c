@@ -106,8 +106,8 @@ static void fuse_norm_backward(Plan *plan, int slot) {
     if (!leaky || dy.id < 0 || !same_type(plan, dy, product)) continue;
     int norm = norm_behind(plan, step->inputs[0]);
     int freed = plan_value(plan, product)->producer;
-    if (norm < 0 || !same_norm(&plan->ops[norm], op) || !plan_inputs_steady(plan, norm, slot) ||
-        !plan_steady(plan, dy, freed, slot)) {
+    if (norm < 0 || !same_norm(&plan->ops[norm], op) || !plan_inputs_unchanged_between(plan, norm, slot) ||
+        !plan_unchanged_between(plan, dy, freed, slot)) {
       continue;
     }
     plan->ops[slot].attributes.norm.activation = ACTIVATION_LEAKY_RELU;
@@ -140,7 +140,7 @@ static void fuse_bias(Plan *plan, int slot) {
   const PlanValue *vector = plan_value(plan, bias);
   int64_t channels = plan_value(plan, sum)->shape.dim[AXIS_C];
   if (vector->dtype != DTYPE_F32 || !shape_equal(vector->shape, shape_vector(channels))) return;
-  if (!ready_before(plan, bias, slot) || !plan_steady(plan, bias, slot, user)) return;
+  if (!ready_before(plan, bias, slot) || !plan_unchanged_between(plan, bias, slot, user)) return;
   plan_remove(plan, user);
   plan_set_input(plan, slot, 2, bias);
   plan_set_output(plan, slot, 0, sum);
@@ -198,7 +198,7 @@ static void fuse_sum(Plan *plan, int slot, int place) {
   Value sum = plan->ops[user].outputs[0];
   Value other = other_operand(&plan->ops[user], op->outputs[0]);
   if (other.id < 0 || !same_type(plan, other, op->outputs[0]) ||
-      !same_type(plan, sum, op->outputs[0]) || !plan_inputs_steady(plan, slot, user)) {
+      !same_type(plan, sum, op->outputs[0]) || !plan_inputs_unchanged_between(plan, slot, user)) {
     return;
   }
   plan_remove(plan, user);
@@ -230,7 +230,7 @@ static void fuse_pool_backward(Plan *plan, int slot) {
   const Op *step = producer_of(plan, other);
   const PointwiseInstruction *leaky = step ? single_instruction(step, PW_LEAKY_STEP) : NULL;
   if (!leaky || step->inputs[0].id != op->inputs[1].id || !same_type(plan, product, dx) ||
-      !plan_steady(plan, op->inputs[1], slot, plan_value(plan, other)->producer)) {
+      !plan_unchanged_between(plan, op->inputs[1], slot, plan_value(plan, other)->producer)) {
     return;
   }
   op->attributes.max_pool.activation = ACTIVATION_LEAKY_RELU;
@@ -261,10 +261,10 @@ static void fuse_bias_gradient(Plan *plan, int slot) {
   const Op *op = &plan->ops[slot];
   if (op->output_count > 1) return;
   int sum = channel_sum(plan, op->inputs[1]);
-  if (sum < 0 || !plan_steady(plan, op->inputs[1], sum, slot)) return;
+  if (sum < 0 || !plan_unchanged_between(plan, op->inputs[1], sum, slot)) return;
   Value bias_gradient = plan->ops[sum].outputs[0];
   bool moves = sum < slot;
-  if (moves && (!ready_before(plan, op->inputs[0], sum) || !plan_inputs_steady(plan, slot, sum))) {
+  if (moves && (!ready_before(plan, op->inputs[0], sum) || !plan_inputs_unchanged_between(plan, slot, sum))) {
     return;
   }
   plan_remove(plan, sum);
@@ -329,10 +329,10 @@ static void fuse_pad_backward(Plan *plan, int slot) {
   const bool resizes = op->kind == OP_RESIZE_BACKWARD;
   Value inner = op->inputs[0];
   const Op *pad = producer_of(plan, inner);
-  if (!pad || pad->kind != OP_PAD_BACKWARD || op_map_adds(pad) || op_fused_pad(op)) return;
+  if (!pad || pad->kind != OP_PAD_BACKWARD || op_has_addend(pad) || op_fused_pad(op)) return;
   if (!resizes && !norm_can_pad(op, pad)) return;
   int freed = plan_value(plan, inner)->producer;
-  if (single_user(plan, inner) != slot || !plan_inputs_steady(plan, freed, slot)) return;
+  if (single_user(plan, inner) != slot || !plan_inputs_unchanged_between(plan, freed, slot)) return;
   if (resizes)
     op->attributes.resize.pad = pad->attributes.pad;
   else
@@ -354,9 +354,9 @@ static Value made_only_for(const Plan *plan, Value value, int user) {
   }
 }
 
-static bool untouched_between(const Plan *plan, int first, int last, Range range) {
+static bool untouched_between(const Plan *plan, int first, int last, BufferRange range) {
   for (int i = first + 1; i < last; i++) {
-    if (plan_touches(plan, i, range)) return false;
+    if (plan_accesses(plan, i, range)) return false;
   }
   return true;
 }
@@ -368,11 +368,11 @@ static void bind_store(Plan *plan, int store) {
   if (made.id < 0) return;
   const PlanValue *target = plan_value(plan, op->inputs[1]);
   PlanValue *value = plan_value(plan, made);
-  Range range = plan_range(plan, op->inputs[1]);
+  BufferRange range = plan_buffer_range(plan, op->inputs[1]);
   size_t begin = (size_t)target->offset * dtype_size(target->dtype);
   if (!range.buffer || value->dtype != target->dtype || begin % MEMORY_ALIGNMENT != 0 ||
       shape_count(value->shape) != shape_count(target->shape) ||
-      plan_touches(plan, value->producer, range) ||
+      plan_accesses(plan, value->producer, range) ||
       !untouched_between(plan, value->producer, store, range)) {
     return;
   }

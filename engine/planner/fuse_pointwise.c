@@ -25,8 +25,6 @@ static bool is_cheap(const Op *op) {
     case PW_TANH:
     case PW_SIGMOID:
     case PW_SOFTPLUS:
-    case PW_EXP:
-    case PW_LOG:
       return false;
     default:
       break;
@@ -132,7 +130,7 @@ static bool can_join(const Plan *plan, int producer, int consumer, unsigned kept
   if (from->kind != OP_POINTWISE || !is_consumer(to)) return false;
   bool same_shape = shape_equal(full_shape(plan, from), full_shape(plan, to));
   if (!same_shape && (kept || !is_trivial(from))) return false;
-  return plan_inputs_steady(plan, producer, consumer) &&
+  return plan_inputs_unchanged_between(plan, producer, consumer) &&
          keeps_memory_low(plan, producer, consumer, joins_all) &&
          pointwise_compose(from, to, kept, fused);
 }

@@ -43,45 +43,45 @@ int plan_remove_dead(Plan *plan) {
 
 /* --- Hazards ---------------------------------------------------------------------------------- */
 
-Range plan_range(const Plan *plan, Value value) {
-  if (value.id < 0) return (Range){0};
+BufferRange plan_buffer_range(const Plan *plan, Value value) {
+  if (value.id < 0) return (BufferRange){0};
   const PlanValue *info = plan_value(plan, value);
-  if (!info->buffer) return (Range){0};
-  return (Range){info->buffer, info->offset, info->offset + shape_count(info->shape)};
+  if (!info->buffer) return (BufferRange){0};
+  return (BufferRange){info->buffer, info->offset, info->offset + shape_count(info->shape)};
 }
 
-static bool overlap(Range a, Range b) {
+static bool overlap(BufferRange a, BufferRange b) {
   return a.buffer && a.buffer == b.buffer && a.begin < b.end && b.begin < a.end;
 }
 
-static bool outputs_overlap(const Plan *plan, const Op *op, Range range) {
+static bool outputs_overlap(const Plan *plan, const Op *op, BufferRange range) {
   for (int i = 0; i < op->output_count; i++) {
-    if (overlap(plan_range(plan, op->outputs[i]), range)) return true;
+    if (overlap(plan_buffer_range(plan, op->outputs[i]), range)) return true;
   }
   return false;
 }
 
-static bool inputs_overlap(const Plan *plan, const Op *op, unsigned places, Range range) {
+static bool inputs_overlap(const Plan *plan, const Op *op, unsigned places, BufferRange range) {
   for (int i = 0; i < op->input_count; i++) {
-    if ((places >> i & 1) && overlap(plan_range(plan, op->inputs[i]), range)) return true;
+    if ((places >> i & 1) && overlap(plan_buffer_range(plan, op->inputs[i]), range)) return true;
   }
   return false;
 }
 
-static bool writes(const Plan *plan, int op, Range range) {
+static bool writes(const Plan *plan, int op, BufferRange range) {
   const Op *at = &plan->ops[op];
   if (!plan->live[op] || !op_runs(at)) return false;
   return inputs_overlap(plan, at, op_written_inputs(at), range) || outputs_overlap(plan, at, range);
 }
 
-bool plan_touches(const Plan *plan, int op, Range range) {
+bool plan_accesses(const Plan *plan, int op, BufferRange range) {
   const Op *at = &plan->ops[op];
   if (!plan->live[op] || !op_runs(at)) return false;
   return inputs_overlap(plan, at, ~0u, range) || outputs_overlap(plan, at, range);
 }
 
-bool plan_steady(const Plan *plan, Value value, int slot_a, int slot_b) {
-  Range range = plan_range(plan, value);
+bool plan_unchanged_between(const Plan *plan, Value value, int slot_a, int slot_b) {
+  BufferRange range = plan_buffer_range(plan, value);
   if (!range.buffer) return true;
   int first = slot_a < slot_b ? slot_a : slot_b, last = slot_a < slot_b ? slot_b : slot_a;
   for (int i = first + 1; i < last; i++) {
@@ -90,10 +90,10 @@ bool plan_steady(const Plan *plan, Value value, int slot_a, int slot_b) {
   return true;
 }
 
-bool plan_inputs_steady(const Plan *plan, int op, int to) {
+bool plan_inputs_unchanged_between(const Plan *plan, int op, int to) {
   const Op *at = &plan->ops[op];
   for (int i = 0; i < at->input_count; i++) {
-    if (!plan_steady(plan, at->inputs[i], op, to)) return false;
+    if (!plan_unchanged_between(plan, at->inputs[i], op, to)) return false;
   }
   return true;
 }

@@ -59,16 +59,16 @@ int plan_remove_dead(Plan *plan);
 /* True for ops that do something when the program runs: all but views and reshapes. */
 bool op_runs(const Op *op);
 
-typedef struct Range {
+typedef struct BufferRange {
   const Buffer *buffer; /* NULL: no buffer, overlaps nothing */
   int64_t begin, end;   /* elements */
-} Range;
-Range plan_range(const Plan *plan, Value value);
-bool plan_touches(const Plan *plan, int op, Range range); /* reads or writes */
+} BufferRange;
+BufferRange plan_buffer_range(const Plan *plan, Value value);
+bool plan_accesses(const Plan *plan, int op, BufferRange range); /* reads or writes */
 /* True when no op in a slot strictly between writes what `value` lies in. */
-bool plan_steady(const Plan *plan, Value value, int slot_a, int slot_b);
+bool plan_unchanged_between(const Plan *plan, Value value, int slot_a, int slot_b);
 /* The same for all inputs of the op in slot `op`, which may then run in slot `to` as well. */
-bool plan_inputs_steady(const Plan *plan, int op, int to);
+bool plan_inputs_unchanged_between(const Plan *plan, int op, int to);
 
 /* --- Fusion (engine/planner/fuse.c, engine/planner/fuse_pointwise.c)
  * -------------------------------------- */
@@ -84,27 +84,27 @@ bool pointwise_compose(const Op *producer, const Op *consumer, unsigned kept, Op
  * ------------------------------------------------- */
 /* Drops all that does not run, and moves each all-reduce up to right behind the last op that
  * touches its target; all-reduces keep their order. */
-void plan_schedule(Plan *plan);
+void plan_schedule_collectives(Plan *plan);
 /* waits[i]: op i touches what an all-reduce started before it (and not yet waited for) works on. */
-void plan_waits(const Plan *plan, bool *waits);
+void plan_collective_waits(const Plan *plan, bool *waits);
 
 /* --- Memory for time (engine/planner/rematerialize.c)
  * ----------------------------------------------------- */
-/* Behind plan_schedule: what the backward pass reads of cheap ops of the forward pass is made again
+/* Behind plan_schedule_collectives: what the backward pass reads of cheap ops of the forward pass is made again
  * there instead of being kept. The numbers stay the same. */
-void plan_recompute(Plan *plan);
+void plan_rematerialize(Plan *plan);
 
 /* --- Parts (engine/planner/alias_views.c)
  * --------------------------------------------------------------- */
 /* At the end: drops slices and concatenations that are places in memory. */
-void plan_place_parts(Plan *plan);
+void plan_alias_views(Plan *plan);
 
 /* --- Memory (engine/planner/arena.c, engine/planner/liveness.c)
  * ----------------------------------------------- */
 typedef struct Lifetime {
   int first, last; /* ops, both included */
   size_t bytes;
-  size_t offset; /* found by arena_place: a multiple of MEMORY_ALIGNMENT */
+  size_t offset; /* found by arena_assign_offsets: a multiple of MEMORY_ALIGNMENT */
 } Lifetime;
 
 /* The lifetimes of all values in the arena: `*out` is allocated; lifetime_of[value id] is an index
@@ -114,6 +114,6 @@ typedef struct Lifetime {
 int plan_lifetimes(const Plan *plan, Lifetime **out, int *lifetime_of);
 /* Gives lifetimes that overlap places that do not; returns the bytes needed, SIZE_MAX where they
  * cannot be counted. */
-size_t arena_place(Lifetime *items, int count);
+size_t arena_assign_offsets(Lifetime *items, int count);
 
 #endif

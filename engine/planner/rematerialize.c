@@ -64,7 +64,7 @@ static bool can_be_made_again(const Recompute *r, int op, int at, int depth);
 static bool is_available(const Recompute *r, Value value, int reader, int at, int depth) {
   const Plan *plan = r->plan;
   if (value.id < 0) return true;
-  if (plan_value(plan, value)->buffer) return plan_steady(plan, value, reader, at);
+  if (plan_value(plan, value)->buffer) return plan_unchanged_between(plan, value, reader, at);
   const int root = root_of(plan, value);
   return lives(r, root, at) || can_be_made_again(r, plan->values[root].producer, at, depth);
 }
@@ -180,7 +180,7 @@ static void replace_ops(Recompute *r) {
   free(order);
 }
 
-void plan_recompute(Plan *plan) {
+void plan_rematerialize(Plan *plan) {
   const size_t values = (size_t)plan->value_count, ops = (size_t)plan->op_count;
   Recompute r = {.plan = plan};
   r.last = mem_new(values, sizeof *r.last);

@@ -8,16 +8,16 @@
 
 /* The place in `order` behind everything an all-reduce of `range` must follow. Ops that read the
  * range count as well: they are to see the numbers from before. */
-static int earliest_place(const Plan *plan, const int *order, int count, Range range) {
+static int earliest_place(const Plan *plan, const int *order, int count, BufferRange range) {
   for (int i = count - 1; i >= 0; i--) {
-    if (plan->ops[order[i]].kind == OP_ALL_REDUCE || plan_touches(plan, order[i], range)) {
+    if (plan->ops[order[i]].kind == OP_ALL_REDUCE || plan_accesses(plan, order[i], range)) {
       return i + 1;
     }
   }
   return 0;
 }
 
-void plan_schedule(Plan *plan) {
+void plan_schedule_collectives(Plan *plan) {
   int *order = mem_new((size_t)plan->op_count, sizeof *order);
   int count = 0;
   for (int i = 0; i < plan->op_count; i++) {
@@ -25,7 +25,7 @@ void plan_schedule(Plan *plan) {
     if (!plan->live[i] || !op_runs(op)) continue;
     int place = count;
     if (op->kind == OP_ALL_REDUCE) {
-      place = earliest_place(plan, order, count, plan_range(plan, op->inputs[0]));
+      place = earliest_place(plan, order, count, plan_buffer_range(plan, op->inputs[0]));
     }
     memmove(&order[place + 1], &order[place], (size_t)(count - place) * sizeof *order);
     order[place] = i;
@@ -35,15 +35,15 @@ void plan_schedule(Plan *plan) {
   free(order);
 }
 
-void plan_waits(const Plan *plan, bool *waits) {
-  Range *pending = mem_new((size_t)plan->op_count, sizeof *pending);
+void plan_collective_waits(const Plan *plan, bool *waits) {
+  BufferRange *pending = mem_new((size_t)plan->op_count, sizeof *pending);
   int count = 0;
   for (int i = 0; i < plan->op_count; i++) {
     waits[i] = false;
-    for (int j = 0; j < count && !waits[i]; j++) waits[i] = plan_touches(plan, i, pending[j]);
+    for (int j = 0; j < count && !waits[i]; j++) waits[i] = plan_accesses(plan, i, pending[j]);
     if (waits[i]) count = 0; /* a wait is for all that were started */
     if (plan->ops[i].kind == OP_ALL_REDUCE) {
-      pending[count++] = plan_range(plan, plan->ops[i].inputs[0]);
+      pending[count++] = plan_buffer_range(plan, plan->ops[i].inputs[0]);
     }
   }
   free(pending);

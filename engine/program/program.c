@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "base/thread.h"
+#include "engine/ops/rules.h"
 #include "engine/planner/arena.h"
 #include "engine/program/internal.h"
 
@@ -38,7 +39,7 @@ static void count_cost(Step *step, const Op *op) {
   if (rule->flops) step->flops = rule->flops(op, inputs, outputs);
 }
 
-/* Shapes, what is written, what it costs: all of a step but its kernel and its addresses. */
+/* Sets everything of a step but its kernel and its addresses. */
 static void describe_step(const Plan *plan, const Op *op, Step *step) {
   unsigned written = op_written_inputs(op);
   for (int i = 0; i < op->input_count; i++) {
@@ -57,7 +58,7 @@ static void describe_steps(Program *program) {
   bool *waits = mem_new((size_t)plan->op_count, sizeof *waits);
   program->steps = mem_new((size_t)plan->op_count, sizeof *program->steps);
   program->step_count = plan->op_count;
-  plan_waits(plan, waits);
+  plan_collective_waits(plan, waits);
   for (int i = 0; i < plan->op_count; i++) {
     describe_step(plan, &plan->ops[i], &program->steps[i]);
     program->steps[i].waits = waits[i];
@@ -94,8 +95,8 @@ static Status make_kernels(Program *program, Error *error) {
   return OK;
 }
 
-/* Values and workspaces share the arena: a workspace lives during its op alone. */
-static void place_memory(Program *program) {
+/* Values and workspaces share the arena; the lifetime of a workspace is its op. */
+static void assign_memory(Program *program) {
   const Plan *plan = program->plan;
   program->lifetime_of = mem_new((size_t)plan->value_count, sizeof *program->lifetime_of);
   Lifetime *items = NULL;
@@ -109,7 +110,7 @@ static void place_memory(Program *program) {
       program->cost.workspace_bytes = kernel->workspace;
     }
   }
-  program->cost.arena_bytes = arena_place(items, count);
+  program->cost.arena_bytes = arena_assign_offsets(items, count);
   for (int i = values; i < count; i++) {
     program->steps[items[i].first].workspace_offset = items[i].offset;
   }
@@ -141,12 +142,12 @@ Status program_plan(const Graph *graph, Backend *backend, const ProgramOptions *
   program->plan = plan_new(graph);
   program->cost.ops_before_fusion = plan_remove_dead(program->plan);
   if (!options->without_fusion) plan_fuse(program->plan);
-  plan_schedule(program->plan);
-  if (options->recompute) plan_recompute(program->plan);
-  if (!options->without_fusion) plan_place_parts(program->plan);
+  plan_schedule_collectives(program->plan);
+  if (options->rematerialize) plan_rematerialize(program->plan);
+  if (!options->without_fusion) plan_alias_views(program->plan);
   describe_steps(program);
   TRY(make_kernels(program, error));
-  place_memory(program);
+  assign_memory(program);
   sum_costs(program);
   TRY(arena_reserve(program->arena, backend, program->cost.arena_bytes, error));
   *out = program;
@@ -156,7 +157,6 @@ done:
   return status;
 }
 
-/* What was captured holds the addresses of its time. */
 void program_release_capture(Program *program) {
   if (program->captured) program->backend->capture_free(program->backend, program->captured);
   program->captured = NULL;
@@ -185,8 +185,7 @@ static Status bind_tensor(const Program *program, const Op *op, Value value, Ten
   const PlanValue *info = plan_value(program->plan, value);
   if (info->buffer) {
     if (!info->buffer->data) {
-      return error_set(error, ERROR_INTERNAL,
-                       "program %s, op %s: buffer %s is not allocated; allocate it first",
+      return error_set(error, ERROR_INTERNAL, "program %s, op %s: buffer %s is not allocated",
                        program->name, op->name, info->buffer->name);
     }
     tensor->data =
@@ -195,7 +194,7 @@ static Status bind_tensor(const Program *program, const Op *op, Value value, Ten
   }
   int lifetime = program->lifetime_of[value.id];
   if (lifetime < 0) {
-    return error_set(error, ERROR_INTERNAL, "program %s, op %s: value %d is made by no op",
+    return error_set(error, ERROR_INTERNAL, "program %s, op %s: value %d has no producer",
                      program->name, op->name, (int)value.id);
   }
   tensor->data = (char *)program->bound + program->lifetimes[lifetime].offset +
@@ -225,11 +224,11 @@ done:
 
 /* --- Running ---------------------------------------------------------------------------------- */
 
-static void mark_written(const Step *step) {
+static void count_writes(const Step *step) {
   for (int i = 0; i < step->written_count; i++) step->written[i]->version++;
 }
 
-/* Steps [first, end) hold the collectives that may be under way. */
+/* Waits for the all-reduces among steps [first, end), the ones that may still be running. */
 static Status wait_for_collectives(Program *program, int first, int end, Error *error) {
   double begin = clock_seconds();
   const Collectives *collectives = &program->collectives;
@@ -238,7 +237,7 @@ static Status wait_for_collectives(Program *program, int first, int end, Error *
   program->waiting += clock_seconds() - begin;
   if (status != OK) return error_context(error, "program %s", program->name);
   for (int i = first; i < end; i++) {
-    if (!program->steps[i].kernel) mark_written(&program->steps[i]);
+    if (!program->steps[i].kernel) count_writes(&program->steps[i]);
   }
   return OK;
 }
@@ -254,11 +253,11 @@ static Status start_collective(const Program *program, const Step *step, const O
   return OK;
 }
 
-/* While profiling every kernel is between two marks. */
-static int begin_mark(int index) {
+/* While profiling, each kernel is enclosed by two timing events. */
+static int begin_event(int index) {
   return 2 * index;
 }
-static int end_mark(int index) {
+static int end_event(int index) {
   return 2 * index + 1;
 }
 
@@ -268,7 +267,7 @@ static Status add_profiled_times(Program *program, Error *error) {
     Step *step = &program->steps[i];
     double seconds = 0;
     if (!step->kernel) continue;
-    Status status = backend->marked_seconds(backend, begin_mark(i), end_mark(i), &seconds, error);
+    Status status = backend->event_seconds(backend, begin_event(i), end_event(i), &seconds, error);
     if (status != OK) return error_context(error, "program %s", program->name);
     step->seconds += seconds;
   }
@@ -282,10 +281,10 @@ static Status run_kernel(Program *program, Step *step, const Op *op, Error *erro
   const int index = (int)(step - program->steps);
   void *workspace =
       step->kernel->workspace > 0 ? (char *)program->bound + step->workspace_offset : NULL;
-  if (program->profiling) TRY(backend->mark(backend, begin_mark(index), error));
+  if (program->profiling) TRY(backend->record_event(backend, begin_event(index), error));
   TRY(step->kernel->run(step->kernel, step->inputs, step->outputs, workspace, error));
-  if (program->profiling) TRY(backend->mark(backend, end_mark(index), error));
-  mark_written(step);
+  if (program->profiling) TRY(backend->record_event(backend, end_event(index), error));
+  count_writes(step);
 done:
   if (status != OK) return error_context(error, "program %s, op %s", program->name, op->name);
   return OK;
@@ -293,7 +292,7 @@ done:
 
 static Status run_steps(Program *program, Error *error) {
   Status status = OK;
-  int first_pending = -1; /* the oldest collective under way */
+  int first_pending = -1; /* the oldest running all-reduce; -1: none */
   for (int i = 0; i < program->step_count; i++) {
     Step *step = &program->steps[i];
     const Op *op = &program->plan->ops[i];
@@ -317,10 +316,10 @@ done:
 
 /* --- Capturing -------------------------------------------------------------------------------- */
 
-/* The first run goes op by op: libraries load what they need then, which no capture may hold. */
-static bool is_to_be_captured(const Program *program) {
-  bool collectives_can = !program->has_collectives || program->collectives.capturable;
-  return program->backend->capture_begin && collectives_can && program->has_run;
+/* The first run is not captured: libraries load modules then, which a capture must not contain. */
+static bool should_capture(const Program *program) {
+  bool collectives_allow = !program->has_collectives || program->collectives.capturable;
+  return program->backend->capture_begin && collectives_allow && program->has_run;
 }
 
 static Status capture(Program *program, Error *error) {
@@ -339,7 +338,7 @@ static Status run_captured(Program *program, Error *error) {
   Status status = OK;
   if (!program->captured) TRY(capture(program, error));
   TRY(program->backend->capture_run(program->backend, program->captured, error));
-  for (int i = 0; i < program->step_count; i++) mark_written(&program->steps[i]);
+  for (int i = 0; i < program->step_count; i++) count_writes(&program->steps[i]);
 done:
   return status;
 }
@@ -349,7 +348,7 @@ Status program_run(Program *program, Error *error) {
   void *memory = NULL;
   TRY(arena_memory(program->arena, &memory, error));
   if (!program->is_bound || memory != program->bound) TRY(program_bind(program, error));
-  if (is_to_be_captured(program)) {
+  if (should_capture(program)) {
     TRY(run_captured(program, error));
   } else {
     TRY(run_steps(program, error));
@@ -360,7 +359,7 @@ done:
   return status;
 }
 
-/* --- Numbers ---------------------------------------------------------------------------------- */
+/* --- Costs and times -------------------------------------------------------------------------- */
 
 ProgramCost program_cost(const Program *program) {
   return program->cost;
@@ -399,7 +398,7 @@ ProgramOp program_op(const Program *program, int index) {
       .flops = step->flops,
       .bytes = step->bytes,
       .seconds = step->seconds / runs,
-      .reduced =
+      .all_reduce_bytes =
           step->kernel ? 0 : (double)shape_count(target->shape) * (double)dtype_size(target->dtype),
       .waits = step->waits,
   };

@@ -1,104 +1,107 @@
 /* A graph planned for a backend, run many times.
  *
- * Planning removes dead ops (nothing they compute reaches a buffer), fuses, orders the all-reduces,
- * gives every value a place in one arena from its lifetime, and asks the backend for a kernel for
- * each op. It allocates no memory but bookkeeping, so a plan can be printed on any machine. */
+ * Planning removes dead ops (no buffer depends on them), fuses ops, schedules the all-reduces,
+ * assigns each value an offset in one arena by its lifetime, and gets a kernel for each op from the
+ * backend. It allocates no device memory for values, so a plan can be printed on any machine. */
 #ifndef CELFORGE_ENGINE_PROGRAM_PROGRAM_H
 #define CELFORGE_ENGINE_PROGRAM_PROGRAM_H
 
 #include "base/text.h"
 #include "engine/backend/backend.h"
 
-/* How the engine reaches other ranks; filled by whoever owns the communication. */
+/* The collective operations that the engine calls, provided by the owner of the communicator. */
 typedef struct Collectives {
   void *context;
-  /* Whether a backend may capture the two calls below together with its kernels. */
+  /* True if a backend may capture the two calls below together with its kernels. */
   bool capturable;
-  /* Starts target = mean over the ranks, `count` elements of f32 or bf16, and returns at once.
-   * `stream` is the backend's. Calls come in the same order on every rank. */
+  /* Starts an all-reduce (mean) of `count` elements of f32 or bf16 and returns at once. `stream` is
+   * the backend's. The order of calls is the same on every rank. */
   Status (*all_reduce_start)(void *context, void *data, int64_t count, DType dtype, void *stream,
                              Error *error);
-  /* Returns when (or, on a device, makes the stream wait until) all started ones have ended. */
+  /* Returns when all started ones have ended; on a device, makes the stream wait for that instead.
+   */
   Status (*all_reduce_wait)(void *context, void *stream, Error *error);
 } Collectives;
 
-/* Memory for values, shared by programs that never run at the same time. Freed before the backend.
- */
+/* Memory for values, shared by programs that never run at the same time. Free it before the
+ * backend. */
 typedef struct Arena Arena;
 Arena *arena_new(void);
 void arena_free(Arena *arena);
-size_t arena_bytes(const Arena *arena); /* the most any planned program needs */
+size_t arena_bytes(const Arena *arena); /* largest need of the programs planned so far */
 
 typedef struct ProgramOptions {
-  const char *name;               /* "train", "sample": for messages */
+  const char *name;               /* in messages: "train", "sample" */
   Arena *arena;                   /* not NULL; outlives the program */
   const Collectives *collectives; /* NULL: one rank, all-reduces do nothing */
-  bool without_fusion;            /* for tests: the plain ops */
-  bool recompute; /* norms, activations and padding again in the backward pass instead of kept */
+  bool without_fusion;            /* run the graph's ops unchanged; for tests */
+  bool rematerialize; /* recompute norms, activations and padding in the backward pass */
 } ProgramOptions;
 
 typedef struct Program Program;
 
-/* Reads `graph` (which may be freed afterwards; the buffers its views name must live on). */
+/* Plans `graph`, which may be freed afterwards; the buffers of its views must outlive the program.
+ */
 Status program_plan(const Graph *graph, Backend *backend, const ProgramOptions *options,
                     Program **out, Error *error);
-/* Allocates (or grows) the arena. Buffers must be allocated. Called by the first program_run. */
+/* Allocates or grows the arena and sets all addresses. Buffers must be allocated. program_run calls
+ * it when needed. */
 Status program_bind(Program *program, Error *error);
 void program_free(Program *program);
 
-/* Starts every op in order. The host may touch buffers again through buffer_upload, buffer_download
- * and readbacks, which keep the order. On a backend that captures, the second run records the
- * program and from then on a run is one launch; where the collectives cannot be captured, ops are
- * started one by one. */
+/* Starts all ops in order. The host may access buffers afterwards through buffer_upload,
+ * buffer_download and readbacks, which keep the order. A backend that can capture records the
+ * program in the second run; each later run is then a single launch. If the collectives cannot be
+ * captured, ops are always started one by one. */
 Status program_run(Program *program, Error *error);
 
-/* Frees what was captured; a later run captures again. Called before what the collectives hold is
- * freed: a captured graph refers to it. */
+/* Frees the captured program; a later run captures it again. Call it before freeing resources of
+ * the collectives, which a capture refers to. */
 void program_release_capture(Program *program);
 
 typedef struct ProgramCost {
-  double flops;             /* a run: multiply and add count as two */
-  double convolution_flops; /* of it, in the three convolution kinds */
+  double flops;             /* of a run; a multiply-add counts as two */
+  double convolution_flops; /* the part of the three convolution kinds */
   double bytes;             /* read and written by the ops */
-  size_t arena_bytes;       /* of values and workspaces */
-  size_t workspace_bytes;   /* of the largest workspace */
-  int ops;                  /* that run */
+  size_t arena_bytes;       /* values and workspaces */
+  size_t workspace_bytes;   /* largest workspace */
+  int ops;                  /* ops that run a kernel or a collective */
   int ops_before_fusion;
 } ProgramCost;
 ProgramCost program_cost(const Program *program);
 
-/* A table a person can read: ops with shapes, dtypes, FLOPs, bytes, arena offsets; the all-reduce
+/* Appends a readable table: ops with shapes, dtypes, FLOPs, bytes, arena offsets; all-reduce
  * buckets; totals. */
 void program_print(const Program *program, Text *out);
 
-/* What a device can do at most in a second; 0: not known. */
-typedef struct Ceilings {
+/* Peak throughput of a device per second; 0: unknown. */
+typedef struct DevicePeaks {
   double flops, bytes;
-} Ceilings;
+} DevicePeaks;
 
-/* Time per op on the device, over the runs since profiling was switched on: seconds, share, GF/s,
- * GB/s; grouped by kind below. With `ceilings` (may be NULL) also the floor of each, the longer of
- * the times its FLOPs and its bytes take at best, and how much of the op's time that is. Each
- * profiled run is waited for. */
+/* program_profile switches profiling on or off; profiled runs are waited for. program_print_profile
+ * appends the device time of each op over the profiled runs (ms, share, GF/s, GB/s), then the same
+ * by kind. With `peaks` (may be NULL) also the roofline bound of each op, the larger of FLOPs /
+ * peak FLOP/s and bytes / peak bandwidth, and the fraction of the op's time that it is. */
 void program_profile(Program *program, bool on);
-void program_print_profile(const Program *program, const Ceilings *ceilings, Text *out);
-/* The same as numbers: seconds spent in the three convolution kinds, in everything else, and
- * waiting for collectives, over the profiled runs. The wait is measured always. */
+void program_print_profile(const Program *program, const DevicePeaks *peaks, Text *out);
+/* The same as numbers: seconds in the three convolution kinds, in all other ops, and waiting for
+ * collectives, over the profiled runs. Waiting is measured without profiling, too. */
 typedef struct ProgramTimes {
   double convolutions, others, waiting;
   int64_t runs;
 } ProgramTimes;
 ProgramTimes program_times(const Program *program);
 
-/* A planned op as a model of the step sees it. */
+/* A planned op, as input of a performance model of the step. */
 typedef struct ProgramOp {
-  const char *name; /* the program's */
+  const char *name; /* owned by the program */
   double flops, bytes;
-  double seconds; /* of one run: the mean of the profiled runs, 0 before */
-  double reduced; /* bytes of an all-reduce's target; 0: a kernel */
-  bool waits;     /* begins by waiting for the all-reduces started before */
+  double seconds; /* mean over the profiled runs; 0 without any */
+  double all_reduce_bytes; /* bytes of the target of an all-reduce; 0: a kernel */
+  bool waits;     /* waits for all all-reduces started before */
 } ProgramOp;
-/* In the order of a run, which ends by waiting for what is still under way. */
+/* Ops in the order of a run. A run ends by waiting for all-reduces that are still running. */
 int program_op_count(const Program *program);
 ProgramOp program_op(const Program *program, int index);
 

@@ -1,4 +1,4 @@
-/* Programs as pages that people read: the plan, and where its time goes. */
+/* Reports of a program: the table of the plan and the profile. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,10 +48,10 @@ static void append_kind(Text *cell, const Op *op) {
     text_append(cell, " +residual");
   }
   if (op_fused_pad(op)) text_append(cell, " +pad");
-  if (op_map_adds(op)) text_append(cell, " +addend");
+  if (op_has_addend(op)) text_append(cell, " +addend");
 }
 
-static int utmost(int width, const char *text) {
+static int widen(int width, const char *text) {
   int length = (int)strlen(text);
   return length > width ? length : width;
 }
@@ -60,7 +60,7 @@ typedef struct Widths {
   int name, kind, shape;
 } Widths;
 
-/* What an op is shown by: its first output, or the target that it writes. */
+/* A report shows the first output of an op, or the target of an update. */
 static int shown_target(const Op *op) {
   return op->kind == OP_STORE ? 1 : 0;
 }
@@ -81,10 +81,10 @@ static Widths find_widths(const Program *program) {
     const Op *op = &program->plan->ops[i];
     text_clear(&kind);
     append_kind(&kind, op);
-    widths.name = utmost(widths.name, op->name);
-    widths.kind = utmost(widths.kind, kind.data);
+    widths.name = widen(widths.name, op->name);
+    widths.kind = widen(widths.kind, kind.data);
     shape_text(shown_tensor(op, &program->steps[i])->shape, shape);
-    widths.shape = utmost(widths.shape, shape);
+    widths.shape = widen(widths.shape, shape);
   }
   text_free(&kind);
   return widths;
@@ -132,7 +132,7 @@ static void append_buckets(Text *out, const Program *program) {
     if (op->kind != OP_ALL_REDUCE) continue;
     if (count++ == 0) text_append(out, "\nall-reduce buckets\n");
     const Tensor *target = &program->steps[i].inputs[0];
-    Range range = plan_range(program->plan, op->inputs[0]);
+    BufferRange range = plan_buffer_range(program->plan, op->inputs[0]);
     int wait = waiting_op(program, i);
     text_append(out, "%5d  %s[%lld:%lld] %s", i, target->buffer->name, (long long)range.begin,
                 (long long)range.end, dtype_name(target->dtype));
@@ -148,19 +148,18 @@ static void append_buckets(Text *out, const Program *program) {
 
 static void append_totals(Text *out, const Program *program) {
   const ProgramCost *cost = &program->cost;
-  text_append(out, "\ntotals of a run\n  ops       %d (%d before fusion)\n", cost->ops,
+  text_append(out, "\ntotals per run\n  ops       %d (%d before fusion)\n", cost->ops,
               cost->ops_before_fusion);
   text_append(out, "  FLOPs    ");
   append_number(out, 0, cost->flops, UNIT_COUNT);
   if (cost->flops > 0) {
-    text_append(out, ", %.1f %% of them in convolutions",
-                100 * cost->convolution_flops / cost->flops);
+    text_append(out, ", %.1f %% in convolutions", 100 * cost->convolution_flops / cost->flops);
   }
   text_append(out, "\n  traffic  ");
   append_number(out, 0, cost->bytes, UNIT_BYTES);
   text_append(out, "\n  arena    ");
   append_number(out, 0, (double)cost->arena_bytes, UNIT_BYTES);
-  text_append(out, ", the largest workspace in it");
+  text_append(out, ", largest workspace");
   append_number(out, 0, (double)cost->workspace_bytes, UNIT_BYTES);
   text_append(out, "\n");
 }
@@ -182,14 +181,14 @@ enum { PROFILE_ROWS = 40 };
 
 typedef struct Row {
   double seconds, flops, bytes;
-  double floor;     /* seconds of a run that nothing can beat; 0: not known */
-  int count, index; /* ops in it; of the op or the kind */
+  double bound;     /* roofline bound of a run, seconds; 0: unknown */
+  int count, index; /* number of ops; index of the op or kind */
 } Row;
 
-/* What all tables of a profile are made from. */
+/* Input of all tables of a profile. */
 typedef struct Profile {
   const Program *program;
-  const Ceilings *ceilings; /* NULL: not known */
+  const DevicePeaks *peaks; /* NULL: unknown */
   double total, runs;
 } Profile;
 
@@ -200,28 +199,29 @@ static int slowest_first(const void *a, const void *b) {
   return (x->index > y->index) - (x->index < y->index);
 }
 
-/* The roofline of Williams, Waterman, Patterson 2009: an op takes as long as its FLOPs or its bytes
- * do at the least. */
-static double floor_of(const Step *step, const Ceilings *ceilings) {
-  if (!ceilings) return 0;
-  double computing = ceilings->flops > 0 ? step->flops / ceilings->flops : 0;
-  double moving = ceilings->bytes > 0 ? step->bytes / ceilings->bytes : 0;
+/* The roofline model of Williams, Waterman, Patterson 2009: an op takes at least the time of its
+ * FLOPs and of its bytes at peak throughput. */
+static double roofline_bound(const Step *step, const DevicePeaks *peaks) {
+  if (!peaks) return 0;
+  double computing = peaks->flops > 0 ? step->flops / peaks->flops : 0;
+  double moving = peaks->bytes > 0 ? step->bytes / peaks->bytes : 0;
   return computing > moving ? computing : moving;
 }
 
 static void append_heading(Text *out, const Profile *profile) {
   text_append(out, "%10s %8s %9s %9s", "ms", "share", "GF/s", "GB/s");
-  if (profile->ceilings) text_append(out, " %10s %9s", "floor ms", "reached");
+  if (profile->peaks) text_append(out, " %10s %9s", "bound ms", "of bound");
 }
 
-/* Milliseconds a run, share of the total, the two rates, and what of the ceiling is reached. */
+/* Milliseconds per run, share of the total, FLOP and byte rates, the bound and its share of the
+ * time. */
 static void append_rates(Text *out, const Row *row, const Profile *profile) {
   double rate = row->seconds > 0 ? profile->runs / row->seconds / 1e9 : 0;
   text_append(out, "%10.3f %6.1f %% %9.1f %9.1f", 1e3 * row->seconds / profile->runs,
               profile->total > 0 ? 100 * row->seconds / profile->total : 0, row->flops * rate,
               row->bytes * rate);
-  if (profile->ceilings)
-    text_append(out, " %10.3f %7.1f %%", 1e3 * row->floor, 100e9 * row->floor * rate);
+  if (profile->peaks)
+    text_append(out, " %10.3f %7.1f %%", 1e3 * row->bound, 100e9 * row->bound * rate);
 }
 
 static void append_slowest_ops(Text *out, const Profile *profile) {
@@ -233,7 +233,7 @@ static void append_slowest_ops(Text *out, const Profile *profile) {
   for (int i = 0; i < program->step_count; i++) {
     const Step *step = &program->steps[i];
     rows[i] =
-        (Row){step->seconds, step->flops, step->bytes, floor_of(step, profile->ceilings), 1, i};
+        (Row){step->seconds, step->flops, step->bytes, roofline_bound(step, profile->peaks), 1, i};
   }
   qsort(rows, (size_t)program->step_count, sizeof *rows, slowest_first);
   append_heading(out, profile);
@@ -264,7 +264,7 @@ static void append_kinds(Text *out, const Profile *profile) {
     row->seconds += step->seconds;
     row->flops += step->flops;
     row->bytes += step->bytes;
-    row->floor += floor_of(step, profile->ceilings);
+    row->bound += roofline_bound(step, profile->peaks);
     row->count++;
   }
   qsort(rows, OP_KIND_COUNT, sizeof *rows, slowest_first);
@@ -278,21 +278,20 @@ static void append_kinds(Text *out, const Profile *profile) {
   }
 }
 
-void program_print_profile(const Program *program, const Ceilings *ceilings, Text *out) {
+void program_print_profile(const Program *program, const DevicePeaks *peaks, Text *out) {
   ProgramTimes times = program_times(program);
   if (times.runs == 0) {
-    text_append(out, "program %s: no run was profiled\n", program->name);
+    text_append(out, "program %s: no profiled runs\n", program->name);
     return;
   }
   double runs = (double)times.runs, total = times.convolutions + times.others;
-  text_append(out, "program %s on %s: the mean of %lld runs\n\n", program->name,
-              program->backend->name, (long long)times.runs);
-  Profile profile = {program, ceilings, total, runs};
+  text_append(out, "program %s on %s: mean of %lld runs\n\n", program->name, program->backend->name,
+              (long long)times.runs);
+  Profile profile = {program, peaks, total, runs};
   append_slowest_ops(out, &profile);
   append_kinds(out, &profile);
-  text_append(out,
-              "\nconvolutions %.3f ms (%.1f %%), everything else %.3f ms, "
-              "waiting for other ranks %.3f ms\n",
-              1e3 * times.convolutions / runs, total > 0 ? 100 * times.convolutions / total : 0,
-              1e3 * times.others / runs, 1e3 * times.waiting / runs);
+  text_append(
+      out, "\nconvolutions %.3f ms (%.1f %%), other ops %.3f ms, waiting for all-reduces %.3f ms\n",
+      1e3 * times.convolutions / runs, total > 0 ? 100 * times.convolutions / total : 0,
+      1e3 * times.others / runs, 1e3 * times.waiting / runs);
 }

@@ -1,5 +1,5 @@
-/* Which of several numbers is the largest: of equal ones the first, and a NaN is larger than any
- * number (as in PyTorch's max_pool2d, where of several NaNs the last one is it). */
+/* The order of max pooling: the first of equal maxima wins, and a NaN is larger than any number,
+ * the last of several NaNs being the maximum (PyTorch's max_pool2d). */
 #ifndef CELFORGE_ENGINE_BACKEND_SHARED_MAXIMUM_H
 #define CELFORGE_ENGINE_BACKEND_SHARED_MAXIMUM_H
 
@@ -7,8 +7,8 @@
 
 #include "base/host_device.h"
 
-/* Whether a number takes the place of the largest one before it. */
-HOST_DEVICE bool shared_is_larger(float value, float largest) {
+/* True if `value` replaces `largest`, the maximum of the values before it. */
+HOST_DEVICE bool replaces_maximum(float value, float largest) {
   return value > largest || value != value;
 }
 

@@ -263,12 +263,6 @@ static void run_instruction(const PointwiseInstruction *instruction, const float
   case PW_SAFE_RECIPROCAL:
     UNARY(float_select(x == 0.0f, 0.0f, 1.0f / float_select(x == 0.0f, 1.0f, x)));
     break;
-  case PW_EXP:
-    UNARY(float_exp(x));
-    break;
-  case PW_LOG:
-    UNARY(float_log(x));
-    break;
   case PW_CLAMP:
     UNARY(clamp(x, p, q));
     break;

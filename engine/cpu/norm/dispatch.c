@@ -62,8 +62,8 @@ static Status backward_run(Kernel *base, const Tensor *inputs, const Tensor *out
 static Status norm_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
                        NormKernel **out, Error *error) {
   Status status = OK;
-  NormTask task;
-  TRY(norm_task(op, inputs, outputs, backend->name, &task, error));
+  NormArguments task;
+  TRY(norm_arguments(op, inputs, outputs, backend->name, &task, error));
   NormKernel *kernel = mem_new(1, sizeof *kernel);
   kernel->norm = (Norm){.task = task, .threads = cpu_threads(backend)};
   kernel->base.free = norm_free;

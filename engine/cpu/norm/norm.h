@@ -7,7 +7,7 @@
 #include "engine/cpu/cpu.h"
 
 typedef struct Norm {
-  NormTask task;
+  NormArguments task;
   int threads;
   const float *gain, *bias; /* C; ones and zeros where the op has none */
   Tensor x, residual;       /* residual.data NULL: none */

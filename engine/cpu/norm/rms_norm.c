@@ -269,17 +269,17 @@ static void fill_sides(const Norm *norm, char *row) {
   for (int place = 0; place < outer->width; place++) {
     if (place == left) place += width;
     if (place == outer->width) break;
-    const int within = left + norm_reflected(place, left, width);
+    const int within = left + reflected_pixel(place, left, width);
     memcpy(row + (size_t)place * pixel, row + (size_t)within * pixel, pixel);
   }
 }
 
 /* Row `row` of all of y's. */
 static void forward_row(const Norm *norm, const Space *space, int64_t row) {
-  const NormTask *task = &norm->task;
+  const NormArguments *task = &norm->task;
   const NormFrame *outer = &task->outer, *other = &task->residual_outer;
   const int64_t frame = row / outer->height;
-  const int64_t h = norm_reflected((int)(row % outer->height), (int)outer->top, (int)task->height);
+  const int64_t h = reflected_pixel((int)(row % outer->height), (int)outer->top, (int)task->height);
   Norm part = *norm;
   move_to(&part.x, norm, (frame * task->height + h) * task->width);
   move_to(&part.residual, norm,
@@ -324,7 +324,7 @@ static void gather_row(const Norm *norm, const Space *space, const Stretch *s, i
     add_floats(space->gathered, norm_read(&norm->dy, middle, length, space->seen), length);
   for (int64_t i = 0; i < s->count; i++) {
     for (int way = 1; way <= 2; way++) {
-      const int at = norm_seen(way, (int)(s->first + i), (int)outer->left, (int)norm->task.width,
+      const int at = pixel_copy_position(way, (int)(s->first + i), (int)outer->left, (int)norm->task.width,
                                (int)outer->width);
       if (at < 0) continue;
       add_floats(space->gathered + i * channels,
@@ -338,7 +338,7 @@ static void gather(const Norm *norm, const Space *space, const Stretch *s) {
   const NormFrame *outer = &norm->task.outer;
   for (int way = 0; way <= 2; way++) {
     const int place =
-        norm_seen(way, (int)s->h, (int)outer->top, (int)norm->task.height, (int)outer->height);
+        pixel_copy_position(way, (int)s->h, (int)outer->top, (int)norm->task.height, (int)outer->height);
     if (place >= 0) gather_row(norm, space, s, place, way == 0);
   }
 }

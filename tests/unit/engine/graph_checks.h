@@ -1,4 +1,4 @@
-/* What the tests of graphs share: a graph with buffers to view, and checks of shapes and errors. */
+/* Shared by the tests of graphs: a graph with buffers to view, checks of shapes and errors. */
 #ifndef CELFORGE_TESTS_GRAPH_CHECKS_H
 #define CELFORGE_TESTS_GRAPH_CHECKS_H
 
@@ -13,10 +13,10 @@
 
 #include "engine/graph/internal.h"
 
-/* One buffer a dtype, large enough; views at distinct offsets are distinct values. */
+/* One buffer for each dtype, large enough; views at distinct offsets are distinct values. */
 typedef struct Fixture {
   Graph *graph;
-  Buffer buffers[3];
+  Buffer buffers[4]; /* by DType */
   int64_t used;
 } Fixture;
 
@@ -24,7 +24,8 @@ static inline Fixture fixture_new(void) {
   return (Fixture){.graph = graph_new(),
                    .buffers = {buffer_describe("floats", DTYPE_F32, 1 << 20),
                                buffer_describe("halves", DTYPE_BF16, 1 << 20),
-                               buffer_describe("bytes", DTYPE_U8, 1 << 20)}};
+                               buffer_describe("bytes", DTYPE_U8, 1 << 20),
+                               buffer_describe("integers", DTYPE_I64, 1 << 20)}};
 }
 
 static inline Value source(Fixture *fixture, DType dtype, Shape shape) {

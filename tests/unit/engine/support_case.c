@@ -49,61 +49,64 @@ double relative_error(const double *a, const double *b, int64_t count) {
 
 /* --- Memory ----------------------------------------------------------------------------------- */
 
-/* A piece of a backend's memory with known bytes behind it, and what it holds before and after two
- * runs of the kernel. */
-typedef struct Piece {
-  char *memory, *data;     /* the backend's; data lies `offset` bytes into it */
+/* Memory of a backend followed by guard bytes, and its content before and after two runs of the
+ * kernel. */
+typedef struct GuardedMemory {
+  char *memory, *data;     /* of the backend; data is `offset` bytes into it */
   size_t bytes;            /* from data on, without the guard */
   char *before, *after[2]; /* bytes + GUARD, on the host */
-} Piece;
+} GuardedMemory;
 
 static void must(Status status, const Error *error) {
   if (status != OK) fail_msg("%s", error->message);
 }
 
-static Piece piece_new(Backend *backend, size_t bytes, size_t offset) {
-  Piece piece = {.bytes = bytes};
+static GuardedMemory guarded_new(Backend *backend, size_t bytes, size_t offset) {
+  GuardedMemory guarded = {.bytes = bytes};
   void *memory = NULL;
   Error error = {0};
-  must(backend->allocate(backend, offset + bytes + GUARD, "a test's tensor", &memory, &error),
+  must(backend->allocate(backend, offset + bytes + GUARD, "a test tensor", &memory, &error),
        &error);
-  piece.memory = memory;
-  piece.data = piece.memory + offset;
-  piece.before = mem_new(1, bytes + GUARD);
-  memset(piece.before, 0xff, bytes); /* NaN in f32 and bf16 */
-  memset(piece.before + bytes, GUARD_BYTE, GUARD);
-  for (int run = 0; run < 2; run++) piece.after[run] = mem_new(1, bytes + GUARD);
-  return piece;
+  guarded.memory = memory;
+  guarded.data = guarded.memory + offset;
+  guarded.before = mem_new(1, bytes + GUARD);
+  memset(guarded.before, 0xff, bytes); /* NaN in f32 and bf16 */
+  memset(guarded.before + bytes, GUARD_BYTE, GUARD);
+  for (int run = 0; run < 2; run++) guarded.after[run] = mem_new(1, bytes + GUARD);
+  return guarded;
 }
 
-static void piece_free(Backend *backend, Piece *piece) {
-  if (!piece->memory) return;
-  backend->release(backend, piece->memory);
-  free(piece->before);
-  free(piece->after[0]);
-  free(piece->after[1]);
+static void guarded_free(Backend *backend, GuardedMemory *guarded) {
+  if (!guarded->memory) return;
+  backend->release(backend, guarded->memory);
+  free(guarded->before);
+  free(guarded->after[0]);
+  free(guarded->after[1]);
 }
 
-static void piece_upload(Backend *backend, const Piece *piece) {
+static void guarded_upload(Backend *backend, const GuardedMemory *guarded) {
   Error error = {0};
-  if (!piece->memory) return;
-  must(backend->upload(backend, piece->data, piece->before, piece->bytes + GUARD, &error), &error);
-}
-
-static void piece_download(Backend *backend, const Piece *piece, int run) {
-  Error error = {0};
-  if (!piece->memory) return;
-  must(backend->download(backend, piece->after[run], piece->data, piece->bytes + GUARD, &error),
+  if (!guarded->memory) return;
+  must(backend->upload(backend, guarded->data, guarded->before, guarded->bytes + GUARD, &error),
        &error);
 }
 
-static bool piece_intact(const Piece *piece) {
-  return memcmp(piece->before + piece->bytes, piece->after[0] + piece->bytes, GUARD) == 0;
+static void guarded_download(Backend *backend, const GuardedMemory *guarded, int run) {
+  Error error = {0};
+  if (!guarded->memory) return;
+  must(backend->download(backend, guarded->after[run], guarded->data, guarded->bytes + GUARD,
+                         &error),
+       &error);
+}
+
+static bool guarded_intact(const GuardedMemory *guarded) {
+  return memcmp(guarded->before + guarded->bytes, guarded->after[0] + guarded->bytes, GUARD) == 0;
 }
 
 static double element(const Tensor *tensor, const void *data, int64_t i) {
   if (tensor->dtype == DTYPE_F32) return (double)((const float *)data)[i];
   if (tensor->dtype == DTYPE_BF16) return (double)bf16_to_f32(((const uint16_t *)data)[i]);
+  if (tensor->dtype == DTYPE_I64) return (double)((const int64_t *)data)[i];
   return ((const uint8_t *)data)[i];
 }
 
@@ -118,6 +121,7 @@ static void fill_input(const Case *test, int input, Random *random, void *data) 
     value += test->offset[input];
     if (tensor->dtype == DTYPE_F32) ((float *)data)[i] = value;
     if (tensor->dtype == DTYPE_BF16) ((uint16_t *)data)[i] = bf16_from_f32(value);
+    if (tensor->dtype == DTYPE_I64) ((int64_t *)data)[i] = (int64_t)value;
     if (tensor->dtype == DTYPE_U8) ((uint8_t *)data)[i] = (uint8_t)draw(random, 0, 255);
   }
 }
@@ -135,7 +139,7 @@ enum { MAX_TENSORS = OP_MAX_INPUTS + OP_MAX_OUTPUTS };
 typedef struct Run {
   Case *test;
   Backend *backend;
-  Piece pieces[MAX_TENSORS]; /* inputs, then outputs */
+  GuardedMemory memories[MAX_TENSORS]; /* inputs, then outputs */
   Array inputs[OP_MAX_INPUTS], outputs[OP_MAX_OUTPUTS];
   const char *name;
   uint64_t seed;
@@ -149,30 +153,30 @@ static void run_prepare(Run *run, Random *random) {
   Case *test = run->test;
   for (int i = 0; i < test->op.input_count; i++) {
     Tensor *tensor = &test->inputs[i];
-    Piece *piece = &run->pieces[i];
+    GuardedMemory *guarded = &run->memories[i];
     test->op.inputs[i] = tensor->shape.dim[0] > 0 ? (Value){i} : NO_VALUE;
     if (tensor->shape.dim[0] == 0) continue;
     const int64_t offset = test->alignment * draw(random, 0, test->alignment == 1 ? 15 : 1);
-    *piece =
-        piece_new(run->backend, tensor_bytes(tensor), (size_t)offset * dtype_size(tensor->dtype));
-    fill_input(test, i, random, piece->before);
-    run->inputs[i] = (Array){tensor->shape, as_doubles(tensor, piece->before)};
+    *guarded =
+        guarded_new(run->backend, tensor_bytes(tensor), (size_t)offset * dtype_size(tensor->dtype));
+    fill_input(test, i, random, guarded->before);
+    run->inputs[i] = (Array){tensor->shape, as_doubles(tensor, guarded->before)};
   }
   for (int i = 0; i < test->op.output_count; i++) {
     Tensor *tensor = &test->outputs[i];
     test->op.outputs[i] = tensor->shape.dim[0] > 0 ? (Value){OP_MAX_INPUTS + i} : NO_VALUE;
     if (tensor->shape.dim[0] == 0) continue;
     if (i != 0 || test->in_place < 0)
-      run->pieces[OP_MAX_INPUTS + i] = piece_new(run->backend, tensor_bytes(tensor), 0);
+      run->memories[OP_MAX_INPUTS + i] = guarded_new(run->backend, tensor_bytes(tensor), 0);
     run->outputs[i].shape = tensor->shape;
     run->outputs[i].data = mem_new((size_t)shape_count(tensor->shape), sizeof(double));
   }
 }
 
-/* The piece of output i. */
-static const Piece *output_piece(const Run *run, int i) {
-  return i == 0 && run->test->in_place >= 0 ? &run->pieces[run->test->in_place]
-                                            : &run->pieces[OP_MAX_INPUTS + i];
+/* The memory of output i. */
+static const GuardedMemory *output_memory(const Run *run, int i) {
+  return i == 0 && run->test->in_place >= 0 ? &run->memories[run->test->in_place]
+                                            : &run->memories[OP_MAX_INPUTS + i];
 }
 
 static void run_kernel(const Run *run) {
@@ -186,31 +190,31 @@ static void run_kernel(const Run *run) {
   if (backend->kernel_new(backend, &test->op, inputs, outputs, &kernel, &error) != OK) {
     fail_msg("%s, seed %llu: %s", run->name, (unsigned long long)run->seed, error.message);
   }
-  for (int i = 0; i < test->op.input_count; i++) inputs[i].data = run->pieces[i].data;
-  for (int i = 0; i < test->op.output_count; i++) outputs[i].data = output_piece(run, i)->data;
-  Piece workspace = piece_new(backend, kernel->workspace, 0);
+  for (int i = 0; i < test->op.input_count; i++) inputs[i].data = run->memories[i].data;
+  for (int i = 0; i < test->op.output_count; i++) outputs[i].data = output_memory(run, i)->data;
+  GuardedMemory workspace = guarded_new(backend, kernel->workspace, 0);
   for (int again = 0; again < 2; again++) {
-    for (int i = 0; i < MAX_TENSORS; i++) piece_upload(backend, &run->pieces[i]);
-    piece_upload(backend, &workspace);
+    for (int i = 0; i < MAX_TENSORS; i++) guarded_upload(backend, &run->memories[i]);
+    guarded_upload(backend, &workspace);
     if (kernel->run(kernel, inputs, outputs, workspace.data, &error) != OK) {
       fail_msg("%s, seed %llu: %s", run->name, (unsigned long long)run->seed, error.message);
     }
-    for (int i = 0; i < MAX_TENSORS; i++) piece_download(backend, &run->pieces[i], again);
-    piece_download(backend, &workspace, again);
+    for (int i = 0; i < MAX_TENSORS; i++) guarded_download(backend, &run->memories[i], again);
+    guarded_download(backend, &workspace, again);
   }
-  if (!piece_intact(&workspace)) {
-    fail_msg("%s, seed %llu: written behind the workspace", run->name,
-             (unsigned long long)run->seed);
+  if (!guarded_intact(&workspace)) {
+    fail_msg("%s, seed %llu: wrote beyond the workspace", run->name, (unsigned long long)run->seed);
   }
-  piece_free(backend, &workspace);
+  guarded_free(backend, &workspace);
   kernel->free(kernel);
 }
 
 static void compare(const Run *run, const char *what, int index, const Tensor *tensor,
-                    const Piece *piece, const Array *expected) {
+                    const GuardedMemory *guarded, const Array *expected) {
   const double by_dtype = tensor->dtype == DTYPE_F32 ? 2e-5 : 1e-2;
-  const double tolerance = run->test->tolerance > 0 ? run->test->tolerance : by_dtype;
-  double *values = as_doubles(tensor, piece->after[0]);
+  double tolerance = run->test->tolerance > 0 ? run->test->tolerance : by_dtype;
+  if (tensor->dtype == DTYPE_I64) tolerance = 0;
+  double *values = as_doubles(tensor, guarded->after[0]);
   const double error = relative_error(values, expected->data, shape_count(tensor->shape));
   char shape[SHAPE_TEXT_SIZE];
   free(values);
@@ -220,12 +224,12 @@ static void compare(const Run *run, const char *what, int index, const Tensor *t
              (unsigned long long)run->seed, what, index, dtype_name(tensor->dtype), shape, error,
              tolerance);
   }
-  if (memcmp(piece->after[0], piece->after[1], piece->bytes) != 0) {
-    fail_msg("%s, seed %llu: %s %d, %s %s: a second run left other bytes", run->name,
+  if (memcmp(guarded->after[0], guarded->after[1], guarded->bytes) != 0) {
+    fail_msg("%s, seed %llu: %s %d, %s %s: the second run gave other bytes", run->name,
              (unsigned long long)run->seed, what, index, dtype_name(tensor->dtype), shape);
   }
-  if (!piece_intact(piece)) {
-    fail_msg("%s, seed %llu: written behind %s %d, %s %s", run->name, (unsigned long long)run->seed,
+  if (!guarded_intact(guarded)) {
+    fail_msg("%s, seed %llu: wrote beyond %s %d, %s %s", run->name, (unsigned long long)run->seed,
              what, index, dtype_name(tensor->dtype), shape);
   }
 }
@@ -237,13 +241,13 @@ void case_check(Case *test, Backend *backend, Random *random, const char *name, 
   run_kernel(&run);
   for (int i = 0; i < test->op.output_count; i++) {
     if (!run.outputs[i].data) continue;
-    compare(&run, "output", i, &test->outputs[i], output_piece(&run, i), &run.outputs[i]);
+    compare(&run, "output", i, &test->outputs[i], output_memory(&run, i), &run.outputs[i]);
   }
   for (int i = 0; i < test->op.input_count; i++) {
     if (i == test->in_place || !run.inputs[i].data) continue;
-    compare(&run, "input", i, &test->inputs[i], &run.pieces[i], &run.inputs[i]);
+    compare(&run, "input", i, &test->inputs[i], &run.memories[i], &run.inputs[i]);
   }
-  for (int i = 0; i < MAX_TENSORS; i++) piece_free(backend, &run.pieces[i]);
+  for (int i = 0; i < MAX_TENSORS; i++) guarded_free(backend, &run.memories[i]);
   for (int i = 0; i < OP_MAX_INPUTS; i++) free(run.inputs[i].data);
   for (int i = 0; i < OP_MAX_OUTPUTS; i++) free(run.outputs[i].data);
 }

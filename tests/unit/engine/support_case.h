@@ -1,4 +1,4 @@
-/* One op with random shapes and contents, run by a backend's kernel and by the reference. */
+/* One op with random shapes and contents, run by the kernel of a backend and by the reference. */
 #ifndef CELFORGE_TESTS_ENGINE_SUPPORT_CASE_H
 #define CELFORGE_TESTS_ENGINE_SUPPORT_CASE_H
 
@@ -8,13 +8,13 @@
 typedef struct Case {
   Op op;
   Tensor inputs[OP_MAX_INPUTS], outputs[OP_MAX_OUTPUTS]; /* shape and dtype; dim 0: absent */
-  const float *content[OP_MAX_INPUTS]; /* what an input holds (f32); NULL: normal random numbers */
-  bool special;                        /* with infinities, NaN and zeros among them */
-  bool positive[OP_MAX_INPUTS];        /* contents above 0 (second moments) */
-  float offset[OP_MAX_INPUTS];         /* is added to an input's contents */
-  int in_place;                        /* output 0 lies in this input's memory; -1: in its own */
-  int alignment;                       /* of data, in elements: 1 any, 16 that of parameters */
-  double tolerance;                    /* relative, in norm; 0: by the output's dtype */
+  const float *content[OP_MAX_INPUTS]; /* content of an input; NULL: normal random numbers */
+  bool special;                        /* some are infinities, NaN and zeros */
+  bool positive[OP_MAX_INPUTS];        /* content is above 0 (second moments) */
+  float offset[OP_MAX_INPUTS];         /* added to the content of an input */
+  int in_place;                        /* output 0 shares the memory of this input; -1: none */
+  int alignment;                       /* of data, in elements: 1 any, 16 as parameters */
+  double tolerance;                    /* of relative_error; 0: by the dtype of the output */
 } Case;
 
 Case case_new(OpKind kind);
@@ -22,12 +22,13 @@ int64_t draw(Random *random, int64_t low, int64_t high); /* both included */
 Shape draw_shape(Random *random);
 DType draw_dtype(Random *random); /* f32 or bf16 */
 
-/* Runs the case twice in the backend's memory and fails the test, naming `name`, `seed` and shapes,
- * where the kernel's results differ from the reference's or from run to run, something was written
- * behind the end, or the kernel fails. */
+/* Runs the case twice in memory of the backend. Fails the test, naming `name`, `seed` and shapes,
+ * if the kernel fails, its results differ from those of the reference or between the runs (i64 must
+ * be equal), or it writes beyond the end of a tensor. */
 void case_check(Case *test, Backend *backend, Random *random, const char *name, uint64_t seed);
 
-/* |a - b| / max(|b|, tiny) in the Euclidean norm; NaN and infinities must be in the same places. */
+/* |a - b| / max(|b|, tiny) in the Euclidean norm; infinite if NaN or infinities are at different
+ * positions. */
 double relative_error(const double *a, const double *b, int64_t count);
 
 #endif

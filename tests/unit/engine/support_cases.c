@@ -420,30 +420,30 @@ static Case draw_max_pool_backward(Random *random) {
   return draw_any_max_pool(random, false);
 }
 
-/* --- Sums of squares ----------------------------------------------------------------------------
+/* --- Segment norms ------------------------------------------------------------------------------
  */
 
 /* Ranges of a few elements and of many pieces, beginning at multiples of 16 (as parameters do), of
  * 4 or anywhere. */
-static Case draw_square_sums(Random *random) {
-  enum { MOST_RANGES = 6 };
-  static int64_t borders[MOST_RANGES + 1]; /* until the next case */
+static Case draw_segment_norms(Random *random) {
+  enum { MAX_SEGMENTS = 6 };
+  static int64_t offsets[MAX_SEGMENTS + 1]; /* until the next case */
   const int64_t multiple = (int64_t[]){16, 4, 1}[draw(random, 0, 2)];
-  const int ranges = (int)draw(random, 1, MOST_RANGES);
-  for (int r = 0; r < ranges; r++)
-    borders[r + 1] = borders[r] + multiple * draw(random, 1, draw(random, 0, 2) ? 40 : 4000);
-  Case test = case_new(OP_SQUARE_SUMS);
+  const int segments = (int)draw(random, 1, MAX_SEGMENTS);
+  for (int r = 0; r < segments; r++)
+    offsets[r + 1] = offsets[r] + multiple * draw(random, 1, draw(random, 0, 2) ? 40 : 4000);
+  Case test = case_new(OP_SEGMENT_SQUARED_NORM);
   test.op.input_count = test.op.output_count = 1;
-  test.op.attributes.square_sums.borders = borders;
-  test.op.attributes.square_sums.ranges = ranges;
-  test.inputs[0] = (Tensor){.shape = shape_vector(borders[ranges])};
-  test.outputs[0] = (Tensor){.shape = shape_vector(ranges)};
+  test.op.attributes.segment_norm.offsets = offsets;
+  test.op.attributes.segment_norm.segments = segments;
+  test.inputs[0] = (Tensor){.shape = shape_vector(offsets[segments])};
+  test.outputs[0] = (Tensor){.shape = shape_vector(segments)};
   test.special = draw(random, 0, 3) == 0;
   test.alignment = draw(random, 0, 1) ? 16 : 1;
   return test;
 }
 
-/* --- Effects ---------------------------------------------------------------------------------- */
+/* --- Updates ---------------------------------------------------------------------------------- */
 
 static Case draw_store(Random *random) {
   Case test = case_new(OP_STORE);
@@ -455,19 +455,12 @@ static Case draw_store(Random *random) {
   return test;
 }
 
-static Case draw_fill(Random *random) {
-  Case test = case_new(OP_FILL);
-  test.op.input_count = 1;
-  test.inputs[0] = (Tensor){.shape = draw_large_shape(random), .dtype = draw_dtype(random)};
-  test.op.attributes.fill.value = random_normal(random);
-  return test;
-}
-
 static Case draw_adam(Random *random) {
   static const float norms[][1] = {{0.3f}, {5.0f}, {40.0f}, {INFINITY}, {NAN}};
   static const float controls[][4] = {
       {0.01f, 0.0f, 0.9f, 0.0f}, {0.1f, 1.0f, 0.999f, 0.0f}, {0.1f, 1.0f, 0.9f, 10.0f}};
-  static const float counters[][3] = {{0, 0, 0}, {7, 2, 0}, {1000, 3, 3}};
+  /* 2^24: floats count no further */
+  static const float counters[][3] = {{0, 0, 0}, {7, 2, 0}, {1000, 3, 3}, {0x1p24f, 0x1p24f, 9}};
   Case test = case_new(OP_ADAM);
   const Shape flat = shape_vector(draw(random, 1, 60000));
   test.op.input_count = 9;
@@ -477,10 +470,10 @@ static Case draw_adam(Random *random) {
   if (draw(random, 0, 1)) test.inputs[5] = (Tensor){0};
   test.inputs[6] = (Tensor){.shape = shape_scalar()};
   test.inputs[7] = (Tensor){.shape = shape_vector(4)};
-  test.inputs[8] = (Tensor){.shape = shape_vector(3)};
+  test.inputs[8] = (Tensor){.shape = shape_vector(3), .dtype = DTYPE_I64};
   test.content[6] = norms[draw(random, 0, 4)];
   test.content[7] = controls[draw(random, 0, 2)];
-  test.content[8] = counters[draw(random, 0, 2)];
+  test.content[8] = counters[draw(random, 0, 3)];
   test.positive[3] = true;
   test.op.attributes.adam.beta1 = draw(random, 0, 1) ? 0.5f : 0.9f;
   test.op.attributes.adam.beta2 = 0.999f;
@@ -495,7 +488,7 @@ const CaseFamily case_families[CASE_FAMILIES] = {
     {"pointwise", draw_pointwise, 150},
     {"instructions", draw_instruction, 150},
     {"reduce", draw_reduce, 150},
-    {"square_sums", draw_square_sums, 60},
+    {"segment_squared_norm", draw_segment_norms, 60},
     {"conv3d", draw_conv3d, 60},
     {"conv3d_backward_data", draw_conv3d_backward_data, 60},
     {"conv3d_backward_weights", draw_conv3d_backward_weights, 60},
@@ -512,7 +505,6 @@ const CaseFamily case_families[CASE_FAMILIES] = {
     {"max_pool", draw_max_pool, 100},
     {"max_pool_backward", draw_max_pool_backward, 100},
     {"store", draw_store, 40},
-    {"fill", draw_fill, 20},
     {"adam", draw_adam, 40},
 };
 

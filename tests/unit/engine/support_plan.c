@@ -98,8 +98,8 @@ FakeBackend fake_backend(void) {
                                    .allocate = fake_allocate,
                                    .release = fake_release,
                                    .synchronize = fake_synchronize,
-                                   .mark = fake_mark,
-                                   .marked_seconds = fake_marked_seconds,
+                                   .record_event = fake_mark,
+                                   .event_seconds = fake_marked_seconds,
                                    .kernel_new = fake_kernel_new,
                                    .prepare = fake_prepare},
                        .refused = OP_VIEW};
@@ -296,13 +296,14 @@ static bool lies_in_buffer(const Graph *graph, Value value) {
   return producer->kind == OP_VIEW;
 }
 
-static void effect(Maker *maker) {
+static void update(Maker *maker) {
   Value value = any(maker);
-  if (lies_in_buffer(maker->graph, value)) return; /* overlapping copies mean nothing */
+  if (lies_in_buffer(maker->graph, value)) return; /* overlapping copies are undefined */
   Value target = any_view(maker, graph_shape(maker->graph, value));
   switch (pick(maker, 5)) {
   case 0:
-    graph_fill(maker->graph, target, 0.5f);
+    graph_store(maker->graph, graph_constant(maker->graph, graph_shape(maker->graph, value), 0.5f),
+                target);
     break;
   case 1:
     graph_accumulate(maker->graph, graph_affine(maker->graph, value, 0.5f, 0), target);
@@ -339,7 +340,7 @@ Graph *random_graph(uint64_t seed, int ops, Buffer *buffer, bool halving) {
     } else if (choice == 13) {
       add(&maker, any_view(&maker, any_shape(&maker)));
     } else if (choice < 16) {
-      effect(&maker);
+      update(&maker);
     } else if (choice < 18) {
       add(&maker, parted(&maker, any(&maker)));
     } else {

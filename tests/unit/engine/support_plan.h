@@ -1,5 +1,5 @@
-/* What the tests of planning share: a backend that can make every kernel and computes nothing, and
- * random graphs with views, effects and all-reduces. */
+/* Shared by the tests of planning: a backend whose kernels compute nothing, and random graphs with
+ * views, updates and all-reduces. */
 #ifndef CELFORGE_TESTS_ENGINE_SUPPORT_PLAN_H
 #define CELFORGE_TESTS_ENGINE_SUPPORT_PLAN_H
 
@@ -11,9 +11,9 @@ typedef struct FakeBackend {
   Backend backend;
   bool with_workspaces;  /* of sizes that vary from kernel to kernel */
   OpKind refused;        /* no kernels for this kind; OP_VIEW: for all */
-  int kernels, runs;     /* made and not yet freed; run */
-  int announced;         /* kernels that prepare told of and that were not made yet */
-  int allocations, live; /* of memory */
+  int kernels, runs;     /* kernels that exist; kernel runs */
+  int announced;         /* kernels received by prepare and not created yet */
+  int allocations, live; /* of memory: in total; that exist */
 } FakeBackend;
 
 FakeBackend fake_backend(void);
@@ -31,11 +31,12 @@ int count_ops(const Program *program, OpKind kind);
 /* The index of the only op of this kind, or fails the test. */
 int only_op(const Program *program, OpKind kind);
 const Op *op_at(const Program *program, int index);
-/* Fails the test unless every value in the arena lives while it is made and while it is read. */
+/* Fails the test unless the lifetime of every value in the arena covers its producer and readers.
+ */
 void check_lifetimes(const Program *program);
 
 /* Appends about `ops` random ops over `buffer`, which holds RANDOM_GRAPH_BUFFER elements of f32.
- * With `halving` set, an all-reduce is written out as target = target / 2. */
+ * With `halving`, an all-reduce is replaced by target = target / 2. */
 enum { RANDOM_GRAPH_BUFFER = 1024 };
 Graph *random_graph(uint64_t seed, int ops, Buffer *buffer, bool halving);
 

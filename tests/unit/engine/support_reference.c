@@ -66,10 +66,6 @@ static double instruction(const PointwiseInstruction *i, double a, double b) {
     return sqrt(a);
   case PW_SAFE_RECIPROCAL:
     return a == 0 ? 0 : 1 / a;
-  case PW_EXP:
-    return exp(a);
-  case PW_LOG:
-    return log(a);
   case PW_CLAMP:
     return a < p ? p : a > q ? q : a;
   case PW_CLAMP_STEP:
@@ -161,7 +157,6 @@ static void couple(const Linear *map, const int64_t from[RANK], const int64_t to
 
 static int64_t pad_source(int64_t o, int64_t before, int64_t length, PadMode mode) {
   int64_t i = o - before;
-  if (mode == PAD_REPLICATE) return i < 0 ? 0 : i >= length ? length - 1 : i;
   if (mode == PAD_REFLECT) {
     if (i < 0) i = -i;
     if (i >= length) i = 2 * length - 2 - i;
@@ -283,11 +278,11 @@ static void max_pool_backward(const Op *op, const Array *inputs, const Array *ou
   } while (reference_next(inputs[0].shape, p));
 }
 
-static void square_sums(const Op *op, const Array *inputs, const Array *outputs) {
-  const int64_t *borders = op->attributes.square_sums.borders;
+static void segment_squared_norm(const Op *op, const Array *inputs, const Array *outputs) {
+  const int64_t *offsets = op->attributes.segment_norm.offsets;
   clear(&outputs[0]);
-  for (int r = 0; r < op->attributes.square_sums.ranges; r++) {
-    for (int64_t i = borders[r]; i < borders[r + 1]; i++)
+  for (int r = 0; r < op->attributes.segment_norm.segments; r++) {
+    for (int64_t i = offsets[r]; i < offsets[r + 1]; i++)
       outputs[0].data[r] += inputs[0].data[i] * inputs[0].data[i];
   }
 }
@@ -300,8 +295,8 @@ void reference_run(const Op *op, const Array *inputs, const Array *outputs) {
   case OP_REDUCE:
     reduce(op, inputs, outputs);
     return;
-  case OP_SQUARE_SUMS:
-    square_sums(op, inputs, outputs);
+  case OP_SEGMENT_SQUARED_NORM:
+    segment_squared_norm(op, inputs, outputs);
     return;
   case OP_CONV3D:
   case OP_CONV3D_BACKWARD_DATA:
@@ -343,26 +338,21 @@ void reference_run(const Op *op, const Array *inputs, const Array *outputs) {
     max_pool_backward(op, inputs, outputs);
     return;
   case OP_STORE:
-  case OP_FILL:
   case OP_ADAM:
-    reference_effect(op, inputs);
+    reference_update(op, inputs);
     return;
   default:
     abort();
   }
 }
 
-void reference_effect(const Op *op, const Array *inputs) {
+void reference_update(const Op *op, const Array *inputs) {
   enum { P, G, M, V, EMA, COMPUTE, NORM, CONTROLS, COUNTERS };
   const int64_t count = shape_count(inputs[0].shape);
   if (op->kind != OP_ADAM) {
     for (int64_t i = 0; i < count; i++) {
-      if (op->kind == OP_FILL) {
-        inputs[0].data[i] = (double)op->attributes.fill.value;
-      } else {
-        const double before = op->attributes.store.accumulate ? inputs[1].data[i] : 0;
-        inputs[1].data[i] = before + inputs[0].data[i];
-      }
+      const double before = op->attributes.store.accumulate ? inputs[1].data[i] : 0;
+      inputs[1].data[i] = before + inputs[0].data[i];
     }
     return;
   }

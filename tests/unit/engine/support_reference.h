@@ -1,5 +1,5 @@
-/* Every op as plain loops in double, for tests to hold backends against, and an interpreter that
- * runs a whole graph so, without rounding between ops: finite differences of it are sharp. */
+/* Every op as plain loops in double, as the reference for backends, and an interpreter of whole
+ * graphs on top, without rounding between ops, which makes finite differences accurate. */
 #ifndef CELFORGE_TESTS_ENGINE_SUPPORT_REFERENCE_H
 #define CELFORGE_TESTS_ENGINE_SUPPORT_REFERENCE_H
 
@@ -10,19 +10,19 @@ typedef struct Array {
   double *data; /* NULL: absent */
 } Array;
 
-/* Runs any kind but OP_VIEW, OP_RESHAPE and OP_ALL_REDUCE. Effects write their input arrays. */
+/* Runs any kind but OP_VIEW, OP_RESHAPE and OP_ALL_REDUCE. Updates write their input arrays. */
 void reference_run(const Op *op, const Array *inputs, const Array *outputs);
 
-/* The families of ops that have a file of their own. */
+/* Families of ops, called by reference_run. */
 void reference_convolution(const Op *op, const Array *inputs, const Array *outputs);
 void reference_norm(const Op *op, const Array *inputs, const Array *outputs);
-void reference_effect(const Op *op, const Array *inputs);
+void reference_update(const Op *op, const Array *inputs);
 
-/* Positions in a tensor: `p` is zeroed first, next goes through all and ends with false. */
+/* Iterates over the positions of a tensor: start with `p` zeroed; false after the last position. */
 bool reference_next(Shape shape, int64_t p[RANK]);
 int64_t reference_at(Shape shape, const int64_t p[RANK]); /* axes of length 1 broadcast */
-/* Where the element `to` of a tensor padded around `inner` comes from; false: from nowhere, it is
- * zero. */
+/* The element `from` of `inner` that element `to` of the padded tensor copies; false if `to` is
+ * zero padding. */
 bool reference_behind_padding(const PadAttributes *pad, Shape inner, const int64_t to[RANK],
                               int64_t from[RANK]);
 double reference_activation(Activation activation, float slope, double x);

@@ -1,4 +1,4 @@
-/* The reference's interpreter of graphs. */
+/* The graph interpreter of the reference. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,6 +30,7 @@ static double *copy_buffer(const Buffer *buffer) {
     if (buffer->dtype == DTYPE_BF16) {
       data[i] = (double)bf16_to_f32(((const uint16_t *)(void *)content)[i]);
     }
+    if (buffer->dtype == DTYPE_I64) data[i] = (double)((const int64_t *)(void *)content)[i];
     if (buffer->dtype == DTYPE_U8) data[i] = ((const uint8_t *)content)[i];
   }
   free(content);

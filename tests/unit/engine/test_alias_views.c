@@ -104,7 +104,7 @@ static void unread_wholes_take_their_place(void **state) {
   keep(&b, graph_average_pool(b.graph, whole, 2, 2, 0));
   for (int i = backward; i < b.graph->op_count; i++) b.graph->ops[i].is_gradient = true;
   b.planned.arena = arena_new();
-  const ProgramOptions options = {.name = "test", .arena = b.planned.arena, .recompute = true};
+  const ProgramOptions options = {.name = "test", .arena = b.planned.arena, .rematerialize = true};
   assert_int_equal(program_plan(b.graph, &b.fake.backend, &options, &b.planned.program, &error),
                    OK);
   assert_int_equal(count(&b, OP_NORM), 5); /* the parts twice */

@@ -1,4 +1,4 @@
-/* Every wrong call of a builder, and what it says. Each case builds on a fresh graph in the scope
+/* The error of every invalid call of a builder. Each case builds on a fresh graph in the scope
  * "net.layer". */
 #include "graph_checks.h"
 
@@ -8,7 +8,7 @@
 
 typedef struct Case {
   void (*build)(Fixture *f);
-  const char *message; /* behind "net.layer: " */
+  const char *message; /* after "net.layer: " */
 } Case;
 
 static Value floats(Fixture *f, int64_t n, int64_t t, int64_t h, int64_t w, int64_t c) {
@@ -39,14 +39,15 @@ BUILD(affine_nan, graph_affine(g, image(f), NAN, 0))
 BUILD(reduce_axis, graph_reduce_sum(g, image(f), 1u << 5, 1))
 BUILD(reduce_scale, graph_reduce_sum(g, image(f), 1, INFINITY))
 static const int64_t ascending[] = {0, 2, 6}, standing[] = {0, 6, 6}, begun[] = {1, 2, 6};
-BUILD(squares_of_an_image, graph_square_sums(g, image(f), ascending, 2))
-BUILD(squares_of_bf16, graph_square_sums(g, source(f, DTYPE_BF16, shape_vector(6)), ascending, 2))
-BUILD(squares_short, graph_square_sums(g, floats(f, 1, 1, 1, 1, 7), ascending, 2))
-BUILD(squares_empty_range, graph_square_sums(g, floats(f, 1, 1, 1, 1, 6), standing, 2))
-BUILD(squares_begin, graph_square_sums(g, floats(f, 1, 1, 1, 1, 6), begun, 2))
-BUILD(squares_none, graph_square_sums(g, floats(f, 1, 1, 1, 1, 6), ascending, 0))
+BUILD(squares_of_an_image, graph_segment_squared_norms(g, image(f), ascending, 2))
+BUILD(squares_of_bf16,
+      graph_segment_squared_norms(g, source(f, DTYPE_BF16, shape_vector(6)), ascending, 2))
+BUILD(squares_short, graph_segment_squared_norms(g, floats(f, 1, 1, 1, 1, 7), ascending, 2))
+BUILD(squares_empty_range, graph_segment_squared_norms(g, floats(f, 1, 1, 1, 1, 6), standing, 2))
+BUILD(squares_begin, graph_segment_squared_norms(g, floats(f, 1, 1, 1, 1, 6), begun, 2))
+BUILD(squares_none, graph_segment_squared_norms(g, floats(f, 1, 1, 1, 1, 6), ascending, 0))
 BUILD(squares_differentiated, Value x = floats(f, 1, 1, 1, 1, 6), y;
-      Value sums = graph_square_sums(g, x, ascending, 2);
+      Value sums = graph_segment_squared_norms(g, x, ascending, 2);
       graph_gradients(g, graph_mean(g, sums), &x, 1, &y))
 BUILD(reshape_count, graph_reshape(g, image(f), shape_vector(119)))
 BUILD(reshape_huge, graph_reshape(g, image(f), shape_make(1LL << 32, 1LL << 32, 1, 1, 1)))
@@ -64,8 +65,8 @@ BUILD(pad_negative, graph_pad(g, image(f), shape_make(0, 0, -1, 0, 0), (Shape){{
 BUILD(pad_huge, graph_pad(g, image(f), shape_make(0, 0, INT64_MAX, 0, 0), (Shape){{0}}, PAD_ZERO))
 BUILD(pad_reflect_long,
       graph_pad(g, image(f), shape_make(0, 0, 4, 0, 0), (Shape){{0}}, PAD_REFLECT))
-BUILD(pad_replicate_time,
-      graph_pad(g, image(f), (Shape){{0}}, shape_make(0, 1, 0, 0, 0), PAD_REPLICATE))
+BUILD(pad_reflect_time,
+      graph_pad(g, image(f), (Shape){{0}}, shape_make(0, 1, 0, 0, 0), PAD_REFLECT))
 BUILD(resize_to_nothing, graph_resize(g, image(f), 0, 3, RESIZE_NEAREST))
 BUILD(pool_padding, graph_average_pool(g, image(f), 3, 1, 2))
 BUILD(pool_huge, graph_average_pool(g, image(f), 3, 1, INT_MAX))
@@ -118,11 +119,12 @@ CONVOLVE(transpose_output_padding, transpose(f, UP_WEIGHT, NO_VALUE, TWICE, 2))
 CONVOLVE(transpose_padding, ConvSpec s = TWICE; s.before[2] = s.after[2] = 6;
          transpose(f, UP_WEIGHT, NO_VALUE, s, 1))
 
+BUILD(integers_in_pointwise, graph_tanh(g, source(f, DTYPE_I64, shape_vector(3))))
+BUILD(cast_integers, graph_cast(g, source(f, DTYPE_I64, shape_vector(3)), DTYPE_F32))
 BUILD(store_shapes, graph_store(g, image(f), source(f, DTYPE_F32, shape_vector(120))))
 BUILD(store_no_view, Value x = image(f); graph_store(g, x, graph_tanh(g, x)))
 BUILD(accumulate_bytes, Value x = image(f);
       graph_accumulate(g, x, source(f, DTYPE_U8, shape_make(1, 1, 4, 5, 6))))
-BUILD(fill_no_view, graph_fill(g, graph_tanh(g, image(f)), 0))
 BUILD(all_reduce_nothing, graph_all_reduce(g, NO_VALUE))
 
 static AdamViews adam_views(Fixture *f) {
@@ -133,10 +135,12 @@ static AdamViews adam_views(Fixture *f) {
   views.moment2 = source(f, DTYPE_F32, shape_vector(8));
   views.norm = graph_mean(f->graph, views.gradients);
   views.controls = source(f, DTYPE_F32, shape_vector(4));
-  views.counters = source(f, DTYPE_F32, shape_vector(3));
+  views.counters = source(f, DTYPE_I64, shape_vector(3));
   return views;
 }
 
+BUILD(adam_counters, AdamViews v = adam_views(f);
+      v.counters = source(f, DTYPE_F32, shape_vector(3)); graph_adam(g, &v, 0.5f, 0.99f, 1e-8f, 0))
 BUILD(adam_length, AdamViews v = adam_views(f); v.moment2 = source(f, DTYPE_F32, shape_vector(7));
       graph_adam(g, &v, 0.9f, 0.99f, 1e-8f, 0))
 BUILD(adam_compute, AdamViews v = adam_views(f); v.compute = source(f, DTYPE_F32, shape_vector(8));
@@ -157,6 +161,9 @@ BUILD(gradients_independent, Value first = image(f), w[] = {first, image(f)}, y[
 BUILD(gradients_zero, Value x = graph_tanh(g, image(f)), y;
       graph_gradients(g, graph_mean(g, graph_sign(g, x)), &x, 1, &y))
 
+#define PAD_RULE                                                                                   \
+  "padding must be 0 to 2^59, reflecting one in height and width only and less than the length"
+
 static const Case cases[] = {
     {view_outside, "view: [1,1,1,1,4] at element 1048573 of buffer floats, which holds 1048576"},
     {view_empty, "view: [1,1,0,1,1] of buffer floats; every axis must be at least 1, their product "
@@ -165,71 +172,70 @@ static const Case cases[] = {
                      "be at least 1, their product below 2^59"},
     {constant_huge, "constant: the result would be [1099511627776,1099511627776,1,1,1]; every axis "
                     "must be at least 1, their product below 2^59"},
-    {cast_to_bytes, "cast: to u8; only f32 and bf16 can be computed with"},
+    {cast_to_bytes, "cast: f32 to u8; it must be f32, bf16 or u8 to f32 or bf16"},
     {cast_nothing, "cast: operand 0 is missing"},
-    {bytes_in_pointwise, "tanh: operand 0 is u8; cast it to f32 or bf16"},
+    {bytes_in_pointwise, "tanh: operand 0 is u8; it must be f32 or bf16: cast it first"},
+    {integers_in_pointwise, "tanh: operand 0 is i64; it must be f32 or bf16"},
+    {cast_integers, "cast: i64 to f32; it must be f32, bf16 or u8 to f32 or bf16"},
     {broadcast_shrinks, "broadcast: [1,1,4,5,6] to [1,1,1,1,6]; lengths must be equal or 1 before"},
     {broadcast_other, "broadcast: [1,1,4,5,6] to [1,1,4,5,7]; lengths must be equal or 1 before"},
-    {clamp_reversed, "clamp: from 1 to -1; the first must not be above the second"},
-    {affine_nan, "affine: a constant is not a number"},
-    {squares_of_an_image, "square_sums: f32 [1,1,4,5,6]; it must be a vector of f32"},
-    {squares_of_bf16, "square_sums: bf16 [1,1,1,1,6]; it must be a vector of f32"},
-    {squares_short, "square_sums: 2 ranges; borders must ascend from 0 to the length, 7"},
-    {squares_empty_range, "square_sums: 2 ranges; borders must ascend from 0 to the length, 6"},
-    {squares_begin, "square_sums: 2 ranges; borders must ascend from 0 to the length, 6"},
-    {squares_none, "square_sums: 0 ranges; borders must ascend from 0 to the length, 6"},
+    {clamp_reversed, "clamp: bounds 1 and -1; the lower bound must not exceed the upper one"},
+    {affine_nan, "affine: a constant is NaN"},
+    {squares_of_an_image, "segment_squared_norm: f32 [1,1,4,5,6]; it must be an f32 vector"},
+    {squares_of_bf16, "segment_squared_norm: bf16 [1,1,1,1,6]; it must be an f32 vector"},
+    {squares_short, "segment_squared_norm: 2 segments; offsets must ascend from 0 to the length 7"},
+    {squares_empty_range,
+     "segment_squared_norm: 2 segments; offsets must ascend from 0 to the length 6"},
+    {squares_begin, "segment_squared_norm: 2 segments; offsets must ascend from 0 to the length 6"},
+    {squares_none, "segment_squared_norm: 0 segments; offsets must ascend from 0 to the length 6"},
     {squares_differentiated,
-     "gradients: net.layer.square_sums: square_sums cannot be differentiated"},
-    {reduce_axis, "reduce: axes 0x20, scale 1; axes are bits 0 to 4, the scale is finite"},
-    {reduce_scale, "reduce: axes 0x1, scale inf; axes are bits 0 to 4, the scale is finite"},
-    {reshape_count, "reshape: [1,1,4,5,6] to [1,1,1,1,119]; the numbers of elements differ"},
-    {reshape_huge, "reshape: [1,1,4,5,6] to [4294967296,4294967296,1,1,1]; the numbers of elements "
-                   "differ"},
-    {concat_none, "concat: 0 operands along axis 4; 1 to 8 along 0 to 4"},
-    {concat_axis, "concat: 1 operands along axis 5; 1 to 8 along 0 to 4"},
+     "gradients: net.layer.segment_squared_norm: segment_squared_norm cannot be differentiated"},
+    {reduce_axis, "reduce: axes 0x20, scale 1; expected axes in bits 0 to 4, a finite scale"},
+    {reduce_scale, "reduce: axes 0x1, scale inf; expected axes in bits 0 to 4, a finite scale"},
+    {reshape_count, "reshape: [1,1,4,5,6] to [1,1,1,1,119]; the element counts differ"},
+    {reshape_huge,
+     "reshape: [1,1,4,5,6] to [4294967296,4294967296,1,1,1]; the element counts differ"},
+    {concat_none, "concat: 0 operands along axis 4; expected 1 to 8 operands, axis 0 to 4"},
+    {concat_axis, "concat: 1 operands along axis 5; expected 1 to 8 operands, axis 0 to 4"},
     {concat_shapes, "concat: operand 0 is f32 [1,1,4,5,6] and operand 1 is f32 [1,1,4,6,6]; only "
-                    "axis 4 and no dtype may differ"},
+                    "the lengths of axis 4 may differ"},
     {concat_dtypes, "concat: operand 0 is f32 [1,1,4,5,6] and operand 1 is bf16 [1,1,4,5,6]; only "
-                    "axis 4 and no dtype may differ"},
-    {slice_outside, "slice: [1,1,3,5,6] elements from [0,0,2,0,0] on do not lie in [1,1,4,5,6]"},
-    {slice_negative, "slice: [1,1,3,5,6] elements from [0,0,-1,0,0] on do not lie in [1,1,4,5,6]"},
-    {slice_empty, "slice: [1,1,0,5,6] elements from [0,0,0,0,0] on do not lie in [1,1,4,5,6]"},
+                    "the lengths of axis 4 may differ"},
+    {slice_outside, "slice: size [1,1,3,5,6] at [0,0,2,0,0] is outside of [1,1,4,5,6]"},
+    {slice_negative, "slice: size [1,1,3,5,6] at [0,0,-1,0,0] is outside of [1,1,4,5,6]"},
+    {slice_empty, "slice: size [1,1,0,5,6] at [0,0,0,0,0] is outside of [1,1,4,5,6]"},
     {pad_negative,
-     "pad: [1,1,4,5,6] by [0,0,-1,0,0] before and [0,0,0,0,0] after, mode zero; "
-     "padding is 0 to 2^59, reflect and replicate go in height and width only, reflect by "
-     "less than the length"},
+     "pad: [1,1,4,5,6] by [0,0,-1,0,0] before and [0,0,0,0,0] after, mode zero; " PAD_RULE},
     {pad_huge, "pad: [1,1,4,5,6] by [0,0,9223372036854775807,0,0] before and [0,0,0,0,0] after, "
-               "mode zero; padding is 0 to 2^59, reflect and replicate go in height and width "
-               "only, reflect by less than the length"},
-    {pad_reflect_long, "pad: [1,1,4,5,6] by [0,0,4,0,0] before and [0,0,0,0,0] after, mode "
-                       "reflect; padding is 0 to 2^59, reflect and replicate go in height and "
-                       "width only, reflect by less than the length"},
-    {pad_replicate_time, "pad: [1,1,4,5,6] by [0,0,0,0,0] before and [0,1,0,0,0] after, mode "
-                         "replicate; padding is 0 to 2^59, reflect and replicate go in height and "
-                         "width only, reflect by less than the length"},
+               "mode zero; " PAD_RULE},
+    {pad_reflect_long,
+     "pad: [1,1,4,5,6] by [0,0,4,0,0] before and [0,0,0,0,0] after, mode reflect; " PAD_RULE},
+    {pad_reflect_time,
+     "pad: [1,1,4,5,6] by [0,0,0,0,0] before and [0,1,0,0,0] after, mode reflect; " PAD_RULE},
     {resize_to_nothing, "resize: to height 0 and width 3; both must be at least 1"},
-    {pool_padding, "average_pool: size 3, stride 1, padding 2 on [1,1,4,5,6]; size and stride are "
-                   "at least 1, padding 0 to half the size, and the window fits into the padded "
-                   "picture"},
+    {pool_padding,
+     "average_pool: size 3, stride 1, padding 2 on [1,1,4,5,6]; expected size and "
+     "stride at least 1, padding 0 to size / 2, a padded frame at least as large as the window"},
     {pool_huge,
-     "average_pool: size 3, stride 1, padding 2147483647 on [1,1,4,5,6]; size and stride "
-     "are at least 1, padding 0 to half the size, and the window fits into the padded "
-     "picture"},
-    {pool_window, "average_pool: size 6, stride 1, padding 0 on [1,1,4,5,6]; size and stride are "
-                  "at least 1, padding 0 to half the size, and the window fits into the padded "
-                  "picture"},
-    {max_pool_nothing, "max_pool: size 0 on [1,1,4,5,6]; it is at least 1, at most the height and "
-                       "the width"},
-    {max_pool_window, "max_pool: size 5 on [1,1,4,5,6]; it is at least 1, at most the height and "
-                      "the width"},
-    {norm_gain_alone, "norm: gain and bias come together or not at all"},
+     "average_pool: size 3, stride 1, padding 2147483647 on [1,1,4,5,6]; expected size and "
+     "stride at least 1, padding 0 to size / 2, a padded frame at least as large as the window"},
+    {pool_window,
+     "average_pool: size 6, stride 1, padding 0 on [1,1,4,5,6]; expected size and "
+     "stride at least 1, padding 0 to size / 2, a padded frame at least as large as the window"},
+    {max_pool_nothing,
+     "max_pool: size 0 on [1,1,4,5,6]; it must be at least 1 and at most height and "
+     "width"},
+    {max_pool_window,
+     "max_pool: size 5 on [1,1,4,5,6]; it must be at least 1 and at most height and "
+     "width"},
+    {norm_gain_alone, "norm: gain and bias must be given together or not at all"},
     {norm_gain_length, "norm: gain is f32 [1,1,1,1,5]; it must be f32 [1,1,1,1,6]"},
     {norm_bias_dtype, "norm: bias is bf16 [1,1,1,1,6]; it must be f32 [1,1,1,1,6]"},
-    {norm_groups, "norm: 4 groups of 6 channels; groups must divide the channels"},
-    {norm_epsilon, "norm: epsilon 0; it must be above 0"},
+    {norm_groups, "norm: 4 groups do not divide 6 channels"},
+    {norm_epsilon, "norm: epsilon 0; it must be finite and above 0"},
     {conv_channels, "conv3d: input [1,1,4,5,6] and weight [2,1,3,3,4] have different numbers of "
                     "input channels"},
-    {conv_dtypes, "conv3d: input is f32 and weight is bf16; they must have one dtype"},
+    {conv_dtypes, "conv3d: input is f32 and weight is bf16; they must have the same dtype"},
     {conv_bias, "conv3d: bias is f32 [1,1,1,1,3]; weight [2,1,3,3,6] needs f32 [1,1,1,1,2]"},
     {conv_stride, "conv3d: stride 0, padding 1 and 1 in height; stride must be at least 1, padding "
                   "at least 0"},
@@ -237,7 +243,7 @@ static const Case cases[] = {
      "conv3d: stride 1, padding 1 and -1 in width; stride must be at least 1, padding "
      "at least 0"},
     {conv_reflect, "conv3d: reflect padding 4 and 4 in height must be less than the length 4"},
-    {conv_taps, "conv3d: 3 taps in time, but input and padding have only 2"},
+    {conv_taps, "conv3d: kernel size 3 in time exceeds the padded input, 2"},
     {transpose_channels,
      "conv3d_transpose: input [1,1,4,5,6] and weight [3,1,3,3,6] have different "
      "numbers of input channels"},
@@ -248,25 +254,25 @@ static const Case cases[] = {
     {transpose_reflect, "conv3d_transpose: padding must be zeros"},
     {transpose_output_padding, "conv3d_transpose: output padding 2 in height; it must be at least "
                                "0 and less than the stride 2"},
-    {transpose_padding, "conv3d_transpose: padding 6 and 6 leaves nothing in width"},
+    {transpose_padding, "conv3d_transpose: padding 6 and 6 leaves no output in width"},
     {store_shapes, "store: [1,1,4,5,6] into [1,1,1,1,120]; the shapes must be equal"},
     {store_no_view, "store: the target is net.layer.tanh; it must be a view of a buffer"},
-    {accumulate_bytes, "accumulate: operand 0 is u8; cast it to f32 or bf16"},
-    {fill_no_view, "fill: the target is net.layer.tanh; it must be a view of a buffer"},
+    {accumulate_bytes, "accumulate: operand 0 is u8; it must be f32 or bf16: cast it first"},
     {all_reduce_nothing, "all_reduce: operand 0 is missing"},
     {adam_length, "adam: moment2 is f32 [1,1,1,1,7]; it must be a view of f32 with 8 elements"},
+    {adam_counters, "adam: counters is f32 [1,1,1,1,3]; it must be a view of i64 with 3 elements"},
     {adam_compute, "adam: compute is f32 [1,1,1,1,8]; it must be a view of bf16 with 8 elements"},
-    {adam_no_view, "adam: ema is f32 [1,1,1,1,8] and no view; it must be a view of f32 with 8 "
+    {adam_no_view, "adam: ema is f32 [1,1,1,1,8] and not a view; it must be a view of f32 with 8 "
                    "elements"},
     {adam_norm, "adam: norm is f32 [1,1,1,1,4]; it must be a value of f32 with 1 elements"},
-    {adam_beta, "adam: betas 1 and 0.99, epsilon 1e-08, decay 0; betas lie in [0, 1), epsilon is "
-                "above 0, decay at least 0"},
+    {adam_beta, "adam: betas 1 and 0.99, epsilon 1e-08, weight decay 0; expected betas in [0, 1), "
+                "epsilon above 0, weight decay at least 0"},
     {gradients_of_tensor, "gradients: the loss is f32 [1,1,4,5,6]; it must be f32 [1,1,1,1,1]"},
     {gradients_of_bf16, "gradients: the loss is bf16 [1,1,1,1,1]; it must be f32 [1,1,1,1,1]"},
     {gradients_missing, "gradients: the loss or an entry is missing"},
     {gradients_independent,
      "gradients: the loss does not depend on net.layer.view (entry 1, buffer "
-     "floats from 120 on)"},
+     "floats at element 120)"},
     {gradients_zero, "gradients: the loss does not depend on net.layer.tanh (entry 0)"},
 };
 

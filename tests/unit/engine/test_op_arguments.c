@@ -12,7 +12,7 @@
 
 static Error error;
 static char norm_name[] = "net.norm", store_name[] = "net.store";
-static char fill_name[] = "net.fill", adam_name[] = "net.adam", sums_name[] = "net.sums";
+static char adam_name[] = "net.adam", sums_name[] = "net.sums";
 
 static Tensor tensor(DType dtype, Shape shape) {
   return (Tensor){.shape = shape, .dtype = dtype};
@@ -23,29 +23,29 @@ static void check(Status status, const char *message) {
   if (message) assert_string_equal(error.message, message);
 }
 
-/* --- Sums of squares -------------------------------------------------------------------------- */
+/* --- Segment norms ---------------------------------------------------------------------------- */
 
-static void sums_of_squares(void **state) {
+static void segments_are_cut_into_chunks(void **state) {
   (void)state;
-  const int64_t borders[] = {0, 16, 16 + 40000};
-  Op op = {.kind = OP_SQUARE_SUMS, .name = sums_name, .input_count = 1, .output_count = 1};
-  op.attributes.square_sums.borders = borders;
-  op.attributes.square_sums.ranges = 2;
+  const int64_t offsets[] = {0, 16, 16 + 40000};
+  Op op = {.kind = OP_SEGMENT_SQUARED_NORM, .name = sums_name, .input_count = 1, .output_count = 1};
+  op.attributes.segment_norm.offsets = offsets;
+  op.attributes.segment_norm.segments = 2;
   Tensor x = tensor(DTYPE_F32, shape_vector(40016)), sums = tensor(DTYPE_F32, shape_vector(2));
-  Pieces pieces;
-  check(square_sums_pieces(&op, &x, &sums, "cpu", &pieces, &error), NULL);
+  SegmentChunks pieces;
+  check(segment_norm_chunks(&op, &x, &sums, "cpu", &pieces, &error), NULL);
   const int64_t begin[] = {0, 16, 16 + 16384, 16 + 32768, 40016}, first[] = {0, 1, 4};
   assert_int_equal(pieces.count, 4);
   assert_memory_equal(pieces.begin, begin, sizeof begin);
   assert_memory_equal(pieces.first, first, sizeof first);
-  pieces_free(&pieces);
+  segment_chunks_free(&pieces);
   sums.shape = shape_vector(3);
-  check(square_sums_pieces(&op, &x, &sums, "cpu", &pieces, &error),
-        "net.sums: cpu: square_sums: 40016 f32 to 3 f32; it must be 40016 f32 to 2 f32");
+  check(segment_norm_chunks(&op, &x, &sums, "cpu", &pieces, &error),
+        "net.sums: cpu: segment_squared_norm: 40016 f32 to 3 f32, expected 40016 f32 to 2 f32");
   sums.shape = shape_vector(2);
   x.dtype = DTYPE_BF16;
-  check(square_sums_pieces(&op, &x, &sums, "cpu", &pieces, &error),
-        "net.sums: cpu: square_sums: 40016 bf16 to 2 f32; it must be 40016 f32 to 2 f32");
+  check(segment_norm_chunks(&op, &x, &sums, "cpu", &pieces, &error),
+        "net.sums: cpu: segment_squared_norm: 40016 bf16 to 2 f32, expected 40016 f32 to 2 f32");
 }
 
 /* --- Norms ------------------------------------------------------------------------------------ */
@@ -80,8 +80,8 @@ static void norms_are_read(void **state) {
   (void)state;
   for (int backward = 0; backward <= 1; backward++) {
     NormOp full = norm_op(backward ? OP_NORM_BACKWARD : OP_NORM);
-    NormTask task;
-    check(norm_task(&full.op, full.inputs, full.outputs, "cpu", &task, &error), NULL);
+    NormArguments task;
+    check(norm_arguments(&full.op, full.inputs, full.outputs, "cpu", &task, &error), NULL);
     assert_int_equal(task.kind, NORM_GROUP);
     assert_int_equal(task.dtype, DTYPE_BF16);
     assert_int_equal(task.frames, 6);
@@ -98,7 +98,7 @@ static void norms_are_read(void **state) {
     full.op.output_count = 1;
     full.op.attributes.norm.kind = NORM_INSTANCE;
     full.op.attributes.norm.activation = ACTIVATION_NONE;
-    check(norm_task(&full.op, full.inputs, full.outputs, "cpu", &task, &error), NULL);
+    check(norm_arguments(&full.op, full.inputs, full.outputs, "cpu", &task, &error), NULL);
     assert_int_equal(task.groups, 6);
     assert_true(task.slope == 1);
     assert_false(task.parameters || task.residual || task.dgain || task.dbias);
@@ -107,22 +107,22 @@ static void norms_are_read(void **state) {
 
 static void wrong_norms(void **state) {
   (void)state;
-  NormTask task;
+  NormArguments task;
   NormOp norm = norm_op(OP_NORM);
   norm.inputs[3].dtype = DTYPE_F32;
-  check(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
-        "net.norm: cpu: norm: tensors are bf16, bf16, f32; all must be f32 or all bf16");
+  check(norm_arguments(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
+        "net.norm: cpu: norm: dtypes are bf16, bf16, f32, expected all f32 or all bf16");
   norm = norm_op(OP_NORM_BACKWARD);
   norm.inputs[0].dtype = norm.inputs[1].dtype = norm.outputs[0].dtype = DTYPE_U8;
-  check(norm_task(&norm.op, norm.inputs, norm.outputs, "cuda", &task, &error),
-        "net.norm: cuda: norm_backward: tensors are u8, u8, u8; all must be f32 or all bf16");
+  check(norm_arguments(&norm.op, norm.inputs, norm.outputs, "cuda", &task, &error),
+        "net.norm: cuda: norm_backward: dtypes are u8, u8, u8, expected all f32 or all bf16");
   norm = norm_op(OP_NORM);
   norm.op.attributes.norm.activation = ACTIVATION_TANH;
-  check(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
-        "net.norm: cpu: norm: activation is tanh; allowed are none and leaky ReLU");
+  check(norm_arguments(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
+        "net.norm: cpu: norm: activation is tanh, expected none or leaky ReLU");
   norm = norm_op(OP_NORM);
   norm.op.attributes.norm.groups = 4;
-  check(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
+  check(norm_arguments(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
         "net.norm: cpu: norm: 4 groups do not divide 6 channels");
 }
 
@@ -140,14 +140,14 @@ static NormOp padded_norm(void) {
 
 static void padded_norms(void **state) {
   (void)state;
-  NormTask task;
+  NormArguments task;
   NormOp norm = norm_op(OP_NORM);
-  check(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error), NULL);
+  check(norm_arguments(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error), NULL);
   assert_false(task.padded);
   assert_int_equal(task.outer.height, 4);
   assert_int_equal(task.residual_outer.width, 5);
   norm = padded_norm();
-  check(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error), NULL);
+  check(norm_arguments(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error), NULL);
   assert_true(task.padded);
   assert_int_equal(task.pixels, 20);
   assert_int_equal(task.height, 4);
@@ -160,30 +160,30 @@ static void padded_norms(void **state) {
   assert_int_equal(task.residual_outer.left, 3);
 
   norm.op.attributes.norm.kind = NORM_INSTANCE;
-  check(
-      norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
-      "net.norm: cpu: norm: a padded tensor is [2,3,6,9,6], around [2,3,4,5,6]; it must be padded "
-      "as the op says, RMS norm's by reflection in height and width, others' not at all");
+  check(norm_arguments(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
+        "net.norm: cpu: norm: a padded tensor is [2,3,6,9,6], its interior [2,3,4,5,6]; the "
+        "padding must "
+        "be the op's: of RMS norm reflecting, in height and width, of others none");
   norm = padded_norm();
   norm.op.attributes.norm.pad.before.dim[AXIS_H] = 0; /* not as large as is said */
-  assert_int_equal(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
+  assert_int_equal(norm_arguments(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
                    ERROR_INTERNAL);
   norm = padded_norm();
-  norm.op.attributes.norm.residual_pad.mode = PAD_REPLICATE;
-  assert_int_equal(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
+  norm.op.attributes.norm.residual_pad.mode = PAD_ZERO;
+  assert_int_equal(norm_arguments(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
                    ERROR_INTERNAL);
   norm = padded_norm();
-  norm.inputs[0].shape.dim[AXIS_W] =
-      NORM_MOST_SIDE - 3; /* with its padding, one more than may be */
-  norm.outputs[0].shape.dim[AXIS_W] = (int64_t)NORM_MOST_SIDE + 1;
+  norm.inputs[0].shape.dim[AXIS_W] = NORM_MAX_SIDE - 3; /* with its padding, one more than may be */
+  norm.outputs[0].shape.dim[AXIS_W] = (int64_t)NORM_MAX_SIDE + 1;
   norm.op.input_count = 3;
   norm.op.attributes.norm.residual_pad = (PadAttributes){0};
-  check(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
-        "net.norm: cpu: norm: frames of 6 x 1073741824 pixels; at most 1073741823 a side");
+  check(
+      norm_arguments(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
+      "net.norm: cpu: norm: frames of 6 x 1073741824 pixels, expected at most 1073741823 per side");
   norm = padded_norm();
   norm.op.attributes.norm.pad.before.dim[AXIS_H] = 4; /* as much as there is */
   norm.outputs[0].shape.dim[AXIS_H] = 9;
-  assert_int_equal(norm_task(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
+  assert_int_equal(norm_arguments(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
                    ERROR_INTERNAL);
 }
 
@@ -193,32 +193,19 @@ static void stores(void **state) {
   (void)state;
   Op op = {.kind = OP_STORE, .name = store_name, .input_count = 2};
   Tensor inputs[] = {tensor(DTYPE_U8, shape_vector(8)), tensor(DTYPE_U8, shape_vector(8))};
-  StoreTask task;
-  check(store_task(&op, inputs, "cpu", &task, &error), NULL);
+  StoreArguments task;
+  check(store_arguments(&op, inputs, "cpu", &task, &error), NULL);
   assert_true(task.count == 8 && task.copies && !task.accumulates);
   op.attributes.store.accumulate = true;
-  check(store_task(&op, inputs, "cpu", &task, &error),
-        "net.store: cpu: store of 8 u8 into 8 u8; allowed are equal numbers of f32 or bf16");
+  check(store_arguments(&op, inputs, "cpu", &task, &error),
+        "net.store: cpu: store of 8 u8 into 8 u8, expected equal counts of f32 or bf16");
   inputs[0] = tensor(DTYPE_BF16, shape_vector(8));
   inputs[1] = tensor(DTYPE_BF16, shape_vector(8));
-  check(store_task(&op, inputs, "cpu", &task, &error), NULL);
+  check(store_arguments(&op, inputs, "cpu", &task, &error), NULL);
   assert_true(!task.copies && task.accumulates);
   inputs[1] = tensor(DTYPE_F32, shape_vector(9));
-  check(store_task(&op, inputs, "cpu", &task, &error),
-        "net.store: cpu: store of 8 bf16 into 9 f32; allowed are equal numbers of f32 or bf16");
-}
-
-static void fills(void **state) {
-  (void)state;
-  Op op = {.kind = OP_FILL, .name = fill_name, .input_count = 1};
-  Tensor target = tensor(DTYPE_BF16, shape_make(1, 2, 3, 4, 5));
-  FillTask task;
-  op.attributes.fill.value = 2;
-  check(fill_task(&op, &target, "cpu", &task, &error), NULL);
-  assert_true(task.dtype == DTYPE_BF16 && task.count == 120 && task.value == 2);
-  target.dtype = DTYPE_U8;
-  check(fill_task(&op, &target, "cpu", &task, &error),
-        "net.fill: cpu: fill of a u8 view; allowed are f32 and bf16");
+  check(store_arguments(&op, inputs, "cpu", &task, &error),
+        "net.store: cpu: store of 8 bf16 into 9 f32, expected equal counts of f32 or bf16");
 }
 
 /* --- Adam ------------------------------------------------------------------------------------- */
@@ -229,27 +216,34 @@ static void adam(void **state) {
   op.attributes.adam = (AdamConstants){0.5f, 0.75f, 1e-8f, 0.25f};
   Tensor inputs[ADAM_INPUTS];
   for (int i = 0; i < ADAM_INPUTS; i++)
-    inputs[i] =
-        tensor(i == ADAM_COMPUTE ? DTYPE_BF16 : DTYPE_F32, shape_vector(i == ADAM_NORM       ? 1
-                                                                        : i == ADAM_CONTROLS ? 4
-                                                                        : i == ADAM_COUNTERS ? 3
-                                                                                             : 16));
-  AdamTask task;
-  check(adam_task(&op, inputs, "cpu", &task, &error), NULL);
+    inputs[i] = tensor(i == ADAM_COMPUTE    ? DTYPE_BF16
+                       : i == ADAM_COUNTERS ? DTYPE_I64
+                                            : DTYPE_F32,
+                       shape_vector(i == ADAM_NORM       ? 1
+                                    : i == ADAM_CONTROLS ? 4
+                                    : i == ADAM_COUNTERS ? 3
+                                                         : 16));
+  AdamArguments task;
+  check(adam_arguments(&op, inputs, "cpu", &task, &error), NULL);
   assert_true(task.count == 16 && task.ema && task.compute);
   assert_memory_equal(&task.constants, &op.attributes.adam, sizeof task.constants);
   /* Each operand in turn is of another length, then absent: two may be absent. */
   for (int i = 1; i < ADAM_INPUTS; i++) {
     const Tensor right = inputs[i];
     inputs[i].shape = shape_vector(15);
-    assert_int_equal(adam_task(&op, inputs, "cpu", &task, &error), ERROR_INTERNAL);
+    assert_int_equal(adam_arguments(&op, inputs, "cpu", &task, &error), ERROR_INTERNAL);
     inputs[i] = (Tensor){0};
     const bool optional = i == ADAM_EMA || i == ADAM_COMPUTE;
-    assert_int_equal(adam_task(&op, inputs, "cpu", &task, &error), optional ? OK : ERROR_INTERNAL);
+    assert_int_equal(adam_arguments(&op, inputs, "cpu", &task, &error),
+                     optional ? OK : ERROR_INTERNAL);
     inputs[i] = right;
   }
+  inputs[ADAM_COUNTERS].dtype = DTYPE_F32;
+  check(adam_arguments(&op, inputs, "cpu", &task, &error),
+        "net.adam: cpu: adam: counters must be 3 elements of i64");
+  inputs[ADAM_COUNTERS].dtype = DTYPE_I64;
   inputs[ADAM_COMPUTE].dtype = DTYPE_F32;
-  check(adam_task(&op, inputs, "cpu", &task, &error),
+  check(adam_arguments(&op, inputs, "cpu", &task, &error),
         "net.adam: cpu: adam: compute must be 16 elements of bf16");
 }
 
@@ -288,12 +282,11 @@ static void programs_make_sense(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(sums_of_squares),
+      cmocka_unit_test(segments_are_cut_into_chunks),
       cmocka_unit_test(norms_are_read),
       cmocka_unit_test(wrong_norms),
       cmocka_unit_test(padded_norms),
       cmocka_unit_test(stores),
-      cmocka_unit_test(fills),
       cmocka_unit_test(adam),
       cmocka_unit_test(programs_make_sense),
   };

@@ -138,9 +138,10 @@ static void sources(void **state) {
 static void wrong_declarations(void **state) {
   (void)state;
   static const char *const messages[] = {
-      "parameters: net.norm.gain was declared as vector [1,1,1,1,5], here it is vector [1,1,1,1,6]",
-      "parameters: net.norm.gain was declared as vector [1,1,1,1,5], here it is weight [1,1,1,1,5]",
-      "parameters: net.new is new, but the network's parameters are frozen",
+      "parameters: net.norm.gain was declared as vector [1,1,1,1,5], but is used as vector "
+      "[1,1,1,1,6]",
+      "parameters: net.norm.gain was declared as vector [1,1,1,1,5], but is used as weight [1,1,1,1,5]",
+      "parameters: net.new is new, but the parameters of the network are frozen",
       "parameters: net.gain: a vector begins as zeros or ones, not random",
       "parameters: net.w: deviation -1; it is at least 0 and finite",
       ("parameters: net.empty is [1,1,1,1,0]; every axis must be at least 1, their product below "
@@ -246,18 +247,19 @@ static void allocation_failures(void **state) {
   network_new(&n, DTYPE_F32);
   Parameters *p = &n.parameters;
   assert_int_equal(parameters_allocate(p, &plain.backend, true, false, &error), ERROR_INTERNAL);
-  assert_string_equal(error.message, "parameters of net: allocated before they are frozen");
+  assert_string_equal(error.message,
+                      "parameters of net: cannot be allocated before they are frozen");
   parameters_freeze(p);
   assert_int_equal(parameters_allocate(p, &plain.backend, true, false, &error), ERROR_INTERNAL);
   assert_string_equal(error.message, "no memory for net.moment2");
   assert_int_equal(parameters_allocate(p, &plain.backend, true, false, &error), ERROR_INTERNAL);
-  assert_string_equal(error.message, "buffer net.master: allocated twice");
+  assert_string_equal(error.message, "buffer net.master is already allocated");
   float value = 0;
   assert_int_equal(buffer_upload(&p->moment2, 0, &value, 1, &error), ERROR_INTERNAL);
   assert_string_equal(error.message, "buffer net.moment2: upload before it is allocated");
   assert_int_equal(buffer_download(&p->master, 288, &value, 1, &error), ERROR_INTERNAL);
   assert_string_equal(error.message,
-                      "buffer net.master: download of 1 elements at 288, it holds 288");
+                      "buffer net.master: download of 1 elements at 288, but it holds 288");
   network_free(&n);
 }
 
@@ -348,9 +350,9 @@ static void norms_and_the_worst_gradient(void **state) {
   Parameters *p = &n.parameters;
   parameters_freeze(p);
   check_value(n.graph, parameters_gradient_norm(p, n.graph), DTYPE_F32, shape_scalar());
-  assert_int_equal(p->squares.count, p->count);
-  for (int i = 0; i < p->count; i++) assert_int_equal(p->borders[i], p->items[i].offset);
-  assert_int_equal(p->borders[p->count], p->total);
+  assert_int_equal(p->squared_norms.count, p->count);
+  for (int i = 0; i < p->count; i++) assert_int_equal(p->segment_offsets[i], p->items[i].offset);
+  assert_int_equal(p->segment_offsets[p->count], p->total);
   float squares[] = {0, 0.5f, 0.25f, 3, 2};
   assert_int_equal(p->count, 5);
   assert_int_equal(parameters_worst_gradient(p, squares), 3);

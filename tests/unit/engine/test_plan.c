@@ -42,9 +42,9 @@ static void dead_ops_vanish(void **state) {
   Graph *graph = graph_new();
   Value x = graph_view(graph, &buffer, 0, shape_vector(16));
   Value used = graph_reshape(graph, graph_tanh(graph, x), shape_make(1, 1, 1, 4, 4));
-  graph_exp(graph, graph_log(graph, used)); /* reaches nothing */
+  graph_abs(graph, graph_tanh(graph, used)); /* no buffer depends on it */
   graph_store(graph, used, graph_view(graph, &buffer, 16, shape_make(1, 1, 1, 4, 4)));
-  graph_fill(graph, graph_view(graph, &buffer, 32, shape_vector(16)), 1);
+  graph_store(graph, x, graph_view(graph, &buffer, 32, shape_vector(16)));
   graph_all_reduce(graph, graph_view(graph, &buffer, 48, shape_vector(16)));
   Planned planned = plan_for(&fake.backend, graph, true, NULL);
   assert_int_equal(planned.program->step_count, 4);
@@ -75,23 +75,23 @@ static void empty_program_runs(void **state) {
 static void errors_name_the_op(void **state) {
   (void)state;
   FakeBackend fake = fake_backend();
-  fake.refused = OP_FILL;
+  fake.refused = OP_STORE;
   Buffer buffer = buffer_describe("weights", DTYPE_F32, 16);
   Graph *graph = graph_new();
   graph_scope_push(graph, "layer");
-  graph_fill(graph, graph_view(graph, &buffer, 0, shape_vector(16)), 1);
+  graph_store(graph, graph_view(graph, &buffer, 0, shape_vector(8)),
+              graph_view(graph, &buffer, 8, shape_vector(8)));
   Arena *arena = arena_new();
   ProgramOptions options = {.name = "train", .arena = arena};
   Program *program = NULL;
   assert_int_equal(program_plan(graph, &fake.backend, &options, &program, &error), ERROR_INTERNAL);
   assert_null(program);
-  assert_string_equal(error.message, "program train, op layer.fill (fill): cannot run this");
+  assert_string_equal(error.message, "program train, op layer.store (store): cannot run this");
   fake.refused = OP_VIEW;
   assert_ok(program_plan(graph, &fake.backend, &options, &program, &error));
   assert_int_equal(program_run(program, &error), ERROR_INTERNAL);
   assert_string_equal(error.message,
-                      "program train, op layer.fill: buffer weights is not allocated; "
-                      "allocate it first");
+                      "program train, op layer.store: buffer weights is not allocated");
   program_free(program);
   graph_fail(graph, "wrong");
   assert_int_equal(program_plan(graph, &fake.backend, &options, &program, &error), ERROR_USAGE);
@@ -302,11 +302,11 @@ static void gaps_are_filled(void **state) {
   (void)state;
   Lifetime items[] = {
       {0, 9, 640, 0}, {0, 3, 256, 0}, {0, 9, 128, 0}, {4, 9, 150, 0}, {4, 9, 10, 0}};
-  assert_int_equal(arena_place(items, 5), 640 + 256 + 128);
+  assert_int_equal(arena_assign_offsets(items, 5), 640 + 256 + 128);
   assert_int_equal(items[3].offset, 640);
-  assert_int_equal(arena_place(NULL, 0), 0);
+  assert_int_equal(arena_assign_offsets(NULL, 0), 0);
   Lifetime huge[] = {{0, 9, SIZE_MAX / 2, 0}, {0, 9, SIZE_MAX / 2, 0}, {0, 9, SIZE_MAX / 2, 0}};
-  assert_true(arena_place(huge, 3) == SIZE_MAX);
+  assert_true(arena_assign_offsets(huge, 3) == SIZE_MAX);
 }
 
 static void programs_share_an_arena(void **state) {
@@ -386,20 +386,19 @@ static void all_reduces_start_early(void **state) {
   Value a = graph_view(graph, &gradient, 0, half), b = graph_view(graph, &gradient, 32, half);
   Value x = graph_view(graph, &other, 0, half);
   graph_store(graph, x, a);
-  graph_fill(graph, graph_view(graph, &other, 32, half), 1);
+  graph_store(graph, x, graph_view(graph, &other, 32, half));
   graph_store(graph, x, b);
-  graph_fill(graph, graph_view(graph, &other, 32, half), 2);
+  graph_store(graph, x, graph_view(graph, &other, 32, half));
   graph_all_reduce(graph, b);
   graph_all_reduce(graph, a);
-  graph_fill(graph, graph_view(graph, &other, 32, half), 3);
+  graph_store(graph, x, graph_view(graph, &other, 32, half));
   graph_accumulate(graph, x, graph_view(graph, &gradient, 16, half));
   Planned planned = plan_for(&fake.backend, graph, true, &collectives);
   Program *program = planned.program;
-  const OpKind order[] = {OP_STORE,      OP_FILL, OP_STORE, OP_ALL_REDUCE,
-                          OP_ALL_REDUCE, OP_FILL, OP_FILL,  OP_STORE};
   assert_int_equal(program->step_count, 8);
   for (int i = 0; i < 8; i++) {
-    assert_int_equal(op_at(program, i)->kind, order[i]);
+    const bool reduces = i == 3 || i == 4;
+    assert_int_equal(op_at(program, i)->kind, reduces ? OP_ALL_REDUCE : OP_STORE);
     assert_int_equal(program->steps[i].waits, i == 7);
   }
   assert_int_equal(op_at(program, 3)->inputs[0].id, b.id); /* in the order they were appended */
@@ -407,14 +406,15 @@ static void all_reduces_start_early(void **state) {
   assert_ok(program_run(program, &error));
   assert_int_equal(context.starts, 2);
   assert_int_equal(context.waits, 1);
-  assert_int_equal(gradient.version, version + 5); /* three stores, two means */
+  assert_int_equal(gradient.version, version + 5); /* three stores, two all-reduces */
   planned_free(&planned);
   graph_free(graph);
   free(gradient.data);
   free(other.data);
 }
 
-/* Nothing behind the all-reduce: it is waited for at the end. A reader holds it back. */
+/* No op follows the all-reduce: the run waits for it at the end. It starts after a reader of its
+ * target. */
 static void all_reduce_stays_behind_readers(void **state) {
   (void)state;
   FakeBackend fake = fake_backend();
@@ -424,7 +424,7 @@ static void all_reduce_stays_behind_readers(void **state) {
   Buffer gradient = host_buffer("gradient", 32), other = host_buffer("other", 32);
   Graph *graph = graph_new();
   Value a = graph_view(graph, &gradient, 0, shape_vector(32));
-  graph_fill(graph, a, 1);
+  graph_store(graph, graph_view(graph, &other, 0, shape_vector(32)), a);
   graph_store(graph, a, graph_view(graph, &other, 0, shape_vector(32)));
   graph_all_reduce(graph, a);
   Planned planned = plan_for(&fake.backend, graph, true, &collectives);
@@ -437,18 +437,18 @@ static void all_reduce_stays_behind_readers(void **state) {
   free(other.data);
 }
 
-/* --- What is computed ------------------------------------------------------------------------- */
+/* --- Results ---------------------------------------------------------------------------------- */
 
-/* The second half is taken for a backward pass: what it reads of the first is made again, where
- * nothing has written to what that is made from. */
-static int recompute_and_compare(uint64_t seed, Backend *backend, Buffer *buffer) {
+/* Marks the second half as the backward pass: values of the first half that it reads are recomputed
+ * unless their sources have been written since. Returns the number of additional ops. */
+static int rematerialize_and_compare(uint64_t seed, Backend *backend, Buffer *buffer) {
   Graph *graph = random_graph(seed, 150, buffer, true);
   for (int i = graph->op_count / 2; i < graph->op_count; i++) graph->ops[i].is_gradient = true;
   Arena *arena = arena_new();
   Program *programs[2];
   float *found[2];
   for (int again = 0; again < 2; again++) {
-    ProgramOptions options = {.name = "test", .arena = arena, .recompute = again};
+    ProgramOptions options = {.name = "test", .arena = arena, .rematerialize = again};
     assert_ok(program_plan(graph, backend, &options, &programs[again], &error));
     check_lifetimes(programs[again]);
     fill_random(buffer, seed);
@@ -467,14 +467,15 @@ static int recompute_and_compare(uint64_t seed, Backend *backend, Buffer *buffer
   return more;
 }
 
-static void recomputed_graphs_compute_the_same(void **state) {
+static void rematerialized_graphs_give_the_same_bytes(void **state) {
   (void)state;
   Backend *backend = NULL;
   assert_ok(backend_cpu_new(1, &backend, &error));
   Buffer buffer = buffer_describe("b", DTYPE_F32, RANDOM_GRAPH_BUFFER);
   assert_ok(buffer_allocate(&buffer, backend, &error));
   int more = 0;
-  for (uint64_t seed = 0; seed < 60; seed++) more += recompute_and_compare(seed, backend, &buffer);
+  for (uint64_t seed = 0; seed < 60; seed++)
+    more += rematerialize_and_compare(seed, backend, &buffer);
   if (more < 40) fail_msg("only %d ops were run again", more);
   buffer_free(&buffer);
   backend->free(backend);
@@ -505,7 +506,7 @@ static void run_and_compare(uint64_t seed, Backend *backend, bool plain, Buffer 
   graph_free(written_out);
 }
 
-static void random_graphs_compute_what_they_say(void **state) {
+static void random_graphs_match_the_reference(void **state) {
   (void)state;
   Backend *backend = NULL;
   assert_ok(backend_cpu_new(2, &backend, &error));
@@ -521,7 +522,7 @@ static void random_graphs_compute_what_they_say(void **state) {
 
 /* --- Reports ---------------------------------------------------------------------------------- */
 
-static void reports_can_be_read(void **state) {
+static void reports_name_ops_and_bounds(void **state) {
   (void)state;
   FakeBackend fake = fake_backend();
   Buffer buffer = host_buffer("gradient", 4096);
@@ -542,21 +543,21 @@ static void reports_can_be_read(void **state) {
   assert_non_null(strstr(text.data, "3 (4 before fusion)"));
   text_clear(&text);
   program_print_profile(planned.program, NULL, &text);
-  assert_string_equal(text.data, "program test: no run was profiled\n");
+  assert_string_equal(text.data, "program test: no profiled runs\n");
   program_profile(planned.program, true);
   for (int i = 0; i < 3; i++) assert_ok(program_run(planned.program, &error));
   assert_int_equal(program_times(planned.program).runs, 3);
   assert_true(program_times(planned.program).convolutions > 0);
   text_clear(&text);
   program_print_profile(planned.program, NULL, &text);
-  assert_non_null(strstr(text.data, "the mean of 3 runs"));
+  assert_non_null(strstr(text.data, "mean of 3 runs"));
   assert_non_null(strstr(text.data, "conv3d +leaky_relu"));
-  assert_null(strstr(text.data, "floor ms"));
+  assert_null(strstr(text.data, "bound ms"));
   text_clear(&text);
   /* The convolution takes 1 ms of the fake clock and at best 73728 / 2^27 s: 0.549 ms. */
-  const Ceilings ceilings = {.flops = 134217728, .bytes = 1e12};
-  program_print_profile(planned.program, &ceilings, &text);
-  assert_non_null(strstr(text.data, "floor ms"));
+  const DevicePeaks peaks = {.flops = 134217728, .bytes = 1e12};
+  program_print_profile(planned.program, &peaks, &text);
+  assert_non_null(strstr(text.data, "bound ms"));
   assert_non_null(strstr(text.data, "     0.549    54.9 %"));
   ProgramCost cost = program_cost(planned.program);
   assert_true(cost.convolution_flops == 2.0 * 16 * 16 * 4 * 9 * 4);
@@ -578,9 +579,9 @@ int main(void) {
       cmocka_unit_test(programs_share_an_arena),
       cmocka_unit_test(all_reduces_start_early),
       cmocka_unit_test(all_reduce_stays_behind_readers),
-      cmocka_unit_test(random_graphs_compute_what_they_say),
-      cmocka_unit_test(recomputed_graphs_compute_the_same),
-      cmocka_unit_test(reports_can_be_read),
+      cmocka_unit_test(random_graphs_match_the_reference),
+      cmocka_unit_test(rematerialized_graphs_give_the_same_bytes),
+      cmocka_unit_test(reports_name_ops_and_bounds),
   };
   return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
 }
