@@ -18,7 +18,8 @@ Status json_parse(const char *name, const char *text, size_t size, json_t **out,
                      found.column < 1 ? 1 : found.column, found.text);
   if (!json_is_object(value)) {
     json_decref(value);
-    return error_set(error, ERROR_DATA, "%s:1:1: must hold an object, {...}, not an array", name);
+    return error_set(error, ERROR_DATA, "%s:1:1: the root must be an object, {...}, not an array",
+                     name);
   }
   *out = value;
   return OK;
@@ -39,8 +40,12 @@ done:
 Status json_write_file(const char *path, const json_t *value, Error *error) {
   Status status = OK;
   Text text = {0};
-  char *dump = json_dumps(value, JSON_INDENT(2) | JSON_ENCODE_ANY);
-  if (!dump) FAIL(error, ERROR_INTERNAL, "%s: the value cannot be written as JSON", path);
+  char *dump = NULL;
+  TRY(json_built(value, path, error));
+  dump = json_dumps(value, JSON_INDENT(2) | JSON_ENCODE_ANY);
+  if (!dump)
+    FAIL(error, ERROR_INTERNAL, "%s: cannot be written as JSON: holds text that is not UTF-8",
+         path);
   text_append_bytes(&text, dump, strlen(dump));
   text_append_bytes(&text, "\n", 1);
   TRY(atomic_file_replace(path, text.data, text.length, error));
@@ -48,6 +53,32 @@ done:
   text_free(&text);
   free(dump);
   return status;
+}
+
+Status json_built(const json_t *json, const char *what, Error *error) {
+  if (json) return OK;
+  return error_set(error, ERROR_INTERNAL,
+                   "%s: cannot be written as JSON: a number is NaN or infinite, or a text is not "
+                   "UTF-8",
+                   what);
+}
+
+Status json_append(json_t *array, json_t *value, const char *what, Error *error) {
+  Status status = json_built(value, what, error);
+  if (status == OK && json_array_append_new(array, value) != 0)
+    status = error_set(error, ERROR_INTERNAL, "%s: cannot append to a JSON array", what);
+  return status;
+}
+
+Status json_set(json_t *object, const char *key, json_t *value, const char *what, Error *error) {
+  if (!value)
+    return error_set(error, ERROR_INTERNAL,
+                     "%s: %s cannot be written as JSON: a number is NaN or infinite, or a text is "
+                     "not UTF-8",
+                     what, key);
+  if (json_object_set_new(object, key, value) != 0)
+    return error_set(error, ERROR_INTERNAL, "%s: cannot set %s of a JSON object", what, key);
+  return OK;
 }
 
 /* "file: place.key", or "file: key" for the root. */

@@ -5,6 +5,7 @@
 
 #include <cmocka.h>
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,7 +41,7 @@ static void bad_texts(void **state) {
   refused("{\"a\": \"b\0c\"}", 12, "m.json:1:");
   refused("{\"a\": NaN}", 10, "m.json:1:");
   refused("{\"a\": 99999999999999999999}", 27, "m.json:1:");
-  refused("[1]", 3, "m.json:1:1: must hold an object");
+  refused("[1]", 3, "m.json:1:1: the root must be an object");
   refused("3", 1, "m.json:1:");
 }
 
@@ -135,7 +136,53 @@ static void through_a_file(void **state) {
   temporary_folder_end(folder);
 }
 
-static void written_only_if_it_can_be(void **state) {
+static void nan_and_infinity_are_not_dropped(void **state) {
+  (void)state;
+  const double bad[] = {NAN, INFINITY, -INFINITY};
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    json_t *object = json_pack("{s:i}", "kept", 1), *array = json_array();
+    json_t *packed = json_pack("{s:f}", "seconds", bad[i]);
+    assert_int_equal(json_built(packed, "scores.json", &error), ERROR_INTERNAL);
+    assert_string_equal(error.message, "scores.json: cannot be written as JSON: a number is NaN or "
+                                       "infinite, or a text is not UTF-8");
+    assert_int_equal(json_append(array, json_real(bad[i]), "scores.json", &error), ERROR_INTERNAL);
+    assert_int_equal(json_array_size(array), 0);
+    assert_int_equal(json_set(object, "psnr", json_real(bad[i]), "scores.json", &error),
+                     ERROR_INTERNAL);
+    assert_non_null(strstr(error.message, "scores.json: psnr cannot be written as JSON: a number"));
+    assert_int_equal(json_object_size(object), 1);
+    json_decref(array);
+    json_decref(object);
+  }
+}
+
+static void finite_values_are_added(void **state) {
+  (void)state;
+  json_t *object = json_object(), *array = json_array();
+  assert_int_equal(json_append(array, json_real(0.5), "scores.json", &error), OK);
+  assert_int_equal(json_set(object, "values", array, "scores.json", &error), OK);
+  assert_int_equal(json_built(object, "scores.json", &error), OK);
+  char *text = json_dumps(object, JSON_COMPACT);
+  assert_string_equal(text, "{\"values\":[0.5]}");
+  free(text);
+  json_decref(object);
+}
+
+static void null_is_not_written(void **state) {
+  (void)state;
+  char *folder = temporary_folder(), *path = path_join(folder, "a.json"), *text;
+  size_t size;
+  assert_int_equal(atomic_file_replace(path, "old", 3, &error), OK);
+  assert_int_equal(json_write_file(path, NULL, &error), ERROR_INTERNAL);
+  assert_non_null(strstr(error.message, "a.json: cannot be written as JSON: a number is NaN"));
+  assert_int_equal(file_read(path, 100, &text, &size, &error), OK);
+  assert_string_equal(text, "old");
+  free(text);
+  free(path);
+  temporary_folder_end(folder);
+}
+
+static void invalid_utf8_is_not_written(void **state) {
   (void)state;
   char *folder = temporary_folder(), *path = path_join(folder, "a.json");
   json_t *value = json_object();
@@ -149,9 +196,15 @@ static void written_only_if_it_can_be(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(bad_texts),      cmocka_unit_test(deep_nesting),
-      cmocka_unit_test(good_values),    cmocka_unit_test(wrong_values_name_their_place),
-      cmocka_unit_test(through_a_file), cmocka_unit_test(written_only_if_it_can_be),
+      cmocka_unit_test(bad_texts),
+      cmocka_unit_test(deep_nesting),
+      cmocka_unit_test(good_values),
+      cmocka_unit_test(wrong_values_name_their_place),
+      cmocka_unit_test(through_a_file),
+      cmocka_unit_test(nan_and_infinity_are_not_dropped),
+      cmocka_unit_test(finite_values_are_added),
+      cmocka_unit_test(null_is_not_written),
+      cmocka_unit_test(invalid_utf8_is_not_written),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
