@@ -19,7 +19,7 @@ enum {
 static CudaKernelNew *const constructors[OP_KIND_COUNT] = {
     [OP_POINTWISE] = cuda_pointwise_new,
     [OP_REDUCE] = cuda_reduce_new,
-    [OP_SQUARE_SUMS] = cuda_square_sums_new,
+    [OP_SEGMENT_SQUARED_NORM] = cuda_segment_norm_new,
     [OP_CONV3D] = cuda_conv3d_new,
     [OP_CONV3D_BACKWARD_DATA] = cuda_conv3d_backward_data_new,
     [OP_CONV3D_BACKWARD_WEIGHTS] = cuda_conv3d_backward_weights_new,
@@ -36,7 +36,6 @@ static CudaKernelNew *const constructors[OP_KIND_COUNT] = {
     [OP_MAX_POOL] = cuda_max_pool_new,
     [OP_MAX_POOL_BACKWARD] = cuda_max_pool_backward_new,
     [OP_STORE] = cuda_store_new,
-    [OP_FILL] = cuda_fill_new,
     [OP_ADAM] = cuda_adam_new,
 };
 
@@ -89,7 +88,7 @@ static void cuda_free(Backend *backend) {
   if (self->is_stuck) self->options.timeout = 1;
   self->is_stuck = false;
   if (!self->stream || cuda_synchronize(backend, NULL) == OK) {
-    cudnn_free(self->cudnn);
+    autotuner_free(self->autotuner);
     jit_free(self->jit);
     cuda_staging_free(self);
     cuda_marks_free(self);
@@ -103,7 +102,7 @@ static void cuda_free(Backend *backend) {
 
 /* --- Opening ---------------------------------------------------------------------------------- */
 
-int backend_cuda_devices(Error *why) {
+int backend_cuda_device_count(Error *why) {
   int count = 0;
   const cudaError_t code = cudaGetDeviceCount(&count);
   if (code == cudaSuccess && count > 0) return count;
@@ -120,7 +119,7 @@ int backend_cuda_devices(Error *why) {
 static Status choose_device(CudaBackend *self, Error *error) {
   Status status = OK;
   Error why = {0};
-  const int device = self->options.device, count = backend_cuda_devices(&why);
+  const int device = self->options.device, count = backend_cuda_device_count(&why);
   if (count == 0) FAIL(error, ERROR_USAGE, "%s", why.message);
   if (device < 0 || device >= count)
     FAIL(error, ERROR_USAGE, "GPU %d was asked for; this process sees %d, counted from 0", device,
@@ -196,9 +195,9 @@ static Backend table(const CudaOptions *options) {
       .readback_wait = cuda_readback_wait,
       .readback_free = cuda_readback_free,
       .synchronize = cuda_synchronize,
-      .mark = cuda_mark,
-      .marked_seconds = cuda_marked_seconds,
-      .watch = cuda_watch,
+      .record_event = cuda_mark,
+      .event_seconds = cuda_marked_seconds,
+      .profiler_range = cuda_watch,
       .memory = cuda_memory,
       .kernel_new = cuda_kernel_new,
       .prepare = cuda_prepare,
@@ -206,7 +205,7 @@ static Backend table(const CudaOptions *options) {
       .supports_bf16 = cuda_supports_bf16,
       .free = cuda_free,
   };
-  if (options->plain_streams) return made;
+  if (options->no_graphs) return made;
   made.capture_begin = cuda_capture_begin;
   made.capture_end = cuda_capture_end;
   made.capture_run = cuda_capture_run;
@@ -229,7 +228,8 @@ Status backend_cuda_new(const CudaOptions *options, Backend **out, Error *error)
   made->base.stream = made->stream;
   TRY(cuda_staging_new(&made->staging, error));
   TRY(jit_new(made->info.major, made->info.minor, made->cache, &made->jit, error));
-  TRY(cudnn_new(made, &made->cudnn, error));
+  TRY(autotuner_new(made, &made->autotuner, error));
+  if (!options->skip_selftest) TRY(conv_self_test(made, error));
   *out = &made->base;
   made = NULL;
 done:

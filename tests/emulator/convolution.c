@@ -1,4 +1,5 @@
-/* Stands in for cuDNN: the CPU backend's convolutions, run as work of the stream. */
+/* A stand-in for engine/cuda/autotune and cuDNN: the convolutions of the CPU backend, run in the
+ * order of the stream. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -6,13 +7,13 @@
 #include "emulator.h"
 #include "engine/cuda/runtime/cuda.h"
 
-struct Cudnn {
+struct Autotuner {
   Backend *cpu;
 };
 
-Status cudnn_new(CudaBackend *backend, struct Cudnn **out, Error *error) {
+Status autotuner_new(CudaBackend *backend, struct Autotuner **out, Error *error) {
   Status status = OK;
-  struct Cudnn *made = mem_new(1, sizeof *made);
+  struct Autotuner *made = mem_new(1, sizeof *made);
   (void)backend;
   *out = NULL;
   TRY(backend_cpu_new(1, &made->cpu, error));
@@ -23,22 +24,27 @@ done:
   return status;
 }
 
-void cudnn_free(struct Cudnn *cudnn) {
-  if (!cudnn) return;
-  cudnn->cpu->free(cudnn->cpu);
-  free(cudnn);
+void autotuner_free(struct Autotuner *autotuner) {
+  if (!autotuner) return;
+  autotuner->cpu->free(autotuner->cpu);
+  free(autotuner);
+}
+
+Status conv_self_test(CudaBackend *backend, Error *error) {
+  (void)backend, (void)error;
+  return OK;
 }
 
 int cuda_cudnn_version(void) {
   return 90000;
 }
 
-typedef struct Convolution {
+typedef struct ConvKernel {
   Kernel base;
   Kernel *kernel; /* the CPU's */
   cudaStream_t stream;
   int inputs, outputs;
-} Convolution;
+} ConvKernel;
 
 typedef struct Call {
   Kernel *kernel;
@@ -46,8 +52,8 @@ typedef struct Call {
   void *workspace;
 } Call;
 
-/* Without their buffers: what the CPU backend caches would be judged by versions of the time at
- * which work was enqueued. */
+/* Copies the tensors without their buffers: the CPU backend caches by buffer version, and the
+ * version at the time of the call is not the one at which the work runs. */
 static void copy_tensors(Tensor *to, const Tensor *from, int count) {
   for (int i = 0; i < count; i++) {
     to[i] = from[i];
@@ -67,7 +73,7 @@ static bool run_call(void *context) {
 static Status run(Kernel *kernel, const Tensor *inputs, const Tensor *outputs, void *workspace,
                   Error *error) {
   Status status = OK;
-  const Convolution *self = (const Convolution *)(void *)kernel;
+  const ConvKernel *self = (const ConvKernel *)(void *)kernel;
   Call call = {.kernel = self->kernel, .workspace = workspace};
   copy_tensors(call.inputs, inputs, self->inputs);
   copy_tensors(call.outputs, outputs, self->outputs);
@@ -77,22 +83,22 @@ done:
 }
 
 static void free_kernel(Kernel *kernel) {
-  const Convolution *self = (const Convolution *)(void *)kernel;
+  const ConvKernel *self = (const ConvKernel *)(void *)kernel;
   cudaDeviceSynchronize();
   self->kernel->free(self->kernel);
   free(kernel);
 }
 
-static Status convolution_new(Backend *backend, const Op *op, const Tensor *inputs,
+static Status conv_kernel_new(Backend *backend, const Op *op, const Tensor *inputs,
                               const Tensor *outputs, Kernel **out, Error *error) {
   Status status = OK;
-  Backend *cpu = cuda_backend(backend)->cudnn->cpu;
-  Tensor of_inputs[OP_MAX_INPUTS] = {0}, of_outputs[OP_MAX_OUTPUTS] = {0};
-  Convolution *made = mem_new(1, sizeof *made);
+  Backend *cpu = cuda_backend(backend)->autotuner->cpu;
+  Tensor cpu_inputs[OP_MAX_INPUTS] = {0}, cpu_outputs[OP_MAX_OUTPUTS] = {0};
+  ConvKernel *made = mem_new(1, sizeof *made);
   *out = NULL;
-  copy_tensors(of_inputs, inputs, op->input_count);
-  copy_tensors(of_outputs, outputs, op->output_count);
-  TRY(cpu->kernel_new(cpu, op, of_inputs, of_outputs, &made->kernel, error));
+  copy_tensors(cpu_inputs, inputs, op->input_count);
+  copy_tensors(cpu_outputs, outputs, op->output_count);
+  TRY(cpu->kernel_new(cpu, op, cpu_inputs, cpu_outputs, &made->kernel, error));
   made->base = (Kernel){.workspace = made->kernel->workspace, .run = run, .free = free_kernel};
   made->stream = cuda_backend(backend)->stream;
   made->inputs = op->input_count;
@@ -105,20 +111,20 @@ done:
 }
 
 void cuda_prepare(Backend *backend, const KernelRequest *requests, int count) {
-  (void)backend, (void)requests, (void)count; /* nothing takes long here */
+  (void)backend, (void)requests, (void)count; /* no kernel takes long to build here */
 }
 
 Status cuda_conv3d_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
                        Kernel **out, Error *error) {
-  return convolution_new(backend, op, inputs, outputs, out, error);
+  return conv_kernel_new(backend, op, inputs, outputs, out, error);
 }
 
 Status cuda_conv3d_backward_data_new(Backend *backend, const Op *op, const Tensor *inputs,
                                      const Tensor *outputs, Kernel **out, Error *error) {
-  return convolution_new(backend, op, inputs, outputs, out, error);
+  return conv_kernel_new(backend, op, inputs, outputs, out, error);
 }
 
 Status cuda_conv3d_backward_weights_new(Backend *backend, const Op *op, const Tensor *inputs,
                                         const Tensor *outputs, Kernel **out, Error *error) {
-  return convolution_new(backend, op, inputs, outputs, out, error);
+  return conv_kernel_new(backend, op, inputs, outputs, out, error);
 }

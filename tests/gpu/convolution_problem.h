@@ -1,5 +1,5 @@
-/* Random convolutions, solved by the CPU, and running kernels on them: for the tests of
- * engine/cuda/convolution*. */
+/* Random convolution ops with the CPU backend's results, and kernels run on them: for the tests of
+ * engine/cuda/convolution and engine/cuda/autotune. */
 #ifndef CELFORGE_TESTS_GPU_CONVOLUTION_PROBLEM_H
 #define CELFORGE_TESTS_GPU_CONVOLUTION_PROBLEM_H
 
@@ -8,7 +8,7 @@
 
 enum { OPERANDS = 3, RESULTS = 2 };
 
-/* An op, what it reads (on the host, as its dtype is stored), and what it must give. */
+/* An op, its inputs (on the host, in their dtypes) and the expected results. */
 typedef struct Problem {
   uint64_t seed;
   DType dtype;
@@ -18,7 +18,8 @@ typedef struct Problem {
   float *expected[RESULTS];
 } Problem;
 
-/* The same problem for the same seed; odd seeds are bf16, the passes take turns. Solved in f32. */
+/* Determined by the seed: odd seeds are bf16, and the passes alternate. Results are computed in
+ * f32. */
 Problem problem_new(Backend *cpu, uint64_t seed);
 void problem_free(Problem *problem);
 
@@ -31,14 +32,14 @@ typedef struct Device {
 } Device;
 
 Device device_new(Backend *backend, const Problem *problem, Kernel *kernel);
-/* Results and workspace become NaN, so that what is not written shows. */
-void device_poison(Device *device, const Problem *problem);
+/* Fills results and workspace with NaN, so that elements that are not written are detected. */
+void device_fill_nan(Device *device, const Problem *problem);
 void device_run(Device *device);
 /* The bytes of result `i`; the caller frees. */
 void *device_result(Device *device, int i);
 size_t result_bytes(const Problem *problem, int i);
 void device_free(Device *device, const Problem *problem);
-/* Fails the test, naming seed, form and shapes, where a result is further off than rounding. */
-void check_results(Device *device, const Problem *problem, const char *form);
+/* Fails the test with seed, variant and shapes where a result differs by more than rounding. */
+void check_results(Device *device, const Problem *problem, const char *variant);
 
 #endif

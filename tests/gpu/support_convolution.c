@@ -52,8 +52,8 @@ static Tensor random_tensor(Shape shape, DType dtype, double scale, Random *rand
   return tensor;
 }
 
-/* Shapes as the networks have them: few or many channels, frames or clips, any padding. */
-static void draw_shapes(Random *random, Op *op, Shape *x, Shape *w, Shape *y) {
+/* Shapes like those of the networks: few or many channels, frames or clips, any padding. */
+static void random_shapes(Random *random, Op *op, Shape *x, Shape *w, Shape *y) {
   static const int64_t channels[] = {1, 3, 6, 8, 16, 20, 32, 64};
   const bool frames = between(random, 0, 1);
   const int64_t in = channels[between(random, 0, 7)], out = channels[between(random, 0, 7)];
@@ -72,7 +72,7 @@ static void draw_shapes(Random *random, Op *op, Shape *x, Shape *w, Shape *y) {
   }
 }
 
-/* What the CPU makes of the same numbers in f32. */
+/* Computes the expected results with the CPU backend in f32. */
 static void solve(Backend *cpu, Problem *problem) {
   Tensor inputs[OPERANDS] = {0}, outputs[RESULTS] = {0};
   Kernel *kernel = NULL;
@@ -85,11 +85,11 @@ static void solve(Backend *cpu, Problem *problem) {
   for (int i = 0; i < problem->op.output_count; i++) {
     outputs[i] = problem->outputs[i];
     outputs[i].dtype = DTYPE_F32;
-    must(mem_bulk(tensor_bytes(&outputs[i]), "a result", &outputs[i].data, &error));
+    must(mem_bulk(tensor_bytes(&outputs[i]), "result", &outputs[i].data, &error));
     problem->expected[i] = outputs[i].data;
   }
   must(cpu->kernel_new(cpu, &problem->op, inputs, outputs, &kernel, &error));
-  must(mem_bulk(kernel->workspace + 64, "a workspace", &workspace, &error));
+  must(mem_bulk(kernel->workspace + 64, "workspace", &workspace, &error));
   must(kernel->run(kernel, inputs, outputs, workspace, &error));
   must(cpu->synchronize(cpu, &error));
   kernel->free(kernel);
@@ -106,7 +106,7 @@ Problem problem_new(Backend *cpu, uint64_t seed) {
                .pass = (ConvolutionPass)(seed / 2 % 3)};
   Shape x, w, y;
   p.op = (Op){.kind = kinds[p.pass], .name = name, .input_count = 2, .output_count = 1};
-  draw_shapes(&random, &p.op, &x, &w, &y);
+  random_shapes(&random, &p.op, &x, &w, &y);
   const double scale = 1 / sqrt((double)shape_count(w) / (double)w.dim[0]);
   const Shape vector = shape_vector(w.dim[0]);
   if (p.pass == CONVOLUTION_FORWARD) {
@@ -144,18 +144,18 @@ Device device_new(Backend *backend, const Problem *p, Kernel *kernel) {
   memcpy(device.outputs, p->outputs, sizeof device.outputs);
   for (int i = 0; i < p->op.input_count; i++) {
     const size_t bytes = tensor_bytes(&p->inputs[i]);
-    must(backend->allocate(backend, bytes, "an operand", &device.inputs[i].data, &error));
+    must(backend->allocate(backend, bytes, "operand", &device.inputs[i].data, &error));
     must(backend->upload(backend, device.inputs[i].data, p->inputs[i].data, bytes, &error));
   }
   for (int i = 0; i < p->op.output_count; i++)
-    must(backend->allocate(backend, tensor_bytes(&p->outputs[i]), "a result",
-                           &device.outputs[i].data, &error));
+    must(backend->allocate(backend, tensor_bytes(&p->outputs[i]), "result", &device.outputs[i].data,
+                           &error));
   if (kernel->workspace > 0)
-    must(backend->allocate(backend, kernel->workspace, "a workspace", &device.workspace, &error));
+    must(backend->allocate(backend, kernel->workspace, "workspace", &device.workspace, &error));
   return device;
 }
 
-void device_poison(Device *device, const Problem *p) {
+void device_fill_nan(Device *device, const Problem *p) {
   for (int i = 0; i < p->op.output_count; i++)
     assert_int_equal(cudaMemset(device->outputs[i].data, 0xff, tensor_bytes(&device->outputs[i])),
                      cudaSuccess);
@@ -185,7 +185,7 @@ void device_free(Device *device, const Problem *p) {
   device->kernel->free(device->kernel);
 }
 
-void check_results(Device *device, const Problem *p, const char *form) {
+void check_results(Device *device, const Problem *p, const char *variant) {
   for (int i = 0; i < p->op.output_count; i++) {
     void *bytes = device_result(device, i);
     float *values = unpacked(bytes, &device->outputs[i]);
@@ -201,9 +201,9 @@ void check_results(Device *device, const Problem *p, const char *form) {
     if (relative <= allowed) continue;
     Convolution convolution;
     Text text = {0};
-    must(convolution_of(p->pass, &p->op, p->inputs, p->outputs, &convolution, &error));
+    must(convolution_from_op(p->pass, &p->op, p->inputs, p->outputs, &convolution, &error));
     convolution_text(&convolution, &text);
-    fail_msg("seed %d, %s, result %d of %s: off by %.3g, at most %.3g allowed", (int)p->seed, form,
-             i, text.data, relative, allowed);
+    fail_msg("seed %d, %s, result %d of %s: relative error %.3g, at most %.3g allowed",
+             (int)p->seed, variant, i, text.data, relative, allowed);
   }
 }

@@ -39,7 +39,7 @@ static Status recorder_kernel_new(Backend *backend, const Op *op, const Tensor *
   (*out)->free = recorder_kernel_free;
   if (op->kind < OP_CONV3D || op->kind > OP_CONV3D_BACKWARD_WEIGHTS) return OK;
   const ConvolutionPass pass = (ConvolutionPass)(op->kind - OP_CONV3D);
-  const Status status = convolution_of(pass, op, inputs, outputs, &convolution, failure);
+  const Status status = convolution_from_op(pass, op, inputs, outputs, &convolution, failure);
   if (status != OK) return status;
   for (int i = 0; i < self->count; i++)
     if (same_problem(&self->convolutions[i], &convolution)) return OK;
@@ -58,20 +58,20 @@ static const char *recorder_describe(Backend *backend) {
   return "recorder";
 }
 
-/* Adds those of a config's training step. */
+/* Adds the convolutions of a config's training step. */
 static void record(Recorder *self, const char *path) {
   Config config;
-  Model *model = NULL;
+  Gan *model = NULL;
   const int before = self->count;
   assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
   if (config_load(&config_schema, path, &config, &error) != OK) fail_msg("%s", error.message);
   const int side = config.data.crop_height > 0 ? (int)config.data.crop_height : 64;
   const int frames = config.data.frames > 0 ? (int)config.data.frames : 8;
-  const ModelOptions options = {.shape = {frames, side, side, 3, side, side}, .micro_batches = 1};
-  if (model_plan(&config, &self->base, &options, &model, &error) != OK)
+  const GanOptions options = {.shape = {frames, side, side, 3, side, side}, .micro_batches = 1};
+  if (gan_plan(&config, &self->base, &options, &model, &error) != OK)
     fail_msg("%s: %s", path, error.message);
-  model_free(model);
-  if (self->count == before) fail_msg("%s: no convolutions of its own", path);
+  gan_free(model);
+  if (self->count == before) fail_msg("%s: no further convolutions", path);
 }
 
 Recorder recorder = {.base = {.name = "recorder",
@@ -94,7 +94,7 @@ int forget_all(void **state) {
   return 0;
 }
 
-/* --- Plans for GPUs that are described -------------------------------------------------------- */
+/* --- Described GPUs --------------------------------------------------------------------------- */
 const DescribedDevice devices[DEVICES] = {
     {"NVIDIA A100-SXM4-80GB", 800, 108, 166912, 41943040},
     {"NVIDIA H200", 900, 132, 232448, 62914560},
@@ -127,28 +127,28 @@ static cudnnBackendDescriptor_t properties_of(const DescribedDevice *device) {
 CudnnTarget described_or_skip(const DescribedDevice *device) {
   const CudnnTarget target = {.properties = properties_of(device)};
   if (!target.properties) {
-    print_message("# this cuDNN takes no description of a device\n");
+    print_message("# this cuDNN does not support described devices\n");
     skip();
   }
   return target;
 }
 
-int one_in(int many, int few) {
+int test_every(int without, int with_driver) {
   int version = 0; /* 0: there is no driver */
-  return cudaDriverGetVersion(&version) == cudaSuccess && version > 0 ? few : many;
+  return cudaDriverGetVersion(&version) == cudaSuccess && version > 0 ? with_driver : without;
 }
 
-const double LONG_PATIENCE = 120;
+const double LOCK_TIMEOUT = 120;
 
-Cudnn *open_described(const DescribedDevice *device, const CudnnRules *rules, const char *folder,
-                      cudnnBackendDescriptor_t *properties) {
+Autotuner *open_described(const DescribedDevice *device, const CudnnConstraints *constraints,
+                          const char *folder, cudnnBackendDescriptor_t *properties) {
   const CudnnTarget target = described_or_skip(device);
   *properties = target.properties;
-  return cudnn_open(&target, device->name, rules, folder, 0, LONG_PATIENCE);
+  return autotuner_open(&target, device->name, constraints, folder, 0, LOCK_TIMEOUT);
 }
 
-void close_described(Cudnn *cudnn, cudnnBackendDescriptor_t properties) {
-  cudnn_free(cudnn);
+void close_described(Autotuner *autotuner, cudnnBackendDescriptor_t properties) {
+  autotuner_free(autotuner);
   cudnnBackendDestroyDescriptor(properties);
 }
 
@@ -164,22 +164,22 @@ Convolution plain_convolution(void) {
                        .result = DTYPE_BF16};
 }
 
-/* --- Choices on disk -------------------------------------------------------------------------- */
-int kept_in(const char *folder, char *paths[MOST_KEPT]) {
+/* --- The plan cache --------------------------------------------------------------------------- */
+int list_cached(const char *folder, char *paths[MAX_CACHED]) {
   char **names;
   size_t count;
   int found = 0;
   assert_int_equal(folder_list(folder, &names, &count, &error), OK);
-  assert_in_range(count, 0, MOST_KEPT);
+  assert_in_range(count, 0, MAX_CACHED);
   for (size_t i = 0; i < count; i++)
     if (strcmp(names[i], "lock") != 0) paths[found++] = path_join(folder, names[i]);
   folder_list_free(names, count);
   return found;
 }
 
-char *only_path(const char *folder) {
-  char *paths[MOST_KEPT];
-  assert_int_equal(kept_in(folder, paths), 1);
+char *only_cached(const char *folder) {
+  char *paths[MAX_CACHED];
+  assert_int_equal(list_cached(folder, paths), 1);
   return paths[0];
 }
 
@@ -188,13 +188,14 @@ void read_text(const char *path, char **text) {
   if (file_read(path, 1 << 20, text, &size, &error) != OK) fail_msg("%s", error.message);
 }
 
-void choose_once(const char *folder, const CudnnRules *rules, CudnnChoice *choice) {
+void choose_once(const char *folder, const CudnnConstraints *constraints, ConvChoice *choice) {
   cudnnBackendDescriptor_t properties;
-  Cudnn *cudnn = open_described(&devices[1], rules, folder, &properties);
+  Autotuner *autotuner = open_described(&devices[1], constraints, folder, &properties);
   const Convolution convolution = plain_convolution();
-  if (cudnn_choose(cudnn, &convolution, NULL, choice, &error) != OK) fail_msg("%s", error.message);
-  CudnnChoice again;
-  assert_int_equal(cudnn_choose(cudnn, &convolution, NULL, &again, &error), OK);
+  if (autotuner_choose(autotuner, &convolution, NULL, choice, &error) != OK)
+    fail_msg("%s", error.message);
+  ConvChoice again;
+  assert_int_equal(autotuner_choose(autotuner, &convolution, NULL, &again, &error), OK);
   assert_ptr_equal(choice->plan, again.plan);
-  close_described(cudnn, properties);
+  close_described(autotuner, properties);
 }

@@ -1,5 +1,5 @@
-/* Choices of plans that several processes make together: each is made by one of them, whose claim
- * is waited for, but not for ever. No GPU is needed. */
+/* Processes that share a plan cache build each entry once (no GPU needed). Entries are files, and
+ * builds take a few milliseconds; the last test builds plans of cuDNN for a described GPU. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,273 +9,290 @@
 #include <cmocka.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/files.h"
-#include "base/json.h"
 #include "base/memory.h"
-#include "base/thread.h"
 #include "engine/cuda/autotune/cache_lock.h"
+#include "engine/cuda/autotune/shared_build.h"
 #include "tests/gpu/support_plans.h"
 
 static Error error;
 
-/* A rank, in a thread of its own: claims tell open files apart, not processes. */
+/* --- Locks ------------------------------------------------------------------------------------ */
+static void locks_are_exclusive_until_released(void **state) {
+  char folder[] = "/tmp/celforge-plans-XXXXXX";
+  (void)state;
+  assert_non_null(mkdtemp(folder));
+  CacheLock *a = cache_lock_open(folder), *b = cache_lock_open(folder);
+  assert_non_null(a);
+  assert_non_null(b);
+  assert_true(cache_lock_is_free(b, "one"));
+  assert_true(cache_lock_try(a, "one"));
+  assert_false(cache_lock_is_free(b, "one"));
+  assert_false(cache_lock_try(b, "one"));
+  assert_true(cache_lock_try(b, "two"));
+  assert_false(cache_lock_try(a, "two"));
+  cache_lock_release(a, "one");
+  assert_true(cache_lock_try(b, "one"));
+  assert_false(cache_lock_try(a, "one"));
+  cache_lock_close(b);
+  assert_true(cache_lock_try(a, "one"));
+  assert_true(cache_lock_try(a, "two"));
+  cache_lock_close(a);
+  assert_int_equal(folder_remove(folder, &error), OK);
+}
+
+static void without_a_folder_every_lock_is_granted(void **state) {
+  (void)state;
+  assert_null(cache_lock_open("/proc/celforge"));
+  assert_true(cache_lock_try(NULL, "any"));
+  assert_true(cache_lock_is_free(NULL, "any"));
+  cache_lock_release(NULL, "any");
+  cache_lock_close(NULL);
+}
+
+/* --- A cache of files ------------------------------------------------------------------------- */
+enum { ENTRIES = 24, THREADS = 3 };
+
+typedef struct FileCache {
+  const char *folder;
+  char keys[ENTRIES][16];
+  bool is_finished[ENTRIES];
+  pid_t holder; /* a process that locks all entries but the last; killed by building the last one */
+  int last_seen; /* entries finished before the last one */
+} FileCache;
+
+static FileCache file_cache(const char *folder) {
+  FileCache cache = {.folder = folder};
+  for (int i = 0; i < ENTRIES; i++) snprintf(cache.keys[i], sizeof cache.keys[i], "entry-%d", i);
+  return cache;
+}
+
+static const char *file_key(void *context, int index) {
+  return ((FileCache *)context)->keys[index];
+}
+
+static bool file_load(void *context, int index, const CudnnTarget *target) {
+  const FileCache *cache = context;
+  char *path = path_join(cache->folder, cache->keys[index]);
+  (void)target;
+  const bool is_there = path_exists(path);
+  free(path);
+  return is_there;
+}
+
+/* Appends a byte to a file beside the entry, which counts the builds of all processes. */
+static void count_build(const FileCache *cache, int index) {
+  char *path = mem_format("%s/built-%d", cache->folder, index);
+  const int file = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+  if (file < 0 || write(file, "x", 1) != 1) abort();
+  close(file);
+  free(path);
+}
+
+static void file_build(void *context, int index, const CudnnTarget *target) {
+  FileCache *cache = context;
+  (void)target;
+  count_build(cache, index);
+  nanosleep(&(struct timespec){.tv_nsec = 1000000L * (1 + index * 7 % 5)}, NULL);
+  if (index < ENTRIES - 1 || cache->holder == 0) return;
+  for (int i = 0; i < ENTRIES; i++) cache->last_seen += cache->is_finished[i];
+  kill(cache->holder, SIGKILL);
+  waitpid(cache->holder, NULL, 0);
+}
+
+static void file_finish(void *context, int index) {
+  FileCache *cache = context;
+  char *path = path_join(cache->folder, cache->keys[index]);
+  if (cache->is_finished[index] || atomic_file_replace(path, "", 0, &error) != OK) abort();
+  cache->is_finished[index] = true;
+  free(path);
+}
+
+/* Builds or loads all entries as one process does; returns how many were finished. */
+static int run_build(FileCache *cache, CacheLock **lock, int threads, double timeout) {
+  const CudnnTarget target = {0};
+  const SharedBuild work = {.count = ENTRIES,
+                            .context = cache,
+                            .key = file_key,
+                            .load = file_load,
+                            .build = file_build,
+                            .finish = file_finish};
+  BuildThreads *build_threads = build_threads_new(threads);
+  shared_build_run(&work, build_threads, &target, lock, timeout);
+  build_threads_free(build_threads);
+  int finished = 0;
+  for (int i = 0; i < ENTRIES; i++) finished += cache->is_finished[i];
+  return finished;
+}
+
+static void assert_built_once(const char *folder) {
+  for (int i = 0; i < ENTRIES; i++) {
+    char *path = mem_format("%s/built-%d", folder, i), *bytes;
+    size_t size;
+    assert_int_equal(file_read(path, 100, &bytes, &size, &error), OK);
+    assert_int_equal(size, 1);
+    free(bytes);
+    free(path);
+  }
+}
+
+static void processes_build_each_entry_once(void **state) {
+  enum { PROCESSES = 4 };
+  char folder[] = "/tmp/celforge-plans-XXXXXX";
+  pid_t children[PROCESSES];
+  (void)state;
+  assert_non_null(mkdtemp(folder));
+  for (int i = 0; i < PROCESSES; i++) {
+    children[i] = fork();
+    assert_true(children[i] >= 0);
+    if (children[i] > 0) continue;
+    FileCache cache = file_cache(folder);
+    CacheLock *lock = cache_lock_open(folder);
+    const bool is_complete = lock && run_build(&cache, &lock, THREADS, 60) == ENTRIES;
+    _exit(is_complete && lock ? 0 : 1);
+  }
+  for (int i = 0; i < PROCESSES; i++) {
+    int status = 0;
+    assert_int_equal(waitpid(children[i], &status, 0), children[i]);
+    assert_int_equal(status, 0);
+  }
+  assert_built_once(folder);
+  assert_int_equal(folder_remove(folder, &error), OK);
+}
+
+/* Starts a process that locks all entries but the last and then waits to be killed. */
+static pid_t start_holder(const FileCache *cache) {
+  int ends[2];
+  char byte;
+  assert_int_equal(pipe(ends), 0);
+  const pid_t holder = fork();
+  assert_true(holder >= 0);
+  if (holder == 0) {
+    CacheLock *lock = cache_lock_open(cache->folder);
+    for (int i = 0; i < ENTRIES - 1; i++)
+      if (!lock || !cache_lock_try(lock, cache->keys[i])) _exit(1);
+    if (write(ends[1], "x", 1) != 1) _exit(1);
+    for (;;) pause();
+  }
+  close(ends[1]);
+  assert_int_equal(read(ends[0], &byte, 1), 1);
+  close(ends[0]);
+  return holder;
+}
+
+/* Entries that another process holds are deferred, behind the one that is free; when the holder is
+ * killed their locks are free. */
+static void entries_of_a_killed_process_are_built(void **state) {
+  char folder[] = "/tmp/celforge-plans-XXXXXX";
+  (void)state;
+  assert_non_null(mkdtemp(folder));
+  FileCache cache = file_cache(folder);
+  CacheLock *lock = cache_lock_open(folder);
+  cache.holder = start_holder(&cache);
+  assert_int_equal(run_build(&cache, &lock, 1, 60), ENTRIES);
+  assert_int_equal(cache.last_seen, 0);
+  assert_non_null(lock);
+  assert_built_once(folder);
+  cache_lock_close(lock);
+  assert_int_equal(folder_remove(folder, &error), OK);
+}
+
+/* A process that is stopped keeps its locks. After one timeout its entries are built here, a
+ * warning is logged once, and locks are no longer used. */
+static void entries_of_a_stopped_process_are_built_after_a_timeout(void **state) {
+  static const char words[] = "Check whether a rank is stopped";
+  char folder[] = "/tmp/celforge-plans-XXXXXX", *text;
+  (void)state;
+  assert_non_null(mkdtemp(folder));
+  FileCache cache = file_cache(folder);
+  CacheLock *lock = cache_lock_open(folder);
+  char *log = path_join(folder, "log");
+  const int file = open(log, O_RDWR | O_CREAT, 0600), before = dup(STDERR_FILENO);
+  assert_true(file >= 0 && before >= 0);
+  const pid_t holder = start_holder(&cache);
+  dup2(file, STDERR_FILENO);
+  const int finished = run_build(&cache, &lock, THREADS, 0.1);
+  dup2(before, STDERR_FILENO);
+  close(before);
+  close(file);
+  kill(holder, SIGKILL);
+  waitpid(holder, NULL, 0);
+  assert_int_equal(finished, ENTRIES);
+  assert_null(lock);
+  assert_built_once(folder);
+  read_text(log, &text);
+  const char *first = strstr(text, words);
+  if (!first || strstr(first + 1, words)) fail_msg("not one warning: %s", text);
+  free(text);
+  free(log);
+  assert_int_equal(folder_remove(folder, &error), OK);
+}
+
+/* --- Plans of cuDNN --------------------------------------------------------------------------- */
+/* A rank in a thread: locks exclude each other by open file, not by process. */
 typedef struct Rank {
-  Cudnn *cudnn;
+  Autotuner *autotuner;
   cudnnBackendDescriptor_t properties;
   pthread_t thread;
 } Rank;
 
-enum { SHARED_PART = 3 }; /* of all convolutions */
+enum { SHARED_PART = 3 }; /* one in so many of all convolutions */
 
 static void *prepare_part(void *argument) {
   const Rank *rank = argument;
-  cudnn_prepare(rank->cudnn, recorder.convolutions, recorder.count / SHARED_PART);
+  autotuner_prepare(rank->autotuner, recorder.convolutions, recorder.count / SHARED_PART);
   return NULL;
 }
 
-/* Each choice is made by one of them, and all have it. */
-static void ranks_share_the_work(void **state) {
+static void ranks_build_each_plan_once(void **state) {
   enum { RANKS = 3 };
-  static const CudnnRules rules = {.workspace = 1 << 30};
-  char folder[] = "/tmp/celforge-plans-XXXXXX", *paths[MOST_KEPT];
+  static const CudnnConstraints constraints = {.workspace = 1 << 30};
+  char folder[] = "/tmp/celforge-plans-XXXXXX", *paths[MAX_CACHED];
+  const int count = recorder.count / SHARED_PART;
   Rank ranks[RANKS];
-  int made = 0, busy = 0;
+  int built = 0;
   (void)state;
   assert_non_null(mkdtemp(folder));
   for (int i = 0; i < RANKS; i++)
-    ranks[i].cudnn = open_described(&devices[1], &rules, folder, &ranks[i].properties);
+    ranks[i].autotuner = open_described(&devices[1], &constraints, folder, &ranks[i].properties);
   for (int i = 0; i < RANKS; i++)
     assert_int_equal(pthread_create(&ranks[i].thread, NULL, prepare_part, &ranks[i]), 0);
   for (int i = 0; i < RANKS; i++) pthread_join(ranks[i].thread, NULL);
-  for (int i = 0; i < RANKS; i++) {
-    const int own = cudnn_made(ranks[i].cudnn);
-    made += own;
-    busy += own > 0;
-    prepare_part(&ranks[i]); /* nothing is left to make */
-    assert_int_equal(cudnn_made(ranks[i].cudnn), own);
-  }
-  assert_int_equal(made, recorder.count / SHARED_PART);
-  assert_in_range(busy, 2, RANKS);
-  for (int i = 0; i < recorder.count / SHARED_PART; i++) {
-    CudnnChoice first, other;
+  for (int i = 0; i < RANKS; i++) built += autotuner_built(ranks[i].autotuner);
+  assert_int_equal(built, count);
+  for (int i = 0; i < count; i++) {
+    ConvChoice first, other;
     for (int k = 0; k < RANKS; k++) {
-      assert_int_equal(cudnn_choose(ranks[k].cudnn, &recorder.convolutions[i], NULL,
-                                    k == 0 ? &first : &other, &error),
+      assert_int_equal(autotuner_choose(ranks[k].autotuner, &recorder.convolutions[i], NULL,
+                                        k == 0 ? &first : &other, &error),
                        OK);
       if (k > 0) assert_string_equal(first.plan->details, other.plan->details);
     }
   }
-  for (int i = 0; i < RANKS; i++) close_described(ranks[i].cudnn, ranks[i].properties);
-  const int kept = kept_in(folder, paths);
-  assert_int_equal(kept, recorder.count / SHARED_PART);
-  for (int i = 0; i < kept; i++) free(paths[i]);
-  assert_int_equal(folder_remove(folder, &error), OK);
-}
-
-/* A claim is one's own until it is ended, by its owner or with it; who waits gets it then, or gives
- * up. */
-static void claims(void **state) {
-  char folder[] = "/tmp/celforge-plans-XXXXXX";
-  (void)state;
-  assert_null(cudnn_claims_open(NULL, 1));
-  assert_true(cudnn_claim(NULL, "any"));
-  assert_non_null(mkdtemp(folder));
-  CudnnClaims *a = cudnn_claims_open(folder, 0.1), *b = cudnn_claims_open(folder, 0.1);
-  assert_non_null(a);
-  assert_non_null(b);
-  assert_true(cudnn_claim(a, "one"));
-  assert_false(cudnn_claim(b, "one"));
-  assert_true(cudnn_claim(b, "two"));
-  assert_false(cudnn_claim(a, "two"));
-  assert_false(cudnn_claim_wait(b, "one"));
-  cudnn_claim_end(a, "one");
-  assert_true(cudnn_claim_wait(b, "one"));
-  assert_false(cudnn_claim(a, "one"));
-  cudnn_claims_close(b);
-  assert_true(cudnn_claim_wait(a, "one"));
-  assert_true(cudnn_claim_wait(a, "two"));
-  cudnn_claims_close(a);
-  assert_int_equal(folder_remove(folder, &error), OK);
-  /* A folder that cannot be written is shared with nobody. */
-  assert_null(cudnn_claims_open("/proc/celforge", 1));
-}
-
-/* Many keys of one owner, which ends one after another or none. */
-enum { OWNED = 50, STEPS = 6 };
-typedef struct Owner {
-  CudnnClaims *claims, *waiting; /* the owner's own; who waits */
-  int number;
-} Owner;
-
-static const char *numbered(int number, char text[16]) {
-  snprintf(text, 16, "key %d", number);
-  return text;
-}
-
-static void *end_in_steps(void *argument) {
-  const Owner *owner = argument;
-  char key[16];
-  for (int i = 0; i < STEPS; i++) {
-    nanosleep(&(struct timespec){.tv_nsec = 400000000}, NULL);
-    cudnn_claim_end(owner->claims, numbered(i, key));
-  }
-  return NULL;
-}
-
-static void *wait_for_one(void *argument) {
-  const Owner *owner = argument;
-  char key[16];
-  return cudnn_claim_wait(owner->waiting, numbered(owner->number, key)) ? argument : NULL;
-}
-
-/* As long as something comes it is waited for; when nothing does, for one patience in all, by
- * however many threads and for however many keys. */
-static void patience_is_one_for_all_claims(void **state) {
-  enum { THREADS = 4 };
-  static const double PATIENCE = 2; /* less than all steps take */
-  char folder[] = "/tmp/celforge-plans-XXXXXX", key[16];
-  pthread_t ending, threads[THREADS];
-  Owner owner, waits[THREADS];
-  (void)state;
-  assert_non_null(mkdtemp(folder));
-  owner.claims = cudnn_claims_open(folder, PATIENCE);
-  owner.waiting = cudnn_claims_open(folder, PATIENCE);
-  for (int i = 0; i < OWNED; i++) assert_true(cudnn_claim(owner.claims, numbered(i, key)));
-  double begin = clock_seconds();
-  assert_int_equal(pthread_create(&ending, NULL, end_in_steps, &owner), 0);
-  for (int i = 0; i < STEPS; i++) assert_true(cudnn_claim_wait(owner.waiting, numbered(i, key)));
-  assert_true(clock_seconds() - begin > PATIENCE);
-  pthread_join(ending, NULL);
-
-  begin = clock_seconds();
-  for (int i = 0; i < THREADS; i++) {
-    waits[i] = owner;
-    waits[i].number = STEPS + i;
-    assert_int_equal(pthread_create(&threads[i], NULL, wait_for_one, &waits[i]), 0);
-  }
-  for (int i = 0; i < THREADS; i++) {
-    void *got;
-    pthread_join(threads[i], &got);
-    assert_null(got);
-  }
-  for (int i = STEPS; i < OWNED; i++)
-    assert_false(cudnn_claim_wait(owner.waiting, numbered(i, key)));
-  assert_true(clock_seconds() - begin > PATIENCE / 2);
-  assert_true(clock_seconds() - begin < 5 * PATIENCE);
-  cudnn_claims_close(owner.claims);
-  for (int i = 0; i < OWNED; i++) assert_true(cudnn_claim_wait(owner.waiting, numbered(i, key)));
-  cudnn_claims_close(owner.waiting);
-  assert_int_equal(folder_remove(folder, &error), OK);
-}
-
-/* Claims what the choice in the file was made for, and removes the file. */
-static void claim_again(CudnnClaims *claims, const char *path) {
-  json_t *root;
-  const char *key;
-  assert_int_equal(json_read_file(path, 1 << 20, &root, &error), OK);
-  assert_int_equal(json_get_string(root, path, "key", &key, &error), OK);
-  assert_true(cudnn_claim(claims, key));
-  json_decref(root);
-  unlink(path);
-}
-
-/* What another claims and does not make is made after all, when its claim ends. */
-static void *end_soon(void *argument) {
-  nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
-  cudnn_claims_close(argument);
-  return NULL;
-}
-
-static void claims_of_the_dead_end(void **state) {
-  static const CudnnRules rules = {.workspace = 64 << 20};
-  char folder[] = "/tmp/celforge-plans-XXXXXX";
-  CudnnChoice choice;
-  pthread_t thread;
-  (void)state;
-  assert_non_null(mkdtemp(folder));
-  choose_once(folder, &rules, &choice);
-  char *path = only_path(folder);
-  CudnnClaims *other = cudnn_claims_open(folder, LONG_PATIENCE);
-  claim_again(other, path);
-  free(path);
-  cudnnBackendDescriptor_t properties;
-  Cudnn *cudnn = open_described(&devices[1], &rules, folder, &properties);
-  const Convolution convolution = plain_convolution();
-  assert_int_equal(pthread_create(&thread, NULL, end_soon, other), 0);
-  const double begin = clock_seconds();
-  cudnn_prepare(cudnn, &convolution, 1);
-  assert_true(clock_seconds() - begin > 0.2);
-  assert_int_equal(cudnn_made(cudnn), 1);
-  pthread_join(thread, NULL);
-  close_described(cudnn, properties);
-  assert_int_equal(folder_remove(folder, &error), OK);
-}
-
-/* Prepares the first `count` convolutions in one thread; returns the seconds that it took. What it
- * says goes to a file beside the choices. */
-static double prepare_some(const char *folder, int count, double patience) {
-  static const CudnnRules rules = {.workspace = 64 << 20};
-  const CudnnTarget target = described_or_skip(&devices[1]);
-  char *path = mem_format("%s/said", folder);
-  Cudnn *cudnn = cudnn_open(&target, devices[1].name, &rules, folder, 1, patience);
-  const int before = dup(STDERR_FILENO), log = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-  assert_true(before >= 0 && log >= 0);
-  dup2(log, STDERR_FILENO);
-  const double begin = clock_seconds();
-  cudnn_prepare(cudnn, recorder.convolutions, count);
-  const double seconds = clock_seconds() - begin;
-  dup2(before, STDERR_FILENO);
-  close(before);
-  close(log);
-  free(path);
-  assert_int_equal(cudnn_made(cudnn), count);
-  close_described(cudnn, target.properties);
-  return seconds;
-}
-
-/* Another process has claimed everything and is stopped: it is waited for once, not once for each
- * convolution, which is said once, and all are prepared here. */
-static void who_is_stopped_is_waited_for_once(void **state) {
-  enum { COUNT = 12 };
-  static const double PATIENCE = 1;
-  static const char words[] = "is prepared here as well";
-  char folder[] = "/tmp/celforge-plans-XXXXXX", *paths[MOST_KEPT], *said;
-  (void)state;
-  assert_non_null(mkdtemp(folder));
-  const double alone = prepare_some(folder, COUNT, PATIENCE);
-  char *log = mem_format("%s/said", folder);
-  unlink(log);
-  CudnnClaims *other = cudnn_claims_open(folder, PATIENCE);
-  assert_int_equal(kept_in(folder, paths), COUNT);
-  for (int i = 0; i < COUNT; i++) {
-    claim_again(other, paths[i]);
-    free(paths[i]);
-  }
-  const double beside = prepare_some(folder, COUNT, PATIENCE);
-  if (beside < PATIENCE / 2 || beside > PATIENCE * COUNT / 2 + alone)
-    fail_msg("%d convolutions took %.2f s alone, %.2f s beside one who is stopped", COUNT, alone,
-             beside);
-  read_text(log, &said);
-  const char *first = strstr(said, words);
-  if (!first || strstr(first + 1, words)) fail_msg("not said, or more than once: %s", said);
-  free(said);
-  free(log);
-  cudnn_claims_close(other);
+  for (int i = 0; i < RANKS; i++) built -= autotuner_built(ranks[i].autotuner);
+  assert_int_equal(built, 0); /* the choices were known */
+  for (int i = 0; i < RANKS; i++) close_described(ranks[i].autotuner, ranks[i].properties);
+  const int cached = list_cached(folder, paths);
+  assert_int_equal(cached, count);
+  for (int i = 0; i < cached; i++) free(paths[i]);
   assert_int_equal(folder_remove(folder, &error), OK);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(claims),
-      cmocka_unit_test(ranks_share_the_work),
-      cmocka_unit_test(claims_of_the_dead_end),
-      cmocka_unit_test(patience_is_one_for_all_claims),
-      cmocka_unit_test(who_is_stopped_is_waited_for_once),
+      cmocka_unit_test(locks_are_exclusive_until_released),
+      cmocka_unit_test(without_a_folder_every_lock_is_granted),
+      cmocka_unit_test(processes_build_each_entry_once),
+      cmocka_unit_test(entries_of_a_killed_process_are_built),
+      cmocka_unit_test(entries_of_a_stopped_process_are_built_after_a_timeout),
+      cmocka_unit_test(ranks_build_each_plan_once),
   };
   return cmocka_run_group_tests(tests, record_all, forget_all);
 }

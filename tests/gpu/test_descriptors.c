@@ -1,6 +1,5 @@
-/* What cuDNN makes of our convolutions, as far as it can be known without a GPU: the operation
- * graphs of every form of every convolution that the configs train, and, for GPUs that are only
- * described, the engines and plans that it has for them. */
+/* cuDNN graphs and plans, as far as they can be tested without a GPU: the operation graphs of every
+ * variant of every convolution in the configs, and the engines and plans for described GPUs. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -28,24 +27,24 @@
 static Error error;
 
 /* --- Graphs ----------------------------------------------------------------------------------- */
-static void check_forms(const Convolution *convolution) {
-  ConvolutionForm forms[CONVOLUTION_MAX_FORMS];
-  const int count = convolution_forms(convolution, forms);
-  assert_in_range(count, 1, CONVOLUTION_MAX_FORMS);
+static void check_graphs(const Convolution *convolution) {
+  ConvVariant variants[CONV_MAX_VARIANTS];
+  const int count = conv_variants(convolution, variants);
+  assert_in_range(count, 1, CONV_MAX_VARIANTS);
   for (int i = 0; i < count; i++) {
     char name[64];
     CudnnGraph *graph = NULL;
-    const Convolution inner = convolution_inner(convolution, &forms[i]);
-    if (cudnn_graph_new(&inner, forms[i].frames, forms[i].gradient == GRADIENT_IDENTITY, NULL,
+    const Convolution inner = conv_variant_apply(convolution, &variants[i]);
+    if (cudnn_graph_new(&inner, variants[i].frames, variants[i].wgrad == WGRAD_IDENTITY, NULL,
                         &graph, &error) != OK)
-      fail_msg("%s: %s", convolution_form_name(&forms[i], name), error.message);
+      fail_msg("%s: %s", conv_variant_name(&variants[i], name), error.message);
     cudnn_graph_free(graph);
   }
 }
 
-static void graphs_of_configs(void **state) {
+static void cudnn_accepts_the_graphs_of_configs(void **state) {
   (void)state;
-  for (int i = 0; i < recorder.count; i++) check_forms(&recorder.convolutions[i]);
+  for (int i = 0; i < recorder.count; i++) check_graphs(&recorder.convolutions[i]);
 }
 
 static int64_t between(Random *random, int low, int high) {
@@ -78,17 +77,17 @@ static Convolution random_convolution(Random *random) {
   return c;
 }
 
-static void graphs_of_random_shapes(void **state) {
+static void cudnn_accepts_the_graphs_of_random_shapes(void **state) {
   (void)state;
   for (uint64_t seed = 0; seed < 60; seed++) {
     Random random = random_stream(seed, RANDOM_TEST, 0, 0);
     const Convolution convolution = random_convolution(&random);
-    check_forms(&convolution);
+    check_graphs(&convolution);
   }
 }
 
-static void wrong_shapes_are_refused(void **state) {
-  static const char *const words[] = {"cuDNN refuses", "CUDNN_STATUS_BAD_PARAM"};
+static void cudnn_rejects_wrong_shapes(void **state) {
+  static const char code[] = "CUDNN_STATUS_BAD_PARAM";
   (void)state;
   for (uint64_t seed = 0; seed < 30; seed++) {
     Random random = random_stream(seed, RANDOM_TEST, 1, 0);
@@ -98,34 +97,31 @@ static void wrong_shapes_are_refused(void **state) {
     error = (Error){0};
     assert_int_equal(cudnn_graph_new(&wrong, false, false, NULL, &graph, &error), ERROR_INTERNAL);
     assert_null(graph);
-    for (int i = 0; i < 2; i++)
-      if (!strstr(error.message, words[i])) fail_msg("no \"%s\" in: %s", words[i], error.message);
-    /* cuDNN's own words, with the name of what is wrong, stand behind its code. */
-    assert_non_null(strchr(strstr(error.message, words[1]), ':'));
+    const char *found = strstr(error.message, code);
+    if (!found) fail_msg("no \"%s\" in: %s", code, error.message);
+    assert_non_null(strchr(found, ':')); /* followed by cuDNN's message */
   }
 }
 
-/* --- Plans for GPUs that are described -------------------------------------------------------- */
-/* Each convolution on one of the devices in turn.
- *
- * Without a driver cuDNN offers no engines that are compiled at run time: on sm_90 they are the
- * only ones on tensor cores for some shapes, on sm_80 for none. */
-static void plans_of_configs(void **state) {
-  static const CudnnRules rules = {.deterministic = true, .workspace = 1 << 30};
-  const int every = DEVICES * one_in(1, 4);
+/* --- Plans for described GPUs ----------------------------------------------------------------- */
+/* The devices take turns. Without a driver cuDNN has no engines that are compiled at run time; on
+ * sm_90 some shapes have no other engine on tensor cores, on sm_80 none. */
+static void every_convolution_of_the_configs_has_a_plan(void **state) {
+  static const CudnnConstraints constraints = {.deterministic = true, .workspace = 1 << 30};
+  const int every = DEVICES * test_every(1, 4);
   (void)state;
   for (int i = 0; i < DEVICES; i++) {
     cudnnBackendDescriptor_t properties;
-    Cudnn *cudnn = open_described(&devices[i], &rules, NULL, &properties);
+    Autotuner *autotuner = open_described(&devices[i], &constraints, NULL, &properties);
     Convolution *own = mem_new((size_t)recorder.count, sizeof *own);
     int count = 0;
     for (int k = i; k < recorder.count; k += every) own[count++] = recorder.convolutions[k];
-    cudnn_prepare(cudnn, own, count);
+    autotuner_prepare(autotuner, own, count);
     for (int k = 0; k < count; k++) {
       const Convolution *convolution = &own[k];
-      CudnnChoice choice;
+      ConvChoice choice;
       Text text = {0};
-      if (cudnn_choose(cudnn, convolution, NULL, &choice, &error) != OK)
+      if (autotuner_choose(autotuner, convolution, NULL, &choice, &error) != OK)
         fail_msg("%s", error.message);
       convolution_text(convolution, &text);
       if (strncmp(choice.plan->details, "engine ", 7) != 0 ||
@@ -135,119 +131,117 @@ static void plans_of_configs(void **state) {
         fail_msg("%s: %s", text.data, choice.plan->details);
       if (devices[i].version == 800 && convolution->operands == DTYPE_BF16 &&
           !choice.plan->tensor_cores)
-        fail_msg("%s: %s: without tensor cores", devices[i].name, text.data);
+        fail_msg("%s: %s: engine without tensor cores", devices[i].name, text.data);
       text_free(&text);
     }
     free(own);
-    close_described(cudnn, properties);
+    close_described(autotuner, properties);
   }
 }
 
-/* Made side by side in threads they are those that are made one by one, and are there when asked
- * for. */
-static void plans_made_in_threads(void **state) {
+/* Plans built in parallel equal those built one by one, and are not built again. */
+static void plans_built_in_parallel_are_the_same(void **state) {
   enum { EVERY = 16 }; /* on a GPU an engine is compiled for up to seconds */
-  static const CudnnRules rules = {.workspace = 1 << 30};
+  static const CudnnConstraints constraints = {.workspace = 1 << 30};
   cudnnBackendDescriptor_t properties[2];
   (void)state;
-  Cudnn *alone = open_described(&devices[1], &rules, NULL, &properties[0]);
-  Cudnn *together = open_described(&devices[1], &rules, NULL, &properties[1]);
-  cudnn_prepare(together, recorder.convolutions, recorder.count);
-  assert_int_equal(cudnn_made(together), recorder.count);
-  cudnn_prepare(together, recorder.convolutions, recorder.count);
+  Autotuner *alone = open_described(&devices[1], &constraints, NULL, &properties[0]);
+  Autotuner *together = open_described(&devices[1], &constraints, NULL, &properties[1]);
+  autotuner_prepare(together, recorder.convolutions, recorder.count);
+  assert_int_equal(autotuner_built(together), recorder.count);
+  autotuner_prepare(together, recorder.convolutions, recorder.count);
   for (int i = 0; i < recorder.count; i += EVERY) {
-    CudnnChoice a, b;
+    ConvChoice a, b;
     char name[64], other[64];
-    assert_int_equal(cudnn_choose(alone, &recorder.convolutions[i], NULL, &a, &error), OK);
-    assert_int_equal(cudnn_choose(together, &recorder.convolutions[i], NULL, &b, &error), OK);
-    assert_string_equal(convolution_form_name(&a.form, name),
-                        convolution_form_name(&b.form, other));
+    assert_int_equal(autotuner_choose(alone, &recorder.convolutions[i], NULL, &a, &error), OK);
+    assert_int_equal(autotuner_choose(together, &recorder.convolutions[i], NULL, &b, &error), OK);
+    assert_string_equal(conv_variant_name(&a.variant, name), conv_variant_name(&b.variant, other));
     assert_string_equal(a.plan->details, b.plan->details);
   }
-  assert_int_equal(cudnn_made(together), recorder.count);
+  assert_int_equal(autotuner_built(together), recorder.count);
   close_described(alone, properties[0]);
   close_described(together, properties[1]);
 }
 
-/* A form of a convolution that is asked for by itself, and the name of what was got; "": none. */
-typedef struct AskedForm {
+/* A request for one variant, and the name of the variant of the plan; "" where there is no plan. */
+typedef struct VariantRequest {
   const Convolution *convolution;
-  ConvolutionForm form;
+  ConvVariant variant;
   char got[64];
-} AskedForm;
+} VariantRequest;
 
-typedef struct AskedForms {
+typedef struct VariantRequests {
   int count, found;
-  AskedForm *items;
-} AskedForms;
+  VariantRequest *items;
+} VariantRequests;
 
-static const CudnnRules large_workspace = {.workspace = 1 << 30};
+static const CudnnConstraints large_workspace = {.workspace = 1 << 30};
 
 /* In any thread. */
-static void ask_for_form(void *context, int index, const CudnnTarget *target) {
-  AskedForm *asked = &((AskedForms *)context)->items[index];
+static void request_variant(void *context, int index, const CudnnTarget *target) {
+  VariantRequest *request = &((VariantRequests *)context)->items[index];
   Error refusal = {0};
-  CudnnChoice choice;
-  Cudnn *cudnn = cudnn_open(target, devices[0].name, &large_workspace, NULL, 1, LONG_PATIENCE);
-  if (cudnn_choose(cudnn, asked->convolution, &asked->form, &choice, &refusal) == OK)
-    convolution_form_name(&choice.form, asked->got);
-  cudnn_free(cudnn);
+  ConvChoice choice;
+  Autotuner *autotuner =
+      autotuner_open(target, devices[0].name, &large_workspace, NULL, 1, LOCK_TIMEOUT);
+  if (autotuner_choose(autotuner, request->convolution, &request->variant, &choice, &refusal) == OK)
+    conv_variant_name(&choice.variant, request->got);
+  autotuner_free(autotuner);
 }
 
-static void check_form(void *context, int index) {
-  AskedForms *all = context;
-  const AskedForm *asked = &all->items[index];
+static void check_request(void *context, int index) {
+  VariantRequests *all = context;
+  const VariantRequest *request = &all->items[index];
   char wanted[64];
-  if (asked->got[0] == '\0') return;
-  assert_string_equal(asked->got, convolution_form_name(&asked->form, wanted));
+  if (request->got[0] == '\0') return;
+  assert_string_equal(request->got, conv_variant_name(&request->variant, wanted));
   all->found++;
 }
 
-/* Who asks for one form gets that one or none. */
-static void plans_of_one_form(void **state) {
-  const int every = one_in(9, 90);
-  AskedForms all = {0};
+/* A request for one variant never returns another. */
+static void plans_of_a_requested_variant(void **state) {
+  const int every = test_every(9, 90);
+  VariantRequests all = {0};
   (void)state;
   const CudnnTarget target = described_or_skip(&devices[0]);
-  all.items = mem_new((size_t)(recorder.count * CONVOLUTION_MAX_FORMS), sizeof *all.items);
+  all.items = mem_new((size_t)(recorder.count * CONV_MAX_VARIANTS), sizeof *all.items);
   for (int i = 0; i < recorder.count; i += every) {
-    ConvolutionForm forms[CONVOLUTION_MAX_FORMS];
-    const int count = convolution_forms(&recorder.convolutions[i], forms);
+    ConvVariant variants[CONV_MAX_VARIANTS];
+    const int count = conv_variants(&recorder.convolutions[i], variants);
     for (int k = 0; k < count; k++)
-      all.items[all.count++] = (AskedForm){&recorder.convolutions[i], forms[k], ""};
+      all.items[all.count++] = (VariantRequest){&recorder.convolutions[i], variants[k], ""};
   }
-  const CudnnWork work = {
-      .count = all.count, .context = &all, .make = ask_for_form, .take = check_form};
-  CudnnWorkers *workers = cudnn_workers_new(0);
-  cudnn_workers_run(workers, &target, &work);
-  cudnn_workers_free(workers);
+  const BuildWork work = {
+      .count = all.count, .context = &all, .build = request_variant, .finish = check_request};
+  BuildThreads *threads = build_threads_new(0);
+  build_threads_run(threads, &target, &work);
+  build_threads_free(threads);
   assert_true(all.found > recorder.count / every);
   free(all.items);
   cudnnBackendDestroyDescriptor(target.properties);
 }
 
-/* Unmeasured, a gradient of weights is one that cuDNN writes in bf16. */
-static void narrow_gradients_come_first(void **state) {
+/* Without measurements, gradients of weights are first tried with bf16 output. */
+static void bf16_weight_gradients_come_first(void **state) {
   int found = 0;
   (void)state;
   for (int i = 0; i < recorder.count; i++) {
     const Convolution *c = &recorder.convolutions[i];
-    ConvolutionForm forms[CONVOLUTION_MAX_FORMS];
+    ConvVariant variants[CONV_MAX_VARIANTS];
     if (c->pass != CONVOLUTION_BACKWARD_WEIGHTS || c->operands == c->result) continue;
-    convolution_forms(c, forms);
-    assert_int_equal(forms[0].gradient, GRADIENT_NARROW);
+    conv_variants(c, variants);
+    assert_int_equal(variants[0].wgrad, WGRAD_BF16);
     found++;
   }
   assert_true(found > 0);
 }
 
-/* Of every convolution of every config. */
-static void most_flops_first(void **state) {
+static void convolutions_are_sorted_by_flops(void **state) {
   Convolution *sorted = mem_new((size_t)recorder.count, sizeof *sorted);
   double sum = 0, again = 0;
   (void)state;
   memcpy(sorted, recorder.convolutions, (size_t)recorder.count * sizeof *sorted);
-  convolutions_by_flops(sorted, recorder.count);
+  convolutions_sort_by_flops(sorted, recorder.count);
   for (int i = 0; i < recorder.count; i++) {
     sum += convolution_flops(&recorder.convolutions[i]);
     again += convolution_flops(&sorted[i]);
@@ -260,48 +254,47 @@ static void most_flops_first(void **state) {
   assert_true(convolution_flops(&plain) == 2.0 * 2048 * 27 * 64 * 32);
 }
 
-/* What the threads of cudnn_workers.h are given. */
-enum { PIECES = 200 };
-typedef struct Pieces {
+enum { ITEMS = 200 };
+typedef struct Items {
   pthread_t caller;
-  bool made[PIECES], taken[PIECES], is_wrong;
-} Pieces;
+  bool built[ITEMS], finished[ITEMS], is_wrong;
+} Items;
 
-static void make_piece(void *context, int index, const CudnnTarget *target) {
-  Pieces *pieces = context;
-  if (pieces->made[index] || target->handle) pieces->is_wrong = true;
-  pieces->made[index] = true;
+static void build_item(void *context, int index, const CudnnTarget *target) {
+  Items *items = context;
+  if (items->built[index] || target->handle) items->is_wrong = true;
+  items->built[index] = true;
 }
 
-static void take_piece(void *context, int index) {
-  Pieces *pieces = context;
-  if (!pieces->made[index] || pieces->taken[index] ||
-      !pthread_equal(pthread_self(), pieces->caller))
-    pieces->is_wrong = true;
-  pieces->taken[index] = true;
+static void finish_item(void *context, int index) {
+  Items *items = context;
+  if (!items->built[index] || items->finished[index] ||
+      !pthread_equal(pthread_self(), items->caller))
+    items->is_wrong = true;
+  items->finished[index] = true;
 }
 
-/* Each piece once, made before it is taken, and taken by who asked; several runs of the same
- * threads, with more of them than work and less. */
-static void work_in_threads(void **state) {
-  static const int counts[] = {0, 1, 2, PIECES};
+/* Each item is built once, then finished in the caller's thread; several runs of the same threads,
+ * with more and fewer items than threads. */
+static void build_threads_run_each_item_once(void **state) {
+  static const int counts[] = {0, 1, 2, ITEMS};
   const CudnnTarget target = {0};
   (void)state;
   for (int threads = 1; threads <= 7; threads += 3) {
-    CudnnWorkers *workers = cudnn_workers_new(threads);
+    BuildThreads *pool = build_threads_new(threads);
     for (int i = 0; i < 4; i++) {
-      Pieces pieces = {.caller = pthread_self()};
-      const CudnnWork work = {
-          .count = counts[i], .context = &pieces, .make = make_piece, .take = take_piece};
-      cudnn_workers_run(workers, &target, &work);
-      assert_false(pieces.is_wrong);
-      for (int k = 0; k < PIECES; k++) assert_int_equal(pieces.taken[k], k < counts[i]);
+      Items items = {.caller = pthread_self()};
+      const BuildWork work = {
+          .count = counts[i], .context = &items, .build = build_item, .finish = finish_item};
+      build_threads_run(pool, &target, &work);
+      assert_false(items.is_wrong);
+      for (int k = 0; k < ITEMS; k++) assert_int_equal(items.finished[k], k < counts[i]);
     }
-    cudnn_workers_free(workers);
+    build_threads_free(pool);
   }
 }
 
-static void plans_of_random_shapes(void **state) {
+static void every_random_convolution_has_a_plan(void **state) {
   enum { SHAPES = 30 };
   Convolution shapes[SHAPES];
   (void)state;
@@ -310,24 +303,25 @@ static void plans_of_random_shapes(void **state) {
     shapes[seed] = random_convolution(&random);
   }
   for (int tf32 = 0; tf32 <= 1; tf32++) {
-    const CudnnRules rules = {.tf32 = tf32 == 1, .deterministic = tf32 == 1, .workspace = 1 << 20};
+    const CudnnConstraints constraints = {
+        .tf32 = tf32 == 1, .deterministic = tf32 == 1, .workspace = 1 << 20};
     cudnnBackendDescriptor_t properties;
-    Cudnn *cudnn = open_described(&devices[1], &rules, NULL, &properties);
-    cudnn_prepare(cudnn, shapes, SHAPES);
+    Autotuner *autotuner = open_described(&devices[1], &constraints, NULL, &properties);
+    autotuner_prepare(autotuner, shapes, SHAPES);
     for (int seed = 0; seed < SHAPES; seed++) {
       const Convolution *convolution = &shapes[seed];
-      CudnnChoice choice;
-      if (cudnn_choose(cudnn, convolution, NULL, &choice, &error) != OK)
+      ConvChoice choice;
+      if (autotuner_choose(autotuner, convolution, NULL, &choice, &error) != OK)
         fail_msg("seed %d: %s", seed, error.message);
-      assert_in_range(choice.plan->workspace, 0, rules.workspace);
+      assert_in_range(choice.plan->workspace, 0, constraints.workspace);
       if (convolution->operands == DTYPE_F32 && !tf32) assert_false(choice.plan->tensor_cores);
     }
-    close_described(cudnn, properties);
+    close_described(autotuner, properties);
   }
 }
 
-/* --- Choices on disk -------------------------------------------------------------------------- */
-/* A choice's text with another number of its engine; the caller frees. */
+/* --- The plan cache --------------------------------------------------------------------------- */
+/* The text of a plan file with another engine number; the caller frees. */
 static char *with_engine(const char *text, int engine) {
   static const char name[] = "\"engine\": ";
   const char *place = strstr(text, name);
@@ -336,51 +330,51 @@ static char *with_engine(const char *text, int engine) {
   return mem_format("%.*s%d%s", (int)(place - text), text, engine, place + strcspn(place, ","));
 }
 
-static void choices_are_kept(void **state) {
-  static const CudnnRules rules = {.workspace = 64 << 20};
+static void choices_are_cached_on_disk(void **state) {
+  static const CudnnConstraints constraints = {.workspace = 64 << 20};
   char folder[] = "/tmp/celforge-plans-XXXXXX";
-  CudnnChoice choice;
+  ConvChoice choice;
   (void)state;
   assert_non_null(mkdtemp(folder));
-  choose_once(folder, &rules, &choice);
-  char *path = only_path(folder), *text, *made;
+  choose_once(folder, &constraints, &choice);
+  char *path = only_cached(folder), *text, *made;
   read_text(path, &text);
 
-  /* A plan that is read is used as it stands: its number, which only the file holds, comes back. */
+  /* A plan is read from the file: the engine number comes from there alone. */
   char *marked = with_engine(text, 12345);
   assert_int_equal(atomic_file_replace(path, marked, strlen(marked), &error), OK);
   cudnnBackendDescriptor_t properties;
-  Cudnn *cudnn = open_described(&devices[1], &rules, folder, &properties);
+  Autotuner *autotuner = open_described(&devices[1], &constraints, folder, &properties);
   const Convolution convolution = plain_convolution();
-  assert_int_equal(cudnn_choose(cudnn, &convolution, NULL, &choice, &error), OK);
+  assert_int_equal(autotuner_choose(autotuner, &convolution, NULL, &choice, &error), OK);
   assert_int_equal(choice.plan->engine, 12345);
-  close_described(cudnn, properties);
+  close_described(autotuner, properties);
   free(marked);
 
-  /* Other rules are another key. */
-  static const CudnnRules other = {.workspace = 65 << 20};
+  /* Other constraints have another key. */
+  static const CudnnConstraints other = {.workspace = 65 << 20};
   choose_once(folder, &other, &choice);
-  char *paths[MOST_KEPT];
-  assert_int_equal(kept_in(folder, paths), 2);
+  char *paths[MAX_CACHED];
+  assert_int_equal(list_cached(folder, paths), 2);
   for (int i = 0; i < 2; i++) {
     if (strcmp(paths[i], path) != 0) unlink(paths[i]);
     free(paths[i]);
   }
 
-  /* Whatever is wrong with the file, it is made anew. */
+  /* A damaged file is replaced. */
   const char *const damages[] = {"", "{", "{}", "{\"key\": \"x\"}", "\x01\x02"};
   for (size_t i = 0; i <= sizeof damages / sizeof *damages; i++) {
     char *damaged =
         i < sizeof damages / sizeof *damages ? mem_string(damages[i]) : mem_string(text);
-    if (i == sizeof damages / sizeof *damages) { /* valid JSON, but cuDNN's part is not */
+    if (i == sizeof damages / sizeof *damages) { /* valid JSON with an invalid plan */
       char *plan = strstr(damaged, "cudnnVersion");
       assert_non_null(plan);
       plan[0] = 'X';
     }
     assert_int_equal(atomic_file_replace(path, damaged, strlen(damaged), &error), OK);
-    choose_once(folder, &rules, &choice);
+    choose_once(folder, &constraints, &choice);
     free(path);
-    path = only_path(folder);
+    path = only_cached(folder);
     read_text(path, &made);
     assert_string_equal(made, text);
     free(made);
@@ -393,12 +387,17 @@ static void choices_are_kept(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(graphs_of_configs),        cmocka_unit_test(graphs_of_random_shapes),
-      cmocka_unit_test(wrong_shapes_are_refused), cmocka_unit_test(plans_of_configs),
-      cmocka_unit_test(plans_of_random_shapes),   cmocka_unit_test(choices_are_kept),
-      cmocka_unit_test(plans_made_in_threads),    cmocka_unit_test(work_in_threads),
-      cmocka_unit_test(plans_of_one_form),        cmocka_unit_test(narrow_gradients_come_first),
-      cmocka_unit_test(most_flops_first),
+      cmocka_unit_test(cudnn_accepts_the_graphs_of_configs),
+      cmocka_unit_test(cudnn_accepts_the_graphs_of_random_shapes),
+      cmocka_unit_test(cudnn_rejects_wrong_shapes),
+      cmocka_unit_test(every_convolution_of_the_configs_has_a_plan),
+      cmocka_unit_test(every_random_convolution_has_a_plan),
+      cmocka_unit_test(choices_are_cached_on_disk),
+      cmocka_unit_test(plans_built_in_parallel_are_the_same),
+      cmocka_unit_test(build_threads_run_each_item_once),
+      cmocka_unit_test(plans_of_a_requested_variant),
+      cmocka_unit_test(bf16_weight_gradients_come_first),
+      cmocka_unit_test(convolutions_are_sorted_by_flops),
   };
   return cmocka_run_group_tests(tests, record_all, forget_all);
 }

@@ -1,6 +1,6 @@
-/* The kernels around convolutions: windows with bias and activation, sums over pixels, taps as
- * channels, and the
- * plain convolution that the self-test trusts; each against loops on the host. */
+/* The kernels around convolutions: pad-and-crop copies with bias and activation, column sums,
+ * im2col and col2im, and the reference convolution that the self-test relies on. Each is compared
+ * with loops on the host. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -32,8 +32,8 @@ static cudaStream_t stream(void) {
   return cuda_backend(backend)->stream;
 }
 
-/* --- Tensors on both sides -------------------------------------------------------------------- */
-/* A tensor's numbers on the host, and its memory on the device. */
+/* --- Tensors on host and device --------------------------------------------------------------- */
+/* A tensor's values on the host, and its memory on the device. */
 typedef struct Pair {
   Shape shape;
   DType dtype;
@@ -59,14 +59,14 @@ static void unpack(Pair *pair, const void *bytes) {
                                                 : (double)((const float *)bytes)[i];
 }
 
-/* `random` NULL: NaN. */
+/* Random values; NaN where `random` is NULL. */
 static Pair pair_new(Shape shape, DType dtype, Random *random) {
   Pair pair = {.shape = shape, .dtype = dtype, .count = (size_t)shape_count(shape)};
   pair.values = mem_new(pair.count, sizeof *pair.values);
   for (size_t i = 0; i < pair.count; i++)
     pair.values[i] = random ? (double)random_normal(random) : NAN;
   void *bytes = packed(&pair);
-  unpack(&pair, bytes); /* as rounded */
+  unpack(&pair, bytes); /* rounded to the dtype */
   must(backend->allocate(backend, pair.count * dtype_size(dtype), "a test", &pair.device, &error));
   must(backend->upload(backend, pair.device, bytes, pair.count * dtype_size(dtype), &error));
   free(bytes);
@@ -86,15 +86,15 @@ static void pair_free(Pair *pair) {
   free(pair->values);
 }
 
-static void assert_near(const char *what, uint64_t seed, const double *found, const double *wanted,
-                        size_t count, double tolerance) {
+static void assert_near(const char *what, uint64_t seed, const double *found,
+                        const double *expected, size_t count, double tolerance) {
   for (size_t i = 0; i < count; i++)
-    if (!(fabs(found[i] - wanted[i]) <= tolerance * (1 + fabs(wanted[i]))))
+    if (!(fabs(found[i] - expected[i]) <= tolerance * (1 + fabs(expected[i]))))
       fail_msg("%s, seed %d: element %zu is %.9g, %.9g expected", what, (int)seed, i, found[i],
-               wanted[i]);
+               expected[i]);
 }
 
-static int64_t place(Shape shape, int64_t n, int64_t t, int64_t h, int64_t w, int64_t c) {
+static int64_t index_of(Shape shape, int64_t n, int64_t t, int64_t h, int64_t w, int64_t c) {
   return (((n * shape.dim[1] + t) * shape.dim[2] + h) * shape.dim[3] + w) * shape.dim[4] + c;
 }
 
@@ -102,8 +102,8 @@ static int64_t between(Random *random, int low, int high) {
   return low + (int64_t)random_below(random, (uint64_t)(high - low + 1));
 }
 
-/* --- Windows ---------------------------------------------------------------------------------- */
-static double seen(const Pair *source, const int64_t at[RANK]) {
+/* --- Pad and crop ----------------------------------------------------------------------------- */
+static double element_or_zero(const Pair *source, const int64_t at[RANK]) {
   int64_t index = 0;
   for (int axis = 0; axis < RANK; axis++) {
     if (at[axis] < 0 || at[axis] >= source->shape.dim[axis]) return 0;
@@ -112,7 +112,7 @@ static double seen(const Pair *source, const int64_t at[RANK]) {
   return source->values[index];
 }
 
-static double *window_expected(const WindowLaunch *p, const Pair *source, const Pair *bias) {
+static double *pad_crop_expected(const PadCropLaunch *p, const Pair *source, const Pair *bias) {
   const size_t count = (size_t)shape_count(p->to);
   double *expected = mem_new(count, sizeof *expected);
   for (size_t i = 0; i < count; i++) {
@@ -121,7 +121,7 @@ static double *window_expected(const WindowLaunch *p, const Pair *source, const 
       at[axis] = rest % p->to.dim[axis] + p->offset[axis];
       rest /= p->to.dim[axis];
     }
-    double value = seen(source, at);
+    double value = element_or_zero(source, at);
     if (bias) value += bias->values[i % (size_t)p->to.dim[AXIS_C]];
     if (p->activation == ACTIVATION_LEAKY_RELU && value < 0) value *= (double)p->slope;
     if (p->activation == ACTIVATION_TANH) value = tanh(value);
@@ -130,14 +130,14 @@ static double *window_expected(const WindowLaunch *p, const Pair *source, const 
   return expected;
 }
 
-static void check_window(uint64_t seed) {
+static void check_pad_crop(uint64_t seed) {
   Random random = random_stream(seed, RANDOM_TEST, 0, 0);
   const bool wide = between(&random, 0, 1), in_place = between(&random, 0, 3) == 0;
   const int step = wide ? 8 : 1;
-  WindowLaunch p = {.source_dtype = between(&random, 0, 1) ? DTYPE_BF16 : DTYPE_F32,
-                    .destination_dtype = between(&random, 0, 1) ? DTYPE_BF16 : DTYPE_F32,
-                    .activation = (Activation)between(&random, 0, 2),
-                    .slope = 0.2f};
+  PadCropLaunch p = {.source_dtype = between(&random, 0, 1) ? DTYPE_BF16 : DTYPE_F32,
+                     .destination_dtype = between(&random, 0, 1) ? DTYPE_BF16 : DTYPE_F32,
+                     .activation = (Activation)between(&random, 0, 2),
+                     .slope = 0.2f};
   for (int axis = 0; axis < RANK; axis++) {
     const int unit = axis == AXIS_C ? step : 1;
     p.from.dim[axis] = between(&random, 1, 5) * unit;
@@ -152,11 +152,11 @@ static void check_window(uint64_t seed) {
   p.source = source.device;
   p.destination = in_place ? source.device : destination.device;
   p.bias = biased ? bias.device : NULL;
-  double *expected = window_expected(&p, &source, biased ? &bias : NULL);
-  must(launch_window(&p, stream(), &error));
+  double *expected = pad_crop_expected(&p, &source, biased ? &bias : NULL);
+  must(launch_pad_crop(&p, stream(), &error));
   Pair *written = in_place ? &source : &destination;
   pair_download(written);
-  assert_near("window", seed, written->values, expected, written->count,
+  assert_near("pad and crop", seed, written->values, expected, written->count,
               p.destination_dtype == DTYPE_BF16 ? 5e-3 : 1e-6);
   free(expected);
   pair_free(&source);
@@ -164,12 +164,12 @@ static void check_window(uint64_t seed) {
   pair_free(&destination);
 }
 
-static void windows(void **state) {
+static void pad_crop_matches_loops(void **state) {
   (void)state;
-  for (uint64_t seed = 0; seed < 80; seed++) check_window(seed);
+  for (uint64_t seed = 0; seed < 80; seed++) check_pad_crop(seed);
 }
 
-/* --- Sums ------------------------------------------------------------------------------------- */
+/* --- Column sums ------------------------------------------------------------------------------ */
 static void check_sums(uint64_t seed, int64_t rows, int64_t columns, DType dtype) {
   Random random = random_stream(seed, RANDOM_TEST, 1, 0);
   Pair x = pair_new(shape_make(1, 1, 1, rows, columns), dtype, &random);
@@ -200,7 +200,7 @@ static void check_sums(uint64_t seed, int64_t rows, int64_t columns, DType dtype
   pair_free(&sums);
 }
 
-static void sums_over_pixels(void **state) {
+static void column_sums_match_loops(void **state) {
   static const int64_t shapes[][2] = {{1, 1},   {5, 3},     {700, 1},  {513, 64},
                                       {90, 17}, {37, 2056}, {64, 260}, {1100, 8}};
   (void)state;
@@ -209,100 +209,101 @@ static void sums_over_pixels(void **state) {
       check_sums(i, shapes[i][0], shapes[i][1], bf16 ? DTYPE_BF16 : DTYPE_F32);
 }
 
-/* --- Taps as channels ------------------------------------------------------------------------- */
-/* Adds `plain` to each spread element that shows it (`spread` counts), or the other way round. */
-static void walk_taps(const Taps *p, const double *plain, double *spread, double *collected,
-                      const double *shown) {
-  const int64_t *to = p->spread.dim;
-  const int64_t channels = p->plain.dim[AXIS_C], taps = p->count[0] * p->count[1];
-  for (int64_t i = 0; i < shape_count(p->spread) / to[AXIS_C]; i++) {
+/* --- im2col and col2im ------------------------------------------------------------------------ */
+/* Writes to `columns` the image elements that they refer to, and adds each element of `shown`, a
+ * column tensor, to the image element in `collected`. */
+static void reference_im2col(const Im2colMap *p, const double *image, double *columns,
+                             double *collected, const double *shown) {
+  const int64_t *to = p->columns.dim;
+  const int64_t channels = p->image.dim[AXIS_C], taps = p->taps[0] * p->taps[1];
+  for (int64_t i = 0; i < shape_count(p->columns) / to[AXIS_C]; i++) {
     int64_t rest = i;
     const int64_t w = rest % to[AXIS_W], h = (rest /= to[AXIS_W]) % to[AXIS_H];
     const int64_t t = (rest /= to[AXIS_H]) % to[AXIS_T], n = rest / to[AXIS_T];
     for (int64_t k = 0; k < taps * channels; k++) {
-      const int64_t a = k / channels / p->count[1], b = k / channels % p->count[1];
+      const int64_t a = k / channels / p->taps[1], b = k / channels % p->taps[1];
       const int64_t from_t = t * p->stride[0] + p->sign * a + p->offset[0];
       const int64_t from_w = w * p->stride[1] + p->sign * b + p->offset[1];
-      if (from_t < 0 || from_t >= p->plain.dim[AXIS_T]) continue;
-      if (from_w < 0 || from_w >= p->plain.dim[AXIS_W]) continue;
-      const int64_t at = place(p->plain, n, from_t, h, from_w, k % channels);
-      spread[i * to[AXIS_C] + k] = plain[at];
+      if (from_t < 0 || from_t >= p->image.dim[AXIS_T]) continue;
+      if (from_w < 0 || from_w >= p->image.dim[AXIS_W]) continue;
+      const int64_t at = index_of(p->image, n, from_t, h, from_w, k % channels);
+      columns[i * to[AXIS_C] + k] = image[at];
       collected[at] += shown[i * to[AXIS_C] + k];
     }
   }
 }
 
-/* Wide rows take several blocks; 8 and 16 channels move in one access. */
-static Taps random_taps(Random *random, bool wide) {
+/* Wide rows take several blocks; 8 and 16 channels are copied in one access. */
+static Im2colMap random_map(Random *random, bool wide) {
   static const int channels[] = {1, 3, 6, 8, 5, 16, 20};
-  const int64_t plain_channels = channels[between(random, 0, 6)];
-  Taps p = {.dtype = between(random, 0, 1) ? DTYPE_BF16 : DTYPE_F32,
-            .sign = between(random, 0, 1) ? 1 : -1,
-            .count = {(int)between(random, 1, 3), (int)between(random, 1, 7)}};
+  const int64_t image_channels = channels[between(random, 0, 6)];
+  Im2colMap p = {.dtype = between(random, 0, 1) ? DTYPE_BF16 : DTYPE_F32,
+                 .sign = between(random, 0, 1) ? 1 : -1,
+                 .taps = {(int)between(random, 1, 3), (int)between(random, 1, 7)}};
   const int64_t batch = between(random, 1, 2), height = between(random, 1, 3);
   const int64_t width = wide ? between(random, 700, 900) : between(random, 1, 40);
   for (int i = 0; i < 2; i++) {
     p.stride[i] = (int)between(random, 1, 2);
-    p.offset[i] = (int)between(random, -p.count[i], p.count[i]);
+    p.offset[i] = (int)between(random, -p.taps[i], p.taps[i]);
   }
-  const int64_t taps = p.count[0] * p.count[1], unit = p.dtype == DTYPE_BF16 ? 8 : 4;
-  p.plain = shape_make(batch, between(random, 1, 4), height, width, plain_channels);
-  p.spread =
+  const int64_t taps = p.taps[0] * p.taps[1], unit = p.dtype == DTYPE_BF16 ? 8 : 4;
+  p.image = shape_make(batch, between(random, 1, 4), height, width, image_channels);
+  p.columns =
       shape_make(batch, between(random, 1, 4), height, between(random, 1, (int)width + 3),
-                 (plain_channels * taps + unit - 1) / unit * unit + between(random, 0, 1) * unit);
+                 (image_channels * taps + unit - 1) / unit * unit + between(random, 0, 1) * unit);
   return p;
 }
 
-static void check_taps(uint64_t seed, Taps p, Random *random) {
-  Pair plain = pair_new(p.plain, p.dtype, random), spread = pair_new(p.spread, p.dtype, NULL);
-  Pair shown = pair_new(p.spread, p.dtype, random), sums = pair_new(p.plain, p.dtype, NULL);
-  double *expected = mem_new(spread.count, sizeof *expected);
-  double *collected = mem_new(plain.count, sizeof *collected);
-  walk_taps(&p, plain.values, expected, collected, shown.values);
-  must(launch_spread(&p, plain.device, spread.device, stream(), &error));
-  pair_download(&spread);
-  assert_near("spread", seed, spread.values, expected, spread.count, 0);
-  const CollectLaunch collect = {.taps = p, .spread = shown.device, .plain = sums.device};
-  must(launch_collect(&collect, stream(), &error));
+static void check_im2col(uint64_t seed, Im2colMap p, Random *random) {
+  Pair image = pair_new(p.image, p.dtype, random), columns = pair_new(p.columns, p.dtype, NULL);
+  Pair shown = pair_new(p.columns, p.dtype, random), sums = pair_new(p.image, p.dtype, NULL);
+  double *expected = mem_new(columns.count, sizeof *expected);
+  double *collected = mem_new(image.count, sizeof *collected);
+  reference_im2col(&p, image.values, expected, collected, shown.values);
+  must(launch_im2col(&p, image.device, columns.device, stream(), &error));
+  pair_download(&columns);
+  assert_near("im2col", seed, columns.values, expected, columns.count, 0);
+  const Col2imLaunch col2im = {.map = p, .columns = shown.device, .image = sums.device};
+  must(launch_col2im(&col2im, stream(), &error));
   pair_download(&sums);
-  assert_near("collected", seed, sums.values, collected, sums.count,
+  assert_near("col2im", seed, sums.values, collected, sums.count,
               p.dtype == DTYPE_BF16 ? 8e-3 : 1e-5);
   free(expected);
   free(collected);
-  pair_free(&plain);
-  pair_free(&spread);
+  pair_free(&image);
+  pair_free(&columns);
   pair_free(&shown);
   pair_free(&sums);
 }
 
-static void taps_both_ways(void **state) {
+static void im2col_and_col2im_match_loops(void **state) {
   (void)state;
   for (uint64_t seed = 0; seed < 80; seed++) {
     Random random = random_stream(seed, RANDOM_TEST, 3, 0);
-    check_taps(seed, random_taps(&random, seed % 8 == 0), &random);
+    check_im2col(seed, random_map(&random, seed % 8 == 0), &random);
   }
 }
 
-/* A pixel shows more than a block's shared memory holds. */
-static void taps_of_many_channels(void **state) {
+/* One pixel needs more shared memory than a block has. */
+static void im2col_of_more_channels_than_shared_memory(void **state) {
   (void)state;
   for (int bf16 = 0; bf16 <= 1; bf16++) {
     Random random = random_stream((uint64_t)bf16, RANDOM_TEST, 4, 0);
-    const Taps p = {.plain = shape_make(1, 13, 2, 3, 1002),
-                    .spread = shape_make(1, 3, 2, 3, 12032),
-                    .count = {12, 1},
-                    .stride = {1, 1},
-                    .offset = {-1, 0},
-                    .sign = 1,
-                    .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32};
-    check_taps((uint64_t)bf16, p, &random);
+    const Im2colMap p = {.image = shape_make(1, 13, 2, 3, 1002),
+                         .columns = shape_make(1, 3, 2, 3, 12032),
+                         .taps = {12, 1},
+                         .stride = {1, 1},
+                         .offset = {-1, 0},
+                         .sign = 1,
+                         .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32};
+    check_im2col((uint64_t)bf16, p, &random);
   }
 }
 
-/* --- The plain convolution -------------------------------------------------------------------- */
-/* All three sides of the form at once: each product goes where it belongs. */
-static void expect(const ReferenceConvolutionLaunch *p, const Pair *x, const Pair *w, const Pair *y,
-                   double *results[3]) {
+/* --- The reference convolution ---------------------------------------------------------------- */
+/* Computes y, dx and dw in one loop over all products. */
+static void compute_expected(const ReferenceConvolutionLaunch *p, const Pair *x, const Pair *w,
+                             const Pair *y, double *results[3]) {
   const int64_t *ws = p->w_shape.dim;
   for (int64_t i = 0; i < (int64_t)(y->count * w->count / (size_t)ws[0]); i++) {
     int64_t rest = i, c, k[3], at[3], from[3];
@@ -317,16 +318,16 @@ static void expect(const ReferenceConvolutionLaunch *p, const Pair *x, const Pai
       inside = inside && from[axis] >= 0 && from[axis] < p->x_shape.dim[1 + axis];
     }
     if (!inside) continue;
-    const int64_t in_x = place(p->x_shape, rest, from[0], from[1], from[2], c);
-    const int64_t in_w = place(p->w_shape, o, k[0], k[1], k[2], c);
-    const int64_t in_y = place(p->y_shape, rest, at[0], at[1], at[2], o);
+    const int64_t in_x = index_of(p->x_shape, rest, from[0], from[1], from[2], c);
+    const int64_t in_w = index_of(p->w_shape, o, k[0], k[1], k[2], c);
+    const int64_t in_y = index_of(p->y_shape, rest, at[0], at[1], at[2], o);
     results[REFERENCE_Y][in_y] += w->values[in_w] * x->values[in_x];
     results[REFERENCE_DX][in_x] += w->values[in_w] * y->values[in_y];
     results[REFERENCE_DW][in_w] += x->values[in_x] * y->values[in_y];
   }
 }
 
-/* The same by samples, some or all, in one slice or several. */
+/* Checks sampled elements, some or all, in one slice or several. */
 static void check_samples(const ReferenceConvolutionLaunch *p, uint64_t seed, size_t count,
                           const double *expected) {
   const int64_t counts[] = {1, 5, (int64_t)count};
@@ -340,7 +341,7 @@ static void check_samples(const ReferenceConvolutionLaunch *p, uint64_t seed, si
     must(launch_reference_samples(&launch, stream(), &error));
     must(backend->download(backend, found, sums.device, sum_count * sizeof *found, &error));
     for (int64_t i = 0; i < launch.samples; i++) {
-      const int64_t at = reference_sample_place(i, launch.samples, (int64_t)count);
+      const int64_t at = reference_sample_index(i, launch.samples, (int64_t)count);
       double sum = 0;
       for (int64_t slice = 0; slice < launch.slices; slice++)
         sum += found[i * launch.slices + slice];
@@ -374,14 +375,14 @@ static void check_reference(uint64_t seed) {
   double *expected[3] = {mem_new(y.count, sizeof(double)), mem_new(x.count, sizeof(double)),
                          mem_new(w.count, sizeof(double))};
   const Shape shapes[3] = {p.y_shape, p.x_shape, p.w_shape};
-  expect(&p, &x, &w, &y, expected);
+  compute_expected(&p, &x, &w, &y, expected);
   for (int result = REFERENCE_Y; result <= REFERENCE_DW; result++) {
     Pair out = pair_new(shapes[result], DTYPE_F32, NULL);
     p.result = (ReferenceResult)result;
     p.out = out.device;
     must(launch_reference_convolution(&p, stream(), &error));
     pair_download(&out);
-    assert_near("plain convolution", seed, out.values, expected[result], out.count, 1e-5);
+    assert_near("reference convolution", seed, out.values, expected[result], out.count, 1e-5);
     check_samples(&p, seed, out.count, expected[result]);
     pair_free(&out);
     free(expected[result]);
@@ -391,26 +392,26 @@ static void check_reference(uint64_t seed) {
   pair_free(&y);
 }
 
-static void plain_convolutions(void **state) {
+static void reference_convolutions_match_loops(void **state) {
   (void)state;
   for (uint64_t seed = 0; seed < 30; seed++) check_reference(seed);
 }
 
-/* What convolutions are tried on: spread evenly over the interval, without a pattern from one to
- * the next, other ones for another seed. */
-static void numbers(void **state) {
+/* The numbers that fill operands have the mean and variance of a uniform distribution; neighbours
+ * and different seeds are uncorrelated. */
+static void random_numbers_are_uniform(void **state) {
   (void)state;
   for (int bf16 = 0; bf16 <= 1; bf16++) {
     double sum = 0, squares = 0, neighbours = 0, seeds = 0;
     Pair pairs[2];
     for (int k = 0; k < 2; k++) {
       pairs[k] = pair_new(shape_vector(20000), bf16 ? DTYPE_BF16 : DTYPE_F32, NULL);
-      const ReferenceNumbersLaunch p = {.out = pairs[k].device,
-                                        .dtype = pairs[k].dtype,
-                                        .count = 20000,
-                                        .seed = (uint64_t)k + 1,
-                                        .scale = 2};
-      must(launch_reference_numbers(&p, stream(), &error));
+      const ReferenceRandomLaunch p = {.out = pairs[k].device,
+                                       .dtype = pairs[k].dtype,
+                                       .count = 20000,
+                                       .seed = (uint64_t)k + 1,
+                                       .scale = 2};
+      must(launch_reference_random(&p, stream(), &error));
       pair_download(&pairs[k]);
     }
     for (size_t i = 0; i < 20000; i++) {
@@ -431,7 +432,7 @@ static void numbers(void **state) {
 }
 
 static int open_backend(void **state) {
-  const CudaOptions options = {.plain_streams = true, .timeout = 60};
+  const CudaOptions options = {.no_graphs = true, .timeout = 60};
   (void)state;
   if (backend_cuda_new(&options, &backend, &error) == OK) return 0;
   fprintf(stderr, "# %s\n", error.message);
@@ -446,12 +447,12 @@ static int close_backend(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(windows),
-      cmocka_unit_test(sums_over_pixels),
-      cmocka_unit_test(taps_both_ways),
-      cmocka_unit_test(taps_of_many_channels),
-      cmocka_unit_test(plain_convolutions),
-      cmocka_unit_test(numbers),
+      cmocka_unit_test(pad_crop_matches_loops),
+      cmocka_unit_test(column_sums_match_loops),
+      cmocka_unit_test(im2col_and_col2im_match_loops),
+      cmocka_unit_test(im2col_of_more_channels_than_shared_memory),
+      cmocka_unit_test(reference_convolutions_match_loops),
+      cmocka_unit_test(random_numbers_are_uniform),
   };
   return gpu_run_tests(tests, sizeof tests / sizeof *tests, open_backend, close_backend);
 }

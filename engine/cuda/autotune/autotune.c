@@ -1,328 +1,292 @@
 #include "engine/cuda/autotune/autotune.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/thread.h"
-#include "engine/cuda/autotune/build_threads.h"
-#include "engine/cuda/autotune/cache_lock.h"
-#include "engine/cuda/autotune/candidates.h"
 #include "engine/cuda/autotune/plan_cache.h"
-#include "engine/cuda/convolution/convolution.h"
+#include "engine/cuda/autotune/plan_search.h"
+#include "engine/cuda/autotune/shared_build.h"
 
-/* A choice that was made, and what its plan was made of. */
+/* A choice, with the descriptors that its plan refers to. */
 typedef struct Entry {
   char *key;
-  ConvolutionForm form;
+  ConvVariant variant;
   CudnnPlan *plan;
   CudnnGraph *graph;               /* NULL for a plan read from disk */
   cudnnBackendDescriptor_t config; /* likewise */
 } Entry;
 
-static const double MOST_TUNING_SECONDS = 60;
-/* That a process waits without getting any choice of another, which tunes as long as it may and
- * then is done with what it has begun. */
-static const double MOST_WAITING_SECONDS = 120;
+static const double MAX_AUTOTUNE_SECONDS = 60;
+/* Another rank that has locked plans may tune for as long, and then completes the plans in work. */
+static const double LOCK_TIMEOUT_SECONDS = 120;
 
-/* What choosing has cost so far, by the clock: engines that are compiled at run time take up to
- * seconds each. */
+/* The wall time spent on choosing so far. */
 typedef struct Progress {
-  int made;
-  double seconds, said; /* in all; as of the last line about it */
+  int built;
+  double seconds, logged; /* in total; as of the last log line */
 } Progress;
 
-struct Cudnn {
+struct Autotuner {
   CudnnTarget target;
-  CudnnRules rules;
-  bool tune;
+  CudnnConstraints constraints;
+  bool measure;
   cudaStream_t stream;
-  char *device, *folder;
-  CudnnClaims *claims;
-  CudnnWorkers *workers;
+  char *device, *folder; /* folder: NULL where nothing is kept on disk */
+  CacheLock *lock;
+  double lock_timeout;
+  BuildThreads *threads;
   int count, capacity;
   Entry *entries;
   Progress progress;
 };
 
-cudnnHandle_t cudnn_handle(const Cudnn *cudnn) {
-  return cudnn->target.handle;
+cudnnHandle_t autotuner_handle(const Autotuner *autotuner) {
+  return autotuner->target.handle;
 }
 
-int cudnn_made(const Cudnn *cudnn) {
-  return cudnn->progress.made;
+int autotuner_built(const Autotuner *autotuner) {
+  return autotuner->progress.built;
 }
 
-const char *cudnn_device(const Cudnn *cudnn) {
-  return cudnn->device;
+const char *autotuner_device(const Autotuner *autotuner) {
+  return autotuner->device;
 }
 
-/* --- Choosing --------------------------------------------------------------------------------- */
-static char *key_of(const Cudnn *cudnn, const Convolution *convolution,
-                    const ConvolutionForm *only) {
+const char *autotuner_folder(const Autotuner *autotuner) {
+  return autotuner->folder;
+}
+
+/* --- Entries ---------------------------------------------------------------------------------- */
+static char *key_of(const Autotuner *autotuner, const Convolution *convolution,
+                    const ConvVariant *only) {
   Text text = {0};
   char name[64];
   convolution_text(convolution, &text);
-  text_append(&text, " | %s | workspace %zu%s%s%s", cudnn->device, cudnn->rules.workspace,
-              cudnn->rules.deterministic ? " deterministic" : "",
-              convolution->operands == DTYPE_F32 && cudnn->rules.tf32 ? " tf32" : "",
-              cudnn->tune ? " tuned" : "");
-  if (only) text_append(&text, " | only %s", convolution_form_name(only, name));
+  text_append(&text, " | %s | workspace %zu%s%s%s", autotuner->device,
+              autotuner->constraints.workspace,
+              autotuner->constraints.deterministic ? " deterministic" : "",
+              convolution->operands == DTYPE_F32 && autotuner->constraints.tf32 ? " tf32" : "",
+              autotuner->measure ? " autotuned" : "");
+  if (only) text_append(&text, " | only %s", conv_variant_name(only, name));
   return text.data;
 }
 
-static Entry *find(Cudnn *cudnn, const char *key) {
-  for (int i = 0; i < cudnn->count; i++)
-    if (strcmp(cudnn->entries[i].key, key) == 0) return &cudnn->entries[i];
+static Entry *find(Autotuner *autotuner, const char *key) {
+  for (int i = 0; i < autotuner->count; i++)
+    if (strcmp(autotuner->entries[i].key, key) == 0) return &autotuner->entries[i];
   return NULL;
 }
 
-static Entry *add(Cudnn *cudnn, const Entry *entry) {
-  MEM_PUSH_SLOT(cudnn->entries, cudnn->count, cudnn->capacity);
-  cudnn->entries[cudnn->count] = *entry;
-  return &cudnn->entries[cudnn->count++];
+static Entry *add(Autotuner *autotuner, const Entry *entry) {
+  MEM_PUSH_SLOT(autotuner->entries, autotuner->count, autotuner->capacity);
+  autotuner->entries[autotuner->count] = *entry;
+  return &autotuner->entries[autotuner->count++];
 }
 
-static void say(const Convolution *convolution, const Entry *entry, const char *how) {
+/* --- Log -------------------------------------------------------------------------------------- */
+static void log_choice(const Convolution *convolution, const Entry *entry, const char *how) {
   Text text = {0};
   char name[64];
   convolution_text(convolution, &text);
-  text_append(&text, ": %s, %s, workspace ", convolution_form_name(&entry->form, name),
+  text_append(&text, ": %s, %s, workspace ", conv_variant_name(&entry->variant, name),
               entry->plan->details);
   text_append_bytes_size(&text, (double)entry->plan->workspace);
   log_debug("cuDNN: %s, %s", text.data, how);
   text_free(&text);
 }
 
-/* What makes a step many times slower without being an error. Described devices have fewer engines.
- */
-static void say_slow(const Cudnn *cudnn, const Convolution *convolution, const Entry *entry) {
-  if (!cudnn->target.handle || entry->plan->tensor_cores || convolution->operands != DTYPE_BF16)
+/* bf16 without tensor cores makes a step many times slower. Not logged for described devices, which
+ * have fewer engines. */
+static void log_if_slow(const Autotuner *autotuner, const Convolution *convolution,
+                        const Entry *entry) {
+  if (!autotuner->target.handle || entry->plan->tensor_cores || convolution->operands != DTYPE_BF16)
     return;
   Text text = {0};
   convolution_text(convolution, &text);
-  log_info("cuDNN: %s: its engine names no tensor cores (%s)", text.data, entry->plan->details);
+  log_info("cuDNN: %s: no engine on tensor cores; using %s", text.data, entry->plan->details);
   text_free(&text);
 }
 
-/* Told once when tuning stops. */
-static void say_untuned(const Cudnn *cudnn, double before) {
-  const Progress *progress = &cudnn->progress;
-  if (cudnn->tune && before < MOST_TUNING_SECONDS && progress->seconds >= MOST_TUNING_SECONDS)
-    log_info("cuDNN: %d convolutions were tuned in %.0f s; what is still to come is chosen by "
-             "heuristics, and tuned at the next start",
-             progress->made, progress->seconds);
-}
-
-/* A long start is seen to go on. */
-static void count_made(Cudnn *cudnn, double seconds) {
-  static const double OFTEN = 5; /* seconds of work between two lines */
-  Progress *progress = &cudnn->progress;
-  progress->made++;
+/* Logs every few seconds of work, so that a long start is seen to progress, and once when
+ * autotuning stops. */
+static void log_progress(Autotuner *autotuner, double seconds) {
+  static const double INTERVAL = 5;
+  Progress *progress = &autotuner->progress;
+  const double before = progress->seconds;
+  progress->built++;
   progress->seconds += seconds;
-  say_untuned(cudnn, progress->seconds - seconds);
-  if (progress->seconds - progress->said < OFTEN) return;
-  progress->said = progress->seconds;
-  log_info("cuDNN: %d convolutions prepared in %.0f s%s%s", progress->made, progress->seconds,
-           cudnn->folder ? "; the next start finds them in " : "",
-           cudnn->folder ? cudnn->folder : "");
+  if (autotuner->measure && before < MAX_AUTOTUNE_SECONDS &&
+      progress->seconds >= MAX_AUTOTUNE_SECONDS)
+    log_info("cuDNN: autotuned %d convolutions in %.0f s; the others use heuristics now, and are "
+             "autotuned at the next start",
+             progress->built, progress->seconds);
+  if (progress->seconds - progress->logged < INTERVAL) return;
+  progress->logged = progress->seconds;
+  log_info("cuDNN: %d convolutions prepared in %.0f s%s%s", progress->built, progress->seconds,
+           autotuner->folder ? "; the next start reads them from " : "",
+           autotuner->folder ? autotuner->folder : "");
 }
 
-/* What the disk holds for the key; a file that is no use is said and forgotten. */
-static bool read_entry(const Cudnn *cudnn, const CudnnTarget *target,
-                       const Convolution *convolution, Entry *entry) {
-  Error error = {0};
-  const Status status = cudnn_store_read(cudnn->folder, entry->key, convolution, target,
-                                         &cudnn->rules, &entry->form, &entry->plan, &error);
-  if (status != OK) log_warning("a plan of cuDNN is made anew: %s", error.message);
-  return status == OK && entry->plan;
-}
-
-/* A cache that cannot be written costs time at the next start, nothing else. */
-static void write_entry(const Cudnn *cudnn, const Entry *entry) {
-  Error error = {0};
-  if (cudnn->folder &&
-      cudnn_store_write(cudnn->folder, entry->key, &entry->form, entry->plan, &error) != OK)
-    log_warning("a plan of cuDNN is not kept: %s", error.message);
-}
-
-/* One convolution on its way to an entry. */
-typedef struct Pending {
+/* --- Building --------------------------------------------------------------------------------- */
+/* A convolution that is to become an entry. */
+typedef struct Item {
   Convolution convolution;
-  const ConvolutionForm *only;
-  Entry entry;
-  bool is_read, is_left, is_tuned; /* left: to another process, which is at it */
-  CudnnSearch *search;             /* where it was not read */
-} Pending;
+  const ConvVariant *only;
+  Entry entry; /* its plan is set once it was read from disk */
+  bool measure;
+  PlanSearch *search; /* NULL where the plan was read */
+  Error unreadable;   /* why the file on disk cannot be used, if so */
+  Status status;      /* of `finish`: an item that failed becomes no entry */
+  Error error;
+} Item;
 
-static bool read_pending(const Cudnn *cudnn, const CudnnTarget *target, Pending *pending) {
-  pending->is_read = read_entry(cudnn, target, &pending->convolution, &pending->entry);
-  return pending->is_read;
-}
-
-/* Whether nothing is left to do: it is on disk, or left to who has claimed it. Where `wait`, it is
- * waited for. A claim that this process gets is ended by finish. */
-static bool is_settled(const Cudnn *cudnn, const CudnnTarget *target, bool wait, Pending *pending) {
-  const char *key = pending->entry.key;
-  if (pending->only || !cudnn->folder) return false;
-  const bool was_there = cudnn_store_has(cudnn->folder, key);
-  if (was_there && read_pending(cudnn, target, pending)) return true;
-  const bool is_own = (wait ? cudnn_claim_wait : cudnn_claim)(cudnn->claims, key);
-  pending->is_left = !wait && !is_own; /* who has waited in vain prepares it as well */
-  if (pending->is_left) return true;
-  /* Who had the claim before this process may have written it since. */
-  return (wait || !was_there) && read_pending(cudnn, target, pending);
-}
-
-/* In any thread. */
-static void prepare(const Cudnn *cudnn, const CudnnTarget *target, bool wait, double tuning_end,
-                    Pending *pending) {
-  if (is_settled(cudnn, target, wait, pending)) return;
-  const CudnnSearchSettings settings = {.rules = cudnn->rules,
-                                        .tune = cudnn->tune && clock_seconds() < tuning_end};
-  pending->is_tuned = settings.tune;
-  pending->search = cudnn_search_prepare(&settings, target, &pending->convolution, pending->only);
-}
-
-/* Makes an entry of what was found. */
-static Status add_found(Cudnn *cudnn, Pending *pending, double seconds, Error *error) {
-  Status status = OK;
-  const Convolution *convolution = &pending->convolution;
-  CudnnFound found = {0};
-  TRY(cudnn_search_finish(pending->search, &cudnn->target, cudnn->stream, &found, error));
-  pending->entry.form = found.form;
-  pending->entry.plan = found.plan;
-  pending->entry.graph = found.graph;
-  pending->entry.config = found.config;
-  pending->is_tuned = found.is_measured; /* or the device had no memory to measure in */
-  const Entry *entry = add(cudnn, &pending->entry);
-  say(convolution, entry, pending->is_tuned ? "measured" : "by heuristics");
-  if (!pending->only && pending->is_tuned == cudnn->tune) write_entry(cudnn, entry);
-  if (!pending->only) say_slow(cudnn, convolution, entry);
-  count_made(cudnn, seconds);
-done:
-  cudnn_search_free(pending->search);
-  return status;
-}
-
-/* Makes an entry of it, or frees it; `seconds` that it took. */
-static Status finish(Cudnn *cudnn, Pending *pending, double seconds, Error *error) {
-  Status status = OK;
-  if (!pending->is_read) status = add_found(cudnn, pending, seconds, error);
-  if (!pending->only) cudnn_claim_end(cudnn->claims, pending->entry.key);
-  if (pending->is_read)
-    say(&pending->convolution, add(cudnn, &pending->entry), "as chosen before");
-  else if (status != OK)
-    free(pending->entry.key);
-  return status;
-}
-
-/* When tuning is over, as of now. */
-static double tuning_end(const Cudnn *cudnn, double now) {
-  return now + MOST_TUNING_SECONDS - cudnn->progress.seconds;
-}
-
-Status cudnn_choose(Cudnn *cudnn, const Convolution *convolution, const ConvolutionForm *only,
-                    CudnnChoice *out, Error *error) {
-  Status status = OK;
-  Pending pending = {.convolution = *convolution,
-                     .only = only,
-                     .entry = {.key = key_of(cudnn, convolution, only)}};
-  const Entry *known = find(cudnn, pending.entry.key);
-  if (known) {
-    free(pending.entry.key);
-  } else {
-    const double begin = clock_seconds();
-    prepare(cudnn, &cudnn->target, true, tuning_end(cudnn, begin), &pending);
-    TRY(finish(cudnn, &pending, clock_seconds() - begin, error));
-    known = &cudnn->entries[cudnn->count - 1];
-  }
-  *out = (CudnnChoice){.form = known->form, .plan = known->plan};
-done:
-  return status;
-}
-
-/* --- Many at once ----------------------------------------------------------------------------- */
-typedef struct Preparation {
-  Cudnn *cudnn;
-  double tuning_end, taken; /* clock_seconds: when tuning ends; when the last one was taken */
-  bool wait;                /* for what others have claimed */
+typedef struct Items {
+  Autotuner *autotuner;
+  double autotune_end, finished; /* clock_seconds; when the last item was finished */
   int count;
-  Pending *items;
-} Preparation;
+  Item *items;
+} Items;
 
-static void prepare_one(void *context, int index, const CudnnTarget *target) {
-  const Preparation *all = context;
-  prepare(all->cudnn, target, all->wait, all->tuning_end, &all->items[index]);
+static const char *item_key(void *context, int index) {
+  return ((Items *)context)->items[index].entry.key;
 }
 
-static void finish_one(void *context, int index) {
-  Preparation *all = context;
+/* The callbacks of SharedBuild; load and build run in any thread. */
+static bool load(void *context, int index, const CudnnTarget *target) {
+  const Items *all = context;
+  const Autotuner *autotuner = all->autotuner;
+  Item *item = &all->items[index];
+  if (item->only || !autotuner->folder) return false;
+  plan_cache_read(autotuner->folder, item->entry.key, &item->convolution, target,
+                  &autotuner->constraints, &item->entry.variant, &item->entry.plan,
+                  &item->unreadable);
+  return item->entry.plan != NULL;
+}
+
+static void build(void *context, int index, const CudnnTarget *target) {
+  const Items *all = context;
+  Item *item = &all->items[index];
+  const PlanSearchSettings settings = {.constraints = all->autotuner->constraints,
+                                       .measure = all->autotuner->measure &&
+                                                  clock_seconds() < all->autotune_end};
+  if (item->unreadable.status != OK)
+    log_warning("rebuilding a convolution plan: %s", item->unreadable.message);
+  item->measure = settings.measure;
+  item->search = plan_search_prepare(&settings, target, &item->convolution, item->only);
+}
+
+/* A failed write costs time at the next start, nothing else. */
+static void write_entry(const Autotuner *autotuner, const Entry *entry) {
   Error error = {0};
+  if (autotuner->folder &&
+      plan_cache_write(autotuner->folder, entry->key, &entry->variant, entry->plan, &error) != OK)
+    log_warning("convolution plan not cached: %s", error.message);
+}
+
+/* Adds the plan that the search finds. A plan of the heuristics where autotuning is wanted, and one
+ * that is not validated, is not written to disk. */
+static Status add_found(Autotuner *autotuner, Item *item, double seconds, Error *error) {
+  Status status = OK;
+  FoundPlan found = {0};
+  TRY(plan_search_finish(item->search, &autotuner->target, autotuner->stream, &found, error));
+  item->entry.variant = found.variant;
+  item->entry.plan = found.plan;
+  item->entry.graph = found.graph;
+  item->entry.config = found.config;
+  const Entry *entry = add(autotuner, &item->entry);
+  log_choice(&item->convolution, entry, found.is_measured ? "measured" : "by heuristics");
+  if (!item->only && !found.is_unvalidated && found.is_measured == autotuner->measure)
+    write_entry(autotuner, entry);
+  if (!item->only) log_if_slow(autotuner, &item->convolution, entry);
+  log_progress(autotuner, seconds);
+done:
+  plan_search_free(item->search);
+  return status;
+}
+
+static void finish(void *context, int index) {
+  Items *all = context;
+  Item *item = &all->items[index];
   const double now = clock_seconds();
-  Pending *pending = &all->items[index];
-  if (!pending->is_left) finish(all->cudnn, pending, now - all->taken, &error);
-  all->taken = now;
+  if (item->search)
+    item->status = add_found(all->autotuner, item, now - all->finished, &item->error);
+  else
+    log_choice(&item->convolution, add(all->autotuner, &item->entry), "from the cache");
+  all->finished = now;
 }
 
-static void work_on(Preparation *all) {
-  const CudnnWork work = {
-      .count = all->count, .context = all, .make = prepare_one, .take = finish_one};
-  all->taken = clock_seconds();
-  cudnn_workers_run(all->cudnn->workers, &all->cudnn->target, &work);
+/* Frees the keys of failed items; the others belong to entries. */
+static void build_all(Items *all) {
+  Autotuner *autotuner = all->autotuner;
+  const SharedBuild work = {.count = all->count,
+                            .context = all,
+                            .key = item_key,
+                            .load = load,
+                            .build = build,
+                            .finish = finish};
+  all->finished = clock_seconds();
+  all->autotune_end = all->finished + MAX_AUTOTUNE_SECONDS - autotuner->progress.seconds;
+  shared_build_run(&work, autotuner->threads, &autotuner->target, &autotuner->lock,
+                   autotuner->lock_timeout);
 }
 
-/* Keeps those that were left to others; they are prepared there by now, or soon. */
-static void keep_left(Preparation *all) {
-  int left = 0;
-  for (int i = 0; i < all->count; i++)
-    if (all->items[i].is_left) all->items[left++] = all->items[i];
-  for (int i = 0; i < left; i++) all->items[i].is_left = false;
-  if (left > 0)
-    log_debug("cuDNN: %d of %d convolutions are prepared by other processes", left, all->count);
-  all->count = left;
-  all->wait = true;
-}
-
-/* Those that are not known yet, each once. */
-static void collect(Preparation *all, const Convolution *convolutions, int count) {
-  Cudnn *cudnn = all->cudnn;
-  all->items = mem_new((size_t)count, sizeof *all->items);
-  for (int i = 0; i < count; i++) {
-    char *key = key_of(cudnn, &convolutions[i], NULL);
-    bool is_there = find(cudnn, key) != NULL;
-    for (int k = 0; k < all->count && !is_there; k++)
-      is_there = strcmp(all->items[k].entry.key, key) == 0;
-    if (is_there) {
-      free(key);
-    } else {
-      all->items[all->count++] = (Pending){.convolution = convolutions[i], .entry = {.key = key}};
+Status autotuner_choose(Autotuner *autotuner, const Convolution *convolution,
+                        const ConvVariant *only, ConvChoice *out, Error *error) {
+  Item item = {.convolution = *convolution,
+               .only = only,
+               .entry = {.key = key_of(autotuner, convolution, only)}};
+  Items all = {.autotuner = autotuner, .count = 1, .items = &item};
+  const Entry *entry = find(autotuner, item.entry.key);
+  if (entry) {
+    free(item.entry.key);
+  } else {
+    build_all(&all);
+    if (item.status != OK) {
+      free(item.entry.key);
+      return error_set(error, item.status, "%s", item.error.message);
     }
+    entry = &autotuner->entries[autotuner->count - 1];
   }
+  *out = (ConvChoice){.variant = entry->variant, .plan = entry->plan};
+  return OK;
 }
 
-void cudnn_prepare(Cudnn *cudnn, const Convolution *convolutions, int count) {
-  Preparation all = {.cudnn = cudnn, .tuning_end = tuning_end(cudnn, clock_seconds())};
-  collect(&all, convolutions, count);
-  work_on(&all);
-  keep_left(&all);
-  work_on(&all);
+void autotuner_prepare(Autotuner *autotuner, const Convolution *convolutions, int count) {
+  Items all = {.autotuner = autotuner, .items = mem_new((size_t)count, sizeof(Item))};
+  for (int i = 0; i < count; i++) {
+    char *key = key_of(autotuner, &convolutions[i], NULL);
+    bool is_known = find(autotuner, key) != NULL;
+    for (int k = 0; k < all.count && !is_known; k++)
+      is_known = strcmp(all.items[k].entry.key, key) == 0;
+    if (is_known)
+      free(key);
+    else
+      all.items[all.count++] = (Item){.convolution = convolutions[i], .entry = {.key = key}};
+  }
+  build_all(&all);
+  for (int i = 0; i < all.count; i++)
+    if (all.items[i].status != OK) free(all.items[i].entry.key);
   free(all.items);
 }
 
 /* --- Opening and closing ---------------------------------------------------------------------- */
-Cudnn *cudnn_open(const CudnnTarget *target, const char *device, const CudnnRules *rules,
-                  const char *folder, int threads, double patience) {
-  Cudnn *cudnn = mem_new(1, sizeof *cudnn);
-  cudnn->target = *target;
-  cudnn->rules = *rules;
-  cudnn->device = mem_string(device);
-  if (folder) cudnn->folder = mem_string(folder);
-  cudnn->claims = cudnn_claims_open(folder, patience);
-  cudnn->workers = cudnn_workers_new(threads);
-  return cudnn;
+Autotuner *autotuner_open(const CudnnTarget *target, const char *device,
+                          const CudnnConstraints *constraints, const char *folder, int threads,
+                          double lock_timeout) {
+  Autotuner *autotuner = mem_new(1, sizeof *autotuner);
+  autotuner->target = *target;
+  autotuner->constraints = *constraints;
+  autotuner->device = mem_string(device);
+  autotuner->lock_timeout = lock_timeout;
+  if (folder) {
+    autotuner->folder = mem_string(folder);
+    autotuner->lock = cache_lock_open(folder);
+  }
+  autotuner->threads = build_threads_new(threads);
+  return autotuner;
 }
 
 static char *device_text(const CudaBackend *backend) {
@@ -331,54 +295,49 @@ static char *device_text(const CudaBackend *backend) {
                     backend->info.minor, version / 10000, version / 100 % 100, version % 100);
 }
 
-Status cudnn_new(CudaBackend *backend, struct Cudnn **out, Error *error) {
+Status autotuner_new(CudaBackend *backend, Autotuner **out, Error *error) {
   Status status = OK;
-  Cudnn *cudnn = NULL;
   CudnnTarget target = {0};
   const CudaOptions *options = &backend->options;
-  const CudnnRules rules = {.deterministic = options->deterministic,
-                            .tf32 = options->tf32,
-                            .workspace = options->convolution_workspace};
+  const CudnnConstraints constraints = {.deterministic = options->deterministic,
+                                        .tf32 = options->tf32,
+                                        .workspace = options->convolution_workspace};
   char *folder = backend->cache ? mem_format("%s/cudnn", backend->cache) : NULL;
   char *device = device_text(backend);
   *out = NULL;
   CUDNN_TRY(cudnnCreate(&target.handle));
   CUDNN_TRY(cudnnSetStream(target.handle, backend->stream));
-  cudnn = cudnn_open(&target, device, &rules, folder, options->build_threads, MOST_WAITING_SECONDS);
-  target.handle = NULL;
-  cudnn->stream = backend->stream;
-  cudnn->tune = options->tune && !options->deterministic;
-  if (options->tune && options->deterministic)
-    log_debug("cuDNN: convolutions are not tuned in a deterministic run");
-  backend->cudnn = cudnn;
-  if (!options->untested) TRY(convolution_self_test(backend, folder, error));
-  *out = cudnn;
+  Autotuner *autotuner = autotuner_open(&target, device, &constraints, folder,
+                                        options->build_threads, LOCK_TIMEOUT_SECONDS);
+  autotuner->stream = backend->stream;
+  autotuner->measure = options->autotune && !options->deterministic;
+  if (options->autotune && options->deterministic)
+    log_debug("cuDNN: no autotuning in a deterministic run");
+  *out = autotuner;
 done:
   if (status != OK) {
-    backend->cudnn = NULL;
-    cudnn_free(cudnn);
     if (target.handle) cudnnDestroy(target.handle);
-    error_context(error, "cuDNN (%s)", cudnn_place());
+    error_context(error, "cuDNN (%s)", cudnn_library_path());
   }
   free(device);
   free(folder);
   return status;
 }
 
-void cudnn_free(struct Cudnn *cudnn) {
-  if (!cudnn) return;
-  for (int i = 0; i < cudnn->count; i++) {
-    const Entry *entry = &cudnn->entries[i];
+void autotuner_free(Autotuner *autotuner) {
+  if (!autotuner) return;
+  for (int i = 0; i < autotuner->count; i++) {
+    const Entry *entry = &autotuner->entries[i];
     cudnn_plan_free(entry->plan);
     if (entry->config) cudnnBackendDestroyDescriptor(entry->config);
     cudnn_graph_free(entry->graph);
     free(entry->key);
   }
-  cudnn_claims_close(cudnn->claims);
-  cudnn_workers_free(cudnn->workers);
-  if (cudnn->target.handle) cudnnDestroy(cudnn->target.handle);
-  free(cudnn->entries);
-  free(cudnn->device);
-  free(cudnn->folder);
-  free(cudnn);
+  cache_lock_close(autotuner->lock);
+  build_threads_free(autotuner->threads);
+  if (autotuner->target.handle) cudnnDestroy(autotuner->target.handle);
+  free(autotuner->entries);
+  free(autotuner->device);
+  free(autotuner->folder);
+  free(autotuner);
 }

@@ -1,61 +1,63 @@
-/* What the CUDA backend holds of cuDNN: its handle, and for each convolution met so far the form
- * and the plan that were chosen, in memory and on disk.
+/* Chooses a variant and a cuDNN plan for each convolution, and keeps the choice in memory and on
+ * disk.
  *
- * Choosing: the forms of a convolution (convolution_form.h) come in tiers. Within the first tier
- * that has a plan at all it is the first form and engine on tensor cores, or else the first of any
- * kind; or, with options.tune, the fastest of the first few of each form, measured with all that
- * stands around cuDNN, those without tensor cores only while they may yet be faster. Deterministic
- * runs are never tuned: clocks would choose their bits. Tuning ends after a minute in all: engines
- * that are compiled at run time take up to seconds each, though several side by side
- * (cudnn_workers.h).
+ * Order of preference: the variants of a convolution (conv_variant.h) come in tiers. Within the
+ * first tier that has a plan, the heuristics' choice is the first variant and engine on tensor
+ * cores, or else the first of any kind. With options.autotune it is the fastest of the first few
+ * engines of each variant, timed together with the kernels before and after cuDNN; engines without
+ * tensor cores are timed only while they may still be faster. Deterministic runs always use the
+ * heuristics, since timings would decide which bits a run computes. Autotuning stops after a minute
+ * in all: engines that are compiled at run time take up to seconds each, though several are built
+ * in parallel (build_threads.h).
  *
- * On a device every plan is tried before it is chosen (ConvolutionTrial): one that fails or
- * computes wrong numbers is said and the next one taken. A trial also loads what no capture may.
+ * On a device every plan is validated before it is chosen (conv_benchmark.h): one that fails or
+ * computes wrong results is logged and the next one is taken. A plan that cannot be validated, for
+ * lack of device memory, is used only where no other can be, with a warning, and not kept on disk.
+ * Validation also loads modules, which must not happen while a graph is captured.
  *
- * A choice is kept in `cache`/cudnn/, a JSON file each, under everything it depends on: the
- * convolution, the device, cuDNN's version, the rules. A file that is damaged, of another key, or
- * refused by cuDNN is replaced. Processes that share the folder share the work: the ranks of a run,
- * which start with the same convolutions, each choose a part and find the others' choices on disk
- * (cudnn_claims.h), so a start is as many times shorter, and all run the same engines. One that is
- * stopped meanwhile holds the others up for two minutes in all; they then choose its part too. */
+ * Choices are kept in CACHE/cudnn/, a JSON file for each key: the convolution, the device, cuDNN's
+ * version and the constraints. A file that is damaged, has another key or is rejected by cuDNN is
+ * replaced. Ranks that share the folder build each plan once and read the others' (shared_build.h):
+ * a first start is as many times shorter, and all ranks use the same engines. */
 #ifndef CELFORGE_ENGINE_CUDA_AUTOTUNE_AUTOTUNE_H
 #define CELFORGE_ENGINE_CUDA_AUTOTUNE_AUTOTUNE_H
 
+#include "engine/cuda/convolution/conv_variant.h"
 #include "engine/cuda/cudnn/cudnn_plan.h"
 #include "engine/cuda/runtime/cuda.h"
 
-typedef struct Cudnn Cudnn;
+typedef struct Autotuner Autotuner;
 
-/* Opens cuDNN on backend->stream and tests its convolutions (convolution_self_test), for which
- * backend->cudnn is set meanwhile. Needs the backend's options, stream, info and cache. The test
- * stands here, before anything is trained, since a wrong engine is a property of the device and the
- * library, not of a run: on small shapes all results can be compared, and a failure ends the start
- * with one clear line. */
-Status cudnn_new(CudaBackend *backend, struct Cudnn **out, Error *error);
-void cudnn_free(struct Cudnn *cudnn);
+/* Creates a cuDNN handle on backend->stream. Needs the backend's options, stream, info and cache.
+ */
+Status autotuner_new(CudaBackend *backend, Autotuner **out, Error *error);
+void autotuner_free(Autotuner *autotuner); /* NULL is allowed */
 
 /* --- For the convolutions --------------------------------------------------------------------- */
-typedef struct CudnnChoice {
-  ConvolutionForm form;
-  const CudnnPlan *plan; /* lives as long as the Cudnn */
-} CudnnChoice;
+typedef struct ConvChoice {
+  ConvVariant variant;
+  const CudnnPlan *plan; /* owned by the autotuner */
+} ConvChoice;
 
-/* Chooses for all of them that are not known yet, with plans made side by side in threads: much
- * sooner than one by one. What fails is left for cudnn_choose to tell. */
-void cudnn_prepare(Cudnn *cudnn, const Convolution *convolutions, int count);
-/* `only`: this form or none, chosen anew and not kept on disk. ERROR_INTERNAL with the convolution
- * and the last refusal where no form has a plan. */
-Status cudnn_choose(Cudnn *cudnn, const Convolution *convolution, const ConvolutionForm *only,
-                    CudnnChoice *out, Error *error);
-cudnnHandle_t cudnn_handle(const Cudnn *cudnn);
+/* Chooses for all convolutions that are not known yet, building their plans in parallel, which is
+ * much faster than one by one. Errors are reported by autotuner_choose. */
+void autotuner_prepare(Autotuner *autotuner, const Convolution *convolutions, int count);
+/* `only`: consider this variant alone, and keep nothing on disk; NULL: all. ERROR_INTERNAL with the
+ * convolution and the last refusal where no variant has a plan. */
+Status autotuner_choose(Autotuner *autotuner, const Convolution *convolution,
+                        const ConvVariant *only, ConvChoice *out, Error *error);
+cudnnHandle_t autotuner_handle(const Autotuner *autotuner);
 /* Device and library in one line: "NVIDIA H200 sm_90 cuDNN 9.19.0". */
-const char *cudnn_device(const Cudnn *cudnn);
+const char *autotuner_device(const Autotuner *autotuner);
+/* CACHE/cudnn; NULL where nothing is kept on disk. */
+const char *autotuner_folder(const Autotuner *autotuner);
 
 /* --- For tests without a device --------------------------------------------------------------- */
-/* Chooses plans for `target` without running any. `folder` NULL: nothing on disk. `threads`: of
- * cudnn_workers_new. `patience`: of cudnn_claims_open. */
-Cudnn *cudnn_open(const CudnnTarget *target, const char *device, const CudnnRules *rules,
-                  const char *folder, int threads, double patience);
-int cudnn_made(const Cudnn *cudnn); /* choices so far, without those found on disk */
+/* Chooses plans for `target` by the heuristics, without running any. `folder` NULL: nothing on
+ * disk. `threads`: of build_threads_new. `lock_timeout`: seconds, of shared_build_run. */
+Autotuner *autotuner_open(const CudnnTarget *target, const char *device,
+                          const CudnnConstraints *constraints, const char *folder, int threads,
+                          double lock_timeout);
+int autotuner_built(const Autotuner *autotuner); /* choices so far, without those read from disk */
 
 #endif

@@ -1,60 +1,55 @@
 #include "engine/cuda/autotune/build_threads.h"
 
 #include <cuda_runtime.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "base/host.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/thread.h"
 
-enum { MOST_WORKERS = 16 };
+enum { MAX_THREADS = 16 };
 
-struct CudnnWorkers {
+struct BuildThreads {
   int device, count;
-  cudnnHandle_t handles[MOST_WORKERS]; /* NULL: not made yet */
+  cudnnHandle_t handles[MAX_THREADS]; /* NULL: not created yet */
 };
 
-/* What the threads of one run share. */
+/* State shared by the threads of one call. */
 typedef struct Run {
-  const CudnnWork *work;
+  const BuildWork *work;
   const CudnnTarget *target;
-  CudnnWorkers *workers;
-  atomic_int next_index, next_worker, alive;
-  Queue *done;   /* of pointers into indices */
-  int *indices;  /* [work->count]: 0, 1, ... */
-  bool *is_made; /* [work->count] */
+  BuildThreads *threads;
+  atomic_int next_index, next_thread, alive;
+  Queue *done;    /* of pointers into indices */
+  int *indices;   /* [work->count]: 0, 1, ... */
+  bool *is_built; /* [work->count] */
 } Run;
 
-static int processors(void) {
-  cpu_set_t set;
-  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-}
-
-CudnnWorkers *cudnn_workers_new(int count) {
-  CudnnWorkers *workers = mem_new(1, sizeof *workers);
-  if (count <= 0) count = processors() - 1;
+BuildThreads *build_threads_new(int count) {
+  BuildThreads *threads = mem_new(1, sizeof *threads);
+  if (count <= 0) count = host_processor_count() - 1;
   if (count < 1) count = 1;
-  if (cudaGetDevice(&workers->device) != cudaSuccess) cudaGetLastError(); /* a described one */
-  workers->count = count < MOST_WORKERS ? count : MOST_WORKERS;
-  return workers;
+  if (cudaGetDevice(&threads->device) != cudaSuccess) cudaGetLastError(); /* no device: tests */
+  threads->count = count < MAX_THREADS ? count : MAX_THREADS;
+  return threads;
 }
 
-void cudnn_workers_free(CudnnWorkers *workers) {
-  if (!workers) return;
-  for (int i = 0; i < workers->count; i++)
-    if (workers->handles[i]) cudnnDestroy(workers->handles[i]);
-  free(workers);
+void build_threads_free(BuildThreads *threads) {
+  if (!threads) return;
+  for (int i = 0; i < threads->count; i++)
+    if (threads->handles[i]) cudnnDestroy(threads->handles[i]);
+  free(threads);
 }
 
-/* --- A thread --------------------------------------------------------------------------------- */
-/* False where it cannot have a handle: the others do its share. */
-static bool make_target(Run *run, int worker, CudnnTarget *target) {
-  cudnnHandle_t *handle = &run->workers->handles[worker];
+/* --- One thread ------------------------------------------------------------------------------- */
+/* False where no handle can be created; the other threads then build everything. */
+static bool make_target(Run *run, int thread, CudnnTarget *target) {
+  cudnnHandle_t *handle = &run->threads->handles[thread];
   *target = *run->target;
   if (!target->handle) return true;
-  if (cudaSetDevice(run->workers->device) != cudaSuccess) return false;
+  if (cudaSetDevice(run->threads->device) != cudaSuccess) return false;
   if (!*handle && cudnnCreate(handle) != CUDNN_STATUS_SUCCESS) {
     *handle = NULL;
     return false;
@@ -63,13 +58,13 @@ static bool make_target(Run *run, int worker, CudnnTarget *target) {
   return true;
 }
 
-static void *work_on(void *argument) {
+static void *build_items(void *argument) {
   Run *run = argument;
   CudnnTarget target;
-  if (make_target(run, atomic_fetch_add(&run->next_worker, 1), &target)) {
+  if (make_target(run, atomic_fetch_add(&run->next_thread, 1), &target)) {
     int index;
     while ((index = atomic_fetch_add(&run->next_index, 1)) < run->work->count) {
-      run->work->make(run->work->context, index, &target);
+      run->work->build(run->work->context, index, &target);
       queue_push(run->done, &run->indices[index]);
     }
   }
@@ -77,41 +72,46 @@ static void *work_on(void *argument) {
   return NULL;
 }
 
-/* --- All of them ------------------------------------------------------------------------------ */
-static int start(Run *run, int wanted, pthread_t *threads) {
+/* --- All threads ------------------------------------------------------------------------------ */
+static int start_threads(Run *run, int wanted, pthread_t *threads) {
   Error error = {0};
   int started = 0;
   atomic_store(&run->alive, wanted);
-  while (started < wanted && thread_start(&threads[started], "cudnn", work_on, run, &error) == OK)
+  while (started < wanted &&
+         thread_start(&threads[started], "cudnn", build_items, run, &error) == OK)
     started++;
   if (started == wanted) return started;
-  log_warning("cuDNN: %d of %d threads that make plans: %s", started, wanted, error.message);
+  log_warning("cuDNN: started %d of %d build threads: %s", started, wanted, error.message);
   if (atomic_fetch_sub(&run->alive, wanted - started) == wanted - started) queue_close(run->done);
   return started;
 }
 
-void cudnn_workers_run(CudnnWorkers *workers, const CudnnTarget *target, const CudnnWork *work) {
-  if (work->count == 0) return;
-  pthread_t threads[MOST_WORKERS];
-  Run run = {.work = work, .target = target, .workers = workers};
-  run.done = queue_new((size_t)work->count);
-  run.is_made = mem_new((size_t)work->count, sizeof *run.is_made);
-  run.indices = mem_new((size_t)work->count, sizeof *run.indices);
-  for (int i = 0; i < work->count; i++) run.indices[i] = i;
-  const int wanted = workers->count < work->count ? workers->count : work->count;
-  const int started = start(&run, wanted, threads);
-  for (void *item = NULL; queue_pop(run.done, &item);) {
+static void run_threads(Run *run, int wanted) {
+  pthread_t threads[MAX_THREADS];
+  const int started = start_threads(run, wanted, threads);
+  for (void *item = NULL; queue_pop(run->done, &item);) {
     const int index = *(const int *)item;
-    run.is_made[index] = true;
-    work->take(work->context, index);
+    run->is_built[index] = true;
+    run->work->finish(run->work->context, index);
   }
   for (int i = 0; i < started; i++) pthread_join(threads[i], NULL);
+}
+
+void build_threads_run(BuildThreads *threads, const CudnnTarget *target, const BuildWork *work) {
+  if (work->count == 0) return;
+  Run run = {.work = work, .target = target, .threads = threads};
+  run.done = queue_new((size_t)work->count);
+  run.is_built = mem_new((size_t)work->count, sizeof *run.is_built);
+  run.indices = mem_new((size_t)work->count, sizeof *run.indices);
+  for (int i = 0; i < work->count; i++) run.indices[i] = i;
+  if (work->count > 1)
+    run_threads(&run, threads->count < work->count ? threads->count : work->count);
   for (int i = 0; i < work->count; i++) {
-    if (run.is_made[i]) continue;
-    work->make(work->context, i, target);
-    work->take(work->context, i);
+    if (run.is_built[i]) continue;
+    work->build(work->context, i, target);
+    work->finish(work->context, i);
   }
   queue_free(run.done);
-  free(run.is_made);
+  free(run.is_built);
   free(run.indices);
 }

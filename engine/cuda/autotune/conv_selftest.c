@@ -1,4 +1,7 @@
-/* The self-test of the convolutions. */
+/* The self-test of the convolutions: small shapes of every kind and pass, compared in full with
+ * reference loops on the device. It runs before training, since a wrong engine is a property of the
+ * device and the library, not of a run, and so that a failure ends the start with one clear error.
+ */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,19 +12,20 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/random.h"
-#include "engine/cuda/convolution/convolution.h"
+#include "engine/cuda/autotune/autotune.h"
+#include "engine/cuda/autotune/conv_kernel.h"
 #include "engine/cuda/convolution/reference.h"
 
-typedef struct CheckCase {
+typedef struct SelfTestCase {
   DType dtype;
   int64_t x[RANK], outputs, taps[3];
   int stride[3], before[3], after[3];
-  bool bias; /* with a leaky ReLU behind it, in the forward pass */
-} CheckCase;
+  bool bias; /* bias and leaky ReLU in the forward pass */
+} SelfTestCase;
 
-/* The kinds of convolution that the networks are made of: on frames, causal in time, with few
- * channels on one side, with strides. */
-static const CheckCase cases[] = {
+/* The kinds of convolution in our networks: per frame, causal in time, with few input or output
+ * channels, strided. */
+static const SelfTestCase cases[] = {
     {DTYPE_BF16, {2, 2, 32, 32, 64}, 64, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {0, 1, 1}, false},
     {DTYPE_BF16, {1, 4, 18, 18, 64}, 64, {3, 3, 3}, {1, 1, 1}, {2, 0, 0}, {0, 0, 0}, false},
     {DTYPE_BF16, {1, 6, 16, 24, 128}, 64, {3, 3, 3}, {1, 1, 1}, {2, 1, 1}, {0, 1, 1}, false},
@@ -35,21 +39,19 @@ enum { CASES = sizeof cases / sizeof *cases };
 
 static const float SLOPE = 0.2f;
 
-/* --- A case's memory -------------------------------------------------------------------------- */
-/* Random operands and the two results; freed as a whole. */
-typedef struct CheckMemory {
-  Tensor x, w, y, bias; /* operands of the case's dtype, on the device */
-  Tensor result;        /* of the pass */
-  float *reference;     /* on the device */
+/* --- Tensors ---------------------------------------------------------------------------------- */
+typedef struct SelfTestTensors {
+  Tensor x, w, y, bias; /* random operands */
+  Tensor result;        /* of the kernel */
+  float *reference;     /* the expected result */
   void *workspace;
-} CheckMemory;
+} SelfTestTensors;
 
-/* The default stream's work goes on behind the host, and the backend's stream does not wait for it.
- */
+/* Fills the memory with NaN. Waits for the default stream, since the backend's does not. */
 static Status allocate(size_t bytes, void **out, Error *error) {
   Status status = OK;
   CUDA_TRY(cudaMalloc(out, bytes));
-  CUDA_TRY(cudaMemset(*out, 0xff, bytes)); /* NaN: what is not written shows */
+  CUDA_TRY(cudaMemset(*out, 0xff, bytes));
   CUDA_TRY(cudaStreamSynchronize(NULL));
 done:
   return status;
@@ -76,21 +78,23 @@ done:
   return status;
 }
 
-static void free_memory(CheckMemory *memory) {
-  void *const all[] = {memory->x.data,      memory->w.data,    memory->y.data,   memory->bias.data,
-                       memory->result.data, memory->reference, memory->workspace};
+static void free_tensors(SelfTestTensors *tensors) {
+  void *const all[] = {tensors->x.data,    tensors->w.data,      tensors->y.data,
+                       tensors->bias.data, tensors->result.data, tensors->reference,
+                       tensors->workspace};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++)
     if (all[i]) cudaFree(all[i]);
 }
 
-static Shape output_shape(const CheckCase *c) {
+static Shape output_shape(const SelfTestCase *c) {
   int64_t length[3];
   for (int i = 0; i < 3; i++)
     length[i] = (c->x[1 + i] + c->before[i] + c->after[i] - c->taps[i]) / c->stride[i] + 1;
   return shape_make(c->x[0], length[0], length[1], length[2], c->outputs);
 }
 
-static Status fill_memory(const CheckCase *c, ConvolutionPass pass, CheckMemory *m, Error *error) {
+static Status make_tensors(const SelfTestCase *c, ConvolutionPass pass, SelfTestTensors *m,
+                           Error *error) {
   Status status = OK;
   const Shape x = shape_make(c->x[0], c->x[1], c->x[2], c->x[3], c->x[4]), y = output_shape(c);
   const Shape w = shape_make(c->outputs, c->taps[0], c->taps[1], c->taps[2], c->x[4]);
@@ -112,8 +116,8 @@ done:
   return status;
 }
 
-/* --- Running both ----------------------------------------------------------------------------- */
-static Status run_reference(const CheckCase *c, ConvolutionPass pass, const CheckMemory *m,
+/* --- Running ---------------------------------------------------------------------------------- */
+static Status run_reference(const SelfTestCase *c, ConvolutionPass pass, const SelfTestTensors *m,
                             cudaStream_t stream, Error *error) {
   static const ReferenceResult results[] = {REFERENCE_Y, REFERENCE_DX, REFERENCE_DW};
   ReferenceConvolutionLaunch launch = {.result = results[pass],
@@ -130,7 +134,7 @@ static Status run_reference(const CheckCase *c, ConvolutionPass pass, const Chec
   return launch_reference_convolution(&launch, stream, error);
 }
 
-static Op op_of(const CheckCase *c, ConvolutionPass pass) {
+static Op op_of(const SelfTestCase *c, ConvolutionPass pass) {
   static const OpKind kinds[] = {OP_CONV3D, OP_CONV3D_BACKWARD_DATA, OP_CONV3D_BACKWARD_WEIGHTS};
   static char name[] = "self-test";
   Op op = {.kind = kinds[pass], .name = name, .input_count = 2, .output_count = 1};
@@ -146,13 +150,13 @@ static Op op_of(const CheckCase *c, ConvolutionPass pass) {
   return op;
 }
 
-static Status run_kernel(CudaBackend *backend, const CheckCase *c, ConvolutionPass pass,
-                         CheckMemory *m, Error *error) {
+static Status run_kernel(CudaBackend *backend, const SelfTestCase *c, ConvolutionPass pass,
+                         SelfTestTensors *m, Error *error) {
   Status status = OK;
   Kernel *kernel = NULL;
   const Op op = op_of(c, pass);
   const Tensor inputs[][3] = {{m->x, m->w, m->bias}, {m->y, m->w}, {m->x, m->y}};
-  TRY(convolution_new(&backend->base, &op, pass, NULL, inputs[pass], &m->result, &kernel, error));
+  TRY(conv_kernel_new(&backend->base, &op, pass, NULL, inputs[pass], &m->result, &kernel, error));
   if (kernel->workspace > 0) TRY(allocate(kernel->workspace, &m->workspace, error));
   TRY(kernel->run(kernel, inputs[pass], &m->result, m->workspace, error));
 done:
@@ -161,22 +165,22 @@ done:
 }
 
 /* --- Comparing -------------------------------------------------------------------------------- */
-/* What the case's bias and activation make of plain results. */
-static void finish_reference(const CheckCase *c, const float *bias, float *values, size_t count) {
+/* Applies bias and activation to the reference result. */
+static void apply_epilogue(const SelfTestCase *c, const float *bias, float *values, size_t count) {
   for (size_t i = 0; i < count; i++) {
     values[i] += bias[i % (size_t)c->outputs];
     if (values[i] < 0) values[i] *= SLOPE;
   }
 }
 
-/* The largest error that rounding explains, relative, in norm. */
-static double tolerance_of(const CudaBackend *backend, const CheckCase *c) {
+/* The largest relative error of the result's norm that rounding explains. */
+static double tolerance_of(const CudaBackend *backend, const SelfTestCase *c) {
   if (c->dtype == DTYPE_BF16) return 1e-2;
   return backend->options.tf32 ? 5e-3 : 2e-5;
 }
 
-/* ||result - reference|| / ||reference||; NaN where a result is. */
-static Status relative_error(const CheckCase *c, ConvolutionPass pass, const CheckMemory *m,
+/* ||result - reference|| / ||reference||; NaN where the result contains NaN. */
+static Status relative_error(const SelfTestCase *c, ConvolutionPass pass, const SelfTestTensors *m,
                              double *out, Error *error) {
   Status status = OK;
   const size_t count = (size_t)shape_count(m->result.shape);
@@ -187,7 +191,7 @@ static Status relative_error(const CheckCase *c, ConvolutionPass pass, const Che
       cudaMemcpy(bias, m->bias.data, (size_t)c->outputs * sizeof *bias, cudaMemcpyDeviceToHost));
   CUDA_TRY(cudaMemcpy(found, m->result.data, count * dtype_size(m->result.dtype),
                       cudaMemcpyDeviceToHost));
-  if (pass == CONVOLUTION_FORWARD && c->bias) finish_reference(c, bias, wanted, count);
+  if (pass == CONVOLUTION_FORWARD && c->bias) apply_epilogue(c, bias, wanted, count);
   double difference = 0, norm = 0;
   for (size_t i = 0; i < count; i++) {
     const float value = m->result.dtype == DTYPE_BF16
@@ -206,52 +210,57 @@ done:
 
 /* --- The test --------------------------------------------------------------------------------- */
 static Status fail_case(const CudaBackend *backend, const Op *op, ConvolutionPass pass,
-                        const CheckMemory *m, double error_found, double tolerance, Error *error) {
+                        const SelfTestTensors *m, double error_found, double tolerance,
+                        Error *error) {
   const Tensor inputs[][3] = {{m->x, m->w, m->bias}, {m->y, m->w}, {m->x, m->y}};
   Convolution convolution;
-  CudnnChoice choice;
+  ConvChoice choice;
   Text text = {0};
   char name[64];
-  Status status = convolution_of(pass, op, inputs[pass], &m->result, &convolution, error);
-  if (status == OK) status = cudnn_choose(backend->cudnn, &convolution, NULL, &choice, error);
+  Status status = convolution_from_op(pass, op, inputs[pass], &m->result, &convolution, error);
+  if (status == OK)
+    status = autotuner_choose(backend->autotuner, &convolution, NULL, &choice, error);
   if (status != OK) return status;
   convolution_text(&convolution, &text);
   status = error_set(
       error, ERROR_INTERNAL,
-      "convolutions are wrong on this machine (%s): %s, as %s by %s, is off by %.3g "
-      "(relative; at most %.3g is rounding). Install another version of cuDNN, or train with "
-      "train.precision=%s or on another device",
-      cudnn_device(backend->cudnn), text.data, convolution_form_name(&choice.form, name),
+      "self-test of convolutions failed (%s): %s, variant %s, %s: relative error %.3g, at most "
+      "%.3g "
+      "expected. Install another version of cuDNN, or train with train.precision=%s or on another "
+      "device",
+      autotuner_device(backend->autotuner), text.data, conv_variant_name(&choice.variant, name),
       choice.plan->details, error_found, tolerance,
       convolution.operands == DTYPE_BF16 ? "f32" : "bf16");
   text_free(&text);
   return status;
 }
 
-static Status check_pass(CudaBackend *backend, const CheckCase *c, ConvolutionPass pass,
-                         Error *error) {
+static Status test_pass(CudaBackend *backend, const SelfTestCase *c, ConvolutionPass pass,
+                        Error *error) {
   Status status = OK;
-  CheckMemory memory = {0};
+  SelfTestTensors tensors = {0};
   double found = NAN;
   const double tolerance = tolerance_of(backend, c);
   const Op op = op_of(c, pass);
-  TRY(fill_memory(c, pass, &memory, error));
-  TRY(run_reference(c, pass, &memory, backend->stream, error));
-  TRY(run_kernel(backend, c, pass, &memory, error));
+  TRY(make_tensors(c, pass, &tensors, error));
+  TRY(run_reference(c, pass, &tensors, backend->stream, error));
+  TRY(run_kernel(backend, c, pass, &tensors, error));
   CUDA_TRY(cudaStreamSynchronize(backend->stream));
-  TRY(relative_error(c, pass, &memory, &found, error));
+  TRY(relative_error(c, pass, &tensors, &found, error));
   if (!(found <= tolerance))
-    status = fail_case(backend, &op, pass, &memory, found, tolerance, error);
+    status = fail_case(backend, &op, pass, &tensors, found, tolerance, error);
 done:
-  free_memory(&memory);
+  free_tensors(&tensors);
   return status;
 }
 
-/* The file that says what has passed: what was tested is part of its name. */
+/* The file that records a passed self-test. Its name depends on the device, the options and the
+ * cases. */
 static char *stamp_path(const CudaBackend *backend, const char *folder) {
-  char *text = mem_format("%s workspace %zu deterministic %d tf32 %d", cudnn_device(backend->cudnn),
-                          backend->options.convolution_workspace, backend->options.deterministic,
-                          backend->options.tf32);
+  char *text =
+      mem_format("%s workspace %zu deterministic %d tf32 %d", autotuner_device(backend->autotuner),
+                 backend->options.convolution_workspace, backend->options.deterministic,
+                 backend->options.tf32);
   uint32_t hash = crc32c(0, text, strlen(text));
   hash = crc32c(hash, cases, sizeof cases);
   char *path = mem_format("%s/self-test-%08x", folder, (unsigned)hash);
@@ -259,16 +268,17 @@ static char *stamp_path(const CudaBackend *backend, const char *folder) {
   return path;
 }
 
-static void leave_stamp(const char *folder, const char *path) {
-  static const char words[] = "passed\n";
+static void write_stamp(const char *folder, const char *path) {
+  static const char text[] = "passed\n";
   Error error = {0};
   if (folder_create(folder, &error) != OK ||
-      atomic_file_replace(path, words, sizeof words - 1, &error) != OK)
-    log_warning("the convolutions' self-test runs again at the next start: %s", error.message);
+      atomic_file_replace(path, text, sizeof text - 1, &error) != OK)
+    log_warning("the self-test of convolutions will run again at the next start: %s",
+                error.message);
 }
 
-/* Without memory behind the tensors. */
-static Status describe_case(const CheckCase *c, ConvolutionPass pass, Convolution *out,
+/* The convolution of a case, without allocating its tensors. */
+static Status describe_case(const SelfTestCase *c, ConvolutionPass pass, Convolution *out,
                             Error *error) {
   const Op op = op_of(c, pass);
   const Shape x_shape = shape_make(c->x[0], c->x[1], c->x[2], c->x[3], c->x[4]);
@@ -278,7 +288,7 @@ static Status describe_case(const CheckCase *c, ConvolutionPass pass, Convolutio
   const Tensor bias = {.shape = shape_vector(c->outputs), .dtype = DTYPE_F32};
   const Tensor dw = {.shape = w_shape, .dtype = DTYPE_F32};
   const Tensor inputs[][3] = {{x, w, bias}, {y, w}, {x, y}}, outputs[] = {y, x, dw};
-  return convolution_of(pass, &op, inputs[pass], &outputs[pass], out, error);
+  return convolution_from_op(pass, &op, inputs[pass], &outputs[pass], out, error);
 }
 
 static Status prepare_cases(CudaBackend *backend, Error *error) {
@@ -287,22 +297,24 @@ static Status prepare_cases(CudaBackend *backend, Error *error) {
   for (int i = 0; i < CASES; i++)
     for (int pass = CONVOLUTION_FORWARD; pass <= CONVOLUTION_BACKWARD_WEIGHTS; pass++)
       TRY(describe_case(&cases[i], (ConvolutionPass)pass, &all[3 * i + pass], error));
-  cudnn_prepare(backend->cudnn, all, CASES * 3);
+  autotuner_prepare(backend->autotuner, all, CASES * 3);
 done:
   return status;
 }
 
-Status convolution_self_test(CudaBackend *backend, const char *folder, Error *error) {
+Status conv_self_test(CudaBackend *backend, Error *error) {
   Status status = OK;
+  const char *folder = autotuner_folder(backend->autotuner);
   char *path = folder ? stamp_path(backend, folder) : NULL;
   if (path && path_exists(path)) goto done;
-  log_info("testing the convolutions of %s, once", cudnn_device(backend->cudnn));
+  log_info("self-test of convolutions on %s", autotuner_device(backend->autotuner));
   TRY(prepare_cases(backend, error));
   for (int i = 0; i < CASES; i++)
     for (int pass = CONVOLUTION_FORWARD; pass <= CONVOLUTION_BACKWARD_WEIGHTS; pass++)
-      TRY(check_pass(backend, &cases[i], (ConvolutionPass)pass, error));
-  if (path) leave_stamp(folder, path);
+      TRY(test_pass(backend, &cases[i], (ConvolutionPass)pass, error));
+  if (path) write_stamp(folder, path);
 done:
+  if (status != OK) error_context(error, "cuDNN (%s)", cudnn_library_path());
   free(path);
   return status;
 }

@@ -8,30 +8,23 @@
 #include "base/json.h"
 #include "base/memory.h"
 
-enum { MOST_BYTES = 64 << 20 };
+enum { MAX_FILE_BYTES = 64 << 20 };
 
-char *cudnn_store_path(const char *folder, const char *key) {
-  return mem_format("%s/conv-%08x.json", folder, (unsigned)crc32c(0, key, strlen(key)));
+static char *file_path(const char *folder, const char *key) {
+  return mem_format("%s/plan-%08x.json", folder, (unsigned)crc32c(0, key, strlen(key)));
 }
 
-bool cudnn_store_has(const char *folder, const char *key) {
-  char *path = cudnn_store_path(folder, key);
-  const bool is_there = path_exists(path);
-  free(path);
-  return is_there;
-}
-
-Status cudnn_store_write(const char *folder, const char *key, const ConvolutionForm *form,
-                         const CudnnPlan *plan, Error *error) {
+Status plan_cache_write(const char *folder, const char *key, const ConvVariant *variant,
+                        const CudnnPlan *plan, Error *error) {
   Status status = OK;
-  char name[64], *text = NULL, *path = cudnn_store_path(folder, key);
+  char name[64], *text = NULL, *path = file_path(folder, key);
   json_t *root = NULL;
   TRY(folder_create(folder, error));
   TRY(cudnn_plan_json(plan, &text, error));
-  root = json_pack("{s:s, s:s, s:I, s:s, s:b, s:s}", "key", key, "form",
-                   convolution_form_name(form, name), "engine", (json_int_t)plan->engine, "details",
+  root = json_pack("{s:s, s:s, s:I, s:s, s:b, s:s}", "key", key, "variant",
+                   conv_variant_name(variant, name), "engine", (json_int_t)plan->engine, "details",
                    plan->details, "tensor_cores", (int)plan->tensor_cores, "plan", text);
-  if (!root) FAIL(error, ERROR_INTERNAL, "%s: the plan is no text that JSON can hold", path);
+  if (!root) FAIL(error, ERROR_INTERNAL, "%s: the plan's text is not valid UTF-8", path);
   TRY(json_write_file(path, root, error));
 done:
   if (root) json_decref(root);
@@ -40,40 +33,41 @@ done:
   return status;
 }
 
-static Status find_form(const char *path, const Convolution *convolution, const char *name,
-                        ConvolutionForm *form, Error *error) {
-  ConvolutionForm forms[CONVOLUTION_MAX_FORMS];
+static Status find_variant(const char *path, const Convolution *convolution, const char *name,
+                           ConvVariant *variant, Error *error) {
+  ConvVariant variants[CONV_MAX_VARIANTS];
   char other[64];
-  const int count = convolution_forms(convolution, forms);
+  const int count = conv_variants(convolution, variants);
   for (int i = 0; i < count; i++) {
-    if (strcmp(convolution_form_name(&forms[i], other), name) != 0) continue;
-    *form = forms[i];
+    if (strcmp(conv_variant_name(&variants[i], other), name) != 0) continue;
+    *variant = variants[i];
     return OK;
   }
-  return error_set(error, ERROR_DATA, "%s: form: \"%s\" is none of this convolution's", path, name);
+  return error_set(error, ERROR_DATA, "%s: variant: \"%s\" is not one of this convolution", path,
+                   name);
 }
 
-Status cudnn_store_read(const char *folder, const char *key, const Convolution *convolution,
-                        const CudnnTarget *target, const CudnnRules *rules, ConvolutionForm *form,
-                        CudnnPlan **out, Error *error) {
+Status plan_cache_read(const char *folder, const char *key, const Convolution *convolution,
+                       const CudnnTarget *target, const CudnnConstraints *constraints,
+                       ConvVariant *variant, CudnnPlan **out, Error *error) {
   Status status = OK;
   json_t *root = NULL;
   CudnnPlan *plan = NULL;
   const char *found = NULL, *name = NULL, *details = NULL, *text = NULL;
   int64_t engine = 0;
-  char *path = cudnn_store_path(folder, key);
+  char *path = file_path(folder, key);
   *out = NULL;
   if (!path_exists(path)) goto done;
-  TRY(json_read_file(path, MOST_BYTES, &root, error));
+  TRY(json_read_file(path, MAX_FILE_BYTES, &root, error));
   TRY(json_get_string(root, path, "key", &found, error));
   if (strcmp(found, key) != 0)
     FAIL(error, ERROR_DATA, "%s: key: \"%s\" found, \"%s\" expected", path, found, key);
-  TRY(json_get_string(root, path, "form", &name, error));
-  TRY(find_form(path, convolution, name, form, error));
+  TRY(json_get_string(root, path, "variant", &name, error));
+  TRY(find_variant(path, convolution, name, variant, error));
   TRY(json_get_int(root, path, "engine", 0, INT64_MAX, &engine, error));
   TRY(json_get_string(root, path, "details", &details, error));
   TRY(json_get_string(root, path, "plan", &text, error));
-  TRY(cudnn_plan_load(target, text, rules, &plan, error));
+  TRY(cudnn_plan_load(target, text, constraints, &plan, error));
   plan->engine = engine;
   plan->details = mem_string(details);
   plan->tensor_cores = json_is_true(json_object_get(root, "tensor_cores"));

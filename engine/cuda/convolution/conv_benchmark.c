@@ -1,171 +1,171 @@
-/* Trying and measuring the steps of a form on scratch memory, before they are chosen. */
+#include "engine/cuda/convolution/conv_benchmark.h"
+
 #include <math.h>
 #include <stdlib.h>
 
 #include "base/bf16.h"
-#include "base/log.h"
 #include "base/memory.h"
-#include "engine/cuda/convolution/convolution.h"
 #include "engine/cuda/convolution/reference.h"
 
 /* --- Scratch ---------------------------------------------------------------------------------- */
-enum { NANS = 0xff, MOST_SAMPLES = 64, MOST_SUMS = MOST_SAMPLES * REFERENCE_MOST_SLICES };
+enum { NAN_BYTE = 0xff, MAX_SAMPLES = 64, MAX_SUMS = MAX_SAMPLES * REFERENCE_MAX_SLICES };
 
-/* What all forms of a convolution are tried on. */
-struct ConvolutionTrial {
+struct ConvBenchmark {
   Convolution convolution;
   cudnnHandle_t handle;
   cudaStream_t stream;
   bool tf32;
-  int written;  /* the part */
-  char *memory; /* one piece for the tensors; NULL: the device has not that much */
-  ConvolutionTensors tensors;
-  double *sums;          /* [MOST_SUMS], on the device */
-  char *workspace;       /* grows with what forms want */
+  int output;   /* conv_output_tensor */
+  char *memory; /* one allocation for all tensors */
+  ConvPointers pointers;
+  double *sums;          /* [MAX_SUMS], on the device */
+  char *workspace;       /* grows to the largest so far */
   size_t workspace_size; /* bytes */
   int samples;
-  double expected[MOST_SAMPLES]; /* with bias and activation */
+  double expected[MAX_SAMPLES]; /* with bias and activation */
 };
 
-static Shape part_shape(const Convolution *c, int part) {
-  const Shape shapes[PARTS] = {c->x, c->w, c->y};
-  return shapes[part];
+static Shape tensor_shape(const Convolution *c, int tensor) {
+  const Shape shapes[CONV_TENSORS] = {c->x, c->w, c->y};
+  return shapes[tensor];
 }
 
-static DType part_dtype(const ConvolutionTrial *trial, int part) {
-  return part == trial->written ? trial->convolution.result : trial->convolution.operands;
+static DType tensor_dtype(const ConvBenchmark *benchmark, int tensor) {
+  return tensor == benchmark->output ? benchmark->convolution.result
+                                     : benchmark->convolution.operands;
 }
 
-static size_t part_bytes(const ConvolutionTrial *trial, int part) {
-  return (size_t)shape_count(part_shape(&trial->convolution, part)) *
-         dtype_size(part_dtype(trial, part));
+static size_t tensor_bytes(const ConvBenchmark *benchmark, int tensor) {
+  return (size_t)shape_count(tensor_shape(&benchmark->convolution, tensor)) *
+         dtype_size(tensor_dtype(benchmark, tensor));
 }
 
-/* `*out` is NULL where there is not that much: that is said, and no error. */
-static Status take_memory(size_t bytes, char **out, Error *error) {
+/* On an error `*out` is NULL. */
+static Status allocate(size_t bytes, char **out, bool *out_of_memory, Error *error) {
   Status status = OK;
+  *out_of_memory = false;
   const cudaError_t code = cudaMalloc((void **)out, bytes);
   if (code == cudaErrorMemoryAllocation) {
-    cudaGetLastError(); /* it is no error of the device: later calls must not see it */
+    cudaGetLastError(); /* clears it for later calls */
     *out = NULL;
-    log_info("cuDNN: no %zu bytes of device memory to try a convolution in; it is used untried",
-             bytes);
-    return OK;
+    *out_of_memory = true;
+    return error_set(error, ERROR_INTERNAL, "no %zu bytes of device memory free for validation",
+                     bytes);
   }
   CUDA_TRY(code);
 done:
   return status;
 }
 
-static Status take_tensors(ConvolutionTrial *trial, Error *error) {
+static Status allocate_tensors(ConvBenchmark *benchmark, bool *out_of_memory, Error *error) {
   Status status = OK;
-  size_t at[PARTS], bytes = 0;
-  for (int i = 0; i < PARTS; i++) {
-    at[i] = bytes;
-    bytes += memory_align(part_bytes(trial, i));
+  size_t offsets[CONV_TENSORS], bytes = 0;
+  for (int i = 0; i < CONV_TENSORS; i++) {
+    offsets[i] = bytes;
+    bytes += memory_align(tensor_bytes(benchmark, i));
   }
-  const size_t bias_at = bytes;
-  bytes += memory_align((size_t)trial->convolution.y.dim[AXIS_C] * sizeof(float));
-  const size_t sums_at = bytes;
-  bytes += memory_align(MOST_SUMS * sizeof(double));
-  TRY(take_memory(bytes, &trial->memory, error));
-  if (!trial->memory) goto done;
-  for (int i = 0; i < PARTS; i++) trial->tensors.part[i] = trial->memory + at[i];
-  trial->tensors.bias = trial->memory + bias_at;
-  trial->sums = (double *)(void *)(trial->memory + sums_at);
+  const size_t bias_offset = bytes;
+  bytes += memory_align((size_t)benchmark->convolution.y.dim[AXIS_C] * sizeof(float));
+  const size_t sums_offset = bytes;
+  bytes += memory_align(MAX_SUMS * sizeof(double));
+  TRY(allocate(bytes, &benchmark->memory, out_of_memory, error));
+  for (int i = 0; i < CONV_TENSORS; i++)
+    benchmark->pointers.tensor[i] = benchmark->memory + offsets[i];
+  benchmark->pointers.bias = benchmark->memory + bias_offset;
+  benchmark->sums = (double *)(void *)(benchmark->memory + sums_offset);
 done:
   return status;
 }
 
-static Status fill_numbers(const ConvolutionTrial *trial, void *out, DType dtype, int64_t count,
-                           int seed, double scale, Error *error) {
-  const ReferenceNumbersLaunch numbers = {
+static Status fill_random(const ConvBenchmark *benchmark, void *out, DType dtype, int64_t count,
+                          int seed, double scale, Error *error) {
+  const ReferenceRandomLaunch random = {
       .out = out, .dtype = dtype, .count = count, .seed = (uint64_t)seed, .scale = (float)scale};
-  return launch_reference_numbers(&numbers, trial->stream, error);
+  return launch_reference_random(&random, benchmark->stream, error);
 }
 
-/* Operands and bias: sums of products are about 1 in the forward pass. */
-static Status fill_operands(const ConvolutionTrial *trial, Error *error) {
+/* Scaled so that results of the forward pass have a magnitude of about 1. */
+static Status fill_operands(const ConvBenchmark *benchmark, Error *error) {
   Status status = OK;
-  const Convolution *c = &trial->convolution;
+  const Convolution *c = &benchmark->convolution;
   const double fan_in = (double)shape_count(c->w) / (double)c->w.dim[0];
-  const double scales[PARTS] = {1, 3 / sqrt(fan_in), 1};
-  for (int i = 0; i < PARTS; i++)
-    if (i != trial->written)
-      TRY(fill_numbers(trial, trial->tensors.part[i], c->operands, shape_count(part_shape(c, i)),
-                       i + 1, scales[i], error));
+  const double scales[CONV_TENSORS] = {1, 3 / sqrt(fan_in), 1};
+  for (int i = 0; i < CONV_TENSORS; i++)
+    if (i != benchmark->output)
+      TRY(fill_random(benchmark, benchmark->pointers.tensor[i], c->operands,
+                      shape_count(tensor_shape(c, i)), i + 1, scales[i], error));
   if (c->pass == CONVOLUTION_FORWARD && c->bias)
-    TRY(fill_numbers(trial, trial->tensors.bias, DTYPE_F32, c->y.dim[AXIS_C], PARTS + 1, 1, error));
+    TRY(fill_random(benchmark, benchmark->pointers.bias, DTYPE_F32, c->y.dim[AXIS_C],
+                    CONV_TENSORS + 1, 1, error));
 done:
   return status;
 }
 
-static bool has_room(const ConvolutionTrial *trial, const ConvolutionSteps *steps) {
-  return trial->memory && steps->workspace <= trial->workspace_size;
-}
-
-/* What a form may not leave as it is, is NaN. Not done where there is no room for its workspace. */
-static Status poison(ConvolutionTrial *trial, const ConvolutionSteps *steps, Error *error) {
+/* Fills the result and the workspace, which grows to the run's size, with NaN. */
+static Status fill_nan(ConvBenchmark *benchmark, const ConvRun *run, bool *out_of_memory,
+                       Error *error) {
   Status status = OK;
-  if (steps->workspace > trial->workspace_size) {
-    if (trial->workspace) CUDA_TRY(cudaFree(trial->workspace));
-    trial->workspace = NULL;
-    trial->workspace_size = 0;
-    TRY(take_memory(steps->workspace, &trial->workspace, error));
-    if (!trial->workspace) goto done;
-    trial->workspace_size = steps->workspace;
+  if (run->workspace > benchmark->workspace_size) {
+    if (benchmark->workspace) CUDA_TRY(cudaFree(benchmark->workspace));
+    benchmark->workspace = NULL;
+    benchmark->workspace_size = 0;
+    TRY(allocate(run->workspace, &benchmark->workspace, out_of_memory, error));
+    benchmark->workspace_size = run->workspace;
   }
-  if (steps->workspace > 0)
-    CUDA_TRY(cudaMemsetAsync(trial->workspace, NANS, steps->workspace, trial->stream));
-  CUDA_TRY(cudaMemsetAsync(trial->tensors.part[trial->written], NANS,
-                           part_bytes(trial, trial->written), trial->stream));
+  if (run->workspace > 0)
+    CUDA_TRY(cudaMemsetAsync(benchmark->workspace, NAN_BYTE, run->workspace, benchmark->stream));
+  CUDA_TRY(cudaMemsetAsync(benchmark->pointers.tensor[benchmark->output], NAN_BYTE,
+                           tensor_bytes(benchmark, benchmark->output), benchmark->stream));
 done:
   return status;
 }
 
-/* --- What is right ---------------------------------------------------------------------------- */
-static Status sum_samples(ConvolutionTrial *trial, Error *error) {
+/* --- Expected results ------------------------------------------------------------------------- */
+static Status sum_samples(ConvBenchmark *benchmark, Error *error) {
   static const ReferenceResult results[] = {REFERENCE_Y, REFERENCE_DX, REFERENCE_DW};
   Status status = OK;
-  double sums[MOST_SUMS];
-  const Convolution *c = &trial->convolution;
+  double sums[MAX_SUMS];
+  const Convolution *c = &benchmark->convolution;
   ReferenceSamplesLaunch launch = {.convolution = {.result = results[c->pass],
-                                                   .x = trial->tensors.part[PART_X],
-                                                   .w = trial->tensors.part[PART_W],
-                                                   .y = trial->tensors.part[PART_Y],
+                                                   .x = benchmark->pointers.tensor[CONV_X],
+                                                   .w = benchmark->pointers.tensor[CONV_W],
+                                                   .y = benchmark->pointers.tensor[CONV_Y],
                                                    .x_shape = c->x,
                                                    .w_shape = c->w,
                                                    .y_shape = c->y,
                                                    .operands = c->operands},
-                                   .samples = trial->samples,
-                                   .out = trial->sums};
+                                   .samples = benchmark->samples,
+                                   .out = benchmark->sums};
   for (int i = 0; i < 3; i++) {
     launch.convolution.stride[i] = c->stride[i];
     launch.convolution.before[i] = c->before[i];
   }
   launch.slices = reference_sample_slices(&launch.convolution);
-  TRY(launch_reference_samples(&launch, trial->stream, error));
-  CUDA_TRY(cudaStreamSynchronize(trial->stream));
-  CUDA_TRY(cudaMemcpy(sums, trial->sums, (size_t)(trial->samples * launch.slices) * sizeof *sums,
+  TRY(launch_reference_samples(&launch, benchmark->stream, error));
+  CUDA_TRY(cudaStreamSynchronize(benchmark->stream));
+  CUDA_TRY(cudaMemcpy(sums, benchmark->sums,
+                      (size_t)(benchmark->samples * launch.slices) * sizeof *sums,
                       cudaMemcpyDeviceToHost));
-  for (int i = 0; i < trial->samples; i++) {
-    trial->expected[i] = 0;
-    for (int64_t k = 0; k < launch.slices; k++) trial->expected[i] += sums[i * launch.slices + k];
+  for (int i = 0; i < benchmark->samples; i++) {
+    benchmark->expected[i] = 0;
+    for (int64_t k = 0; k < launch.slices; k++)
+      benchmark->expected[i] += sums[i * launch.slices + k];
   }
 done:
   return status;
 }
 
-static int64_t written_count(const ConvolutionTrial *trial) {
-  return shape_count(part_shape(&trial->convolution, trial->written));
+static int64_t output_count(const ConvBenchmark *benchmark) {
+  return shape_count(tensor_shape(&benchmark->convolution, benchmark->output));
 }
 
-static int64_t place_of(const ConvolutionTrial *trial, int sample) {
-  return reference_sample_place(sample, trial->samples, written_count(trial));
+static int64_t sample_index(const ConvBenchmark *benchmark, int sample) {
+  return reference_sample_index(sample, benchmark->samples, output_count(benchmark));
 }
 
-/* The stream's work is done. */
-static Status read_number(const void *base, DType dtype, int64_t index, double *out, Error *error) {
+/* Reads one element; the stream must be idle. */
+static Status read_element(const void *base, DType dtype, int64_t index, double *out,
+                           Error *error) {
   Status status = OK;
   float number = 0;
   uint16_t bits = 0;
@@ -178,14 +178,15 @@ done:
   return status;
 }
 
-/* What bias and activation make of a sum. */
-static Status finish_sum(const ConvolutionTrial *trial, int64_t place, double *sum, Error *error) {
+/* Applies bias and activation to the sum of one element of the forward pass. */
+static Status apply_epilogue(const ConvBenchmark *benchmark, int64_t place, double *sum,
+                             Error *error) {
   Status status = OK;
-  const Convolution *c = &trial->convolution;
+  const Convolution *c = &benchmark->convolution;
   double bias = 0;
   if (c->pass != CONVOLUTION_FORWARD) goto done;
   if (c->bias)
-    TRY(read_number(trial->tensors.bias, DTYPE_F32, place % c->y.dim[AXIS_C], &bias, error));
+    TRY(read_element(benchmark->pointers.bias, DTYPE_F32, place % c->y.dim[AXIS_C], &bias, error));
   *sum += bias;
   if (c->activation == ACTIVATION_LEAKY_RELU && *sum < 0) *sum *= (double)c->slope;
   if (c->activation == ACTIVATION_TANH) *sum = tanh(*sum);
@@ -193,105 +194,103 @@ done:
   return status;
 }
 
-static Status expect(ConvolutionTrial *trial, Error *error) {
+static Status compute_expected(ConvBenchmark *benchmark, Error *error) {
   Status status = OK;
-  const int64_t count = written_count(trial);
-  trial->samples = count < MOST_SAMPLES ? (int)count : MOST_SAMPLES;
-  TRY(sum_samples(trial, error));
-  for (int i = 0; i < trial->samples; i++)
-    TRY(finish_sum(trial, place_of(trial, i), &trial->expected[i], error));
+  const int64_t count = output_count(benchmark);
+  benchmark->samples = count < MAX_SAMPLES ? (int)count : MAX_SAMPLES;
+  TRY(sum_samples(benchmark, error));
+  for (int i = 0; i < benchmark->samples; i++)
+    TRY(apply_epilogue(benchmark, sample_index(benchmark, i), &benchmark->expected[i], error));
 done:
   return status;
 }
 
-Status convolution_trial_new(const Convolution *convolution, cudnnHandle_t handle,
-                             cudaStream_t stream, bool tf32, ConvolutionTrial **out, Error *error) {
+Status conv_benchmark_new(const Convolution *convolution, cudnnHandle_t handle, cudaStream_t stream,
+                          bool tf32, ConvBenchmark **out, bool *out_of_memory, Error *error) {
   Status status = OK;
-  ConvolutionTrial *trial = mem_new(1, sizeof *trial);
+  ConvBenchmark *benchmark = mem_new(1, sizeof *benchmark);
   *out = NULL;
-  trial->convolution = *convolution;
-  trial->handle = handle;
-  trial->stream = stream;
-  trial->tf32 = tf32;
-  trial->written = convolution_written_part(convolution->pass);
-  TRY(take_tensors(trial, error));
-  if (trial->memory) {
-    TRY(fill_operands(trial, error));
-    TRY(expect(trial, error));
-  }
-  *out = trial;
-  trial = NULL;
+  benchmark->convolution = *convolution;
+  benchmark->handle = handle;
+  benchmark->stream = stream;
+  benchmark->tf32 = tf32;
+  benchmark->output = conv_output_tensor(convolution->pass);
+  TRY(allocate_tensors(benchmark, out_of_memory, error));
+  TRY(fill_operands(benchmark, error));
+  TRY(compute_expected(benchmark, error));
+  *out = benchmark;
+  benchmark = NULL;
 done:
-  convolution_trial_free(trial);
+  conv_benchmark_free(benchmark);
   return status;
 }
 
-void convolution_trial_free(ConvolutionTrial *trial) {
-  if (!trial) return;
-  if (trial->memory) cudaFree(trial->memory);
-  if (trial->workspace) cudaFree(trial->workspace);
-  free(trial);
+void conv_benchmark_free(ConvBenchmark *benchmark) {
+  if (!benchmark) return;
+  if (benchmark->memory) cudaFree(benchmark->memory);
+  if (benchmark->workspace) cudaFree(benchmark->workspace);
+  free(benchmark);
 }
 
-/* --- Trying ----------------------------------------------------------------------------------- */
-/* Far above rounding in sums of any length, far below one wrong element among the samples. */
-static double tolerance_of(const ConvolutionTrial *trial) {
-  if (trial->convolution.operands == DTYPE_BF16) return 2e-2;
-  return trial->tf32 ? 5e-3 : 2e-4;
+/* --- Validation ------------------------------------------------------------------------------- */
+/* Far above rounding errors of sums of any length, far below one wrong element among the samples.
+ */
+static double tolerance_of(const ConvBenchmark *benchmark) {
+  if (benchmark->convolution.operands == DTYPE_BF16) return 2e-2;
+  return benchmark->tf32 ? 5e-3 : 2e-4;
 }
 
-static Status compare(const ConvolutionTrial *trial, Error *error) {
+static Status compare(const ConvBenchmark *benchmark, Error *error) {
   Status status = OK;
-  const double tolerance = tolerance_of(trial);
+  const double tolerance = tolerance_of(benchmark);
   double difference = 0, norm = 0, worst = -1, worst_found = 0;
   int worst_sample = 0;
-  for (int i = 0; i < trial->samples; i++) {
-    const double expected = trial->expected[i];
+  for (int i = 0; i < benchmark->samples; i++) {
+    const double expected = benchmark->expected[i];
     double found = NAN;
-    TRY(read_number(trial->tensors.part[trial->written], trial->convolution.result,
-                    place_of(trial, i), &found, error));
+    TRY(read_element(benchmark->pointers.tensor[benchmark->output], benchmark->convolution.result,
+                     sample_index(benchmark, i), &found, error));
     const double off = fabs(found - expected);
     difference += off * off;
     norm += expected * expected;
-    if (off <= worst) continue; /* a NaN is worst, and stays it */
+    if (off <= worst) continue; /* false for NaN, which counts as the worst */
     if (!isnan(worst)) worst = off, worst_found = found, worst_sample = i;
   }
   if (!(sqrt(difference) <= tolerance * sqrt(norm)))
     FAIL(error, ERROR_INTERNAL,
-         "it computes wrong numbers: off by %.3g (relative, of %d elements; at most %.3g is "
-         "rounding); element %lld of %lld is %.6g, should be %.6g",
-         sqrt(difference / norm), trial->samples, tolerance,
-         (long long)place_of(trial, worst_sample), (long long)written_count(trial), worst_found,
-         trial->expected[worst_sample]);
+         "wrong results: relative error %.3g over %d sampled elements, at most %.3g allowed; "
+         "element %lld of %lld is %.6g, expected %.6g",
+         sqrt(difference / norm), benchmark->samples, tolerance,
+         (long long)sample_index(benchmark, worst_sample), (long long)output_count(benchmark),
+         worst_found, benchmark->expected[worst_sample]);
 done:
   return status;
 }
 
-static Status run(const ConvolutionTrial *trial, const ConvolutionSteps *steps, Error *error) {
-  return convolution_steps_run(steps, trial->handle, trial->stream, &trial->tensors,
-                               trial->workspace, error);
+static Status enqueue(const ConvBenchmark *benchmark, const ConvRun *run, Error *error) {
+  return conv_run_enqueue(run, benchmark->handle, benchmark->stream, &benchmark->pointers,
+                          benchmark->workspace, error);
 }
 
-Status convolution_trial_check(ConvolutionTrial *trial, const ConvolutionSteps *steps,
+Status conv_benchmark_validate(ConvBenchmark *benchmark, const ConvRun *run, bool *out_of_memory,
                                Error *error) {
   Status status = OK;
-  if (!trial->memory) goto done;
-  TRY(poison(trial, steps, error));
-  if (!has_room(trial, steps)) goto done;
-  TRY(run(trial, steps, error));
-  CUDA_TRY(cudaStreamSynchronize(trial->stream));
-  TRY(compare(trial, error));
+  *out_of_memory = false;
+  TRY(fill_nan(benchmark, run, out_of_memory, error));
+  TRY(enqueue(benchmark, run, error));
+  CUDA_TRY(cudaStreamSynchronize(benchmark->stream));
+  TRY(compare(benchmark, error));
 done:
   return status;
 }
 
-/* --- Measuring -------------------------------------------------------------------------------- */
-enum { LEAST_RUNS = 3, MOST_RUNS = 7 };
+/* --- Timing ----------------------------------------------------------------------------------- */
+enum { MIN_RUNS = 3, MAX_RUNS = 7 };
 static const double ENOUGH_SECONDS = 20e-3, TOO_SLOW = 1.5;
 
-/* The shortest: what else the device does makes a run longer, never shorter. The first one is not
- * counted, unless it is as slow as to tell all. */
-static Status time_runs(const ConvolutionTrial *trial, const ConvolutionSteps *steps, double best,
+/* The minimum, since other work on the device only makes a run longer. The first run is a warm-up
+ * and not counted, unless it is so slow that the candidate cannot win. */
+static Status time_runs(const ConvBenchmark *benchmark, const ConvRun *run, double best,
                         double *seconds, Error *error) {
   Status status = OK;
   cudaEvent_t begin = NULL, end = NULL;
@@ -299,10 +298,10 @@ static Status time_runs(const ConvolutionTrial *trial, const ConvolutionSteps *s
   int count = 0;
   CUDA_TRY(cudaEventCreate(&begin));
   CUDA_TRY(cudaEventCreate(&end));
-  for (int i = 0; count < MOST_RUNS && (count < LEAST_RUNS || sum < ENOUGH_SECONDS); i++) {
-    CUDA_TRY(cudaEventRecord(begin, trial->stream));
-    TRY(run(trial, steps, error));
-    CUDA_TRY(cudaEventRecord(end, trial->stream));
+  for (int i = 0; count < MAX_RUNS && (count < MIN_RUNS || sum < ENOUGH_SECONDS); i++) {
+    CUDA_TRY(cudaEventRecord(begin, benchmark->stream));
+    TRY(enqueue(benchmark, run, error));
+    CUDA_TRY(cudaEventRecord(end, benchmark->stream));
     CUDA_TRY(cudaEventSynchronize(end));
     float milliseconds = 0;
     CUDA_TRY(cudaEventElapsedTime(&milliseconds, begin, end));
@@ -320,9 +319,9 @@ done:
   return status;
 }
 
-Status convolution_trial_measure(ConvolutionTrial *trial, const ConvolutionSteps *steps,
-                                 double best, double *seconds, Error *error) {
-  if (!has_room(trial, steps))
-    return error_set(error, ERROR_INTERNAL, "no device memory to measure a convolution in");
-  return time_runs(trial, steps, best, seconds, error);
+Status conv_benchmark_measure(ConvBenchmark *benchmark, const ConvRun *run, double best,
+                              double *seconds, Error *error) {
+  if (run->workspace > benchmark->workspace_size)
+    return error_set(error, ERROR_INTERNAL, "convolution timed without validation");
+  return time_runs(benchmark, run, best, seconds, error);
 }

@@ -4,22 +4,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- Reading ops ------------------------------------------------------------------------------ */
+/* --- Convolutions ----------------------------------------------------------------------------- */
 static bool present(const Tensor *tensors, int count, int index) {
   return index < count && tensors[index].shape.dim[0] > 0;
 }
 
-/* Where padding behind can be what it is before without another output, say so: cuDNN has more
- * engines for it. */
-static void make_symmetric(Convolution *c) {
+/* Makes the padding symmetric where that does not change the output: cuDNN has more engines for it.
+ */
+static void make_padding_symmetric(Convolution *c) {
   for (int i = 0; i < 3; i++) {
     const int64_t free = c->x.dim[AXIS_T + i] + 2 * c->before[i] - c->w.dim[AXIS_T + i];
     if (free >= 0 && free / c->stride[i] + 1 == c->y.dim[AXIS_T + i]) c->after[i] = c->before[i];
   }
 }
 
-Status convolution_of(ConvolutionPass pass, const Op *op, const Tensor *inputs,
-                      const Tensor *outputs, Convolution *out, Error *error) {
+Status convolution_from_op(ConvolutionPass pass, const Op *op, const Tensor *inputs,
+                           const Tensor *outputs, Convolution *out, Error *error) {
   Status status = OK;
   const Tensor *x, *w, *y;
   Convolution c = {.pass = pass};
@@ -38,11 +38,11 @@ Status convolution_of(ConvolutionPass pass, const Op *op, const Tensor *inputs,
   c.operands = pass == CONVOLUTION_BACKWARD_DATA ? y->dtype : x->dtype;
   c.result = outputs[0].dtype;
   const DType second = pass == CONVOLUTION_BACKWARD_WEIGHTS ? y->dtype : w->dtype;
-  const DType wanted = pass == CONVOLUTION_BACKWARD_WEIGHTS ? DTYPE_F32 : c.operands;
-  if (c.operands == DTYPE_U8 || second != c.operands || c.result != wanted)
+  const DType expected = pass == CONVOLUTION_BACKWARD_WEIGHTS ? DTYPE_F32 : c.operands;
+  if (c.operands == DTYPE_U8 || second != c.operands || c.result != expected)
     FAIL(error, ERROR_INTERNAL,
-         "%s: %s: x is %s, weights are %s, y is %s; allowed are f32 or bf16, all alike, and f32 "
-         "gradients of weights",
+         "%s: %s: x is %s, weights are %s, y is %s; expected all f32 or all bf16, and f32 for the "
+         "gradient of the weights",
          op->name, op_kind_name(op->kind), dtype_name(x->dtype), dtype_name(w->dtype),
          dtype_name(y->dtype));
   for (int i = 0; i < 3; i++) {
@@ -50,7 +50,7 @@ Status convolution_of(ConvolutionPass pass, const Op *op, const Tensor *inputs,
     c.before[i] = op->attributes.conv.before[i];
     c.after[i] = op->attributes.conv.after[i];
   }
-  make_symmetric(&c);
+  make_padding_symmetric(&c);
   *out = c;
 done:
   return status;
@@ -80,115 +80,119 @@ static int more_flops_first(const void *a, const void *b) {
   return (x < y) - (x > y);
 }
 
-void convolutions_by_flops(Convolution *convolutions, int count) {
+void convolutions_sort_by_flops(Convolution *convolutions, int count) {
   qsort(convolutions, (size_t)count, sizeof *convolutions, more_flops_first);
 }
 
-/* --- Forms ------------------------------------------------------------------------------------ */
-int64_t convolution_channel_step(DType dtype) {
+/* --- Variants --------------------------------------------------------------------------------- */
+/* Channels in one 16-byte load. */
+static int64_t channel_alignment(DType dtype) {
   return dtype == DTYPE_BF16 ? 8 : 4;
 }
 
-static bool leaves_time_alone(const Convolution *c) {
+static bool is_per_frame(const Convolution *c) {
   return c->w.dim[AXIS_T] == 1 && c->stride[0] == 1 && c->before[0] == 0 && c->after[0] == 0;
 }
 
-static bool padding_differs(const Convolution *c) {
+static bool has_unequal_padding(const Convolution *c) {
   return c->before[0] != c->after[0] || c->before[1] != c->after[1] || c->before[2] != c->after[2];
 }
 
-static bool channels_fit(const Convolution *c) {
-  const int64_t step = convolution_channel_step(c->operands);
+static bool channels_are_aligned(const Convolution *c) {
+  const int64_t step = channel_alignment(c->operands);
   return c->w.dim[AXIS_C] % step == 0 && c->w.dim[0] % step == 0;
 }
 
-/* The forms that differ in what stands behind the convolution alone. */
-static int add_endings(const Convolution *c, ConvolutionForm form, ConvolutionForm *forms,
-                       int count) {
+/* Adds one variant for each way to compute the epilogue: bias and activation, or the conversion of
+ * the gradient of the weights. */
+static int add_epilogues(const Convolution *c, ConvVariant variant, ConvVariant *variants,
+                         int count) {
   if (c->pass == CONVOLUTION_FORWARD && (c->bias || c->activation != ACTIVATION_NONE)) {
-    form.fused = true;
-    if (form.taps != TAPS_IN_Y) forms[count++] = form;
-    form.fused = false;
-    forms[count++] = form;
+    variant.fused = true;
+    if (variant.im2col != IM2COL_Y) variants[count++] = variant;
+    variant.fused = false;
+    variants[count++] = variant;
   } else if (c->pass == CONVOLUTION_BACKWARD_WEIGHTS && c->operands != c->result) {
-    /* Engines that write f32 are few, and on an H100 take up to 20 times as long for large
-     * pictures: who does not measure does not want them. */
-    static const GradientForm gradients[] = {GRADIENT_NARROW, GRADIENT_DIRECT, GRADIENT_IDENTITY};
+    /* Few engines write f32, and for large images they take up to 20 times as long on an H100, so
+     * they come last where nothing is measured. */
+    static const WgradOutput outputs[] = {WGRAD_BF16, WGRAD_DIRECT, WGRAD_IDENTITY};
     for (int i = 0; i < 3; i++) {
-      /* With channels that 16 bytes do not divide cuDNN 9.19 has engines for the fused graph that
-       * compute wrong numbers or read misaligned addresses, which ends the process's device. */
-      if (gradients[i] == GRADIENT_IDENTITY && !form.aligned && !channels_fit(c)) continue;
-      form.gradient = gradients[i];
-      forms[count++] = form;
+      /* For channels that are not a multiple of 16 bytes cuDNN 9.19 has engines for the fused graph
+       * that return wrong results or read misaligned addresses, a sticky error of the context. */
+      if (outputs[i] == WGRAD_IDENTITY && !variant.aligned && !channels_are_aligned(c)) continue;
+      variant.wgrad = outputs[i];
+      variants[count++] = variant;
     }
   } else {
-    forms[count++] = form;
+    variants[count++] = variant;
   }
   return count;
 }
 
-/* Tensor cores work on 8 channels at least, and on 16 to 64 well. cuDNN 9.19's fastest engines for
- * Hopper (62, 67) take 32 taps at most. */
-enum { FEW_CHANNELS = 8, MOST_SPREAD = 128, MANY_CHANNELS = 16, MOST_TAPS = 32 };
+/* Tensor cores work on at least 8 channels and are efficient with 16 to 64. cuDNN 9.19's fastest
+ * engines for Hopper (62, 67) support at most 32 taps. */
+enum { FEW_CHANNELS = 8, MAX_IM2COL_CHANNELS = 128, MANY_CHANNELS = 16, MAX_TAPS = 32 };
 
-/* Fewer taps for those engines: what is left over are images. */
-static const ConvolutionForm many_taps_form = {
-    .frames = true, .aligned = true, .taps = TAPS_IN_X, .taps_of_time = true};
+/* Taps along time become channels, so that few enough taps are left for those engines. */
+static const ConvVariant many_taps_variant = {
+    .frames = true, .aligned = true, .im2col = IM2COL_X, .im2col_time = true};
 
 static bool has_many_taps(const Convolution *c) {
   const int64_t taps = c->w.dim[AXIS_T] * c->w.dim[AXIS_H] * c->w.dim[AXIS_W];
-  return !leaves_time_alone(c) && taps > MOST_TAPS && c->w.dim[AXIS_C] >= MANY_CHANNELS;
+  return !is_per_frame(c) && taps > MAX_TAPS && c->w.dim[AXIS_C] >= MANY_CHANNELS;
 }
 
-/* The forms with taps as channels that are wanted first: of a convolution of few channels all taps
- * that are not along height, of one with many taps those along time. */
-static int add_taps(const Convolution *c, ConvolutionForm *forms, int count) {
-  const bool time = !leaves_time_alone(c), width = c->w.dim[AXIS_W] > 1;
-  const int64_t across = (time ? c->w.dim[AXIS_T] : 1) * c->w.dim[AXIS_W];
+/* Adds the im2col variants that are preferred to the plain one: with few channels, taps along time
+ * and width become channels; with many taps, those along time. */
+static int add_im2col(const Convolution *c, ConvVariant *variants, int count) {
+  const bool time = !is_per_frame(c), width = c->w.dim[AXIS_W] > 1;
+  const int64_t taps = (time ? c->w.dim[AXIS_T] : 1) * c->w.dim[AXIS_W];
   const int64_t in = c->w.dim[AXIS_C], out = c->w.dim[0];
-  ConvolutionForm form = {
-      .frames = true, .aligned = true, .taps_of_time = time, .taps_of_width = width};
+  ConvVariant variant = {
+      .frames = true, .aligned = true, .im2col_time = time, .im2col_width = width};
   if (!time && !width) return count;
-  if (in <= FEW_CHANNELS && across * in <= MOST_SPREAD) {
-    form.taps = TAPS_IN_X;
-    count = add_endings(c, form, forms, count);
+  if (in <= FEW_CHANNELS && taps * in <= MAX_IM2COL_CHANNELS) {
+    variant.im2col = IM2COL_X;
+    count = add_epilogues(c, variant, variants, count);
   }
-  if (out <= FEW_CHANNELS && across * out <= MOST_SPREAD && c->stride[2] == 1 &&
+  if (out <= FEW_CHANNELS && taps * out <= MAX_IM2COL_CHANNELS && c->stride[2] == 1 &&
       c->stride[0] == 1) {
-    form.taps = TAPS_IN_Y;
-    count = add_endings(c, form, forms, count);
+    variant.im2col = IM2COL_Y;
+    count = add_epilogues(c, variant, variants, count);
   }
   if (c->pass == CONVOLUTION_FORWARD && has_many_taps(c))
-    count = add_endings(c, many_taps_form, forms, count);
+    count = add_epilogues(c, many_taps_variant, variants, count);
   return count;
 }
 
-int convolution_forms(const Convolution *c, ConvolutionForm forms[CONVOLUTION_MAX_FORMS]) {
-  const bool frames = leaves_time_alone(c), differs = padding_differs(c), fit = channels_fit(c);
-  int count = add_taps(c, forms, 0), tier = 0;
-  for (int padded = 0; padded <= (differs ? 1 : 0); padded++) {
+int conv_variants(const Convolution *c, ConvVariant variants[CONV_MAX_VARIANTS]) {
+  const bool frames = is_per_frame(c), unequal = has_unequal_padding(c),
+             fit = channels_are_aligned(c);
+  int count = add_im2col(c, variants, 0), tier = 0;
+  for (int padded = 0; padded <= (unequal ? 1 : 0); padded++) {
     for (int volume = frames ? 0 : 1; volume <= 1; volume++, tier++) {
       for (int aligned = 0; aligned <= (fit ? 0 : 1); aligned++) {
-        const ConvolutionForm form = {
+        const ConvVariant variant = {
             .frames = !volume, .aligned = aligned, .padded = padded, .tier = tier};
-        count = add_endings(c, form, forms, count);
+        count = add_epilogues(c, variant, variants, count);
       }
-      /* Measured, not trusted: it reads x as many times over as there are taps along time. */
+      /* Behind the plain ones, so only measurement selects it: it reads x once for each tap in
+       * time. */
       if (tier == 0 && c->pass == CONVOLUTION_BACKWARD_WEIGHTS && has_many_taps(c))
-        count = add_endings(c, many_taps_form, forms, count);
+        count = add_epilogues(c, many_taps_variant, variants, count);
     }
   }
   return count;
 }
 
-const char *convolution_form_name(const ConvolutionForm *form, char name[64]) {
-  static const char *const gradients[] = {"", "+identity", "+narrow"};
-  static const char *const taps[] = {"", "+x_taps_", "+y_taps_"};
-  snprintf(name, 64, "%s%s%s%s%s%s%s%s", form->frames ? "frames" : "volume",
-           form->padded ? "+padded" : "", form->aligned ? "+aligned" : "", taps[form->taps],
-           form->taps && form->taps_of_time ? "t" : "",
-           form->taps && form->taps_of_width ? "w" : "", form->fused ? "+fused" : "",
-           gradients[form->gradient]);
+const char *conv_variant_name(const ConvVariant *variant, char name[64]) {
+  static const char *const wgrads[] = {"", "+identity", "+bf16_wgrad"};
+  static const char *const im2cols[] = {"", "+x_im2col_", "+y_im2col_"};
+  snprintf(name, 64, "%s%s%s%s%s%s%s%s", variant->frames ? "frames" : "volume",
+           variant->padded ? "+padded" : "", variant->aligned ? "+aligned" : "",
+           im2cols[variant->im2col], variant->im2col && variant->im2col_time ? "t" : "",
+           variant->im2col && variant->im2col_width ? "w" : "", variant->fused ? "+fused" : "",
+           wgrads[variant->wgrad]);
   return name;
 }
 
@@ -196,11 +200,11 @@ static int64_t round_up(int64_t count, int64_t step) {
   return (count + step - 1) / step * step;
 }
 
-/* Moves the taps along one axis into channels; returns how many there were. */
-static int64_t take_taps(Convolution *c, TapsForm taps, int axis) {
+/* Unfolds the taps along one axis, which then has one tap; returns how many there were. */
+static int64_t unfold_axis(Convolution *c, Im2colTensor im2col, int axis) {
   const int64_t count = c->w.dim[AXIS_T + axis];
   c->w.dim[AXIS_T + axis] = 1;
-  if (taps == TAPS_IN_X)
+  if (im2col == IM2COL_X)
     c->x.dim[AXIS_T + axis] = c->y.dim[AXIS_T + axis];
   else
     c->y.dim[AXIS_T + axis] = c->x.dim[AXIS_T + axis];
@@ -209,37 +213,37 @@ static int64_t take_taps(Convolution *c, TapsForm taps, int axis) {
   return count;
 }
 
-static void take_all_taps(Convolution *c, const ConvolutionForm *form) {
+static void unfold(Convolution *c, const ConvVariant *variant) {
   enum { TIME, HEIGHT, WIDTH };
   int64_t count = 1;
-  if (form->taps_of_time) count *= take_taps(c, form->taps, TIME);
-  if (form->taps_of_width) count *= take_taps(c, form->taps, WIDTH);
-  if (form->taps == TAPS_IN_X)
+  if (variant->im2col_time) count *= unfold_axis(c, variant->im2col, TIME);
+  if (variant->im2col_width) count *= unfold_axis(c, variant->im2col, WIDTH);
+  if (variant->im2col == IM2COL_X)
     c->x.dim[AXIS_C] = c->w.dim[AXIS_C] *= count;
   else
     c->y.dim[AXIS_C] = c->w.dim[0] *= count;
 }
 
-Convolution convolution_inner(const Convolution *convolution, const ConvolutionForm *form) {
+Convolution conv_variant_apply(const Convolution *convolution, const ConvVariant *variant) {
   Convolution c = *convolution;
-  if (form->taps != TAPS_KEPT) take_all_taps(&c, form);
-  if (form->padded) {
+  if (variant->im2col != IM2COL_NONE) unfold(&c, variant);
+  if (variant->padded) {
     for (int i = 0; i < 3; i++) {
       if (c.before[i] == c.after[i]) continue;
       c.x.dim[AXIS_T + i] += c.before[i] + c.after[i];
       c.before[i] = c.after[i] = 0;
     }
   }
-  if (form->aligned) {
-    const int64_t step = convolution_channel_step(c.operands);
+  if (variant->aligned) {
+    const int64_t step = channel_alignment(c.operands);
     c.x.dim[AXIS_C] = c.w.dim[AXIS_C] = round_up(c.w.dim[AXIS_C], step);
     c.y.dim[AXIS_C] = c.w.dim[0] = round_up(c.w.dim[0], step);
   }
-  if (!form->fused) {
+  if (!variant->fused) {
     c.bias = false;
     c.activation = ACTIVATION_NONE;
     c.slope = 0;
   }
-  if (form->gradient == GRADIENT_NARROW) c.result = c.operands;
+  if (variant->wgrad == WGRAD_BF16) c.result = c.operands;
   return c;
 }

@@ -5,27 +5,27 @@
 #include "engine/cuda/kernels/vector.h"
 
 enum { THREADS = 256 };
-static const int64_t ROWS_OF_A_PART = 512, MOST_PARTS = 1024;
+static const int64_t ROWS_PER_PART = 512, MAX_PARTS = 1024;
 
-/* --- Windows ---------------------------------------------------------------------------------- */
+/* --- Pad and crop ----------------------------------------------------------------------------- */
 __device__ inline float activated(float value, Activation activation, float slope) {
   if (activation == ACTIVATION_LEAKY_RELU) return value > 0.0f ? value : slope * value;
   if (activation == ACTIVATION_TANH) return tanhf(value);
   return value;
 }
 
-struct PlacesLaunch {
-  WindowLaunch window;
-  int64_t packs;              /* accesses to the destination in all, of N elements each */
-  Divisor of_pixel, along[3]; /* accesses to a pixel; lengths along T, H, W */
-  bool same;                  /* each element of the destination is the source's of its number */
-  bool wide;                  /* the source is read in accesses of 16 bytes, too */
+struct PadCropParameters {
+  PadCropLaunch pad_crop;
+  int64_t packs;              /* stores to the destination, of N elements each */
+  Divisor of_pixel, along[3]; /* stores per pixel; lengths along T, H, W */
+  bool same;                  /* no padding, crop or added channels: indices are equal */
+  bool wide;                  /* loads from the source are 16 bytes, too */
 };
 
-/* The source's pixel that pixel `index` of the destination shows; -1: there is none. */
+/* The source pixel of pixel `index` of the destination; -1 where it is out of range. */
 template <typename Index>
-__device__ inline int64_t source_pixel(const PlacesLaunch &p, Index index) {
-  const int64_t *from = p.window.from.dim, *offset = p.window.offset;
+__device__ inline int64_t source_pixel(const PadCropParameters &p, Index index) {
+  const int64_t *from = p.pad_crop.from.dim, *offset = p.pad_crop.offset;
   if (p.same) return static_cast<int64_t>(index);
   const int64_t w = static_cast<int64_t>(take_rest(index, p.along[2])) + offset[AXIS_W];
   const int64_t h = static_cast<int64_t>(take_rest(index, p.along[1])) + offset[AXIS_H];
@@ -38,10 +38,10 @@ __device__ inline int64_t source_pixel(const PlacesLaunch &p, Index index) {
 
 /* Elements [channel, channel + N) of a pixel of the source. */
 template <typename From, int N>
-__device__ inline void load_source(const PlacesLaunch &p, int64_t pixel, int64_t channel,
+__device__ inline void load_source(const PadCropParameters &p, int64_t pixel, int64_t channel,
                                    float *values) {
-  const int64_t channels = p.window.from.dim[AXIS_C];
-  const From *from = static_cast<const From *>(p.window.source) + pixel * channels + channel;
+  const int64_t channels = p.pad_crop.from.dim[AXIS_C];
+  const From *from = static_cast<const From *>(p.pad_crop.source) + pixel * channels + channel;
 #pragma unroll
   for (int k = 0; k < N; k++) values[k] = 0.0f;
   if (N > 1 && p.wide) {
@@ -53,24 +53,24 @@ __device__ inline void load_source(const PlacesLaunch &p, int64_t pixel, int64_t
     if (channel + k >= 0 && channel + k < channels) floats_load<From, 1>(from + k, &values[k]);
 }
 
-/* A thread takes N neighbouring elements of the destination. */
+/* A thread writes N neighbouring elements of the destination. */
 template <typename From, typename To, int N, typename Index>
-__global__ void __launch_bounds__(THREADS) window_kernel(const PlacesLaunch p) {
+__global__ void __launch_bounds__(THREADS) pad_crop_kernel(const PadCropParameters p) {
   Index pixel = static_cast<Index>(blockIdx.x) * THREADS + threadIdx.x;
   if (pixel >= static_cast<Index>(p.packs)) return;
-  To *out = static_cast<To *>(p.window.destination) + static_cast<int64_t>(pixel) * N;
+  To *out = static_cast<To *>(p.pad_crop.destination) + static_cast<int64_t>(pixel) * N;
   const int64_t channel = static_cast<int64_t>(take_rest(pixel, p.of_pixel)) * N;
   const int64_t from = source_pixel(p, pixel);
   float values[N] = {};
-  if (from >= 0) load_source<From, N>(p, from, channel + p.window.offset[AXIS_C], values);
-  if (p.window.bias) {
+  if (from >= 0) load_source<From, N>(p, from, channel + p.pad_crop.offset[AXIS_C], values);
+  if (p.pad_crop.bias) {
 #pragma unroll
-    for (int k = 0; k < N; k++) values[k] += p.window.bias[channel + k];
+    for (int k = 0; k < N; k++) values[k] += p.pad_crop.bias[channel + k];
   }
-  if (p.window.activation != ACTIVATION_NONE) {
+  if (p.pad_crop.activation != ACTIVATION_NONE) {
 #pragma unroll
     for (int k = 0; k < N; k++)
-      values[k] = activated(values[k], p.window.activation, p.window.slope);
+      values[k] = activated(values[k], p.pad_crop.activation, p.pad_crop.slope);
   }
   if (N > 1) {
     store_wide<N>(out, values);
@@ -80,56 +80,57 @@ __global__ void __launch_bounds__(THREADS) window_kernel(const PlacesLaunch p) {
 }
 
 template <typename From, typename To, int N>
-static Status start_window(const WindowLaunch *p, cudaStream_t stream, Error *error) {
+static Status start_pad_crop(const PadCropLaunch *p, cudaStream_t stream, Error *error) {
   const int64_t *from = p->from.dim, *to = p->to.dim, *offset = p->offset;
   const int64_t packs = to[AXIS_N] * to[AXIS_T] * to[AXIS_H] * to[AXIS_W] * (to[AXIS_C] / N);
   const int64_t blocks = (packs + THREADS - 1) / THREADS;
-  PlacesLaunch places = {*p, packs, divisor_of(to[AXIS_C] / N), {}, true, true};
-  for (int i = 0; i < 3; i++) places.along[i] = divisor_of(to[AXIS_T + i]);
+  PadCropParameters parameters = {*p, packs, divisor_of(to[AXIS_C] / N), {}, true, true};
+  for (int i = 0; i < 3; i++) parameters.along[i] = divisor_of(to[AXIS_T + i]);
   for (int axis = 0; axis < RANK; axis++)
-    places.same = places.same && from[axis] == to[axis] && offset[axis] == 0;
-  places.wide = reinterpret_cast<uintptr_t>(p->source) % 16 == 0 && from[AXIS_C] % N == 0 &&
-                offset[AXIS_C] % N == 0;
+    parameters.same = parameters.same && from[axis] == to[axis] && offset[axis] == 0;
+  parameters.wide = reinterpret_cast<uintptr_t>(p->source) % 16 == 0 && from[AXIS_C] % N == 0 &&
+                    offset[AXIS_C] % N == 0;
   if (blocks > INT32_MAX)
-    return error_set(error, ERROR_INTERNAL, "a window of %lld accesses; at most %lld",
+    return error_set(error, ERROR_INTERNAL, "pad and crop: %lld stores, at most %lld",
                      static_cast<long long>(packs), static_cast<long long>(INT32_MAX) * THREADS);
-  return cuda_launch(packs <= INT32_MAX - THREADS ? window_kernel<From, To, N, uint32_t>
-                                                  : window_kernel<From, To, N, uint64_t>,
-                     dim3(static_cast<unsigned>(blocks)), THREADS, 0, places, stream, error);
+  return cuda_launch(packs <= INT32_MAX - THREADS ? pad_crop_kernel<From, To, N, uint32_t>
+                                                  : pad_crop_kernel<From, To, N, uint64_t>,
+                     dim3(static_cast<unsigned>(blocks)), THREADS, 0, parameters, stream, error);
 }
 
-/* Wide where the destination can be; the source then may be narrow: a few channels, padded. */
+/* 16-byte stores where the destination allows; the source may still need narrow loads. */
 template <typename From, typename To>
-static Status start_width(const WindowLaunch *p, cudaStream_t stream, Error *error) {
+static Status choose_pad_crop(const PadCropLaunch *p, cudaStream_t stream, Error *error) {
   enum { WIDE = sizeof(From) + sizeof(To) == 8 ? 4 : 8 };
   const bool fits =
       p->to.dim[AXIS_C] % WIDE == 0 && reinterpret_cast<uintptr_t>(p->destination) % 16 == 0;
-  return fits ? start_window<From, To, WIDE>(p, stream, error)
-              : start_window<From, To, 1>(p, stream, error);
+  return fits ? start_pad_crop<From, To, WIDE>(p, stream, error)
+              : start_pad_crop<From, To, 1>(p, stream, error);
 }
 
-extern "C" Status launch_window(const WindowLaunch *p, cudaStream_t stream, Error *error) {
+extern "C" Status launch_pad_crop(const PadCropLaunch *p, cudaStream_t stream, Error *error) {
   const bool from_bf16 = p->source_dtype == DTYPE_BF16,
              to_bf16 = p->destination_dtype == DTYPE_BF16;
   if (from_bf16)
-    return to_bf16 ? start_width<uint16_t, uint16_t>(p, stream, error)
-                   : start_width<uint16_t, float>(p, stream, error);
-  return to_bf16 ? start_width<float, uint16_t>(p, stream, error)
-                 : start_width<float, float>(p, stream, error);
+    return to_bf16 ? choose_pad_crop<uint16_t, uint16_t>(p, stream, error)
+                   : choose_pad_crop<uint16_t, float>(p, stream, error);
+  return to_bf16 ? choose_pad_crop<float, uint16_t>(p, stream, error)
+                 : choose_pad_crop<float, float>(p, stream, error);
 }
 
-/* --- Sums over pixels ------------------------------------------------------------------------- */
+/* --- Column sums ------------------------------------------------------------------------------ */
 extern "C" int64_t column_sums_parts(int64_t rows, int64_t columns) {
   (void)columns;
-  const int64_t parts = (rows + ROWS_OF_A_PART - 1) / ROWS_OF_A_PART;
-  return parts < MOST_PARTS ? parts : MOST_PARTS;
+  const int64_t parts = (rows + ROWS_PER_PART - 1) / ROWS_PER_PART;
+  return parts < MAX_PARTS ? parts : MAX_PARTS;
 }
 
-/* A block sums a part's rows for up to THREADS accesses of N columns: threads that are left over
- * share the rows, and are added up in a tree. */
+/* A block sums the rows of a part for up to THREADS groups of N columns. Where there are fewer
+ * groups than threads, several threads share the rows of a group and their sums are added in a
+ * tree. */
 template <typename T, int N>
 __global__ void __launch_bounds__(THREADS) column_parts_kernel(const ColumnSumsLaunch p) {
-  __shared__ float lanes[THREADS * N];
+  __shared__ float thread_sums[THREADS * N];
   const int64_t packs = p.columns / N, first_pack = static_cast<int64_t>(blockIdx.y) * THREADS;
   const int64_t left = packs - first_pack;
   const int width = left < THREADS ? static_cast<int>(left) : int{THREADS}, depth = THREADS / width;
@@ -145,22 +146,23 @@ __global__ void __launch_bounds__(THREADS) column_parts_kernel(const ColumnSumsL
       for (int k = 0; k < N; k++) sums[k] += values[k];
     }
   }
-  for (int k = 0; k < N; k++) lanes[thread * N + k] = sums[k];
+  for (int k = 0; k < N; k++) thread_sums[thread * N + k] = sums[k];
   for (int count = depth; count > 1;) {
     const int half = (count + 1) / 2;
     __syncthreads();
     if (lane + half < count)
-      for (int k = 0; k < N; k++) lanes[thread * N + k] += lanes[(thread + half * width) * N + k];
+      for (int k = 0; k < N; k++)
+        thread_sums[thread * N + k] += thread_sums[(thread + half * width) * N + k];
     count = half;
   }
   if (lane == 0)
     for (int k = 0; k < N; k++)
-      p.partials[blockIdx.x * p.columns + column + k] = lanes[thread * N + k];
+      p.partials[blockIdx.x * p.columns + column + k] = thread_sums[thread * N + k];
 }
 
-/* A block's threads share the parts of 32 columns: a warp reads neighbours. */
+/* A block adds the parts of 32 columns: each warp reads neighbouring columns of one part. */
 __global__ void __launch_bounds__(THREADS) column_total_kernel(const ColumnSumsLaunch p) {
-  __shared__ float lanes[THREADS];
+  __shared__ float thread_sums[THREADS];
   enum { WIDTH = 32, DEPTH = THREADS / WIDTH };
   const int thread = static_cast<int>(threadIdx.x), lane = thread / WIDTH;
   const int64_t column = static_cast<int64_t>(blockIdx.x) * WIDTH + thread % WIDTH;
@@ -168,12 +170,12 @@ __global__ void __launch_bounds__(THREADS) column_total_kernel(const ColumnSumsL
   if (column < p.columns)
     for (int64_t part = lane; part < p.parts; part += DEPTH)
       sum += p.partials[part * p.columns + column];
-  lanes[thread] = sum;
+  thread_sums[thread] = sum;
   for (int half = DEPTH / 2; half > 0; half /= 2) {
     __syncthreads();
-    if (lane < half) lanes[thread] += lanes[thread + half * WIDTH];
+    if (lane < half) thread_sums[thread] += thread_sums[thread + half * WIDTH];
   }
-  if (lane == 0 && column < p.columns) p.sums[column] = lanes[thread];
+  if (lane == 0 && column < p.columns) p.sums[column] = thread_sums[thread];
 }
 
 template <typename T, int N>

@@ -4,14 +4,14 @@
 #include "engine/cuda/kernels/launch.h"
 
 enum { THREADS = 128, SAMPLE_THREADS = 512 };
-static const int64_t MOST_BLOCKS = 16384;
+static const int64_t MAX_BLOCKS = 16384;
 
 __device__ static float element(const void *tensor, DType dtype, int64_t index) {
   if (dtype == DTYPE_BF16) return bf16_to_f32(static_cast<const uint16_t *>(tensor)[index]);
   return static_cast<const float *>(tensor)[index];
 }
 
-/* Where element `index` of a tensor stands along each axis. */
+/* The indices of element `index` along each axis. */
 __device__ static void split(int64_t index, const Shape &shape, int64_t at[RANK]) {
   for (int axis = RANK - 1; axis >= 0; axis--) {
     at[axis] = index % shape.dim[axis];
@@ -24,7 +24,7 @@ __device__ static int64_t join(const Shape &shape, int64_t n, int64_t t, int64_t
   return (((n * shape.dim[1] + t) * shape.dim[2] + h) * shape.dim[3] + w) * shape.dim[4] + c;
 }
 
-/* The place in x that tap `tap` of output place `place` reads, along one axis. */
+/* The position in x that tap `tap` of output position `place` reads, along one axis. */
 __device__ static int64_t input_place(const ReferenceConvolutionLaunch &p, int axis, int64_t place,
                                       int64_t tap) {
   return place * p.stride[axis] + tap - p.before[axis];
@@ -47,7 +47,7 @@ __device__ static float element_of_y(const ReferenceConvolutionLaunch &p, const 
   return sum;
 }
 
-/* The output place that reads input place `place` by tap `tap`; -1: none. */
+/* The output position that reads input position `place` by tap `tap`; -1 where there is none. */
 __device__ static int64_t output_place(const ReferenceConvolutionLaunch &p, int axis, int64_t place,
                                        int64_t tap) {
   const int64_t scaled = place + p.before[axis] - tap;
@@ -71,7 +71,7 @@ __device__ static float element_of_dx(const ReferenceConvolutionLaunch &p, const
   return sum;
 }
 
-/* Sums over a whole clip: in pieces, so that f32 holds their digits. */
+/* A sum over a whole clip: summed row by row, to limit the rounding error of f32. */
 __device__ static float element_of_dw(const ReferenceConvolutionLaunch &p, const int64_t at[RANK]) {
   float sum = 0.0f;
   for (int64_t n = 0; n < p.y_shape.dim[0]; n++)
@@ -122,8 +122,8 @@ extern "C" Status launch_reference_convolution(const ReferenceConvolutionLaunch 
   return cuda_launch(reference_convolution_kernel, blocks, THREADS, 0, *p, stream, error);
 }
 
-/* --- Some elements ---------------------------------------------------------------------------- */
-/* One product of the sum that an element is; 0 where padding or a stride leaves it out. */
+/* --- Sampled elements ------------------------------------------------------------------------- */
+/* One product of the sum of an element; 0 where padding or stride excludes it. */
 __device__ static double product_of_y(const ReferenceConvolutionLaunch &p, const int64_t at[RANK],
                                       int64_t term) {
   int64_t tap[RANK];
@@ -181,12 +181,12 @@ __host__ __device__ static int64_t terms_of(const ReferenceConvolutionLaunch &p)
 
 __global__ void __launch_bounds__(SAMPLE_THREADS)
     reference_samples_kernel(const ReferenceSamplesLaunch p) {
-  __shared__ double lanes[SAMPLE_THREADS];
+  __shared__ double thread_sums[SAMPLE_THREADS];
   const ReferenceConvolutionLaunch &c = p.convolution;
   const Shape shape = result_shape(c);
   int64_t elements = 1, at[RANK];
   for (int axis = 0; axis < RANK; axis++) elements *= shape.dim[axis];
-  split(reference_sample_place(blockIdx.x, p.samples, elements), shape, at);
+  split(reference_sample_index(blockIdx.x, p.samples, elements), shape, at);
   const int64_t terms = terms_of(c);
   double sum = 0.0;
   for (int64_t term = static_cast<int64_t>(blockIdx.y) * SAMPLE_THREADS + threadIdx.x; term < terms;
@@ -195,19 +195,19 @@ __global__ void __launch_bounds__(SAMPLE_THREADS)
            : c.result == REFERENCE_DX ? product_of_dx(c, at, term)
                                       : product_of_dw(c, at, term);
   const int lane = static_cast<int>(threadIdx.x);
-  lanes[lane] = sum;
+  thread_sums[lane] = sum;
   for (int half = SAMPLE_THREADS / 2; half > 0; half /= 2) {
     __syncthreads();
-    if (lane < half) lanes[lane] += lanes[lane + half];
+    if (lane < half) thread_sums[lane] += thread_sums[lane + half];
   }
-  if (lane == 0) p.out[blockIdx.x * p.slices + blockIdx.y] = lanes[0];
+  if (lane == 0) p.out[blockIdx.x * p.slices + blockIdx.y] = thread_sums[0];
 }
 
 extern "C" int64_t reference_sample_slices(const ReferenceConvolutionLaunch *convolution) {
   const int64_t slices = terms_of(*convolution) / (SAMPLE_THREADS * 64);
-  return slices < 1                       ? 1
-         : slices < REFERENCE_MOST_SLICES ? slices
-                                          : static_cast<int64_t>(REFERENCE_MOST_SLICES);
+  return slices < 1                      ? 1
+         : slices < REFERENCE_MAX_SLICES ? slices
+                                         : static_cast<int64_t>(REFERENCE_MAX_SLICES);
 }
 
 extern "C" Status launch_reference_samples(const ReferenceSamplesLaunch *p, cudaStream_t stream,
@@ -216,10 +216,9 @@ extern "C" Status launch_reference_samples(const ReferenceSamplesLaunch *p, cuda
   return cuda_launch(reference_samples_kernel, blocks, SAMPLE_THREADS, 0, *p, stream, error);
 }
 
-/* --- Numbers ---------------------------------------------------------------------------------- */
-/* The finaliser of SplitMix64 (Steele, Lea, Flood 2014): its upper 24 bits as a number. */
-__global__ void __launch_bounds__(THREADS)
-    reference_numbers_kernel(const ReferenceNumbersLaunch p) {
+/* --- Random numbers --------------------------------------------------------------------------- */
+/* The finaliser of SplitMix64 (Steele, Lea, Flood 2014); the upper 24 bits become the number. */
+__global__ void __launch_bounds__(THREADS) reference_random_kernel(const ReferenceRandomLaunch p) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * THREADS;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x; i < p.count;
        i += step) {
@@ -235,10 +234,10 @@ __global__ void __launch_bounds__(THREADS)
   }
 }
 
-extern "C" Status launch_reference_numbers(const ReferenceNumbersLaunch *p, cudaStream_t stream,
-                                           Error *error) {
+extern "C" Status launch_reference_random(const ReferenceRandomLaunch *p, cudaStream_t stream,
+                                          Error *error) {
   const int64_t blocks = (p->count + THREADS - 1) / THREADS;
-  return cuda_launch(reference_numbers_kernel,
-                     dim3(static_cast<unsigned>(blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS)),
+  return cuda_launch(reference_random_kernel,
+                     dim3(static_cast<unsigned>(blocks < MAX_BLOCKS ? blocks : MAX_BLOCKS)),
                      THREADS, 0, *p, stream, error);
 }

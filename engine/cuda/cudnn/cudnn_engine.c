@@ -3,29 +3,30 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "base/text.h"
 
 static void destroy(cudnnBackendDescriptor_t descriptor) {
   if (descriptor) cudnnBackendDestroyDescriptor(descriptor);
 }
 
-/* --- What an engine is ------------------------------------------------------------------------ */
+/* --- Numerical notes -------------------------------------------------------------------------- */
 typedef struct Notes {
   bool note[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
 } Notes;
 
-static bool allowed(const Notes *notes, DType operands, const CudnnRules *rules) {
+static bool satisfies(const Notes *notes, DType operands, const CudnnConstraints *constraints) {
   const bool *note = notes->note;
   if (note[CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION] || note[CUDNN_NUMERICAL_NOTE_FFT] ||
       note[CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_6x6] ||
       note[CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_13x13])
     return false;
-  if (rules->deterministic && note[CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC]) return false;
+  if (constraints->deterministic && note[CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC]) return false;
   if (operands != DTYPE_F32) return true;
   if (note[CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS]) return false;
-  return rules->tf32 || !note[CUDNN_NUMERICAL_NOTE_TENSOR_CORE];
+  return constraints->tf32 || !note[CUDNN_NUMERICAL_NOTE_TENSOR_CORE];
 }
 
-/* The engine of a configuration; destroyed by the caller, also after a failure. */
+/* The engine of a configuration. The caller destroys it, also after an error. */
 static Status engine_of(cudnnBackendDescriptor_t config, cudnnBackendDescriptor_t *engine,
                         Error *error) {
   Status status = OK;
@@ -66,7 +67,7 @@ done:
   return status;
 }
 
-/* --- What an engine is, in words -------------------------------------------------------------- */
+/* --- Description ------------------------------------------------------------------------------ */
 static void append_knobs(cudnnBackendDescriptor_t config, Text *text) {
   cudnnBackendDescriptor_t knobs[CUDNN_KNOB_TYPE_COUNTS] = {NULL};
   int64_t count = 0, ignored = 0;
@@ -125,24 +126,25 @@ char *cudnn_engine_details(const CudnnEngine *engine) {
   return text.data;
 }
 
-/* --- Asking ----------------------------------------------------------------------------------- */
-/* Takes over the configurations of one answer: keeps those that are allowed, destroys the others,
- * also those that say nothing of themselves. */
-static void take(cudnnBackendDescriptor_t *configs, int64_t offered, int64_t usable, DType operands,
-                 const CudnnRules *rules, CudnnEngines *out, Error *error) {
+/* --- Heuristics ------------------------------------------------------------------------------- */
+/* Moves the configurations that satisfy the constraints into `out` and destroys the others, also
+ * those whose notes cannot be read. */
+static void take_configs(cudnnBackendDescriptor_t *configs, int64_t proposed, int64_t usable,
+                         DType operands, const CudnnConstraints *constraints, CudnnEngines *out,
+                         Error *error) {
   for (int64_t i = 0; i < usable; i++) {
     CudnnEngine engine = {.config = configs[i]};
     Notes notes = {0};
     if (read_engine(engine.config, &engine.number, &notes, error) != OK ||
-        !allowed(&notes, operands, rules))
+        !satisfies(&notes, operands, constraints))
       continue;
     engine.tensor_cores = notes.note[CUDNN_NUMERICAL_NOTE_TENSOR_CORE];
-    engine.plain = notes.note[CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP];
+    engine.is_reference = notes.note[CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP];
     out->engines = mem_resize(out->engines, (size_t)out->count + 1, sizeof *out->engines);
     out->engines[out->count++] = engine;
     configs[i] = NULL;
   }
-  for (int64_t i = 0; i < offered; i++) destroy(configs[i]);
+  for (int64_t i = 0; i < proposed; i++) destroy(configs[i]);
 }
 
 static Status heuristics_new(const CudnnTarget *target, const CudnnGraph *graph,
@@ -162,43 +164,45 @@ done:
   return status;
 }
 
-static Status ask(const CudnnTarget *target, const CudnnGraph *graph, cudnnBackendHeurMode_t mode,
-                  DType operands, const CudnnRules *rules, CudnnEngines *out, Error *error) {
+static Status query_mode(const CudnnTarget *target, const CudnnGraph *graph,
+                         cudnnBackendHeurMode_t mode, DType operands,
+                         const CudnnConstraints *constraints, CudnnEngines *out, Error *error) {
   Status status = OK;
   cudnnBackendDescriptor_t heuristics = NULL, *configs = NULL;
-  int64_t offered = 0, usable = 0;
+  int64_t proposed = 0, usable = 0;
   TRY(heuristics_new(target, graph, mode, &heuristics, error));
-  /* A graph that a mode knows nothing for is an answer; its reason is kept. */
+  /* A mode without an engine for the graph is not an error; `error` keeps its message. */
   const cudnnStatus_t answer = cudnnBackendFinalize(heuristics);
   if (answer != CUDNN_STATUS_SUCCESS) {
     cudnn_error(answer, "cudnnBackendFinalize(heuristics)", __FILE__, __LINE__, error);
     goto done;
   }
   CUDNN_TRY(cudnnBackendGetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS,
-                                     CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, &offered, NULL));
-  if (offered <= 0) goto done;
-  configs = mem_new((size_t)offered, sizeof *configs);
-  for (int64_t i = 0; i < offered; i++)
+                                     CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, &proposed, NULL));
+  if (proposed <= 0) goto done;
+  configs = mem_new((size_t)proposed, sizeof *configs);
+  for (int64_t i = 0; i < proposed; i++)
     CUDNN_TRY(cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &configs[i]));
-  /* `usable` of them are filled, the first ones; the others need something that is not there. */
+  /* cuDNN fills the first `usable` descriptors; the other engines do not support this device. */
   CUDNN_TRY(cudnnBackendGetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS,
-                                     CUDNN_TYPE_BACKEND_DESCRIPTOR, offered, &usable, configs));
-  if (usable > offered) usable = offered;
+                                     CUDNN_TYPE_BACKEND_DESCRIPTOR, proposed, &usable, configs));
+  if (usable > proposed) usable = proposed;
 done:
-  if (configs) take(configs, offered, status == OK ? usable : 0, operands, rules, out, error);
+  if (configs)
+    take_configs(configs, proposed, status == OK ? usable : 0, operands, constraints, out, error);
   free(configs);
   destroy(heuristics);
   return status;
 }
 
-Status cudnn_engines_offered(const CudnnTarget *target, const CudnnGraph *graph, DType operands,
-                             const CudnnRules *rules, CudnnEngines *out, Error *error) {
+Status cudnn_engines_query(const CudnnTarget *target, const CudnnGraph *graph, DType operands,
+                           const CudnnConstraints *constraints, CudnnEngines *out, Error *error) {
   static const cudnnBackendHeurMode_t modes[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK};
-  int asked = 0;
+  int answered = 0;
   *out = (CudnnEngines){0};
   for (int i = 0; i < 2; i++)
-    if (ask(target, graph, modes[i], operands, rules, out, error) == OK) asked++;
-  return asked > 0 ? OK : ERROR_INTERNAL;
+    if (query_mode(target, graph, modes[i], operands, constraints, out, error) == OK) answered++;
+  return answered > 0 ? OK : ERROR_INTERNAL;
 }
 
 void cudnn_engines_free(CudnnEngines *engines) {

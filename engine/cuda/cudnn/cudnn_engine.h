@@ -1,48 +1,49 @@
-/* Engines: which cuDNN offers for a graph, and which of them we take.
+/* The engines that cuDNN's heuristics propose for a graph, filtered by numerical constraints.
  *
- * They are asked for by heuristic mode A, then by mode FALLBACK. Left out are those whose numerical
- * notes break a promise. Always: engines that add parts of a sum in less than f32, and FFT and
- * Winograd with large tiles, whose errors are far above those of plain sums. In deterministic runs:
- * engines that may give other bits for the same input. For f32 operands: engines that cut them down
- * to 16 bits, and without TF32 all that use tensor cores. */
+ * Engines come from heuristic mode A, then from mode FALLBACK. An engine is excluded when its
+ * numerical notes violate a constraint. Always: reductions in less than f32, and FFT and Winograd
+ * with large tiles, whose errors are far above those of plain sums. In deterministic runs: engines
+ * that may return different bits for the same input. For f32 operands: engines that convert them to
+ * 16 bits, and without TF32 every engine on tensor cores. */
 #ifndef CELFORGE_ENGINE_CUDA_CUDNN_CUDNN_ENGINE_H
 #define CELFORGE_ENGINE_CUDA_CUDNN_CUDNN_ENGINE_H
 
 #include "engine/cuda/cudnn/cudnn_graph.h"
 
-/* What plans are made for: the device behind a handle, or, without one, a device that is described
- * by properties (CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR), whose plans can be made but not run. */
+/* The device that plans are built for: the one of a handle, or, without a handle, one described by
+ * properties (CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR), whose plans can be built but not run. */
 typedef struct CudnnTarget {
   cudnnHandle_t handle;
   cudnnBackendDescriptor_t properties; /* NULL with a handle */
 } CudnnTarget;
 
-typedef struct CudnnRules {
+typedef struct CudnnConstraints {
   bool deterministic, tf32;
-  size_t workspace; /* bytes that a plan may want; 0: no limit */
-} CudnnRules;
+  size_t workspace; /* the most a plan may use, bytes; 0: no limit */
+} CudnnConstraints;
 
 typedef struct CudnnEngine {
   cudnnBackendDescriptor_t config; /* an engine and its knobs */
-  int64_t number;                  /* cuDNN's index of the engine */
+  int64_t number;                  /* cuDNN's global index of the engine */
   bool tensor_cores;
-  bool plain; /* strict about NaN: cuDNN's reference kernels, seconds a run on large tensors */
+  bool is_reference; /* propagates NaN strictly: cuDNN's slow reference kernels, which take seconds
+                        on large tensors */
 } CudnnEngine;
 
 typedef struct CudnnEngines {
   int count;
-  CudnnEngine *engines; /* in the order of the heuristics, those that break no rule */
+  CudnnEngine *engines; /* in the order of the heuristics, without excluded ones */
 } CudnnEngines;
 
-/* A graph without any engine is no error but an empty list, and `error` then holds what cuDNN said,
- * if anything. ERROR_INTERNAL only where neither mode can be asked. Descriptors read `graph`, which
- * must outlive the list and the plans made from it. */
-Status cudnn_engines_offered(const CudnnTarget *target, const CudnnGraph *graph, DType operands,
-                             const CudnnRules *rules, CudnnEngines *out, Error *error);
+/* A graph without any engine gives an empty list and OK; `error` then holds cuDNN's message, if
+ * there was one. ERROR_INTERNAL only where both heuristic modes fail. The descriptors refer to
+ * `graph`, which must outlive the list and the plans built from it. */
+Status cudnn_engines_query(const CudnnTarget *target, const CudnnGraph *graph, DType operands,
+                           const CudnnConstraints *constraints, CudnnEngines *out, Error *error);
 void cudnn_engines_free(CudnnEngines *engines);
 
-/* "engine 62, knobs 2=6 13=1, tensor_core, runtime_compilation": its number, the knobs by cuDNN's
- * numbers of them, its numerical and behaviour notes. The caller frees. */
+/* "engine 62, knobs 2=6 13=1, tensor_core, runtime_compilation": the engine's number, its knobs by
+ * cuDNN's numbers, its numerical and behaviour notes. The caller frees. */
 char *cudnn_engine_details(const CudnnEngine *engine);
 
 #endif

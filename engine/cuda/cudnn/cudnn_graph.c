@@ -9,25 +9,25 @@ enum { MAX_DESCRIPTORS = 16, MAX_OPERATIONS = 3, ALIGNMENT = 16 };
 
 struct CudnnGraph {
   cudnnBackendDescriptor_t graph;
-  cudnnBackendDescriptor_t owned[MAX_DESCRIPTORS]; /* all, in the order they were made */
+  cudnnBackendDescriptor_t owned[MAX_DESCRIPTORS]; /* all, in creation order */
   int owned_count;
   cudnnBackendDescriptor_t operations[MAX_OPERATIONS];
   int operation_count;
   bool frames;
-  int64_t next_uid; /* of tensors that never reach memory */
+  int64_t next_uid; /* of virtual tensors */
 };
 
 Status cudnn_error(cudnnStatus_t code, const char *call, const char *file, int line, Error *error) {
-  char words[1024] = "";
-  cudnnGetLastErrorString(words, sizeof words);
+  char message[1024] = "";
+  cudnnGetLastErrorString(message, sizeof message);
   return error_set(error, ERROR_INTERNAL, "%s (%s:%d): %s%s%s", call, file, line,
-                   cudnnGetErrorString(code), words[0] ? ": " : "", words);
+                   cudnnGetErrorString(code), message[0] ? ": " : "", message);
 }
 
-const char *cudnn_place(void) {
+const char *cudnn_library_path(void) {
   Dl_info info = {0};
   dladdr((const void *)(uintptr_t)cudnnGetVersion, &info);
-  return info.dli_fname ? info.dli_fname : "of an unknown file";
+  return info.dli_fname ? info.dli_fname : "unknown path";
 }
 
 /* --- Descriptors ------------------------------------------------------------------------------ */
@@ -65,9 +65,9 @@ static cudnnStatus_t set_float(cudnnBackendDescriptor_t descriptor,
   return cudnnBackendSetAttribute(descriptor, name, CUDNN_TYPE_FLOAT, 1, &value);
 }
 
-/* Channels-last dimensions and strides of a shape; returns how many. Frames go with the batch. Of
- * weights time has length 1 where `frames` is true, so that the same holds for them. */
-static int64_t describe(Shape shape, bool frames, int64_t dims[5], int64_t strides[5]) {
+/* Channels-last dimensions and strides of a shape; returns the rank. With `frames` the time axis is
+ * merged into the batch; weights then have length 1 in time, so the same holds for them. */
+static int64_t dimensions_of(Shape shape, bool frames, int64_t dims[5], int64_t strides[5]) {
   int64_t rank = 0;
   dims[rank++] = frames ? shape.dim[AXIS_N] * shape.dim[AXIS_T] : shape.dim[AXIS_N];
   dims[rank++] = shape.dim[AXIS_C];
@@ -84,13 +84,13 @@ static int64_t describe(Shape shape, bool frames, int64_t dims[5], int64_t strid
   return rank;
 }
 
-/* `uid` 0: a tensor between two operations, which never reaches memory. */
+/* `uid` 0: a virtual tensor, passed between two operations and never stored. */
 static Status tensor_new(CudnnGraph *graph, int64_t uid, Shape shape, DType dtype,
                          cudnnBackendDescriptor_t *out, Error *error) {
   Status status = OK;
   cudnnBackendDescriptor_t tensor = NULL;
   int64_t dims[5], strides[5];
-  const int64_t rank = describe(shape, graph->frames, dims, strides), alignment = ALIGNMENT;
+  const int64_t rank = dimensions_of(shape, graph->frames, dims, strides), alignment = ALIGNMENT;
   const bool is_virtual = uid == 0;
   if (is_virtual) uid = graph->next_uid++;
   TRY(descriptor_new(graph, CUDNN_BACKEND_TENSOR_DESCRIPTOR, &tensor, error));
@@ -107,8 +107,8 @@ done:
   return status;
 }
 
-static Status settings_new(CudnnGraph *graph, const Convolution *c, cudnnBackendDescriptor_t *out,
-                           Error *error) {
+static Status convolution_settings_new(CudnnGraph *graph, const Convolution *c,
+                                       cudnnBackendDescriptor_t *out, Error *error) {
   Status status = OK;
   cudnnBackendDescriptor_t settings = NULL;
   const cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
@@ -173,7 +173,7 @@ static Status add_convolution(CudnnGraph *graph, const Convolution *c, cudnnBack
   Status status = OK;
   const PassNames *names = &pass_names[c->pass];
   cudnnBackendDescriptor_t settings = NULL, operation = NULL;
-  TRY(settings_new(graph, c, &settings, error));
+  TRY(convolution_settings_new(graph, c, &settings, error));
   TRY(descriptor_new(graph, names->type, &operation, error));
   CUDNN_TRY(set_descriptor(operation, names->settings, settings));
   CUDNN_TRY(set_descriptor(operation, names->x, x));
@@ -213,7 +213,7 @@ done:
 }
 
 /* --- Graphs ----------------------------------------------------------------------------------- */
-/* What y goes through on its way to memory: [bias], [activation]. */
+/* The convolution, then the fused bias and activation where the problem has them. */
 static Status add_forward(CudnnGraph *graph, const Convolution *c, cudnnBackendDescriptor_t x,
                           cudnnBackendDescriptor_t w, Error *error) {
   Status status = OK;
@@ -289,14 +289,8 @@ Status cudnn_graph_new(const Convolution *convolution, bool frames, bool identit
   graph->frames = frames;
   graph->next_uid = 100;
   const Status status = build(graph, convolution, identity, handle, error);
-  *out = graph;
-  if (status == OK) return OK;
-  *out = NULL;
-  cudnn_graph_free(graph);
-  Text text = {0};
-  convolution_text(convolution, &text);
-  error_context(error, "cuDNN refuses %s", text.data);
-  text_free(&text);
+  *out = status == OK ? graph : NULL;
+  if (status != OK) cudnn_graph_free(graph);
   return status;
 }
 

@@ -9,17 +9,16 @@ static void destroy(cudnnBackendDescriptor_t descriptor) {
   if (descriptor) cudnnBackendDestroyDescriptor(descriptor);
 }
 
-/* --- Plans ------------------------------------------------------------------------------------ */
-static Status finish(CudnnPlan *plan, const CudnnRules *rules, Error *error) {
+static Status finalize(CudnnPlan *plan, const CudnnConstraints *constraints, Error *error) {
   Status status = OK;
   int64_t workspace = 0, count = 0;
   CUDNN_TRY(cudnnBackendFinalize(plan->descriptor));
   CUDNN_TRY(cudnnBackendGetAttribute(plan->descriptor, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
                                      CUDNN_TYPE_INT64, 1, &count, &workspace));
   plan->workspace = workspace > 0 ? (size_t)workspace : 0;
-  if (rules->workspace > 0 && plan->workspace > rules->workspace)
-    FAIL(error, ERROR_INTERNAL, "it wants %zu bytes of workspace; allowed are %zu", plan->workspace,
-         rules->workspace);
+  if (constraints->workspace > 0 && plan->workspace > constraints->workspace)
+    FAIL(error, ERROR_INTERNAL, "workspace of %zu bytes needed, at most %zu allowed",
+         plan->workspace, constraints->workspace);
 done:
   return status;
 }
@@ -33,32 +32,33 @@ done:
   return status;
 }
 
-/* Before anything is compiled, where this cuDNN knows it by then. */
-static Status check_workspace(const CudnnEngine *engine, const CudnnRules *rules, Error *error) {
+/* Rejects an engine before it is compiled, where this cuDNN knows its workspace by then. */
+static Status check_workspace(const CudnnEngine *engine, const CudnnConstraints *constraints,
+                              Error *error) {
   int64_t workspace = 0, count = 0;
-  if (rules->workspace == 0 ||
+  if (constraints->workspace == 0 ||
       cudnnBackendGetAttribute(engine->config, CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE,
                                CUDNN_TYPE_INT64, 1, &count, &workspace) != CUDNN_STATUS_SUCCESS ||
-      workspace <= 0 || (size_t)workspace <= rules->workspace)
+      workspace <= 0 || (size_t)workspace <= constraints->workspace)
     return OK;
-  return error_set(error, ERROR_INTERNAL, "it wants %lld bytes of workspace; allowed are %zu",
-                   (long long)workspace, rules->workspace);
+  return error_set(error, ERROR_INTERNAL, "workspace of %lld bytes needed, at most %zu allowed",
+                   (long long)workspace, constraints->workspace);
 }
 
-Status cudnn_plan_new(const CudnnTarget *target, const CudnnEngine *engine, const CudnnRules *rules,
-                      CudnnPlan **out, Error *error) {
+Status cudnn_plan_new(const CudnnTarget *target, const CudnnEngine *engine,
+                      const CudnnConstraints *constraints, CudnnPlan **out, Error *error) {
   Status status = OK;
   CudnnPlan *plan = mem_new(1, sizeof *plan);
   plan->engine = engine->number;
   plan->tensor_cores = engine->tensor_cores;
   plan->details = cudnn_engine_details(engine);
-  TRY(check_workspace(engine, rules, error));
+  TRY(check_workspace(engine, constraints, error));
   CUDNN_TRY(
       cudnnBackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan->descriptor));
   TRY(set_handle(target, plan, error));
   CUDNN_TRY(cudnnBackendSetAttribute(plan->descriptor, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
                                      CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &engine->config));
-  TRY(finish(plan, rules, error));
+  TRY(finalize(plan, constraints, error));
 done:
   *out = status == OK ? plan : NULL;
   if (status == OK) return OK;
@@ -67,8 +67,8 @@ done:
   return status;
 }
 
-Status cudnn_plan_load(const CudnnTarget *target, const char *json, const CudnnRules *rules,
-                       CudnnPlan **out, Error *error) {
+Status cudnn_plan_load(const CudnnTarget *target, const char *json,
+                       const CudnnConstraints *constraints, CudnnPlan **out, Error *error) {
   Status status = OK;
   CudnnPlan *plan = mem_new(1, sizeof *plan);
   CUDNN_TRY(
@@ -80,7 +80,7 @@ Status cudnn_plan_load(const CudnnTarget *target, const char *json, const CudnnR
   if (!target->handle && target->properties)
     CUDNN_TRY(cudnnBackendSetAttribute(plan->descriptor, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP,
                                        CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &target->properties));
-  TRY(finish(plan, rules, error));
+  TRY(finalize(plan, constraints, error));
 done:
   *out = status == OK ? plan : NULL;
   if (status != OK) cudnn_plan_free(plan);

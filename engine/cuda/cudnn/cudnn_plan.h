@@ -1,4 +1,4 @@
-/* Execution plans of engines: making, keeping as text, and running them. */
+/* Execution plans of cuDNN engines: build, serialise as JSON, run. */
 #ifndef CELFORGE_ENGINE_CUDA_CUDNN_CUDNN_PLAN_H
 #define CELFORGE_ENGINE_CUDA_CUDNN_CUDNN_PLAN_H
 
@@ -7,23 +7,27 @@
 typedef struct CudnnPlan {
   cudnnBackendDescriptor_t descriptor;
   size_t workspace;  /* bytes */
-  int64_t engine;    /* its number */
-  bool tensor_cores; /* whether the engine says that it uses them */
-  char *details;     /* cudnn_engine_details; NULL from cudnn_plan_load */
+  int64_t engine;    /* cuDNN's global index of the engine */
+  bool tensor_cores; /* by the engine's numerical notes */
+  char *details;     /* cudnn_engine_details; NULL after cudnn_plan_load, for the caller to set */
 } CudnnPlan;
 
-/* Compiles where the engine is one that does: seconds at worst. Fails with the engine and cuDNN's
- * words where it cannot, and where the plan wants more workspace than the rules allow. */
-Status cudnn_plan_new(const CudnnTarget *target, const CudnnEngine *engine, const CudnnRules *rules,
-                      CudnnPlan **out, Error *error);
-/* From cudnn_plan_json's text: of the same cuDNN and kind of device, or it fails. */
-Status cudnn_plan_load(const CudnnTarget *target, const char *json, const CudnnRules *rules,
-                       CudnnPlan **out, Error *error);
-/* `*out` is freed by the caller. */
+/* Builds a plan; an engine that is compiled at run time takes up to seconds. ERROR_INTERNAL with
+ * the engine and cuDNN's message where cuDNN cannot build it or where it needs more workspace than
+ * the constraints allow. */
+Status cudnn_plan_new(const CudnnTarget *target, const CudnnEngine *engine,
+                      const CudnnConstraints *constraints, CudnnPlan **out, Error *error);
+/* Restores a plan from the text of cudnn_plan_json. ERROR_INTERNAL where it comes from another
+ * version of cuDNN or another kind of device. */
+Status cudnn_plan_load(const CudnnTarget *target, const char *json,
+                       const CudnnConstraints *constraints, CudnnPlan **out, Error *error);
+/* The caller frees `*out`. */
 Status cudnn_plan_json(const CudnnPlan *plan, char **out, Error *error);
 void cudnn_plan_free(CudnnPlan *plan);
 
-/* Enqueues it on the handle's stream. `pointers[i]` is the tensor that the graph calls uids[i]. */
+/* Enqueues the plan on the handle's stream. `pointers[i]` is the tensor with the graph's id
+ * uids[i].
+ */
 Status cudnn_plan_run(const CudnnPlan *plan, cudnnHandle_t handle, int count, const int64_t *uids,
                       void *const *pointers, void *workspace, Error *error);
 

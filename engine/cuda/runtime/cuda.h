@@ -15,7 +15,7 @@
 #include "engine/backend/backend.h"
 
 struct Jit;   /* engine/cuda/nvrtc/nvrtc.h: kernels compiled from source at plan time */
-struct Cudnn; /* engine/cuda/autotune/autotune.h: handle, plans, engine choice */
+struct Autotuner; /* engine/cuda/autotune/autotune.h: chooses and keeps convolution plans */
 
 typedef struct CudaBackend {
   Backend base; /* base.stream is `stream` */
@@ -24,7 +24,7 @@ typedef struct CudaBackend {
   struct cudaDeviceProp info; /* of options.device */
   const char *cache;          /* folder of plans and compiled kernels; NULL: nothing is kept */
   struct Jit *jit;
-  struct Cudnn *cudnn;
+  struct Autotuner *autotuner;
   struct CudaStaging *staging; /* staging.c */
   struct CudaMarks *marks;     /* mark.c; NULL before the first */
   bool is_stuck;               /* failed or hung: a wait asks once, no more */
@@ -83,9 +83,13 @@ Status cuda_capture_end(Backend *backend, void **out, Error *error);
 Status cuda_capture_run(Backend *backend, void *captured, Error *error);
 void cuda_capture_free(Backend *backend, void *captured);
 
-/* --- cuDNN (cudnn.h) -------------------------------------------------------------------------- */
-Status cudnn_new(CudaBackend *backend, struct Cudnn **out, Error *error);
-void cudnn_free(struct Cudnn *cudnn);
+/* --- cuDNN (engine/cuda/autotune) ------------------------------------------------------------- */
+Status autotuner_new(CudaBackend *backend, struct Autotuner **out, Error *error);
+void autotuner_free(struct Autotuner *autotuner);
+/* Compares bf16 and f32 convolutions of a few small shapes, all passes, with reference loops on the
+ * device. ERROR_INTERNAL names the shape, the engine and what to do. A self-test that has passed for
+ * this device, cuDNN and options is recorded in the cache folder and not repeated. */
+Status conv_self_test(CudaBackend *backend, Error *error);
 int cuda_cudnn_version(void); /* 91900 is 9.19.0 */
 
 /* --- Constructors, one for each kind of op ---------------------------------------------------- */
@@ -94,7 +98,7 @@ typedef Status CudaKernelNew(Backend *backend, const Op *op, const Tensor *input
 
 CudaKernelNew cuda_pointwise_new;   /* pointwise.c: compiled for each program */
 CudaKernelNew cuda_reduce_new;      /* reduce.c: likewise */
-CudaKernelNew cuda_square_sums_new; /* square_sums.c */
+CudaKernelNew cuda_segment_norm_new; /* segment_norm.c */
 void cuda_prepare(Backend *backend, const KernelRequest *requests, int count); /* convolution.c */
 CudaKernelNew cuda_conv3d_new; /* convolution.c: cuDNN */
 CudaKernelNew cuda_conv3d_backward_data_new;
@@ -112,7 +116,6 @@ CudaKernelNew cuda_average_pool_backward_new;
 CudaKernelNew cuda_max_pool_new; /* max_pool.c */
 CudaKernelNew cuda_max_pool_backward_new;
 CudaKernelNew cuda_store_new; /* effects.c */
-CudaKernelNew cuda_fill_new;
 CudaKernelNew cuda_adam_new;
 
 #endif
