@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bulk_memory.h"
 #include "base/files.h"
 #include "base/memory.h"
 #include "checkpoints/safetensors.h"
@@ -111,8 +112,7 @@ static void define(Line *line, const char *text, Value result) {
   in->names[in->name_count++].value = result;
 }
 
-/* --- Builders ------------------------------------------------------------------------------------
- */
+/* --- Builders --------------------------------------------------------------------------------- */
 
 typedef struct UnaryBuilder {
   const char *name;
@@ -214,8 +214,7 @@ static Value build(Line *line) {
   return build_parametric(line, graph, name);
 }
 
-/* --- Inputs, outputs, gradients ------------------------------------------------------------------
- */
+/* --- Inputs, outputs, gradients --------------------------------------------------------------- */
 
 static Value append_buffer(Line *line, Shape size, const NamedTensor *source) {
   Interpreter *in = line->in;
@@ -272,8 +271,7 @@ static void add_gradients(Line *line) {
   }
 }
 
-/* --- Running -------------------------------------------------------------------------------------
- */
+/* --- Running ---------------------------------------------------------------------------------- */
 
 static Status upload_inputs(Interpreter *in, Error *error) {
   Status status = OK;

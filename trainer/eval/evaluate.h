@@ -1,19 +1,20 @@
-/* Scores of a checkpoint on a dataset (docs/scores.md). */
+/* Evaluates a checkpoint on a dataset (docs/scores.md). */
 #ifndef CELFORGE_TRAINER_EVAL_EVALUATE_H
 #define CELFORGE_TRAINER_EVAL_EVALUATE_H
 
 #include "trainer/config/config.h"
 
 typedef struct EvalOptions {
-  const char *checkpoint, *data, *json; /* json: NULL or a path */
-  bool ema;                             /* as above, like device and threads */
+  const char *checkpoint, *data;
+  const char *json; /* path of a JSON report, or NULL */
+  bool ema;         /* use the EMA weights, not the plain ones */
   Device device;
-  int threads;
-  int64_t clips; /* 0: all */
-  bool flow;     /* tOF and warp error as well */
+  int threads;   /* 0: OMP_NUM_THREADS, or every core */
+  int64_t clips; /* evaluate the first `clips`; 0: all */
+  bool flow;     /* compute tOF and warp error too */
 } EvalOptions;
-/* Scores (docs/scores.md): of the output, the untouched source, each frame translated alone. A
- * table on standard output. */
+/* Scores the output, the unchanged source and the output of single frames against the target;
+ * prints a table on standard output. */
 Status eval_run(const EvalOptions *options, Error *error);
 
 #endif

@@ -14,7 +14,7 @@ static double luma(const uint8_t *rgb) {
   return 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2];
 }
 
-double quality_luma_mse(const uint8_t *a, const uint8_t *b, int64_t pixels) {
+double image_metrics_luma_mse(const uint8_t *a, const uint8_t *b, int64_t pixels) {
   double sum = 0;
   for (int64_t i = 0; i < pixels; i++) {
     double difference = luma(a + 3 * i) - luma(b + 3 * i);
@@ -23,12 +23,12 @@ double quality_luma_mse(const uint8_t *a, const uint8_t *b, int64_t pixels) {
   return pixels > 0 ? sum / (double)pixels : 0;
 }
 
-double quality_psnr(double mse) {
+double image_metrics_psnr(double mse) {
   return mse > 0 ? 10 * log10(255.0 * 255.0 / mse) : 100;
 }
 
-double quality_temporal(const uint8_t *a_before, const uint8_t *a, const uint8_t *b_before,
-                        const uint8_t *b, int64_t pixels) {
+double image_metrics_temporal_error(const uint8_t *a_before, const uint8_t *a,
+                                    const uint8_t *b_before, const uint8_t *b, int64_t pixels) {
   double sum = 0;
   for (int64_t i = 0; i < 3 * pixels; i += 3)
     sum += fabs((luma(a + i) - luma(a_before + i)) - (luma(b + i) - luma(b_before + i)));
@@ -37,7 +37,7 @@ double quality_temporal(const uint8_t *a_before, const uint8_t *a, const uint8_t
 
 /* --- SSIM ------------------------------------------------------------------------------------- */
 
-/* Windowed means of a, b, aa, bb, ab, filtered along rows, then along columns. */
+/* Windowed means of a, b, aa, bb, ab, computed along rows, then along columns. */
 enum { MOMENTS = 5 };
 
 typedef struct Window {
@@ -56,7 +56,7 @@ static Window gaussian_window(int size) {
   return window;
 }
 
-/* moments [columns][MOMENTS] of one row of both pictures. */
+/* Computes moments [columns][MOMENTS] of one row of both images. */
 static void filter_row(const uint8_t *a, const uint8_t *b, const Window *window, int columns,
                        double *moments) {
   for (int x = 0; x < columns; x++) {
@@ -80,7 +80,7 @@ static double ssim_of(const double m[MOMENTS]) {
          ((m[0] * m[0] + m[1] * m[1] + SSIM_C1) * (variance_a + variance_b + SSIM_C2));
 }
 
-double quality_ssim(const uint8_t *a, const uint8_t *b, int height, int width) {
+double image_metrics_ssim(const uint8_t *a, const uint8_t *b, int height, int width) {
   Window across = gaussian_window(width < SSIM_WINDOW ? width : SSIM_WINDOW);
   Window down = gaussian_window(height < SSIM_WINDOW ? height : SSIM_WINDOW);
   int columns = width - across.size + 1, rows = height - down.size + 1;
@@ -105,36 +105,36 @@ double quality_ssim(const uint8_t *a, const uint8_t *b, int height, int width) {
 
 /* --- Motion ----------------------------------------------------------------------------------- */
 
-/* Fixed point: the weights times 2^15, which add up to 2^15. */
-void quality_grey(const uint8_t *rgb, int64_t pixels, uint8_t *grey) {
+/* Fixed point: the luma weights times 2^15. */
+void image_metrics_grey(const uint8_t *rgb, int64_t pixels, uint8_t *grey) {
   for (int64_t i = 0; i < pixels; i++)
     grey[i] = (uint8_t)((9798 * rgb[3 * i] + 19235 * rgb[3 * i + 1] + 3735 * rgb[3 * i + 2] +
                          (1 << 14)) >>
                         15);
 }
 
-double quality_flow_error(const float *a, const float *b, int64_t pixels) {
+double image_metrics_endpoint_error(const float *a, const float *b, int64_t pixels) {
   double sum = 0;
   for (int64_t i = 0; i < 2 * pixels; i += 2) {
-    double across = (double)a[i] - b[i], down = (double)a[i + 1] - b[i + 1];
-    sum += sqrt(across * across + down * down);
+    double dx = (double)a[i] - b[i], dy = (double)a[i + 1] - b[i + 1];
+    sum += sqrt(dx * dx + dy * dy);
   }
   return pixels > 0 ? sum / (double)pixels : 0;
 }
 
-/* The four pixels around a place, which is moved to the picture's edge where it lies outside. */
+/* The four pixels around a position and their bilinear weights; outside positions are clamped. */
 typedef struct Corners {
   size_t at[4];
   double weights[4];
 } Corners;
 
-static double into(double place, int size) {
-  return place > 0 ? (place < size - 1 ? place : size - 1) : 0;
+static double clamp(double position, int size) {
+  return position > 0 ? (position < size - 1 ? position : size - 1) : 0;
 }
 
 static Corners corners_of(double x, double y, int height, int width) {
-  x = into(x, width);
-  y = into(y, height);
+  x = clamp(x, width);
+  y = clamp(y, height);
   int left = (int)x, top = (int)y, right = left + (left < width - 1),
       low = top + (top < height - 1);
   double across = x - left, down = y - top;
@@ -147,7 +147,8 @@ static Corners corners_of(double x, double y, int height, int width) {
   };
 }
 
-static Corners led_to(const float *flow, int y, int x, int height, int width) {
+/* The corners around the endpoint of a pixel's flow. */
+static Corners endpoint_of(const float *flow, int y, int x, int height, int width) {
   const float *f = flow + 2 * ((size_t)y * (size_t)width + (size_t)x);
   return corners_of((double)x + f[0], (double)y + f[1], height, width);
 }
@@ -155,7 +156,7 @@ static Corners led_to(const float *flow, int y, int x, int height, int width) {
 static bool is_consistent(const float *forward, const float *backward, int y, int x, int height,
                           int width) {
   const float *f = forward + 2 * ((size_t)y * (size_t)width + (size_t)x);
-  Corners there = led_to(forward, y, x, height, width);
+  Corners there = endpoint_of(forward, y, x, height, width);
   double b[2] = {0}, both = 0, each = 0;
   for (int c = 0; c < 2; c++) {
     for (int i = 0; i < 4; i++) b[c] += there.weights[i] * backward[2 * there.at[i] + (size_t)c];
@@ -165,7 +166,7 @@ static bool is_consistent(const float *forward, const float *backward, int y, in
   return both <= 0.01 * each + 0.5;
 }
 
-/* By differences to the right and below; there are none behind the last column and row. */
+/* The gradient by differences to the right and below; 0 in the last column and row. */
 static bool is_smooth(const float *forward, int y, int x, int height, int width) {
   const float *f = forward + 2 * ((size_t)y * (size_t)width + (size_t)x);
   double gradient = 0, length = 0;
@@ -178,32 +179,32 @@ static bool is_smooth(const float *forward, int y, int x, int height, int width)
   return gradient <= 0.01 * length + 0.002;
 }
 
-int64_t quality_visible(const float *forward, const float *backward, int height, int width,
-                        uint8_t *visible) {
+int64_t image_metrics_visibility(const float *forward, const float *backward, int height, int width,
+                                 uint8_t *visible) {
   int64_t count = 0;
   for (int y = 0; y < height; y++)
     for (int x = 0; x < width; x++) {
-      bool good = is_smooth(forward, y, x, height, width) &&
-                  is_consistent(forward, backward, y, x, height, width);
-      visible[(size_t)y * (size_t)width + (size_t)x] = good;
-      count += good;
+      bool reliable = is_smooth(forward, y, x, height, width) &&
+                      is_consistent(forward, backward, y, x, height, width);
+      visible[(size_t)y * (size_t)width + (size_t)x] = reliable;
+      count += reliable;
     }
   return count;
 }
 
-double quality_warp_error(const uint8_t *frame, const uint8_t *next, const float *forward,
-                          const uint8_t *visible, int height, int width) {
+double image_metrics_warp_error(const uint8_t *frame, const uint8_t *next, const float *forward,
+                                const uint8_t *visible, int height, int width) {
   double sum = 0;
   int64_t count = 0;
   for (int y = 0; y < height; y++)
     for (int x = 0; x < width; x++) {
       size_t here = (size_t)y * (size_t)width + (size_t)x;
       if (!visible[here]) continue;
-      Corners there = led_to(forward, y, x, height, width);
+      Corners there = endpoint_of(forward, y, x, height, width);
       for (size_t c = 0; c < 3; c++) {
-        double moved = 0;
-        for (int i = 0; i < 4; i++) moved += there.weights[i] * next[3 * there.at[i] + c];
-        sum += (moved - frame[3 * here + c]) * (moved - frame[3 * here + c]);
+        double warped = 0;
+        for (int i = 0; i < 4; i++) warped += there.weights[i] * next[3 * there.at[i] + c];
+        sum += (warped - frame[3 * here + c]) * (warped - frame[3 * here + c]);
       }
       count += 3;
     }

@@ -3,134 +3,137 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/bulk_memory.h"
 #include "base/memory.h"
 #include "trainer/eval/image_metrics.h"
 #include "trainer/eval/optical_flow.h"
 
-/* One of the films: its frame and the one before, expanded for optical flow. */
-typedef struct Film {
-  FlowPicture *before, *now;
-  double flow_error, warp_error; /* sums over pairs */
-} Film;
+/* A video: the expansions of its previous and its current frame, and its sums. */
+typedef struct Video {
+  FlowPyramid *previous, *current;
+  double endpoint_error, warp_error; /* sums over pairs */
+} Video;
 
-struct Coherence {
-  CoherenceShape shape;
+struct TemporalMetrics {
+  TemporalMetricsOptions options;
   size_t pixels;
   Flow *flow;
-  Film films[COHERENCE_MAX_FILMS];
-  int64_t pairs, seen_pairs; /* of frames; those with visible pixels */
-  double visible_share;      /* a sum over pairs */
+  Video videos[TEMPORAL_METRICS_MAX_VIDEOS];
+  int64_t pairs, visible_pairs; /* all; those with visible pixels */
+  double visible_fraction;      /* sum over pairs */
   uint8_t *grey, *visible;
-  float *forward, *backward, *right, *other; /* the source's flows, the target's, another film's */
+  float *forward, *backward, *target, *other; /* flows: the source's, the target's, another's */
 };
 
-static Status set_up(Coherence *c, int threads, Error *error) {
+static Status set_up(TemporalMetrics *m, int threads, Error *error) {
   Status status = OK;
-  static const char what[] = "the flows of films";
-  size_t flow = 2 * c->pixels * sizeof(float);
-  TRY(flow_new(c->shape.height, c->shape.width, threads, &c->flow, error));
-  for (int i = 0; i < c->shape.films; i++) {
-    TRY(flow_picture_new(c->flow, &c->films[i].before, error));
-    TRY(flow_picture_new(c->flow, &c->films[i].now, error));
+  static const char what[] = "optical flow";
+  size_t flow = 2 * m->pixels * sizeof(float);
+  TRY(flow_new(m->options.height, m->options.width, threads, &m->flow, error));
+  for (int i = 0; i < m->options.videos; i++) {
+    TRY(flow_pyramid_new(m->flow, &m->videos[i].previous, error));
+    TRY(flow_pyramid_new(m->flow, &m->videos[i].current, error));
   }
-  TRY(mem_bulk(c->pixels, what, (void **)&c->grey, error));
-  TRY(mem_bulk(c->pixels, what, (void **)&c->visible, error));
-  TRY(mem_bulk(flow, what, (void **)&c->forward, error));
-  TRY(mem_bulk(flow, what, (void **)&c->backward, error));
-  TRY(mem_bulk(flow, what, (void **)&c->right, error));
-  TRY(mem_bulk(flow, what, (void **)&c->other, error));
+  TRY(mem_bulk(m->pixels, what, (void **)&m->grey, error));
+  TRY(mem_bulk(m->pixels, what, (void **)&m->visible, error));
+  TRY(mem_bulk(flow, what, (void **)&m->forward, error));
+  TRY(mem_bulk(flow, what, (void **)&m->backward, error));
+  TRY(mem_bulk(flow, what, (void **)&m->target, error));
+  TRY(mem_bulk(flow, what, (void **)&m->other, error));
 done:
   return status;
 }
 
-Status coherence_new(const CoherenceShape *shape, int threads, Coherence **out, Error *error) {
-  Coherence *c = mem_new(1, sizeof *c);
-  c->shape = *shape;
-  c->pixels = (size_t)shape->height * (size_t)shape->width;
-  Status status = set_up(c, threads, error);
-  if (status != OK) coherence_free(c);
-  *out = status == OK ? c : NULL;
+Status temporal_metrics_new(const TemporalMetricsOptions *options, int threads,
+                            TemporalMetrics **out, Error *error) {
+  TemporalMetrics *m = mem_new(1, sizeof *m);
+  m->options = *options;
+  m->pixels = (size_t)options->height * (size_t)options->width;
+  Status status = set_up(m, threads, error);
+  if (status != OK) temporal_metrics_free(m);
+  *out = status == OK ? m : NULL;
   return status;
 }
 
-void coherence_free(Coherence *c) {
-  if (!c) return;
-  for (int i = 0; i < c->shape.films; i++) {
-    flow_picture_free(c->films[i].before);
-    flow_picture_free(c->films[i].now);
+void temporal_metrics_free(TemporalMetrics *m) {
+  if (!m) return;
+  for (int i = 0; i < m->options.videos; i++) {
+    flow_pyramid_free(m->videos[i].previous);
+    flow_pyramid_free(m->videos[i].current);
   }
-  flow_free(c->flow);
-  free(c->grey);
-  free(c->visible);
-  free(c->forward);
-  free(c->backward);
-  free(c->right);
-  free(c->other);
-  free(c);
+  flow_free(m->flow);
+  free(m->grey);
+  free(m->visible);
+  free(m->forward);
+  free(m->backward);
+  free(m->target);
+  free(m->other);
+  free(m);
 }
 
-/* --- Adding ----------------------------------------------------------------------------------- */
+/* --- Adding clips ----------------------------------------------------------------------------- */
 
-static void expand(Coherence *c, Film *film, const uint8_t *frame) {
-  FlowPicture *oldest = film->before;
-  film->before = film->now;
-  film->now = oldest;
-  quality_grey(frame, (int64_t)c->pixels, c->grey);
-  flow_expand(c->flow, c->grey, film->now);
+static void expand(TemporalMetrics *m, Video *video, const uint8_t *frame) {
+  FlowPyramid *oldest = video->previous;
+  video->previous = video->current;
+  video->current = oldest;
+  image_metrics_grey(frame, (int64_t)m->pixels, m->grey);
+  flow_expand(m->flow, m->grey, video->current);
 }
 
-/* The film's flow to the present frame, computed unless it is the source's or the target's. */
-static const float *flow_of(Coherence *c, int film) {
-  if (film == c->shape.source) return c->forward;
-  if (film == c->shape.target) return c->right;
-  flow_between(c->flow, c->films[film].before, c->films[film].now, c->other);
-  return c->other;
+/* The flow of a video between its last two frames; those of source and target are ready. */
+static const float *flow_of(TemporalMetrics *m, int video) {
+  if (video == m->options.source) return m->forward;
+  if (video == m->options.target) return m->target;
+  flow_between(m->flow, m->videos[video].previous, m->videos[video].current, m->other);
+  return m->other;
 }
 
-/* `frames`: each film's present one, behind the one before. */
-static void score_pair(Coherence *c, const uint8_t *const *frames) {
-  const Film *source = &c->films[c->shape.source], *target = &c->films[c->shape.target];
-  int height = c->shape.height, width = c->shape.width;
-  flow_between(c->flow, source->before, source->now, c->forward);
-  flow_between(c->flow, source->now, source->before, c->backward);
-  flow_between(c->flow, target->before, target->now, c->right);
-  int64_t visible = quality_visible(c->forward, c->backward, height, width, c->visible);
-  for (int i = 0; i < c->shape.films; i++) {
-    Film *film = &c->films[i];
-    film->flow_error += quality_flow_error(flow_of(c, i), c->right, (int64_t)c->pixels);
-    film->warp_error += quality_warp_error(frames[i] - 3 * c->pixels, frames[i], c->forward,
-                                           c->visible, height, width);
+/* `frames`: the current frame of each video, preceded in memory by the previous one. */
+static void score_pair(TemporalMetrics *m, const uint8_t *const *frames) {
+  const Video *source = &m->videos[m->options.source], *target = &m->videos[m->options.target];
+  int height = m->options.height, width = m->options.width;
+  flow_between(m->flow, source->previous, source->current, m->forward);
+  flow_between(m->flow, source->current, source->previous, m->backward);
+  flow_between(m->flow, target->previous, target->current, m->target);
+  int64_t visible = image_metrics_visibility(m->forward, m->backward, height, width, m->visible);
+  for (int i = 0; i < m->options.videos; i++) {
+    Video *video = &m->videos[i];
+    video->endpoint_error +=
+        image_metrics_endpoint_error(flow_of(m, i), m->target, (int64_t)m->pixels);
+    video->warp_error += image_metrics_warp_error(frames[i] - 3 * m->pixels, frames[i], m->forward,
+                                                  m->visible, height, width);
   }
-  c->pairs++;
-  c->seen_pairs += visible > 0;
-  c->visible_share += (double)visible / (double)c->pixels;
+  m->pairs++;
+  m->visible_pairs += visible > 0;
+  m->visible_fraction += (double)visible / (double)m->pixels;
 }
 
-void coherence_add(Coherence *c, const uint8_t *const *films, int frames) {
+void temporal_metrics_add(TemporalMetrics *m, const uint8_t *const *clips, int frames) {
   for (int t = 0; t < frames; t++) {
-    const uint8_t *now[COHERENCE_MAX_FILMS];
-    for (int i = 0; i < c->shape.films; i++) {
-      now[i] = films[i] + 3 * c->pixels * (size_t)t;
-      expand(c, &c->films[i], now[i]);
+    const uint8_t *now[TEMPORAL_METRICS_MAX_VIDEOS];
+    for (int i = 0; i < m->options.videos; i++) {
+      now[i] = clips[i] + 3 * m->pixels * (size_t)t;
+      expand(m, &m->videos[i], now[i]);
     }
-    if (t > 0) score_pair(c, now);
+    if (t > 0) score_pair(m, now);
   }
 }
 
-/* --- Asking ----------------------------------------------------------------------------------- */
+/* --- Results ---------------------------------------------------------------------------------- */
 
 static double mean(double sum, int64_t count) {
   return count > 0 ? sum / (double)count : (double)NAN;
 }
 
-double coherence_tof(const Coherence *c, int film) {
-  return mean(c->films[film].flow_error, c->pairs);
+double temporal_metrics_tof(const TemporalMetrics *m, int video) {
+  return mean(m->videos[video].endpoint_error, m->pairs);
 }
 
-double coherence_warp_error(const Coherence *c, int film) {
-  return mean(c->films[film].warp_error, c->seen_pairs);
+double temporal_metrics_warp_error(const TemporalMetrics *m, int video) {
+  return mean(m->videos[video].warp_error, m->visible_pairs);
 }
 
-double coherence_visible(const Coherence *c) {
-  return mean(c->visible_share, c->pairs);
+double temporal_metrics_visible_fraction(const TemporalMetrics *m) {
+  return mean(m->visible_fraction, m->pairs);
 }

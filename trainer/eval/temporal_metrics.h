@@ -1,5 +1,5 @@
-/* How films move, next to each other: tOF and the warp error of clips
- * (trainer/eval/image_metrics.h), from optical flow (trainer/eval/optical_flow.h). */
+/* Motion metrics of several videos of the same scene: tOF and warp error per video, averaged over
+ * clips (trainer/eval/image_metrics.h), along optical flow (trainer/eval/optical_flow.h). */
 #ifndef CELFORGE_TRAINER_EVAL_TEMPORAL_METRICS_H
 #define CELFORGE_TRAINER_EVAL_TEMPORAL_METRICS_H
 
@@ -7,28 +7,29 @@
 
 #include "base/error.h"
 
-enum { COHERENCE_MAX_FILMS = 8 };
+enum { TEMPORAL_METRICS_MAX_VIDEOS = 8 };
 
-typedef struct CoherenceShape {
+typedef struct TemporalMetricsOptions {
   int height, width;
-  int films;  /* of a clip, at most COHERENCE_MAX_FILMS */
-  int source; /* the film whose motion all of them are to follow */
-  int target; /* the film whose motion is right */
-} CoherenceShape;
+  int videos; /* at most TEMPORAL_METRICS_MAX_VIDEOS */
+  int source; /* index of the video along whose flow all warp errors are computed */
+  int target; /* index of the video whose flow is the reference of tOF */
+} TemporalMetricsOptions;
 
-/* Sums over the clips so far. */
-typedef struct Coherence Coherence;
+/* Running sums over the clips added so far. */
+typedef struct TemporalMetrics TemporalMetrics;
 /* threads 0: OMP_NUM_THREADS, or every core. */
-Status coherence_new(const CoherenceShape *shape, int threads, Coherence **out, Error *error);
-void coherence_free(Coherence *coherence); /* NULL is allowed */
-/* A clip of every film: films[i] u8 RGB [frames,height,width,3]. */
-void coherence_add(Coherence *coherence, const uint8_t *const *films, int frames);
+Status temporal_metrics_new(const TemporalMetricsOptions *options, int threads,
+                            TemporalMetrics **out, Error *error);
+void temporal_metrics_free(TemporalMetrics *metrics); /* NULL is allowed */
+/* Adds one clip of every video: clips[i] u8 RGB [frames,height,width,3]. */
+void temporal_metrics_add(TemporalMetrics *metrics, const uint8_t *const *clips, int frames);
 
-/* Means over all pairs of frames; NaN while there were none. tOF is against the target, in pixels;
- * the warp error is along the source's flow, over pairs that have visible pixels, and what share of
- * the pixels is visible is a mean over all pairs. */
-double coherence_tof(const Coherence *coherence, int film);
-double coherence_warp_error(const Coherence *coherence, int film);
-double coherence_visible(const Coherence *coherence);
+/* Means over all pairs of consecutive frames; NaN before the first pair. */
+double temporal_metrics_tof(const TemporalMetrics *metrics, int video); /* in pixels */
+/* Over the pairs that have visible pixels. */
+double temporal_metrics_warp_error(const TemporalMetrics *metrics, int video);
+/* The fraction of pixels that are visible. */
+double temporal_metrics_visible_fraction(const TemporalMetrics *metrics);
 
 #endif

@@ -1,78 +1,39 @@
 #include "trainer/export/export.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bulk_memory.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/version.h"
+#include "trainer/export/names.h"
+#include "trainer/export/onnx_graph.h"
 #include "trainer/gan/device.h"
 
-/* --- PyTorch's names and layout --------------------------------------------------------------- */
+/* --- Weights ---------------------------------------------------------------------------------- */
 
-char *export_name(const char *name) {
-  int number = 0, length = 0;
-  const char *gain = strstr(name, "norm.gain"), *block = strstr(name, "block");
-  int stem = gain ? (int)(gain - name) : (int)strlen(name);
-  const char *end = gain ? "norm.weight" : "";
-  if (block && sscanf(block, "block%d.%n", &number, &length) == 1 && length > 0) {
-    int before = (int)(block - name), after = before + length;
-    return mem_format("%.*sblocks.%d.%.*s%s", before, name, number, stem - after, name + after,
-                      end);
-  }
-  return mem_format("%.*s%s", stem, name, end);
-}
-
-/* [O,T,H,W,I] to [O,I,T,H,W]; of a transposed convolution [I,T,H,W,O] to [I,O,T,H,W]. */
-static void channels_first(const float *from, Shape shape, float *to) {
-  int64_t taps = shape.dim[AXIS_T] * shape.dim[AXIS_H] * shape.dim[AXIS_W];
-  int64_t inputs = shape.dim[AXIS_C];
-  for (int64_t o = 0; o < shape.dim[AXIS_N]; o++) {
-    const float *filter = from + o * taps * inputs;
-    for (int64_t i = 0; i < inputs; i++) {
-      for (int64_t tap = 0; tap < taps; tap++) *to++ = filter[tap * inputs + i];
-    }
-  }
-}
-
-/* How PyTorch sees a parameter whose values begin at `values`. */
-static NamedTensor describe(const Parameter *parameter, const float *values) {
-  Shape shape = parameter->shape;
-  NamedTensor tensor = {.name = export_name(parameter->name), .type = TENSOR_F32, .data = values};
-  bool vector = parameter->count == shape.dim[AXIS_C];
-  if (vector) {
-    tensor.rank = 1;
-    tensor.shape[0] = shape.dim[AXIS_C];
-    return tensor;
-  }
-  static const int ORDER[RANK] = {AXIS_N, AXIS_C, AXIS_T, AXIS_H, AXIS_W};
-  tensor.rank = RANK;
-  for (int i = 0; i < RANK; i++) tensor.shape[i] = shape.dim[ORDER[i]];
-  return tensor;
-}
-
-static Status take_weights(ExportedModel *model, Error *error) {
+static Status load_weights(ExportedModel *model, Error *error) {
   Status status = OK;
-  float *ours = NULL;
+  float *flat = NULL;
   const Parameters *parameters = model->parameters;
   size_t bytes = (size_t)parameters->total * sizeof(float);
-  TRY(mem_bulk(bytes, "the generator's weights", (void **)&ours, error));
+  TRY(mem_bulk(bytes, "the generator's weights", (void **)&flat, error));
   TRY(mem_bulk(bytes, "the generator's weights", (void **)&model->values, error));
-  TRY(buffer_download(&parameters->master, 0, ours, parameters->total, error));
+  TRY(buffer_download(&parameters->master, 0, flat, parameters->total, error));
   model->tensors = mem_new((size_t)parameters->count, sizeof *model->tensors);
   for (int i = 0; i < parameters->count; i++) {
     const Parameter *parameter = &parameters->items[i];
-    channels_first(ours + parameter->offset, parameter->shape, model->values + parameter->offset);
-    model->tensors[i] = describe(parameter, model->values + parameter->offset);
+    export_values(parameter, flat + parameter->offset, model->values + parameter->offset);
+    model->tensors[i] = export_tensor(parameter, model->values + parameter->offset);
   }
 done:
-  free(ours);
+  free(flat);
   return status;
 }
 
-static void forget_weights(ExportedModel *model) {
+static void free_weights(ExportedModel *model) {
   for (int i = 0; model->tensors && i < model->parameters->count; i++)
     free((char *)model->tensors[i].name);
   free(model->tensors);
@@ -80,7 +41,7 @@ static void forget_weights(ExportedModel *model) {
   json_decref(model->properties);
 }
 
-/* --- What is said of a model ------------------------------------------------------------------ */
+/* --- Properties ------------------------------------------------------------------------------- */
 
 static void set_text(json_t *properties, const char *key, const char *text) {
   json_object_set_new(properties, key, json_string(text));
@@ -90,12 +51,12 @@ static void set_number(json_t *properties, const char *key, int64_t number) {
   json_object_set_new(properties, key, json_sprintf("%lld", (long long)number));
 }
 
-/* What it takes to build the network and to feed it, an object of strings. */
-static json_t *describe_model(const ExportedModel *model, bool ema) {
+/* Describes how to build the network and feed it, as an object of strings. */
+static json_t *model_properties(const ExportedModel *model, bool ema) {
   static const char *const KEYS[] = {
       "model.generator",     "model.channels",       "model.blocks",
       "model.temporal",      "model.norm",           "model.noise_channels",
-      "model.downsamplings", "model.local_enhancers"}; /* the last two: of pix2pixhd */
+      "model.downsamplings", "model.local_enhancers"}; /* the last two only for pix2pixhd */
   size_t count = sizeof KEYS / sizeof *KEYS;
   if (model->config->model.generator != GENERATOR_PIX2PIXHD) count -= 2;
   json_t *properties = json_object();
@@ -121,7 +82,7 @@ static json_t *describe_model(const ExportedModel *model, bool ema) {
 static Status export_safetensors(const ExportedModel *model, const char *path, Error *error) {
   Status status = OK;
   AtomicFile file = {0};
-  set_text(model->properties, "format", "pt"); /* what loaders for PyTorch look for */
+  set_text(model->properties, "format", "pt"); /* PyTorch loaders look for it */
   TRY(atomic_file_open(path, &file, error));
   TRY(safetensors_write(file.temporary, model->tensors, model->parameters->count, model->properties,
                         NULL, NULL, error));
@@ -131,7 +92,7 @@ done:
   return status;
 }
 
-/* A checkpoint of which a file is another's is damaged. */
+/* Refuses to overwrite a file of the checkpoint. */
 static Status check_output(const Checkpoint *checkpoint, const char *output, Error *error) {
   Status status = OK;
   char **names = NULL;
@@ -142,7 +103,7 @@ static Status check_output(const Checkpoint *checkpoint, const char *output, Err
     bool same = path_is_same(path, output);
     free(path);
     if (same)
-      FAIL(error, ERROR_USAGE, "%s: is a part of the checkpoint; choose another output", output);
+      FAIL(error, ERROR_USAGE, "%s: is a file of the checkpoint; choose another output", output);
   }
 done:
   folder_list_free(names, count);
@@ -158,21 +119,21 @@ Status export_run(const ExportOptions *options, Error *error) {
   TRY(checkpoint_open_path(options->checkpoint, &checkpoint, error));
   TRY(check_output(checkpoint, options->output, error));
   TRY(device_open_default(DEVICE_CPU, 1, &backend, error));
-  TRY(inference_of_checkpoint(checkpoint, options->ema, DTYPE_F32, backend, &inference, error));
+  TRY(inference_from_checkpoint(checkpoint, options->ema, DTYPE_F32, backend, &inference, error));
   model = (ExportedModel){.config = inference_config(inference),
                           .parameters = inference_parameters(inference),
                           .scale = inference_scale(inference),
                           .source_channels = inference_source_channels(inference),
                           .step = checkpoint->step};
-  model.properties = describe_model(&model, options->ema);
-  TRY(take_weights(&model, error));
+  model.properties = model_properties(&model, options->ema);
+  TRY(load_weights(&model, error));
   if (options->format == EXPORT_ONNX)
     TRY(export_onnx(&model, options->stream, options->output, error));
   else
     TRY(export_safetensors(&model, options->output, error));
-  log_info("%s: the generator of %s", options->output, checkpoint->path);
+  log_info("%s: exported the generator of %s", options->output, checkpoint->path);
 done:
-  forget_weights(&model);
+  free_weights(&model);
   inference_free(inference);
   if (backend) backend->free(backend);
   checkpoint_close(checkpoint);

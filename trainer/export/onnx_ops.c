@@ -1,65 +1,67 @@
-/* The ops of a generator as ONNX operators. */
+/* Converts the ops of a generator to ONNX operators. */
 #include "trainer/export/onnx_walk.h"
 
 #include <string.h>
 
 #include "base/memory.h"
 
-/* The axes of ONNX's tensors [N,C,T,H,W], as places in our shapes. */
-static const int OURS[RANK] = {AXIS_N, AXIS_C, AXIS_T, AXIS_H, AXIS_W};
+/* The axis in our shapes of each ONNX axis [N,C,T,H,W]. */
+static const int OUR_AXES[RANK] = {AXIS_N, AXIS_C, AXIS_T, AXIS_H, AXIS_W};
 
-void *walk_keep(Walk *walk, void *memory) {
-  MEM_PUSH_SLOT(walk->kept, walk->kept_count, walk->kept_capacity);
-  return walk->kept[walk->kept_count++] = memory;
+void *onnx_walk_own(OnnxWalk *walk, void *memory) {
+  MEM_PUSH_SLOT(walk->owned, walk->owned_count, walk->owned_capacity);
+  return walk->owned[walk->owned_count++] = memory;
 }
 
 /* --- Nodes and constants ---------------------------------------------------------------------- */
 
-/* The name of one of the operators, or constants, that an op is made of. */
-static const char *part(Walk *walk, const char *name, const char *what) {
-  return walk_keep(walk, mem_format("%s.%s", name, what));
+/* Returns NAME.SUFFIX, for one of the operators or constants that an op becomes. */
+static const char *part(OnnxWalk *walk, const char *name, const char *suffix) {
+  return onnx_walk_own(walk, mem_format("%s.%s", name, suffix));
 }
 
-const char *walk_integers(Walk *walk, const char *name, const int64_t *values, int count) {
-  int64_t *copy = walk_keep(walk, mem_new((size_t)count, sizeof *copy));
+const char *onnx_walk_integers(OnnxWalk *walk, const char *name, const int64_t *values, int count) {
+  int64_t *copy = onnx_walk_own(walk, mem_new((size_t)count, sizeof *copy));
   memcpy(copy, values, (size_t)count * sizeof *copy);
   onnx_initializer(walk->onnx, &(NamedTensor){name, TENSOR_I64, 1, {count}, copy});
   return name;
 }
 
-/* [rows,columns,1,1,1], all of one value. */
-static const char *reals(Walk *walk, const char *name, int64_t rows, int64_t columns, float value) {
-  float *copy = walk_keep(walk, mem_new((size_t)(rows * columns), sizeof *copy));
+/* Adds a constant [rows,columns,1,1,1] of one value; returns its name. */
+static const char *reals(OnnxWalk *walk, const char *name, int64_t rows, int64_t columns,
+                         float value) {
+  float *copy = onnx_walk_own(walk, mem_new((size_t)(rows * columns), sizeof *copy));
   for (int64_t i = 0; i < rows * columns; i++) copy[i] = value;
   NamedTensor tensor = {name, TENSOR_F32, RANK, {rows, columns, 1, 1, 1}, copy};
   onnx_initializer(walk->onnx, &tensor);
   return name;
 }
 
-const char *walk_apply(Walk *walk, const char *type, const char *a, const char *b,
-                       const char *output) {
+const char *onnx_walk_node(OnnxWalk *walk, const char *type, const char *a, const char *b,
+                           const char *output) {
   onnx_node(walk->onnx, &(OnnxNode){.type = type, .inputs = {a, b}, .output = output});
   return output;
 }
 
-void walk_concat(Walk *walk, int axis, const char *a, const char *b, const char *output) {
+void onnx_walk_concat(OnnxWalk *walk, int axis, const char *a, const char *b, const char *output) {
   onnx_node(walk->onnx, &(OnnxNode){.type = "Concat",
                                     .inputs = {a, b},
                                     .output = output,
                                     .attributes = {ONNX_ATTRIBUTE_INT("axis", axis)}});
 }
 
-void walk_pad(Walk *walk, PadMode mode, const char *x, const char *pads, const char *output) {
-  static const char *const MODES[] = {
-      [PAD_ZERO] = "constant", [PAD_REFLECT] = "reflect", [PAD_REPLICATE] = "edge"};
+void onnx_walk_pad(OnnxWalk *walk, PadMode mode, const char *x, const char *pads,
+                   const char *output) {
+  static const char *const MODES[] = {[PAD_ZERO] = "constant", [PAD_REFLECT] = "reflect"};
   onnx_node(walk->onnx, &(OnnxNode){.type = "Pad",
                                     .inputs = {x, pads},
                                     .output = output,
                                     .attributes = {ONNX_ATTRIBUTE_STRING("mode", MODES[mode])}});
 }
 
-void walk_resize(Walk *walk, ResizeMode mode, float scale, const char *x, const char *output) {
-  float *scales = walk_keep(walk, mem_new(RANK, sizeof *scales));
+void onnx_walk_resize(OnnxWalk *walk, ResizeMode mode, float scale, const char *x,
+                      const char *output) {
+  float *scales = onnx_walk_own(walk, mem_new(RANK, sizeof *scales));
   for (int i = 0; i < RANK; i++) scales[i] = i >= ONNX_H ? scale : 1;
   const char *name = part(walk, output, "scales");
   onnx_initializer(walk->onnx, &(NamedTensor){name, TENSOR_F32, 1, {RANK}, scales});
@@ -76,28 +78,28 @@ void walk_resize(Walk *walk, ResizeMode mode, float scale, const char *x, const 
                         }});
 }
 
-/* The parameter behind a view, as PyTorch has it; `pixelwise` ones are multiplied with or added to
- * every pixel, so they lie along the channels. */
-static const char *parameter(Walk *walk, Value view, bool pixelwise) {
+/* Adds the parameter behind a view in PyTorch's layout; returns its name. With `pixelwise` a vector
+ * becomes [1,C,1,1,1], to be broadcast over all pixels. */
+static const char *parameter(OnnxWalk *walk, Value view, bool pixelwise) {
   if (walk->names[view.id]) return walk->names[view.id];
-  const Parameters *parameters = walk->source->parameters;
-  int64_t offset = walk->makers[view.id]->attributes.view.offset;
+  const Parameters *parameters = walk->model->parameters;
+  int64_t offset = walk->producers[view.id]->attributes.view.offset;
   int p = 0;
   while (parameters->items[p].offset != offset) p++;
-  NamedTensor tensor = walk->source->tensors[p];
+  NamedTensor tensor = walk->model->tensors[p];
   if (pixelwise) {
     tensor.rank = RANK;
     int64_t channels = tensor.shape[0];
     for (int i = 0; i < RANK; i++) tensor.shape[i] = i == ONNX_C ? channels : 1;
   }
   onnx_initializer(walk->onnx, &tensor);
-  return walk->names[view.id] = walk_keep(walk, mem_string(tensor.name));
+  return walk->names[view.id] = onnx_walk_own(walk, mem_string(tensor.name));
 }
 
 /* --- Ops -------------------------------------------------------------------------------------- */
 
-/* What is computed, or a parameter for every pixel. */
-static const char *input(Walk *walk, const Op *op, int index) {
+/* The tensor of an input: a computed value, or a parameter broadcast over the pixels. */
+static const char *input(OnnxWalk *walk, const Op *op, int index) {
   return parameter(walk, op->inputs[index], true);
 }
 
@@ -109,7 +111,7 @@ static void conv_lengths(const ConvAttributes *conv, int64_t strides[3], int64_t
   }
 }
 
-static void write_conv(Walk *walk, const Op *op, const char *name) {
+static void write_conv(OnnxWalk *walk, const Op *op, const char *name) {
   int64_t strides[3], pads[6];
   conv_lengths(&op->attributes.conv, strides, pads);
   const char *weight = parameter(walk, op->inputs[1], false);
@@ -121,8 +123,8 @@ static void write_conv(Walk *walk, const Op *op, const char *name) {
                                                    ONNX_ATTRIBUTE_INTS("pads", pads, 6)}});
 }
 
-/* A transposed convolution: the op that elsewhere is a convolution's gradient. */
-static void write_conv_transpose(Walk *walk, const Op *op, const char *name) {
+/* A transposed convolution, which the graph represents as a convolution's backward-data op. */
+static void write_conv_transpose(OnnxWalk *walk, const Op *op, const char *name) {
   Shape x = graph_shape(walk->graph, op->inputs[0]), w = graph_shape(walk->graph, op->inputs[1]);
   Shape y = graph_shape(walk->graph, op->outputs[0]);
   int64_t strides[3], pads[6], output_padding[3];
@@ -139,9 +141,9 @@ static void write_conv_transpose(Walk *walk, const Op *op, const char *name) {
                                        ONNX_ATTRIBUTE_INTS("output_padding", output_padding, 3)}});
 }
 
-/* The mean over what a norm looks at: a pixel's channels, or a frame's pixels. A group's channels
- * are then averaged by a convolution, since a reshape would have to know the size. */
-static const char *norm_mean(Walk *walk, const Op *op, const char *x, const char *output) {
+/* The mean that a norm takes: over a pixel's channels (rms) or over a frame's pixels. Group norm
+ * then averages a group's channels by a convolution, since a reshape would need the size. */
+static const char *norm_mean(OnnxWalk *walk, const Op *op, const char *x, const char *output) {
   static const int64_t CHANNELS[] = {ONNX_C}, PIXELS[] = {ONNX_H, ONNX_W};
   const NormAttributes *norm = &op->attributes.norm;
   bool rms = norm->kind == NORM_RMS, group = norm->kind == NORM_GROUP;
@@ -164,76 +166,78 @@ static const char *norm_mean(Walk *walk, const Op *op, const char *x, const char
 
 /* gain * (x - mean) / sqrt(var + eps) + bias, or without gain and bias; RMS norm subtracts no mean.
  */
-static void write_norm(Walk *walk, const Op *op, const char *name) {
+static void write_norm(OnnxWalk *walk, const Op *op, const char *name) {
   const NormAttributes *norm = &op->attributes.norm;
   const char *x = input(walk, op, 0);
   if (norm->kind != NORM_RMS) {
     const char *mean = norm_mean(walk, op, x, part(walk, name, "mean"));
-    x = walk_apply(walk, "Sub", x, mean, part(walk, name, "centred"));
+    x = onnx_walk_node(walk, "Sub", x, mean, part(walk, name, "centred"));
   }
-  const char *square = walk_apply(walk, "Mul", x, x, part(walk, name, "square"));
+  const char *square = onnx_walk_node(walk, "Mul", x, x, part(walk, name, "square"));
   const char *variance = norm_mean(walk, op, square, part(walk, name, "variance"));
   const char *epsilon = reals(walk, part(walk, name, "epsilon"), 1, 1, norm->epsilon);
-  const char *sum = walk_apply(walk, "Add", variance, epsilon, part(walk, name, "above_zero"));
-  const char *deviation = walk_apply(walk, "Sqrt", sum, NULL, part(walk, name, "deviation"));
+  const char *sum = onnx_walk_node(walk, "Add", variance, epsilon, part(walk, name, "above_zero"));
+  const char *deviation = onnx_walk_node(walk, "Sqrt", sum, NULL, part(walk, name, "deviation"));
   bool affine = op->input_count > 1;
   const char *unit =
-      walk_apply(walk, "Div", x, deviation, affine ? part(walk, name, "unit") : name);
+      onnx_walk_node(walk, "Div", x, deviation, affine ? part(walk, name, "unit") : name);
   if (!affine) return;
   const char *gain = parameter(walk, op->inputs[1], true);
-  const char *scaled = walk_apply(walk, "Mul", unit, gain, part(walk, name, "scaled"));
-  walk_apply(walk, "Add", scaled, parameter(walk, op->inputs[2], true), name);
+  const char *scaled = onnx_walk_node(walk, "Mul", unit, gain, part(walk, name, "scaled"));
+  onnx_walk_node(walk, "Add", scaled, parameter(walk, op->inputs[2], true), name);
 }
 
-static void write_slice(Walk *walk, const Op *op, const char *name) {
+static void write_slice(OnnxWalk *walk, const Op *op, const char *name) {
   Shape begin = op->attributes.slice.begin, size = graph_shape(walk->graph, op->outputs[0]);
   Shape from = graph_shape(walk->graph, op->inputs[0]);
   int64_t starts[RANK], ends[RANK], axes[RANK];
   int count = 0;
   for (int i = 0; i < RANK; i++) {
-    int axis = OURS[i];
+    int axis = OUR_AXES[i];
     if (size.dim[axis] == from.dim[axis]) continue;
     starts[count] = begin.dim[axis];
     ends[count] = begin.dim[axis] + size.dim[axis];
     axes[count++] = i;
   }
   if (count == 0) {
-    walk_apply(walk, "Identity", input(walk, op, 0), NULL, name);
+    onnx_walk_node(walk, "Identity", input(walk, op, 0), NULL, name);
     return;
   }
-  onnx_node(walk->onnx,
-            &(OnnxNode){.type = "Slice",
-                        .inputs = {input(walk, op, 0),
-                                   walk_integers(walk, part(walk, name, "starts"), starts, count),
-                                   walk_integers(walk, part(walk, name, "ends"), ends, count),
-                                   walk_integers(walk, part(walk, name, "axes"), axes, count)},
-                        .output = name});
+  onnx_node(
+      walk->onnx,
+      &(OnnxNode){.type = "Slice",
+                  .inputs = {input(walk, op, 0),
+                             onnx_walk_integers(walk, part(walk, name, "starts"), starts, count),
+                             onnx_walk_integers(walk, part(walk, name, "ends"), ends, count),
+                             onnx_walk_integers(walk, part(walk, name, "axes"), axes, count)},
+                  .output = name});
 }
 
-static void write_pad(Walk *walk, const Op *op, const char *name) {
+static void write_pad(OnnxWalk *walk, const Op *op, const char *name) {
   int64_t pads[2 * RANK];
   for (int i = 0; i < RANK; i++) {
-    pads[i] = op->attributes.pad.before.dim[OURS[i]];
-    pads[RANK + i] = op->attributes.pad.after.dim[OURS[i]];
+    pads[i] = op->attributes.pad.before.dim[OUR_AXES[i]];
+    pads[RANK + i] = op->attributes.pad.after.dim[OUR_AXES[i]];
   }
-  walk_pad(walk, op->attributes.pad.mode, input(walk, op, 0),
-           walk_integers(walk, part(walk, name, "pads"), pads, 2 * RANK), name);
+  onnx_walk_pad(walk, op->attributes.pad.mode, input(walk, op, 0),
+                onnx_walk_integers(walk, part(walk, name, "pads"), pads, 2 * RANK), name);
 }
 
-static void write_concat(Walk *walk, const Op *op, const char *name) {
+static void write_concat(OnnxWalk *walk, const Op *op, const char *name) {
   int axis = 0;
-  while (OURS[axis] != op->attributes.concat.axis) axis++;
-  walk_concat(walk, axis, input(walk, op, 0), input(walk, op, 1), name);
+  while (OUR_AXES[axis] != op->attributes.concat.axis) axis++;
+  onnx_walk_concat(walk, axis, input(walk, op, 0), input(walk, op, 1), name);
 }
 
-static void write_resize(Walk *walk, const Op *op, const char *name) {
+static void write_resize(OnnxWalk *walk, const Op *op, const char *name) {
   int64_t from = graph_shape(walk->graph, op->inputs[0]).dim[AXIS_H];
   int64_t to = graph_shape(walk->graph, op->outputs[0]).dim[AXIS_H];
-  walk_resize(walk, op->attributes.resize.mode, (float)to / (float)from, input(walk, op, 0), name);
+  onnx_walk_resize(walk, op->attributes.resize.mode, (float)to / (float)from, input(walk, op, 0),
+                   name);
 }
 
-/* Of the cells inside of the picture: ONNX leaves the padding out too, unless told otherwise. */
-static void write_average_pool(Walk *walk, const Op *op, const char *name) {
+/* Averages exclude the padding, which is ONNX's default too. */
+static void write_average_pool(OnnxWalk *walk, const Op *op, const char *name) {
   int64_t size = op->attributes.pool.size, stride = op->attributes.pool.stride;
   int64_t pad = op->attributes.pool.pad;
   const int64_t sizes[] = {1, size, size}, strides[] = {1, stride, stride};
@@ -246,8 +250,8 @@ static void write_average_pool(Walk *walk, const Op *op, const char *name) {
                                                    ONNX_ATTRIBUTE_INTS("pads", pads, 6)}});
 }
 
-/* What the generators have of them. */
-static bool write_pointwise(Walk *walk, const Op *op, const char *name) {
+/* The pointwise ops that generators use. */
+static bool write_pointwise(OnnxWalk *walk, const Op *op, const char *name) {
   static const char *const TYPES[PW_CODE_COUNT] = {
       [PW_ADD] = "Add",   [PW_SUB] = "Sub",         [PW_MUL] = "Mul",
       [PW_TANH] = "Tanh", [PW_SIGMOID] = "Sigmoid", [PW_LEAKY_RELU] = "Relu"};
@@ -256,11 +260,12 @@ static bool write_pointwise(Walk *walk, const Op *op, const char *name) {
   const char *type = TYPES[instruction->code];
   bool leaks = instruction->code == PW_LEAKY_RELU && instruction->p != 0;
   if (program->instruction_count != 1 || !type || leaks) return false;
-  walk_apply(walk, type, input(walk, op, 0), op->input_count > 1 ? input(walk, op, 1) : NULL, name);
+  onnx_walk_node(walk, type, input(walk, op, 0), op->input_count > 1 ? input(walk, op, 1) : NULL,
+                 name);
   return true;
 }
 
-bool walk_op(Walk *walk, const Op *op, const char *name) {
+bool onnx_walk_op(OnnxWalk *walk, const Op *op, const char *name) {
   switch (op->kind) {
   case OP_CONV3D:
     write_conv(walk, op, name);

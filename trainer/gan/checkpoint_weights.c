@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bulk_memory.h"
 #include "base/files.h"
 #include "base/memory.h"
 

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bulk_memory.h"
 #include "base/crc32c.h"
 #include "base/memory.h"
 #include "base/random.h"
@@ -215,8 +216,7 @@ Status gan_initialize(Gan *gan, Error *error) {
   return parameters_initialize(&gan->discriminator, (uint64_t)gan->config->run.seed, error);
 }
 
-/* --- Training step
- * --------------------------------------------------------------------------------- */
+/* --- Training step ---------------------------------------------------------------------------- */
 
 static Status upload_controls(Gan *gan, const StepControls *controls, Error *error) {
   const OptimConfig *optim = &gan->config->optim;
@@ -325,8 +325,7 @@ done:
   return status;
 }
 
-/* --- Accessors
- * ------------------------------------------------------------------------------------ */
+/* --- Accessors -------------------------------------------------------------------------------- */
 
 Parameters *gan_generator(Gan *gan) {
   return &gan->generator;

@@ -39,8 +39,7 @@ static Value residual_block(Net *net, const ModelConfig *config, int index, Valu
   return graph_add(net->graph, y, x);
 }
 
-/* --- Convolutional GRU
- * ------------------------------------------------------------------------------- */
+/* --- Convolutional GRU ------------------------------------------------------------------------ */
 
 /* Gate `index` of [N,1,H,W,3C]: channels index * C to (index + 1) * C - 1. */
 static Value gate(Net *net, Value gates, int index) {

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bulk_memory.h"
 #include "base/memory.h"
 
 enum { PARAMETER_NAME_SIZE = 96, GROUP_NORM_CHANNELS = 16 };

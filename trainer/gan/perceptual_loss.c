@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/bf16.h"
-#include "base/memory.h"
+#include "base/bulk_memory.h"
 #include "checkpoints/safetensors.h"
 #include "trainer/gan/layers.h"
 #include "trainer/gan/losses.h"
@@ -80,8 +80,7 @@ Value loss_perceptual(Graph *graph, Parameters *network, Value output, Value tar
   return sum;
 }
 
-/* --- Reading the weights
- * ------------------------------------------------------------------------------ */
+/* --- Reading the weights ---------------------------------------------------------------------- */
 
 /* IEEE 754 binary16. */
 static float f16_to_f32(uint16_t bits) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bulk_memory.h"
 #include "base/memory.h"
 #include "base/progress.h"
 #include "base/signals.h"
@@ -121,7 +122,7 @@ static void run_generator(Run *run) {
       break;
     }
     queue_push(run->translated, frame);
-    progress_update(progress, ++done, NULL);
+    progress_update(progress, ++done);
   }
   queue_close(run->translated);
   progress_end(progress);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bulk_memory.h"
 #include "base/memory.h"
 #include "base/random.h"
 #include "trainer/gan/checkpoint_weights.h"

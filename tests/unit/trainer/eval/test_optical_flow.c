@@ -1,4 +1,4 @@
-/* Optical flow of pictures whose motion is known. */
+/* Optical flow of images with known motion. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,7 +18,7 @@ static void check(Status status) {
   if (status != OK) fail_msg("%s", error.message);
 }
 
-/* Waves of several lengths and directions: every part looks different. */
+/* Waves of several lengths and directions, so that every region is distinct. */
 static uint8_t wave_at(double x, double y) {
   double value = sin(0.31 * x + 0.12 * y) + sin(0.08 * x - 0.27 * y + 1) + sin(0.19 * (x + y) + 2) +
                  sin(0.05 * x - 0.06 * y);
@@ -43,42 +43,42 @@ static void end(Fixture *f) {
   free(f->flow);
 }
 
-/* What lies at (x, y) in a lies at (x + across, y + down) in b. */
-static Fixture translated(int height, int width, double across, double down) {
+/* Pixel (x, y) of a is found at (x + dx, y + dy) in b. */
+static Fixture translated(int height, int width, double dx, double dy) {
   Fixture f = begin(height, width);
   for (int y = 0; y < height; y++)
     for (int x = 0; x < width; x++) {
       f.a[y * width + x] = wave_at(x, y);
-      f.b[y * width + x] = wave_at(x - across, y - down);
+      f.b[y * width + x] = wave_at(x - dx, y - dy);
     }
   return f;
 }
 
 static void compute(const Fixture *f, int threads) {
   Flow *flow = NULL;
-  FlowPicture *a = NULL, *b = NULL;
+  FlowPyramid *a = NULL, *b = NULL;
   check(flow_new(f->height, f->width, threads, &flow, &error));
-  check(flow_picture_new(flow, &a, &error));
-  check(flow_picture_new(flow, &b, &error));
+  check(flow_pyramid_new(flow, &a, &error));
+  check(flow_pyramid_new(flow, &b, &error));
   flow_expand(flow, f->a, a);
   flow_expand(flow, f->b, b);
   flow_between(flow, a, b, f->flow);
-  flow_picture_free(a);
-  flow_picture_free(b);
+  flow_pyramid_free(a);
+  flow_pyramid_free(b);
   flow_free(flow);
 }
 
-/* Away from the borders, over which things come and go. */
-static void check_translation(int height, int width, double across, double down, double tolerance) {
-  Fixture f = translated(height, width, across, down);
+/* Checks the flow away from the borders, across which content enters and leaves. */
+static void check_translation(int height, int width, double dx, double dy, double tolerance) {
+  Fixture f = translated(height, width, dx, dy);
   int margin = 24;
   compute(&f, 1);
   for (int y = margin; y < height - margin; y++)
     for (int x = margin; x < width - margin; x++) {
       const float *d = f.flow + 2 * (size_t)(y * width + x);
-      if (fabs(d[0] - across) > tolerance || fabs(d[1] - down) > tolerance)
-        fail_msg("%dx%d at (%d, %d): (%g, %g), not (%g, %g)", width, height, x, y, (double)d[0],
-                 (double)d[1], across, down);
+      if (fabs(d[0] - dx) > tolerance || fabs(d[1] - dy) > tolerance)
+        fail_msg("%dx%d at (%d, %d): (%g, %g), expected (%g, %g)", width, height, x, y,
+                 (double)d[0], (double)d[1], dx, dy);
     }
   end(&f);
 }
@@ -88,10 +88,10 @@ static void test_translation(void **state) {
   check_translation(96, 128, 1, 0, 0.06);
   check_translation(96, 128, 0, -2, 0.06);
   check_translation(97, 131, 0.5, 0.25, 0.06); /* odd sides */
-  check_translation(256, 320, -9, 6, 0.1);     /* farther than one window sees */
+  check_translation(256, 320, -9, 6, 0.1);     /* farther than one window */
 }
 
-static void test_there_and_back(void **state) {
+static void test_forward_and_backward_flow_cancel(void **state) {
   (void)state;
   Fixture f = translated(96, 128, 2, -1), back = translated(96, 128, 2, -1);
   memcpy(back.a, f.b, 96 * 128);
@@ -106,7 +106,7 @@ static void test_there_and_back(void **state) {
   end(&back);
 }
 
-/* A flat picture: nowhere anything to see. */
+/* A flat image has no motion. */
 static void check_flat(int height, int width) {
   Fixture f = begin(height, width);
   memset(f.a, 200, (size_t)(height * width));
@@ -117,15 +117,15 @@ static void check_flat(int height, int width) {
   end(&f);
 }
 
-/* Of the last column and row the second picture is taken to be unknown, which is felt nearby. */
-static void test_nothing_moves(void **state) {
+/* The second image counts as unknown in the last column and row, hence the tolerance. */
+static void test_static_images_have_no_flow(void **state) {
   (void)state;
   check_flat(64, 80);
   check_flat(33, 65);
   check_translation(96, 128, 0, 0, 0.03);
 }
 
-static void test_tiny_pictures(void **state) {
+static void test_tiny_images(void **state) {
   (void)state;
   static const int SIDES[] = {1, 2, 3, 8, 9, 10, 11, 31};
   for (size_t h = 0; h < sizeof SIDES / sizeof *SIDES; h++)
@@ -138,7 +138,7 @@ static void test_tiny_pictures(void **state) {
     }
 }
 
-static void test_threads_change_nothing(void **state) {
+static void test_result_does_not_depend_on_threads(void **state) {
   (void)state;
   Fixture one = translated(100, 90, 3, 1), four = translated(100, 90, 3, 1);
   compute(&one, 1);
@@ -151,10 +151,10 @@ static void test_threads_change_nothing(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_translation),
-      cmocka_unit_test(test_there_and_back),
-      cmocka_unit_test(test_nothing_moves),
-      cmocka_unit_test(test_tiny_pictures),
-      cmocka_unit_test(test_threads_change_nothing),
+      cmocka_unit_test(test_forward_and_backward_flow_cancel),
+      cmocka_unit_test(test_static_images_have_no_flow),
+      cmocka_unit_test(test_tiny_images),
+      cmocka_unit_test(test_result_does_not_depend_on_threads),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

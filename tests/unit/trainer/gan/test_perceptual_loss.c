@@ -219,8 +219,7 @@ static void test_bad_files_are_rejected(void **state) {
   gan_free(gan);
 }
 
-/* --- Training -----------------------------------------------------------------------------------
- */
+/* --- Training --------------------------------------------------------------------------------- */
 
 static void test_requirements_are_checked(void **state) {
   (void)state;
