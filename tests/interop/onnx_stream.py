@@ -1,4 +1,4 @@
-"""An exported stream in ONNX Runtime: what it remembers goes in and comes out with every frame."""
+"""Runs an exported stream in ONNX Runtime, feeding each frame's state outputs back as inputs of the next."""
 import math
 
 import numpy
@@ -20,7 +20,7 @@ class Stream:
                       for i in session.get_inputs() if i.name.startswith("state.")}
 
     def run(self, inputs):
-        """The output of one frame: source [N,C,1,H,W], and noise where the model has any."""
+        """Returns the output of one frame. Inputs: source [N,C,1,H,W], and noise if the model has noise channels."""
         results = dict(zip(self.names, self.session.run(self.names, {**inputs, **self.state})))
         self.state = {name: results["next" + name[5:]] for name in self.state}
         return results["output"]

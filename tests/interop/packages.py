@@ -1,4 +1,4 @@
-"""Packages from PyPI that a test reads files with: fetched once into the build folder, and apart from Debian's."""
+"""Installs packages from PyPI for the tests, once, in the build folder and separate from Debian's packages."""
 import os
 import shutil
 import subprocess
@@ -10,22 +10,22 @@ FOLDER = os.path.join(os.path.abspath(os.environ.get("BUILD", "build")), "python
 
 
 def fetch(name, requirements, *flags):
-    """The folder for PYTHONPATH, or None where pip cannot fetch them. `name` tells versions apart."""
+    """Returns the folder for PYTHONPATH, or None if pip cannot fetch the packages. `name` must identify the versions."""
     folder = os.path.join(FOLDER, name)
     if not os.path.isdir(folder):
-        part = f"{folder}.{os.getpid()}"
+        temporary = f"{folder}.{os.getpid()}"
         command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--retries", "1",
-                   "--timeout", "20", "--target", part, *flags, *requirements]
+                   "--timeout", "20", "--target", temporary, *flags, *requirements]
         try:
             subprocess.run(command, timeout=600, check=True, capture_output=True)
-            os.rename(part, folder)
-        except (subprocess.SubprocessError, OSError):  # the latter also where another test was first
-            shutil.rmtree(part, ignore_errors=True)
+            os.rename(temporary, folder)
+        except (subprocess.SubprocessError, OSError):  # OSError also if another test has installed it first
+            shutil.rmtree(temporary, ignore_errors=True)
     return folder if os.path.isdir(folder) else None
 
 
 def opencv():
-    """The module cv2, on Debian's NumPy; None where pip cannot fetch it."""
+    """Returns the module cv2, running on Debian's NumPy, or None if pip cannot fetch it."""
     folder = fetch("opencv-4.11.0.86", ["opencv-python-headless==4.11.0.86"], "--no-deps")
     if not folder:
         return None

@@ -1,10 +1,10 @@
-"""Runs ONNX models in ONNX Runtime, for test_export.py: a process of its own, whose packages are not
-the ones that PyTorch was made with.
+"""Runs ONNX models in ONNX Runtime for test_export.py, in a process of its own because its packages may be incompatible
+with PyTorch's.
 
     run_onnx.py JOBS.json RESULTS.npz    a job: {"name", "model", "source": FILE.npy, "noise": FILE.npy or null}
 
-A result is [N,3,T,H,W] under the job's name; a model with one frame on its source's axis of frames is given
-them one by one. What the model says of itself goes to standard output, a JSON object a line."""
+A result is [N,3,T,H,W] under the job's name; a model whose source has one frame is run frame by frame. The models'
+metadata go to standard output, one JSON object per line."""
 import json
 import sys
 
@@ -13,7 +13,7 @@ import onnx
 from onnx_stream import Stream, open_session
 
 
-def whole_stream(session, inputs):
+def run_stream(session, inputs):
     source = inputs["source"]
     stream = Stream(session, source.shape[0], *source.shape[3:])
     frames = [stream.run({name: array[:, :, t:t + 1] for name, array in inputs.items()}) for t in range(source.shape[2])]
@@ -30,7 +30,7 @@ def main():
         session = open_session(job["model"])
         inputs = {name: numpy.load(job[name]) for name in ("source", "noise") if job[name]}
         one_frame = session.get_inputs()[0].shape[2] == 1
-        results[job["name"]] = whole_stream(session, inputs) if one_frame else session.run(["output"], inputs)[0]
+        results[job["name"]] = run_stream(session, inputs) if one_frame else session.run(["output"], inputs)[0]
         print(json.dumps({
             "name": job["name"], "ir_version": model.ir_version,
             "operators": sorted({node.op_type for node in model.graph.node}),

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""Exported models elsewhere: the modules of docs/export.md, in PyTorch, load the weights; ONNX Runtime runs
-clips and streams of any size; both give what Celforge gives from the checkpoint."""
+"""Exported models in other programs: the PyTorch modules of docs/export.md load the weights, ONNX Runtime runs clips and
+streams of any size, and both reproduce Celforge's output from the checkpoint."""
 import json
 import os
 import re
@@ -21,7 +21,7 @@ FRAMES = 4
 TOLERANCE = 2e-5  # of values in about [-1, 1]
 SMALL = {**support.GENERATOR_ALONE, "data.path": "clips", "train.device": "cpu"}
 PUBLISHED = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.downsamplings": 2}
-# What is trained, and the sizes (height, width) of the sources it is then given.
+# Settings to train with, and the source sizes (height, width) to test.
 MODELS = {
     "rms": ({}, [(32, 32), (37, 46), (5, 7)]),
     "noise": ({"model.norm": "group", "model.channels": 16, "model.noise_channels": 2}, [(35, 30)]),
@@ -35,8 +35,8 @@ MODELS = {
 }
 
 
-def modules_of_the_page():
-    """By model.generator: the modules of the Python block of docs/export.md, run as it stands there."""
+def documented_modules():
+    """Executes the Python block of docs/export.md; returns its modules by model.generator."""
     with open(os.path.join(ROOT, "docs/export.md"), encoding="utf-8") as file:
         (code,) = re.findall(r"^```python\n(.*?)^```", file.read(), re.M | re.S)
     names = {}
@@ -53,13 +53,13 @@ def metadata(path):
 def stacked_dataset():
     """Two stacked sources of half the target's size."""
     support.run("ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=64x48:rate=10", "-frames:v", "8",
-                "-c:v", "ffv1", "film.mkv")
-    support.celforge("pack", "stacked", "--source", "film.mkv", "--source", "film.mkv", "--target-filter", "negate",
+                "-c:v", "ffv1", "video.mkv")
+    support.celforge("pack", "stacked", "--source", "video.mkv", "--source", "video.mkv", "--target-filter", "negate",
                      "--scale", "2", "--frames", "4")
 
 
 def run_onnx(folder, jobs):
-    """Name -> (output, what the model says of itself)."""
+    """Returns name -> (output, metadata of the model)."""
     with open("jobs.json", "w", encoding="utf-8") as file:
         json.dump(jobs, file)
     environment = {**os.environ, "PYTHONPATH": folder}
@@ -70,7 +70,7 @@ def run_onnx(folder, jobs):
 
 
 class Exported:
-    """One trained model, its exports, and for each size its sources and what Celforge makes of them."""
+    """A trained model and its exports; inputs and outputs for each size."""
 
     def __init__(self, name):
         settings, self.sizes = MODELS[name]
@@ -85,17 +85,17 @@ class Exported:
         support.celforge("export", "--checkpoint", self.run, "--format", "safetensors", f"{name}.safetensors")
 
     def inputs(self, size):
-        """u8 [1,T,H,W,C]; the same as [1,C,T,H,W] in [-1, 1]; noise, or None."""
+        """Returns the source as u8 [1,T,H,W,C] and as [1,C,T,H,W] in [-1, 1], and noise or None."""
         random = np.random.default_rng(1)
         source = random.integers(0, 256, (1, FRAMES, *size, self.channels), np.uint8)
         shape = (1, self.noise, FRAMES, size[0] * self.scale, size[1] * self.scale)
         return source, normalize(source).numpy(), random.standard_normal(shape, np.float32) if self.noise else None
 
-    def ours(self, size, weights="ema"):
-        """Celforge's own output [1,3,T,H,W], without a file between. Its noise is not to be had from outside."""
+    def celforge(self, size, weights="ema"):
+        """Celforge's unrounded output [1,3,T,H,W]; only for models without noise, which cannot be passed in."""
         shape = [FRAMES, *size, self.channels, size[0] * self.scale, size[1] * self.scale]
         program = os.path.join(support.BUILD, "tests/oracle/forward")
-        output = support.run(program, self.run, weights, "f32", "clip", *map(str, shape), input=self.inputs(size)[0].tobytes())
+        output = support.run(program, self.run, weights, "f32", *map(str, shape), input=self.inputs(size)[0].tobytes())
         return np.frombuffer(output, "<f4").reshape(1, FRAMES, *shape[4:], 3).transpose(0, 4, 1, 2, 3)
 
     def torch(self, modules, size, file=None):
@@ -116,17 +116,17 @@ class Exported:
                  "noise": None if noise is None else f"{label}-noise.npy"} for kind in self.kinds]
 
 
-def near(tap, label, found, expected):
+def check_near(tap, label, found, expected):
     same = found.shape == expected.shape
     error = float(np.abs(found - expected).max()) if same else float("nan")
     tap.check(same and error <= TOLERANCE, label, f"largest difference {error:.1e}" if same else f"{found.shape}")
 
 
 def check_torch(tap, modules, model, size):
-    """The module is what the rest is held against; where Celforge can be asked, it must be the same."""
+    """Returns the PyTorch output, the reference for ONNX; without noise it must equal Celforge's."""
     expected = model.torch(modules, size)
     if not model.noise:
-        near(tap, f"{model.name}, {size[0]}x{size[1]}: PyTorch gives what Celforge gives", expected, model.ours(size))
+        check_near(tap, f"{model.name}, {size[0]}x{size[1]}: PyTorch equals Celforge", expected, model.celforge(size))
     return expected
 
 
@@ -134,33 +134,33 @@ def check_plain(tap, modules, model):
     support.celforge("export", "--checkpoint", model.run, "--format", "safetensors", "--plain-weights", "plain.safetensors")
     size = model.sizes[0]
     plain = model.torch(modules, size, "plain.safetensors")
-    near(tap, "plain weights, on request", plain, model.ours(size, "plain"))
-    tap.check(np.abs(plain - model.torch(modules, size)).max() > 1e-3, "which are not the running average's")
-    tap.check(metadata("plain.safetensors")["celforge.weights"] == "plain", "and the file says so")
+    check_near(tap, "--plain-weights: PyTorch equals Celforge", plain, model.celforge(size, "plain"))
+    tap.check(np.abs(plain - model.torch(modules, size)).max() > 1e-3, "plain and EMA weights differ")
+    tap.check(metadata("plain.safetensors")["celforge.weights"] == "plain", "the metadata name the plain weights")
 
 
 def check_facts(tap, facts):
-    """What the models say of themselves."""
+    """The metadata, inputs and outputs of the ONNX models."""
     clip, stream = facts["rms-37x46-clip"], facts["rms-37x46-stream"]
     tap.check(clip["ir_version"] == 8 and clip["domains"] == [["", 17]], "IR version 8, operator set 17 alone")
-    tap.check(clip["inputs"] == {"source": ["batch", 3, "frames", "height", "width"]}, "clips of any size", str(clip["inputs"]))
+    tap.check(clip["inputs"] == {"source": ["batch", 3, "frames", "height", "width"]}, "clips have dynamic axes", str(clip["inputs"]))
     states = [name for name in stream["inputs"] if name.startswith("state.")]
-    tap.check(states == ["state.stem", "state.blocks.0.conv1", "state.blocks.1.conv1"], "a state for each temporal layer")
-    tap.check(list(stream["outputs"]) == ["output"] + ["next" + name[5:] for name in states], "which comes out again")
-    tap.check(stream["inputs"]["state.blocks.0.conv1"] == ["batch", 32, 2, "ceil(height/4)", "ceil(width/4)"], "of this size")
+    tap.check(states == ["state.stem", "state.blocks.0.conv1", "state.blocks.1.conv1"], "one state input per temporal layer")
+    tap.check(list(stream["outputs"]) == ["output"] + ["next" + name[5:] for name in states], "one state output per temporal layer")
+    tap.check(stream["inputs"]["state.blocks.0.conv1"] == ["batch", 32, 2, "ceil(height/4)", "ceil(width/4)"], "the shape of a state")
     recurrent = facts["recurrent-30x37-stream"]["inputs"]
     tap.check(recurrent.get("state.gru") == ["batch", 32, 1, "ceil(height/4)", "ceil(width/4)"] and len(recurrent) == 2,
-              "one state of a recurrent model", str(recurrent))
+              "a recurrent model has one state", str(recurrent))
     still = facts["still-33x40-stream"]["inputs"]
-    tap.check(list(still) == ["source"], "none for a model that knows no time")
+    tap.check(list(still) == ["source"], "a model without temporal layers has no state")
     published = facts["published-24x32-stream"]
-    tap.check(list(published["inputs"]) == ["source"] and "ConvTranspose" in published["operators"], "nor for pix2pixhd")
+    tap.check(list(published["inputs"]) == ["source"] and "ConvTranspose" in published["operators"], "pix2pixhd has no state")
     large = facts["large-21x32-clip"]
-    tap.check(large["outputs"]["output"][3:] == ["2*height", "2*width"], "outputs twice the size", str(large["outputs"]))
+    tap.check(large["outputs"]["output"][3:] == ["2*height", "2*width"], "an upscaling model has outputs of twice the size", str(large["outputs"]))
     wanted = {"celforge.step": "4", "celforge.scale": "2", "celforge.source_channels": "6", "celforge.model.norm": "none",
               "celforge.model.channels": "8", "celforge.model.temporal": "conv3d", "celforge.weights": "running average"}
     found = large["properties"]
-    tap.check(wanted.items() <= found.items(), "properties say how it was made", str(found))
+    tap.check(wanted.items() <= found.items(), "properties describe the model", str(found))
 
 
 def check_refusals(tap, model):
@@ -168,24 +168,24 @@ def check_refusals(tap, model):
     weights = os.path.join(model.run, "checkpoints/step-00000004/generator.safetensors")
     for label, code, message, arguments in (
         ("an unknown format", 64, "--format: tflite; allowed: onnx, safetensors", [model.run, "--format", "tflite", "out"]),
-        ("weights of a stream", 64, "--stream", [model.run, "--format", "safetensors", "--stream", "out"]),
+        ("--stream with safetensors", 64, "--stream", [model.run, "--format", "safetensors", "--stream", "out"]),
         ("no format", 64, "--format", [model.run, "out"]),
-        ("clips of a recurrent model", 64, "add --stream", ["recurrent", "--format", "onnx", "out"]),
-        ("a run that is not there", 74, "no-such-run", ["no-such-run", "--format", "onnx", "out"]),
-        ("a folder that is not there", 74, "no/such/out", [model.run, "--format", "onnx", "no/such/out"]),
-        ("a folder in the file's place", 74, "clips", [model.run, "--format", "safetensors", "clips"]),
-        ("a checkpoint's own file", 64, "is a part of the checkpoint", [model.run, "--format", "safetensors", weights]),
+        ("a recurrent model without --stream", 64, "add --stream", ["recurrent", "--format", "onnx", "out"]),
+        ("a missing run", 74, "no-such-run", ["no-such-run", "--format", "onnx", "out"]),
+        ("an output in a missing folder", 74, "no/such/out", [model.run, "--format", "onnx", "no/such/out"]),
+        ("an output that is a folder", 74, "clips", [model.run, "--format", "safetensors", "clips"]),
+        ("an output over a file of the checkpoint", 64, "is a file of the checkpoint", [model.run, "--format", "safetensors", weights]),
     ):
         done = subprocess.run(export + arguments, capture_output=True, text=True, timeout=60, check=False)
         good = done.returncode == code and message in done.stderr and not os.path.exists("out")
-        tap.check(good, f"refused: {label}", "" if good else f"{done.returncode}: {done.stderr}")
-    tap.check(not [name for name in os.listdir(".") if name.endswith(".tmp")], "nothing half-written is left")
+        tap.check(good, f"rejected: {label}", "" if good else f"{done.returncode}: {done.stderr}")
+    tap.check(not [name for name in os.listdir(".") if name.endswith(".tmp")], "no temporary files are left")
 
 
 def main():
     torch.set_num_threads(1)
     tap = support.Tap()
-    modules = modules_of_the_page()
+    modules = documented_modules()
     with support.scratch() as root:
         os.chdir(root)
         support.synth("clips", 2, 2, "32x32")
@@ -202,7 +202,7 @@ def main():
         if onnx:
             results = run_onnx(onnx, jobs)
             for name, (output, _) in results.items():
-                near(tap, f"{name}: ONNX Runtime gives the same", output, expected[name.rpartition("-")[0]])
+                check_near(tap, f"{name}: ONNX Runtime equals PyTorch", output, expected[name.rpartition("-")[0]])
             check_facts(tap, {name: facts for name, (_, facts) in results.items()})
         else:
             tap.skip("ONNX Runtime", "pip cannot fetch " + " ".join(packages.ONNX[1]))

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""safetensors between Celforge and others: the `safetensors` package where pip can fetch it, a strict
-reader and a writer made from the format's specification otherwise, and PyTorch where it is there."""
+"""Reads and writes safetensors files against a strict reader and a writer made from the specification, with the `safetensors`
+package if pip can fetch it, and with PyTorch if it is installed."""
 import json
 import os
 import random
@@ -49,7 +49,7 @@ def is_count(value):
 
 
 def strict_read(data):
-    """{name: (dtype, shape, bytes)}; ValueError for whatever the specification does not allow."""
+    """Returns {name: (dtype, shape, bytes)}; raises ValueError for anything that the specification forbids."""
     if len(data) < 8:
         raise ValueError("too short")
     (length,) = struct.unpack("<Q", data[:8])
@@ -59,7 +59,7 @@ def strict_read(data):
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("bad metadata")
-    body, tensors, places = data[8 + length:], {}, []
+    body, tensors, ranges = data[8 + length:], {}, []
     for name, entry in header.items():
         shape, (begin, end) = entry["shape"], entry["data_offsets"]
         if not all(map(is_count, shape + [begin, end])):
@@ -69,15 +69,15 @@ def strict_read(data):
             size *= dimension
         if size != end - begin or size >= 2**64:
             raise ValueError("length and shape disagree")
-        places.append((begin, end))
+        ranges.append((begin, end))
         tensors[name] = (entry["dtype"], shape, body[begin:end])
     at = 0
-    for begin, end in sorted(places):
+    for begin, end in sorted(ranges):
         if begin != at:
             raise ValueError("gap or overlap")
         at = end
     if at != len(body):
-        raise ValueError("rest")
+        raise ValueError("bytes after the last tensor")
     return tensors
 
 
@@ -121,15 +121,15 @@ def package_write(module, tensors, metadata):
     return module.serialize(entries, metadata=metadata)
 
 
-# --- Ours ----------------------------------------------------------------------------------------
-def ours(*arguments):
+# --- Celforge ----------------------------------------------------------------------------------------
+def celforge(*arguments):
     return subprocess.run([PROGRAM, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def our_read(*paths):
-    """One dict a path, or None where it was refused."""
+def celforge_read(*paths):
+    """Returns a dict per path, or None for a rejected file."""
     files = []
-    for line in ours("read", *paths).splitlines():
+    for line in celforge("read", *paths).splitlines():
         kind, _, rest = line.partition(" ")
         if kind == "refused":
             files.append(None)
@@ -165,22 +165,22 @@ def save(path, data):
 
 
 def mutations(data, count):
-    """Files with a few bytes changed, cut, doubled or swapped for others of JSON."""
+    """Yields copies with a few bytes changed, deleted, duplicated or replaced by JSON characters."""
     numbers = random.Random(5)
     for _ in range(count):
         changed = bytearray(data)
         for _ in range(numbers.randint(1, 3)):
-            place = numbers.randrange(len(changed))
+            position = numbers.randrange(len(changed))
             what = numbers.randrange(4)
             if what == 0:
-                changed[place] = numbers.randrange(256)
+                changed[position] = numbers.randrange(256)
             elif what == 1:
-                changed[place] = numbers.choice(b'0123456789[]{},:" F')
+                changed[position] = numbers.choice(b'0123456789[]{},:" F')
             elif what == 2:
-                del changed[place:place + numbers.randint(1, 4)]
+                del changed[position:position + numbers.randint(1, 4)]
             else:
-                changed[place:place] = changed[place:place + numbers.randint(1, 4)]
-        if numbers.random() < 0.5 and len(changed) > 16:  # a header length that fits again
+                changed[position:position] = changed[position:position + numbers.randint(1, 4)]
+        if numbers.random() < 0.5 and len(changed) > 16:  # repair the header length
             body = 50
             changed[:8] = struct.pack("<Q", max(0, len(changed) - 8 - body))
         yield bytes(changed)
@@ -188,12 +188,12 @@ def mutations(data, count):
 
 def test_readers(folder, reader, read, write):
     path = os.path.join(folder, "ours")
-    ours("write-types", path)
+    celforge("write-types", path)
     found = read(load(path))
-    check(found == every_type(), f"{reader} reads every type, name and shape that we write", found)
+    check(found == every_type(), f"{reader} reads every type, name and shape that Celforge writes", found)
 
     theirs = save(os.path.join(folder, "theirs"), write(every_type(), {"format": "pt"}))
-    check(our_read(theirs) == [every_type()], f"we read what {reader} writes", our_read(theirs))
+    check(celforge_read(theirs) == [every_type()], f"Celforge reads what {reader} writes", celforge_read(theirs))
 
 
 def test_refusals(folder, reader, read):
@@ -202,45 +202,45 @@ def test_refusals(folder, reader, read):
     cases = list(mutations(good, 600))
     paths = [save(os.path.join(folder, f"m{i}"), data) for i, data in enumerate(cases)]
     wrong, accepted = [], 0
-    for path, data, mine in zip(paths, cases, our_read(*paths)):
+    for path, data, ours in zip(paths, cases, celforge_read(*paths)):
         try:
             other = read(data)
-        except Exception:  # whatever it raises, it refuses
+        except Exception:  # any exception is a rejection
             other = None
-        accepted += mine is not None
-        if mine is not None and mine != other:
-            wrong.append((path, mine, other))
-    check(not wrong, f"of 600 damaged files we accept none that {reader} refuses or reads otherwise", wrong[:3])
-    check(0 < accepted < 600, f"some of them are harmless, most are not ({accepted} accepted)")
+        accepted += ours is not None
+        if ours is not None and ours != other:
+            wrong.append((path, ours, other))
+    check(not wrong, f"of 600 damaged files Celforge accepts none that {reader} rejects or reads differently", wrong[:3])
+    check(0 < accepted < 600, f"some damaged files are still valid ({accepted} accepted)")
 
 
 def test_same_bytes(folder, module):
     path = os.path.join(folder, "floats")
-    ours("write-floats", path)
+    celforge("write-floats", path)
     values = struct.pack("<24f", *range(24))
     tensors = {"head": ("F32", [], values[20:24]), "stem.bias": ("F32", [2], values[:8]),
                "stem.weight": ("F32", [2, 3, 2, 2], values)}
     expected = package_write(module, tensors, None)
-    check(load(path) == expected, "the same bytes as the package writes for the same F32 tensors", load(path)[:400])
+    check(load(path) == expected, "Celforge writes the same bytes as the package", load(path)[:400])
 
 
 def test_torch(folder, torch, read):
-    """What we write becomes a module's weights; what a module holds is read by us."""
+    """A torch module loads Celforge's file, and Celforge reads a torch module's weights."""
     path = os.path.join(folder, "floats")
-    ours("write-floats", path)
+    celforge("write-floats", path)
     stem = torch.nn.Conv2d(3, 2, 2)
     loaded = {name: torch.frombuffer(bytearray(data), dtype=torch.float32).reshape(shape)
               for name, (_, shape, data) in read(load(path)).items()}
     stem.load_state_dict({"weight": loaded["stem.weight"], "bias": loaded["stem.bias"]})
     same = torch.equal(stem.weight.detach().flatten(), torch.arange(24.0))
-    check(same and loaded["head"].item() == 5, "a torch module loads what we write")
+    check(same and loaded["head"].item() == 5, "a torch module loads Celforge's file")
 
     tensors = {name: ("F32", list(value.shape), value.detach().numpy().tobytes())
                for name, value in torch.nn.Conv3d(3, 4, 3).state_dict().items()}
     half = torch.randn(3, 5).to(torch.bfloat16)
     tensors["half"] = ("BF16", [3, 5], half.view(torch.int16).numpy().tobytes())
     theirs = save(os.path.join(folder, "torch"), plain_write(tensors, {}))
-    check(our_read(theirs) == [tensors], "we read a torch module's weights, bfloat16 too")
+    check(celforge_read(theirs) == [tensors], "Celforge reads a torch module's weights, bfloat16 too")
 
 
 def main():

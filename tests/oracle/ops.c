@@ -174,7 +174,7 @@ static Value build_resize(Line *line, Graph *graph) {
                       nearest ? RESIZE_NEAREST : RESIZE_BILINEAR);
 }
 
-/* Those of a value and numbers. */
+/* Builders of one value and numbers. */
 static Value build_parametric(Line *line, Graph *graph, const char *name) {
   Value x = value(line, 2);
   if (strcmp(name, "affine") == 0) return graph_affine(graph, x, real(line, 3), real(line, 4));

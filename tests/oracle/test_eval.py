@@ -52,16 +52,16 @@ def psnr(a, b):
     return 10 * np.log10(255**2 / np.mean((luma(a) - luma(b)) ** 2))
 
 
-def filtered(pictures):
+def filtered(images):
     """The weighted mean of every valid 11 x 11 window."""
     offsets = np.arange(11) - 5
     weights = np.exp(-(offsets[:, None] ** 2 + offsets[None, :] ** 2) / (2 * 1.5**2))
     weights /= weights.sum()
-    rows, columns = pictures.shape[-2] - 10, pictures.shape[-1] - 10
-    total = np.zeros(pictures.shape[:-2] + (rows, columns))
+    rows, columns = images.shape[-2] - 10, images.shape[-1] - 10
+    total = np.zeros(images.shape[:-2] + (rows, columns))
     for y in range(11):
         for x in range(11):
-            total += weights[y, x] * pictures[..., y:y + rows, x:x + columns]
+            total += weights[y, x] * images[..., y:y + rows, x:x + columns]
     return total
 
 
@@ -96,16 +96,16 @@ def tof(video, target):
     return np.mean([np.mean(np.linalg.norm(flow(*a) - flow(*b), axis=-1)) for a, b in pairs(video, target)])
 
 
-def warp(picture, forward):
-    """Samples picture [H,W,C] bilinearly at x + forward(x)."""
+def warp(image, forward):
+    """Samples image [H,W,C] bilinearly at x + forward(x)."""
     height, width = forward.shape[:2]
     x = np.clip(np.arange(width) + forward[..., 0], 0, width - 1)
     y = np.clip(np.arange(height)[:, None] + forward[..., 1], 0, height - 1)
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
     right, low = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
     across, down = (x - left)[..., None], (y - top)[..., None]
-    return ((picture[top, left] * (1 - across) + picture[top, right] * across) * (1 - down)
-            + (picture[low, left] * (1 - across) + picture[low, right] * across) * down)
+    return ((image[top, left] * (1 - across) + image[top, right] * across) * (1 - down)
+            + (image[low, left] * (1 - across) + image[low, right] * across) * down)
 
 
 def visible(forward, backward):
@@ -195,11 +195,11 @@ def upsampled(frames):
     """Twice the size, bilinear, half-pixel centres."""
     for axis in (-3, -2):
         last = frames.shape[axis] - 1
-        place = (np.arange(2 * (last + 1)) + 0.5) / 2 - 0.5
-        first = np.floor(place).astype(int)
-        part = (place - first).reshape((-1,) + (1,) * (-axis - 1))
-        frames = (frames.take(np.clip(first, 0, last), axis) * (1 - part)
-                  + frames.take(np.clip(first + 1, 0, last), axis) * part)
+        position = (np.arange(2 * (last + 1)) + 0.5) / 2 - 0.5
+        first = np.floor(position).astype(int)
+        fraction = (position - first).reshape((-1,) + (1,) * (-axis - 1))
+        frames = (frames.take(np.clip(first, 0, last), axis) * (1 - fraction)
+                  + frames.take(np.clip(first + 1, 0, last), axis) * fraction)
     return np.floor(frames + 0.5).astype(np.uint8)
 
 

@@ -53,7 +53,7 @@ def conv3d_transpose(x, weight, bias, stride, before, after, output_padding):
 
 
 def normalized(x, axes, epsilon):
-    # PyTorch 1.13's own instance norm has wrong gradients for one picture in channels-last order.
+    # PyTorch 1.13's own instance norm has wrong gradients for one image in channels-last order.
     centred = x - x.mean(axes, keepdim=True)
     return centred / torch.sqrt(centred.square().mean(axes, keepdim=True) + epsilon)
 
@@ -238,13 +238,13 @@ def convolution_cases(seed):
     for mode in ("zero", "reflect"):
         case = Case(f"conv3d-{mode}-{seed}", seed)
         dice = case.dice
-        taps = [dice.randint(1, 3), dice.choice([1, 2, 3, 4, 7]), dice.choice([1, 3, 4, 5])]
-        before = [dice.randint(0, taps[0] - 1), *(dice.randint(0, 2) for _ in range(2))]
+        kernel = [dice.randint(1, 3), dice.choice([1, 2, 3, 4, 7]), dice.choice([1, 3, 4, 5])]
+        before = [dice.randint(0, kernel[0] - 1), *(dice.randint(0, 2) for _ in range(2))]
         after = [dice.randint(0, 1), *(dice.randint(0, 2) for _ in range(2))]
         stride = [dice.choice([1, 1, 2]), dice.choice([1, 2, 3]), dice.choice([1, 2])]
         inputs = dice.choice([1, 3, 5, 8, 16])
-        x = case.input("x", [dice.randint(1, 2), dice.randint(taps[0], 5), dice.randint(7, 12), dice.randint(7, 12), inputs])
-        k = case.input("k", [dice.choice([1, 3, 6, 16]), *taps, inputs])
+        x = case.input("x", [dice.randint(1, 2), dice.randint(kernel[0], 5), dice.randint(7, 12), dice.randint(7, 12), inputs])
+        k = case.input("k", [dice.choice([1, 3, 6, 16]), *kernel, inputs])
         bias = case.input("b", [1, 1, 1, 1, case.values[k].shape[0]]) if dice.random() < 0.7 else "-"
         y = case("conv3d", x, k, bias, stride, before, after, mode)
         activation = dice.choice(["none", "leaky_relu", "tanh"])
@@ -257,14 +257,14 @@ def convolution_cases(seed):
 def transposed_cases(seed):
     case = Case(f"conv3d_transpose-{seed}", seed)
     dice = case.dice
-    taps = [dice.randint(1, 3), dice.choice([1, 2, 3, 4]), dice.choice([1, 3, 4, 5])]
+    kernel = [dice.randint(1, 3), dice.choice([1, 2, 3, 4]), dice.choice([1, 3, 4, 5])]
     stride = [dice.choice([1, 1, 2]), dice.choice([1, 2, 3]), dice.choice([1, 2])]
-    before = [dice.randint(0, t - 1) for t in taps]
+    before = [dice.randint(0, t - 1) for t in kernel]
     after = [dice.randint(b, b + 1) for b in before]
     extra = [dice.randint(0, s - 1) for s in stride]
     inputs, outputs = dice.choice([1, 3, 5, 8, 16]), dice.choice([1, 3, 6, 16])
     x = case.input("x", [dice.randint(1, 2), dice.randint(4, 5), dice.randint(6, 9), dice.randint(6, 9), inputs])
-    k = case.input("k", [inputs, *taps, outputs])
+    k = case.input("k", [inputs, *kernel, outputs])
     bias = case.input("b", [1, 1, 1, 1, outputs]) if dice.random() < 0.7 else "-"
     y = case("conv3d_transpose", x, k, bias, stride, before, after, extra)
     if dice.random() < 0.5:
@@ -368,7 +368,7 @@ def engine(root, cases, mode):
 
 
 def compare(results, cases):
-    """The largest error of forward values and of gradients, each with its place."""
+    """Returns the largest error of forward values and of gradients, each with the value's name."""
     worst = {"values": (0.0, "nothing"), "gradients": (0.0, "nothing")}
     for case in cases:
         for name, expected in case.outputs.items():
@@ -392,7 +392,7 @@ def main():
     with support.scratch() as root:
         for family, (cases_of, count, values_limit, gradients_limit) in FAMILIES.items():
             if family == "bf16" and not bf16_runs():
-                tap.skip("bf16 beside PyTorch", "this processor has no AVX-512")
+                tap.skip("bf16 against PyTorch", "the processor has no AVX-512")
                 continue
             cases = [case for seed in range(count) for case in cases_of(1000 + seed)]
             for mode in ("fused", "unfused"):

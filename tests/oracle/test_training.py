@@ -174,15 +174,15 @@ CASES = {
 
 def write_perceptual_weights(path):
     """A file in the layout of torchvision's VGG19, with random weights."""
-    noise, arrays, inputs, place = np.random.default_rng(19), {"classifier.0.bias": np.zeros(4096)}, 3, 0
+    noise, arrays, inputs, index = np.random.default_rng(19), {"classifier.0.bias": np.zeros(4096)}, 3, 0
     for width in Perceptual.LAYERS:
         if width == "M":
-            place += 1
+            index += 1
             continue
         weight = noise.standard_normal((width, inputs, 3, 3), dtype=np.float32)
-        arrays[f"features.{place}.weight"] = weight * (2 / (9 * inputs)) ** 0.5
-        arrays[f"features.{place}.bias"] = 0.1 * noise.standard_normal(width, dtype=np.float32)
-        inputs, place = width, place + 2
+        arrays[f"features.{index}.weight"] = weight * (2 / (9 * inputs)) ** 0.5
+        arrays[f"features.{index}.bias"] = 0.1 * noise.standard_normal(width, dtype=np.float32)
+        inputs, index = width, index + 2
     write_safetensors(path, arrays)
 
 

@@ -208,18 +208,43 @@ static const char *section_help(const char *section) {
   return NULL;
 }
 
-const ConfigSchema config_schema = {KEYS, sizeof KEYS / sizeof *KEYS, section_help, "--set"};
+/* Keys of older config files. */
+static const ConfigRenamed RENAMED[] = {
+    {"optim.generator_rate", "optim.generator_lr"},
+    {"optim.discriminator_rate", "optim.discriminator_lr"},
+    {"optim.schedule", "optim.lr_schedule"},
+    {"optim.decay_from", "optim.lr_decay_start"},
+    {"optim.rate_floor", "optim.lr_min"},
+    {"optim.rate_warmup", "optim.lr_warmup_steps"},
+    {"optim.l1_warmup", "optim.pretrain_steps"},
+    {"optim.fade_in", "optim.adversarial_ramp_steps"},
+    {"loss.r1_every", "loss.r1_interval"},
+    {"data.ahead", "data.prefetch"},
+    {"model.downs", "model.downsamplings"},
+    {"model.enhancers", "model.local_enhancers"},
+    {"cuda.tune", "cuda.autotune"},
+    {"cuda.plan_threads", "cuda.build_threads"},
+    {"guard.outlier", "guard.max_deviations"},
+};
 
-static Status check_batch(const Config *config, int world_size, Error *error) {
+const ConfigSchema config_schema = {.keys = KEYS,
+                                    .count = sizeof KEYS / sizeof *KEYS,
+                                    .section_help = section_help,
+                                    .option = "--set",
+                                    .renamed = RENAMED,
+                                    .renamed_count = sizeof RENAMED / sizeof *RENAMED};
+
+static Status check_batch(const Config *config, const ConfigSources *sources, int world_size,
+                          Error *error) {
   int64_t global = config->train.global_batch, micro = config->train.micro_batch;
   if (global % micro != 0)
-    return config_error("train.global_batch", error,
+    return config_error(sources, "train.global_batch", error,
                         "%lld is not a multiple of train.micro_batch %lld", (long long)global,
                         (long long)micro);
   if ((global / micro) % world_size == 0) return OK;
   Text sizes = {0};
   loader_world_sizes(global, (int)micro, 4096, &sizes);
-  Status status = config_error("train.global_batch", error,
+  Status status = config_error(sources, "train.global_batch", error,
                                "%lld clips in micro-batches of %lld cannot be split over %d ranks; "
                                "possible world sizes: %s; a smaller train.micro_batch or "
                                "a larger train.global_batch allows more",
@@ -228,42 +253,45 @@ static Status check_batch(const Config *config, int world_size, Error *error) {
   return status;
 }
 
-Status config_check(const Config *config, int world_size, Error *error) {
+Status config_check(const Config *config, const ConfigSources *sources, int world_size,
+                    Error *error) {
   const ModelConfig *model = &config->model;
   const LossConfig *loss = &config->loss;
   if ((config->data.crop_height == 0) != (config->data.crop_width == 0))
-    return config_error(config->data.crop_height ? "data.crop_height" : "data.crop_width", error,
-                        "set both crop_height and crop_width, or neither");
+    return config_error(sources, config->data.crop_height ? "data.crop_height" : "data.crop_width",
+                        error, "set both crop_height and crop_width, or neither");
   bool pix2pixhd = model->generator == GENERATOR_PIX2PIXHD;
   if (pix2pixhd && model->temporal != TEMPORAL_NONE)
     return config_error(
-        "model.generator", error,
+        sources, "model.generator", error,
         "pix2pixhd has no temporal layers, but model.temporal is %s; set it to none",
         model->temporal == TEMPORAL_CONV3D ? "conv3d" : "convgru");
   if (!pix2pixhd && model->local_enhancers > 0)
-    return config_error("model.local_enhancers", error, "needs model.generator: pix2pixhd");
+    return config_error(sources, "model.local_enhancers", error,
+                        "needs model.generator: pix2pixhd");
   bool has_discriminator = model->image_scales > 0 || model->video;
   if (loss->adversarial_weight > 0 && !has_discriminator)
-    return config_error("loss.adversarial_weight", error,
+    return config_error(sources, "loss.adversarial_weight", error,
                         "%g needs a discriminator: model.image_scales above 0 or model.video true",
                         loss->adversarial_weight);
   if (loss->feature_matching > 0 && loss->adversarial_weight <= 0)
-    return config_error("loss.feature_matching", error,
+    return config_error(sources, "loss.feature_matching", error,
                         "%g needs trained discriminators: loss.adversarial_weight above 0",
                         loss->feature_matching);
   if (loss->r1 > 0 && loss->adversarial_weight <= 0)
-    return config_error("loss.r1", error,
+    return config_error(sources, "loss.r1", error,
                         "%g needs trained discriminators: loss.adversarial_weight above 0",
                         loss->r1);
   if (loss->perceptual > 0 && !loss->perceptual_weights[0])
-    return config_error("loss.perceptual", error,
+    return config_error(sources, "loss.perceptual", error,
                         "%g needs VGG19's weights: loss.perceptual_weights, a safetensors file",
                         loss->perceptual);
   if (loss->adversarial_weight <= 0 && loss->l1 <= 0 && loss->perceptual <= 0)
     return config_error(
-        "loss.l1", error,
+        sources, "loss.l1", error,
         "the generator needs loss.l1, loss.perceptual or loss.adversarial_weight above 0");
   if (config->optim.pretrain_steps > 0 && loss->l1 <= 0)
-    return config_error("optim.pretrain_steps", error, "pretraining on L1 needs loss.l1 above 0");
-  return check_batch(config, world_size, error);
+    return config_error(sources, "optim.pretrain_steps", error,
+                        "pretraining on L1 needs loss.l1 above 0");
+  return check_batch(config, sources, world_size, error);
 }

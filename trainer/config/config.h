@@ -100,7 +100,9 @@ typedef struct Config {
 
 extern const ConfigSchema config_schema;
 
-/* Checks combinations of keys. ERROR_USAGE with the location where the key at fault was set. */
-Status config_check(const Config *config, int world_size, Error *error);
+/* Checks combinations of keys. ERROR_USAGE with the location where the key at fault was set, as
+ * `sources` (or NULL) records it. */
+Status config_check(const Config *config, const ConfigSources *sources, int world_size,
+                    Error *error);
 
 #endif

@@ -73,11 +73,10 @@ done:
 Status checkpoint_config(const Checkpoint *checkpoint, Config *config, Error *error) {
   const char *yaml = NULL;
   char *where = path_join(checkpoint->path, "manifest.json");
-  ConfigPlaces *places = config_places_put_aside(); /* of the config that is held against it */
   Status status = json_get_string(checkpoint->manifest, where, "config", &yaml, error);
   if (status == OK) status = config_set_defaults(&config_schema, config, error);
-  if (status == OK) status = config_parse(&config_schema, where, yaml, strlen(yaml), config, error);
-  config_places_put_back(places);
+  if (status == OK)
+    status = config_parse(&config_schema, where, yaml, strlen(yaml), config, NULL, error);
   free(where);
   return status;
 }

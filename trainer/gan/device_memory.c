@@ -8,7 +8,7 @@ static size_t bytes_of(const Buffer *buffer) {
   return (size_t)buffer->count * dtype_size(buffer->dtype);
 }
 
-/* What parameters_allocate allocates for training. */
+/* The size of what parameters_allocate allocates for training. */
 static size_t parameter_bytes(const Parameters *parameters, bool with_ema) {
   size_t bytes = bytes_of(&parameters->master) + bytes_of(&parameters->gradient) +
                  bytes_of(&parameters->moment1) + bytes_of(&parameters->moment2) +
@@ -19,7 +19,7 @@ static size_t parameter_bytes(const Parameters *parameters, bool with_ema) {
   return bytes;
 }
 
-/* What it allocates for a frozen network. */
+/* The same for a frozen network. */
 static size_t frozen_bytes(const Parameters *parameters) {
   size_t bytes = bytes_of(&parameters->master);
   if (parameters_have_compute(parameters)) bytes += bytes_of(&parameters->compute);

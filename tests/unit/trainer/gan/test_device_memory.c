@@ -76,7 +76,7 @@ static Config small_config(const char *micro_batch) {
   Config config;
   assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
   for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-    if (config_assign(&config_schema, keys[i], &config, &error) != OK)
+    if (config_assign(&config_schema, keys[i], &config, NULL, &error) != OK)
       fail_msg("%s", error.message);
   return config;
 }
@@ -104,7 +104,7 @@ static void needs_equal_allocations(void **state) {
                                   "train.recompute=true", "loss.perceptual=1"};
   for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
     Config config = small_config("train.micro_batch=4");
-    assert_int_equal(config_assign(&config_schema, settings[i], &config, &error), OK);
+    assert_int_equal(config_assign(&config_schema, settings[i], &config, NULL, &error), OK);
     if (strstr(settings[i], "bf16") && !backend->supports_bf16(backend)) continue;
     const size_t needed = total(&config);
     limit = SIZE_MAX;

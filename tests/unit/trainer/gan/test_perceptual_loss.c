@@ -92,9 +92,9 @@ static Config small_config(const char *const *assignments) {
   Config config;
   assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
   for (size_t i = 0; i < sizeof SMALL / sizeof *SMALL; i++)
-    assert_int_equal(config_assign(&config_schema, SMALL[i], &config, &error), OK);
+    assert_int_equal(config_assign(&config_schema, SMALL[i], &config, NULL, &error), OK);
   for (; *assignments; assignments++)
-    assert_int_equal(config_assign(&config_schema, *assignments, &config, &error), OK);
+    assert_int_equal(config_assign(&config_schema, *assignments, &config, NULL, &error), OK);
   return config;
 }
 

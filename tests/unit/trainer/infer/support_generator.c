@@ -50,9 +50,9 @@ void small_generator_open(SmallGenerator *g, const char *const *assignments,
   static const char *const SMALL[] = {"model.channels=4", "model.blocks=2"};
   check(config_set_defaults(&config_schema, &g->config, &error));
   for (size_t i = 0; i < sizeof SMALL / sizeof *SMALL; i++)
-    check(config_assign(&config_schema, SMALL[i], &g->config, &error));
+    check(config_assign(&config_schema, SMALL[i], &g->config, NULL, &error));
   for (; *assignments; assignments++)
-    check(config_assign(&config_schema, *assignments, &g->config, &error));
+    check(config_assign(&config_schema, *assignments, &g->config, NULL, &error));
   g->backend = backend;
   declare(g, source_channels);
   check(parameters_allocate(&g->parameters, backend, false, false, &error));

@@ -89,9 +89,9 @@ static Status translate(const char *name, const char *existing, int64_t *done) {
   check(video_open(from, NULL, &reader, &error));
   check(video_writer_open(to, &how, &writer, &error));
   if (existing) {
-    char *beside = mem_format("%s.tmp", to), *path = path_join(beside, existing);
+    char *temporary = mem_format("%s.tmp", to), *path = path_join(temporary, existing);
     write_file(path, "");
-    free(beside);
+    free(temporary);
     free(path);
   }
   check(inference_stream_begin(generator.inference, &SHAPE, &error));

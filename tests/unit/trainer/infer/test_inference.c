@@ -218,7 +218,7 @@ static void test_output_depends_on_earlier_frames(void **state) {
   check_temporal_dependence("model.temporal=convgru");
 }
 
-/* Two clips have the same noise; two frames of a clip, here of one picture, do not. */
+/* Two clips have the same noise; two frames of a clip, here of equal pixels, do not. */
 static void test_noise_depends_on_the_frame_index(void **state) {
   (void)state;
   Fixture *f = fixture_new(ASSIGNMENTS("model.noise_channels=2", "model.temporal=none"), EVEN);
