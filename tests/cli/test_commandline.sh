@@ -43,21 +43,21 @@ refuses "a number past 64 bits" 64 'out of range' "$celforge" synth x --seed 999
 refuses "not a size" 64 '--size: "64" is not a size; allowed: WxH' "$celforge" synth x --size 64
 refuses "a size of nothing" 64 '--size: "0x0" is not a size' "$celforge" pack x --source y --size 0x0
 refuses "a flag with a value" 64 '--deflate: takes no value' "$celforge" synth x --deflate=yes
-refuses "one argument too many" 64 '"y": one argument too many' "$celforge" synth x y
+refuses "an argument too many" 64 'unexpected argument "y"' "$celforge" synth x y
 refuses "no OUT" 64 'OUT is missing' "$celforge" synth
 refuses "no source" 64 '--source is missing' "$celforge" pack x
 refuses "neither target nor filter" 64 '--target or --target-filter is missing' \
   "$celforge" pack x --source y
-refuses "too many sources" 64 'at most 4' "$celforge" pack x --source a --source b --source c \
+refuses "too many sources" 64 'allowed: 1 to 4' "$celforge" pack x --source a --source b --source c \
   --source d --source e --target t
 refuses "a bad range" 64 '9:3' "$celforge" pack x --source y --target z --range 9:3
-refuses "an unknown device" 64 '--device: gpu; allowed: auto, cpu, cuda' \
+refuses "an unknown device" 64 '--device: unknown device "gpu"; allowed: auto, cpu, cuda' \
   "$celforge" eval --checkpoint x --data y --device gpu
-refuses "config without a choice" 64 'one of --defaults and --check' "$celforge" config
+refuses "config without a choice" 64 'either --defaults or --check' "$celforge" config
 refuses "an unknown benchmark" 64 'allowed: step, translate, comm, data, checkpoint, scaling' "$celforge" bench stp x
-refuses "an option of another benchmark" 64 '--cluster: is not for step, but for scaling' \
+refuses "an option of another benchmark" 64 '--cluster: has no effect in step; allowed in scaling' \
   "$celforge" bench step x --cluster y
-refuses "an argument of another benchmark" 64 'PATH: is not for comm, but for step, translate, data, checkpoint, scaling' \
+refuses "an argument of another benchmark" 64 'PATH: has no effect in comm; allowed in step, translate, data, checkpoint, scaling' \
   "$celforge" bench comm x
 nothing_left "none of these left anything" x
 
@@ -92,18 +92,18 @@ cannot_work() { # NAME MESSAGE SETTING...
   for setting; do settings+=(--set "$setting"); done
   refuses "$name" 64 "$message" "$celforge" train defaults.yaml "${settings[@]}"
 }
-cannot_work "a crop of one side" "crop_height and crop_width are both 0 or both not" data.crop_width=32
+cannot_work "a crop of one side" "set both crop_height and crop_width, or neither" data.crop_width=32
 cannot_work "a game without discriminators" "1 needs a discriminator: model.image_scales" \
   model.image_scales=0 model.video=false
 cannot_work "features of none" "loss.feature_matching=2: 2 needs trained discriminators" \
   loss.feature_matching=2 loss.adversarial_weight=0
-cannot_work "R1 of none" "loss.r1=3: 3 is of discriminators" loss.r1=3 loss.adversarial_weight=0
+cannot_work "R1 of none" "loss.r1=3: 3 needs trained discriminators" loss.r1=3 loss.adversarial_weight=0
 cannot_work "a perceptual loss without a network" "loss.perceptual=2: 2 needs VGG19's weights: loss.perceptual_weights" \
   loss.perceptual=2
 cannot_work "nothing to learn from" "loss.l1=0: the generator needs loss.l1" loss.l1=0 loss.adversarial_weight=0
-cannot_work "a warm-up on nothing" "optim.pretrain_steps=5: a warm-up on L1 needs loss.l1" loss.l1=0 optim.pretrain_steps=5
+cannot_work "a warm-up on nothing" "optim.pretrain_steps=5: pretraining on L1 needs loss.l1" loss.l1=0 optim.pretrain_steps=5
 cannot_work "frames in time for pix2pixhd" \
-  "model.generator=pix2pixhd: it knows no time, and model.temporal is conv3d; allowed with it: none" model.generator=pix2pixhd
+  "model.generator=pix2pixhd: pix2pixhd has no temporal layers, but model.temporal is conv3d; set it to none" model.generator=pix2pixhd
 cannot_work "an enhancer of celnet" "model.local_enhancers=1: needs model.generator: pix2pixhd" model.local_enhancers=1
 refuses "no config file" 74 'missing.yaml: cannot open: No such file' "$celforge" train missing.yaml
 refuses "a misspelt key in --set" 64 '--set trian.steps=4: unknown key; did you mean "train.steps"?' \
@@ -139,7 +139,7 @@ if command -v mpirun >/dev/null; then
   said_once "options that cannot be together" 64 "allowed: comm.gradients: f32, or comm.reduce: fast" \
     tiny.yaml --set comm.reduce=reproducible --set comm.gradients=bf16
   said_once "a batch that they cannot share, with the numbers that could" 64 \
-    'cannot be shared by 3 ranks; world sizes that would do: 1, 2' tiny.yaml
+    'cannot be split over 3 ranks; possible world sizes: 1, 2' tiny.yaml
   run mpirun --oversubscribe -np 2 "$celforge" train tiny.yaml : -np 1 "$celforge" train missing.yaml
   [ $code -eq 74 ] && [ "$(grep -cF 'rank 2: missing.yaml: cannot open' err)" -eq 1 ]
   result $? "one of three ranks fails: it is named"

@@ -1,4 +1,4 @@
-/* bench: how fast the parts are on this machine. */
+/* The command bench: how fast the parts are on this machine. */
 #include <stddef.h>
 #include <string.h>
 
@@ -15,61 +15,65 @@ typedef struct Bench {
 
 static const Option BENCH_OPTIONS[] = {
     {"step|translate|comm|data|checkpoint|scaling", OPTION_ARGUMENT, offsetof(Bench, what), true,
-     .help = "step: a training step of a config; translate: frames through a trained model; comm: "
-             "all-reduces, under mpirun; data: the loader on a dataset; checkpoint: saving and "
-             "resuming; scaling: a step simulated on a cluster"},
+     .help = "step: training steps of a config; translate: inference of a trained model; comm: "
+             "all-reduces, under mpirun; data: the loader; checkpoint: saving and resuming; "
+             "scaling: a training step simulated on a cluster"},
     {"PATH", OPTION_ARGUMENT, offsetof(Bench, path), false,
      .modes = "step|translate|data|checkpoint|scaling",
-     .help = "the config, the run or checkpoint, or the dataset; for scaling also a step's trace "
-             "(.json), or nothing: all-reduces alone"},
-    {"json", OPTION_TEXT, offsetof(Bench, json), .value = "FILE", .help = "write the numbers here"},
+     .help =
+         "config, run or checkpoint, or dataset; scaling also takes the trace of a step (.json), "
+         "or no PATH, to simulate all-reduces only"},
+    {"json", OPTION_TEXT, offsetof(Bench, json), .value = "FILE",
+     .help = "write the results to FILE"},
     {"set", OPTION_LIST, offsetof(Bench, set), .value = "KEY=VALUE",
-     .modes = "step|checkpoint|scaling", .help = "change a key of the config; may be given again"},
+     .modes = "step|checkpoint|scaling", .help = "override a key of the config; repeatable"},
     {"steps", OPTION_NUMBER, offsetof(Bench, steps), .minimum = 1, .maximum = 1000000, .value = "N",
-     .default_text = "5", .modes = "step|translate|scaling",
-     .help = "how many steps, or frames, are timed (steps then profiled)"},
+     .default_text = "5", .modes = "step|translate|scaling", .help = "timed steps or frames"},
     {"plan", OPTION_FLAG, offsetof(Bench, plan), .modes = "step",
-     .help = "print the plan (ops, shapes, FLOPs, memory) and stop; a GPU's convolutions are then "
-             "chosen for later runs"},
+     .help = "print ops, shapes, FLOPs and memory, and stop; on a GPU this fills the cache of "
+             "convolution plans"},
     {"frames", OPTION_NUMBER, offsetof(Bench, frames), .maximum = 1024, .value = "T",
      .default_text = "0", .modes = "step|scaling",
-     .help = "frames of the random clips; 0: the config's"},
+     .help = "frames of the random clips; 0: as in the config"},
     {"size", OPTION_SIZE, offsetof(Bench, size), .value = "WxH", .modes = "step|translate|scaling",
-     .help = "their pixels; without it the config's crop, or the dataset's size; of a source that "
-             "is translated 640x272"},
+     .help = "frame size, pixels; default: the config's crop, or the dataset's size; for translate "
+             "640x272"},
     {"device", OPTION_TEXT, offsetof(Bench, device), .value = "DEVICE", .default_text = "auto",
      .modes = "translate", .help = "auto, cpu or cuda"},
     {"precision", OPTION_TEXT, offsetof(Bench, precision), .value = "PRECISION",
      .default_text = "f32", .modes = "translate", .help = "f32 or bf16"},
     {"peak-gflops", OPTION_NUMBER, offsetof(Bench, peak_gflops), .maximum = 1000000000,
      .value = "N", .default_text = "0", .modes = "step",
-     .help = "the most GF/s of the device, for the floor of each op; 0: not known"},
+     .help = "peak rate of the device, GFLOP/s, for the roofline bound of each op; 0: unknown"},
     {"peak-gbps", OPTION_NUMBER, offsetof(Bench, peak_gbps), .maximum = 1000000, .value = "N",
-     .default_text = "0", .modes = "step", .help = "the most GB/s of its memory, likewise"},
+     .default_text = "0", .modes = "step",
+     .help = "peak memory bandwidth of the device, GB/s; 0: unknown"},
     {"threads", OPTION_NUMBER, offsetof(Bench, threads), .minimum = 1, .maximum = 64, .value = "N",
-     .default_text = "1", .modes = "data", .help = "threads that read"},
+     .default_text = "1", .modes = "data", .help = "loader threads"},
     {"seconds", OPTION_NUMBER, offsetof(Bench, seconds), .minimum = 1, .maximum = 3600,
-     .value = "S", .default_text = "2", .modes = "data", .help = "how long each is measured"},
+     .value = "S", .default_text = "2", .modes = "data",
+     .help = "duration of each measurement, seconds"},
     {"dir", OPTION_TEXT, offsetof(Bench, folder), .value = "FOLDER", .modes = "checkpoint",
-     .help = "write (and remove) checkpoints in it; without it where the config's run lies"},
+     .help = "folder to write checkpoints in and remove them from; default: beside run.dir"},
     {"rounds", OPTION_NUMBER, offsetof(Bench, rounds), .minimum = 1, .maximum = 1000, .value = "N",
-     .default_text = "5", .modes = "checkpoint", .help = "checkpoints that are timed"},
+     .default_text = "5", .modes = "checkpoint", .help = "timed checkpoints"},
     {"cluster", OPTION_TEXT, offsetof(Bench, cluster), .value = "FILE", .modes = "scaling",
-     .help = "the cluster, like configs/clusters/h200-infiniband.yaml"},
+     .help = "cluster file, such as configs/clusters/h200-infiniband.yaml"},
     {"cluster-set", OPTION_LIST, offsetof(Bench, cluster_set), .value = "KEY=VALUE",
-     .modes = "scaling", .help = "change a key of the cluster; may be given again"},
+     .modes = "scaling", .help = "override a key of the cluster file; repeatable"},
     {"ranks", OPTION_TEXT, offsetof(Bench, ranks), .value = "LIST", .modes = "scaling",
-     .help = "numbers of ranks, like 1,8,64; without it powers of two up to all"},
+     .help = "numbers of ranks, such as 1,8,64; default: powers of two up to all"},
     {"played", OPTION_NUMBER, offsetof(Bench, played), .minimum = 1, .maximum = 100000,
-     .value = "N", .default_text = "64", .modes = "scaling", .help = "steps that are simulated"},
+     .value = "N", .default_text = "64", .modes = "scaling", .help = "simulated steps"},
     {"seed", OPTION_NUMBER, offsetof(Bench, seed), .minimum = 0, .maximum = INT64_MAX, .value = "N",
-     .default_text = "1", .modes = "scaling", .help = "of the steps' random durations"},
+     .default_text = "1", .modes = "scaling", .help = "seed of the random step durations"},
     {"save-trace", OPTION_TEXT, offsetof(Bench, save_trace), .value = "FILE", .modes = "scaling",
-     .help = "write the config's step, to simulate it again"},
+     .help = "write the trace of the step, to simulate it again"},
 };
 
-static BenchStepOptions step_options(const Bench *bench) {
-  return (BenchStepOptions){.json = bench->json,
+static BenchStepOptions step_options(const Bench *bench, const ConfigSources *sources) {
+  return (BenchStepOptions){.sources = sources,
+                            .json = bench->json,
                             .steps = bench->steps,
                             .plan = bench->plan,
                             .frames = (int)bench->frames,
@@ -81,10 +85,12 @@ static BenchStepOptions step_options(const Bench *bench) {
 
 static Status run_step(const Bench *bench, Error *error) {
   Config config;
-  Status status = command_load_config(bench->path, &bench->set, &config, error);
-  if (status != OK) return status;
-  BenchStepOptions options = step_options(bench);
-  return bench_step_run(&config, &options, error);
+  ConfigSources *sources = config_sources_new();
+  BenchStepOptions options = step_options(bench, sources);
+  Status status = command_load_config(bench->path, &bench->set, &config, sources, error);
+  if (status == OK) status = bench_step_run(&config, &options, error);
+  config_sources_free(sources);
+  return status;
 }
 
 static bool is_trace(const char *path) {
@@ -103,13 +109,15 @@ static Status run_scaling(const Bench *bench, Error *error) {
                                  .played = bench->played,
                                  .seed = (uint64_t)bench->seed};
   if (!bench->cluster)
-    return error_set(error, ERROR_USAGE, "bench scaling: give a cluster with --cluster FILE");
+    return error_set(error, ERROR_USAGE, "bench scaling: --cluster FILE is missing");
   if (!bench->path) return bench_reductions(&options, error);
   if (is_trace(bench->path)) return bench_scaling_trace(bench->path, &options, error);
-  Status status = command_load_config(bench->path, &bench->set, &config, error);
-  if (status != OK) return status;
-  BenchStepOptions step = step_options(bench);
-  return bench_scaling_config(&config, bench->path, &step, &options, error);
+  ConfigSources *sources = config_sources_new();
+  BenchStepOptions step = step_options(bench, sources);
+  Status status = command_load_config(bench->path, &bench->set, &config, sources, error);
+  if (status == OK) status = bench_scaling_config(&config, bench->path, &step, &options, error);
+  config_sources_free(sources);
+  return status;
 }
 
 static Status run_data(const Bench *bench, Error *error) {
@@ -122,11 +130,16 @@ static Status run_data(const Bench *bench, Error *error) {
 
 static Status run_checkpoint(const Bench *bench, const Invocation *invocation, Error *error) {
   Config config;
-  BenchCheckpointOptions options = {
-      .folder = bench->folder, .json = bench->json, .rounds = (int)bench->rounds};
-  Status status = command_load_config(bench->path, &bench->set, &config, error);
-  if (status != OK) return status;
-  return bench_checkpoint_run(&config, &options, invocation->argc, invocation->argv, error);
+  ConfigSources *sources = config_sources_new();
+  BenchCheckpointOptions options = {.sources = sources,
+                                    .folder = bench->folder,
+                                    .json = bench->json,
+                                    .rounds = (int)bench->rounds};
+  Status status = command_load_config(bench->path, &bench->set, &config, sources, error);
+  if (status == OK)
+    status = bench_checkpoint_run(&config, &options, invocation->argc, invocation->argv, error);
+  config_sources_free(sources);
+  return status;
 }
 
 static Status run_translate(const Bench *bench, Error *error) {
@@ -149,7 +162,7 @@ static Status run_bench(const void *values, const Invocation *invocation, Error 
     return bench_comm_run(bench->json, invocation->argc, invocation->argv, error);
   if (strcmp(bench->what, "scaling") == 0) return run_scaling(bench, error);
   if (!bench->path)
-    return error_set(error, ERROR_USAGE, "bench %s: PATH is missing: %s", bench->what,
+    return error_set(error, ERROR_USAGE, "bench %s: PATH is missing; expected %s", bench->what,
                      data        ? "a dataset"
                      : translate ? "a run or checkpoint"
                                  : "a config");
@@ -161,8 +174,8 @@ static Status run_bench(const void *values, const Invocation *invocation, Error 
 
 const Command command_bench = {
     .name = "bench",
-    .summary = "measures training steps, translation, all-reduces, the loader, checkpoints; "
-               "simulates clusters",
+    .summary = "measure steps, translation, all-reduces, the loader or checkpoints; simulate "
+               "clusters",
     .options = BENCH_OPTIONS,
     .option_count = sizeof BENCH_OPTIONS / sizeof *BENCH_OPTIONS,
     .values_size = sizeof(Bench),

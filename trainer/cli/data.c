@@ -1,23 +1,23 @@
-/* synth, pack, join, verify: datasets made and checked. */
+/* The commands synth, pack, join and verify: creating and checking datasets. */
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bulk_memory.h"
 #include "base/log.h"
-#include "base/memory.h"
 #include "base/progress.h"
 #include "data/build/build.h"
 #include "data/dataset/dataset.h"
 #include "data/video/video.h"
 #include "trainer/cli/options.h"
 
-/* --- What the makers share -------------------------------------------------------------------- */
+/* --- Shared by synth, pack and join ----------------------------------------------------------- */
 
 static void show_progress(void *context, int64_t done, int64_t total, const char *what) {
   Progress **progress = context;
   if (!*progress) *progress = progress_new(what, done, total);
-  progress_update(*progress, done, NULL);
+  progress_update(*progress, done);
 }
 
 static Status report(const char *folder, Error *error) {
@@ -38,13 +38,13 @@ enum { SYNTH_FPS = 25 };
 #define DEFLATE_OPTION(Values)                                                                     \
   {                                                                                                \
     "deflate", OPTION_FLAG, offsetof(Values, deflate),                                             \
-        .help = "compress the clips, for slow storage"                                             \
+        .help = "compress the clips (deflate), for slow storage"                                   \
   }
 #define SHARD_OPTION(Values)                                                                       \
   {                                                                                                \
     "clips-per-shard", OPTION_NUMBER, offsetof(Values, clips_per_shard),                           \
         .maximum = 1000000, .value = "N", .default_text = "0",                                     \
-        .help = "clips a file; 0: as many as make about 256 MiB, at most 2048"                     \
+        .help = "clips per shard file; 0: about 256 MiB, at most 2048 clips"                       \
   }
 
 /* --- synth ------------------------------------------------------------------------------------ */
@@ -58,19 +58,19 @@ typedef struct Synth {
 
 static const Option SYNTH_OPTIONS[] = {
     {"OUT", OPTION_ARGUMENT, offsetof(Synth, out), true,
-     .help = "the dataset's folder, made new; NAME.mp4: one clip's film as a video"},
+     .help = "dataset folder to create; NAME.mp4: the source side of one clip, as a video"},
     {"clips", OPTION_NUMBER, offsetof(Synth, clips), .minimum = 1, .maximum = 100000000,
-     .value = "N", .default_text = "256", .help = "how many"},
+     .value = "N", .default_text = "256", .help = "number of clips"},
     {"frames", OPTION_NUMBER, offsetof(Synth, frames), .minimum = 1, .maximum = 4096, .value = "T",
-     .default_text = "8", .help = "frames of a clip"},
+     .default_text = "8", .help = "frames per clip"},
     {"size", OPTION_SIZE, offsetof(Synth, size), .value = "WxH", .default_text = "64x64",
-     .help = "pixels of a frame"},
+     .help = "frame size, pixels"},
     {"seed", OPTION_NUMBER, offsetof(Synth, seed), .maximum = INT64_MAX, .value = "S",
-     .default_text = "1", .help = "names an endless series of clips"},
+     .default_text = "1", .help = "seed of an endless series of clips"},
     {"first-clip", OPTION_NUMBER, offsetof(Synth, first_clip), .maximum = INT64_MAX / 2,
-     .value = "K", .default_text = "0", .help = "where in the series to begin"},
+     .value = "K", .default_text = "0", .help = "first clip of the series"},
     {"threads", OPTION_NUMBER, offsetof(Synth, threads), .maximum = 1024, .value = "N",
-     .default_text = "0", .help = "threads that render; 0: every core"},
+     .default_text = "0", .help = "rendering threads; 0: all processors"},
     DEFLATE_OPTION(Synth),
     SHARD_OPTION(Synth),
 };
@@ -83,11 +83,11 @@ static bool is_video_name(const char *path) {
   return false;
 }
 
-/* The film side of one clip: something to translate. */
+/* Writes the source side of one clip as a video: something to translate. */
 static Status synth_video(const Synth *synth, Error *error) {
   Status status = OK;
   VideoWriter *writer = NULL;
-  uint8_t *film = NULL, *cel = NULL;
+  uint8_t *source = NULL, *target = NULL;
   int width = synth->size.width, height = synth->size.height;
   VideoWriterOptions options = {.width = width,
                                 .height = height,
@@ -95,20 +95,20 @@ static Status synth_video(const Synth *synth, Error *error) {
                                 .fps_denominator = 1,
                                 .quality = -1};
   size_t frame = (size_t)width * (size_t)height * 3, bytes = (size_t)synth->frames * frame;
-  TRY(mem_bulk(bytes, "the film", (void **)&film, error));
-  TRY(mem_bulk(bytes, "the cel", (void **)&cel, error));
+  TRY(mem_bulk(bytes, "the source frames", (void **)&source, error));
+  TRY(mem_bulk(bytes, "the target frames", (void **)&target, error));
   TRY(video_writer_open(synth->out, &options, &writer, error));
-  synth_clip((uint64_t)synth->seed, synth->first_clip, (int)synth->frames, width, height, film,
-             cel);
+  synth_clip((uint64_t)synth->seed, synth->first_clip, (int)synth->frames, width, height, source,
+             target);
   for (int64_t t = 0; t < synth->frames; t++)
-    TRY(video_write(writer, film + (size_t)t * frame, NULL, error));
+    TRY(video_write(writer, source + (size_t)t * frame, NULL, error));
   VideoWriter *finished = writer;
   writer = NULL;
   TRY(video_writer_finish(finished, error));
 done:
   video_writer_abandon(writer);
-  free(film);
-  free(cel);
+  free(source);
+  free(target);
   return status;
 }
 
@@ -134,12 +134,13 @@ static Status run_synth(const void *values, const Invocation *invocation, Error 
   return status == OK ? report(synth->out, error) : status;
 }
 
-const Command command_synth = {.name = "synth",
-                               .summary = "renders paired clips: film and cartoon",
-                               .options = SYNTH_OPTIONS,
-                               .option_count = sizeof SYNTH_OPTIONS / sizeof *SYNTH_OPTIONS,
-                               .values_size = sizeof(Synth),
-                               .run = run_synth};
+const Command command_synth = {
+    .name = "synth",
+    .summary = "render a dataset of paired clips: shaded source, cartoon target",
+    .options = SYNTH_OPTIONS,
+    .option_count = sizeof SYNTH_OPTIONS / sizeof *SYNTH_OPTIONS,
+    .values_size = sizeof(Synth),
+    .run = run_synth};
 
 /* --- pack ------------------------------------------------------------------------------------- */
 
@@ -152,28 +153,29 @@ typedef struct Pack {
 } Pack;
 
 static const Option PACK_OPTIONS[] = {
-    {"OUT", OPTION_ARGUMENT, offsetof(Pack, out), true, .help = "the dataset's folder, made new"},
+    {"OUT", OPTION_ARGUMENT, offsetof(Pack, out), true, .help = "dataset folder to create"},
     {"source", OPTION_LIST, offsetof(Pack, sources), true, .value = "PATH",
-     .help = "film: a video or a folder of PNG frames; given again: stacked inputs"},
+     .help = "source video or folder of PNG frames; repeat to stack several inputs"},
     {"target", OPTION_TEXT, offsetof(Pack, target), .value = "PATH",
-     .help = "its cartoon; without it the (first) source through --target-filter"},
+     .help = "target (cartoon) video; default: the first source, through --target-filter"},
     {"source-filter", OPTION_TEXT, offsetof(Pack, source_filter), .value = "GRAPH",
-     .help = "an FFmpeg filter graph on the sources"},
+     .help = "FFmpeg filter graph applied to the sources"},
     {"target-filter", OPTION_TEXT, offsetof(Pack, target_filter), .value = "GRAPH",
-     .help = "an FFmpeg filter graph on the target"},
+     .help = "FFmpeg filter graph applied to the target"},
     {"frames", OPTION_NUMBER, offsetof(Pack, frames), .minimum = 1, .maximum = 4096, .value = "T",
-     .default_text = "8", .help = "frames of a clip"},
+     .default_text = "8", .help = "frames per clip"},
     {"size", OPTION_SIDES, offsetof(Pack, size), .value = "WxH",
-     .help = "resize the target; \"320x\" keeps the aspect; without it: as it is"},
+     .help = "resize the target; 320x keeps the aspect ratio; default: unchanged"},
     {"scale", OPTION_NUMBER, offsetof(Pack, scale), .minimum = 1, .maximum = 16, .value = "N",
-     .default_text = "1", .help = "the source is this many times smaller (super-resolution)"},
+     .default_text = "1",
+     .help = "make the source N times smaller than the target (super-resolution)"},
     {"range", OPTION_TEXT, offsetof(Pack, range), .value = "A:B",
-     .help = "frames A to B, B excluded; A: or :B are open; films are read to their ends all the "
-             "same, to compare their lengths"},
+     .help = "use frames A to B, B excluded; A: and :B are open ended; videos are read to the end "
+             "anyway, to compare their lengths"},
     {"stride", OPTION_NUMBER, offsetof(Pack, stride), .maximum = 1000000, .value = "N",
-     .default_text = "0", .help = "frames between the beginnings of clips; 0: those of a clip"},
+     .default_text = "0", .help = "frames between the starts of clips; 0: the frames per clip"},
     {"seed", OPTION_NUMBER, offsetof(Pack, seed), .maximum = INT64_MAX, .value = "S",
-     .default_text = "1", .help = "names the dataset"},
+     .default_text = "1", .help = "seed of the dataset's UUID"},
     DEFLATE_OPTION(Pack),
     SHARD_OPTION(Pack),
 };
@@ -199,7 +201,7 @@ static Status run_pack(const void *values, const Invocation *invocation, Error *
                          .progress = show_progress,
                          .progress_context = &progress};
   if (pack->sources.count > PACK_MAX_SOURCES)
-    FAIL(error, ERROR_USAGE, "pack: --source: given %d times; allowed: at most %d",
+    FAIL(error, ERROR_USAGE, "pack: --source: given %d times; allowed: 1 to %d",
          pack->sources.count, PACK_MAX_SOURCES);
   for (int i = 0; i < pack->sources.count; i++)
     options.sources[options.source_count++] = pack->sources.items[i];
@@ -217,7 +219,7 @@ done:
 }
 
 const Command command_pack = {.name = "pack",
-                              .summary = "cuts paired clips from video",
+                              .summary = "cut a dataset of paired clips from videos",
                               .options = PACK_OPTIONS,
                               .option_count = sizeof PACK_OPTIONS / sizeof *PACK_OPTIONS,
                               .values_size = sizeof(Pack),
@@ -232,16 +234,16 @@ typedef struct Join {
 } Join;
 
 static const Option JOIN_OPTIONS[] = {
-    {"OUT", OPTION_ARGUMENT, offsetof(Join, out), true, .help = "the dataset's folder, made new"},
+    {"OUT", OPTION_ARGUMENT, offsetof(Join, out), true, .help = "dataset folder to create"},
     {"PARTS", OPTION_ARGUMENT, offsetof(Join, parts), true,
-     .help = "a folder of datasets, joined in the order of their names"},
+     .help = "folder of datasets, joined in the order of their names"},
     {"count", OPTION_NUMBER, offsetof(Join, count), .maximum = 1000000, .value = "N",
-     .default_text = "0", .help = "how many datasets there must be; 0: as many as there are"},
+     .default_text = "0", .help = "expected number of datasets; 0: any"},
     {"deflate", OPTION_FLAG, offsetof(Join, deflate),
-     .help = "write all clips anew, compressed, instead of linking the datasets' files"},
+     .help = "rewrite all clips, compressed, instead of linking the shard files"},
     {"clips-per-shard", OPTION_NUMBER, offsetof(Join, clips_per_shard), .maximum = 1000000,
      .value = "N", .default_text = "0",
-     .help = "write all clips anew, so many a file; 0: the datasets' files, linked or copied"},
+     .help = "rewrite all clips, N per shard file; 0: link or copy the shard files"},
 };
 
 static Status run_join(const void *values, const Invocation *invocation, Error *error) {
@@ -261,7 +263,7 @@ static Status run_join(const void *values, const Invocation *invocation, Error *
 }
 
 const Command command_join = {.name = "join",
-                              .summary = "makes one dataset of several",
+                              .summary = "join several datasets into one",
                               .options = JOIN_OPTIONS,
                               .option_count = sizeof JOIN_OPTIONS / sizeof *JOIN_OPTIONS,
                               .values_size = sizeof(Join),
@@ -274,7 +276,7 @@ typedef struct Verify {
 } Verify;
 
 static const Option VERIFY_OPTIONS[] = {
-    {"DATASET", OPTION_ARGUMENT, offsetof(Verify, path), true, .help = "a dataset's folder"}};
+    {"DATASET", OPTION_ARGUMENT, offsetof(Verify, path), true, .help = "dataset folder"}};
 
 static Status run_verify(const void *values, const Invocation *invocation, Error *error) {
   const Verify *verify = values;
@@ -282,13 +284,13 @@ static Status run_verify(const void *values, const Invocation *invocation, Error
   Text bad = {0};
   Status status = dataset_verify(verify->path, &bad, error);
   if (bad.data) fputs(bad.data, stdout);
-  if (status == OK) printf("%s: every checksum is right\n", verify->path);
+  if (status == OK) printf("%s: all checksums match\n", verify->path);
   text_free(&bad);
   return status;
 }
 
 const Command command_verify = {.name = "verify",
-                                .summary = "checks a dataset: its structure, then every checksum",
+                                .summary = "check the structure and all checksums of a dataset",
                                 .options = VERIFY_OPTIONS,
                                 .option_count = sizeof VERIFY_OPTIONS / sizeof *VERIFY_OPTIONS,
                                 .values_size = sizeof(Verify),

@@ -1,4 +1,4 @@
-/* eval, translate, export, info: what a trained model is for. */
+/* The commands eval, translate, export and info. */
 #include <stddef.h>
 #include <string.h>
 
@@ -8,20 +8,20 @@
 #include "trainer/export/export.h"
 #include "trainer/infer/translate.h"
 
-/* A run's folder or a checkpoint's, and which of its weights. */
+/* The options that choose a checkpoint and which of its weights to use. */
 #define CHECKPOINT_OPTIONS(Values)                                                                 \
   {"checkpoint",                                                                                   \
    OPTION_TEXT,                                                                                    \
    offsetof(Values, checkpoint),                                                                   \
    true,                                                                                           \
    .value = "PATH",                                                                                \
-   .help = "a run's folder (its newest good checkpoint) or one checkpoint's"},                     \
+   .help = "run folder (its newest good checkpoint) or checkpoint folder"},                        \
   {                                                                                                \
     "plain-weights", OPTION_FLAG, offsetof(Values, plain),                                         \
-        .help = "use the weights themselves, not their running average"                            \
+        .help = "use the plain weights instead of the averaged (EMA) ones"                         \
   }
 
-/* The same, and where to compute. */
+/* These and the options that choose the device. */
 #define MODEL_OPTIONS(Values)                                                                      \
   CHECKPOINT_OPTIONS(Values)                                                                       \
   ,                                                                                                \
@@ -34,7 +34,7 @@
   {                                                                                                \
     "threads", OPTION_NUMBER, offsetof(Values, threads),                                           \
         .maximum = 1024, .value = "N", .default_text = "0",                                        \
-        .help = "compute threads; 0: OMP_NUM_THREADS, or every core"                               \
+        .help = "compute threads; 0: OMP_NUM_THREADS, or all processors"                           \
   }
 
 Status command_parse_device(const char *text, Device *out, Error *error) {
@@ -44,13 +44,15 @@ Status command_parse_device(const char *text, Device *out, Error *error) {
     *out = device;
     if (strcmp(text, NAMES[device]) == 0) return OK;
   }
-  return error_set(error, ERROR_USAGE, "--device: %s; allowed: auto, cpu, cuda", text);
+  return error_set(error, ERROR_USAGE, "--device: unknown device \"%s\"; allowed: auto, cpu, cuda",
+                   text);
 }
 
 Status command_parse_precision(const char *text, DType *out, Error *error) {
   *out = strcmp(text, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
   if (*out == DTYPE_BF16 || strcmp(text, "f32") == 0) return OK;
-  return error_set(error, ERROR_USAGE, "--precision: %s; allowed: f32, bf16", text);
+  return error_set(error, ERROR_USAGE, "--precision: unknown precision \"%s\"; allowed: f32, bf16",
+                   text);
 }
 
 /* --- eval ------------------------------------------------------------------------------------- */
@@ -64,27 +66,27 @@ typedef struct Eval {
 static const Option EVAL_OPTIONS[] = {
     MODEL_OPTIONS(Eval),
     {"data", OPTION_TEXT, offsetof(Eval, data), true, .value = "DATASET",
-     .help = "the clips to be judged on"},
+     .help = "dataset of held-out clips to score on"},
     {"clips", OPTION_NUMBER, offsetof(Eval, clips), .maximum = INT64_MAX, .value = "N",
-     .default_text = "0", .help = "only the first N; 0: all"},
+     .default_text = "0", .help = "score only the first N clips; 0: all"},
     {"no-flow", OPTION_FLAG, offsetof(Eval, no_flow),
-     .help = "leave out tOF and the warp error; their optical flow makes eval about a third slower "
-             "on CPUs (0.2 s of a core for a frame of 640x272)"},
-    {"json", OPTION_TEXT, offsetof(Eval, json), .value = "FILE", .help = "write the scores here"},
+     .help =
+         "skip tOF and warp error, whose optical flow takes about 0.2 s of a core for each frame "
+         "of 640x272"},
+    {"json", OPTION_TEXT, offsetof(Eval, json), .value = "FILE",
+     .help = "write the scores to FILE"},
 };
 
 static void explain_scores(Text *out) {
   text_append(
       out,
-      "\nScores of the untouched input, of the output (a clip as a stream), of each frame\n"
-      "translated alone; more in docs/scores.md:\n"
-      "  psnr, ssim    how near frames are to the target's; higher is better\n"
-      "  temporal      how far changes of luma from frame to frame are from the target's\n"
-      "  tof           how far motion (optical flow) is from the target's, in pixels\n"
-      "  warp_error    how much changes along the input's motion; also of the target itself,\n"
-      "                whose value is the one to come near to\n"
-      "The last three are lower for what moves better, and read beside PSNR: a still or blank\n"
-      "picture has no warp error at all.\n");
+      "\nEach score is computed for the source as it is (input), for the clip translated as a\n"
+      "stream (output) and for every frame translated alone (frame); see docs/scores.md:\n"
+      "  psnr, ssim    similarity of frames to the target; higher is better\n"
+      "  temporal      difference to the target of luma changes between frames; lower is better\n"
+      "  tof           difference to the target of optical flow, in pixels; lower is better\n"
+      "  warp_error    change along the source's motion; best near the target's own value\n"
+      "Read the last three beside PSNR: a still or blank output has a warp error of 0.\n");
 }
 
 static Status run_eval(const void *values, const Invocation *invocation, Error *error) {
@@ -103,7 +105,7 @@ static Status run_eval(const void *values, const Invocation *invocation, Error *
 }
 
 const Command command_eval = {.name = "eval",
-                              .summary = "scores a model's output on a dataset",
+                              .summary = "score a model on a dataset",
                               .options = EVAL_OPTIONS,
                               .option_count = sizeof EVAL_OPTIONS / sizeof *EVAL_OPTIONS,
                               .values_size = sizeof(Eval),
@@ -121,19 +123,21 @@ typedef struct Translate {
 
 static const Option TRANSLATE_OPTIONS[] = {
     {"IN", OPTION_ARGUMENT, offsetof(Translate, input), true,
-     .help = "a video, a PNG picture, or a folder of PNG frames"},
-    {"OUT", OPTION_ARGUMENT, offsetof(Translate, output), true, .help = "the same, translated"},
+     .help = "video, PNG picture or folder of PNG frames"},
+    {"OUT", OPTION_ARGUMENT, offsetof(Translate, output), true, .help = "output of the same kind"},
     {"also", OPTION_LIST, offsetof(Translate, further), .value = "PATH",
-     .help = "a further input, where the model reads several (pack's --source, in that order); as "
-             "large and as long as IN"},
+     .help =
+         "further input of a model with several (in the order of pack's --source); same size and "
+         "length as IN"},
     MODEL_OPTIONS(Translate),
     {"precision", OPTION_TEXT, offsetof(Translate, precision), .value = "PRECISION",
      .default_text = "f32",
-     .help = "f32, or bf16: faster where the device has it, colours within about one level of 255"},
+     .help = "f32 or bf16; bf16 is faster on devices that have it, and changes colours by about 1 "
+             "of 255"},
     {"codec", OPTION_TEXT, offsetof(Translate, codec), .value = "NAME",
-     .help = "FFmpeg's name of a video encoder; without it libx264 (H.264)"},
+     .help = "FFmpeg video encoder; default: libx264 (H.264)"},
     {"quality", OPTION_NUMBER, offsetof(Translate, quality), .maximum = 63, .value = "N",
-     .default_text = "18", .help = "constant rate factor; 0: best"},
+     .default_text = "18", .help = "constant rate factor (CRF); 0: best"},
 };
 
 static Status run_translate(const void *values, const Invocation *invocation, Error *error) {
@@ -156,7 +160,7 @@ static Status run_translate(const void *values, const Invocation *invocation, Er
 }
 
 const Command command_translate = {.name = "translate",
-                                   .summary = "turns video into cartoon video with a model",
+                                   .summary = "translate a video with a model",
                                    .options = TRANSLATE_OPTIONS,
                                    .option_count =
                                        sizeof TRANSLATE_OPTIONS / sizeof *TRANSLATE_OPTIONS,
@@ -171,13 +175,14 @@ typedef struct Export {
 } Export;
 
 static const Option EXPORT_OPTIONS[] = {
-    {"OUT", OPTION_ARGUMENT, offsetof(Export, output), true, .help = "the file to write"},
+    {"OUT", OPTION_ARGUMENT, offsetof(Export, output), true, .help = "file to write"},
     CHECKPOINT_OPTIONS(Export),
     {"format", OPTION_TEXT, offsetof(Export, format), true, .value = "FORMAT",
-     .help = "onnx (a graph that takes clips of any size), or safetensors (PyTorch's names and "
+     .help = "onnx (graph for clips of any size) or safetensors (weights in PyTorch's names and "
              "layout)"},
     {"stream", OPTION_FLAG, offsetof(Export, stream),
-     .help = "ONNX that takes one frame and the state of the frames before"},
+     .help = "export an ONNX graph of one frame, with the state of previous frames as input and "
+             "output"},
 };
 
 static Status run_export(const void *values, const Invocation *invocation, Error *error) {
@@ -192,17 +197,16 @@ static Status run_export(const void *values, const Invocation *invocation, Error
   else if (strcmp(export->format, "safetensors") == 0)
     options.format = EXPORT_SAFETENSORS;
   else
-    return error_set(error, ERROR_USAGE, "--format: %s; allowed: onnx, safetensors",
-                     export->format);
+    return error_set(error, ERROR_USAGE,
+                     "--format: unknown format \"%s\"; allowed: onnx, safetensors", export->format);
   if (options.stream && options.format != EXPORT_ONNX)
     return error_set(error, ERROR_USAGE,
-                     "--stream: weights are the same for clips and frames; it goes with --format "
-                     "onnx");
+                     "--stream: has no effect on --format safetensors; use it with --format onnx");
   return export_run(&options, error);
 }
 
 const Command command_export = {.name = "export",
-                                .summary = "writes a model's generator as ONNX, or for PyTorch",
+                                .summary = "export the generator as ONNX or safetensors",
                                 .options = EXPORT_OPTIONS,
                                 .option_count = sizeof EXPORT_OPTIONS / sizeof *EXPORT_OPTIONS,
                                 .values_size = sizeof(Export),
@@ -215,7 +219,7 @@ typedef struct Info {
 } Info;
 
 static const Option INFO_OPTIONS[] = {{"PATH", OPTION_ARGUMENT, offsetof(Info, path), true,
-                                       .help = "a shard, a dataset, a checkpoint or a run"}};
+                                       .help = "shard, dataset, checkpoint or run folder"}};
 
 static Status run_info(const void *values, const Invocation *invocation, Error *error) {
   const Info *info = values;
@@ -224,8 +228,7 @@ static Status run_info(const void *values, const Invocation *invocation, Error *
 }
 
 const Command command_info = {.name = "info",
-                              .summary =
-                                  "says what a shard, a dataset, a checkpoint or a run holds",
+                              .summary = "describe a shard, dataset, checkpoint or run",
                               .options = INFO_OPTIONS,
                               .option_count = sizeof INFO_OPTIONS / sizeof *INFO_OPTIONS,
                               .values_size = sizeof(Info),

@@ -1,4 +1,3 @@
-/* What PATH is. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +17,7 @@ static bool holds(const char *folder, const char *name) {
   return there;
 }
 
-/* The newest name in RUN/samples, and how many there are; names sort by step. */
+/* Appends how many sample sheets the run has, and the newest one; names sort by step. */
 static Status describe_samples(const char *run, Text *out, Error *error) {
   Status status = OK;
   char *folder = path_join(run, "samples"), **names = NULL;

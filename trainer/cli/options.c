@@ -18,7 +18,7 @@ static void *value_at(void *values, const Option *option) {
   return (char *)values + option->offset;
 }
 
-/* Digits alone, at most the largest side; false otherwise. */
+/* Parses a side of 1 to MAX_SIDE pixels; false where the text is anything else. */
 static bool parse_side(const char *text, size_t length, int *out) {
   int side = 0;
   if (length == 0) return false;
@@ -84,7 +84,7 @@ static Status set_value(const Option *option, const char *text, void *values, Er
   case OPTION_SIDES:
     return parse_size(option, text, value, error);
   }
-  return error_set(error, ERROR_INTERNAL, "--%s: no such kind of option", option->name);
+  return error_set(error, ERROR_INTERNAL, "--%s: unknown kind of option", option->name);
 }
 
 static void free_values(const Command *command, void *values) {
@@ -109,7 +109,7 @@ static void print_usage(const Command *command, Text *out) {
   text_append(out, " [options]\n\n%s\n\n", command->summary);
 }
 
-/* "step|data" as "step, data". */
+/* Appends "step|data" as "step, data". */
 static void append_words(const char *words, Text *out) {
   for (const char *at = words; *at; at++)
     if (*at == '|')
@@ -149,18 +149,20 @@ static void print_command_help(const Command *command) {
 }
 
 static void print_help(const Command *const *commands, int count) {
-  printf("Celforge %s trains video-to-cartoon GANs.\n\nusage: celforge COMMAND ...\n\n",
+  printf("Celforge %s trains GANs that turn video into cartoon video.\n\nusage: celforge COMMAND "
+         "...\n\n",
          CELFORGE_VERSION);
   for (int i = 0; i < count; i++) printf("  %-11s %s\n", commands[i]->name, commands[i]->summary);
-  printf("\ncelforge COMMAND --help lists a command's options.\n"
-         "Exit codes: 0 done, 64 usage or bad config, 65 bad data, 70 internal, 74 input or "
-         "output,\n75 stopped by a signal: train has saved a checkpoint (run again), others leave "
-         "nothing.\n");
+  printf("\nRun celforge COMMAND --help for the options of a command.\n"
+         "Exit codes: 0 success, 64 usage or config error, 65 bad data, 70 internal error, 74 I/O "
+         "error,\n75 stopped by a signal: train has saved a checkpoint (continue with --resume "
+         "auto), other commands leave no output.\n");
 }
 
 /* --- Parsing ---------------------------------------------------------------------------------- */
 
-/* `candidate` where it is nearer to `word` than *distance, which shrinks; else `best`. */
+/* Returns `candidate` and lowers *distance if it is closer to `word` than *distance; else `best`.
+ */
 static const char *nearer(const char *word, const char *candidate, const char *best,
                           int *distance) {
   int d = text_distance(word, candidate);
@@ -169,7 +171,7 @@ static const char *nearer(const char *word, const char *candidate, const char *b
   return candidate;
 }
 
-/* The distance from which on a word is not meant. */
+/* The edit distance from which a known word is no longer suggested. */
 static int tolerance(const char *word) {
   return 2 + (int)strlen(word) / 4;
 }
@@ -182,8 +184,8 @@ static Status unknown_option(const Command *command, const char *name, Error *er
       best = nearer(name, command->options[i].name, best, &distance);
   if (best)
     return error_set(error, ERROR_USAGE, "unknown option --%s; did you mean --%s?", name, best);
-  return error_set(error, ERROR_USAGE, "unknown option --%s; celforge %s --help lists them", name,
-                   command->name);
+  return error_set(error, ERROR_USAGE, "unknown option --%s; run celforge %s --help for the list",
+                   name, command->name);
 }
 
 static const Option *find_option(const Command *command, const char *name, size_t length) {
@@ -238,7 +240,7 @@ static Status parse_argument(Parser *parser, const char *word, Error *error) {
     parser->given[i] = true;
     return set_value(option, word, parser->values, error);
   }
-  return error_set(error, ERROR_USAGE, "\"%s\": one argument too many; celforge %s --help", word,
+  return error_set(error, ERROR_USAGE, "unexpected argument \"%s\"; run celforge %s --help", word,
                    parser->command->name);
 }
 
@@ -255,8 +257,9 @@ static Status parse_words(Parser *parser, Error *error) {
     } else if (options && strncmp(word, "--", 2) == 0) {
       TRY(parse_option(parser, word, error));
     } else if (options && word[0] == '-' && word[1] != '\0') {
-      FAIL(error, ERROR_USAGE, "unknown option %s; options have long names, celforge %s --help",
-           word, parser->command->name);
+      FAIL(error, ERROR_USAGE,
+           "unknown option %s: options have long names only; run celforge %s --help", word,
+           parser->command->name);
     } else {
       TRY(parse_argument(parser, word, error));
     }
@@ -272,7 +275,7 @@ static bool is_among(const char *words, const char *word) {
   }
 }
 
-/* What a mode does not take would be ignored. */
+/* Rejects options that the chosen mode would ignore. */
 static Status check_modes(const Parser *parser, Error *error) {
   Status status = OK;
   const Option *options = parser->command->options, *mode = options;
@@ -282,12 +285,12 @@ static Status check_modes(const Parser *parser, Error *error) {
   if (!word || !strchr(mode->name, '|')) return OK;
   append_words(mode->name, &words);
   if (!is_among(mode->name, word))
-    FAIL(error, ERROR_USAGE, "\"%s\" is not known; allowed: %s", word, words.data);
+    FAIL(error, ERROR_USAGE, "unknown mode \"%s\"; allowed: %s", word, words.data);
   for (int i = 0; i < parser->command->option_count; i++) {
     if (!parser->given[i] || !options[i].modes || is_among(options[i].modes, word)) continue;
     text_clear(&words);
     append_words(options[i].modes, &words);
-    FAIL(error, ERROR_USAGE, "%s%s: is not for %s, but for %s",
+    FAIL(error, ERROR_USAGE, "%s%s: has no effect in %s; allowed in %s",
          options[i].kind == OPTION_ARGUMENT ? "" : "--", options[i].name, word, words.data);
   }
 done:
@@ -295,13 +298,13 @@ done:
   return status;
 }
 
-/* What was not given: an error, or the default. */
+/* Sets options that were not given to their defaults; a required one is an error. */
 static Status complete(Parser *parser, Error *error) {
   for (int i = 0; i < parser->command->option_count; i++) {
     const Option *option = &parser->command->options[i];
     if (parser->given[i]) continue;
     if (option->required)
-      return error_set(error, ERROR_USAGE, "%s%s is missing; celforge %s --help",
+      return error_set(error, ERROR_USAGE, "%s%s is missing; run celforge %s --help",
                        option->kind == OPTION_ARGUMENT ? "" : "--", option->name,
                        parser->command->name);
     if (!option->default_text) continue;
@@ -324,7 +327,7 @@ static Status run_command(const Command *command, int *argc, char ***argv, Error
   if (status == OK && !parser.help) status = complete(&parser, error);
   if (status != OK) {
     error_context(error, "%s", command->name);
-    if (command->by_ranks) status = launch_refuse(argc, argv, status, error);
+    if (command->by_ranks) status = preflight_fail_together(argc, argv, status, error);
     goto done;
   }
   if (parser.help) {
@@ -350,7 +353,8 @@ static Status unknown_command(const Command *const *commands, int count, const c
   if (best)
     return error_set(error, ERROR_USAGE, "unknown command \"%s\"; did you mean \"%s\"?", word,
                      best);
-  return error_set(error, ERROR_USAGE, "unknown command \"%s\"; celforge --help lists them", word);
+  return error_set(error, ERROR_USAGE, "unknown command \"%s\"; run celforge --help for the list",
+                   word);
 }
 
 Status commandline_run(const Command *const *commands, int count, int *argc, char ***argv,
@@ -361,7 +365,7 @@ Status commandline_run(const Command *const *commands, int count, int *argc, cha
   for (int i = 0; word && i < count; i++)
     if (strcmp(commands[i]->name, word) == 0) command = commands[i];
   if (!word)
-    FAIL(error, ERROR_USAGE, "a command is missing; celforge --help lists them");
+    FAIL(error, ERROR_USAGE, "a command is missing; run celforge --help for the list");
   else if (command)
     TRY(run_command(command, argc, argv, error));
   else if (strcmp(word, "--help") == 0 || strcmp(word, "help") == 0)

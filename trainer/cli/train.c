@@ -1,4 +1,4 @@
-/* train, config: what a config file is for. */
+/* The commands train and config. */
 #include <stddef.h>
 #include <stdio.h>
 
@@ -15,31 +15,31 @@ typedef struct Train {
 } Train;
 
 static const Option TRAIN_OPTIONS[] = {
-    {"CONFIG", OPTION_ARGUMENT, offsetof(Train, config), true, .help = "a YAML file"},
+    {"CONFIG", OPTION_ARGUMENT, offsetof(Train, config), true, .help = "YAML file"},
     {"set", OPTION_LIST, offsetof(Train, set), .value = "KEY=VALUE",
-     .help = "change a key of the config; may be given again"},
+     .help = "override a key of the config; repeatable"},
     {"resume", OPTION_TEXT, offsetof(Train, resume), .value = "auto|none|PATH",
      .default_text = "none",
      .help =
-         "auto: go on from the run's newest good checkpoint, or begin where there is none; PATH: "
-         "go on from this checkpoint (of a run's folder its newest); none: begin, and refuse a "
-         "folder that holds checkpoints"},
+         "auto: continue from the newest good checkpoint of run.dir, or start where there is none; "
+         "PATH: continue from this checkpoint, or the newest of this run folder; none: start, and "
+         "refuse a run folder that holds checkpoints"},
     {"plan", OPTION_FLAG, offsetof(Train, plan),
-     .help = "print what a step would run, its FLOPs and memory, and stop"},
+     .help = "print the ops, FLOPs and memory of a step, and stop"},
 };
 
 static void list_config_keys(Text *out) {
-  text_append(out, "\nConfig keys (celforge config --defaults writes them as a file):\n");
+  text_append(out, "\nConfig keys (celforge config --defaults prints them as a file):\n");
   config_help(&config_schema, out);
 }
 
 Status command_load_config(const char *path, const TextList *assignments, Config *config,
-                           Error *error) {
+                           ConfigSources *sources, Error *error) {
   Status status = OK;
   TRY(config_set_defaults(&config_schema, config, error));
-  TRY(config_load(&config_schema, path, config, error));
+  TRY(config_load(&config_schema, path, config, sources, error));
   for (int i = 0; assignments && i < assignments->count; i++)
-    TRY(config_assign(&config_schema, assignments->items[i], config, error));
+    TRY(config_assign(&config_schema, assignments->items[i], config, sources, error));
 done:
   return status;
 }
@@ -47,16 +47,21 @@ done:
 static Status run_train(const void *values, const Invocation *invocation, Error *error) {
   const Train *train = values;
   Config config;
-  Status status = launch_check_environment(error);
+  Status status = preflight_check_environment(error);
   if (status != OK) return status;
-  status = command_load_config(train->config, &train->set, &config, error);
-  if (status != OK) return launch_refuse(invocation->argc, invocation->argv, status, error);
-  TrainOptions options = {.resume = train->resume, .plan = train->plan};
-  return train_run(&config, &options, invocation->argc, invocation->argv, error);
+  ConfigSources *sources = config_sources_new();
+  TrainOptions options = {.resume = train->resume, .plan = train->plan, .sources = sources};
+  status = command_load_config(train->config, &train->set, &config, sources, error);
+  if (status == OK)
+    status = train_run(&config, &options, invocation->argc, invocation->argv, error);
+  else
+    status = preflight_fail_together(invocation->argc, invocation->argv, status, error);
+  config_sources_free(sources);
+  return status;
 }
 
 const Command command_train = {.name = "train",
-                               .summary = "trains a model; under mpirun or srun, with every rank",
+                               .summary = "train a model; on several ranks under mpirun or srun",
                                .options = TRAIN_OPTIONS,
                                .option_count = sizeof TRAIN_OPTIONS / sizeof *TRAIN_OPTIONS,
                                .values_size = sizeof(Train),
@@ -73,9 +78,9 @@ typedef struct ConfigCommand {
 
 static const Option CONFIG_OPTIONS[] = {
     {"defaults", OPTION_FLAG, offsetof(ConfigCommand, defaults),
-     .help = "print a config file with every key, its default and what is allowed"},
+     .help = "print a config file with every key, its default and allowed values"},
     {"check", OPTION_TEXT, offsetof(ConfigCommand, check), .value = "FILE",
-     .help = "say whether a config is valid, and where it is not"},
+     .help = "check a config file, and print the place of the first error"},
 };
 
 static Status run_config(const void *values, const Invocation *invocation, Error *error) {
@@ -83,12 +88,13 @@ static Status run_config(const void *values, const Invocation *invocation, Error
   const ConfigCommand *command = values;
   (void)invocation;
   Config config;
+  ConfigSources *sources = config_sources_new();
   Text text = {0};
   if (command->defaults == (command->check != NULL))
-    FAIL(error, ERROR_USAGE, "config: give one of --defaults and --check FILE");
+    FAIL(error, ERROR_USAGE, "config: give either --defaults or --check FILE");
   if (command->check) {
-    TRY(command_load_config(command->check, NULL, &config, error));
-    TRY(config_check(&config, 1, error));
+    TRY(command_load_config(command->check, NULL, &config, sources, error));
+    TRY(config_check(&config, sources, 1, error));
     printf("%s: valid\n", command->check);
   } else {
     TRY(config_set_defaults(&config_schema, &config, error));
@@ -96,12 +102,13 @@ static Status run_config(const void *values, const Invocation *invocation, Error
     fputs(text.data, stdout);
   }
 done:
+  config_sources_free(sources);
   text_free(&text);
   return status;
 }
 
 const Command command_config = {.name = "config",
-                                .summary = "prints the default config, or checks one",
+                                .summary = "print the default config, or check a config file",
                                 .options = CONFIG_OPTIONS,
                                 .option_count = sizeof CONFIG_OPTIONS / sizeof *CONFIG_OPTIONS,
                                 .values_size = sizeof(ConfigCommand),
