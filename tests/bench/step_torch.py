@@ -182,7 +182,7 @@ class Step:
             compile_backward_passes_at_once()
         self.training = training = Training(config, norms=False, fused=device == "cuda")
         # As `celforge bench step`: where R1 comes now and then, a step without.
-        training.regularises = lambda number: config.loss.r1 > 0 and config.loss.r1_interval == 1
+        training.applies_r1 = lambda number: config.loss.r1 > 0 and config.loss.r1_interval == 1
         training.to(device=device)
         if layout == "channels-last":
             use_channels_last(training)

@@ -107,9 +107,9 @@ if command -v ffmpeg >/dev/null; then
   refuses "a filter that is none" 64 "no_such_filter" \
     "$celforge" pack packed --source long.mp4 --target-filter no_such_filter --frames 4
   rm -rf packed
-  refuses "output over the input" 64 "is the input too" \
+  refuses "output over the input" 64 "is also an input" \
     "$celforge" translate --checkpoint run long.mp4 ./long.mp4
-  refuses "a folder for a video" 64 "names a frame folder" \
+  refuses "a folder for a video" 64 "is a frame folder" \
     "$celforge" translate --checkpoint run long.mp4 frames
   refuses "an unknown codec" 64 "nosuchcodec" \
     "$celforge" translate --checkpoint run --codec nosuchcodec long.mp4 out.mp4
@@ -118,7 +118,7 @@ if command -v ffmpeg >/dev/null; then
   result $code "pack stacks sources"
   run "$celforge" train tiny.yaml --set data.path=stacked --set run.dir=stacked-run --set train.steps=1
   result $code "a run on stacked sources"
-  refuses "translate with a model of stacked sources" 64 "reads 2 inputs, 1 is given; IN is the first, --also PATH each further one" \
+  refuses "translate with a model of stacked sources" 64 "reads 2 inputs, but 1 is given; give the first as IN and each further one with --also PATH" \
     "$celforge" translate --checkpoint stacked-run long.mp4 out.mp4
   refuses "eval with clips of other channels" 64 "reads 6 source channels" \
     "$celforge" eval --checkpoint stacked-run --data data

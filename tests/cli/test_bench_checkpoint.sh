@@ -15,8 +15,8 @@ empty() { # NAME FOLDER
 }
 
 succeeds "a config" "$celforge" bench checkpoint tiny.yaml --dir room --rounds 3 --json numbers.json
-says "the wait beside its floor" "floor: memory to memory"
-says "the write" "floor: one file, and fsync"
+says "the stall beside a plain copy" "plain: memory to memory"
+says "the write" "plain: one file and fsync"
 says "and resuming" "resuming: validate"
 empty "leaves nothing" room
 "$celforge" synth data --clips 2 --frames 2 --size 32x32 >synth 2>&1

@@ -15,7 +15,7 @@ cp out first
 grep -E '^ +[0-9]+ +[0-9]+ ' out | awk '{print $1}' | tr '\n' ' ' >ranks
 [ "$(cat ranks)" = "1 2 4 8 16 32 64 128 256 512 1024 2048 4096 " ]
 result $? "one row for each power of two up to 4096"
-says "the seed is printed" "64 steps played, seed 1"
+says "the seed is printed" "64 simulated steps, seed 1"
 python3 - <<'PYTHON' >out 2>err
 import json
 rows = json.load(open("rows.json"))["rows"]
@@ -47,11 +47,11 @@ succeeds "all-reduces alone" "$celforge" bench scaling "${h200[@]}" --ranks 8
 says "by algorithm" "hierarchical"
 
 succeeds "a change of the cluster" "$celforge" bench scaling step.json "${h200[@]}" --ranks 1,4096 --cluster-set node.ranks=16 \
-  --cluster-set near.latency_us=50
+  --cluster-set intra_node.latency_us=50
 [ "$(grep -cE '^ +4096 +256 ' out)" -eq 1 ] && grep -qF "with node.ranks=16" out
 result $? "is seen and said"
-refuses "a change that is none" 64 "--cluster-set near.lag=1: unknown key" \
-  "$celforge" bench scaling step.json "${h200[@]}" --cluster-set near.lag=1
+refuses "a change that is none" 64 "--cluster-set intra_node.lag=1: unknown key" \
+  "$celforge" bench scaling step.json "${h200[@]}" --cluster-set intra_node.lag=1
 
 refuses "no cluster" 64 "--cluster" "$celforge" bench scaling tiny.yaml
 refuses "a config that cannot work" 64 "celforge: --set model.local_enhancers=1: needs model.generator: pix2pixhd" \
@@ -63,7 +63,7 @@ refuses "measured times of a trace without" 64 "measured" "$celforge" bench scal
   --cluster "$clusters/this-machine.yaml"
 nothing_left "and writes no numbers" none.json
 printf 'node:\n  ranks: 8\nnear:\n  bandwith: 3\n' >bad.yaml
-refuses "a misspelt key in a cluster" 64 'bad.yaml:4:3: near.bandwith: unknown key; did you mean "near.bandwidth"' \
+refuses "a misspelt key in a cluster" 64 'bad.yaml:4:3: intra_node.bandwith: unknown key; did you mean "intra_node.bandwidth"' \
   "$celforge" bench scaling step.json --cluster bad.yaml
 echo '{"format": "celforge-step-trace"}' >bad.json
 refuses "a trace that is none" 65 "bad.json: name: missing" "$celforge" bench scaling bad.json "${h200[@]}"

@@ -159,7 +159,7 @@ succeeds "a run" "$celforge" train tiny.yaml
 result $? "four lines of metrics"
 refuses "a run where one is" 64 'run: holds the checkpoints of an earlier run' \
   "$celforge" train tiny.yaml
-refuses "resuming from what is not there" 74 'elsewhere: cannot be taken for a checkpoint or a run' \
+refuses "resuming from what is not there" 74 'elsewhere: cannot open as a checkpoint or a run' \
   "$celforge" train tiny.yaml --resume elsewhere
 succeeds "a run that goes on from another's checkpoint" \
   "$celforge" train tiny.yaml --set run.dir=branch --resume run/checkpoints/step-00000002/
@@ -179,7 +179,7 @@ refuses "info of a foreign folder" 65 'neither a dataset' "$celforge" info /
 succeeds "eval" "$celforge" eval --checkpoint run --data data --json scores.json
 grep -q '"psnr_output"' scores.json && grep -q '"clips": 4' scores.json
 result $? "scores in JSON"
-refuses "eval without a run" 74 'norun: cannot be taken for a checkpoint or a run' \
+refuses "eval without a run" 74 'norun: cannot open as a checkpoint or a run' \
   "$celforge" eval --checkpoint norun --data data
 refuses "eval without a dataset" 65 'nodata: no such folder' \
   "$celforge" eval --checkpoint run --data nodata
@@ -189,7 +189,7 @@ refuses "scores into a folder that is not there" 74 'no/scores.json' \
   "$celforge" eval --checkpoint run --data data --json no/scores.json
 nothing_left "and nothing is made there" no
 mkdir empty
-refuses "eval of a folder that is no run" 65 'empty: neither a checkpoint' \
+refuses "eval of a folder that is no run" 65 'empty: is neither a checkpoint' \
   "$celforge" eval --checkpoint empty --data data
 refuses "a dataset where one is" 64 'data: already holds a dataset' "$celforge" synth data --clips 4
 mkdir foreign && touch foreign/notes.txt

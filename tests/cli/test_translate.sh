@@ -76,7 +76,7 @@ python3 -c 'import json; s = json.load(open("speed.json")); assert s["frame_seco
 assert (s["width"], s["height"], s["precision"]) == (48, 32, "f32") and s["gflop"] > 0' 2>err
 result $? "its numbers"
 refuses "bench translate without a model" 64 "PATH is missing: a run or checkpoint" "$celforge" bench translate
-refuses "bench translate of tiny frames" 64 "celforge: the model does not fit frames of 2x2 pixels: generator: pad" \
+refuses "bench translate of tiny frames" 64 "celforge: the generator does not fit frames of 2x2 pixels: generator: pad" \
   "$celforge" bench translate run --size 2x2
 refuses "bench translate of a config" 65 "is a file" "$celforge" bench translate tiny.yaml
 refuses "a precision there is not" 64 "--precision: fp8; allowed: f32, bf16" "${translate[@]}" --precision fp8 \
@@ -122,12 +122,12 @@ result $? "whichever that is"
 succeeds "the first one twice" "${fuse[@]}" positive.mkv --also positive.mkv same.mkv
 [ "$(likeness fused.mkv same.mkv)" != inf ]
 result $? "the second one counts as well"
-refuses "one film for two" 64 "reads 2 inputs, 1 is given" "${fuse[@]}" positive.mkv none.mkv
-refuses "two films for one" 64 "reads 1 input, 2 are given" "${translate[@]}" positive.mkv --also negative.mkv none.mkv
-refuses "films of two sizes" 65 "inputs of a model have one size" "${fuse[@]}" positive.mkv --also odd.mkv none.mkv
+refuses "one film for two" 64 "reads 2 inputs, but 1 is given" "${fuse[@]}" positive.mkv none.mkv
+refuses "two films for one" 64 "reads 1 input, but 2 are given" "${translate[@]}" positive.mkv --also negative.mkv none.mkv
+refuses "films of two sizes" 65 "all inputs must have the same size" "${fuse[@]}" positive.mkv --also odd.mkv none.mkv
 refuses "films of two lengths" 65 "short.mkv: is shorter than positive.mkv" "${fuse[@]}" positive.mkv --also short.mkv none.mkv
 refuses "the other way round" 65 "positive.mkv: is longer than short.mkv" "${fuse[@]}" short.mkv --also positive.mkv none.mkv
-refuses "an output that is a further input" 64 "is the input too" "${fuse[@]}" positive.mkv --also negative.mkv negative.mkv
+refuses "an output that is a further input" 64 "is also an input" "${fuse[@]}" positive.mkv --also negative.mkv negative.mkv
 nothing_left "nothing is made of them" none.mkv
 
 # --- Super-resolution: the model knows how much larger its output is -------------------------------
@@ -153,9 +153,9 @@ result $? "to the same picture"
 # Output of 4x4 has to be padded to 8x8.
 ffmpeg -v error -i one.png -vf scale=2:2 speck.png
 succeeds "clips of a few pixels" "$celforge" pack specks --source frames --target frames --frames 2 --size 5x3
-refuses "a picture that is too small for it" 64 "celforge: speck.png: the model does not fit frames of 4x4 pixels: " \
+refuses "a picture that is too small for it" 64 "celforge: speck.png: the generator does not fit frames of 4x4 pixels: " \
   "$celforge" translate --checkpoint still speck.png none.png
-refuses "and clips that are" 64 "celforge: specks: the model does not fit frames of 5x3 pixels: " \
+refuses "and clips that are" 64 "celforge: specks: the generator does not fit frames of 5x3 pixels: " \
   "$celforge" eval --checkpoint still --data specks
 nothing_left "nothing is made of them" none.png
 

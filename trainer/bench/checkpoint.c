@@ -9,6 +9,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "base/bulk_memory.h"
 #include "base/files.h"
 #include "base/json.h"
 #include "base/memory.h"
@@ -59,10 +60,10 @@ typedef struct Bench {
   Config config; /* with the smallest batch */
   Comm *comm;
   Backend *backend;
-  Model *model;
-  Guard *guard;
+  Gan *model;
+  GradientGuard *guard;
   CheckpointWriter *writer;
-  StateCopy *copy;
+  TrainingSnapshot *copy;
   char *place;      /* the folder that was asked for */
   char *folder;     /* made in it, and removed again */
   char *checkpoint; /* the newest */
@@ -88,22 +89,22 @@ static int clip_side(const ModelConfig *model) {
 static Status plan(Bench *bench, const Config *config, Error *error) {
   Status status = OK;
   int side = clip_side(&config->model);
-  TRY(config_check(config, 1, error));
+  TRY(config_check(config, bench->options->sources, 1, error));
   bench->config = *config;
   bench->config.train.global_batch = bench->config.train.micro_batch = 1;
   bench->config.run.init[0] = '\0';  /* any weights will do */
   bench->config.loss.l1 = 1;         /* and any loss, */
   bench->config.loss.perceptual = 0; /* but for one whose network no checkpoint holds */
-  ModelOptions options = {.shape = {.frames = FRAMES,
-                                    .source_height = side,
-                                    .source_width = side,
-                                    .source_channels = 3,
-                                    .target_height = side,
-                                    .target_width = side},
-                          .micro_batches = 1};
+  GanOptions options = {.shape = {.frames = FRAMES,
+                                  .source_height = side,
+                                  .source_width = side,
+                                  .source_channels = 3,
+                                  .target_height = side,
+                                  .target_width = side},
+                        .micro_batches = 1};
   bench->guard = guard_new(&bench->config);
   TRY(device_open(&bench->config, NULL, (int)config->train.threads, &bench->backend, error));
-  TRY(model_plan(&bench->config, bench->backend, &options, &bench->model, error));
+  TRY(gan_plan(&bench->config, bench->backend, &options, &bench->model, error));
 done:
   return status;
 }
@@ -125,16 +126,16 @@ done:
 
 static Status allocate(Bench *bench, Error *error) {
   Status status = OK;
-  TRY(memory_allocate(&bench->model, error));
-  TRY(state_begin(bench->model, bench->comm, NULL, error));
-  TRY(fill_moments(model_generator(bench->model), error));
-  TRY(fill_moments(model_discriminator(bench->model), error));
-  TRY(state_copy_new(bench->model, &bench->copy, error));
+  TRY(device_memory_allocate(&bench->model, error));
+  TRY(training_state_initialize(bench->model, bench->comm, NULL, NULL, error));
+  TRY(fill_moments(gan_generator(bench->model), error));
+  TRY(fill_moments(gan_discriminator(bench->model), error));
+  TRY(training_snapshot_new(bench->model, &bench->copy, error));
 done:
   return status;
 }
 
-/* The folder given, else the nearest one there is above where the config's run lies. */
+/* Uses --dir, else the nearest existing parent of the config's run.dir. */
 static Status find_place(Bench *bench, Error *error) {
   const char *given = bench->options->folder;
   bench->place = mem_string(given ? given : bench->config.run.dir);
@@ -147,11 +148,11 @@ static Status find_place(Bench *bench, Error *error) {
   return error_set(error, ERROR_IO, "%s: no such folder", bench->place);
 }
 
-/* Weights, averages and both moments of the generator, weights and moments of the
- * discriminators; headers come on top. */
+/* Weights, averaged weights and both moments of the generator, weights and moments of the
+ * discriminators; without headers. */
 static double expected_bytes(const Bench *bench) {
-  return (double)sizeof(float) * (4 * (double)model_generator(bench->model)->total +
-                                  3 * (double)model_discriminator(bench->model)->total);
+  return (double)sizeof(float) * (4 * (double)gan_generator(bench->model)->total +
+                                  3 * (double)gan_discriminator(bench->model)->total);
 }
 
 static Status check_space(const Bench *bench, Error *error) {
@@ -163,8 +164,10 @@ static Status check_space(const Bench *bench, Error *error) {
   Text needs = {0}, has = {0};
   text_append_bytes_size(&needs, needed);
   text_append_bytes_size(&has, free_bytes);
-  error_set(error, ERROR_IO, "%s: %d checkpoints of this config need %s; %s are free there",
-            bench->place, KEPT + 1, needs.data, has.data);
+  error_set(
+      error, ERROR_IO,
+      "%s: %d checkpoints of this config need %s, %s are free; choose another folder with --dir",
+      bench->place, KEPT + 1, needs.data, has.data);
   text_free(&needs);
   text_free(&has);
   return ERROR_IO;
@@ -183,7 +186,7 @@ static Status make_folder(Bench *bench, Error *error) {
 
 /* --- Checkpoints ------------------------------------------------------------------------------ */
 
-/* The seconds since *from, which becomes now. */
+/* Returns the seconds since *from and sets it to now. */
 static double lap(double *from) {
   double now = clock_seconds(), seconds = now - *from;
   *from = now;
@@ -193,12 +196,12 @@ static double lap(double *from) {
 static Status save(Bench *bench, int64_t step, double seconds[PART_COUNT], Error *error) {
   Status status = OK;
   StepOutcome none = {.step = -1};
-  RunPosition position = {
+  TrainingPosition position = {
       .step = step, .dataset_uuid = UUID, .guard = bench->guard, .pending = &none};
   double clock = clock_seconds();
-  TRY(state_copy(bench->copy, &position, error));
+  TRY(training_snapshot_take(bench->copy, &position, error));
   seconds[PART_COPY] = lap(&clock);
-  TRY(state_submit(bench->copy, bench->writer, error));
+  TRY(training_snapshot_submit(bench->copy, bench->writer, error));
   seconds[PART_HAND_OVER] = lap(&clock);
   TRY(checkpoint_writer_wait(bench->writer, CHECKPOINT_WAIT_SECONDS, error));
   seconds[PART_WRITE] = lap(&clock);
@@ -215,15 +218,15 @@ static Status resume(Bench *bench, double seconds[PART_COUNT], Error *error) {
   double clock = clock_seconds();
   TRY(checkpoint_open(bench->checkpoint, &checkpoint, error));
   seconds[PART_VALIDATE] = lap(&clock);
-  TRY(state_restore(bench->model, bench->guard, bench->comm, checkpoint, UUID, false, &point,
-                    error));
+  TRY(training_state_restore(bench->model, bench->guard, bench->comm, checkpoint, UUID, NULL, false,
+                             &point, error));
   seconds[PART_RESTORE] = lap(&clock);
 done:
   checkpoint_close(checkpoint);
   return status;
 }
 
-/* --- Floors ----------------------------------------------------------------------------------- */
+/* --- Plain copies, writes and reads ----------------------------------------------------------- */
 
 static Status plain_copy(Bench *bench, double *seconds, Error *error) {
   (void)error;
@@ -278,8 +281,8 @@ static bool holds_tensors(const char *name) {
   return dot && strcmp(dot, ".safetensors") == 0;
 }
 
-/* The newest checkpoint's tensor files; the two of JSON are a few KiB. With `data` NULL only how
- * many bytes there are; `sizes` (may be NULL) gets those of each file. */
+/* Reads the newest checkpoint's tensor files into `data`, or only adds up their sizes if it is
+ * NULL. `sizes` (may be NULL) receives the bytes of each file. The two JSON files are a few KiB. */
 static Status read_files(const Bench *bench, char *data, size_t *total, json_t *sizes,
                          Error *error) {
   Status status = OK;
@@ -314,13 +317,13 @@ static Status plain_read(Bench *bench, double *seconds, Error *error) {
 
 /* --- Measuring -------------------------------------------------------------------------------- */
 
-static Status go_on(Error *error) {
+static Status check_stop(Error *error) {
   if (!signals_ask_to_stop()) return OK;
-  return error_set(error, STOPPED, "bench checkpoint: stopped by a signal; nothing is left");
+  return error_set(error, STOPPED, "bench checkpoint: stopped by a signal; all files were removed");
 }
 
-/* The first checkpoint is not measured: memory is new to the process, and `data` is to be filled
- * from it. */
+/* Saves and resumes once without measuring: first use of memory is slow, and `data` is filled from
+ * this checkpoint. */
 static Status warm_up(Bench *bench, Error *error) {
   Status status = OK;
   double ignored[PART_COUNT];
@@ -333,20 +336,20 @@ done:
   return status;
 }
 
-/* Each beside its floor, in turns: which comes first changes from round to round. */
+/* Measures each part beside its plain counterpart; which one is first alternates between rounds. */
 static Status measure_round(Bench *bench, int round, Error *error) {
   Status status = OK;
   double seconds[PART_COUNT];
-  bool floor_first = round % 2;
-  if (floor_first) TRY(plain_write(bench, &seconds[PART_PLAIN_WRITE], error));
+  bool plain_first = round % 2;
+  if (plain_first) TRY(plain_write(bench, &seconds[PART_PLAIN_WRITE], error));
   TRY(save(bench, round + 2, seconds, error));
-  if (!floor_first) TRY(plain_write(bench, &seconds[PART_PLAIN_WRITE], error));
-  TRY(go_on(error));
-  if (floor_first) TRY(plain_read(bench, &seconds[PART_PLAIN_READ], error));
+  if (!plain_first) TRY(plain_write(bench, &seconds[PART_PLAIN_WRITE], error));
+  TRY(check_stop(error));
+  if (plain_first) TRY(plain_read(bench, &seconds[PART_PLAIN_READ], error));
   TRY(resume(bench, seconds, error));
-  if (!floor_first) TRY(plain_read(bench, &seconds[PART_PLAIN_READ], error));
+  if (!plain_first) TRY(plain_read(bench, &seconds[PART_PLAIN_READ], error));
   TRY(plain_copy(bench, &seconds[PART_PLAIN_COPY], error));
-  TRY(go_on(error));
+  TRY(check_stop(error));
   for (Part part = 0; part < PART_COUNT; part++) bench->seconds[part][round] = seconds[part];
 done:
   return status;
@@ -361,7 +364,7 @@ static Status measure(Bench *bench, Error *error) {
   TRY(warm_up(bench, error));
   for (int round = 0; round < rounds; round++) {
     TRY(measure_round(bench, round, error));
-    progress_update(progress, round + 1, NULL);
+    progress_update(progress, round + 1);
   }
 done:
   progress_end(progress);
@@ -375,9 +378,9 @@ typedef struct Result {
   json_t *files;              /* bytes by name */
 } Result;
 
-static void print_row(const Bench *bench, const char *name, double seconds, double floor) {
+static void print_row(const Bench *bench, const char *name, double seconds, double bound) {
   printf("%-34s %10.2f %10.3f", name, 1e3 * seconds, (double)bench->bytes / seconds / 1e9);
-  if (floor > 0) printf(" %8.2f", seconds / floor);
+  if (bound > 0) printf(" %8.2f", seconds / bound);
   printf("\n");
 }
 
@@ -395,16 +398,16 @@ static void print_result(const Bench *bench, const Result *result) {
     text_append_bytes_size(&text, (double)json_integer_value(bytes));
     text_append(&text, "\n");
   }
-  printf("%s\n%-34s %10s %10s %8s\n", text.data, "", "ms", "GB/s", "x floor");
+  printf("%s\n%-34s %10s %10s %8s\n", text.data, "", "ms", "GB/s", "x plain");
   text_free(&text);
-  print_row(bench, "a step waits: copy", s[PART_COPY], s[PART_PLAIN_COPY]);
-  print_row(bench, "a step waits: hand over", s[PART_HAND_OVER], s[PART_PLAIN_COPY]);
-  print_row(bench, "  floor: memory to memory", s[PART_PLAIN_COPY], 0);
-  print_row(bench, "in the background: write", s[PART_WRITE], s[PART_PLAIN_WRITE]);
-  print_row(bench, "  floor: one file, and fsync", s[PART_PLAIN_WRITE], 0);
-  print_row(bench, "resuming: validate", s[PART_VALIDATE], s[PART_PLAIN_READ]);
-  print_row(bench, "resuming: restore", s[PART_RESTORE], s[PART_PLAIN_COPY]);
-  print_row(bench, "  floor: read the files", s[PART_PLAIN_READ], 0);
+  print_row(bench, "step stalls: copy", s[PART_COPY], s[PART_PLAIN_COPY]);
+  print_row(bench, "step stalls: submit", s[PART_HAND_OVER], s[PART_PLAIN_COPY]);
+  print_row(bench, "  plain: memory to memory", s[PART_PLAIN_COPY], 0);
+  print_row(bench, "background: write", s[PART_WRITE], s[PART_PLAIN_WRITE]);
+  print_row(bench, "  plain: one file and fsync", s[PART_PLAIN_WRITE], 0);
+  print_row(bench, "resume: validate", s[PART_VALIDATE], s[PART_PLAIN_READ]);
+  print_row(bench, "resume: restore", s[PART_RESTORE], s[PART_PLAIN_COPY]);
+  print_row(bench, "  plain: read the files", s[PART_PLAIN_READ], 0);
 }
 
 static Status write_json(const Bench *bench, const Result *result, Error *error) {
@@ -440,7 +443,8 @@ done:
 
 /* --- The command ------------------------------------------------------------------------------ */
 
-/* What was written goes, whatever has happened; that it cannot is an error only by itself. */
+/* Removes everything that was written. A failure to do so is reported unless there is an earlier
+ * error. */
 static Status clean_up(Bench *bench, Status status, Error *error) {
   Error late = {0};
   Status closed = checkpoint_writer_close(bench->writer, &late);
@@ -456,15 +460,16 @@ static void tear_down(Bench *bench) {
   free(bench->folder);
   free(bench->place);
   guard_free(bench->guard);
-  state_copy_free(bench->copy);
-  model_free(bench->model);
+  training_snapshot_free(bench->copy);
+  gan_free(bench->model);
   if (bench->backend) bench->backend->free(bench->backend);
 }
 
 static Status run(Bench *bench, const Config *config, Error *error) {
   Status status = OK;
   if (comm_size(bench->comm) > 1)
-    FAIL(error, ERROR_USAGE, "bench checkpoint: is for one process; start it without mpirun");
+    FAIL(error, ERROR_USAGE, "bench checkpoint: %d ranks, expected 1; start it without mpirun",
+         comm_size(bench->comm));
   TRY(plan(bench, config, error));
   TRY(find_place(bench, error));
   TRY(check_space(bench, error));
@@ -485,7 +490,7 @@ Status bench_checkpoint_run(const Config *config, const BenchCheckpointOptions *
   signals_catch();
   status = run(&bench, config, error);
   tear_down(&bench);
-  comm_say(bench.comm, status, error);
+  comm_report(bench.comm, status, error);
   comm_close(bench.comm);
   return status;
 }

@@ -1,12 +1,12 @@
-/* bench comm: all-reduces by size, as training makes them. */
+/* bench comm: all-reduces by size, as in training. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bulk_memory.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "base/memory.h"
 #include "base/statistics.h"
 #include "base/thread.h"
 #include "comm/comm.h"
@@ -25,7 +25,7 @@ static const double SECONDS_A_SIZE = 0.4, TIMEOUT = 120, COPY_SECONDS = 0.5;
 typedef struct Measurement {
   int64_t bytes;
   int calls;
-  double seconds; /* the median of the calls, of the slowest rank */
+  double seconds; /* median over the calls, of the slowest rank */
 } Measurement;
 
 /* seconds = latency + bytes / rate */
@@ -38,7 +38,7 @@ typedef struct Bench {
   float *data; /* [LARGEST / 4] */
   Measurement sizes[SIZES];
   Line line;
-  double copy_rate; /* bytes a second, of all ranks of this host copying at once */
+  double copy_rate; /* bytes per second while all ranks of this host copy at once */
 } Bench;
 
 /* --- All-reduces ------------------------------------------------------------------------------ */
@@ -47,15 +47,16 @@ static Status reduce_once(Bench *bench, int64_t bytes, double *seconds, Error *e
   Status status = OK;
   TRY(comm_barrier(bench->comm, error));
   double begin = clock_seconds();
-  TRY(comm_average_start(bench->comm, bench->data, bytes / (int64_t)sizeof(float), COMM_F32,
-                         error));
-  TRY(comm_average_wait(bench->comm, error));
+  TRY(comm_all_reduce_mean_start(bench->comm, bench->data, bytes / (int64_t)sizeof(float), COMM_F32,
+                                 error));
+  TRY(comm_all_reduce_mean_wait(bench->comm, error));
   *seconds = clock_seconds() - begin;
 done:
   return status;
 }
 
-/* The same number of calls on every rank: as many as rank 0's last trial says there is time for. */
+/* Times all-reduces of one size. Rank 0's last warm-up call decides how many calls fit in the time.
+ */
 static Status measure_size(Bench *bench, int64_t bytes, Measurement *out, Error *error) {
   Status status = OK;
   double seconds[MOST] = {0};
@@ -70,8 +71,8 @@ done:
   return status;
 }
 
-/* Least squares of relative deviations, so that small sizes count as much as large ones. A line
- * that dips below zero has no latency. */
+/* Fits seconds = latency + bytes / rate by least squares of relative deviations, so that small
+ * sizes count as much as large ones. A negative latency becomes 0. */
 static Line fit(const Measurement *sizes, int count) {
   double w = 0, wx = 0, wy = 0, wxx = 0, wxy = 0;
   for (int i = 0; i < count; i++) {
@@ -89,8 +90,8 @@ static Line fit(const Measurement *sizes, int count) {
 
 /* --- Memory ----------------------------------------------------------------------------------- */
 
-/* Every rank copies one half of its buffer to the other at once; a byte copied is one read and one
- * written. */
+/* All ranks copy one half of their buffers to the other at once; each byte counts as one read and
+ * one written. */
 static Status measure_copies(Bench *bench, Error *error) {
   Status status = OK;
   const size_t half = LARGEST / 2;
@@ -111,13 +112,13 @@ done:
 
 /* --- Reporting -------------------------------------------------------------------------------- */
 
-/* What an all-reduce sends and receives of each byte on the busiest link, as nccl-tests counts. */
+/* The factor from algorithm to bus bandwidth, as defined by nccl-tests. */
 static double bus_share(const Bench *bench) {
   double ranks = comm_size(bench->comm);
   return 2 * (ranks - 1) / ranks;
 }
 
-/* A ring's messages: see cluster_reduce_seconds. */
+/* The latency of one message of a ring: see cluster_reduce_seconds. */
 static double message_latency(const Bench *bench) {
   return bench->line.latency / (2.0 * (comm_size(bench->comm) - 1));
 }
@@ -133,10 +134,10 @@ static void print_result(const Bench *bench) {
     printf("%12lld %7d %12.1f %10.3f %10.3f %+7.0f%%\n", (long long)size->bytes, size->calls,
            1e6 * size->seconds, rate, bus_share(bench) * rate, 100 * (line / size->seconds - 1));
   }
-  printf("\nthe line: %.1f microseconds + bytes / %.3f GB/s\n", 1e6 * bench->line.latency,
+  printf("\nfitted line: %.1f microseconds + bytes / %.3f GB/s\n", 1e6 * bench->line.latency,
          bench->line.rate / 1e9);
   printf("copies, all ranks of this host at once: %.1f GB/s\n\n", bench->copy_rate / 1e9);
-  printf("As a cluster file takes them, for reduce.algorithm: ring\n"
+  printf("For a cluster file with reduce.algorithm: ring\n"
          "  latency_us: %.2f\n  bandwidth: %.3f\n",
          1e6 * message_latency(bench), bus_share(bench) * bench->line.rate / 1e9);
 }
@@ -167,7 +168,7 @@ static Status write_json(const Bench *bench, const char *path, Error *error) {
 static Status measure(Bench *bench, Error *error) {
   Status status = OK;
   void *data;
-  status = mem_bulk(LARGEST, "the numbers to reduce", &data, error);
+  status = mem_bulk(LARGEST, "the all-reduce buffer", &data, error);
   TRY(comm_agree(bench->comm, status, error));
   bench->data = data;
   for (int i = 0; i < SIZES; i++)
@@ -192,11 +193,11 @@ Status bench_comm_run(const char *json, int *argc, char ***argv, Error *error) {
   log_set_rank(comm_rank(bench.comm), comm_size(bench.comm));
   if (comm_size(bench.comm) == 1)
     FAIL(error, ERROR_USAGE,
-         "bench comm: one rank alone has nobody to talk to; start it with mpirun -np 2 or more");
+         "bench comm: 1 rank, expected at least 2; start it with mpirun -np 2 celforge bench comm");
   TRY(measure(&bench, error));
   status = comm_agree(bench.comm, report(&bench, json, error), error);
 done:
-  comm_say(bench.comm, status, error);
+  comm_report(bench.comm, status, error);
   comm_close(bench.comm);
   free(bench.data);
   return status;

@@ -1,4 +1,4 @@
-/* bench data: the loader alone, against plain pread of the same files. */
+/* bench data: the loader alone, beside plain pread of the same files. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/bulk_memory.h"
 #include "base/files.h"
 #include "base/json.h"
 #include "base/memory.h"
@@ -35,7 +36,7 @@ static Status measure_loader(const Dataset *dataset, const BenchDataOptions *opt
                        .crop_multiple = 1,
                        .flip = true,
                        .threads = options->threads,
-                       .batches_ahead = BATCHES_AHEAD,
+                       .prefetch_batches = BATCHES_AHEAD,
                        .timeout = WAIT_SECONDS};
   const ClipShape *shape = &dataset_info(dataset)->shape;
   double bytes = (double)(clip_source_bytes(shape) + clip_target_bytes(shape));
@@ -72,7 +73,8 @@ typedef struct Reading {
   Error error;
 } Reading;
 
-/* Threads take clip-sized blocks in turn, over and over. Returns false behind the last block. */
+/* Finds block `index` of the files, counted in clip-sized blocks; false past the last one. Threads
+ * read the blocks in turn, again and again. */
 static bool find_block(const Reading *reading, int64_t index, const ShardFile **file,
                        uint64_t *offset) {
   for (int i = 0; i < reading->count; i++) {

@@ -1,4 +1,4 @@
-/* bench scaling: a training step played on a cluster, by number of ranks. */
+/* bench scaling: a training step simulated on a cluster, by number of ranks. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -20,7 +20,7 @@ static void push(RankList *list, int ranks) {
   list->items[list->count++] = ranks;
 }
 
-/* --- Which numbers of ranks ------------------------------------------------------------------- */
+/* --- Numbers of ranks ------------------------------------------------------------------------- */
 
 static Status parse_ranks(const Cluster *cluster, const char *text, RankList *list, Error *error) {
   Status status = OK;
@@ -29,7 +29,8 @@ static Status parse_ranks(const Cluster *cluster, const char *text, RankList *li
     errno = 0;
     long ranks = strtol(at, &end, 10);
     if (end == at || (*end != ',' && *end != '\0') || errno != 0 || ranks < 1 || ranks > 1 << 24)
-      FAIL(error, ERROR_USAGE, "--ranks: \"%s\" is no list of numbers; allowed: like 1,2,4", text);
+      FAIL(error, ERROR_USAGE, "--ranks: \"%s\" is not a list of positive numbers; write 1,2,4",
+           text);
     status = cluster_check_ranks(cluster, (int)ranks, error);
     if (status != OK) return error_context(error, "--ranks");
     push(list, (int)ranks);
@@ -88,10 +89,11 @@ static void print_head(const Study *study) {
   text_append(&text, "         %d all-reduce%s, ", reduces, reduces == 1 ? "" : "s");
   text_append_bytes_size(&text, bytes);
   text_append(&text, ", %s\n", trace->overlap ? "overlapped" : "not overlapped");
-  text_append(&text,
-              "weak scaling: every rank computes the same clips; efficiency: one rank's step time "
-              "over this one\n%lld steps played, seed %llu\n\n",
-              (long long)study->options->played, (unsigned long long)study->options->seed);
+  text_append(
+      &text,
+      "weak scaling: every rank computes this many clips; efficiency: step time of one rank / this "
+      "step time\n%lld simulated steps, seed %llu\n\n",
+      (long long)study->options->simulated_steps, (unsigned long long)study->options->seed);
   fputs(text.data, stdout);
   text_free(&text);
 }
@@ -113,11 +115,14 @@ static void print_table(const Study *study) {
          fails ? " best ckpt" : "");
   for (int i = 0; i < study->ranks.count; i++) print_row(study, &study->results[i]);
   printf(
-      "\nMilliseconds: a rank's own computing, how much longer the slowest one takes, "
-      "communication nobody\ncomputes behind, waiting for clips, checkpoints. goodput: the share "
-      "of the time in steps that count,\nwith a checkpoint each %.0f steps%s.\n",
+      "\nmilliseconds: compute (mean of the ranks), straggle (slowest rank above the mean), "
+      "exposed "
+      "(communication\nnot hidden behind computation), data (waiting for clips), ckpt (waiting for "
+      "checkpoints). goodput: share of\nthe time in steps that are not lost, with a checkpoint "
+      "every "
+      "%.0f steps%s.\n",
       study->trace->checkpoint_every,
-      fails ? "; best ckpt: the steps between checkpoints that lose least" : "");
+      fails ? "; best ckpt: steps between checkpoints with the best goodput" : "");
 }
 
 static Status write_json(const Study *study, Error *error) {
@@ -136,7 +141,7 @@ static Status write_json(const Study *study, Error *error) {
   }
   json_t *json = json_pack("{s:s, s:s, s:I, s:I, s:I, s:o}", "cluster", study->options->cluster,
                            "step", study->trace->name, "clips", (json_int_t)study->trace->clips,
-                           "played", (json_int_t)study->options->played, "seed",
+                           "simulated_steps", (json_int_t)study->options->simulated_steps, "seed",
                            (json_int_t)study->options->seed, "rows", rows);
   Status status = json_write_file(study->options->json, json, error);
   json_decref(json);
@@ -152,7 +157,8 @@ static Status load_cluster(const BenchScalingOptions *options, Cluster *cluster,
 static Status run_study(Study *study, Error *error) {
   Status status = OK;
   const BenchScalingOptions *options = study->options;
-  SimulationOptions how = {.ranks = 1, .steps = (int)options->played, .seed = options->seed};
+  SimulationOptions how = {
+      .ranks = 1, .steps = (int)options->simulated_steps, .seed = options->seed};
   SimulationResult one;
   TRY(choose_ranks(&study->cluster, options->ranks, &study->ranks, error));
   TRY(simulate(&study->cluster, study->trace, &how, &one, error));

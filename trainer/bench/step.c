@@ -1,10 +1,11 @@
-/* bench step: how fast a training step is, and where its time goes. */
+/* bench step: the speed of a training step, and where its time goes. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
+#include "base/bulk_memory.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/progress.h"
@@ -18,21 +19,21 @@
 #include "trainer/gan/gan.h"
 #include "trainer/gan/perceptual_loss.h"
 
-/* On a device that captures, the second step records what later ones run. */
+/* On a device with graph capture, the second step records what later ones launch. */
 enum { WARMUP_STEPS = 2, WARMUP_STEPS_CAPTURED = 4 };
 
 typedef struct Bench {
   const Config *config;
   const BenchStepOptions *options;
   Backend *backend;
-  Model *model;
-  size_t free_at_first; /* of a device's own memory */
-  ModelMemory memory;
+  Gan *model;
+  size_t free_at_first; /* bytes of device memory */
+  DeviceMemoryNeeds memory;
   ClipShape shape;
   int micro_batches;
-  uint8_t *source, *target; /* one micro-batch of noise, used for all */
+  uint8_t *source, *target; /* one micro-batch of noise, used for all micro-batches */
   int64_t *samples;
-  double *seconds; /* [steps] of the timed steps */
+  double *seconds; /* [steps] seconds of each timed step */
 } Bench;
 
 typedef struct Result {
@@ -43,7 +44,7 @@ typedef struct Result {
 
 /* --- Set-up ----------------------------------------------------------------------------------- */
 
-/* The size on the command line, else the config's crop, else the dataset's own. */
+/* Takes the size from the command line, else from the config's crop, else from the dataset. */
 static Status choose_shape(Bench *bench, Error *error) {
   const Config *config = bench->config;
   const BenchStepOptions *options = bench->options;
@@ -60,7 +61,7 @@ static Status choose_shape(Bench *bench, Error *error) {
     Dataset *dataset = NULL;
     Status status = dataset_open(config->data.path, &dataset, error);
     if (status != OK)
-      return error_context(error, "give --size and --frames, or a dataset to take them from");
+      return error_context(error, "give --size and --frames, or set data.path to a dataset");
     const ClipShape *clip = &dataset_info(dataset)->shape;
     if (shape->frames == 0) shape->frames = clip->frames;
     if (shape->target_height == 0) {
@@ -103,33 +104,33 @@ static Status find_free(const Bench *bench, size_t *bytes, Error *error) {
 static Status plan(Bench *bench, bool all_reduce, Error *error) {
   Status status = OK;
   const Config *config = bench->config;
-  TRY(config_check(config, 1, error));
+  TRY(config_check(config, bench->options->sources, 1, error));
   TRY(choose_shape(bench, error));
   bench->micro_batches = (int)(config->train.global_batch / config->train.micro_batch);
   TRY(device_open(config, NULL, (int)config->train.threads, &bench->backend, error));
   TRY(find_free(bench, &bench->free_at_first, error));
-  ModelOptions options = {
+  GanOptions options = {
       .shape = bench->shape, .micro_batches = bench->micro_batches, .all_reduce = all_reduce};
-  TRY(model_plan(config, bench->backend, &options, &bench->model, error));
+  TRY(gan_plan(config, bench->backend, &options, &bench->model, error));
 done:
   return status;
 }
 
 static Status read_perceptual(Bench *bench, Error *error) {
-  const Parameters *network = model_perceptual(bench->model);
+  const Parameters *network = gan_perceptual_network(bench->model);
   float *weights = NULL;
   if (network->total == 0) return OK;
   Status status = perceptual_read(bench->config->loss.perceptual_weights, network, &weights, error);
-  if (status == OK) model_take_perceptual(bench->model, weights);
+  if (status == OK) gan_set_perceptual_weights(bench->model, weights);
   return status;
 }
 
 static Status set_up(Bench *bench, Error *error) {
   Status status = OK;
   TRY(read_perceptual(bench, error));
-  TRY(model_memory(bench->model, &bench->memory, error));
-  TRY(memory_allocate(&bench->model, error));
-  TRY(model_initialize(bench->model, error));
+  TRY(device_memory_needs(bench->model, &bench->memory, error));
+  TRY(device_memory_allocate(&bench->model, error));
+  TRY(gan_initialize(bench->model, error));
   TRY(make_clips(bench, error));
   bench->seconds = mem_new((size_t)bench->options->steps, sizeof *bench->seconds);
 done:
@@ -141,21 +142,21 @@ done:
 static Status run_steps(Bench *bench, const char *what, int64_t count, double *seconds,
                         Error *error) {
   Status status = OK;
-  /* The first step behind warm-up and fade-in: the whole GAN, as most of its steps are. */
+  /* The first step after pretraining and the adversarial ramp: the complete GAN step. */
   const OptimConfig *optim = &bench->config->optim;
   StepControls controls =
       schedule_at(bench->config, optim->pretrain_steps + optim->adversarial_ramp_steps);
-  controls.regularise = false;
+  controls.apply_r1 = false;
   MicroBatch *batches = mem_new((size_t)bench->micro_batches, sizeof *batches);
   Progress *progress = progress_new(what, 0, count);
   for (int i = 0; i < bench->micro_batches; i++)
     batches[i] = (MicroBatch){bench->source, bench->target, bench->samples};
   for (int64_t step = 0; step < count; step++) {
     double begin = clock_seconds();
-    TRY(model_step(bench->model, &controls, batches, error));
+    TRY(gan_step(bench->model, &controls, batches, error));
     TRY(bench->backend->synchronize(bench->backend, error));
     if (seconds) seconds[step] = clock_seconds() - begin;
-    progress_update(progress, step + 1, NULL);
+    progress_update(progress, step + 1);
   }
 done:
   progress_end(progress);
@@ -163,25 +164,25 @@ done:
   return status;
 }
 
-/* Steps are timed plainly first, then profiled: noting the time around every op costs a little. */
+/* Times steps first and profiles others afterwards, because profiling makes them slower. */
 static Status time_steps(Bench *bench, double *step_seconds, Error *error) {
   Status status = OK;
   int64_t steps = bench->options->steps;
   Backend *backend = bench->backend;
   int64_t warmup = backend->capture_begin ? WARMUP_STEPS_CAPTURED : WARMUP_STEPS;
   TRY(run_steps(bench, "warm-up", warmup, NULL, error));
-  if (backend->watch) backend->watch(backend, true);
+  if (backend->profiler_range) backend->profiler_range(backend, true);
   TRY(run_steps(bench, "timing", steps, bench->seconds, error));
-  if (backend->watch) backend->watch(backend, false);
-  model_profile(bench->model, true);
+  if (backend->profiler_range) backend->profiler_range(backend, false);
+  gan_profile(bench->model, true);
   TRY(run_steps(bench, "profiling", steps, NULL, error));
   *step_seconds = median(bench->seconds, steps);
 done:
   return status;
 }
 
-/* The standard deviation of the logarithms, from the quartiles (of a normal distribution they are
- * 1.349 apart), so that a few disturbed steps do not count. */
+/* The standard deviation of the logarithms, robustly from the quartiles: those of a normal
+ * distribution are 1.349 standard deviations apart. */
 static double spread(const double *ascending_seconds, int64_t count) {
   double low = ascending_seconds[count / 4], high = ascending_seconds[(3 * count - 1) / 4];
   return log(high / low) / 1.349;
@@ -192,8 +193,8 @@ static Status measure(Bench *bench, Result *result, Error *error) {
   int64_t steps = bench->options->steps;
   TRY(time_steps(bench, &result->step_seconds, error));
   result->spread = spread(bench->seconds, steps);
-  ProgramCost cost = model_cost(bench->model, 0);
-  ProgramTimes times = model_times(bench->model);
+  ProgramCost cost = gan_cost(bench->model, 0);
+  ProgramTimes times = gan_times(bench->model);
   struct rusage usage;
   size_t free_now = 0;
   getrusage(RUSAGE_SELF, &usage);
@@ -217,29 +218,28 @@ done:
 static void print_result(const Bench *bench, const Result *result) {
   Text text = {0};
   const ClipShape *shape = &bench->shape;
-  const Ceilings *ceilings = &bench->options->ceilings;
-  model_print_profile(bench->model, ceilings->flops > 0 || ceilings->bytes > 0 ? ceilings : NULL,
-                      &text);
+  const DevicePeaks *peaks = &bench->options->peaks;
+  gan_print_profile(bench->model, peaks->flops > 0 || peaks->bytes > 0 ? peaks : NULL, &text);
   text_append(&text, "\n%s\n", bench->backend->describe(bench->backend));
   text_append(&text, "a step of %lld clips of %dx%dx%d, %d micro-batch%s, median of %lld steps\n\n",
               (long long)bench->config->train.global_batch, shape->frames, shape->target_height,
               shape->target_width, bench->micro_batches, bench->micro_batches == 1 ? "" : "es",
               (long long)bench->options->steps);
   if (bench->config->loss.r1 > 0 && bench->config->loss.r1_interval > 1)
-    text_append(&text, "without R1, which one step in %lld has: what it costs is in the plan\n\n",
+    text_append(&text, "without R1, which is in every %lldth step; --plan prints its cost\n\n",
                 (long long)bench->config->loss.r1_interval);
-  text_append(&text, "seconds a step                  %10.4f\n", result->step_seconds);
-  text_append(&text, "their spread                    %10.1f %%\n", 100 * result->spread);
-  text_append(&text, "clips a second                  %10.3f\n", result->clips_per_second);
-  text_append(&text, "GF/s of the step                %10.1f\n", result->gflops);
-  text_append(&text, "GF/s of its convolutions alone  %10.1f\n", result->convolution_gflops);
-  text_append(&text, "the step reaches of that        %10.1f %%\n", 100 * result->of_convolutions);
+  text_append(&text, "seconds per step                %10.4f\n", result->step_seconds);
+  text_append(&text, "spread of the steps             %10.1f %%\n", 100 * result->spread);
+  text_append(&text, "clips per second                %10.3f\n", result->clips_per_second);
+  text_append(&text, "GFLOP/s of the step             %10.1f\n", result->gflops);
+  text_append(&text, "GFLOP/s of its convolutions     %10.1f\n", result->convolution_gflops);
+  text_append(&text, "step / convolutions             %10.1f %%\n", 100 * result->of_convolutions);
   text_append(&text, "time in convolutions            %10.1f %%\n",
               100 * result->convolution_share);
   text_append(&text, "arena, planned                  %10.1f MiB\n", result->arena / 1048576);
   text_append(&text, "parameters and their state      %10.1f MiB\n", result->parameters / 1048576);
-  text_append(&text, "memory of the device in use     %10.1f MiB\n", result->memory / 1048576);
-  text_append(&text, "peak of the process             %10.1f MiB\n", result->peak / 1048576);
+  text_append(&text, "device memory in use            %10.1f MiB\n", result->memory / 1048576);
+  text_append(&text, "peak resident memory            %10.1f MiB\n", result->peak / 1048576);
   fputs(text.data, stdout);
   text_free(&text);
 }
@@ -267,7 +267,7 @@ static Status write_json(const Bench *bench, const Result *result, Error *error)
 }
 
 static void tear_down(Bench *bench) {
-  model_free(bench->model);
+  gan_free(bench->model);
   if (bench->backend) bench->backend->free(bench->backend);
   free(bench->source);
   free(bench->target);
@@ -278,8 +278,8 @@ static void tear_down(Bench *bench) {
 static Status print_plan(const Bench *bench, Error *error) {
   Text text = {0};
   text_append(&text, "device: %s\n\n", bench->backend->describe(bench->backend));
-  model_print(bench->model, &text);
-  const Status status = memory_print(bench->model, &text, error);
+  gan_print_plan(bench->model, &text);
+  const Status status = device_memory_print(bench->model, &text, error);
   if (status == OK) fputs(text.data, stdout);
   text_free(&text);
   return status;
@@ -303,8 +303,8 @@ done:
   return status;
 }
 
-/* Planned for two ranks, so that the all-reduces are there, and run by one: they do nothing. What
- * is only planned needs no GPU. */
+/* The step is planned with all-reduces, which do nothing when a single process runs it. Planning
+ * alone needs no GPU. */
 Status bench_step_trace(const Config *config, const BenchStepOptions *options, bool measured,
                         StepTrace *trace, Error *error) {
   Status status = OK;

@@ -6,7 +6,7 @@
 #include "trainer/gan/internal.h"
 
 /* What waits at the end of a program is for the next one's first op. */
-static void append_program(const Model *model, const Program *program, StepTrace *trace) {
+static void append_program(const Gan *model, const Program *program, StepTrace *trace) {
   bool halves = model->config->comm.gradients == PRECISION_BF16, pending = false;
   if (!program) return;
   int count = program_op_count(program);
@@ -15,10 +15,10 @@ static void append_program(const Model *model, const Program *program, StepTrace
     TraceOp out = {.seconds = op.seconds,
                    .flops = op.flops,
                    .bytes = op.bytes,
-                   .reduces = halves ? op.reduced / 2 : op.reduced,
+                   .reduces = halves ? op.all_reduce_bytes / 2 : op.all_reduce_bytes,
                    .waits = op.waits};
     snprintf(out.name, sizeof out.name, "%s", op.name);
-    pending = (pending && !op.waits) || op.reduced > 0;
+    pending = (pending && !op.waits) || op.all_reduce_bytes > 0;
     step_trace_append(trace, &out);
   }
   if (!pending) return;
@@ -27,24 +27,24 @@ static void append_program(const Model *model, const Program *program, StepTrace
 }
 
 /* As trainer/gan/gan.c runs one network's half of a step in micro-batches. */
-static void append_half(const Model *model, ProgramKind micro, ProgramKind last, ProgramKind update,
-                        const Carries *carries, StepTrace *trace) {
+static void append_half(const Gan *model, ProgramKind micro, ProgramKind last, ProgramKind update,
+                        const AccumulationTree *tree, StepTrace *trace) {
   for (int i = 0; i < model->options.micro_batches - 1; i++) {
     append_program(model, model->programs[micro], trace);
-    append_program(model, carries->fold[__builtin_ctz((unsigned)i + 1)], trace);
+    append_program(model, tree->merge[__builtin_ctz((unsigned)i + 1)], trace);
   }
   append_program(model, model->programs[last], trace);
   append_program(model, model->programs[update], trace);
 }
 
 /* Master weights, both moments; the generator's average. */
-static double state_bytes(const Model *model) {
+static double state_bytes(const Gan *model) {
   double generator = (double)model->generator.total;
   double discriminator = (double)model->discriminator.total;
   return (4 * generator + 3 * discriminator) * sizeof(float);
 }
 
-void step_trace_of_model(const Model *model, StepTrace *trace) {
+void step_trace_of_model(const Gan *model, StepTrace *trace) {
   const Config *config = model->config;
   const ClipShape *shape = &model->options.shape;
   int micro_batches = model->options.micro_batches;
@@ -64,9 +64,9 @@ void step_trace_of_model(const Model *model, StepTrace *trace) {
   } else {
     if (model->adversarial)
       append_half(model, PROGRAM_D_MICRO, PROGRAM_D_LAST, PROGRAM_D_UPDATE,
-                  &model->discriminator_carries, trace);
-    append_half(model, PROGRAM_G_MICRO, PROGRAM_G_LAST, PROGRAM_G_UPDATE, &model->generator_carries,
-                trace);
+                  &model->discriminator_accumulation, trace);
+    append_half(model, PROGRAM_G_MICRO, PROGRAM_G_LAST, PROGRAM_G_UPDATE,
+                &model->generator_accumulation, trace);
   }
   for (int i = 0; i < trace->count; i++)
     trace->measured = trace->measured || trace->ops[i].seconds > 0;

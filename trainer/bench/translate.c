@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/bulk_memory.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/progress.h"
@@ -31,11 +32,10 @@ static Status set_up(Bench *bench, Error *error) {
   InferenceShape *shape = &bench->shape;
   TRY(checkpoint_open_path(options->checkpoint, &bench->checkpoint, error));
   TRY(device_open_default(options->device, 0, &bench->backend, error));
-  TRY(inference_of_checkpoint(bench->checkpoint, true, options->precision, bench->backend,
-                              &bench->inference, error));
+  TRY(inference_from_checkpoint(bench->checkpoint, true, options->precision, bench->backend,
+                                &bench->inference, error));
   int64_t scale = inference_scale(bench->inference);
-  *shape = (InferenceShape){.frames = 1,
-                            .source_height = options->height,
+  *shape = (InferenceShape){.source_height = options->height,
                             .source_width = options->width,
                             .source_channels = inference_source_channels(bench->inference),
                             .height = options->height * scale,
@@ -60,7 +60,7 @@ static Status stream(Bench *bench, const char *what, int64_t frames, double *sec
     double begin = clock_seconds();
     TRY(inference_stream_frame(bench->inference, bench->source, bench->output, error));
     if (seconds) seconds[t] = clock_seconds() - begin;
-    progress_update(progress, t + 1, NULL);
+    progress_update(progress, t + 1);
   }
 done:
   progress_end(progress);

@@ -8,7 +8,7 @@
 typedef struct Bench {
   const char *what, *path, *json, *folder, *device, *precision, *cluster, *ranks, *save_trace;
   TextList set, cluster_set;
-  int64_t steps, frames, threads, seconds, rounds, played, seed, peak_gflops, peak_gbps;
+  int64_t steps, frames, threads, seconds, rounds, simulated, seed, peak_gflops, peak_gbps;
   bool plan;
   PictureSize size;
 } Bench;
@@ -63,7 +63,7 @@ static const Option BENCH_OPTIONS[] = {
      .modes = "scaling", .help = "override a key of the cluster file; repeatable"},
     {"ranks", OPTION_TEXT, offsetof(Bench, ranks), .value = "LIST", .modes = "scaling",
      .help = "numbers of ranks, such as 1,8,64; default: powers of two up to all"},
-    {"played", OPTION_NUMBER, offsetof(Bench, played), .minimum = 1, .maximum = 100000,
+    {"simulated", OPTION_NUMBER, offsetof(Bench, simulated), .minimum = 1, .maximum = 100000,
      .value = "N", .default_text = "64", .modes = "scaling", .help = "simulated steps"},
     {"seed", OPTION_NUMBER, offsetof(Bench, seed), .minimum = 0, .maximum = INT64_MAX, .value = "N",
      .default_text = "1", .modes = "scaling", .help = "seed of the random step durations"},
@@ -79,8 +79,8 @@ static BenchStepOptions step_options(const Bench *bench, const ConfigSources *so
                             .frames = (int)bench->frames,
                             .width = bench->size.width,
                             .height = bench->size.height,
-                            .ceilings = {.flops = 1e9 * (double)bench->peak_gflops,
-                                         .bytes = 1e9 * (double)bench->peak_gbps}};
+                            .peaks = {.flops = 1e9 * (double)bench->peak_gflops,
+                                      .bytes = 1e9 * (double)bench->peak_gbps}};
 }
 
 static Status run_step(const Bench *bench, Error *error) {
@@ -106,7 +106,7 @@ static Status run_scaling(const Bench *bench, Error *error) {
                                  .change_count = bench->cluster_set.count,
                                  .ranks = bench->ranks,
                                  .save_trace = bench->save_trace,
-                                 .played = bench->played,
+                                 .simulated_steps = bench->simulated,
                                  .seed = (uint64_t)bench->seed};
   if (!bench->cluster)
     return error_set(error, ERROR_USAGE, "bench scaling: --cluster FILE is missing");

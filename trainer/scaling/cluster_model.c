@@ -11,84 +11,98 @@
   { key, CONFIG_CHOICE, offsetof(Cluster, field), 0, 0, text, choices, help }
 
 static const ConfigKey KEYS[] = {
-    INT("node.count", node.count, 1, 65536, "1", "nodes there are"),
-    INT("node.ranks", node.ranks, 1, 1024, "1", "ranks (GPUs) of a node"),
+    INT("node.count", node.count, 1, 65536, "1", "number of nodes"),
+    INT("node.ranks", node.ranks, 1, 1024, "1", "ranks (GPUs) per node"),
     INT("node.cores", node.cores, 0, 65536, "0",
-        "cores that the ranks of a node share; 0: each has a device of its own"),
+        "cores shared by the ranks of a node; 0: each rank has its own device"),
     REAL("node.memory", node.memory, 0, 1e6, "0",
-         "memory bandwidth they share, GB/s; 0: never the limit"),
+         "memory bandwidth shared by the ranks of a node, GB/s; 0: unlimited"),
 
     CHOICE("device.times", device.times, "measured|roofline", "roofline",
-           "what an op takes: as measured here, or from its FLOPs and bytes and the numbers below"),
+           "time of an op: measured on this machine, or computed from FLOPs, bytes and the keys "
+           "below"),
     REAL("device.f32", device.f32, 1e-6, 1e6, "1", "peak in f32, TFLOP/s"),
     REAL("device.bf16", device.bf16, 1e-6, 1e6, "1", "peak in bf16, TFLOP/s"),
-    REAL("device.efficiency", device.efficiency, 1e-4, 1, "0.5", "share of the peak ops reach"),
+    REAL("device.efficiency", device.efficiency, 1e-4, 1, "0.5",
+         "share of the peak that ops reach"),
     REAL("device.memory", device.memory, 1e-6, 1e6, "1", "memory bandwidth, GB/s"),
     REAL("device.memory_efficiency", device.memory_efficiency, 1e-4, 1, "0.8",
-         "share of the memory bandwidth ops reach"),
-    REAL("device.launch_us", device.launch_us, 0, 1e6, "0", "cost of starting an op, microseconds"),
+         "share of the memory bandwidth that ops reach"),
+    REAL("device.launch_us", device.launch_us, 0, 1e6, "0",
+         "launch overhead of an op, microseconds"),
 
-    REAL("near.latency_us", near.latency_us, 0, 1e9, "0",
-         "of a message between ranks of a node, microseconds"),
-    REAL("near.bandwidth", near.bandwidth, 1e-6, 1e9, "1",
-         "of a rank to others of its node, one way, as all-reduces reach it, GB/s"),
-    REAL("far.latency_us", far.latency_us, 0, 1e9, "0", "of a message between nodes, microseconds"),
-    REAL("far.bandwidth", far.bandwidth, 1e-6, 1e9, "1",
-         "of a network adapter, one way, as all-reduces reach it, GB/s"),
-    INT("far.adapters", far.adapters, 1, 1024, "1", "network adapters of a node"),
+    REAL("intra_node.latency_us", intra_node.latency_us, 0, 1e9, "0",
+         "latency of a message inside a node, microseconds"),
+    REAL("intra_node.bandwidth", intra_node.bandwidth, 1e-6, 1e9, "1",
+         "bandwidth of a rank inside its node, one way, as reached by all-reduces, GB/s"),
+    REAL("inter_node.latency_us", inter_node.latency_us, 0, 1e9, "0",
+         "latency of a message between nodes, microseconds"),
+    REAL("inter_node.bandwidth", inter_node.bandwidth, 1e-6, 1e9, "1",
+         "bandwidth of a network adapter, one way, as reached by all-reduces, GB/s"),
+    INT("inter_node.adapters", inter_node.adapters, 1, 1024, "1", "network adapters per node"),
 
     CHOICE("reduce.algorithm", reduce.algorithm, "ring|tree|doubling|hierarchical|best", "best",
-           "how gradients are all-reduced; best: the fastest for the size"),
+           "all-reduce algorithm; best: the fastest for the message size"),
     REAL("reduce.call_us", reduce.call_us, 0, 1e9, "0",
-         "fixed cost of an all-reduce, microseconds"),
+         "fixed overhead of an all-reduce, microseconds"),
     REAL("reduce.interference", reduce.interference, 0, 0.99, "0",
-         "share by which computing slows down while an all-reduce is under way"),
+         "share by which an all-reduce slows down computation"),
 
     REAL("step.spread", step.spread, 0, 10, "0",
-         "standard deviation of the logarithm of a rank's time to compute a step"),
+         "standard deviation of the logarithm of a rank's computation time per step"),
     REAL("step.slow_share", step.slow_share, 0, 1, "0",
-         "share of a rank's steps that are stragglers"),
+         "share of a rank's steps in which it is a straggler"),
     REAL("step.slow_by", step.slow_by, 0, 1000, "0",
-         "how much longer a straggler computes, as a share"),
+         "how much longer a straggler computes, as a share of the step"),
     REAL("step.host_ms", step.host_ms, 0, 1e9, "0",
-         "work of each step beside its ops, the same on any number of ranks, milliseconds"),
+         "time of each step beside its ops, on any number of ranks, milliseconds"),
 
     REAL("storage.node_read", storage.node_read, 0, 1e9, "0",
-         "what a node reads of the data set, GB/s; 0: never the limit"),
+         "read rate of one node, GB/s; 0: unlimited"),
     REAL("storage.read", storage.read, 0, 1e9, "0",
-         "what all nodes together read, GB/s; 0: as above"),
+         "read rate of all nodes together, GB/s; 0: unlimited"),
     REAL("storage.copy", storage.copy, 0, 1e9, "0",
-         "copying a checkpoint aside, while all wait, GB/s; 0: takes no time"),
+         "rate of the checkpoint copy, for which all ranks wait, GB/s; 0: instant"),
     REAL("storage.write", storage.write, 0, 1e9, "0",
-         "writing it in the background, GB/s; 0: takes no time"),
+         "rate of the background checkpoint write, GB/s; 0: instant"),
 
     REAL("failure.node_hours", failure.node_hours, 0, 1e12, "0",
-         "mean time between the failures of one node, hours; 0: it never fails"),
+         "mean time between failures of one node, hours; 0: no failures"),
     REAL("failure.restart", failure.restart, 0, 1e9, "0",
-         "from a failure to the first step after it, seconds"),
+         "time from a failure to the next step, seconds"),
 };
 
-const ConfigSchema cluster_schema = {KEYS, sizeof KEYS / sizeof *KEYS, NULL, "--cluster-set"};
+static const ConfigRenamed RENAMED[] = {
+    {"near.latency_us", "intra_node.latency_us"}, {"near.bandwidth", "intra_node.bandwidth"},
+    {"far.latency_us", "inter_node.latency_us"},  {"far.bandwidth", "inter_node.bandwidth"},
+    {"far.adapters", "inter_node.adapters"},
+};
+
+const ConfigSchema cluster_schema = {.keys = KEYS,
+                                     .count = sizeof KEYS / sizeof *KEYS,
+                                     .option = "--cluster-set",
+                                     .renamed = RENAMED,
+                                     .renamed_count = sizeof RENAMED / sizeof *RENAMED};
 
 Status cluster_load(const char *path, const char *const *changes, int change_count,
                     Cluster *cluster, Error *error) {
   Status status = OK;
   Cluster loaded;
-  ConfigPlaces *places = config_places_put_aside(); /* of a config that is simulated on it */
+  ConfigSources *sources = config_sources_new();
   TRY(config_set_defaults(&cluster_schema, &loaded, error));
-  TRY(config_load(&cluster_schema, path, &loaded, error));
+  TRY(config_load(&cluster_schema, path, &loaded, sources, error));
   for (int i = 0; i < change_count; i++)
-    TRY(config_assign(&cluster_schema, changes[i], &loaded, error));
+    TRY(config_assign(&cluster_schema, changes[i], &loaded, sources, error));
   if (loaded.device.times == OP_TIMES_ROOFLINE && loaded.node.cores > 0)
-    TRY(config_error("node.cores", error,
+    TRY(config_error(sources, "node.cores", error,
                      "%lld shared cores need device.times: measured; allowed: 0",
                      (long long)loaded.node.cores));
   if (loaded.step.slow_share > 0 && loaded.step.slow_by <= 0)
-    TRY(config_error("step.slow_share", error, "%g needs step.slow_by above 0",
+    TRY(config_error(sources, "step.slow_share", error, "%g needs step.slow_by above 0",
                      loaded.step.slow_share));
   *cluster = loaded;
 done:
-  config_places_put_back(places);
+  config_sources_free(sources);
   return status;
 }
 
@@ -108,31 +122,31 @@ Status cluster_check_ranks(const Cluster *cluster, int ranks, Error *error) {
 
 /* --- Messages --------------------------------------------------------------------------------- */
 
-/* Where an all-reduce runs: seconds and bytes per second. */
+/* The links of an all-reduce, in seconds and bytes per second. */
 typedef struct Links {
-  int ranks, nodes, local; /* local: ranks of a node */
-  double near_alpha, near_rate, far_alpha;
-  double far_rate; /* of a whole node */
+  int ranks, nodes, local; /* local: ranks per node */
+  double intra_alpha, intra_rate, inter_alpha;
+  double inter_rate; /* all adapters of a node */
 } Links;
 
-/* How many ranks of a node there are for each that its cores can run at once. */
+/* Ranks per node divided by the ranks that its cores can run at once; at least 1. */
 static double turns(const Cluster *cluster, int ranks, int64_t threads) {
   int local = ranks / cluster_nodes(cluster, ranks);
   if (cluster->node.cores == 0) return 1;
   return fmax(1, (double)(local * threads) / (double)cluster->node.cores);
 }
 
-/* Where ranks take turns on cores, so do their messages. */
+/* Ranks that share cores also share them for their messages. */
 static Links links_of(const Cluster *cluster, int ranks) {
   int nodes = cluster_nodes(cluster, ranks);
   return (Links){
       .ranks = ranks,
       .nodes = nodes,
       .local = ranks / nodes,
-      .near_alpha = cluster->near.latency_us * 1e-6,
-      .near_rate = cluster->near.bandwidth * 1e9 / turns(cluster, ranks, 1),
-      .far_alpha = cluster->far.latency_us * 1e-6,
-      .far_rate = cluster->far.bandwidth * (double)cluster->far.adapters * 1e9,
+      .intra_alpha = cluster->intra_node.latency_us * 1e-6,
+      .intra_rate = cluster->intra_node.bandwidth * 1e9 / turns(cluster, ranks, 1),
+      .inter_alpha = cluster->inter_node.latency_us * 1e-6,
+      .inter_rate = cluster->inter_node.bandwidth * (double)cluster->inter_node.adapters * 1e9,
   };
 }
 
@@ -142,26 +156,26 @@ static int levels(int count) {
   return bits;
 }
 
-/* Latencies along a path down (or up) a tree over all ranks. */
+/* The sum of latencies along a path of a tree over all ranks. */
 static double tree_latency(const Links *links) {
-  return levels(links->local) * links->near_alpha + levels(links->nodes) * links->far_alpha;
+  return levels(links->local) * links->intra_alpha + levels(links->nodes) * links->inter_alpha;
 }
 
-/* The slowest link that every byte has to pass. */
+/* The bandwidth of the slowest link that every byte passes. */
 static double slowest_rate(const Links *links) {
-  if (links->nodes == 1) return links->near_rate;
-  if (links->local == 1) return links->far_rate;
-  return fmin(links->near_rate, links->far_rate);
+  if (links->nodes == 1) return links->intra_rate;
+  if (links->local == 1) return links->inter_rate;
+  return fmin(links->intra_rate, links->inter_rate);
 }
 
-/* Of `count` members; `alpha` is the mean of a hop's. */
+/* A ring all-reduce of `count` members; `alpha` is the mean latency of a hop. */
 static double ring(int count, double bytes, double alpha, double rate) {
   return 2.0 * (count - 1) * (alpha + bytes / count / rate);
 }
 
 static double flat_ring(const Links *links, double bytes) {
-  int n = links->ranks, far_hops = links->nodes > 1 ? links->nodes : 0;
-  double alpha = ((n - far_hops) * links->near_alpha + far_hops * links->far_alpha) / n;
+  int n = links->ranks, inter_hops = links->nodes > 1 ? links->nodes : 0;
+  double alpha = ((n - inter_hops) * links->intra_alpha + inter_hops * links->inter_alpha) / n;
   return ring(n, bytes, alpha, slowest_rate(links));
 }
 
@@ -169,19 +183,19 @@ static double tree(const Links *links, double bytes) {
   return 2 * (tree_latency(links) + bytes / slowest_rate(links));
 }
 
-/* All ranks of a node send at once on the far levels: they share its adapters. */
+/* On the inter-node levels all ranks of a node send at once, and share its adapters. */
 static double doubling(const Links *links, double bytes) {
-  return tree_latency(links) + levels(links->local) * bytes / links->near_rate +
-         levels(links->nodes) * bytes * links->local / links->far_rate;
+  return tree_latency(links) + levels(links->local) * bytes / links->intra_rate +
+         levels(links->nodes) * bytes * links->local / links->inter_rate;
 }
 
 static double hierarchical(const Links *links, double bytes) {
   int nodes = links->nodes, local = links->local;
-  double inside = local > 1 ? ring(local, bytes, links->near_alpha, links->near_rate) : 0;
+  double inside = local > 1 ? ring(local, bytes, links->intra_alpha, links->intra_rate) : 0;
   if (nodes == 1) return inside;
-  double part = bytes / local, rate = links->far_rate / local;
-  double by_ring = ring(nodes, part, links->far_alpha, rate);
-  double by_tree = 2 * (levels(nodes) * links->far_alpha + part / rate);
+  double part = bytes / local, rate = links->inter_rate / local;
+  double by_ring = ring(nodes, part, links->inter_alpha, rate);
+  double by_tree = 2 * (levels(nodes) * links->inter_alpha + part / rate);
   return inside + fmin(by_ring, by_tree);
 }
 
@@ -224,8 +238,8 @@ const char *reduction_name(Reduction reduction) {
 
 /* --- Ops -------------------------------------------------------------------------------------- */
 
-/* Ranks take turns on the cores; those that run at once share the memory, but for ops that alone
- * move more than it gives: they work from a core's own cache. */
+/* The time of a measured op on shared cores. Ranks that run at once share the memory bandwidth,
+ * except in ops that move more than it when alone: these run from a cache. */
 static double shared_seconds(const Cluster *cluster, const StepTrace *trace, const TraceOp *op,
                              int ranks) {
   if (cluster->node.cores == 0) return op->seconds;

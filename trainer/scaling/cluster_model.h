@@ -1,8 +1,9 @@
-/* A cluster, as a file describes it (configs/clusters/NAME.yaml), and what an all-reduce and an op
- * take on it.
+/* A model of a cluster, read from a file (configs/clusters/NAME.yaml), and the times of all-reduces
+ * and ops on it.
  *
- * A message of S bytes takes alpha + S / B seconds: a latency and a bandwidth per kind of link,
- * near (inside a node) and far (between nodes); what adding two numbers takes is part of B. */
+ * A message of S bytes takes alpha + S / B seconds. Latency alpha and bandwidth B differ for links
+ * inside a node (intra-node) and between nodes (inter-node); B includes the time of the additions.
+ */
 #ifndef CELFORGE_TRAINER_SCALING_CLUSTER_MODEL_H
 #define CELFORGE_TRAINER_SCALING_CLUSTER_MODEL_H
 
@@ -29,20 +30,20 @@ typedef struct Cluster {
     int times;         /* an OpTimes */
     double f32, bf16;  /* TFLOP/s */
     double memory;     /* GB/s */
-    double efficiency; /* the share of f32 or bf16 that ops reach, and of memory: */
+    double efficiency; /* share of the peak that ops reach, and of memory: */
     double memory_efficiency, launch_us;
   } device;
   struct {
     double latency_us, bandwidth; /* GB/s of a rank, one way */
-  } near;
+  } intra_node;
   struct {
     double latency_us, bandwidth; /* GB/s of an adapter, one way */
     int64_t adapters;             /* of a node */
-  } far;
+  } inter_node;
   struct {
     int algorithm; /* a Reduction */
     double call_us;
-    double interference; /* share by which computing slows down meanwhile */
+    double interference; /* share by which an all-reduce slows down computation */
   } reduce;
   struct {
     double spread;              /* standard deviation of the logarithm */
@@ -60,11 +61,12 @@ typedef struct Cluster {
 
 extern const ConfigSchema cluster_schema;
 
-/* The file, then `changes` ("storage.read=0") over it. ERROR_USAGE with file, line and column. */
+/* Loads the file, then applies `changes` ("storage.read=0"). ERROR_USAGE with file, line and
+ * column. */
 Status cluster_load(const char *path, const char *const *changes, int change_count,
                     Cluster *cluster, Error *error);
-/* Ranks fill nodes one after the other: fewer than a node holds, or whole nodes, as many as there
- * are; ERROR_USAGE otherwise. */
+/* Accepts a part of one node, or whole nodes up to all of them; ERROR_USAGE otherwise. */
+
 Status cluster_check_ranks(const Cluster *cluster, int ranks, Error *error);
 int cluster_nodes(const Cluster *cluster, int ranks);
 
@@ -77,24 +79,23 @@ int cluster_nodes(const Cluster *cluster, int ranks);
  *   hierarchical  ring reduce-scatter and all-gather inside nodes, between them each of g ranks
  *                 reduces S / g with its peers by the faster of ring and tree
  *
- * The trees and doubling take near links first, far ones for the last ceil(log2 N) levels. A ring
- * or tree over nodes goes at the pace of its slowest link: near, or all adapters of a node
- * together. Near links are slower by the ranks there are for each core, where they share cores.
- * `reduce.call_us` comes on top. One rank: 0. */
+ * Trees and doubling use intra-node links first and inter-node links for the last ceil(log2 N)
+ * levels. B of a ring or tree over several nodes is that of its slowest link: intra-node, or all
+ * adapters of a node together. Where ranks share cores, intra-node links are slower by the number
+ * of ranks per core. `reduce.call_us` is added. 0 for one rank. */
 double cluster_reduce_seconds(const Cluster *cluster, Reduction reduction, int ranks, double bytes);
-/* By the cluster's reduce.algorithm. */
+/* The same, with the cluster's reduce.algorithm. */
 double cluster_all_reduce_seconds(const Cluster *cluster, int ranks, double bytes);
-/* Every rank's `bytes` to every rank by recursive doubling, ceil(log2 n) alpha + (n-1) bytes / B
- * (Thakur et al. 2005): the step's agreement whether to stop. */
+/* Seconds of an all-gather of `bytes` per rank by recursive doubling, ceil(log2 n) alpha + (n-1)
+ * bytes / B (Thakur et al. 2005): at the end of each step ranks gather the stop flag. */
 double cluster_all_gather_seconds(const Cluster *cluster, int ranks, double bytes);
 
-/* Seconds of an op of `trace` when `ranks` of the cluster compute.
+/* Seconds of an op of `trace` while `ranks` of the cluster compute.
  *
- *   measured   the trace's own time; where ranks of a node share its cores and memory
- *              (node.cores > 0) no less than their traffic at node.memory takes (but for ops that
- *              alone exceed it, from a cache), times ranks over cores where there are more
- *   roofline   max(FLOPs / (peak * efficiency), bytes / (memory * memory_efficiency)) + launch
- *              (Williams, Waterman & Patterson 2009) */
+ *   measured   the measured time. Where ranks of a node share its cores and memory (node.cores >
+ * 0): at least their traffic at node.memory (except ops that exceed it when alone, which run from a
+ * cache), times ranks per core where that is above 1 roofline   max(FLOPs / (peak * efficiency),
+ * bytes / (memory * memory_efficiency)) + launch (Williams, Waterman & Patterson 2009) */
 double cluster_op_seconds(const Cluster *cluster, const StepTrace *trace, const TraceOp *op,
                           int ranks);
 

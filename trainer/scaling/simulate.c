@@ -7,185 +7,188 @@
 #include "base/random.h"
 #include "trainer/scaling/goodput.h"
 
-/* --- The trace as work between events --------------------------------------------------------- */
+/* --- The trace as segments of computation ----------------------------------------------------- */
 
-typedef enum Event { EVENT_REDUCE, EVENT_WAIT, EVENT_END } Event;
+typedef enum SegmentEnd { END_ALL_REDUCE, END_WAIT, END_STEP } SegmentEnd;
 
-/* Computing, then an event. */
-typedef struct Stretch {
-  double work; /* seconds of a rank with factor 1 and nothing under way */
-  Event event;
-} Stretch;
+/* Computation up to the next event of a rank. */
+typedef struct Segment {
+  double work; /* seconds of a rank with factor 1, without interference */
+  SegmentEnd end;
+} Segment;
 
-typedef struct Plot {
+typedef struct SegmentList {
   int count, capacity;
-  Stretch *stretches;
+  Segment *segments;
   int reduces, reduce_capacity;
   double *reduce_seconds; /* of each all-reduce */
-} Plot;
+} SegmentList;
 
-static void add_stretch(Plot *plot, double *work, Event event) {
-  MEM_PUSH_SLOT(plot->stretches, plot->count, plot->capacity);
-  plot->stretches[plot->count++] = (Stretch){*work, event};
+static void add_segment(SegmentList *list, double *work, SegmentEnd end) {
+  MEM_PUSH_SLOT(list->segments, list->count, list->capacity);
+  list->segments[list->count++] = (Segment){*work, end};
   *work = 0;
 }
 
-static void free_plot(Plot *plot) {
-  free(plot->stretches);
-  free(plot->reduce_seconds);
+static void free_segments(SegmentList *list) {
+  free(list->segments);
+  free(list->reduce_seconds);
 }
 
-static Plot make_plot(const Cluster *cluster, const StepTrace *trace, int ranks) {
-  Plot plot = {0};
+static SegmentList make_segments(const Cluster *cluster, const StepTrace *trace, int ranks) {
+  SegmentList list = {0};
   double work = cluster->step.host_ms * 1e-3;
   for (int i = 0; i < trace->count; i++) {
     const TraceOp *op = &trace->ops[i];
-    if (ranks > 1 && op->waits) add_stretch(&plot, &work, EVENT_WAIT);
+    if (ranks > 1 && op->waits) add_segment(&list, &work, END_WAIT);
     work += cluster_op_seconds(cluster, trace, op, ranks);
     if (ranks == 1 || op->reduces <= 0) continue;
-    add_stretch(&plot, &work, EVENT_REDUCE);
-    MEM_PUSH_SLOT(plot.reduce_seconds, plot.reduces, plot.reduce_capacity);
-    plot.reduce_seconds[plot.reduces++] = cluster_all_reduce_seconds(cluster, ranks, op->reduces);
-    if (!trace->overlap) add_stretch(&plot, &work, EVENT_WAIT);
+    add_segment(&list, &work, END_ALL_REDUCE);
+    MEM_PUSH_SLOT(list.reduce_seconds, list.reduces, list.reduce_capacity);
+    list.reduce_seconds[list.reduces++] = cluster_all_reduce_seconds(cluster, ranks, op->reduces);
+    if (!trace->overlap) add_segment(&list, &work, END_WAIT);
   }
-  add_stretch(&plot, &work, EVENT_WAIT);
-  add_stretch(&plot, &work, EVENT_END);
-  return plot;
+  add_segment(&list, &work, END_WAIT);
+  add_segment(&list, &work, END_STEP);
+  return list;
 }
 
 /* --- Ranks ------------------------------------------------------------------------------------ */
 
 typedef struct RankState {
-  double factor;           /* of this step's computing */
-  int stretch;             /* that it is in */
+  double factor;           /* of this step's computation times */
+  int segment;             /* index of the current one */
   int started;             /* all-reduces it has reached */
-  double began;            /* its stretch or its wait, in seconds of the step */
+  double began;            /* start of its segment or wait, seconds into the step */
   double computed, waited; /* seconds */
 } RankState;
 
-/* A heap of the ranks that compute, by where their stretch ends on the clock of work, which runs
- * slower than time while an all-reduce is under way; equal ends by rank. */
-typedef struct Waking {
+/* An entry in the heap of computing ranks: when the rank's segment ends on the clock of work, which
+ * runs slower than time during an all-reduce. Ties are broken by rank. */
+typedef struct WakeUp {
   double work;
   int rank;
-} Waking;
+} WakeUp;
 
-typedef struct Play {
-  const Plot *plot;
+typedef struct Simulator {
+  const SegmentList *list;
   int count;
   RankState *ranks;
   int heap_count;
-  Waking *heap;
+  WakeUp *heap;
   int waiting_count;
-  int *waiting;        /* ranks at an EVENT_WAIT */
-  int *arrived;        /* by all-reduce: ranks that have reached it */
-  int done;            /* all-reduces ended */
-  bool busy;           /* all-reduce number `done` is under way */
-  double channel_ends; /* when */
+  int *waiting;        /* ranks that wait for all-reduces */
+  int *arrived;        /* ranks that have reached each all-reduce */
+  int done;            /* completed all-reduces */
+  bool busy;           /* all-reduce number `done` is running */
+  double channel_ends; /* when it completes */
   double now, work;    /* both clocks */
   double slow;         /* work a second while the channel is busy */
   double busy_seconds;
-} Play;
+} Simulator;
 
-static bool earlier(Waking a, Waking b) {
+static bool earlier(WakeUp a, WakeUp b) {
   return a.work < b.work || (a.work == b.work && a.rank < b.rank);
 }
 
-static void heap_push(Play *play, Waking item) {
-  int place = play->heap_count++;
-  while (place > 0 && earlier(item, play->heap[(place - 1) / 2])) {
-    play->heap[place] = play->heap[(place - 1) / 2];
+static void heap_push(Simulator *simulator, WakeUp item) {
+  int place = simulator->heap_count++;
+  while (place > 0 && earlier(item, simulator->heap[(place - 1) / 2])) {
+    simulator->heap[place] = simulator->heap[(place - 1) / 2];
     place = (place - 1) / 2;
   }
-  play->heap[place] = item;
+  simulator->heap[place] = item;
 }
 
-static Waking heap_pop(Play *play) {
-  Waking top = play->heap[0], last = play->heap[--play->heap_count];
+static WakeUp heap_pop(Simulator *simulator) {
+  WakeUp top = simulator->heap[0], last = simulator->heap[--simulator->heap_count];
   int place = 0;
-  for (int child = 1; child < play->heap_count; child = 2 * place + 1) {
-    if (child + 1 < play->heap_count && earlier(play->heap[child + 1], play->heap[child])) child++;
-    if (!earlier(play->heap[child], last)) break;
-    play->heap[place] = play->heap[child];
+  for (int child = 1; child < simulator->heap_count; child = 2 * place + 1) {
+    if (child + 1 < simulator->heap_count &&
+        earlier(simulator->heap[child + 1], simulator->heap[child]))
+      child++;
+    if (!earlier(simulator->heap[child], last)) break;
+    simulator->heap[place] = simulator->heap[child];
     place = child;
   }
-  play->heap[place] = last;
+  simulator->heap[place] = last;
   return top;
 }
 
-static void begin_stretch(Play *play, int rank) {
-  RankState *state = &play->ranks[rank];
-  state->began = play->now;
-  double work = play->plot->stretches[state->stretch].work * state->factor;
-  heap_push(play, (Waking){play->work + work, rank});
+static void begin_segment(Simulator *simulator, int rank) {
+  RankState *state = &simulator->ranks[rank];
+  state->began = simulator->now;
+  double work = simulator->list->segments[state->segment].work * state->factor;
+  heap_push(simulator, (WakeUp){simulator->work + work, rank});
 }
 
-/* Starts the all-reduce whose turn it is once every rank has reached it. */
-static void start_reduce(Play *play) {
-  if (play->busy || play->done == play->plot->reduces) return;
-  if (play->arrived[play->done] < play->count) return;
-  double seconds = play->plot->reduce_seconds[play->done];
-  play->busy = true;
-  play->channel_ends = play->now + seconds;
-  play->busy_seconds += seconds;
+/* Starts the next all-reduce in order if every rank has reached it. */
+static void start_reduce(Simulator *simulator) {
+  if (simulator->busy || simulator->done == simulator->list->reduces) return;
+  if (simulator->arrived[simulator->done] < simulator->count) return;
+  double seconds = simulator->list->reduce_seconds[simulator->done];
+  simulator->busy = true;
+  simulator->channel_ends = simulator->now + seconds;
+  simulator->busy_seconds += seconds;
 }
 
-static void end_reduce(Play *play) {
+static void end_reduce(Simulator *simulator) {
   int kept = 0;
-  play->busy = false;
-  play->done++;
-  for (int i = 0; i < play->waiting_count; i++) {
-    int rank = play->waiting[i];
-    RankState *state = &play->ranks[rank];
-    if (state->started > play->done) {
-      play->waiting[kept++] = rank;
+  simulator->busy = false;
+  simulator->done++;
+  for (int i = 0; i < simulator->waiting_count; i++) {
+    int rank = simulator->waiting[i];
+    RankState *state = &simulator->ranks[rank];
+    if (state->started > simulator->done) {
+      simulator->waiting[kept++] = rank;
       continue;
     }
-    state->waited += play->now - state->began;
-    state->stretch++;
-    begin_stretch(play, rank);
+    state->waited += simulator->now - state->began;
+    state->segment++;
+    begin_segment(simulator, rank);
   }
-  play->waiting_count = kept;
-  start_reduce(play);
+  simulator->waiting_count = kept;
+  start_reduce(simulator);
 }
 
-static void end_stretch(Play *play, int rank) {
-  RankState *state = &play->ranks[rank];
-  const Stretch *stretch = &play->plot->stretches[state->stretch];
-  state->computed += play->now - state->began;
-  state->began = play->now;
-  if (stretch->event == EVENT_END) return;
-  if (stretch->event == EVENT_WAIT && state->started > play->done) {
-    play->waiting[play->waiting_count++] = rank;
+static void end_segment(Simulator *simulator, int rank) {
+  RankState *state = &simulator->ranks[rank];
+  const Segment *segment = &simulator->list->segments[state->segment];
+  state->computed += simulator->now - state->began;
+  state->began = simulator->now;
+  if (segment->end == END_STEP) return;
+  if (segment->end == END_WAIT && state->started > simulator->done) {
+    simulator->waiting[simulator->waiting_count++] = rank;
     return;
   }
-  bool reduces = stretch->event == EVENT_REDUCE;
-  state->stretch++;
-  begin_stretch(play, rank);
+  bool reduces = segment->end == END_ALL_REDUCE;
+  state->segment++;
+  begin_segment(simulator, rank);
   if (!reduces) return;
-  play->arrived[state->started++]++;
-  start_reduce(play);
+  simulator->arrived[state->started++]++;
+  start_reduce(simulator);
 }
 
-/* Both clocks to the next event, which is either the channel's or a rank's. */
-static void next_event(Play *play) {
-  double rate = play->busy ? play->slow : 1, at = HUGE_VAL;
-  if (play->heap_count > 0) at = play->now + fmax(0, play->heap[0].work - play->work) / rate;
-  if (play->busy && play->channel_ends <= at) {
-    play->work += (play->channel_ends - play->now) * rate;
-    play->now = play->channel_ends;
-    end_reduce(play);
+/* Advances both clocks to the next event: the end of an all-reduce or of a rank's segment. */
+static void next_event(Simulator *simulator) {
+  double rate = simulator->busy ? simulator->slow : 1, at = HUGE_VAL;
+  if (simulator->heap_count > 0)
+    at = simulator->now + fmax(0, simulator->heap[0].work - simulator->work) / rate;
+  if (simulator->busy && simulator->channel_ends <= at) {
+    simulator->work += (simulator->channel_ends - simulator->now) * rate;
+    simulator->now = simulator->channel_ends;
+    end_reduce(simulator);
     return;
   }
-  Waking waking = heap_pop(play);
-  play->now = at;
-  play->work = waking.work;
-  end_stretch(play, waking.rank);
+  WakeUp wake_up = heap_pop(simulator);
+  simulator->now = at;
+  simulator->work = wake_up.work;
+  end_segment(simulator, wake_up.rank);
 }
 
 /* --- Steps ------------------------------------------------------------------------------------ */
 
-static double draw_factor(const Cluster *cluster, uint64_t seed, int rank, int step) {
+static double random_factor(const Cluster *cluster, uint64_t seed, int rank, int step) {
   double spread = cluster->step.spread, share = cluster->step.slow_share;
   if (spread <= 0 && share <= 0) return 1;
   Random random = random_stream(seed, RANDOM_SIMULATION, (uint64_t)rank, (uint32_t)step);
@@ -193,33 +196,34 @@ static double draw_factor(const Cluster *cluster, uint64_t seed, int rank, int s
   return random_uniform(&random) < share ? usual * (1 + cluster->step.slow_by) : usual;
 }
 
-/* From the moment that all ranks begin; adds to the result's sums. */
-static double play_step(Play *play, const Cluster *cluster, uint64_t seed, int step,
-                        SimulationResult *sums) {
+/* Simulates one step from the common start of all ranks. Adds its times to `sums`, returns its
+ * seconds. */
+static double simulate_step(Simulator *simulator, const Cluster *cluster, uint64_t seed, int step,
+                            SimulationResult *sums) {
   double mean = 0, waited = HUGE_VAL;
-  play->now = play->work = 0;
-  play->done = 0;
-  play->busy = false;
-  play->heap_count = play->waiting_count = 0;
-  for (int k = 0; k < play->plot->reduces; k++) play->arrived[k] = 0;
-  for (int rank = 0; rank < play->count; rank++) {
-    play->ranks[rank] = (RankState){.factor = draw_factor(cluster, seed, rank, step)};
-    begin_stretch(play, rank);
+  simulator->now = simulator->work = 0;
+  simulator->done = 0;
+  simulator->busy = false;
+  simulator->heap_count = simulator->waiting_count = 0;
+  for (int k = 0; k < simulator->list->reduces; k++) simulator->arrived[k] = 0;
+  for (int rank = 0; rank < simulator->count; rank++) {
+    simulator->ranks[rank] = (RankState){.factor = random_factor(cluster, seed, rank, step)};
+    begin_segment(simulator, rank);
   }
-  while (play->heap_count > 0 || play->busy) next_event(play);
-  for (int rank = 0; rank < play->count; rank++) {
-    const RankState *state = &play->ranks[rank];
-    mean += state->computed / play->count;
+  while (simulator->heap_count > 0 || simulator->busy) next_event(simulator);
+  for (int rank = 0; rank < simulator->count; rank++) {
+    const RankState *state = &simulator->ranks[rank];
+    mean += state->computed / simulator->count;
     waited = fmin(waited, state->waited);
   }
-  double agreement = cluster_all_gather_seconds(cluster, play->count, sizeof(int64_t));
+  double agreement = cluster_all_gather_seconds(cluster, simulator->count, sizeof(int64_t));
   sums->compute += mean;
-  sums->straggling += fmax(0, play->now - waited - mean);
+  sums->straggling += fmax(0, simulator->now - waited - mean);
   sums->exposed += waited + agreement;
-  return play->now + agreement;
+  return simulator->now + agreement;
 }
 
-/* What reading a step's clips takes the slowest reader. */
+/* Seconds in which the slowest node reads the clips of one step. */
 static double read_seconds(const Cluster *cluster, const StepTrace *trace, int ranks) {
   double bytes = (double)trace->clips * trace->clip_bytes, seconds = 0;
   int nodes = cluster_nodes(cluster, ranks);
@@ -230,8 +234,8 @@ static double read_seconds(const Cluster *cluster, const StepTrace *trace, int r
   return seconds;
 }
 
-/* Clips are read ahead in the background, as many steps' worth as there is room for: the reading of
- * a step's begins when the step that many before it has taken its own. */
+/* Returns how long a step waits for its clips. They are prefetched for a fixed number of steps:
+ * reading the clips of a step starts when the step that many before it has taken its own. */
 static double wait_for_data(const StepTrace *trace, double reading, int step, double now,
                             double *taken, double *ready) {
   int ahead = (int)fmin(fmax(1, trace->batches_ahead), step + 1); /* beyond it nothing was taken */
@@ -242,14 +246,14 @@ static double wait_for_data(const StepTrace *trace, double reading, int step, do
   return wait;
 }
 
-static void play_steps(Play *play, const Cluster *cluster, const StepTrace *trace,
-                       const SimulationOptions *options, SimulationResult *sums) {
+static void simulate_steps(Simulator *simulator, const Cluster *cluster, const StepTrace *trace,
+                           const SimulationOptions *options, SimulationResult *sums) {
   double reading = read_seconds(cluster, trace, options->ranks), now = 0, ready = 0;
   double *taken = mem_new((size_t)options->steps, sizeof *taken);
   for (int step = 0; step < options->steps; step++) {
     double wait = wait_for_data(trace, reading, step, now, taken, &ready);
-    double seconds = play_step(play, cluster, options->seed, step, sums);
-    if (step > 0) sums->data += wait; /* the first one's is the start's, not the steps' */
+    double seconds = simulate_step(simulator, cluster, options->seed, step, sums);
+    if (step > 0) sums->data += wait; /* the wait of the first step belongs to start-up */
     now += wait + seconds;
   }
   free(taken);
@@ -257,10 +261,9 @@ static void play_steps(Play *play, const Cluster *cluster, const StepTrace *trac
 
 /* --- Checkpoints and failures ----------------------------------------------------------------- */
 
-/* A checkpoint is copied aside while all wait, then written in the background; the copy waits for
- * the one before to be written. What is being written when a node fails is lost: the steps since
- * the checkpoint before are computed again, which costs a mean of the writing time per failure
- * more. */
+/* Adds the cost of checkpoints and failures. All ranks wait while a checkpoint is copied; it is
+ * written in the background, and the next copy waits for that. A checkpoint that is being written
+ * when a node fails is lost, so a failure costs, on average, the write time more. */
 static void add_checkpoints(const Cluster *cluster, const StepTrace *trace,
                             SimulationResult *result) {
   double hours = cluster->failure.node_hours, every = trace->checkpoint_every;
@@ -281,12 +284,12 @@ static void add_checkpoints(const Cluster *cluster, const StepTrace *trace,
   result->goodput = goodput_of(&failures);
 }
 
-static void average(SimulationResult *result, const Play *play, int steps) {
+static void average(SimulationResult *result, const Simulator *simulator, int steps) {
   result->compute /= steps;
   result->straggling /= steps;
   result->exposed /= steps;
   if (steps > 1) result->data /= steps - 1;
-  result->reducing = play->busy_seconds / steps;
+  result->reducing = simulator->busy_seconds / steps;
   result->step = result->compute + result->straggling + result->exposed + result->data;
 }
 
@@ -296,28 +299,32 @@ Status simulate(const Cluster *cluster, const StepTrace *trace, const Simulation
   if (status != OK) return status;
   if (cluster->device.times == OP_TIMES_MEASURED && !trace->measured)
     return error_set(error, ERROR_USAGE,
-                     "%s: none of its ops has a time, and the cluster asks for measured ones",
+                     "%s: no op has a measured time, but the cluster file has device.times: "
+                     "measured; profile the step, or set device.times: roofline",
                      trace->name);
   size_t count = (size_t)options->ranks;
   SimulationResult result = {
       .ranks = options->ranks, .nodes = cluster_nodes(cluster, options->ranks), .goodput = 1};
-  Plot plot = make_plot(cluster, trace, options->ranks);
-  Play play = {.plot = &plot,
-               .count = options->ranks,
-               .ranks = mem_new(count, sizeof *play.ranks),
-               .heap = mem_new(count, sizeof *play.heap),
-               .waiting = mem_new(count, sizeof *play.waiting),
-               .arrived = mem_new((size_t)plot.reduces + 1, sizeof *play.arrived),
-               .slow = 1 - cluster->reduce.interference};
-  play_steps(&play, cluster, trace, options, &result);
-  average(&result, &play, options->steps);
-  free(play.ranks);
-  free(play.heap);
-  free(play.waiting);
-  free(play.arrived);
-  free_plot(&plot);
+  SegmentList list = make_segments(cluster, trace, options->ranks);
+  Simulator simulator = {.list = &list,
+                         .count = options->ranks,
+                         .ranks = mem_new(count, sizeof *simulator.ranks),
+                         .heap = mem_new(count, sizeof *simulator.heap),
+                         .waiting = mem_new(count, sizeof *simulator.waiting),
+                         .arrived = mem_new((size_t)list.reduces + 1, sizeof *simulator.arrived),
+                         .slow = 1 - cluster->reduce.interference};
+  simulate_steps(&simulator, cluster, trace, options, &result);
+  average(&result, &simulator, options->steps);
+  free(simulator.ranks);
+  free(simulator.heap);
+  free(simulator.waiting);
+  free(simulator.arrived);
+  free_segments(&list);
   if (!(result.step > 0))
-    return error_set(error, ERROR_USAGE, "%s: its ops take no time on this cluster", trace->name);
+    return error_set(
+        error, ERROR_USAGE,
+        "%s: all ops take 0 seconds on this cluster; check device.* in the cluster file",
+        trace->name);
   add_checkpoints(cluster, trace, &result);
   result.step += result.checkpoint;
   result.clips_per_second = (double)trace->clips * result.ranks / result.step;

@@ -15,7 +15,7 @@ static Config small_config(const char *const *assignments) {
   Config config;
   assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
   for (; *assignments; assignments++)
-    if (config_assign(&config_schema, *assignments, &config, &error) != OK)
+    if (config_assign(&config_schema, *assignments, &config, NULL, &error) != OK)
       fail_msg("%s", error.message);
   return config;
 }
@@ -30,14 +30,14 @@ static Sums trace_model(const char *gradients, int micro_batches) {
   Config config = small_config((const char *const[]){
       "model.channels=4", "model.blocks=1", "model.image_channels=4", "model.image_layers=2",
       "model.video_channels=4", "model.video_layers=2", "comm.bucket_mib=0.01", gradients, NULL});
-  ModelOptions options = {
+  GanOptions options = {
       .shape = {3, 32, 32, 3, 32, 32}, .micro_batches = micro_batches, .all_reduce = true};
   Backend *backend = NULL;
-  Model *model = NULL;
+  Gan *model = NULL;
   StepTrace trace;
   Sums sums = {0};
   if (backend_cpu_new(1, &backend, &error) != OK) fail_msg("%s", error.message);
-  if (model_plan(&config, backend, &options, &model, &error) != OK) fail_msg("%s", error.message);
+  if (gan_plan(&config, backend, &options, &model, &error) != OK) fail_msg("%s", error.message);
   step_trace_of_model(model, &trace);
   for (int i = 0; i < trace.count; i++) {
     const TraceOp *op = &trace.ops[i];
@@ -46,15 +46,15 @@ static Sums trace_model(const char *gradients, int micro_batches) {
     sums.bytes += op->reduces;
     if (op->reduces > 0) sums.reduces++, sums.pending++;
   }
-  double wanted = model_cost(model, 0).flops;
+  double wanted = gan_cost(model, 0).flops;
   if (micro_batches == 1) assert_true(fabs(sums.flops - wanted) <= 1e-9 * wanted);
   assert_int_equal(trace.clips, config.train.micro_batch * micro_batches);
   assert_false(trace.measured);
-  double numbers = (double)(model_generator(model)->total + model_discriminator(model)->total);
+  double numbers = (double)(gan_generator(model)->total + gan_discriminator(model)->total);
   double width = config.comm.gradients == PRECISION_BF16 ? 2 : 4;
   assert_true(sums.bytes == numbers * width);
   step_trace_free(&trace);
-  model_free(model);
+  gan_free(model);
   backend->free(backend);
   return sums;
 }

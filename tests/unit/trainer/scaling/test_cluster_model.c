@@ -1,5 +1,5 @@
 /* Cluster files, and what messages and ops take on a cluster: against closed forms, and a ring of
- * messages played one by one. */
+ * messages simulated one by one. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,20 +22,20 @@ static Cluster make_cluster(const char *const *assignments) {
   Cluster cluster;
   assert_int_equal(config_set_defaults(&cluster_schema, &cluster, &error), OK);
   for (; *assignments; assignments++)
-    if (config_assign(&cluster_schema, *assignments, &cluster, &error) != OK)
+    if (config_assign(&cluster_schema, *assignments, &cluster, NULL, &error) != OK)
       fail_msg("%s", error.message);
   return cluster;
 }
 
 static Cluster one_node(void) {
-  return make_cluster(
-      (const char *const[]){"node.ranks=1024", "near.latency_us=3", "near.bandwidth=20", NULL});
+  return make_cluster((const char *const[]){"node.ranks=1024", "intra_node.latency_us=3",
+                                            "intra_node.bandwidth=20", NULL});
 }
 
 static Cluster many_nodes(void) {
-  return make_cluster((const char *const[]){"node.count=64", "node.ranks=8", "near.latency_us=2",
-                                            "near.bandwidth=100", "far.latency_us=10",
-                                            "far.bandwidth=5", "far.adapters=4", NULL});
+  return make_cluster((const char *const[]){
+      "node.count=64", "node.ranks=8", "intra_node.latency_us=2", "intra_node.bandwidth=100",
+      "inter_node.latency_us=10", "inter_node.bandwidth=5", "inter_node.adapters=4", NULL});
 }
 
 static void assert_near(double value, double wanted, double relative) {
@@ -125,7 +125,7 @@ static void test_best_is_the_fastest(void **state) {
 static void test_infinite_bandwidth_leaves_latency(void **state) {
   (void)state;
   Cluster cluster = many_nodes();
-  cluster.near.bandwidth = cluster.far.bandwidth = 1e30;
+  cluster.intra_node.bandwidth = cluster.inter_node.bandwidth = 1e30;
   for (Reduction each = 0; each < REDUCTION_COUNT; each++)
     assert_near(cluster_reduce_seconds(&cluster, each, 64, 1e12),
                 cluster_reduce_seconds(&cluster, each, 64, 0), 1e-6);
@@ -136,7 +136,7 @@ static void test_infinite_bandwidth_leaves_latency(void **state) {
 /* In each of 2(n-1) rounds every rank sends a piece to the next and goes on when it has sent its
  * own and got the other's. Near links are as fast as far ones here: the formula takes the slowest
  * link's bandwidth. */
-static double play_ring(int n, int local, double near, double far, double piece) {
+static double simulate_ring(int n, int local, double near, double far, double piece) {
   double *at = mem_new((size_t)n, sizeof *at), *next = mem_new((size_t)n, sizeof *next), last = 0;
   for (int round = 0; round < 2 * (n - 1); round++) {
     for (int rank = 0; rank < n; rank++) {
@@ -152,14 +152,14 @@ static double play_ring(int n, int local, double near, double far, double piece)
   return last;
 }
 
-static void test_ring_played(void **state) {
+static void test_ring_message_by_message(void **state) {
   (void)state;
   Cluster cluster = many_nodes();
-  cluster.near.bandwidth = 20; /* as a node's four adapters */
+  cluster.intra_node.bandwidth = 20; /* as a node's four adapters */
   for (int n = 2; n <= 128; n *= 2) {
-    double bytes = 1e6 * n, played = play_ring(n, 8, 2e-6, 10e-6, 1e6 / 20e9);
+    double bytes = 1e6 * n, simulated = simulate_ring(n, 8, 2e-6, 10e-6, 1e6 / 20e9);
     double formula = cluster_reduce_seconds(&cluster, REDUCTION_RING, n, bytes);
-    assert_true(fabs(played - formula) <= 2 * 10e-6 + 1e-12); /* the mean, by a hop or two */
+    assert_true(fabs(simulated - formula) <= 2 * 10e-6 + 1e-12); /* the mean, by a hop or two */
   }
 }
 
@@ -221,8 +221,8 @@ static void test_bad_files(void **state) {
   (void)state;
   refuses("node:\n  count: 0\n", ":2:10: node.count: ");
   refuses("node:\n  rank: 8\n", ":2:3: node.rank: unknown key; did you mean");
-  refuses("near:\n  bandwidth: fast\n", ":2:14: near.bandwidth: ");
-  refuses("near:\n  bandwidth: 0\n", ":2:14: near.bandwidth: ");
+  refuses("intra_node:\n  bandwidth: fast\n", ":2:14: intra_node.bandwidth: ");
+  refuses("intra_node:\n  bandwidth: 0\n", ":2:14: intra_node.bandwidth: ");
   refuses("reduce:\n  algorithm: butterfly\n", ":2:14: reduce.algorithm: ");
   refuses("node:\n  cores: 2\n", ":2:10: node.cores: 2 shared cores need device.times: measured");
   refuses("step:\n  slow_share: 0.1\n", ":2:15: step.slow_share: ");
@@ -259,7 +259,7 @@ int main(void) {
       cmocka_unit_test(test_crossover),
       cmocka_unit_test(test_best_is_the_fastest),
       cmocka_unit_test(test_infinite_bandwidth_leaves_latency),
-      cmocka_unit_test(test_ring_played),
+      cmocka_unit_test(test_ring_message_by_message),
       cmocka_unit_test(test_roofline),
       cmocka_unit_test(test_shared_cores),
       cmocka_unit_test(test_bad_files),

@@ -1,5 +1,5 @@
 /* The simulated step: closed forms, random steps against a plain recursion over ranks, failures
- * against a run played failure by failure. */
+ * against a run simulated failure by failure. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -21,8 +21,10 @@ static Error error;
 static Cluster plain_cluster(void) {
   Cluster cluster;
   assert_int_equal(config_set_defaults(&cluster_schema, &cluster, &error), OK);
-  assert_int_equal(config_assign(&cluster_schema, "device.times=measured", &cluster, &error), OK);
-  assert_int_equal(config_assign(&cluster_schema, "reduce.algorithm=ring", &cluster, &error), OK);
+  assert_int_equal(config_assign(&cluster_schema, "device.times=measured", &cluster, NULL, &error),
+                   OK);
+  assert_int_equal(config_assign(&cluster_schema, "reduce.algorithm=ring", &cluster, NULL, &error),
+                   OK);
   cluster.node.ranks = 8;
   cluster.node.count = 128;
   return cluster;
@@ -74,7 +76,7 @@ static void test_one_rank_computes(void **state) {
 static void test_infinite_bandwidth(void **state) {
   (void)state;
   Cluster cluster = plain_cluster();
-  cluster.near.bandwidth = cluster.far.bandwidth = 1e30;
+  cluster.intra_node.bandwidth = cluster.inter_node.bandwidth = 1e30;
   StepTrace trace = TRACE({.seconds = 1}, {.reduces = 1e9}, {.seconds = 2, .waits = true});
   for (int ranks = 1; ranks <= 1024; ranks *= 2)
     assert_near(play(&cluster, &trace, ranks, 1).step, 3, 1e-9);
@@ -84,8 +86,8 @@ static void test_infinite_bandwidth(void **state) {
 static void test_without_overlap(void **state) {
   (void)state;
   Cluster cluster = plain_cluster();
-  cluster.near.latency_us = 7;
-  cluster.far.latency_us = 20;
+  cluster.intra_node.latency_us = 7;
+  cluster.inter_node.latency_us = 20;
   StepTrace trace = TRACE({.seconds = 1}, {.reduces = 3e8}, {.seconds = 2});
   trace.overlap = false;
   for (int ranks = 2; ranks <= 1024; ranks *= 2) {
@@ -185,7 +187,7 @@ static void test_checkpoints(void **state) {
 static void test_stragglers(void **state) {
   (void)state;
   Cluster cluster = plain_cluster();
-  cluster.near.bandwidth = cluster.far.bandwidth = 1e30;
+  cluster.intra_node.bandwidth = cluster.inter_node.bandwidth = 1e30;
   cluster.step.spread = 0.02;
   StepTrace trace = TRACE({.seconds = 1});
   assert_near(play(&cluster, &trace, 1, 4000).step, 1, 2e-3);
@@ -248,7 +250,7 @@ static void test_random_steps(void **state) {
     StepTrace trace = make_trace(NULL, 0);
     int count = 1 + (int)random_below(&random, 40), ranks = 2 + (int)random_below(&random, 7);
     if (number % 2) ranks = 8 * (1 + (int)random_below(&random, 8));
-    cluster.near.latency_us = 1e6 * 0.05 * random_uniform(&random) / ranks;
+    cluster.intra_node.latency_us = 1e6 * 0.05 * random_uniform(&random) / ranks;
     cluster.step.spread = 0.3 * random_uniform(&random);
     for (int i = 0; i < count; i++) {
       bool reduces = random_below(&random, 3) == 0;
@@ -321,7 +323,7 @@ static void test_failures_by_ranks(void **state) {
   StepTrace trace = TRACE({.seconds = 1});
   trace.state_bytes = 10e9;
   trace.checkpoint_every = 100;
-  cluster.near.bandwidth = cluster.far.bandwidth = 1e30;
+  cluster.intra_node.bandwidth = cluster.inter_node.bandwidth = 1e30;
   cluster.storage.copy = 5;
   cluster.storage.write = 1;
   cluster.failure.node_hours = 100;
