@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/bulk_memory.h"
 #include "base/memory.h"
 
 char *path_join(const char *folder, const char *name) {

@@ -1,33 +1,37 @@
 #include "base/progress.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/text.h"
 #include "base/thread.h"
 
 enum { BAR_CELLS = 20 };
 static const double REDRAW_SECONDS = 0.1, LOG_SECONDS = 10;
 
 struct Progress {
-  char *what;
-  int64_t first, total; /* total: -1 where it is not known */
-  double began, shown;  /* clock_seconds; shown: of the last line, 0 before */
-  /* What was last told, and whether a line in the log has said so. */
-  int64_t done;
-  bool has_record, logged;
-  MetricsRecord record;
+  char *task;
+  int64_t first, total, done; /* total: below 1 if unknown */
+  double began, shown;        /* clock_seconds; shown: of the last line, 0 before the first */
+  bool logged;                /* the log has a line for `done` */
+  ProgressDetails *details;   /* or NULL */
+  const void *context;
 };
 
-Progress *progress_new(const char *what, int64_t first, int64_t total) {
+Progress *progress_new(const char *task, int64_t first, int64_t total) {
   Progress *progress = mem_new(1, sizeof *progress);
-  progress->what = mem_string(what);
+  progress->task = mem_string(task);
   progress->first = progress->done = first;
   progress->total = total;
   progress->began = clock_seconds();
   return progress;
+}
+
+void progress_set_details(Progress *progress, ProgressDetails *details, const void *context) {
+  progress->details = details;
+  progress->context = context;
 }
 
 static void append_duration(Text *line, double seconds) {
@@ -38,25 +42,11 @@ static void append_duration(Text *line, double seconds) {
     text_append(line, "%lld:%02lld", s / 60, s % 60);
 }
 
-static void append_bar(Text *line, double share) {
-  int full = (int)(share * BAR_CELLS);
+static void append_bar(Text *line, double fraction) {
+  int full = (int)(fraction * BAR_CELLS);
   text_append(line, " [");
   for (int i = 0; i < BAR_CELLS; i++) text_append(line, i < full ? "=" : i == full ? ">" : " ");
   text_append(line, "]");
-}
-
-static void append_losses(Text *line, const MetricsRecord *record) {
-  static const struct {
-    Metric metric;
-    const char *name;
-  } SHOWN[] = {{METRIC_LOSS_G, "g"}, {METRIC_LOSS_D, "d"}, {METRIC_L1, "l1"}};
-  for (size_t i = 0; i < sizeof SHOWN / sizeof *SHOWN; i++) {
-    double value = record->values[SHOWN[i].metric];
-    if (!isnan(value)) text_append(line, "  %s %.4g", SHOWN[i].name, value);
-  }
-  text_append(line, "  %.3g clips/s", record->clips_per_second);
-  text_append(line, "  data %.0f%%  comm %.0f%%", 100 * record->time_data, 100 * record->time_comm_exposed);
-  if (record->straggler_rank >= 0) text_append(line, "  slowest rank %d", record->straggler_rank);
 }
 
 static void append_time(const Progress *progress, double rate, double elapsed, Text *line) {
@@ -66,23 +56,22 @@ static void append_time(const Progress *progress, double rate, double elapsed, T
   text_append(line, left > 0 ? " left" : " in all");
 }
 
-static void describe(const Progress *progress, bool bar, double now, Text *line) {
-  int64_t total = progress->total, done = progress->done, steps = done - progress->first;
-  double elapsed = fmax(now - progress->began, 1e-9), rate = (double)steps / elapsed;
-  text_append(line, "%s", progress->what);
+static void append_line(const Progress *progress, bool bar, double now, Text *line) {
+  int64_t total = progress->total, done = progress->done, count = done - progress->first;
+  double elapsed = fmax(now - progress->began, 1e-9), rate = (double)count / elapsed;
+  text_append(line, "%s", progress->task);
   if (bar && total > 0) append_bar(line, fmin((double)done / (double)total, 1));
   text_append(line, " %lld", (long long)done);
   if (total > 0) text_append(line, "/%lld", (long long)total);
-  if (progress->has_record && progress->record.step > 0)
-    append_losses(line, &progress->record);
-  else if (steps > 0)
-    text_append(line, "  %.3g/s", rate);
-  if (total > 0 && steps > 0) append_time(progress, rate, elapsed, line);
+  size_t before_details = line->length;
+  if (progress->details) progress->details(progress->context, line);
+  if (line->length == before_details && count > 0) text_append(line, "  %.3g/s", rate);
+  if (total > 0 && count > 0) append_time(progress, rate, elapsed, line);
 }
 
 static void show(Progress *progress, bool bar, double now) {
   Text line = {0};
-  describe(progress, bar, now, &line);
+  append_line(progress, bar, now, &line);
   if (bar)
     log_status_line(line.data);
   else
@@ -91,14 +80,12 @@ static void show(Progress *progress, bool bar, double now) {
   text_free(&line);
 }
 
-void progress_update(Progress *progress, int64_t done, const MetricsRecord *record) {
+void progress_update(Progress *progress, int64_t done) {
   double now = clock_seconds();
   bool terminal = log_is_terminal();
   double every = terminal ? REDRAW_SECONDS : LOG_SECONDS;
   progress->done = done;
-  progress->has_record = record != NULL;
   progress->logged = false;
-  if (record) progress->record = *record;
   if (progress->shown > 0 && now - progress->shown < every) return;
   progress->shown = now;
   show(progress, terminal, now);
@@ -108,6 +95,6 @@ void progress_end(Progress *progress) {
   if (!progress) return;
   log_status_line(NULL);
   if (progress->shown > 0 && !progress->logged) show(progress, false, clock_seconds());
-  free(progress->what);
+  free(progress->task);
   free(progress);
 }

@@ -91,6 +91,23 @@ void text_append_count(Text *text, double count) {
   append_scaled(text, count, 1000, units, 7);
 }
 
+int32_t text_next_code_point(const char **text) {
+  const unsigned char *p = (const unsigned char *)*text;
+  int more = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1 : *p >= 0xe0 && *p < 0xf0 ? 2 : 3;
+  int32_t point = more == 0 ? *p : *p & (0x3f >> more);
+  (*text)++;
+  if (more == 0) return point;
+  if (*p < 0xc2 || *p > 0xf4) return -1;
+  for (int i = 1; i <= more; i++) {
+    if ((p[i] & 0xc0) != 0x80) return -1;
+    point = point << 6 | (p[i] & 0x3f);
+  }
+  static const int32_t least[] = {0, 0x80, 0x800, 0x10000}; /* rejects overlong encodings */
+  if (point < least[more] || point > 0x10ffff || (point >= 0xd800 && point < 0xe000)) return -1;
+  *text += more;
+  return point;
+}
+
 static int smaller(int a, int b) {
   return a < b ? a : b;
 }

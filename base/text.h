@@ -1,11 +1,12 @@
-/* A growing string, for reports, JSON lines and plans. Zero-initialise; text_free when done. */
+/* A growing string, for reports, JSON lines and plans. Zero-initialise it; text_free when done. */
 #ifndef CELFORGE_BASE_TEXT_H
 #define CELFORGE_BASE_TEXT_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 typedef struct Text {
-  char *data; /* NUL-terminated once anything was appended; NULL before */
+  char *data; /* NUL-terminated after the first append; NULL before */
   size_t length, capacity;
 } Text;
 
@@ -14,15 +15,20 @@ void text_append_bytes(Text *text, const void *bytes, size_t size);
 void text_clear(Text *text);
 void text_free(Text *text);
 
-/* The words of `words` as lines of up to `width` columns, all from column `indent` on, where the
- * text already ends. */
+/* Appends words, wrapped at `width` columns. Every line starts at column `indent`, where the text
+ * must already be. */
 void text_append_wrapped(Text *text, const char *words, int indent, int width);
 
-/* "1.5 GiB", "640 B"; "12.3 G" for counts per second and the like. */
+/* Appends a size in binary units, "1.5 GiB" or "640 B", or a count in decimal ones, "12.3 G". */
 void text_append_bytes_size(Text *text, double bytes);
 void text_append_count(Text *text, double count);
 
-/* The edit distance (insert, delete, replace, swap of neighbours), for "did you mean". */
+/* Decodes one UTF-8 character and advances *text past it. For invalid UTF-8 returns -1 and advances
+ * by one byte. */
+int32_t text_next_code_point(const char **text);
+
+/* Returns the edit distance (insertion, deletion, replacement, swap of neighbours), for "did you
+ * mean". */
 int text_distance(const char *a, const char *b);
 
 #endif

@@ -9,28 +9,7 @@
 
 enum { MAX_FILE_BYTES = 1 << 20 };
 
-const ConfigKey *config_find(const ConfigSchema *schema, const char *path) {
-  for (size_t i = 0; i < schema->count; i++)
-    if (strcmp(schema->keys[i].key, path) == 0) return &schema->keys[i];
-  return NULL;
-}
-
-size_t config_section_length(const char *key) {
-  const char *dot = strchr(key, '.');
-  return dot ? (size_t)(dot - key) : 0;
-}
-
-const ConfigKey *config_find_section(const ConfigSchema *schema, const char *section) {
-  size_t length = strlen(section);
-  for (size_t i = 0; i < schema->count && length > 0; i++) {
-    const char *key = schema->keys[i].key;
-    if (config_section_length(key) == length && strncmp(key, section, length) == 0)
-      return &schema->keys[i];
-  }
-  return NULL;
-}
-
-/* The defaults are read as a YAML file of their own, so they pass the checks of any other. */
+/* Parses the defaults as a YAML file, so that they pass the same checks as any other. */
 Status config_set_defaults(const ConfigSchema *schema, void *config, Error *error) {
   Status status = OK;
   Text yaml = {0};
@@ -40,13 +19,12 @@ Status config_set_defaults(const ConfigSchema *schema, void *config, Error *erro
     text_append(&yaml, "%s: %s\n", schema->keys[i].key, *text ? text : "\"\"");
   }
   if (config_yaml_read(schema, "defaults", yaml.data, yaml.length, &values, error) != OK) {
-    /* The table is wrong, not the user. */
+    /* the table is wrong, not the user */
     status = ERROR_INTERNAL;
     if (error) error->status = status;
     goto done;
   }
   for (size_t i = 0; i < values.count; i++) config_value_store(&values.items[i], config);
-  config_forget_places();
 done:
   free(values.items);
   text_free(&yaml);
@@ -54,54 +32,55 @@ done:
 }
 
 Status config_parse(const ConfigSchema *schema, const char *name, const char *yaml, size_t size,
-                    void *config, Error *error) {
+                    void *config, ConfigSources *sources, Error *error) {
   Status status = OK;
   ConfigValues values = {0};
   TRY(config_yaml_read(schema, name, yaml, size, &values, error));
   for (size_t i = 0; i < values.count; i++) {
     config_value_store(&values.items[i], config);
-    config_remember_place(values.items[i].key, values.items[i].place);
+    config_sources_record(sources, values.items[i].key, values.items[i].location);
   }
 done:
   free(values.items);
   return status;
 }
 
-Status config_load(const ConfigSchema *schema, const char *path, void *config, Error *error) {
+Status config_load(const ConfigSchema *schema, const char *path, void *config,
+                   ConfigSources *sources, Error *error) {
   Status status = OK;
   char *yaml = NULL;
   size_t size = 0;
   TRY(file_read(path, MAX_FILE_BYTES, &yaml, &size, error));
-  TRY(config_parse(schema, path, yaml, size, config, error));
+  TRY(config_parse(schema, path, yaml, size, config, sources, error));
 done:
   free(yaml);
   return status;
 }
 
 Status config_assign(const ConfigSchema *schema, const char *assignment, void *config,
-                     Error *error) {
+                     ConfigSources *sources, Error *error) {
   Status status = OK;
   ConfigValue value;
   Text name = {0};
   text_append(&name, "%s%s", schema->option ? schema->option : "", schema->option ? " " : "");
-  config_append_shown(&name, assignment);
-  ConfigPlace place = {.name = name.data};
+  config_append_excerpt(&name, assignment);
+  ConfigLocation location = {.name = name.data};
   const char *equals = strchr(assignment, '=');
   char *path =
       mem_format("%.*s", equals ? (int)(equals - assignment) : (int)strlen(assignment), assignment);
-  const ConfigKey *key = config_find(schema, path);
+  const ConfigKey *key = config_find_key(schema, path);
   if (!equals) {
-    status = config_wrong(place, path, error, "has no value; write KEY=VALUE");
+    status = config_error_at(location, path, error, "has no value; write KEY=VALUE");
   } else if (key) {
-    status = config_value_parse(key, (ConfigScalar){.text = equals + 1}, place, &value, error);
+    status = config_value_parse(key, (ConfigScalar){.text = equals + 1}, location, &value, error);
   } else if (config_find_section(schema, path)) {
-    status = config_not_a_value(schema, place, path, error);
+    status = config_error_section_value(schema, location, path, error);
   } else {
-    status = config_unknown(schema, place, path, error);
+    status = config_error_unknown_key(schema, location, path, error);
   }
   if (status != OK) goto done;
   config_value_store(&value, config);
-  config_remember_place(key, place);
+  config_sources_record(sources, key, location);
 done:
   text_free(&name);
   free(path);

@@ -8,7 +8,7 @@
 
 enum { COMMENT_WIDTH = 100, HELP_COLUMN = 30 };
 
-/* Words that other YAML readers take for something else than text. */
+/* Words that other YAML readers do not read as strings. */
 static bool is_reserved(const char *text) {
   static const char *const words[] = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"};
   for (size_t i = 0; i < sizeof words / sizeof *words; i++)
@@ -16,8 +16,8 @@ static bool is_reserved(const char *text) {
   return false;
 }
 
-/* Text that every YAML reader takes as it stands. */
-static bool stands_plain(const char *text) {
+/* Whether every YAML reader reads the unquoted text as the same string. */
+static bool is_plain_safe(const char *text) {
   static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
   if (!strchr(letters, text[0]) && text[0] != '/' && text[0] != '_') return false;
   for (const char *p = text; *p; p++)
@@ -25,7 +25,7 @@ static bool stands_plain(const char *text) {
   return text[0] != '\0' && !is_reserved(text);
 }
 
-/* Escaped are what YAML does not allow as it stands, line breaks, and the mark of byte order. */
+/* Escapes what YAML does not allow literally, line breaks, and the byte order mark. */
 static void append_character(Text *out, int32_t point, const char *bytes, size_t size) {
   if (point == '"' || point == '\\')
     text_append(out, "\\%c", (int)point);
@@ -43,14 +43,14 @@ static void append_character(Text *out, int32_t point, const char *bytes, size_t
 }
 
 static void append_string(Text *out, const char *text) {
-  if (stands_plain(text)) {
+  if (is_plain_safe(text)) {
     text_append(out, "%s", text);
     return;
   }
   text_append(out, "\"");
   while (*text) {
     const char *start = text;
-    int32_t point = config_next_character(&text);
+    int32_t point = text_next_code_point(&text);
     append_character(out, point < 0 ? 0xfffd : point, point < 0 ? "\xef\xbf\xbd" : start,
                      point < 0 ? 3 : (size_t)(text - start));
   }
@@ -64,8 +64,8 @@ static void append_value(const ConfigKey *key, const void *config, Text *out) {
   size_t length = 0;
   switch (key->type) {
   case CONFIG_BOOL:
-    memcpy(&value.truth, field, sizeof value.truth);
-    text_append(out, "%s", value.truth ? "true" : "false");
+    memcpy(&value.boolean, field, sizeof value.boolean);
+    text_append(out, "%s", value.boolean ? "true" : "false");
     break;
   case CONFIG_INT:
     memcpy(&value.integer, field, sizeof value.integer);
@@ -86,7 +86,7 @@ static void append_value(const ConfigKey *key, const void *config, Text *out) {
   }
 }
 
-/* Words of `text`, each line begun with `indent` and "# ". */
+/* Appends the words of `text` as lines that start with `indent` and "# ". */
 static void append_comment(Text *out, const char *indent, const char *text) {
   size_t column = 0;
   while (*text) {
@@ -104,22 +104,22 @@ static void append_comment(Text *out, const char *indent, const char *text) {
   text_append(out, "\n");
 }
 
-/* "Steps to train; 1 to 10; default: 5", the help's full stop left out. */
+/* "Steps to train; 1 to 10; default: 5", without the full stop of the help; the caller frees. */
 static char *describe(const ConfigKey *key) {
   Text text = {0};
   size_t length = strlen(key->help);
   if (length > 0 && key->help[length - 1] == '.') length--;
   text_append(&text, "%.*s", (int)length, key->help);
   text_append(&text, "; ");
-  size_t before = text.length;
+  size_t start = text.length;
   if (key->type == CONFIG_CHOICE) text_append(&text, "one of ");
   config_append_allowed(key, &text);
-  if (text.length > before) text_append(&text, "; ");
+  if (text.length > start) text_append(&text, "; ");
   text_append(&text, "default: %s", *key->default_text ? key->default_text : "\"\"");
   return text.data;
 }
 
-/* The section's line, where `key` is the first of one. */
+/* Appends the line that opens a section, if `key` is its first. */
 static void append_section(const ConfigSchema *schema, const ConfigKey *key, bool comments,
                            Text *out) {
   size_t length = config_section_length(key->key);
@@ -137,7 +137,7 @@ void config_write(const ConfigSchema *schema, const void *config, bool comments,
   for (size_t i = 0; i < schema->count; i++) {
     const ConfigKey *key = &schema->keys[i];
     size_t section = config_section_length(key->key);
-    const char *indent = section ? "  " : "", *name = key->key + section + (section ? 1 : 0);
+    const char *indent = section ? "  " : "", *name = config_name_in_section(key->key);
     append_section(schema, key, comments, out);
     if (comments) {
       char *description = describe(key);
@@ -152,7 +152,7 @@ void config_write(const ConfigSchema *schema, const void *config, bool comments,
 
 void config_write_value(const ConfigSchema *schema, const char *key, const void *config,
                         Text *out) {
-  append_value(config_find(schema, key), config, out);
+  append_value(config_find_key(schema, key), config, out);
 }
 
 void config_help(const ConfigSchema *schema, Text *out) {

@@ -1,5 +1,5 @@
-/* Any bytes as a config file, and as an assignment: refused with a message that names a place, or
- * accepted and then written and read back the same. */
+/* Reads any bytes as a config file and as an assignment. They are rejected with a message that
+ * names the location, or accepted, and then the written config reads back the same. */
 #include <float.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,18 +11,25 @@ typedef struct Target {
   int64_t steps;
   double rate;
   bool resume;
-  int game;
+  int adversarial;
   ConfigString dir;
 } Target;
 
 static const ConfigKey keys[] = {
     {"steps", CONFIG_INT, offsetof(Target, steps), 1, 1000, "4", NULL, "Steps."},
-    {"a.rate", CONFIG_REAL, offsetof(Target, rate), -DBL_MAX, DBL_MAX, "1e-4", NULL, "Rate."},
-    {"a.resume", CONFIG_BOOL, offsetof(Target, resume), 0, 0, "true", NULL, "Goes on."},
-    {"b.game", CONFIG_CHOICE, offsetof(Target, game), 0, 0, "bce", "lsgan|bce", "Loss."},
+    {"a.rate", CONFIG_REAL, offsetof(Target, rate), -DBL_MAX, DBL_MAX, "1e-4", NULL,
+     "Learning rate."},
+    {"a.resume", CONFIG_BOOL, offsetof(Target, resume), 0, 0, "true", NULL, "Resume."},
+    {"b.adversarial", CONFIG_CHOICE, offsetof(Target, adversarial), 0, 0, "bce", "lsgan|bce",
+     "Loss."},
     {"b.dir", CONFIG_STRING, offsetof(Target, dir), 0, 0, "runs", NULL, "Folder."},
 };
-static const ConfigSchema schema = {keys, sizeof keys / sizeof *keys, NULL, "--set"};
+static const ConfigRenamed renamed[] = {{"a.speed", "a.rate"}};
+static const ConfigSchema schema = {.keys = keys,
+                                    .count = sizeof keys / sizeof *keys,
+                                    .option = "--set",
+                                    .renamed = renamed,
+                                    .renamed_count = 1};
 
 static void require(bool good) {
   if (!good) abort();
@@ -34,7 +41,7 @@ static void check_written(const Target *target) {
   Error error;
   memset(&back, 0, sizeof back);
   config_write(&schema, target, true, &text);
-  require(config_parse(&schema, "written", text.data, text.length, &back, &error) == OK);
+  require(config_parse(&schema, "written", text.data, text.length, &back, NULL, &error) == OK);
   require(memcmp(target, &back, sizeof back) == 0);
   text_free(&text);
 }
@@ -46,15 +53,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   memset(&target, 0, sizeof target);
   require(config_set_defaults(&schema, &target, &error) == OK);
   before = target;
-  Status status = config_parse(&schema, "fuzz", (const char *)data, size, &target, &error);
+  ConfigSources *sources = config_sources_new();
+  Status status = config_parse(&schema, "fuzz", (const char *)data, size, &target, sources, &error);
   require(status == OK || strncmp(error.message, "fuzz:", 5) == 0);
   require(status == OK || (status == ERROR_USAGE && memcmp(&target, &before, sizeof target) == 0));
   check_written(&target);
   char *assignment = mem_new(size + 1, 1);
   if (size > 0) memcpy(assignment, data, size);
-  status = config_assign(&schema, assignment, &target, &error);
+  status = config_assign(&schema, assignment, &target, sources, &error);
   require(status == OK || status == ERROR_USAGE);
   check_written(&target);
   free(assignment);
+  config_sources_free(sources);
   return 0;
 }

@@ -12,9 +12,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/bulk_memory.h"
 #include "base/memory.h"
 
-/* The sanitizers otherwise end the process where malloc would return NULL. */
+/* By default the sanitizers end the process where malloc would return NULL. */
 const char *__asan_default_options(void);
 const char *__asan_default_options(void) {
   return "allocator_may_return_null=1";
@@ -49,7 +50,7 @@ static void lists_grow(void **state) {
   free(items);
 }
 
-static void strings(void **state) {
+static void string_and_format_copy(void **state) {
   (void)state;
   char *copy = mem_string("celluloid");
   assert_string_equal(copy, "celluloid");
@@ -59,7 +60,7 @@ static void strings(void **state) {
   free(text);
 }
 
-static void bulk(void **state) {
+static void bulk_is_zeroed_and_aligned(void **state) {
   (void)state;
   static const size_t sizes[] = {0, 1, 63, 64, 65, 4097, 1 << 20};
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
@@ -73,7 +74,7 @@ static void bulk(void **state) {
   }
 }
 
-static void bulk_says_what_did_not_fit(void **state) {
+static void bulk_reports_what_did_not_fit(void **state) {
   (void)state;
   static const size_t sizes[] = {(size_t)1 << 60, PTRDIFF_MAX, SIZE_MAX};
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
@@ -81,20 +82,20 @@ static void bulk_says_what_did_not_fit(void **state) {
     void *memory = &error;
     assert_int_equal(mem_bulk(sizes[i], "the activation arena", &memory, &error), ERROR_INTERNAL);
     assert_null(memory);
-    assert_non_null(strstr(error.message, "the activation arena: "));
-    assert_non_null(strstr(error.message, "EiB of memory could not be had"));
+    assert_non_null(strstr(error.message, "the activation arena: cannot allocate "));
+    assert_non_null(strstr(error.message, "EiB (this machine has "));
   }
 }
 
-/* Runs `action` in a process of its own; its standard error goes to `said`. */
-static int ending_of(void (*action)(void), char *said, size_t size) {
+/* Runs `action` in a child process, captures its standard error, and returns its wait status. */
+static int run_in_child(void (*action)(void), char *output, size_t size) {
   int ends[2];
   assert_int_equal(pipe(ends), 0);
   pid_t child = fork();
   if (child == 0) {
     struct rlimit no_core = {0, 0};
     setrlimit(RLIMIT_CORE, &no_core);
-    signal(SIGABRT, SIG_DFL); /* cmocka's own handler would take it */
+    signal(SIGABRT, SIG_DFL); /* not cmocka's handler */
     dup2(ends[1], STDERR_FILENO);
     action();
     _exit(0);
@@ -102,15 +103,16 @@ static int ending_of(void (*action)(void), char *said, size_t size) {
   close(ends[1]);
   size_t used = 0;
   ssize_t n;
-  while ((n = read(ends[0], said + used, size - 1 - used)) > 0) used += (size_t)n;
-  said[used] = '\0';
+  while ((n = read(ends[0], output + used, size - 1 - used)) > 0) used += (size_t)n;
+  output[used] = '\0';
   close(ends[0]);
   int status;
   assert_int_equal(waitpid(child, &status, 0), child);
   return status;
 }
 
-static volatile size_t too_many = SIZE_MAX / 4; /* not for the compiler to see through */
+static volatile size_t too_many =
+    SIZE_MAX / 4; /* volatile: hides the value from compiler warnings */
 static void ask_too_much(void) {
   free(mem_new(too_many, 16));
 }
@@ -118,15 +120,15 @@ static void grow_too_much(void) {
   free(mem_resize(NULL, too_many, 16));
 }
 
-static void bookkeeping_aborts_with_a_line(void **state) {
+static void bookkeeping_aborts_with_one_line(void **state) {
   (void)state;
-  char said[4096];
+  char output[4096];
   void (*const actions[])(void) = {ask_too_much, grow_too_much};
   for (size_t i = 0; i < 2; i++) {
-    int status = ending_of(actions[i], said, sizeof said);
+    int status = run_in_child(actions[i], output, sizeof output);
     assert_true(WIFSIGNALED(status));
     assert_int_equal(WTERMSIG(status), SIGABRT);
-    assert_non_null(strstr(said, "celforge: no memory left for"));
+    assert_non_null(strstr(output, "celforge: out of memory: cannot allocate"));
   }
 }
 
@@ -134,10 +136,10 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(zeroed_and_never_null),
       cmocka_unit_test(lists_grow),
-      cmocka_unit_test(strings),
-      cmocka_unit_test(bulk),
-      cmocka_unit_test(bulk_says_what_did_not_fit),
-      cmocka_unit_test(bookkeeping_aborts_with_a_line),
+      cmocka_unit_test(string_and_format_copy),
+      cmocka_unit_test(bulk_is_zeroed_and_aligned),
+      cmocka_unit_test(bulk_reports_what_did_not_fit),
+      cmocka_unit_test(bookkeeping_aborts_with_one_line),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,7 +11,7 @@
 #include "base/random.h"
 #include "base/text.h"
 
-static void appends(void **state) {
+static void append_grows_the_text(void **state) {
   (void)state;
   Text text = {0};
   for (int i = 0; i < 1000; i++) text_append(&text, "%d,", i % 10);
@@ -25,7 +25,7 @@ static void appends(void **state) {
   text_free(&text);
 }
 
-static void wraps(void **state) {
+static void words_wrap_at_the_width(void **state) {
   (void)state;
   Text text = {0};
   text_append(&text, "--a ");
@@ -69,7 +69,7 @@ static void check(void (*append)(Text *, double), const Sized *cases, size_t cou
   }
 }
 
-static void sizes(void **state) {
+static void sizes_and_counts_have_units(void **state) {
   (void)state;
   static const Sized bytes[] = {
       {0, "0 B"},
@@ -92,11 +92,36 @@ static void sizes(void **state) {
   check(text_append_count, counts, sizeof counts / sizeof *counts);
 }
 
+static void code_points_are_decoded(void **state) {
+  (void)state;
+  static const struct {
+    const char *bytes;
+    int32_t code;
+    size_t length;
+  } cases[] = {
+      {"a", 'a', 1},
+      {"\xc3\xa9", 0xe9, 2},
+      {"\xe2\x82\xac", 0x20ac, 3},
+      {"\xf0\x9f\x8e\xac", 0x1f3ac, 4},
+      {"\xff", -1, 1},
+      {"\xc3", -1, 1},
+      {"\xe2\x82", -1, 1},
+      {"\xc0\x80", -1, 1},
+      {"\xed\xa0\x80", -1, 1},
+      {"\xf4\x90\x80\x80", -1, 1},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    const char *at = cases[i].bytes;
+    assert_int_equal(text_next_code_point(&at), cases[i].code);
+    assert_int_equal(at - cases[i].bytes, cases[i].length);
+  }
+}
+
 static int least(int a, int b) {
   return a < b ? a : b;
 }
 
-/* The definition, word for word. */
+/* The recursive definition of the optimal string alignment distance. */
 static int distance(const char *a, size_t n, const char *b, size_t m) {
   if (n == 0 || m == 0) return (int)(n + m);
   int best = distance(a, n - 1, b, m - 1) + (a[n - 1] != b[m - 1]);
@@ -107,7 +132,7 @@ static int distance(const char *a, size_t n, const char *b, size_t m) {
   return best;
 }
 
-static void distances(void **state) {
+static void distance_agrees_with_its_definition(void **state) {
   (void)state;
   assert_int_equal(text_distance("", ""), 0);
   assert_int_equal(text_distance("steps", "steps"), 0);
@@ -130,8 +155,12 @@ static void distances(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(appends), cmocka_unit_test(wraps),     cmocka_unit_test(bytes_may_hold_nul),
-      cmocka_unit_test(sizes),   cmocka_unit_test(distances),
+      cmocka_unit_test(append_grows_the_text),
+      cmocka_unit_test(words_wrap_at_the_width),
+      cmocka_unit_test(bytes_may_hold_nul),
+      cmocka_unit_test(sizes_and_counts_have_units),
+      cmocka_unit_test(code_points_are_decoded),
+      cmocka_unit_test(distance_agrees_with_its_definition),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
