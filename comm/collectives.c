@@ -1,25 +1,26 @@
-/* Small collectives of the calling thread. Sums, maxima and minima are gathered and then folded by
- * every rank itself in rank order: the same bits everywhere, whatever algorithm MPI picks, and NaN
- * wins everywhere or nowhere. */
+/* Small blocking collectives. A reduction gathers the terms of all ranks, and every rank reduces
+ * them itself in rank order: the same bits everywhere, whatever algorithm MPI chooses, and NaN wins
+ * on all ranks or on none. */
 #include <math.h>
 #include <string.h>
 
+#include "base/bf16.h"
 #include "comm/internal.h"
 
-/* Waits for what MPI_I... has begun (`code` is what it returned). */
+/* Waits for a request; `code` is the return value of the MPI_I... call that started it. */
 static Status finish(Comm *comm, int code, MPI_Request *request, const char *name, size_t done,
                      size_t bytes, Error *error) {
   Operation operation = {name, comm->rank, comm->size, done, bytes};
   Status status = mpi_check(code, &operation, error);
-  heartbeat_wait_begin(comm->heartbeat, name);
-  if (status == OK) status = mpi_wait(request, &operation, comm_patience(comm), error);
-  heartbeat_wait_end(comm->heartbeat);
-  if (status != OK) comm->broken = true;
+  presence_wait_begin(&comm->presence, name);
+  if (status == OK) status = mpi_wait(request, &operation, comm_wait_timeout(comm), error);
+  presence_wait_end(&comm->presence);
+  if (status != OK) comm->failed = true;
   return status;
 }
 
 static Status check_usable(const Comm *comm, const char *name, Error *error) {
-  if (!comm->broken) return OK;
+  if (!comm->failed) return OK;
   return error_set(error, ERROR_INTERNAL, "%s: an earlier collective of this group has failed",
                    name);
 }
@@ -45,7 +46,7 @@ Status comm_broadcast(Comm *comm, void *data, size_t bytes, int root, Error *err
   if (comm->size == 1) return OK;
   TRY(check_usable(comm, name, error));
   for (size_t done = 0; done < bytes;) {
-    size_t length = smaller(bytes - done, comm->piece);
+    size_t length = smaller(bytes - done, comm->chunk_bytes);
     MPI_Request request;
     if (comm->rank == root) memcpy(comm->scratch, (char *)data + done, length);
     int code = MPI_Ibcast(comm->scratch, (int)length, MPI_BYTE, root, comm->group, &request);
@@ -57,12 +58,13 @@ done:
   return status;
 }
 
-/* All ranks' `length` (at most `piece`) bytes, in rank order, at scratch + piece. */
-static Status gather_piece(Comm *comm, const char *name, const void *data, size_t length,
+/* Gathers `length` (at most chunk_bytes) bytes of every rank, in rank order, at scratch +
+ * chunk_bytes. */
+static Status gather_chunk(Comm *comm, const char *name, const void *data, size_t length,
                            size_t done, size_t bytes, Error *error) {
   MPI_Request request;
   memcpy(comm->scratch, data, length);
-  int code = MPI_Iallgather(comm->scratch, (int)length, MPI_BYTE, comm->scratch + comm->piece,
+  int code = MPI_Iallgather(comm->scratch, (int)length, MPI_BYTE, comm->scratch + comm->chunk_bytes,
                             (int)length, MPI_BYTE, comm->group, &request);
   return finish(comm, code, &request, name, done, bytes, error);
 }
@@ -76,10 +78,11 @@ Status comm_all_gather(Comm *comm, const void *data, size_t bytes, void *out, Er
   }
   TRY(check_usable(comm, name, error));
   for (size_t done = 0; done < bytes;) {
-    size_t length = smaller(bytes - done, comm->piece);
-    TRY(gather_piece(comm, name, (const char *)data + done, length, done, bytes, error));
+    size_t length = smaller(bytes - done, comm->chunk_bytes);
+    TRY(gather_chunk(comm, name, (const char *)data + done, length, done, bytes, error));
     for (size_t r = 0; r < (size_t)comm->size; r++)
-      memcpy((char *)out + r * bytes + done, comm->scratch + comm->piece + r * length, length);
+      memcpy((char *)out + r * bytes + done, comm->scratch + comm->chunk_bytes + r * length,
+             length);
     done += length;
   }
 done:
@@ -102,48 +105,48 @@ static double load_real(const void *from, CommType type) {
     memcpy(&f32, from, sizeof f32);
   } else {
     memcpy(&bf16, from, sizeof bf16);
-    comm_widen_bf16(&bf16, &f32, 1);
+    f32 = bf16_to_f32(bf16);
   }
   return (double)f32;
 }
 
 static void store_real(double value, void *to, CommType type) {
   float f32 = (float)value;
-  uint16_t bf16;
   if (type == COMM_F64) memcpy(to, &value, sizeof value);
   if (type == COMM_F32) memcpy(to, &f32, sizeof f32);
   if (type == COMM_BF16) {
-    comm_narrow_bf16(&f32, &bf16, 1);
+    uint16_t bf16 = bf16_from_f32(f32);
     memcpy(to, &bf16, sizeof bf16);
   }
 }
 
-static double fold_real(double a, double b, CommOperation operation) {
+static double reduce_reals(double a, double b, CommOperation operation) {
   if (operation == COMM_SUM) return a + b;
   if (isnan(a) || isnan(b)) return (double)NAN;
   return (operation == COMM_MAX) == (a > b) ? a : b;
 }
 
-static int64_t fold_integer(int64_t a, int64_t b, CommOperation operation) {
+static int64_t reduce_integers(int64_t a, int64_t b, CommOperation operation) {
   if (operation == COMM_SUM) return (int64_t)((uint64_t)a + (uint64_t)b);
   return (operation == COMM_MAX) == (a > b) ? a : b;
 }
 
-/* One element: `from` is rank 0's, the next rank's lies `stride` bytes further. */
-static void fold(const char *from, size_t stride, int size, CommType type, CommOperation operation,
-                 char *to) {
+/* Reduces one element over the ranks: `from` is rank 0's term, the next rank's lies `stride` bytes
+ * further. */
+static void reduce(const char *from, size_t stride, int size, CommType type,
+                   CommOperation operation, char *to) {
   if (type == COMM_I64) {
-    int64_t total = 0, next;
+    int64_t total = 0, term;
     for (int r = 0; r < size; r++, from += stride) {
-      memcpy(&next, from, sizeof next);
-      total = r == 0 ? next : fold_integer(total, next, operation);
+      memcpy(&term, from, sizeof term);
+      total = r == 0 ? term : reduce_integers(total, term, operation);
     }
     memcpy(to, &total, sizeof total);
     return;
   }
   double total = load_real(from, type);
   for (int r = 1; r < size; r++)
-    total = fold_real(total, load_real(from + (size_t)r * stride, type), operation);
+    total = reduce_reals(total, load_real(from + (size_t)r * stride, type), operation);
   store_real(total, to, type);
 }
 
@@ -151,16 +154,17 @@ Status comm_all_reduce(Comm *comm, void *data, int64_t count, CommType type,
                        CommOperation operation, Error *error) {
   static const char name[] = "all-reduce";
   Status status = OK;
-  if (count < 0) FAIL(error, ERROR_INTERNAL, "%s: %lld elements", name, (long long)count);
+  if (count < 0)
+    FAIL(error, ERROR_INTERNAL, "%s: %lld elements; must not be negative", name, (long long)count);
   if (comm->size == 1) return OK;
   TRY(check_usable(comm, name, error));
   size_t width = type_bytes(type), bytes = (size_t)count * width;
   for (size_t done = 0; done < bytes;) {
-    size_t length = smaller(bytes - done, comm->piece);
+    size_t length = smaller(bytes - done, comm->chunk_bytes);
     char *mine = (char *)data + done;
-    TRY(gather_piece(comm, name, mine, length, done, bytes, error));
+    TRY(gather_chunk(comm, name, mine, length, done, bytes, error));
     for (size_t i = 0; i < length; i += width)
-      fold(comm->scratch + comm->piece + i, length, comm->size, type, operation, mine + i);
+      reduce(comm->scratch + comm->chunk_bytes + i, length, comm->size, type, operation, mine + i);
     done += length;
   }
 done:
@@ -169,15 +173,15 @@ done:
 
 Status comm_agree(Comm *comm, Status own, Error *error) {
   Status status = OK;
-  Error trouble = {0}; /* of the collectives below, lest they hide this rank's own error */
+  Error failure = {0}; /* of the collectives below; must not replace this rank's own error */
   if (comm->size == 1) return own;
   int64_t worst = own, first = own == OK ? comm->size : comm->rank;
-  TRY(comm_all_reduce(comm, &worst, 1, COMM_I64, COMM_MAX, &trouble));
+  TRY(comm_all_reduce(comm, &worst, 1, COMM_I64, COMM_MAX, &failure));
   if (worst == OK) return OK;
-  TRY(comm_all_reduce(comm, &first, 1, COMM_I64, COMM_MIN, &trouble));
+  TRY(comm_all_reduce(comm, &first, 1, COMM_I64, COMM_MIN, &failure));
   char message[ERROR_MESSAGE_SIZE] = "";
   if (comm->rank == first && error) memcpy(message, error->message, sizeof message);
-  TRY(comm_broadcast(comm, message, sizeof message, (int)first, &trouble));
+  TRY(comm_broadcast(comm, message, sizeof message, (int)first, &failure));
   message[sizeof message - 1] = '\0';
   if (own == OK)
     return error_set(error, (Status)worst, "rank %d: %s", (int)first,
@@ -185,5 +189,5 @@ Status comm_agree(Comm *comm, Status own, Error *error) {
   if (error) error->status = (Status)worst;
   return (Status)worst;
 done:
-  return own != OK ? own : error_set(error, status, "%s", trouble.message);
+  return own != OK ? own : error_set(error, status, "%s", failure.message);
 }

@@ -1,4 +1,4 @@
-/* Whether all ranks hold the same. */
+/* Checks that all ranks hold equal data, by checksums. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,13 +8,13 @@
 #include "base/text.h"
 #include "comm/internal.h"
 
-enum { MOST_RANKS_NAMED = 16 };
+enum { MAX_RANKS_LISTED = 16 };
 
-/* The value that most ranks have, or false where no value has more than half of them.
- * values: [size] at a distance of `stride`. */
+/* Finds the value that more than half of the ranks have; returns false if there is none.
+ * values: [size], `stride` elements apart. */
 static bool majority(const uint64_t *values, int size, int stride, uint64_t *out) {
   uint64_t candidate = 0;
-  int lead = 0, votes = 0; /* Boyer and Moore 1991 */
+  int lead = 0, votes = 0; /* majority vote: Boyer and Moore 1991 */
   for (int r = 0; r < size; r++) {
     uint64_t value = values[(size_t)r * (size_t)stride];
     if (lead == 0) candidate = value;
@@ -25,21 +25,22 @@ static bool majority(const uint64_t *values, int size, int stride, uint64_t *out
   return votes > size / 2;
 }
 
-/* "rank 2 has 0f...": every rank that does not hold `common`; all of them where there is none. */
-static void append_odd_ranks(const uint64_t *values, int size, int stride, const uint64_t *common,
-                             Text *text) {
-  int named = 0, odd = 0;
+/* Lists the ranks whose value is not `common`, as in "rank 2 has 0f..."; all ranks if it is NULL.
+ */
+static void append_deviating_ranks(const uint64_t *values, int size, int stride,
+                                   const uint64_t *common, Text *text) {
+  int named = 0, deviating = 0;
   for (int r = 0; r < size; r++) {
     uint64_t value = values[(size_t)r * (size_t)stride];
     if (common && value == *common) continue;
-    if (odd++ >= MOST_RANKS_NAMED) continue;
+    if (deviating++ >= MAX_RANKS_LISTED) continue;
     text_append(text, "%srank %d has %" PRIx64, named++ > 0 ? ", " : "", r, value);
   }
-  if (odd > named) text_append(text, " and %d more ranks differ", odd - named);
-  if (common) text_append(text, ", the other %d have %" PRIx64, size - odd, *common);
+  if (deviating > named) text_append(text, " and %d more ranks differ", deviating - named);
+  if (common) text_append(text, ", the other %d have %" PRIx64, size - deviating, *common);
 }
 
-/* all: [size][count] */
+/* Compares the digests of all ranks, all: [size][count]. */
 static Status compare(const CommDigest *items, int count, const uint64_t *all, int size,
                       Error *error) {
   Text text = {0};
@@ -52,18 +53,17 @@ static Status compare(const CommDigest *items, int count, const uint64_t *all, i
     uint64_t common;
     bool has_majority = majority(all + i, size, count, &common);
     text_append(&text, "%s%s: ", differing++ > 0 ? "; " : "", items[i].name);
-    append_odd_ranks(all + i, size, count, has_majority ? &common : NULL, &text);
+    append_deviating_ranks(all + i, size, count, has_majority ? &common : NULL, &text);
   }
   Status status = OK;
   if (differing > 0)
-    status =
-        error_set(error, ERROR_INTERNAL, "%d of %d checksums are not the same on all ranks: %s",
-                  differing, count, text.data);
+    status = error_set(error, ERROR_INTERNAL, "%d of %d checksums differ between the ranks: %s",
+                       differing, count, text.data);
   text_free(&text);
   return status;
 }
 
-Status comm_same(Comm *comm, const CommDigest *items, int count, Error *error) {
+Status comm_compare_digests(Comm *comm, const CommDigest *items, int count, Error *error) {
   Status status = OK;
   size_t size = (size_t)comm->size, width = (size_t)count * sizeof(uint64_t);
   uint64_t *mine = NULL, *all = NULL;

@@ -1,4 +1,4 @@
-/* Shared by the files of comm/. The only room that includes MPI. */
+/* Shared by the files of comm/ and comm/health/. Only comm/ includes MPI. */
 #ifndef CELFORGE_COMM_INTERNAL_H
 #define CELFORGE_COMM_INTERNAL_H
 
@@ -7,117 +7,109 @@
 #include <stdatomic.h>
 
 #include "comm/comm.h"
-#include "comm/health/heartbeat.h"
+#include "comm/presence/presence.h"
 
-typedef struct Averager Averager;
+typedef struct AsyncAllReduce AsyncAllReduce;
 
 struct Comm {
   int rank, size, local_rank, local_size, local_processors;
   CommOptions options;
-  _Atomic bool uses_mpi; /* false for a process started by no launcher, and after MPI_Finalize */
-  bool broken;           /* a collective failed; MPI may still hold its request */
-  MPI_Comm group;        /* the calling thread's collectives; MPI_COMM_NULL with one rank */
-  size_t piece;          /* bytes a rank hands over at once in a blocking collective */
-  char *scratch;         /* (size + 1) * piece: what MPI reads and writes, so that a request
-                            that outlives its timeout never touches the caller's memory */
-  Averager *averager;    /* NULL with one rank */
-  Heartbeat *heartbeat;  /* NULL before heartbeat_start */
-  _Atomic int64_t begun; /* parts of means over the ranks, ever: all ranks begin the same ones */
+  _Atomic bool uses_mpi;      /* false in a process that no launcher started, and after
+                                 MPI_Finalize */
+  bool failed;                /* a collective has failed; MPI may still hold its request */
+  MPI_Comm group;             /* of the calling thread's collectives; MPI_COMM_NULL with one rank */
+  size_t chunk_bytes;         /* that a rank sends at once in a blocking collective */
+  char *scratch;              /* [(size + 1) * chunk_bytes]: what MPI reads and writes, so that a
+                                 request that outlives its timeout never touches caller memory */
+  AsyncAllReduce *all_reduce; /* NULL with one rank */
+  _Atomic int64_t operations_started; /* MPI operations of gradient all-reduces, ever; every rank
+                                         starts the same ones */
+  Presence presence;
+  void (*stop_watch)(void *context); /* NULL: no heartbeat watches the group */
+  void *watch_context;
 };
 
-/* Seconds that a wait may see no progress; without end where a heartbeat watches. */
-double comm_patience(const Comm *comm);
+/* --- group.c ---------------------------------------------------------------------------------- */
 
-/* --- wait.c ----------------------------------------------------------------------------------- */
+/* Seconds that a wait may go without progress; INFINITY once a heartbeat watches the group. */
+double comm_wait_timeout(const Comm *comm);
+/* From now on a heartbeat enforces the deadlines of all waits. comm_close calls `stop` last. */
+void comm_set_watch(Comm *comm, void (*stop)(void *context), void *context);
 
-/* An operation on its way, for the text of a timeout. */
+/* --- mpi_request.c ---------------------------------------------------------------------------- */
+
+/* An MPI operation under way, for error messages. */
 typedef struct Operation {
   const char *name; /* "broadcast" */
   int rank, size;
-  size_t done, bytes;
+  size_t bytes_done, bytes;
 } Operation;
 
-/* Turns a code of MPI other than MPI_SUCCESS into ERROR_INTERNAL. */
+/* Turns an MPI error code into ERROR_INTERNAL. */
 Status mpi_check(int code, const Operation *operation, Error *error);
-/* Tests the request until it is complete, at most `timeout` seconds. */
+/* Tests the request until it is complete, for at most `timeout` seconds. */
 Status mpi_wait(MPI_Request *request, const Operation *operation, double timeout, Error *error);
 /* ERROR_INTERNAL: the operation made no progress for `waited` seconds. */
 Status timeout_error(const Operation *operation, double waited, Error *error);
 
-/* MPI_Init and MPI_Finalize cannot be given up: past the deadline a watchdog says what hangs and
- * ends the process, and with it, through its launcher, the others. */
-typedef struct Watchdog {
+/* --- call_deadline.c -------------------------------------------------------------------------- */
+
+/* Ends the process with ERROR_INTERNAL if a call that cannot be cancelled (MPI_Init, MPI_Finalize)
+ * does not return in time. The launcher then ends the other ranks. */
+typedef struct CallDeadline {
   pthread_t thread;
   pthread_mutex_t mutex;
   pthread_cond_t changed;
-  const char *what; /* "MPI_Init" */
+  const char *call; /* "MPI_Init" */
   double seconds;
-  bool over;
-} Watchdog;
+  bool returned;
+} CallDeadline;
 
-Status watchdog_start(Watchdog *watchdog, const char *what, double seconds, Error *error);
-void watchdog_stop(Watchdog *watchdog);
+Status call_deadline_start(CallDeadline *deadline, const char *call, double seconds, Error *error);
+void call_deadline_stop(CallDeadline *deadline);
 
-/* Sees to it that the process ends with `exit_code` in at most so many seconds, whatever its other
- * threads do. False where the system has no thread for it. */
-bool leave_within(double seconds, int exit_code);
+/* Starts a thread that ends the process with `exit_code` after `seconds`, whatever its other
+ * threads do. Returns false if the thread cannot be created. */
+bool exit_after(double seconds, int exit_code);
 
-/* --- heartbeat.c ------------------------------------------------------------------------------ */
+/* --- chunk_allreduce.c ------------------------------------------------------------------------ */
 
-/* Around every wait of the main thread for other ranks; again where it sees progress. NULL is
- * allowed. `name` must outlive the heartbeat. */
-void heartbeat_wait_begin(Heartbeat *heartbeat, const char *name);
-void heartbeat_wait_end(Heartbeat *heartbeat);
-void heartbeat_stop(Heartbeat *heartbeat); /* frees; NULL is allowed */
+/* Several chunks are in flight at once, so that one call of MPI_Test advances all of them. */
+enum { CHUNK_ELEMENTS = 1 << 18, CHUNKS_IN_FLIGHT = 4, MAX_STAGES = 31 };
 
-/* --- piece.c ---------------------------------------------------------------------------------- */
-
-/* Several pieces are under way at once, so that one look at MPI moves all of them on. */
-enum { PIECE_ELEMENTS = 1 << 18, PIECES_IN_FLIGHT = 4, MAX_STAGES = 31 };
-
-typedef struct Piece {
+typedef struct Chunk {
   MPI_Request request;
   void *data; /* [count] of `type`: the caller's */
   int count;
   CommType type;
-  void *first, *second; /* [PIECE_ELEMENTS] f32 each: what MPI writes */
-} Piece;
+  void *first, *second; /* [CHUNK_ELEMENTS] f32 each: what MPI writes */
+} Chunk;
 
-/* How the mean of a piece over the ranks is found (comm.h says the ways). */
+/* Computes the mean of chunks over the ranks, in one of the ways that CommOptions describes. */
 typedef struct Reducer {
   int rank, size, stage_count;
   MPI_Comm stages[MAX_STAGES]; /* of two ranks each (reproducible), or one of all */
   bool reproducible, bf16_gradients;
-  _Atomic int64_t *begun; /* the group's */
+  _Atomic int64_t *operations_started; /* the group's */
   float *buffers;
-  Piece pieces[PIECES_IN_FLIGHT]; /* a ring */
+  Chunk chunks[CHUNKS_IN_FLIGHT]; /* a ring */
 } Reducer;
 
 Status reducer_open(Comm *comm, Reducer *reducer, Error *error);
 void reducer_close(Reducer *reducer);
-/* Bytes of an element on its way. */
+/* Bytes per element as it is sent: 2 as bfloat16, else 4. */
 size_t reducer_element_bytes(const Reducer *reducer, CommType type);
-/* The mean of `piece->data`, begun and then waited for, by the same ranks in the same order. */
-Status piece_start(Reducer *reducer, Piece *piece, const Operation *operation, Error *error);
-Status piece_finish(Reducer *reducer, Piece *piece, const Operation *operation, double timeout,
+/* chunk->data = its mean over the ranks; every rank makes the same calls in the same order. */
+Status chunk_start(Reducer *reducer, Chunk *chunk, const Operation *operation, Error *error);
+Status chunk_finish(Reducer *reducer, Chunk *chunk, const Operation *operation, double timeout,
                     Error *error);
 
-/* --- average.c -------------------------------------------------------------------------------- */
+/* --- async_allreduce.c ------------------------------------------------------------------------ */
 
-extern const char MEAN_NAME[]; /* what waiting for it is called */
+extern const char GRADIENT_ALL_REDUCE[]; /* its name in messages and heartbeats */
 
-Status averager_open(Comm *comm, Averager **out, Error *error);
-/* Ends the thread; nothing may be pending. */
-void averager_close(Averager *averager);
-Status averager_start(Averager *averager, void *data, int64_t count, CommType type, double timeout,
-                      Error *error);
-Status averager_wait(Averager *averager, double timeout, Heartbeat *heartbeat, Error *error);
-CommStats averager_stats(Averager *averager);
-
-/* --- bfloat16.c ------------------------------------------------------------------------------- */
-
-/* bfloat16 is the upper half of an IEEE 754 binary32; rounded to nearest, ties to even. */
-void comm_widen_bf16(const uint16_t *from, float *to, int64_t count);
-void comm_narrow_bf16(const float *from, uint16_t *to, int64_t count);
+Status async_all_reduce_open(Comm *comm, AsyncAllReduce **out, Error *error);
+/* Ends the communication thread. Nothing may be pending. NULL is allowed. */
+void async_all_reduce_close(AsyncAllReduce *all_reduce);
 
 #endif

@@ -44,9 +44,9 @@ Status nccl_register(Nccl *nccl, void *data, size_t bytes, Error *error);
 
 /* data = mean over the ranks of `count` F32 or BF16 elements of device memory. `stream` is the
  * caller's cudaStream_t. Same order of calls on every rank. */
-Status nccl_average_start(Nccl *nccl, void *data, int64_t count, CommType type, void *stream,
-                          Error *error);
-Status nccl_average_wait(Nccl *nccl, void *stream, Error *error);
+Status nccl_all_reduce_mean_start(Nccl *nccl, void *data, int64_t count, CommType type,
+                                  void *stream, Error *error);
+Status nccl_all_reduce_mean_wait(Nccl *nccl, void *stream, Error *error);
 
 /* Whether a collective has failed since: a rank that died, a link that was cut. Waits for nothing.
  */

@@ -1,4 +1,4 @@
-/* Who is behind, judged from the ranks' records. */
+/* Finds out from the heartbeats which ranks are behind, and reports it. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -10,59 +10,60 @@
 #include "base/thread.h"
 #include "comm/health/internal.h"
 
-enum { MOST_NAMED = 16 };
+enum { MAX_LISTED = 16 };
 
-void look_new(int size, Look *look) {
-  *look = (Look){.size = size};
-  look->beats = mem_new((size_t)size, sizeof *look->beats);
-  look->records = mem_new((size_t)size, sizeof *look->records);
+void snapshot_new(int size, HeartbeatSnapshot *snapshot) {
+  *snapshot = (HeartbeatSnapshot){.size = size};
+  snapshot->first_beats = mem_new((size_t)size, sizeof *snapshot->first_beats);
+  snapshot->records = mem_new((size_t)size, sizeof *snapshot->records);
 }
 
-void look_free(Look *look) {
-  free(look->beats);
-  free(look->records);
+void snapshot_free(HeartbeatSnapshot *snapshot) {
+  free(snapshot->first_beats);
+  free(snapshot->records);
 }
 
-void look_first(Look *look, const char *folder, const char *run) {
-  for (int i = 0; i < look->size; i++) {
-    Record record = record_read(folder, i, run);
-    look->beats[i] = record.valid ? record.beat : -1;
+void snapshot_read_first(HeartbeatSnapshot *snapshot, const char *folder, const char *run) {
+  for (int i = 0; i < snapshot->size; i++) {
+    HeartbeatRecord record = heartbeat_file_read(folder, i, run);
+    snapshot->first_beats[i] = record.valid ? record.beat : -1;
   }
-  look->at = clock_seconds();
+  snapshot->first_read_at = clock_seconds();
 }
 
-void look_second(Look *look, const char *folder, const char *run) {
-  for (int i = 0; i < look->size; i++) look->records[i] = record_read(folder, i, run);
+void snapshot_read_second(HeartbeatSnapshot *snapshot, const char *folder, const char *run) {
+  for (int i = 0; i < snapshot->size; i++)
+    snapshot->records[i] = heartbeat_file_read(folder, i, run);
 }
 
-bool record_waits(const Record *record) {
+bool record_is_waiting(const HeartbeatRecord *record) {
   return record->waiting[0] != '\0' || record->phase == PHASE_REDUCE;
 }
 
-bool look_is_alive(const Look *look, int rank) {
-  const Record *record = &look->records[rank];
-  return record->valid && record->beat != look->beats[rank];
+bool snapshot_is_alive(const HeartbeatSnapshot *snapshot, int rank) {
+  const HeartbeatRecord *record = &snapshot->records[rank];
+  return record->valid && record->beat != snapshot->first_beats[rank];
 }
 
-/* --- Words ------------------------------------------------------------------------------------ */
+/* --- Phrases ---------------------------------------------------------------------------------- */
 
-void append_rank(const Record *record, Text *text) {
+void append_rank(const HeartbeatRecord *record, Text *text) {
   text_append(text, "rank %d", record->rank);
   if (record->valid) text_append(text, " (host %s, pid %d)", record->host, record->pid);
 }
 
-void append_place(const Record *record, double now, Text *text) {
+void append_location(const HeartbeatRecord *record, double now, Text *text) {
   char clock[16] = "";
   struct tm local;
-  double began = record->time - record->since;
-  time_t seconds = (time_t)began;
+  double start = record->time - record->since;
+  time_t seconds = (time_t)start;
   if (localtime_r(&seconds, &local)) strftime(clock, sizeof clock, "%H:%M:%S", &local);
   text_append(text, "in %s", phase_name(record->phase));
   if (record->waiting[0]) text_append(text, " (%s)", record->waiting);
-  text_append(text, " since %s (%.0f s), step %lld", clock, now - began, (long long)record->step);
+  text_append(text, " since %s (%.0f s), step %lld", clock, now - start, (long long)record->step);
 }
 
-/* The state letter of proc(5), or 0. */
+/* The process state letter of proc(5), or 0. */
 static char process_state(int pid) {
   char path[64], line[512];
   snprintf(path, sizeof path, "/proc/%d/stat", pid);
@@ -70,127 +71,137 @@ static char process_state(int pid) {
   if (!file) return 0;
   char *got = fgets(line, sizeof line, file);
   fclose(file);
-  const char *behind_name = got ? strrchr(line, ')') : NULL;
-  return behind_name && behind_name[1] == ' ' ? behind_name[2] : '\0';
+  const char *after_name = got ? strrchr(line, ')') : NULL;
+  return after_name && after_name[1] == ' ' ? after_name[2] : '\0';
 }
 
-const char *explain_silence(const Record *record, const char *own_host) {
-  if (!record->valid) return "it has not begun, or does not see this folder";
+const char *explain_silence(const HeartbeatRecord *record, const char *own_host) {
+  if (!record->valid) return "it has not started, or does not see this folder";
   if (strcmp(record->host, own_host) != 0) return "stopped, killed, or its node is gone or cut off";
   if (kill(record->pid, 0) != 0 && errno == ESRCH) return "its process is gone";
   char state = process_state(record->pid);
   if (state == 'T' || state == 't') return "its process is stopped by a signal or a debugger";
   if (state == 'Z' || state == 'X') return "its process has ended";
-  return "its process is there, but writes no heartbeat";
+  return "its process exists, but writes no heartbeat";
 }
 
 /* --- The report ------------------------------------------------------------------------------- */
 
-typedef enum Standing { SILENT, BUSY, LATE, WAITING } Standing;
+typedef enum RankStatus {
+  RANK_SILENT,       /* no new heartbeat between the two readings */
+  RANK_BUSY,         /* does not wait for other ranks */
+  RANK_COMM_STALLED, /* waits, but its communication thread hangs */
+  RANK_WAITING
+} RankStatus;
 
-/* Where all wait, the most parts of means that one has begun; else 0. */
-static int64_t most_begun(const Look *look) {
+/* The largest operations_started of all ranks if all of them wait, else 0. */
+static int64_t most_operations_started(const HeartbeatSnapshot *snapshot) {
   int64_t most = 0;
-  for (int i = 0; i < look->size; i++) {
-    const Record *record = &look->records[i];
-    if (!look_is_alive(look, i) || !record_waits(record)) return 0;
-    if (record->begun > most) most = record->begun;
+  for (int i = 0; i < snapshot->size; i++) {
+    const HeartbeatRecord *record = &snapshot->records[i];
+    if (!snapshot_is_alive(snapshot, i) || !record_is_waiting(record)) return 0;
+    if (record->operations_started > most) most = record->operations_started;
   }
   return most;
 }
 
-/* The communication thread of a rank can hang while its main thread waits for a mean as others do:
- * such a rank has begun the fewest parts of it. */
-static bool is_late(const Look *look, int rank) {
-  if (strcmp(look->records[rank].waiting, MEAN_NAME) != 0) return false;
-  int64_t most = most_begun(look), least = most;
-  for (int i = 0; i < look->size && most > 0; i++)
-    if (look->records[i].begun < least) least = look->records[i].begun;
-  return least < most && look->records[rank].begun == least;
+/* If the communication thread of a rank hangs, its main thread waits for the gradient all-reduce
+ * like those of the others, but the rank has started the fewest operations of it. */
+static bool is_comm_stalled(const HeartbeatSnapshot *snapshot, int rank) {
+  if (strcmp(snapshot->records[rank].waiting, GRADIENT_ALL_REDUCE) != 0) return false;
+  int64_t most = most_operations_started(snapshot), least = most;
+  for (int i = 0; i < snapshot->size && most > 0; i++)
+    if (snapshot->records[i].operations_started < least)
+      least = snapshot->records[i].operations_started;
+  return least < most && snapshot->records[rank].operations_started == least;
 }
 
-static Standing standing_of(const Look *look, int rank) {
-  if (!look_is_alive(look, rank)) return SILENT;
-  if (!record_waits(&look->records[rank])) return BUSY;
-  return is_late(look, rank) ? LATE : WAITING;
+static RankStatus rank_status(const HeartbeatSnapshot *snapshot, int rank) {
+  if (!snapshot_is_alive(snapshot, rank)) return RANK_SILENT;
+  if (!record_is_waiting(&snapshot->records[rank])) return RANK_BUSY;
+  return is_comm_stalled(snapshot, rank) ? RANK_COMM_STALLED : RANK_WAITING;
 }
 
-static int count_of(const Look *look, Standing standing) {
+static int count_ranks(const HeartbeatSnapshot *snapshot, RankStatus status) {
   int count = 0;
-  for (int i = 0; i < look->size; i++) count += standing_of(look, i) == standing;
+  for (int i = 0; i < snapshot->size; i++) count += rank_status(snapshot, i) == status;
   return count;
 }
 
-static void append_behind(const Look *look, int rank, const char *own_host, double now,
-                          Text *report) {
-  const Record *record = &look->records[rank];
+static void append_behind(const HeartbeatSnapshot *snapshot, int rank, const char *own_host,
+                          double now, Text *report) {
+  const HeartbeatRecord *record = &snapshot->records[rank];
   text_append(report, "behind: ");
   append_rank(record, report);
-  if (standing_of(look, rank) == SILENT) {
+  if (rank_status(snapshot, rank) == RANK_SILENT) {
     text_append(report, ": %s", explain_silence(record, own_host));
-    if (record->valid) text_append(report, "; last sign of life %.0f s ago,", now - record->time);
+    if (record->valid) text_append(report, "; last heartbeat %.0f s ago,", now - record->time);
   }
   if (record->valid) {
     text_append(report, " ");
-    append_place(record, now, report);
+    append_location(record, now, report);
   }
-  if (standing_of(look, rank) == LATE)
+  if (rank_status(snapshot, rank) == RANK_COMM_STALLED)
     text_append(report,
-                ": it has begun %lld parts of means, another rank %lld; its communication thread "
-                "hangs, or the network to it is cut",
-                (long long)record->begun, (long long)most_begun(look));
+                ": it has started %lld all-reduce operations, another rank %lld; its communication "
+                "thread hangs, or the network to it is cut",
+                (long long)record->operations_started,
+                (long long)most_operations_started(snapshot));
   text_append(report, "\n");
 }
 
-static bool same_place(const Record *a, const Record *b) {
+static bool same_location(const HeartbeatRecord *a, const HeartbeatRecord *b) {
   return a->phase == b->phase && a->step == b->step && strcmp(a->waiting, b->waiting) == 0;
 }
 
-/* The ranks of one standing, those at the same place on one line. */
-static void append_groups(const Look *look, Standing standing, Text *report) {
-  bool *told = mem_new((size_t)look->size, sizeof *told);
-  for (int first = 0, lines = 0; first < look->size && lines < MOST_NAMED; first++) {
-    const Record *record = &look->records[first];
-    if (told[first] || standing_of(look, first) != standing) continue;
+/* Lists the ranks of one status, one line per location. */
+static void append_groups(const HeartbeatSnapshot *snapshot, RankStatus status, Text *report) {
+  bool *listed = mem_new((size_t)snapshot->size, sizeof *listed);
+  for (int first = 0, lines = 0; first < snapshot->size && lines < MAX_LISTED; first++) {
+    const HeartbeatRecord *record = &snapshot->records[first];
+    if (listed[first] || rank_status(snapshot, first) != status) continue;
     int count = 0;
-    text_append(report, "%s in %s", standing == WAITING ? "waiting" : "busy",
+    text_append(report, "%s in %s", status == RANK_WAITING ? "waiting" : "busy",
                 phase_name(record->phase));
     if (record->waiting[0]) text_append(report, " (%s)", record->waiting);
     text_append(report, ", step %lld: rank", (long long)record->step);
-    for (int i = first; i < look->size; i++) {
-      if (standing_of(look, i) != standing || !same_place(record, &look->records[i])) continue;
-      if (count < MOST_NAMED) text_append(report, "%s %d", count > 0 ? "," : "", i);
-      told[i] = true;
+    for (int i = first; i < snapshot->size; i++) {
+      if (rank_status(snapshot, i) != status || !same_location(record, &snapshot->records[i]))
+        continue;
+      if (count < MAX_LISTED) text_append(report, "%s %d", count > 0 ? "," : "", i);
+      listed[i] = true;
       count++;
     }
-    if (count > MOST_NAMED) text_append(report, " and %d more", count - MOST_NAMED);
+    if (count > MAX_LISTED) text_append(report, " and %d more", count - MAX_LISTED);
     text_append(report, "\n");
     lines++;
   }
-  free(told);
+  free(listed);
 }
 
-void diagnose(const Look *look, const Expiry *expiry, Text *report) {
+void diagnose(const HeartbeatSnapshot *snapshot, const Timeout *timeout, Text *report) {
   double now = clock_wall_seconds();
-  const Record *self = &look->records[expiry->rank];
-  int silent = count_of(look, SILENT), named = 0;
-  Standing behind = silent > 0 ? SILENT : count_of(look, BUSY) > 0 ? BUSY : LATE;
-  int count = count_of(look, behind);
-  text_append(report, "no progress: rank %d of %d is ", expiry->rank, look->size);
-  append_place(self, now, report);
-  text_append(report, ", longer than its %g s; the run ends\n", expiry->deadline);
-  for (int i = 0; i < look->size && named < MOST_NAMED; i++) {
-    if (standing_of(look, i) != behind) continue;
-    append_behind(look, i, self->host, now, report);
-    named++;
+  const HeartbeatRecord *self = &snapshot->records[timeout->rank];
+  int silent = count_ranks(snapshot, RANK_SILENT), count_listed = 0;
+  RankStatus behind = silent > 0                             ? RANK_SILENT
+                      : count_ranks(snapshot, RANK_BUSY) > 0 ? RANK_BUSY
+                                                             : RANK_COMM_STALLED;
+  int count = count_ranks(snapshot, behind);
+  text_append(report, "no progress: rank %d of %d has been ", timeout->rank, snapshot->size);
+  append_location(self, now, report);
+  text_append(report, ", past its deadline of %g s; the run ends\n", timeout->deadline);
+  for (int i = 0; i < snapshot->size && count_listed < MAX_LISTED; i++) {
+    if (rank_status(snapshot, i) != behind) continue;
+    append_behind(snapshot, i, self->host, now, report);
+    count_listed++;
   }
-  if (count > named)
-    text_append(report, "behind: %d more, see %s\n", count - named, expiry->folder);
+  if (count > count_listed)
+    text_append(report, "behind: %d more, see %s\n", count - count_listed, timeout->folder);
   if (count == 0)
     text_append(report, "no rank is behind: all wait for each other; the network between them is "
-                        "cut, or they went different ways\n");
-  if (expiry->trouble)
-    text_append(report, "the records may be older than the ranks' lives: %s\n", expiry->trouble);
-  if (silent > 0) append_groups(look, BUSY, report);
-  append_groups(look, WAITING, report);
+                        "cut, or they are in different collectives\n");
+  if (timeout->write_error)
+    text_append(report, "these heartbeats may be outdated: %s\n", timeout->write_error);
+  if (silent > 0) append_groups(snapshot, RANK_BUSY, report);
+  append_groups(snapshot, RANK_WAITING, report);
 }

@@ -1,5 +1,6 @@
-/* The word of the main thread, and the two threads of a rank: one beats and does what watchdog.c
- * says; the other touches no file, and ends the process where the first hangs in one. */
+/* The two threads of a rank's heartbeat. The heartbeat thread writes the heartbeats and runs the
+ * checks of watchdog.c; the guard thread touches no file, and ends the process if the heartbeat
+ * thread hangs in one. */
 #include "comm/health/heartbeat.h"
 
 #include <inttypes.h>
@@ -16,146 +17,92 @@
 #include "base/thread.h"
 #include "comm/health/internal.h"
 
-/* seconds */
-static const double PAUSE = 5; /* a nap that lasted so much longer was no nap */
+/* A sleep that takes this many seconds too long means that the process was suspended. */
+static const double SUSPENDED = 5;
 
-static uint64_t now_ns(void) {
-  return (uint64_t)(clock_seconds() * 1e9);
-}
-
-/* --- The main thread's side ------------------------------------------------------------------- */
-
-void heartbeat_phase(Heartbeat *heartbeat, Phase phase, int64_t step) {
-  if (!heartbeat) return;
-  atomic_store(&heartbeat->step, step);
-  atomic_store(&heartbeat->phase, now_ns() << 3 | (uint64_t)phase);
-}
-
-void heartbeat_wait_begin(Heartbeat *heartbeat, const char *name) {
-  if (!heartbeat) return;
-  atomic_store(&heartbeat->waiting, name);
-  atomic_store(&heartbeat->waiting_since, now_ns());
-}
-
-void heartbeat_wait_end(Heartbeat *heartbeat) {
-  if (!heartbeat) return;
-  uint64_t phase = atomic_load(&heartbeat->phase) & 7;
-  atomic_store(&heartbeat->phase, now_ns() << 3 | phase);
-  atomic_store(&heartbeat->waiting_since, 0);
-}
-
-Place heartbeat_place(Heartbeat *heartbeat) {
-  /* In this order: the end of a wait starts the phase's clock anew before it says so. */
-  uint64_t waiting_since = atomic_load(&heartbeat->waiting_since);
-  uint64_t packed = atomic_load(&heartbeat->phase);
-  Place place = {(Phase)(packed & 7), (double)(packed >> 3) * 1e-9, NULL};
-  if (waiting_since == 0) return place;
-  place.waiting = atomic_load(&heartbeat->waiting);
-  place.since = (double)waiting_since * 1e-9;
-  if (place.phase == PHASE_DATA || place.phase == PHASE_STEP) place.phase = PHASE_REDUCE;
-  return place;
+void heartbeat_set_phase(Heartbeat *heartbeat, Phase phase, int64_t step) {
+  if (heartbeat) presence_set_phase(&heartbeat->comm->presence, phase, step);
 }
 
 /* --- Both threads ----------------------------------------------------------------------------- */
 
-/* A process that was stopped and goes on starts its clocks anew. */
-static void forgive(Heartbeat *heartbeat) {
-  uint64_t packed = atomic_load(&heartbeat->phase), now = now_ns();
-  atomic_compare_exchange_strong(&heartbeat->phase, &packed, now << 3 | (packed & 7));
-  uint64_t waiting_since = atomic_load(&heartbeat->waiting_since);
-  if (waiting_since != 0)
-    atomic_compare_exchange_strong(&heartbeat->waiting_since, &waiting_since, now);
-}
-
-/* False when the heartbeat is to end. `paused` says how much longer than `seconds` it took, where
- * that can only mean that the process did not run. */
-static bool nap(Heartbeat *heartbeat, double seconds, double *paused) {
+/* Sleeps; returns false if the heartbeat is to stop. *suspended receives the seconds that the
+ * process did not run, or 0. */
+static bool sleep_unless_stopped(Heartbeat *heartbeat, double seconds, double *suspended) {
   double until = clock_seconds() + seconds;
   bool in_time = true;
   pthread_mutex_lock(&heartbeat->mutex);
-  while (!heartbeat->over && in_time)
+  while (!heartbeat->stopping && in_time)
     in_time = condition_wait_until(&heartbeat->changed, &heartbeat->mutex, until);
-  bool over = heartbeat->over;
+  bool stopping = heartbeat->stopping;
   pthread_mutex_unlock(&heartbeat->mutex);
-  *paused = clock_seconds() - until;
-  if (*paused > PAUSE)
-    forgive(heartbeat);
+  *suspended = clock_seconds() - until;
+  if (*suspended > SUSPENDED)
+    presence_restart_clocks(&heartbeat->comm->presence);
   else
-    *paused = 0;
-  return !over;
+    *suspended = 0;
+  return !stopping;
 }
 
-/* --- The guarding thread ---------------------------------------------------------------------- */
+/* --- The guard thread ------------------------------------------------------------------------- */
 
-static void *guard(void *argument) {
+static void *run_guard(void *argument) {
   Heartbeat *heartbeat = argument;
-  double paused;
-  while (nap(heartbeat, HEARTBEAT_NAP, &paused)) {
-    if (paused == 0)
-      watchdog_check_beating(heartbeat);
-    else /* for both threads: the other one may have been stopped in a write */
-      log_warning("this process did not run for %.0f s; its deadlines start anew", paused);
+  double suspended;
+  while (sleep_unless_stopped(heartbeat, POLL_SECONDS, &suspended)) {
+    if (suspended == 0)
+      watchdog_check_heartbeat_thread(heartbeat);
+    else /* logged here for both threads: the other may have been suspended inside a write */
+      log_warning("this process was suspended for %.0f s; its deadlines restart", suspended);
   }
   return NULL;
 }
 
-/* --- The beating thread: its own record ------------------------------------------------------- */
+/* --- The heartbeat thread --------------------------------------------------------------------- */
 
-void heartbeat_write(Heartbeat *heartbeat) {
-  Error error = {0};
-  Place place = heartbeat_place(heartbeat);
-  Record *self = &heartbeat->self;
-  self->beat++;
-  self->time = clock_wall_seconds();
-  self->phase = place.phase;
-  self->since = fmax(0, clock_seconds() - place.since);
-  self->step = atomic_load(&heartbeat->step);
-  self->begun = atomic_load(&heartbeat->comm->begun);
-  snprintf(self->waiting, sizeof self->waiting, "%s", place.waiting ? place.waiting : "");
-  record_write(heartbeat->folder, self, &error);
-  if (error.status != OK && heartbeat->trouble.status == OK)
-    log_warning("the other ranks see no heartbeat of this one: %s", error.message);
-  heartbeat->trouble = error;
+static void mark_iteration(Heartbeat *heartbeat) {
+  atomic_store(&heartbeat->last_iteration, (uint64_t)(clock_seconds() * 1e9));
 }
 
-static void *beat(void *argument) {
+static void *run_heartbeat(void *argument) {
   Heartbeat *heartbeat = argument;
-  double next = clock_seconds() + heartbeat->every, paused, length;
+  double next = clock_seconds() + heartbeat->every, suspended, length;
   do {
     double now = clock_seconds();
-    atomic_store(&heartbeat->ticked, now_ns());
+    mark_iteration(heartbeat);
     if (now >= next) {
       next = now + heartbeat->every;
       heartbeat_write(heartbeat);
-      watchdog_leave_if_diagnosed(heartbeat);
-      watchdog_check_next(heartbeat);
+      watchdog_exit_if_diagnosed(heartbeat);
+      watchdog_check_peers(heartbeat);
     }
     watchdog_check_deadline(heartbeat);
-    length = fmin(HEARTBEAT_NAP, fmax(0.001, next - clock_seconds()));
-    if (!nap(heartbeat, length, &paused)) break;
-    if (paused == 0) continue;
-    for (int i = 0; i < heartbeat->size; i++) heartbeat->seen[i].at = 0;
-    heartbeat->look.at = 0;
+    length = fmin(POLL_SECONDS, fmax(0.001, next - clock_seconds()));
+    if (!sleep_unless_stopped(heartbeat, length, &suspended)) break;
+    if (suspended == 0) continue;
+    for (int i = 0; i < heartbeat->size; i++) heartbeat->peers[i].seen_at = 0;
+    heartbeat->snapshot.first_read_at = 0;
   } while (true);
   heartbeat_write(heartbeat);
   return NULL;
 }
 
-/* --- Start and stop --------------------------------------------------------------------------- */
+/* --- Starting and stopping -------------------------------------------------------------------- */
 
 static Status check_options(const HeartbeatOptions *options, Error *error) {
   if (!(options->every > 0))
-    return error_set(error, ERROR_INTERNAL, "a heartbeat every %g s", options->every);
+    return error_set(error, ERROR_INTERNAL, "a heartbeat every %g s; must be positive",
+                     options->every);
   for (int i = 0; i < PHASE_COUNT; i++)
     if (!(options->deadline[i] > 0))
-      return error_set(error, ERROR_INTERNAL, "a deadline of %g s for %s", options->deadline[i],
-                       phase_name((Phase)i));
+      return error_set(error, ERROR_INTERNAL, "a deadline of %g s for %s; must be positive",
+                       options->deadline[i], phase_name((Phase)i));
   return OK;
 }
 
 static Heartbeat *heartbeat_new(Comm *comm, const HeartbeatOptions *options) {
   Heartbeat *heartbeat = mem_new(1, sizeof *heartbeat);
-  Record *self = &heartbeat->self;
+  HeartbeatRecord *self = &heartbeat->self;
   heartbeat->comm = comm;
   heartbeat->rank = self->rank = comm->rank;
   heartbeat->size = self->world_size = comm->size;
@@ -165,23 +112,23 @@ static Heartbeat *heartbeat_new(Comm *comm, const HeartbeatOptions *options) {
   self->valid = true;
   self->pid = (int)getpid();
   self->started = clock_wall_seconds();
-  if (gethostname(self->host, sizeof self->host - 1) != 0) strcpy(self->host, "unknown");
-  heartbeat->seen = mem_new((size_t)comm->size, sizeof *heartbeat->seen);
-  look_new(comm->size, &heartbeat->look);
+  host_name(self->host);
+  heartbeat->peers = mem_new((size_t)comm->size, sizeof *heartbeat->peers);
+  snapshot_new(comm->size, &heartbeat->snapshot);
   pthread_mutex_init(&heartbeat->mutex, NULL);
   condition_init(&heartbeat->changed);
-  heartbeat_phase(heartbeat, PHASE_START, 0);
-  atomic_store(&heartbeat->ticked, now_ns());
+  presence_set_phase(&comm->presence, PHASE_START, 0);
+  mark_iteration(heartbeat);
   return heartbeat;
 }
 
 static void heartbeat_free(Heartbeat *heartbeat) {
   pthread_cond_destroy(&heartbeat->changed);
   pthread_mutex_destroy(&heartbeat->mutex);
-  look_free(&heartbeat->look);
-  free(heartbeat->seen);
+  snapshot_free(&heartbeat->snapshot);
+  free(heartbeat->peers);
   free(heartbeat->folder);
-  free(heartbeat->diagnosis);
+  free(heartbeat->diagnosis_path);
   free(heartbeat);
 }
 
@@ -189,60 +136,66 @@ static Status prepare_folder(Heartbeat *heartbeat, Error *error) {
   Status status = OK;
   uint64_t number = (uint64_t)(clock_wall_seconds() * 1e6) ^ (uint64_t)getpid() << 40;
   TRY(folder_create(heartbeat->folder, error));
-  TRY(record_clear(heartbeat->folder, error));
+  TRY(heartbeat_files_remove(heartbeat->folder, error));
   if (getrandom(&number, sizeof number, GRND_NONBLOCK) != sizeof number)
-    log_debug("no random number for the run: its time of start will do");
+    log_debug("no random number for the run's name in heartbeats; using time and pid instead");
   snprintf(heartbeat->self.run, sizeof heartbeat->self.run, "%016" PRIx64, number);
 done:
   return status;
 }
 
-static void end_thread(Heartbeat *heartbeat, pthread_t thread) {
+static void stop_thread(Heartbeat *heartbeat, pthread_t thread) {
   pthread_mutex_lock(&heartbeat->mutex);
-  heartbeat->over = true;
+  heartbeat->stopping = true;
   pthread_cond_broadcast(&heartbeat->changed);
   pthread_mutex_unlock(&heartbeat->mutex);
   pthread_join(thread, NULL);
 }
 
 static Status start_threads(Heartbeat *heartbeat, Error *error) {
-  Status status = record_write(heartbeat->folder, &heartbeat->self, error);
-  if (status == OK) status = thread_start(&heartbeat->beating, "heartbeat", beat, heartbeat, error);
+  Status status = heartbeat_file_write(heartbeat->folder, &heartbeat->self, error);
+  if (status == OK)
+    status =
+        thread_start(&heartbeat->heartbeat_thread, "heartbeat", run_heartbeat, heartbeat, error);
   if (status != OK) return status;
-  status = thread_start(&heartbeat->guarding, "watchdog", guard, heartbeat, error);
-  if (status != OK) end_thread(heartbeat, heartbeat->beating);
+  status = thread_start(&heartbeat->guard_thread, "watchdog", run_guard, heartbeat, error);
+  if (status != OK) stop_thread(heartbeat, heartbeat->heartbeat_thread);
   return status;
+}
+
+static void stop_threads(Heartbeat *heartbeat) {
+  stop_thread(heartbeat, heartbeat->heartbeat_thread);
+  stop_thread(heartbeat, heartbeat->guard_thread);
+}
+
+static void stop_and_free(void *context) {
+  stop_threads(context);
+  heartbeat_free(context);
 }
 
 Status heartbeat_start(Comm *comm, const HeartbeatOptions *options, Heartbeat **out, Error *error) {
   *out = NULL;
   Status status = check_options(options, error);
-  if (status == OK && comm->heartbeat)
-    status = error_set(error, ERROR_INTERNAL, "the group has a heartbeat already");
+  if (status == OK && comm->stop_watch)
+    status = error_set(error, ERROR_INTERNAL, "the group already has a heartbeat");
   if (status != OK) return status;
   Heartbeat *heartbeat = heartbeat_new(comm, options);
   if (comm->rank == 0) status = prepare_folder(heartbeat, error);
   TRY(comm_agree(comm, status, error));
   TRY(comm_broadcast(comm, heartbeat->self.run, sizeof heartbeat->self.run, 0, error));
-  heartbeat->diagnosis = mem_format("%s/diagnosis-%s.txt", heartbeat->folder, heartbeat->self.run);
+  heartbeat->diagnosis_path =
+      mem_format("%s/diagnosis-%s.txt", heartbeat->folder, heartbeat->self.run);
   status = start_threads(heartbeat, error);
   bool started = status == OK;
   status = comm_agree(comm, status, error);
   if (status == OK) {
-    *out = comm->heartbeat = heartbeat;
+    comm_set_watch(comm, stop_and_free, heartbeat);
+    *out = heartbeat;
     heartbeat = NULL;
   } else if (started) {
-    end_thread(heartbeat, heartbeat->beating);
-    end_thread(heartbeat, heartbeat->guarding);
+    stop_threads(heartbeat);
   }
 done:
   if (heartbeat) heartbeat_free(heartbeat);
   return status;
-}
-
-void heartbeat_stop(Heartbeat *heartbeat) {
-  if (!heartbeat) return;
-  end_thread(heartbeat, heartbeat->beating);
-  end_thread(heartbeat, heartbeat->guarding);
-  heartbeat_free(heartbeat);
 }

@@ -1,4 +1,4 @@
-/* What a rank's threads do about ranks that stand still: warn, report, leave. */
+/* Warnings about silent ranks, and the end of a run without progress. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,13 +11,22 @@
 #include "comm/health/internal.h"
 
 /* seconds */
-static const double HEAD_START = 0.5; /* of each rank before the next one, to report */
-static const double SILENCE = 10;     /* the least that is worth a warning */
-static const double HANGING = 10;     /* the least after which the beating thread hangs, */
-static const double READING = 0.01;   /* and for each record that it may be reading */
-enum { HEAD_STARTS = 16, LEAVE_SECONDS = 10, PRINT_SECONDS = 2 };
+static const double REPORT_STAGGER = 0.5; /* that each rank reports before the next one */
+static const double MIN_SILENCE = 10;     /* before a warning */
+static const double MIN_HANG = 10;        /* after which the heartbeat thread counts as hung, ... */
+static const double READ_ALLOWANCE = 0.01; /* ... plus this for each heartbeat that it may read */
+enum { STAGGERED_RANKS = 16, EXIT_SECONDS = 10, PRINT_SECONDS = 2 };
 
-/* --- The guarding thread ---------------------------------------------------------------------- */
+static Location location_of(const Heartbeat *heartbeat) {
+  return presence_location(&heartbeat->comm->presence);
+}
+
+/* Makes sure that the process ends even if comm_abort or logging hangs. */
+static void exit_soon(void) {
+  if (!exit_after(EXIT_SECONDS, ERROR_INTERNAL)) _exit(ERROR_INTERNAL);
+}
+
+/* --- The guard thread ------------------------------------------------------------------------- */
 
 static double longest_deadline(const Heartbeat *heartbeat) {
   double longest = 0;
@@ -25,143 +34,151 @@ static double longest_deadline(const Heartbeat *heartbeat) {
   return longest;
 }
 
-/* How long the beating thread may take for one round. */
-static double patience(const Heartbeat *heartbeat) {
-  return fmax(HANGING, 3 * heartbeat->every) + READING * heartbeat->size;
+/* The longest that one iteration of the heartbeat thread may take, in seconds. */
+static double max_iteration(const Heartbeat *heartbeat) {
+  return fmax(MIN_HANG, 3 * heartbeat->every) + READ_ALLOWANCE * heartbeat->size;
 }
 
-void watchdog_check_beating(Heartbeat *heartbeat) {
-  Place place = heartbeat_place(heartbeat);
-  double now = clock_seconds(), age = now - place.since;
-  double silent = now - (double)atomic_load(&heartbeat->ticked) * 1e-9;
-  /* Which ranks are waited for is not known here. */
-  double deadline = place.waiting ? longest_deadline(heartbeat) : heartbeat->deadlines[place.phase];
+void watchdog_check_heartbeat_thread(Heartbeat *heartbeat) {
+  Location location = location_of(heartbeat);
+  double now = clock_seconds(), age = now - location.since;
+  double hung = now - (double)atomic_load(&heartbeat->last_iteration) * 1e-9;
+  /* The phases of the ranks waited for are not known here. */
+  double deadline =
+      location.waiting ? longest_deadline(heartbeat) : heartbeat->deadlines[location.phase];
   if (age <= deadline && !atomic_load(&heartbeat->expired)) return;
-  if (silent <= patience(heartbeat)) return;
-  if (!leave_within(LEAVE_SECONDS, ERROR_INTERNAL)) _exit(ERROR_INTERNAL);
-  log_error("rank %d of %d (host %s, pid %d) has been in %s for %.0f s, longer than its %g s, and "
-            "its heartbeat hangs in %s since %.0f s: does the file system answer? The run ends",
+  if (hung <= max_iteration(heartbeat)) return;
+  exit_soon();
+  log_error("rank %d of %d (host %s, pid %d) has been in %s for %.0f s, past its deadline of %g s, "
+            "and its heartbeat thread has hung for %.0f s in folder %s: does the file system "
+            "respond? The run ends",
             heartbeat->rank, heartbeat->size, heartbeat->self.host, heartbeat->self.pid,
-            phase_name(place.phase), age, deadline, heartbeat->folder, silent);
+            phase_name(location.phase), age, deadline, hung, heartbeat->folder);
   comm_abort(heartbeat->comm, ERROR_INTERNAL);
 }
 
-/* --- The beating thread: the next rank -------------------------------------------------------- */
+/* --- The heartbeat thread: other ranks -------------------------------------------------------- */
 
-static void warn_of_silence(const Heartbeat *heartbeat, const Record *record, double silent) {
+static void warn_of_silence(const Heartbeat *heartbeat, const HeartbeatRecord *record,
+                            double silent) {
   Text text = {0};
   append_rank(record, &text);
-  text_append(&text, " has given no sign of life for %.0f s: %s", silent,
+  text_append(&text, " has written no heartbeat for %.0f s: %s", silent,
               explain_silence(record, heartbeat->self.host));
   if (record->valid) {
     text_append(&text, "; last seen ");
-    append_place(record, record->time, &text);
+    append_location(record, record->time, &text);
   }
   log_warning("%s", text.data);
   text_free(&text);
 }
 
-/* True where the rank gives no sign of life. */
-static bool watch(Heartbeat *heartbeat, int rank, double now) {
-  Seen *seen = &heartbeat->seen[rank];
-  Record record = record_read(heartbeat->folder, rank, heartbeat->self.run);
-  if (seen->at == 0 || (record.valid && record.beat != seen->beat)) {
-    if (seen->warned)
-      log_warning("rank %d gives signs of life again, after %.0f s", rank, now - seen->at);
-    *seen = (Seen){record.valid ? record.beat : -1, now, false};
+/* Returns whether the rank is silent; warns once. */
+static bool check_peer(Heartbeat *heartbeat, int rank, double now) {
+  PeerState *peer = &heartbeat->peers[rank];
+  HeartbeatRecord record = heartbeat_file_read(heartbeat->folder, rank, heartbeat->self.run);
+  if (peer->seen_at == 0 || (record.valid && record.beat != peer->beat)) {
+    if (peer->warned)
+      log_warning("rank %d writes heartbeats again, after %.0f s", rank, now - peer->seen_at);
+    *peer = (PeerState){record.valid ? record.beat : -1, now, false};
     return false;
   }
-  double silent = now - seen->at;
-  if (silent <= fmax(SILENCE, 3 * heartbeat->every)) return false;
-  if (!seen->warned) warn_of_silence(heartbeat, &record, silent);
-  seen->warned = true;
+  double silent = now - peer->seen_at;
+  if (silent <= fmax(MIN_SILENCE, 3 * heartbeat->every)) return false;
+  if (!peer->warned) warn_of_silence(heartbeat, &record, silent);
+  peer->warned = true;
   return true;
 }
 
-/* Each rank watches the next one, and beyond it while that is silent. */
-void watchdog_check_next(Heartbeat *heartbeat) {
+void watchdog_check_peers(Heartbeat *heartbeat) {
   double now = clock_seconds();
   for (int i = 1; i < heartbeat->size; i++)
-    if (!watch(heartbeat, (heartbeat->rank + i) % heartbeat->size, now)) return;
+    if (!check_peer(heartbeat, (heartbeat->rank + i) % heartbeat->size, now)) return;
 }
 
-/* --- The beating thread: deadlines ------------------------------------------------------------ */
+/* --- The heartbeat thread: deadlines ---------------------------------------------------------- */
 
-/* Publishes the report, if no other rank has, and ends the process. */
-static void report_and_leave(Heartbeat *heartbeat, const Expiry *expiry) {
+/* Publishes the report, unless another rank has, and ends the process. */
+static void report_and_exit(Heartbeat *heartbeat, const Timeout *timeout) {
   Error error = {0};
   Text report = {0};
   atomic_store(&heartbeat->expired, true);
-  diagnose(&heartbeat->look, expiry, &report);
-  char *temporary = mem_format("%s.%d.tmp", heartbeat->diagnosis, heartbeat->rank);
-  bool first = true;
+  diagnose(&heartbeat->snapshot, timeout, &report);
+  char *temporary = mem_format("%s.%d.tmp", heartbeat->diagnosis_path, heartbeat->rank);
+  bool is_first = true;
   if (atomic_file_replace(temporary, report.data, report.length, &error) == OK) {
-    /* A link, unlike a rename, is made by one rank alone. */
-    first = link(temporary, heartbeat->diagnosis) == 0 || !path_exists(heartbeat->diagnosis);
+    /* Of several ranks only one succeeds in creating the link; a rename would succeed for all. */
+    is_first =
+        link(temporary, heartbeat->diagnosis_path) == 0 || !path_exists(heartbeat->diagnosis_path);
   }
-  if (!leave_within(LEAVE_SECONDS, ERROR_INTERNAL)) _exit(ERROR_INTERNAL);
-  for (char *line = report.data; first && *line;) {
+  exit_soon();
+  for (char *line = report.data; is_first && *line;) {
     char *end = strchr(line, '\n');
     log_error("%.*s", (int)(end - line), line);
     line = end + 1;
   }
-  unlink(temporary); /* on a busy disk that takes a while, and the others leave soon */
+  unlink(temporary); /* last: slow on a busy disk, and the other ranks exit soon */
   comm_abort(heartbeat->comm, ERROR_INTERNAL);
 }
 
-void watchdog_leave_if_diagnosed(Heartbeat *heartbeat) {
-  if (!path_exists(heartbeat->diagnosis)) return;
-  if (!leave_within(LEAVE_SECONDS, ERROR_INTERNAL)) _exit(ERROR_INTERNAL);
-  sleep(PRINT_SECONDS); /* the rank that wrote it is about to print it and to end all */
+void watchdog_exit_if_diagnosed(Heartbeat *heartbeat) {
+  if (!path_exists(heartbeat->diagnosis_path)) return;
+  exit_soon();
+  sleep(PRINT_SECONDS); /* the rank that wrote the diagnosis logs it and aborts the group */
   comm_abort(heartbeat->comm, ERROR_INTERNAL);
 }
 
-/* Until when (clock_seconds) the ranks waited for may stay in the phases they are in. */
-static double excused_until(const Heartbeat *heartbeat, double since) {
+/* The time (clock_seconds) until which a rank that waits since `since` must wait, because ranks
+ * that do not wait may still be within the deadlines of their phases; 0 if there are none. */
+static double extended_deadline(const Heartbeat *heartbeat, double since) {
   double until = 0;
   for (int i = 0; i < heartbeat->size; i++) {
-    const Record *record = &heartbeat->look.records[i];
-    if (i == heartbeat->rank || !look_is_alive(&heartbeat->look, i) || record_waits(record))
+    const HeartbeatRecord *record = &heartbeat->snapshot.records[i];
+    if (i == heartbeat->rank || !snapshot_is_alive(&heartbeat->snapshot, i) ||
+        record_is_waiting(record))
       continue;
     until = fmax(until, since + heartbeat->deadlines[record->phase]);
   }
   return until;
 }
 
-/* The second look, where this rank's own word needs no file. */
-static void look_again(Heartbeat *heartbeat) {
-  Look *look = &heartbeat->look;
+/* The second reading. This rank's own record is taken from memory and counts as alive. */
+static void complete_snapshot(Heartbeat *heartbeat) {
+  HeartbeatSnapshot *snapshot = &heartbeat->snapshot;
   heartbeat_write(heartbeat);
-  look_second(look, heartbeat->folder, heartbeat->self.run);
-  look->records[heartbeat->rank] = heartbeat->self;
-  look->beats[heartbeat->rank] = -1;
+  snapshot_read_second(snapshot, heartbeat->folder, heartbeat->self.run);
+  snapshot->records[heartbeat->rank] = heartbeat->self;
+  snapshot->first_beats[heartbeat->rank] = -1;
 }
 
-/* The records are looked at twice, two beats apart: whose beat has not moved is not alive. A rank
- * that expects to report takes the first look before its deadline. */
+/* The heartbeats are read twice, two beats apart; a rank whose beat count has not changed is not
+ * alive. The first STAGGERED_RANKS ranks do the first reading before their deadline, so that they
+ * can report in the order of their ranks, REPORT_STAGGER apart. */
 void watchdog_check_deadline(Heartbeat *heartbeat) {
-  Place place = heartbeat_place(heartbeat);
-  Look *look = &heartbeat->look;
-  double now = clock_seconds(), gap = 2 * heartbeat->every + 2 * HEARTBEAT_NAP;
-  if (place.since != heartbeat->looked_since) {
-    heartbeat->looked_since = place.since;
-    heartbeat->excused_until = look->at = 0;
+  Location location = location_of(heartbeat);
+  HeartbeatSnapshot *snapshot = &heartbeat->snapshot;
+  double now = clock_seconds(), gap = 2 * heartbeat->every + 2 * POLL_SECONDS;
+  double deadline = heartbeat->deadlines[location.phase];
+  if (location.since != heartbeat->checked_since) {
+    heartbeat->checked_since = location.since;
+    heartbeat->extended_until = snapshot->first_read_at = 0;
   }
-  if (now > look->at + gap + patience(heartbeat)) look->at = 0; /* stopped since then */
-  int turn = heartbeat->rank < HEAD_STARTS ? heartbeat->rank : HEAD_STARTS;
-  double expiry = fmax(place.since + heartbeat->deadlines[place.phase], heartbeat->excused_until);
-  double due = expiry + turn * HEAD_START;
-  if (now >= (turn < HEAD_STARTS ? due - gap : due) && look->at == 0)
-    look_first(look, heartbeat->folder, heartbeat->self.run);
+  if (now > snapshot->first_read_at + gap + max_iteration(heartbeat))
+    snapshot->first_read_at = 0; /* too old: this process was suspended */
+  int turn = heartbeat->rank < STAGGERED_RANKS ? heartbeat->rank : STAGGERED_RANKS;
+  double expiry = fmax(location.since + deadline, heartbeat->extended_until);
+  double report_at = expiry + turn * REPORT_STAGGER;
+  if (now >= (turn < STAGGERED_RANKS ? report_at - gap : report_at) && snapshot->first_read_at == 0)
+    snapshot_read_first(snapshot, heartbeat->folder, heartbeat->self.run);
   if (now < expiry) return;
-  watchdog_leave_if_diagnosed(heartbeat);
-  if (now < due || now < look->at + gap) return;
-  look_again(heartbeat);
-  heartbeat->excused_until = place.waiting ? excused_until(heartbeat, place.since) : 0;
-  look->at = 0;
-  if (heartbeat->excused_until > now) return;
-  const Error *trouble = &heartbeat->trouble;
-  Expiry what = {heartbeat->rank, heartbeat->deadlines[place.phase], heartbeat->folder,
-                 trouble->status != OK ? trouble->message : NULL};
-  report_and_leave(heartbeat, &what);
+  watchdog_exit_if_diagnosed(heartbeat);
+  if (now < report_at || now < snapshot->first_read_at + gap) return;
+  complete_snapshot(heartbeat);
+  heartbeat->extended_until = location.waiting ? extended_deadline(heartbeat, location.since) : 0;
+  snapshot->first_read_at = 0;
+  if (heartbeat->extended_until > now) return;
+  const Error *write_error = &heartbeat->write_error;
+  Timeout timeout = {heartbeat->rank, deadline, heartbeat->folder,
+                     write_error->status != OK ? write_error->message : NULL};
+  report_and_exit(heartbeat, &timeout);
 }

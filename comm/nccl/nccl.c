@@ -320,8 +320,8 @@ done:
   return status;
 }
 
-Status nccl_average_start(Nccl *nccl, void *data, int64_t count, CommType type, void *stream,
-                          Error *error) {
+Status nccl_all_reduce_mean_start(Nccl *nccl, void *data, int64_t count, CommType type,
+                                  void *stream, Error *error) {
   Status status = OK;
   if (nccl->broken)
     FAIL(error, ERROR_INTERNAL, "rank %d of %d: NCCL failed before", nccl->rank, nccl->size);
@@ -331,7 +331,7 @@ Status nccl_average_start(Nccl *nccl, void *data, int64_t count, CommType type, 
   CUDA_TRY(cudaStreamWaitEvent(nccl->stream, nccl->ready, 0));
   TRY(enqueue_average(nccl, data, count, type, error));
   nccl->pending = true;
-  if (!nccl->options.overlap) TRY(nccl_average_wait(nccl, stream, error));
+  if (!nccl->options.overlap) TRY(nccl_all_reduce_mean_wait(nccl, stream, error));
 done:
   return status;
 }
@@ -355,7 +355,7 @@ done:
   return status;
 }
 
-Status nccl_average_wait(Nccl *nccl, void *stream, Error *error) {
+Status nccl_all_reduce_mean_wait(Nccl *nccl, void *stream, Error *error) {
   Status status = OK;
   Wait *wait = NULL;
   unsigned flags = 0;

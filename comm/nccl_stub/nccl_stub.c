@@ -23,12 +23,12 @@ Status nccl_register(Nccl *nccl, void *data, size_t bytes, Error *error) {
   (void)nccl, (void)data, (void)bytes;
   return refuse(error);
 }
-Status nccl_average_start(Nccl *nccl, void *data, int64_t count, CommType type, void *stream,
-                          Error *error) {
+Status nccl_all_reduce_mean_start(Nccl *nccl, void *data, int64_t count, CommType type,
+                                  void *stream, Error *error) {
   (void)nccl, (void)data, (void)count, (void)type, (void)stream;
   return refuse(error);
 }
-Status nccl_average_wait(Nccl *nccl, void *stream, Error *error) {
+Status nccl_all_reduce_mean_wait(Nccl *nccl, void *stream, Error *error) {
   (void)nccl, (void)stream;
   return refuse(error);
 }

@@ -261,7 +261,7 @@ def check_cut(tap, folder, data, two, undisturbed):
     tap.check(code not in (0, 75) and took <= DEADLINE + LAUNCHER_SECONDS + SLACK, "the launcher ends with an error, too",
               f"{code} after {took:.1f} s")
     said = run.said() + diagnosis_of(run)
-    tap.check(re.search(r"no progress: rank [01] of 2 is in \w+ \(.*\) since [0-9:]+ \(\d+ s\), step \d+", said)
+    tap.check(re.search(r"no progress: rank [01] of 2 has been in \w+ \(.*\) since [0-9:]+ \(\d+ s\), step \d+", said)
               and "the network" in said and "cut" in said, "and the link is reported as cut", said)
     two.link.loss = 0.0
     steps = run.checkpoints()

@@ -5,7 +5,6 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include <cmocka.h>
 
@@ -38,31 +37,18 @@ float *new_floats(int64_t count) {
   return values;
 }
 
-uint16_t to_bf16(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return (uint16_t)(bits >> 16);
-}
-
-float from_bf16(uint16_t half) {
-  uint32_t bits = (uint32_t)half << 16;
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-int leave(Status status, const Error *error) {
+int exit_on_error(Status status, const Error *error) {
   if (status == OK) return 1;
   fprintf(stderr, "%s\n", error->message);
   comm_abort(group, (int)status);
 }
 
-void quiet_others(void) {
+void silence_other_ranks(void) {
   if (comm_rank(group) > 0 && !freopen("/dev/null", "w", stdout)) comm_abort(group, ERROR_IO);
 }
 
 int end_tests(int failed) {
-  if (failed > 0) comm_abort(group, 1); /* the ranks may be at different places */
+  if (failed > 0) comm_abort(group, 1); /* the ranks may be in different tests */
   comm_close(group);
   return 0;
 }

@@ -1,6 +1,6 @@
-/* The process group, with as many ranks as it is started with: alone as a unit test, under mpirun
- * by tests/distributed/test_comm.sh. With an argument it plays one rank of a scenario (see
- * SCENARIOS) in place of the tests. */
+/* Tests of the process group: with one rank as a unit test, with several under mpirun by
+ * tests/distributed/test_comm.sh. With an argument the program runs one rank of a scenario (see
+ * run_scenario) instead of the tests. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,15 +14,16 @@
 #include <cmocka.h>
 #include <mpi.h>
 
+#include "base/bf16.h"
 #include "comm/internal.h"
 #include "tests/unit/comm/support_group.h"
 
-/* seconds; the start may be slow on a busy machine, and is not what a scenario is about */
-static const double START = 120, PATIENCE = 1.5;
+/* seconds; starting may be slow on a busy machine, and no scenario depends on it */
+static const double START_TIMEOUT = 120, SHORT_TIMEOUT = 1.5;
 
 /* --- Tests ------------------------------------------------------------------------------------ */
 
-static void test_ranks(void **state) {
+static void test_ranks_and_sizes_match_the_launcher(void **state) {
   (void)state;
   assert_in_range(comm_rank(group), 0, comm_size(group) - 1);
   assert_in_range(comm_local_rank(group), 0, comm_local_size(group) - 1);
@@ -31,17 +32,17 @@ static void test_ranks(void **state) {
   assert_int_equal(comm_size(group), expected ? atoi(expected) : 1);
 }
 
-static void test_no_launcher_means_no_mpi(void **state) {
+static void test_mpi_is_initialised_only_under_a_launcher(void **state) {
   (void)state;
   int initialized = -1;
   MPI_Initialized(&initialized);
   assert_int_equal(initialized, getenv("OMPI_COMM_WORLD_SIZE") != NULL);
 }
 
-static void test_broadcast(void **state) {
+static void test_broadcast_copies_from_every_root(void **state) {
   (void)state;
   Error error = {0};
-  enum { BYTES = 5000001 }; /* more than one piece */
+  enum { BYTES = 5000001 }; /* more than one chunk */
   unsigned char *bytes = malloc(BYTES);
   assert_non_null(bytes);
   for (int root = 0; root < comm_size(group); root++) {
@@ -58,7 +59,7 @@ static void test_broadcast(void **state) {
   free(bytes);
 }
 
-static void test_all_gather(void **state) {
+static void test_all_gather_is_in_rank_order(void **state) {
   (void)state;
   Error error = {0};
   enum { BYTES = 1100001 };
@@ -76,7 +77,7 @@ static void test_all_gather(void **state) {
   free(all);
 }
 
-static void test_all_reduce_integers(void **state) {
+static void test_all_reduce_of_integers_is_exact(void **state) {
   (void)state;
   Error error = {0};
   int64_t size = comm_size(group), rank = comm_rank(group);
@@ -90,7 +91,7 @@ static void test_all_reduce_integers(void **state) {
   assert_int_equal(least[0], -5);
 }
 
-static void test_all_reduce_reals(void **state) {
+static void test_all_reduce_of_reals_is_in_rank_order(void **state) {
   (void)state;
   Error error = {0};
   int size = comm_size(group), rank = comm_rank(group);
@@ -111,12 +112,12 @@ static void test_all_reduce_reals(void **state) {
   float real = (float)rank + 0.5F;
   must(comm_all_reduce(group, &real, 1, COMM_F32, COMM_MAX, &error), &error);
   assert_true(real == (float)size - 0.5F);
-  uint16_t half = to_bf16((float)rank + 1);
+  uint16_t half = bf16_from_f32((float)rank + 1);
   must(comm_all_reduce(group, &half, 1, COMM_BF16, COMM_SUM, &error), &error);
-  assert_true(from_bf16(half) == (float)(size * (size + 1) / 2));
+  assert_true(bf16_to_f32(half) == (float)(size * (size + 1) / 2));
 }
 
-static void test_nan_wins_everywhere(void **state) {
+static void test_nan_wins_on_every_rank(void **state) {
   (void)state;
   Error error = {0};
   for (int where = 0; where < comm_size(group); where++) {
@@ -128,13 +129,13 @@ static void test_nan_wins_everywhere(void **state) {
   }
 }
 
-static void test_agree(void **state) {
+static void test_agree_returns_the_worst_status_and_first_message(void **state) {
   (void)state;
   Error error = {0};
   int rank = comm_rank(group), size = comm_size(group);
   assert_int_equal(comm_agree(group, OK, &error), OK);
 
-  /* The last two ranks fail, each in its own way. */
+  /* The last two ranks fail, with different statuses. */
   Status own = OK;
   if (rank == size - 1) own = error_set(&error, ERROR_IO, "disk of rank %d", rank);
   if (rank == size - 2) own = error_set(&error, ERROR_DATA, "clip of rank %d", rank);
@@ -150,82 +151,82 @@ static void test_agree(void **state) {
   assert_int_equal(comm_agree(group, rank == 0 ? ERROR_DATA : OK, NULL), ERROR_DATA);
 }
 
-static void test_same(void **state) {
+static void test_equal_digests_compare_equal(void **state) {
   (void)state;
   Error error = {0};
   CommDigest items[] = {{"generator.master", 1}, {"generator.ema", UINT64_MAX}};
-  assert_int_equal(comm_same(group, items, 2, &error), OK);
-  assert_int_equal(comm_same(group, items, 0, &error), OK);
+  assert_int_equal(comm_compare_digests(group, items, 2, &error), OK);
+  assert_int_equal(comm_compare_digests(group, items, 0, &error), OK);
 }
 
-static void test_not_the_same(void **state) {
+static void test_different_values_are_named(void **state) {
   (void)state;
   Error error = {0};
-  int size = comm_size(group), odd = size - 1;
-  if (size == 1) return; /* nobody to differ from */
+  int size = comm_size(group), deviating = size - 1;
+  if (size == 1) return; /* no other rank to differ from */
   CommDigest items[] = {{"generator.master", 1}, {"optimizer.first", 0xab}, {"counters", 3}};
-  if (comm_rank(group) == odd) items[1].value = 0xcd;
-  assert_int_equal(comm_same(group, items, 3, &error), ERROR_INTERNAL);
+  if (comm_rank(group) == deviating) items[1].value = 0xcd;
+  assert_int_equal(comm_compare_digests(group, items, 3, &error), ERROR_INTERNAL);
   char expected[200];
   if (size == 2) /* no majority */
     snprintf(expected, sizeof expected,
-             "1 of 3 checksums are not the same on all ranks: "
+             "1 of 3 checksums differ between the ranks: "
              "optimizer.first: rank 0 has ab, rank 1 has cd");
   else
     snprintf(expected, sizeof expected,
-             "1 of 3 checksums are not the same on all ranks: optimizer.first: rank %d has cd, the "
+             "1 of 3 checksums differ between the ranks: optimizer.first: rank %d has cd, the "
              "other %d have ab",
-             odd, size - 1);
+             deviating, size - 1);
   assert_string_equal(error.message, expected);
-  must(comm_barrier(group, &error), &error); /* the group is as good as before */
+  must(comm_barrier(group, &error), &error); /* the group stays usable */
 }
 
-static void test_not_the_same_names(void **state) {
+static void test_different_names_are_an_error(void **state) {
   (void)state;
   Error error = {0};
   if (comm_size(group) == 1) return;
   CommDigest items[] = {{"a", 1}, {"b", 2}};
-  int mine = comm_rank(group) == 0 ? 1 : 2;
-  assert_int_equal(comm_same(group, items, mine, &error), ERROR_INTERNAL);
+  int own_count = comm_rank(group) == 0 ? 1 : 2;
+  assert_int_equal(comm_compare_digests(group, items, own_count, &error), ERROR_INTERNAL);
   assert_non_null(strstr(error.message, "the list of names"));
   assert_non_null(strstr(error.message, "rank 0 has "));
 }
 
-static void test_options_are_checked(void **state) {
+static void test_invalid_options_are_rejected(void **state) {
   (void)state;
   Error error = {0};
   Comm *none;
   CommOptions both = {.timeout = 1, .reproducible = true, .bf16_gradients = true};
   assert_int_equal(comm_open(NULL, NULL, &both, &none, &error), ERROR_USAGE);
-  assert_non_null(strstr(error.message, "one rank alone would not round them"));
+  assert_non_null(strstr(error.message, "single rank would not round them"));
   assert_int_equal(comm_open(NULL, NULL, &(CommOptions){0}, &none, &error), ERROR_INTERNAL);
 }
 
 /* --- Scenarios -------------------------------------------------------------------------------- */
 
-/* Rank 1 never joins; the others must leave by themselves, saying why. */
+/* Rank 1 never joins; the others must exit_on_error by themselves, saying why. */
 static int stuck(const char *operation) {
   Error error = {0};
   static float values[1 << 20];
-  group->options.timeout = PATIENCE;
+  group->options.timeout = SHORT_TIMEOUT;
   if (comm_rank(group) == 1) {
     sleep(60);
     return 1;
   }
-  if (strcmp(operation, "barrier") == 0) return leave(comm_barrier(group, &error), &error);
+  if (strcmp(operation, "barrier") == 0) return exit_on_error(comm_barrier(group, &error), &error);
   if (strcmp(operation, "broadcast") == 0)
-    return leave(comm_broadcast(group, values, sizeof values, 1, &error), &error);
-  Status status = comm_average_start(group, values, 1 << 20, COMM_F32, &error);
-  if (status == OK) status = comm_average_wait(group, &error);
+    return exit_on_error(comm_broadcast(group, values, sizeof values, 1, &error), &error);
+  Status status = comm_all_reduce_mean_start(group, values, 1 << 20, COMM_F32, &error);
+  if (status == OK) status = comm_all_reduce_mean_wait(group, &error);
   Error second = {0};
-  if (comm_barrier(group, &second) == OK) return 1; /* a broken group says so at once */
+  if (comm_barrier(group, &second) == OK) return 1; /* a failed group fails at once */
   fprintf(stderr, "then: %s\n", second.message);
-  return leave(status, &error);
+  return exit_on_error(status, &error);
 }
 
-/* A peer that ends without a word at the end. */
+/* Rank 1 never calls comm_close. */
 static int missing_close(void) {
-  group->options.timeout = PATIENCE;
+  group->options.timeout = SHORT_TIMEOUT;
   if (comm_rank(group) == 1) {
     sleep(60);
     return 1;
@@ -234,7 +235,7 @@ static int missing_close(void) {
   return 1;
 }
 
-static int play(const char *scenario) {
+static int run_scenario(const char *scenario) {
   if (strncmp(scenario, "stuck-", 6) == 0) return stuck(scenario + 6);
   if (strcmp(scenario, "missing-close") == 0) return missing_close();
   if (strcmp(scenario, "late") == 0) return 0;
@@ -254,30 +255,30 @@ static int play(const char *scenario) {
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_ranks),
-      cmocka_unit_test(test_no_launcher_means_no_mpi),
-      cmocka_unit_test(test_broadcast),
-      cmocka_unit_test(test_all_gather),
-      cmocka_unit_test(test_all_reduce_integers),
-      cmocka_unit_test(test_all_reduce_reals),
-      cmocka_unit_test(test_nan_wins_everywhere),
-      cmocka_unit_test(test_agree),
-      cmocka_unit_test(test_same),
-      cmocka_unit_test(test_not_the_same),
-      cmocka_unit_test(test_not_the_same_names),
-      cmocka_unit_test(test_options_are_checked),
+      cmocka_unit_test(test_ranks_and_sizes_match_the_launcher),
+      cmocka_unit_test(test_mpi_is_initialised_only_under_a_launcher),
+      cmocka_unit_test(test_broadcast_copies_from_every_root),
+      cmocka_unit_test(test_all_gather_is_in_rank_order),
+      cmocka_unit_test(test_all_reduce_of_integers_is_exact),
+      cmocka_unit_test(test_all_reduce_of_reals_is_in_rank_order),
+      cmocka_unit_test(test_nan_wins_on_every_rank),
+      cmocka_unit_test(test_agree_returns_the_worst_status_and_first_message),
+      cmocka_unit_test(test_equal_digests_compare_equal),
+      cmocka_unit_test(test_different_values_are_named),
+      cmocka_unit_test(test_different_names_are_an_error),
+      cmocka_unit_test(test_invalid_options_are_rejected),
   };
   Error error = {0};
   const char *rank = getenv("OMPI_COMM_WORLD_RANK");
   bool late = argc > 1 && strcmp(argv[1], "late") == 0;
   if (late && rank && strcmp(rank, "1") == 0) sleep(60);
-  CommOptions options = {.timeout = late ? PATIENCE : START, .overlap = true};
+  CommOptions options = {.timeout = late ? SHORT_TIMEOUT : START_TIMEOUT, .overlap = true};
   options.reproducible = argc > 1 && strcmp(argv[1], "reproducible") == 0;
   if (comm_open(&argc, &argv, &options, &group, &error) != OK) {
     fprintf(stderr, "%s\n", error.message);
     return (int)error.status;
   }
-  if (argc > 1) return play(argv[1]);
-  quiet_others();
+  if (argc > 1) return run_scenario(argv[1]);
+  silence_other_ranks();
   return end_tests(cmocka_run_group_tests_name("comm", tests, NULL, NULL));
 }
