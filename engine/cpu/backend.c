@@ -1,13 +1,13 @@
-/* The CPU backend's table, and which constructor makes the kernel of which op. */
+/* The CPU backend: its function table, and the kernel constructor of each kind of op. */
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #ifdef _OPENMP
 #include <omp.h>
-#else
-#include <unistd.h>
 #endif
 
+#include "base/bulk_memory.h"
+#include "base/host.h"
 #include "base/memory.h"
 #include "base/thread.h"
 #include "engine/cpu/convolution/onednn.h"
@@ -60,7 +60,7 @@ static Status cpu_copy(Backend *backend, void *destination, const void *source, 
 
 /* --- Readbacks -------------------------------------------------------------------------------- */
 
-/* The CPU has done everything it was asked to, so a readback is a copy. */
+/* Kernels run synchronously, so a readback is a copy. */
 struct Readback {
   size_t bytes;
   max_align_t data[];
@@ -97,27 +97,26 @@ static Status cpu_synchronize(Backend *backend, Error *error) {
   return OK;
 }
 
-/* --- Marks ------------------------------------------------------------------------------------ */
+/* --- Timing events ---------------------------------------------------------------------------- */
 
-static Status cpu_mark(Backend *backend, int index, Error *error) {
+static Status cpu_record_event(Backend *backend, int index, Error *error) {
   CpuBackend *self = cpu(backend);
   (void)error;
-  if (index >= self->mark_capacity) {
+  if (index >= self->event_capacity) {
     const int capacity = 2 * index + 64;
-    self->marks = mem_resize(self->marks, (size_t)capacity, sizeof *self->marks);
-    for (int i = self->mark_capacity; i < capacity; i++) self->marks[i] = 0;
-    self->mark_capacity = capacity;
+    self->events = mem_resize(self->events, (size_t)capacity, sizeof *self->events);
+    for (int i = self->event_capacity; i < capacity; i++) self->events[i] = 0;
+    self->event_capacity = capacity;
   }
-  self->marks[index] = clock_seconds();
+  self->events[index] = clock_seconds();
   return OK;
 }
 
-static Status cpu_marked_seconds(Backend *backend, int from, int to, double *seconds,
-                                 Error *error) {
+static Status cpu_event_seconds(Backend *backend, int from, int to, double *seconds, Error *error) {
   const CpuBackend *self = cpu(backend);
-  if (from >= self->mark_capacity || to >= self->mark_capacity)
-    return error_set(error, ERROR_INTERNAL, "marks %d and %d were never made", from, to);
-  *seconds = self->marks[to] - self->marks[from];
+  if (from >= self->event_capacity || to >= self->event_capacity)
+    return error_set(error, ERROR_INTERNAL, "timing events %d and %d were not recorded", from, to);
+  *seconds = self->events[to] - self->events[from];
   return OK;
 }
 
@@ -144,7 +143,7 @@ static bool cpu_supports_bf16(Backend *backend) {
 static void cpu_free(Backend *backend) {
   if (!backend) return;
   onednn_free(cpu(backend)->onednn);
-  free(cpu(backend)->marks);
+  free(cpu(backend)->events);
   free(backend);
 }
 
@@ -152,8 +151,7 @@ static int default_threads(void) {
 #ifdef _OPENMP
   return omp_get_max_threads();
 #else
-  long cores = sysconf(_SC_NPROCESSORS_ONLN);
-  return cores > 0 ? (int)cores : 1;
+  return host_processor_count();
 #endif
 }
 
@@ -164,7 +162,7 @@ Status backend_cpu_new(int threads, Backend **out, Error *error) {
   *out = NULL;
   CpuBackend *made = mem_new(1, sizeof *made);
   if (threads < 0)
-    FAIL(error, ERROR_USAGE, "%d threads asked of the CPU backend; allowed are 0 (all) and up",
+    FAIL(error, ERROR_USAGE, "CPU backend: %d threads, expected at least 0 (0: all processors)",
          threads);
   made->threads = threads > 0 ? threads : default_threads();
   made->base = (Backend){
@@ -178,8 +176,8 @@ Status backend_cpu_new(int threads, Backend **out, Error *error) {
       .readback_wait = cpu_readback_wait,
       .readback_free = cpu_readback_free,
       .synchronize = cpu_synchronize,
-      .record_event = cpu_mark,
-      .event_seconds = cpu_marked_seconds,
+      .record_event = cpu_record_event,
+      .event_seconds = cpu_event_seconds,
       .kernel_new = cpu_kernel_new,
       .describe = cpu_describe,
       .supports_bf16 = cpu_supports_bf16,

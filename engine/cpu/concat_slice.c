@@ -1,4 +1,4 @@
-/* Concatenation and slices: copies of boxes. */
+/* Concat and slice: strided copies. */
 #include <stdlib.h>
 
 #include "base/memory.h"
@@ -12,7 +12,7 @@
       memcpy(to + (size_t)i * to_step, from + (size_t)i * from_step, bytes);                       \
     break
 
-/* Short rows (few channels) are copied by a few instructions instead of a call. */
+/* Copies rows; short ones (few channels) by inlined copies of a constant size. */
 static void copy_rows(char *to, size_t to_step, const char *from, size_t from_step, int64_t rows,
                       size_t bytes) {
   switch (bytes) {
@@ -33,8 +33,9 @@ static void copy_rows(char *to, size_t to_step, const char *from, size_t from_st
   }
 }
 
-/* Copies rows [first, end) of the box. */
-static void copy_part(const StridedCopy *copy, char *to, const char *from, int64_t first, int64_t end) {
+/* Copies rows [first, end). */
+static void copy_part(const StridedCopy *copy, char *to, const char *from, int64_t first,
+                      int64_t end) {
   const int64_t inner = copy->levels > 0 ? copy->length[0] : 1;
   const size_t to_step = copy->levels > 0 ? copy->to_step[0] : 0;
   const size_t from_step = copy->levels > 0 ? copy->from_step[0] : 0;
@@ -60,7 +61,7 @@ typedef struct CopyKernel {
   Kernel base;
   int parts;
   int count;
-  StridedCopy copies[OP_MAX_INPUTS]; /* of each input, into the one output */
+  StridedCopy copies[OP_MAX_INPUTS]; /* one for each input */
 } CopyKernel;
 
 static Status copy_run(Kernel *base, const Tensor *inputs, const Tensor *outputs, void *workspace,
@@ -75,7 +76,7 @@ static Status copy_run(Kernel *base, const Tensor *inputs, const Tensor *outputs
       if (copy->rows > 1) {
         copy_part(copy, outputs[0].data, inputs[i].data, cpu_part_begin(copy->rows, part, k->parts),
                   cpu_part_begin(copy->rows, part + 1, k->parts));
-      } else { /* one row: cut it */
+      } else { /* a single row is split among the threads */
         const size_t begin = row * (size_t)part / (size_t)k->parts;
         const size_t end = row * (size_t)(part + 1) / (size_t)k->parts;
         memcpy((char *)outputs[0].data + copy->to_begin + begin,
@@ -106,11 +107,11 @@ Status cpu_concat_new(Backend *backend, const Op *op, const Tensor *inputs, cons
   *out = NULL;
   for (int i = 0; i < op->input_count; i++) {
     if (inputs[i].dtype != outputs[0].dtype) {
-      FAIL(error, ERROR_INTERNAL, "%s: cpu: concat: input %d is %s, the output %s", op->name, i,
-           dtype_name(inputs[i].dtype), dtype_name(outputs[0].dtype));
+      FAIL(error, ERROR_INTERNAL, "%s: cpu: concat: input %d is %s, but the output is %s", op->name,
+           i, dtype_name(inputs[i].dtype), dtype_name(outputs[0].dtype));
     }
     k->copies[k->count++] = strided_copy(inputs[i].shape, outputs[0].shape, begin, inputs[i].shape,
-                                     (Shape){{0}}, dtype_size(inputs[i].dtype));
+                                         (Shape){{0}}, dtype_size(inputs[i].dtype));
     begin.dim[axis] += inputs[i].shape.dim[axis];
   }
   *out = &k->base;
@@ -124,13 +125,13 @@ Status cpu_slice_new(Backend *backend, const Op *op, const Tensor *inputs, const
                      Kernel **out, Error *error) {
   *out = NULL;
   if (inputs[0].dtype != outputs[0].dtype) {
-    return error_set(error, ERROR_INTERNAL, "%s: cpu: slice: input is %s, output %s", op->name,
-                     dtype_name(inputs[0].dtype), dtype_name(outputs[0].dtype));
+    return error_set(error, ERROR_INTERNAL, "%s: cpu: slice: input is %s, but the output is %s",
+                     op->name, dtype_name(inputs[0].dtype), dtype_name(outputs[0].dtype));
   }
   CopyKernel *k = copy_kernel_new(backend, &outputs[0]);
   k->copies[k->count++] =
       strided_copy(outputs[0].shape, outputs[0].shape, (Shape){{0}}, inputs[0].shape,
-               op->attributes.slice.begin, dtype_size(inputs[0].dtype));
+                   op->attributes.slice.begin, dtype_size(inputs[0].dtype));
   *out = &k->base;
   return OK;
 }

@@ -1,25 +1,25 @@
-/* What the files of the CPU backend share. Not for users of the engine.
+/* Shared by the files of the CPU backend. Not for users of the engine.
  *
- * A kernel is a struct of its own whose first member is `Kernel`; its constructor reads shapes and
- * dtypes (an absent optional input or output has a zero shape), its run the addresses. Loops are
- * `#pragma omp parallel for num_threads(...)` with the backend's thread count and a static
- * schedule, so that the same thread count gives the same bytes. */
+ * A kernel is a struct whose first member is `Kernel`. Its constructor reads shapes and dtypes (an
+ * absent optional tensor has a zero shape), its run function the addresses. Loops are
+ * `#pragma omp parallel for num_threads(...)` with the thread count of the backend and a static
+ * schedule, so that equal thread counts give equal bytes. */
 #ifndef CELFORGE_ENGINE_CPU_CPU_H
 #define CELFORGE_ENGINE_CPU_CPU_H
 
 #include <string.h>
 
-#include "engine/backend/backend.h"
 #include "base/bf16.h"
+#include "engine/backend/backend.h"
 
-struct Onednn; /* engine/cpu/convolution/onednn.h: the engine, the stream, the reordered weights */
+struct Onednn; /* engine/cpu/convolution/onednn.h */
 
 typedef struct CpuBackend {
   Backend base;
   int threads;
   struct Onednn *onednn;
-  double *marks; /* clock values; grows */
-  int mark_capacity;
+  double *events; /* clock values by index */
+  int event_capacity;
   char description[96];
 } CpuBackend;
 
@@ -30,7 +30,7 @@ static inline struct Onednn *cpu_onednn(const Backend *backend) {
   return ((const CpuBackend *)(const void *)backend)->onednn;
 }
 
-/* --- Constructors, one for each kind of op ---------------------------------------------------- */
+/* --- Kernel constructors ---------------------------------------------------------------------- */
 typedef Status CpuKernelNew(Backend *backend, const Op *op, const Tensor *inputs,
                             const Tensor *outputs, Kernel **out, Error *error);
 
@@ -51,7 +51,7 @@ CpuKernelNew cpu_store_new;
 CpuKernelNew cpu_adam_new;
 
 /* --- Helpers ---------------------------------------------------------------------------------- */
-/* `count` elements of an f32 or bf16 tensor, from element `first` on, as f32. */
+/* Load or store `count` elements of an f32 or bf16 tensor, from element `first` on, as f32. */
 static inline void cpu_load(float *restrict to, const void *data, DType dtype, int64_t first,
                             int64_t count) {
   if (dtype == DTYPE_F32) {

@@ -1,4 +1,4 @@
-/* Max pool and its transpose, a row of windows at a time. */
+/* Max pooling and its gradient, one row of windows at a time. */
 #include <stdlib.h>
 
 #include "base/memory.h"
@@ -6,16 +6,16 @@
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/partition.h"
 
-enum { CHUNK = 256 }; /* channels at once */
+enum { CHUNK = 256 }; /* channels at a time */
 
 typedef struct PoolKernel {
   Kernel base;
   DType dtype;
   int size;
-  bool has_other;
-  float slope; /* backward: dy is multiplied by this where the largest number is not above 0 */
+  bool has_values; /* a second input, read at the argmax of x */
+  float slope;     /* backward: factor of dy where the maximum is not above 0 */
   int64_t frames, height, width, channels; /* of x */
-  int64_t rows, columns;                   /* of windows */
+  int64_t rows, columns;                   /* of windows, per frame */
   int parts;
 } PoolKernel;
 
@@ -24,17 +24,17 @@ static int64_t pixel_of(const PoolKernel *k, int64_t frame, int64_t h, int64_t w
   return ((frame * k->height + h) * k->width + w) * k->channels;
 }
 
-/* Channels of a window: its first element in x, how many. */
+/* Some channels of a window: the first element in x, and their number. */
 typedef struct Window {
   int64_t first, count;
 } Window;
 
-/* Element of x at which cell (i, j) of the window begins. */
+/* The first element in x of cell (i, j) of the window. */
 static int64_t cell_of(const PoolKernel *k, const Window *window, int i, int j) {
   return window->first + (i * k->width + j) * k->channels;
 }
 
-/* largest[c] of the window, and the number of its cell. */
+/* The maximum of each channel, and the number of its cell. */
 static void find_largest(const PoolKernel *k, const Tensor *x, const Window *window,
                          float largest[restrict CHUNK], int32_t which[restrict CHUNK]) {
   float cell[CHUNK];
@@ -51,18 +51,18 @@ static void find_largest(const PoolKernel *k, const Tensor *x, const Window *win
   }
 }
 
-/* value[c] = other in the cell of that number. */
-static void read_where(const PoolKernel *k, const Tensor *other, const Window *window,
+/* value[c] = the element of `values` in cell which[c]. */
+static void read_where(const PoolKernel *k, const Tensor *values, const Window *window,
                        const int32_t which[restrict CHUNK], float value[restrict CHUNK]) {
   float cell[CHUNK];
   for (int32_t number = 0; number < k->size * k->size; number++) {
-    cpu_load(cell, other->data, k->dtype, cell_of(k, window, number / k->size, number % k->size),
+    cpu_load(cell, values->data, k->dtype, cell_of(k, window, number / k->size, number % k->size),
              window->count);
     for (int64_t c = 0; c < window->count; c++) value[c] = which[c] == number ? cell[c] : value[c];
   }
 }
 
-/* dx = dy in the cell of that number, 0 in the window's others. */
+/* dx = dy in cell which[c], 0 in the other cells of the window. */
 static void write_where(const PoolKernel *k, Tensor *dx, const Window *window,
                         const int32_t which[restrict CHUNK], const float dy[restrict CHUNK]) {
   float cell[CHUNK];
@@ -73,7 +73,7 @@ static void write_where(const PoolKernel *k, Tensor *dx, const Window *window,
   }
 }
 
-/* The windows of a row, the channels in chunks: `first` counts in x, `pooled` in y. */
+/* Called for each window of a row and chunk of channels; `pooled` is the first element in y. */
 typedef void EachWindow(const PoolKernel *k, const Tensor *inputs, const Tensor *outputs,
                         const Window *window, int64_t pooled);
 
@@ -108,7 +108,7 @@ static void pool_window(const PoolKernel *k, const Tensor *inputs, const Tensor 
   float value[CHUNK];
   int32_t which[CHUNK];
   find_largest(k, &inputs[0], window, value, which);
-  if (k->has_other) read_where(k, &inputs[1], window, which, value);
+  if (k->has_values) read_where(k, &inputs[1], window, which, value);
   cpu_store(outputs[0].data, k->dtype, pooled, value, window->count);
 }
 
@@ -137,7 +137,7 @@ static void clear(const PoolKernel *k, const Tensor *dx, int64_t first, int64_t 
   memset((char *)dx->data + (size_t)first * size, 0, (size_t)count * size);
 }
 
-/* Rows and columns that fill no window. */
+/* Rows and columns at the end that do not fill a window. */
 static void clear_rest(const PoolKernel *k, const Tensor *dx) {
   const int64_t h_end = k->rows * k->size, w_end = k->columns * k->size;
   for (int64_t frame = 0; frame < k->frames; frame++) {
@@ -165,9 +165,9 @@ static void kernel_free(Kernel *base) {
 
 static Status pool_new(Backend *backend, const Op *op, const Tensor *x, const Tensor *pooled,
                        PoolKernel **out, Error *error) {
-  if (x->dtype != pooled->dtype || x->dtype == DTYPE_U8)
+  if (x->dtype != pooled->dtype || !dtype_is_float(x->dtype))
     return error_set(error, ERROR_INTERNAL,
-                     "%s: cpu: x is %s and what is pooled %s; both must be f32 or both bf16",
+                     "%s: cpu: max_pool: x is %s, pooled %s, expected both f32 or both bf16",
                      op->name, dtype_name(x->dtype), dtype_name(pooled->dtype));
   const bool steps = op->attributes.max_pool.activation == ACTIVATION_LEAKY_RELU;
   PoolKernel *k = mem_new(1, sizeof *k);
@@ -194,7 +194,7 @@ Status cpu_max_pool_new(Backend *backend, const Op *op, const Tensor *inputs, co
   *out = NULL;
   Status status = pool_new(backend, op, &inputs[0], &outputs[0], &k, error);
   if (status != OK) return status;
-  k->has_other = op->input_count > 1;
+  k->has_values = op->input_count > 1;
   k->base.run = run_forward;
   *out = &k->base;
   return OK;

@@ -1,10 +1,10 @@
-/* How work is cut among threads. */
+/* Partitioning of work among threads. */
 #ifndef CELFORGE_ENGINE_CPU_PARTITION_H
 #define CELFORGE_ENGINE_CPU_PARTITION_H
 
 #include "engine/cpu/cpu.h"
 
-/* How many threads get work when each should have at least `grain` of `count` pieces. */
+/* The number of threads to use if each should get at least `grain` of `count` items. */
 static inline int cpu_parts(const Backend *backend, int64_t count, int64_t grain) {
   const int64_t most = (count + grain - 1) / grain;
   const int threads = cpu_threads(backend);
@@ -12,7 +12,7 @@ static inline int cpu_parts(const Backend *backend, int64_t count, int64_t grain
   return most < threads ? (int)most : threads;
 }
 
-/* Where part `part` of `parts` begins; part `parts` begins at the end. */
+/* The first item of part `part` of `parts`; `count` for part `parts`. */
 static inline int64_t cpu_part_begin(int64_t count, int part, int parts) {
   return count * part / parts;
 }

@@ -1,8 +1,8 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
-#include "engine/cpu/convolution/tiles.h"
 #include "engine/cpu/partition.h"
+#include "engine/cpu/tiles.h"
 
 typedef struct PointwiseKernel {
   Kernel base;
@@ -11,7 +11,7 @@ typedef struct PointwiseKernel {
   int parts; /* threads that get work */
 } PointwiseKernel;
 
-/* Elements for which a further thread is worth waking. */
+/* Fewer elements are not worth another thread. */
 enum { ELEMENTS_PER_THREAD = 8 * TILE_LENGTH };
 
 static void run_part(const PointwiseKernel *kernel, const Tensor *inputs, const Tensor *outputs,
@@ -58,9 +58,11 @@ Status cpu_pointwise_new(Backend *backend, const Op *op, const Tensor *inputs,
   PointwiseKernel *kernel = mem_new(1, sizeof *kernel);
   *out = NULL;
   for (int k = 0; k < op->output_count; k++) {
-    if (outputs[k].dtype == DTYPE_U8 || !shape_equal(outputs[k].shape, outputs[0].shape)) {
-      FAIL(error, ERROR_INTERNAL, "%s: cpu: pointwise: outputs must be f32 or bf16 of one shape",
-           op->name);
+    if (!dtype_is_float(outputs[k].dtype) || !shape_equal(outputs[k].shape, outputs[0].shape)) {
+      FAIL(
+          error, ERROR_INTERNAL,
+          "%s: cpu: pointwise: output %d is %s, expected f32 or bf16 of the same shape as output 0",
+          op->name, k, dtype_name(outputs[k].dtype));
     }
   }
   kernel->count = shape_count(outputs[0].shape);

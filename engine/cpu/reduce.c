@@ -1,11 +1,11 @@
-/* Sums in double, cut into pieces by the shape alone: the result does not depend on how many
- * threads there are. The forms are those of engine/backend/broadcast.h; a scatter adds each element
- * to where it belongs. */
+/* Sums in double, partitioned by the shape alone: the result does not depend on the number of
+ * threads. The forms are those of engine/backend/broadcast.h; scatter adds each element to its
+ * output. */
 #include <stdlib.h>
 
 #include "base/memory.h"
-#include "engine/cpu/convolution/tiles.h"
 #include "engine/cpu/partition.h"
+#include "engine/cpu/tiles.h"
 
 typedef enum ReduceForm { FORM_LONG_ROWS, FORM_SHORT_ROWS, FORM_COLUMNS, FORM_SCATTER } ReduceForm;
 
@@ -15,13 +15,13 @@ typedef struct ReduceKernel {
   float scale;
   ReduceForm form;
   int64_t kept, reduced, lanes;
-  int64_t pieces; /* FORM_LONG_ROWS: of a row; FORM_COLUMNS: of the reduced axis */
-  int64_t blocks; /* FORM_COLUMNS: of at most TILE_LENGTH lanes */
+  int64_t chunks; /* FORM_LONG_ROWS: of a row; FORM_COLUMNS: of the reduced axis */
+  int64_t blocks; /* FORM_COLUMNS: of the lanes, at most TILE_LENGTH each */
   int64_t jobs;
   int64_t outputs;
   int parts;
-  size_t partial_bytes; /* doubles before the threads' workspaces */
-  /* FORM_SCATTER: the output's stride for each axis, 0 where it is reduced. */
+  size_t partial_bytes; /* of partial sums, at the start of the workspace */
+  /* FORM_SCATTER: stride of the output along each axis, 0 for reduced axes. */
   Shape full;
   int64_t stride[RANK];
 } ReduceKernel;
@@ -41,10 +41,10 @@ static double sum(const float *values, int64_t count) {
 
 /* --- Rows ------------------------------------------------------------------------------------- */
 
-/* Long rows: a job is a tile of one. */
+/* Long rows: a job is one tile of one row. */
 static void long_rows_job(const ReduceKernel *k, const Tensor *inputs, int64_t job,
                           double *partials, float *workspace) {
-  const int64_t row = job / k->pieces, begin = job % k->pieces * TILE_LENGTH;
+  const int64_t row = job / k->chunks, begin = job % k->chunks * TILE_LENGTH;
   const int64_t left = k->reduced - begin;
   const int64_t length = left < TILE_LENGTH ? left : TILE_LENGTH;
   const float *result;
@@ -52,7 +52,7 @@ static void long_rows_job(const ReduceKernel *k, const Tensor *inputs, int64_t j
   partials[job] = sum(result, length);
 }
 
-/* Short rows: a job is as many as fit a tile, and ends with their outputs. */
+/* Short rows: a job is as many rows as fit into a tile; it writes their outputs. */
 static void short_rows_job(const ReduceKernel *k, const Tensor *inputs, int64_t job, float *out,
                            float *workspace) {
   const int64_t rows = TILE_LENGTH / k->reduced, first = job * rows;
@@ -67,25 +67,25 @@ static void short_rows_job(const ReduceKernel *k, const Tensor *inputs, int64_t 
 static void long_rows_finish(const ReduceKernel *k, const double *partials, float *out) {
   for (int64_t row = 0; row < k->kept; row++) {
     double total = 0.0;
-    for (int64_t i = 0; i < k->pieces; i++) total += partials[row * k->pieces + i];
+    for (int64_t i = 0; i < k->chunks; i++) total += partials[row * k->chunks + i];
     out[row] = (float)(total * (double)k->scale);
   }
 }
 
 /* --- Columns ---------------------------------------------------------------------------------- */
 
-/* A job is some of the rows of one block of lanes of one kept index. */
+/* A job is a chunk of rows of one block of lanes of one kept index. */
 static void columns_job(const ReduceKernel *k, const Tensor *inputs, int64_t job, double *partials,
                         float *workspace) {
-  const int64_t piece = job % k->pieces, block = job / k->pieces % k->blocks;
-  const int64_t kept = job / k->pieces / k->blocks;
+  const int64_t chunk = job % k->chunks, block = job / k->chunks % k->blocks;
+  const int64_t kept = job / k->chunks / k->blocks;
   const int64_t lane = k->lanes * block / k->blocks;
   const int64_t width = k->lanes * (block + 1) / k->blocks - lane;
-  const int64_t begin = k->reduced * piece / k->pieces;
-  const int64_t end = k->reduced * (piece + 1) / k->pieces;
+  const int64_t begin = k->reduced * chunk / k->chunks;
+  const int64_t end = k->reduced * (chunk + 1) / k->chunks;
   const int64_t rows_at_once = width == k->lanes ? TILE_LENGTH / width : 1;
-  double *total = partials + (piece * k->kept + kept) * k->lanes + lane;
-  /* Several rows side by side, so that few lanes make full vectors too. */
+  double *total = partials + (chunk * k->kept + kept) * k->lanes + lane;
+  /* Several rows side by side, which fills vectors if there are few lanes. */
   double wide[TILE_LENGTH];
   for (int64_t i = 0; i < rows_at_once * width; i++) wide[i] = 0.0;
   for (int64_t row = begin; row < end; row += rows_at_once) {
@@ -107,7 +107,7 @@ static void columns_job(const ReduceKernel *k, const Tensor *inputs, int64_t job
 static void columns_finish(const ReduceKernel *k, const double *partials, float *out) {
   for (int64_t o = 0; o < k->outputs; o++) {
     double total = 0.0;
-    for (int64_t piece = 0; piece < k->pieces; piece++) total += partials[piece * k->outputs + o];
+    for (int64_t chunk = 0; chunk < k->chunks; chunk++) total += partials[chunk * k->outputs + o];
     out[o] = (float)(total * (double)k->scale);
   }
 }
@@ -123,7 +123,7 @@ static int64_t scatter_place(const ReduceKernel *k, int64_t index) {
   return place;
 }
 
-/* There is one job: everything. */
+/* A single job. */
 static void scatter_job(const ReduceKernel *k, const Tensor *inputs, double *partials,
                         float *workspace) {
   const int64_t count = shape_count(k->full), channels = k->full.dim[AXIS_C];
@@ -193,10 +193,10 @@ static void find_form(ReduceKernel *k, unsigned axes) {
 
 static void plan_jobs(ReduceKernel *k) {
   int64_t partials = k->outputs;
-  k->pieces = k->blocks = k->jobs = 1;
+  k->chunks = k->blocks = k->jobs = 1;
   if (k->form == FORM_LONG_ROWS) {
-    k->pieces = divide_up(k->reduced, TILE_LENGTH);
-    k->jobs = partials = k->kept * k->pieces;
+    k->chunks = divide_up(k->reduced, TILE_LENGTH);
+    k->jobs = partials = k->kept * k->chunks;
   } else if (k->form == FORM_SHORT_ROWS) {
     k->jobs = divide_up(k->kept, TILE_LENGTH / k->reduced);
     partials = 0;
@@ -204,10 +204,10 @@ static void plan_jobs(ReduceKernel *k) {
     k->blocks = divide_up(k->lanes, TILE_LENGTH);
     const int64_t wanted = divide_up(COLUMN_JOBS, k->kept * k->blocks);
     const int64_t tiles = divide_up(k->reduced * k->lanes / k->blocks, TILE_LENGTH);
-    k->pieces = wanted < tiles ? wanted : tiles;
-    if (k->pieces > k->reduced) k->pieces = k->reduced;
-    k->jobs = k->kept * k->blocks * k->pieces;
-    partials = k->pieces * k->outputs;
+    k->chunks = wanted < tiles ? wanted : tiles;
+    if (k->chunks > k->reduced) k->chunks = k->reduced;
+    k->jobs = k->kept * k->blocks * k->chunks;
+    partials = k->chunks * k->outputs;
   }
   k->partial_bytes = memory_align((size_t)partials * sizeof(double));
 }
@@ -222,7 +222,7 @@ Status cpu_reduce_new(Backend *backend, const Op *op, const Tensor *inputs, cons
   find_form(kernel, op->attributes.reduce.axes);
   if (outputs[0].dtype != DTYPE_F32 || shape_count(outputs[0].shape) != kernel->outputs) {
     char have[SHAPE_TEXT_SIZE];
-    FAIL(error, ERROR_INTERNAL, "%s: cpu: reduce: the output is %s %s, expected %lld f32 elements",
+    FAIL(error, ERROR_INTERNAL, "%s: cpu: reduce: output is %s %s, expected %lld f32 elements",
          op->name, dtype_name(outputs[0].dtype), shape_text(outputs[0].shape, have),
          (long long)kernel->outputs);
   }

@@ -1,4 +1,4 @@
-/* A kernel for any separable map: padding, resizing, pooling and their transposes. */
+/* The kernel of all resample maps: padding, resizing, average pooling and their transposes. */
 #include <stdlib.h>
 
 #include "base/memory.h"
@@ -6,31 +6,31 @@
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/partition.h"
 
-/* Pixels of a row that are made alike. */
+/* Consecutive pixels of an output row that are computed in the same way. */
 typedef enum RunKind { RUN_ZERO, RUN_COPY, RUN_COMBINE } RunKind;
 typedef struct Run {
   RunKind kind;
   int64_t first, count; /* output pixels */
-  int64_t from;         /* RUN_COPY: the input pixel of the first */
+  int64_t from;         /* RUN_COPY: input pixel of the first one */
 } Run;
 
-typedef struct SeparableKernel {
+typedef struct ResampleKernel {
   Kernel base;
   ResampleMap map;
   Shape in, out;
   DType dtype;
   size_t size;                     /* of an element */
-  int64_t channel, channels, from; /* output channels that read, and the first one's input */
-  bool adds;                       /* a second input */
-  bool whole_pixels;               /* every output channel reads the input channel of its number */
+  int64_t channel, channels, from; /* first and number of non-zero output channels; first input */
+  bool adds;                       /* there is an addend */
+  bool whole_pixels;               /* output channel c reads input channel c */
   size_t row_bytes, workspace_of_part; /* the combined row, then one pixel */
   int parts;
   int64_t run_count, run_capacity;
   Run *runs;
-} SeparableKernel;
+} ResampleKernel;
 
-/* Joins a row's pixels into runs. */
-static void find_runs(SeparableKernel *k) {
+/* Groups the pixels of a row into runs. */
+static void find_runs(ResampleKernel *k) {
   const ResampleAxis *w = &k->map.w;
   for (int64_t o = 0; o < w->outputs; o++) {
     int64_t from = 0;
@@ -43,12 +43,12 @@ static void find_runs(SeparableKernel *k) {
       continue;
     }
     MEM_PUSH_SLOT(k->runs, k->run_count, k->run_capacity);
-    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): the line above made room */
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): allocated by the line above */
     k->runs[k->run_count++] = (Run){.kind = kind, .first = o, .count = 1, .from = from};
   }
 }
 
-/* A row to read pixels from: an input's, or the combination of several. */
+/* An input row, or the combination of several. */
 typedef struct Row {
   const void *data;
   DType dtype;
@@ -79,8 +79,8 @@ static void add_two(float *restrict to, const void *data, DType dtype, int64_t a
   }
 }
 
-/* to = the sum of output o's entries of `map`, which are `count` elements at origin + index * step;
- * there is at least one entry. */
+/* to = sum over the entries of output o, each `count` elements at origin + index * step; there is
+ * at least one entry. */
 static void combine(float *restrict to, const ResampleAxis *map, int64_t o, const void *data,
                     DType dtype, int64_t origin, int64_t step, int64_t count) {
   const int64_t begin = map->begin[o], end = map->begin[o + 1];
@@ -98,8 +98,8 @@ static void combine(float *restrict to, const ResampleAxis *map, int64_t o, cons
   }
 }
 
-/* Writes `count` channels of a row's pixels, converted. */
-static void put(const SeparableKernel *k, char *to, const Row *row, int64_t first, int64_t count) {
+/* Copies `count` elements of a row, converted to the output dtype. */
+static void put(const ResampleKernel *k, char *to, const Row *row, int64_t first, int64_t count) {
   if (row->dtype == k->dtype) {
     memcpy(to, (const char *)row->data + (size_t)first * k->size, (size_t)count * k->size);
   } else {
@@ -107,7 +107,7 @@ static void put(const SeparableKernel *k, char *to, const Row *row, int64_t firs
   }
 }
 
-static void copy_run(const SeparableKernel *k, const Run *run, const Row *row, char *to) {
+static void copy_run(const ResampleKernel *k, const Run *run, const Row *row, char *to) {
   const int64_t in_channels = k->in.dim[AXIS_C], out_channels = k->out.dim[AXIS_C];
   if (k->whole_pixels) {
     put(k, to, row, run->from * in_channels, run->count * in_channels);
@@ -120,21 +120,21 @@ static void copy_run(const SeparableKernel *k, const Run *run, const Row *row, c
   }
 }
 
-static void combine_run(const SeparableKernel *k, const Run *run, const Row *row, float *pixel,
+static void combine_run(const ResampleKernel *k, const Run *run, const Row *row, float *pixel,
                         char *to) {
   const size_t bytes = (size_t)k->out.dim[AXIS_C] * k->size;
   for (int64_t i = 0; i < run->count; i++, to += bytes) {
-    char *lanes = to + (size_t)k->channel * k->size;
-    float *sum = k->dtype == DTYPE_F32 ? (float *)(void *)lanes : pixel;
+    char *channels = to + (size_t)k->channel * k->size;
+    float *sum = k->dtype == DTYPE_F32 ? (float *)(void *)channels : pixel;
     if (!k->whole_pixels) memset(to, 0, bytes);
     combine(sum, &k->map.w, run->first + i, row->data, row->dtype, k->from, k->in.dim[AXIS_C],
             k->channels);
-    if (sum == pixel) cpu_store(lanes, k->dtype, 0, pixel, k->channels);
+    if (sum == pixel) cpu_store(channels, k->dtype, 0, pixel, k->channels);
   }
 }
 
-/* One row of output (n, t, h). */
-static void run_row(const SeparableKernel *k, const Tensor *input, int64_t index, char *to,
+/* Computes one output row (n, t, h). */
+static void run_row(const ResampleKernel *k, const Tensor *input, int64_t index, char *to,
                     char *workspace) {
   const int64_t h = index % k->out.dim[AXIS_H];
   const int64_t t = index / k->out.dim[AXIS_H] % k->out.dim[AXIS_T] + k->map.shift_t;
@@ -167,8 +167,8 @@ static void run_row(const SeparableKernel *k, const Tensor *input, int64_t index
   }
 }
 
-/* Adds a row of the other gradient to the row at `to`, which the caches hold. */
-static void add_row(const SeparableKernel *k, const Tensor *addend, int64_t row, char *to) {
+/* Adds a row of the addend to the row at `to`, which is still in the cache. */
+static void add_row(const ResampleKernel *k, const Tensor *addend, int64_t row, char *to) {
   enum { CHUNK = 512 };
   const int64_t count = k->out.dim[AXIS_W] * k->out.dim[AXIS_C];
   float sum[CHUNK];
@@ -183,7 +183,7 @@ static void add_row(const SeparableKernel *k, const Tensor *addend, int64_t row,
 static Status run_kernel(Kernel *base, const Tensor *inputs, const Tensor *outputs, void *workspace,
                          Error *error) {
   (void)error;
-  const SeparableKernel *k = (const SeparableKernel *)base;
+  const ResampleKernel *k = (const ResampleKernel *)base;
   const int64_t rows = k->out.dim[AXIS_N] * k->out.dim[AXIS_T] * k->out.dim[AXIS_H];
   const size_t row_bytes = (size_t)(k->out.dim[AXIS_W] * k->out.dim[AXIS_C]) * k->size;
 #pragma omp parallel for num_threads(k->parts) schedule(static, 1)
@@ -200,14 +200,14 @@ static Status run_kernel(Kernel *base, const Tensor *inputs, const Tensor *outpu
 }
 
 static void kernel_free(Kernel *base) {
-  SeparableKernel *k = (SeparableKernel *)base;
+  ResampleKernel *k = (ResampleKernel *)base;
   resample_map_free(&k->map);
   free(k->runs);
   free(k);
 }
 
-/* Output channel c reads input channel c + shift where there is one. */
-static void plan_channels(SeparableKernel *k) {
+/* Output channel c reads input channel c + shift if it exists. */
+static void plan_channels(ResampleKernel *k) {
   const int64_t in = k->in.dim[AXIS_C], out = k->out.dim[AXIS_C], shift = k->map.shift_c;
   const int64_t begin = shift < 0 ? -shift : 0;
   const int64_t end = in - shift < out ? in - shift : out;
@@ -217,18 +217,18 @@ static void plan_channels(SeparableKernel *k) {
   k->whole_pixels = shift == 0 && in == out;
 }
 
-Status cpu_resample_new(Backend *backend, const Op *op, const Tensor *inputs,
-                         const Tensor *outputs, Kernel **out, Error *error) {
+Status cpu_resample_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
+                        Kernel **out, Error *error) {
   Status status = OK;
   const Tensor *input = &inputs[0], *output = &outputs[0];
-  SeparableKernel *k = mem_new(1, sizeof *k);
+  ResampleKernel *k = mem_new(1, sizeof *k);
   *out = NULL;
   k->in = input->shape;
   k->out = output->shape;
   k->dtype = output->dtype;
   k->size = dtype_size(output->dtype);
-  if (input->dtype != output->dtype || input->dtype == DTYPE_U8) {
-    FAIL(error, ERROR_INTERNAL, "%s: cpu: input is %s and output %s; both must be f32 or both bf16",
+  if (input->dtype != output->dtype || !dtype_is_float(input->dtype)) {
+    FAIL(error, ERROR_INTERNAL, "%s: cpu: input is %s, output %s, expected both f32 or both bf16",
          op->name, dtype_name(input->dtype), dtype_name(output->dtype));
   }
   k->adds = op_has_addend(op);

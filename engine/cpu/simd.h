@@ -1,5 +1,5 @@
-/* Sixteen floats at a time, for loops that the compiler does not turn into good vector code by
- * itself. GCC's vector types work on any processor; AVX-512 is what they are shaped for. */
+/* Vectors of 16 floats, for loops that compilers do not vectorise well by themselves. GCC's vector
+ * types run on any processor; the width is that of AVX-512. */
 #ifndef CELFORGE_ENGINE_CPU_SIMD_H
 #define CELFORGE_ENGINE_CPU_SIMD_H
 
@@ -9,51 +9,51 @@
 #include <immintrin.h>
 #endif
 
-enum { LANES = 16 };
-typedef float Lanes __attribute__((vector_size(64)));
-typedef int32_t LaneMask __attribute__((vector_size(64)));
+enum { SIMD_WIDTH = 16 };
+typedef float SimdFloat __attribute__((vector_size(64)));
+typedef int32_t SimdMask __attribute__((vector_size(64)));
 
 #ifdef __AVX512F__
-enum { LANES_ARE_NATIVE = 1 };
+enum { SIMD_IS_NATIVE = 1 };
 #else
-enum { LANES_ARE_NATIVE = 0 };
+enum { SIMD_IS_NATIVE = 0 };
 #endif
 
-#define LANES_INLINE static inline __attribute__((always_inline))
+#define SIMD_INLINE static inline __attribute__((always_inline))
 
-LANES_INLINE Lanes lanes_load(const float *from) {
-  Lanes v;
+SIMD_INLINE SimdFloat simd_load(const float *from) {
+  SimdFloat v;
   memcpy(&v, from, sizeof v);
   return v;
 }
 
-LANES_INLINE void lanes_store(float *to, Lanes v) {
+SIMD_INLINE void simd_store(float *to, SimdFloat v) {
   memcpy(to, &v, sizeof v);
 }
 
-LANES_INLINE Lanes lanes_all(float value) {
-  return value - (Lanes){0};
+SIMD_INLINE SimdFloat simd_broadcast(float value) {
+  return value - (SimdFloat){0};
 }
 
-/* a * b + c; rounded once where the processor does so */
-LANES_INLINE Lanes lanes_fma(Lanes a, Lanes b, Lanes c) {
+/* a * b + c; rounded once if the processor has fused multiply-add */
+SIMD_INLINE SimdFloat simd_fma(SimdFloat a, SimdFloat b, SimdFloat c) {
 #ifdef __AVX512F__
-  return (Lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+  return (SimdFloat)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #else
   return a * b + c;
 #endif
 }
 
 /* v > 0 ? a : b */
-LANES_INLINE Lanes lanes_where_positive(Lanes v, Lanes a, Lanes b) {
-  LaneMask mask = v > (Lanes){0};
-  return (Lanes)((mask & (LaneMask)a) | (~mask & (LaneMask)b));
+SIMD_INLINE SimdFloat simd_select_positive(SimdFloat v, SimdFloat a, SimdFloat b) {
+  SimdMask mask = v > (SimdFloat){0};
+  return (SimdFloat)((mask & (SimdMask)a) | (~mask & (SimdMask)b));
 }
 
-/* Lane i is the sum of the lanes of v[i]. Each step halves the vectors: of a pair, every vector's
- * two halves (then quarters ...) are added, side by side. */
-LANES_INLINE Lanes lanes_sums(const Lanes v[LANES]) {
-  Lanes a[8], b[4], c[2];
+/* Element i of the result is the sum of the elements of v[i]. Each step adds the two halves (then
+ * quarters ...) of a pair of vectors, side by side, and so halves the number of vectors. */
+SIMD_INLINE SimdFloat simd_horizontal_sums(const SimdFloat v[SIMD_WIDTH]) {
+  SimdFloat a[8], b[4], c[2];
   for (int i = 0; i < 8; i++)
     a[i] = __builtin_shufflevector(v[i], v[i + 8], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21,
                                    22, 23) +

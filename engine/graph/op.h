@@ -186,7 +186,7 @@ const PadAttributes *op_fused_pad(const Op *op);
 /* True if the op is the transpose of a padding, a resize or a pool and adds its second input. */
 bool op_has_addend(const Op *op);
 
-/* What an input of OP_ADAM must be, for `count` parameters. */
+/* The required name, dtype and length of an input of OP_ADAM, for `count` parameters. */
 typedef struct AdamInputSpec {
   const char *name; /* "moment1" */
   DType dtype;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/bf16.h"
+#include "base/bulk_memory.h"
 #include "base/memory.h"
 
 enum { INITIAL_ITERATIONS = 15 };

@@ -1,5 +1,5 @@
-/* Slices and concatenations that nothing has to run for: a part that is contiguous in the whole is
- * a place in its memory. */
+/* Slices and concats without a kernel: a part that is contiguous in the whole is a view of its
+ * memory. */
 #include <stdlib.h>
 
 #include "base/memory.h"
@@ -12,13 +12,13 @@ static int64_t elements_of(Shape shape, int first, int end) {
   return count;
 }
 
-/* Kernels rely on it. */
+/* Kernels require aligned addresses. */
 static bool is_aligned(const PlanValue *value, int64_t offset) {
   return (size_t)offset * dtype_size(value->dtype) % MEMORY_ALIGNMENT == 0;
 }
 
-/* What lies in `value`'s memory lies `offset` elements behind in that of `root`. */
-static void move_to(Plan *plan, Value value, int root, int64_t offset) {
+/* Moves all values in the memory of `value` into that of `root`, `offset` elements further. */
+static void rebase(Plan *plan, Value value, int root, int64_t offset) {
   for (int i = 0; i < plan->value_count; i++) {
     PlanValue *part = &plan->values[i];
     if (part->root != value.id) continue;
@@ -29,14 +29,14 @@ static void move_to(Plan *plan, Value value, int root, int64_t offset) {
 
 /* --- Slices ----------------------------------------------------------------------------------- */
 
-/* The first axis along which the slice is not the whole; RANK: none. */
+/* The first axis along which the slice is shorter than the whole; RANK: none. */
 static int first_cut(Shape whole, Shape part) {
   int axis = 0;
   while (axis < RANK && whole.dim[axis] == part.dim[axis]) axis++;
   return axis;
 }
 
-static void place_slice(Plan *plan, int slot) {
+static void alias_slice(Plan *plan, int slot) {
   const Op *op = &plan->ops[slot];
   const PlanValue *whole = plan_value(plan, op->inputs[0]);
   const PlanValue *part = plan_value(plan, op->outputs[0]);
@@ -49,22 +49,22 @@ static void place_slice(Plan *plan, int slot) {
   const int64_t begin = op->attributes.slice.begin.dim[axis];
   const int64_t offset = whole->offset + begin * elements_of(whole->shape, axis + 1, RANK);
   if (!is_aligned(whole, offset)) return;
-  move_to(plan, op->outputs[0], whole->root, offset);
+  rebase(plan, op->outputs[0], whole->root, offset);
   plan_remove(plan, slot);
 }
 
 /* --- Concatenations --------------------------------------------------------------------------- */
 
-static bool makes_input_of(const Plan *plan, int maker, const Op *op) {
+static bool produces_input(const Plan *plan, int op_slot, const Op *op) {
   for (int i = 0; i < op->input_count; i++) {
-    if (plan_value(plan, op->inputs[i])->producer == maker) return true;
+    if (plan_value(plan, op->inputs[i])->producer == op_slot) return true;
   }
   return false;
 }
 
-/* Whether operand `i` can be made in the whole's memory, at `offset`: it has one of its own and is
- * no other operand, and from its producer on nothing runs but the others', so that the whole lives
- * no longer than it has to. */
+/* True if operand `i` can be computed directly in the memory of the whole, at `offset`: it has its
+ * own memory, occurs once among the operands, and between its producer and the concat only
+ * producers of operands run, so that the whole does not live longer than needed. */
 static bool can_be_part(const Plan *plan, int slot, int i, int64_t offset) {
   const Op *op = &plan->ops[slot];
   const PlanValue *part = plan_value(plan, op->inputs[i]);
@@ -73,12 +73,12 @@ static bool can_be_part(const Plan *plan, int slot, int i, int64_t offset) {
     if (op->inputs[other].id == op->inputs[i].id) return false;
   }
   for (int between = part->producer; between < slot; between++) {
-    if (plan->live[between] && !makes_input_of(plan, between, op)) return false;
+    if (plan->live[between] && !produces_input(plan, between, op)) return false;
   }
   return is_aligned(part, offset);
 }
 
-static void place_concat(Plan *plan, int slot) {
+static void alias_concat(Plan *plan, int slot) {
   const Op *op = &plan->ops[slot];
   const Value whole = op->outputs[0];
   const int axis = op->attributes.concat.axis;
@@ -90,7 +90,7 @@ static void place_concat(Plan *plan, int slot) {
     offsets[i] = offset;
     offset += shape_count(plan_value(plan, op->inputs[i])->shape);
   }
-  for (int i = 0; i < op->input_count; i++) move_to(plan, op->inputs[i], whole.id, offsets[i]);
+  for (int i = 0; i < op->input_count; i++) rebase(plan, op->inputs[i], whole.id, offsets[i]);
   plan_remove(plan, slot);
 }
 
@@ -98,8 +98,8 @@ void plan_alias_views(Plan *plan) {
   int *order = mem_new((size_t)plan->op_count, sizeof *order);
   int count = 0;
   for (int i = 0; i < plan->op_count; i++) {
-    if (plan->ops[i].kind == OP_SLICE) place_slice(plan, i);
-    if (plan->ops[i].kind == OP_CONCAT) place_concat(plan, i);
+    if (plan->ops[i].kind == OP_SLICE) alias_slice(plan, i);
+    if (plan->ops[i].kind == OP_CONCAT) alias_concat(plan, i);
     if (plan->live[i]) order[count++] = i;
   }
   plan_reorder(plan, order, count);

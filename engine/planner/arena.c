@@ -6,8 +6,8 @@
 #include "engine/planner/plan.h"
 
 struct Arena {
-  size_t bytes;     /* needed */
-  size_t allocated; /* there */
+  size_t bytes;     /* largest need so far */
+  size_t allocated; /* size of `memory` */
   Backend *backend; /* of the first program; NULL before */
   void *memory;
 };
@@ -28,7 +28,8 @@ size_t arena_bytes(const Arena *arena) {
 
 Status arena_reserve(Arena *arena, Backend *backend, size_t bytes, Error *error) {
   if (arena->backend && arena->backend != backend) {
-    return error_set(error, ERROR_INTERNAL, "an arena of backend %s was given to one of backend %s",
+    return error_set(error, ERROR_INTERNAL,
+                     "arena: belongs to backend %s, but a program of backend %s was planned in it",
                      arena->backend->name, backend->name);
   }
   arena->backend = backend;
@@ -51,7 +52,7 @@ done:
   return status;
 }
 
-/* --- Places ----------------------------------------------------------------------------------- */
+/* --- Offsets ---------------------------------------------------------------------------------- */
 
 typedef struct Placed {
   size_t begin, end;
@@ -67,14 +68,14 @@ static int by_begin(const void *a, const void *b) {
   return (x->begin > y->begin) - (x->begin < y->begin);
 }
 
-/* Largest first; the item's number makes the order, and so the plan, the same everywhere. */
+/* Largest first; ties by index, so that the plan is the same on every rank. */
 static int by_size(const void *a, const void *b) {
   const Size *x = a, *y = b;
   if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
   return (x->item > y->item) - (x->item < y->item);
 }
 
-/* The smallest gap that holds `bytes` between what is taken, or else the end of it. */
+/* The smallest gap between taken ranges that holds `bytes`, else the end of the last one. */
 static size_t best_gap(Placed *taken, int count, size_t bytes) {
   qsort(taken, (size_t)count, sizeof *taken, by_begin);
   size_t end = 0, best = SIZE_MAX, best_size = SIZE_MAX;
@@ -91,14 +92,15 @@ static size_t best_gap(Placed *taken, int count, size_t bytes) {
   return best == SIZE_MAX ? end : best;
 }
 
-/* SIZE_MAX instead of a sum beyond it: no allocation of that succeeds. */
+/* Saturates at SIZE_MAX, which no allocation satisfies. */
 static size_t end_of(size_t begin, size_t bytes) {
   size_t end;
   return __builtin_add_overflow(begin, bytes, &end) ? SIZE_MAX : end;
 }
 
 /* Greedy by size (Pisarchyk, Lee 2020: "Efficient Memory Management for Deep Neural Net
- * Inference"): the large ones first, each into the tightest gap left by what lives beside it. */
+ * Inference"): largest first, each into the tightest gap between items that are alive at the same
+ * time. */
 size_t arena_assign_offsets(Lifetime *items, int count) {
   Size *order = mem_new((size_t)count, sizeof *order);
   Placed *taken = mem_new((size_t)count, sizeof *taken);
@@ -107,13 +109,13 @@ size_t arena_assign_offsets(Lifetime *items, int count) {
   qsort(order, (size_t)count, sizeof *order, by_size);
   for (int i = 0; i < count; i++) {
     Lifetime *item = &items[order[i].item];
-    int beside = 0;
+    int alive = 0;
     for (int j = 0; j < i; j++) {
       const Lifetime *other = &items[order[j].item];
       if (other->first > item->last || item->first > other->last) continue;
-      taken[beside++] = (Placed){other->offset, end_of(other->offset, order[j].bytes)};
+      taken[alive++] = (Placed){other->offset, end_of(other->offset, order[j].bytes)};
     }
-    item->offset = best_gap(taken, beside, order[i].bytes);
+    item->offset = best_gap(taken, alive, order[i].bytes);
     const size_t end = end_of(item->offset, order[i].bytes);
     if (end > total) total = end;
   }

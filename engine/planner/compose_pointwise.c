@@ -1,12 +1,12 @@
-/* Joins two pointwise programs into one, and makes the result smaller where that changes nothing:
- * copies vanish, arithmetic with constants becomes PW_AFFINE, equal instructions are shared, unused
- * ones and their inputs go. */
+/* Composes two pointwise programs into one and simplifies it without changing results: copies are
+ * removed, arithmetic with constants becomes PW_AFFINE, common subexpressions are shared, unused
+ * instructions and inputs are dropped. */
 #include <string.h>
 
 #include "engine/graph/pointwise.h"
 #include "engine/planner/plan.h"
 
-/* While composing, registers are named so that new inputs do not shift instructions. */
+/* While composing, instructions have fixed register numbers, which new inputs do not shift. */
 enum {
   MAX_INPUTS = 2 * POINTWISE_MAX_INPUTS,
   MAX_INSTRUCTIONS = 2 * POINTWISE_MAX_INSTRUCTIONS + 8
@@ -42,7 +42,8 @@ static PointwiseInstruction affine(int reg, float scale, float shift) {
   return (PointwiseInstruction){.code = PW_AFFINE, .a = reg, .p = scale, .q = shift};
 }
 
-/* Arithmetic with one constant operand as PW_AFFINE, with constants alone as a constant. */
+/* Turns arithmetic with one constant operand into PW_AFFINE, with constants only into a constant.
+ */
 static PointwiseInstruction fold_constants(const Composer *composer, PointwiseInstruction in) {
   float a = 0, b = 0;
   int operands = pointwise_operands(in.code);
@@ -73,7 +74,7 @@ static bool same_instruction(const PointwiseInstruction *x, const PointwiseInstr
          memcmp(&x->p, &y->p, sizeof x->p) == 0 && memcmp(&x->q, &y->q, sizeof x->q) == 0;
 }
 
-/* Returns the register that holds what the instruction computes. */
+/* Adds an instruction, simplified, and returns the register of its result. */
 static int emit(Composer *composer, PointwiseInstruction instruction) {
   instruction = fold_constants(composer, instruction);
   int operands = pointwise_operands(instruction.code);
@@ -96,7 +97,8 @@ static int emit(Composer *composer, PointwiseInstruction instruction) {
   return FIRST_INSTRUCTION + composer->instruction_count++;
 }
 
-/* Appends a program whose inputs are in `registers`, and continues these with its instructions'. */
+/* Appends a program whose inputs are `registers[0..input_count)`; the registers of its instructions
+ * are stored after them. */
 static void append_program(Composer *composer, const PointwiseProgram *program, int input_count,
                            int *registers) {
   for (int i = 0; i < program->instruction_count; i++) {
@@ -108,7 +110,7 @@ static void append_program(Composer *composer, const PointwiseProgram *program, 
   }
 }
 
-static void mark_needed(const Composer *composer, const int *outputs, int count, bool *needed) {
+static void find_needed(const Composer *composer, const int *outputs, int count, bool *needed) {
   for (int i = 0; i < count; i++) needed[outputs[i]] = true;
   for (int i = composer->instruction_count - 1; i >= 0; i--) {
     const PointwiseInstruction *instruction = &composer->instructions[i];
@@ -119,8 +121,8 @@ static void mark_needed(const Composer *composer, const int *outputs, int count,
   }
 }
 
-/* Writes what is needed for `outputs` to the op. A pointwise op's outputs are instructions', so an
- * output that is an input as it stands gets a copy. */
+/* Writes the instructions that `outputs` depend on to the op. Outputs of a pointwise op must be
+ * instructions, so an output that is an unchanged input gets a copy. */
 static bool finish(const Composer *composer, const int *outputs, int count, Op *op) {
   bool needed[REGISTERS] = {false};
   int renamed[REGISTERS] = {0}, inputs = 0, instructions = 0;
@@ -128,7 +130,7 @@ static bool finish(const Composer *composer, const int *outputs, int count, Op *
   PointwiseProgram *program =
       is_reduce ? &op->attributes.reduce.program : &op->attributes.pointwise;
   *program = (PointwiseProgram){0};
-  mark_needed(composer, outputs, count, needed);
+  find_needed(composer, outputs, count, needed);
   for (int i = 0; i < composer->input_count; i++) {
     if (!needed[i]) continue;
     if (inputs == POINTWISE_MAX_INPUTS) return false;

@@ -1,12 +1,12 @@
-/* What is done in one op instead of several: activations and residuals behind convolutions and
- * norms, the activation in front of a norm's or a max pool's backward pass, gradients of biases,
- * padding of what is resized or normalised, sums of gradients, stores. */
+/* Fusion of neighbouring ops: biases, activations and residuals after convolutions and norms; the
+ * activation before the backward pass of a norm or a max pool; bias gradients; padding after
+ * resizes and norms; sums of gradients; stores. */
 #include "engine/backend/backend.h"
 #include "engine/planner/plan.h"
 
 /* --- Patterns --------------------------------------------------------------------------------- */
 
-/* The only instruction of a pointwise op as the builders make it, else NULL. */
+/* The instruction of a pointwise op if it has exactly one, with this code; else NULL. */
 static const PointwiseInstruction *single_instruction(const Op *op, PointwiseCode code) {
   if (op->kind != OP_POINTWISE || op->output_count != 1) return NULL;
   const PointwiseProgram *program = &op->attributes.pointwise;
@@ -24,19 +24,19 @@ static bool same_type(const Plan *plan, Value a, Value b) {
   return x->dtype == y->dtype && shape_equal(x->shape, y->shape);
 }
 
-/* Views are there from the beginning, wherever the graph first names them. */
+/* True if `value` is available before `op`; views always are. */
 static bool ready_before(const Plan *plan, Value value, int op) {
   const PlanValue *info = plan_value(plan, value);
   return info->buffer || info->producer < op;
 }
 
-/* The op that alone reads `value`, and in one place alone; -1: none. */
+/* The only op that reads `value`, with a single input; -1: none, or several. */
 static int single_user(const Plan *plan, Value value) {
   const PlanValue *info = plan_value(plan, value);
   return info->use_count == 1 ? info->uses[0] : -1;
 }
 
-/* For a binary op with two different operands: the one that is not `value`. */
+/* The operand of a binary op that is not `value`; NO_VALUE if there is none. */
 static Value other_operand(const Op *op, Value value) {
   if (op->input_count != 2) return NO_VALUE;
   if (op->inputs[0].id == value.id) return op->inputs[1];
@@ -45,7 +45,7 @@ static Value other_operand(const Op *op, Value value) {
 
 /* --- Aliases ---------------------------------------------------------------------------------- */
 
-/* A reshape to the shape that is there already: its readers read what it reads. */
+/* Removes reshapes that do not change the shape; their readers read their input. */
 static void remove_aliases(Plan *plan) {
   for (int i = 0; i < plan->op_count; i++) {
     const Op *op = &plan->ops[i];
@@ -64,11 +64,12 @@ static void remove_aliases(Plan *plan) {
   }
 }
 
-/* --- A norm's backward pass behind an activation ---------------------------------------------- */
+/* --- Activation before the backward pass of a norm ---------------------------------------------
+ */
 
-/* The slot of the plain norm whose output is `value`, or was before a leaky ReLU; -1: none. The
- * step of an activation's output is that of its input, as the slope is not negative. */
-static int norm_behind(const Plan *plan, Value value) {
+/* The slot of the unfused norm whose output is `value`, directly or through a leaky ReLU; -1: none.
+ * With a slope of at least 0 the step of the activation's output equals that of its input. */
+static int norm_producing(const Plan *plan, Value value) {
   const Op *op = producer_of(plan, value);
   if (!op) return -1;
   const PointwiseInstruction *leaky = single_instruction(op, PW_LEAKY_RELU);
@@ -90,7 +91,8 @@ static bool same_norm(const Op *norm, const Op *backward) {
   return a->kind == b->kind && a->groups == b->groups && a->epsilon == b->epsilon;
 }
 
-/* norm_backward(dy * leaky_step(y)) finds the sign of y again: the product is not needed. */
+/* norm_backward(dy * leaky_step(y)): the op recomputes the sign of y, which makes the product
+ * unnecessary. */
 static void fuse_norm_backward(Plan *plan, int slot) {
   const Op *op = &plan->ops[slot];
   if (op->attributes.norm.activation != ACTIVATION_NONE) return;
@@ -104,9 +106,10 @@ static void fuse_norm_backward(Plan *plan, int slot) {
     const PointwiseInstruction *leaky = step ? single_instruction(step, PW_LEAKY_STEP) : NULL;
     Value dy = other_operand(multiply, multiply->inputs[i]);
     if (!leaky || dy.id < 0 || !same_type(plan, dy, product)) continue;
-    int norm = norm_behind(plan, step->inputs[0]);
+    int norm = norm_producing(plan, step->inputs[0]);
     int freed = plan_value(plan, product)->producer;
-    if (norm < 0 || !same_norm(&plan->ops[norm], op) || !plan_inputs_unchanged_between(plan, norm, slot) ||
+    if (norm < 0 || !same_norm(&plan->ops[norm], op) ||
+        !plan_inputs_unchanged_between(plan, norm, slot) ||
         !plan_unchanged_between(plan, dy, freed, slot)) {
       continue;
     }
@@ -118,7 +121,7 @@ static void fuse_norm_backward(Plan *plan, int slot) {
   }
 }
 
-/* Gradients of gain and bias that nobody reads are not made. */
+/* Drops the gradients of gain and bias if they are unused. */
 static void drop_parameter_gradients(Plan *plan, int slot) {
   Op *op = &plan->ops[slot];
   for (int i = 1; i < op->output_count; i++) {
@@ -130,7 +133,7 @@ static void drop_parameter_gradients(Plan *plan, int slot) {
 
 /* --- Bias, activation, residual --------------------------------------------------------------- */
 
-/* conv3d(x, w) + vector, the sum alone reading the convolution. */
+/* conv3d(x, w) + vector, if only the sum reads the convolution. */
 static void fuse_bias(Plan *plan, int slot) {
   const Op *op = &plan->ops[slot];
   int user = single_user(plan, op->outputs[0]);
@@ -146,9 +149,9 @@ static void fuse_bias(Plan *plan, int slot) {
   plan_set_output(plan, slot, 0, sum);
 }
 
-/* The derivative of leaky_relu(x) is a step of x; a step of the output is the same for slopes of 0
- * and above. Where nobody else reads x, its steps become steps of the output, so that the
- * activation can join x's producer. */
+/* The derivative of leaky_relu(x) is a step of x, which equals a step of the output for slopes of
+ * at least 0. If there are no other readers of x, its steps become steps of the output, so that the
+ * activation can be fused into the producer of x. */
 static void rewrite_steps(Plan *plan, Value x) {
   const PlanValue *info = plan_value(plan, x);
   int activation = -1;
@@ -172,7 +175,7 @@ static void rewrite_steps(Plan *plan, Value x) {
   }
 }
 
-/* Takes over the activation that alone reads the op's output. */
+/* Fuses the activation if it is the only reader of the output. */
 static void fuse_activation(Plan *plan, int slot, Activation *activation, float *slope) {
   Value x = plan->ops[slot].outputs[0];
   rewrite_steps(plan, x);
@@ -189,8 +192,8 @@ static void fuse_activation(Plan *plan, int slot, Activation *activation, float 
   plan_set_output(plan, slot, 0, y);
 }
 
-/* norm(x) + residual, or a map's gradient + another one: the op takes the other operand as input
- * `place`, and runs in the place of the sum. */
+/* norm(x) + residual, or the gradient of a resample map + another gradient: the op gets the other
+ * operand as input `place` and moves to the slot of the sum. */
 static void fuse_sum(Plan *plan, int slot, int place) {
   const Op *op = &plan->ops[slot];
   int user = single_user(plan, op->outputs[0]);
@@ -207,8 +210,8 @@ static void fuse_sum(Plan *plan, int slot, int place) {
   plan_set_output(plan, user, 0, sum);
 }
 
-/* The gradient of a padding, a resize or a pool, and another one of the same value. Where the sum
- * follows at once, so that nothing lives longer. */
+/* The gradient of a padding, a resize or a pool + another gradient of the same value. Only if the
+ * sum follows directly, so that no lifetime grows. */
 static void fuse_gradient_sum(Plan *plan, int slot) {
   int user = single_user(plan, plan->ops[slot].outputs[0]);
   for (int i = slot + 1; i < user; i++) {
@@ -217,10 +220,11 @@ static void fuse_gradient_sum(Plan *plan, int slot) {
   fuse_sum(plan, slot, 1);
 }
 
-/* --- A max pool's backward pass behind an activation ------------------------------------------ */
+/* --- Activation before the backward pass of a max pool -----------------------------------------
+ */
 
-/* max_pool_backward(dy, x) * leaky_step(x) is not 0 but where x is largest: the step there is that
- * of a number which the op finds anyway. */
+/* max_pool_backward(dy, x) * leaky_step(x) is non-zero only at the maxima of x, whose values the op
+ * computes anyway. */
 static void fuse_pool_backward(Plan *plan, int slot) {
   Op *op = &plan->ops[slot];
   const Value dx = op->outputs[0];
@@ -256,7 +260,8 @@ static int channel_sum(const Plan *plan, Value dy) {
   return -1;
 }
 
-/* conv3d_backward_weights(x, dy) reads dy anyway. It runs where the first of the two stood. */
+/* conv3d_backward_weights(x, dy) also sums dy, which it reads anyway. It takes the earlier of the
+ * two slots. */
 static void fuse_bias_gradient(Plan *plan, int slot) {
   const Op *op = &plan->ops[slot];
   if (op->output_count > 1) return;
@@ -264,7 +269,8 @@ static void fuse_bias_gradient(Plan *plan, int slot) {
   if (sum < 0 || !plan_unchanged_between(plan, op->inputs[1], sum, slot)) return;
   Value bias_gradient = plan->ops[sum].outputs[0];
   bool moves = sum < slot;
-  if (moves && (!ready_before(plan, op->inputs[0], sum) || !plan_inputs_unchanged_between(plan, slot, sum))) {
+  if (moves && (!ready_before(plan, op->inputs[0], sum) ||
+                !plan_inputs_unchanged_between(plan, slot, sum))) {
     return;
   }
   plan_remove(plan, sum);
@@ -272,9 +278,10 @@ static void fuse_bias_gradient(Plan *plan, int slot) {
   plan_set_output(plan, moves ? sum : slot, 1, bias_gradient);
 }
 
-/* --- Padding of what is resized or normalised ------------------------------------------------- */
+/* --- Padding after a resize or a norm ----------------------------------------------------------
+ */
 
-/* pad(resize(x)), the padding alone reading what is resized. */
+/* pad(resize(x)), if only the padding reads the resize. */
 static void fuse_pad(Plan *plan, int slot) {
   Op *op = &plan->ops[slot];
   int user = single_user(plan, op->outputs[0]);
@@ -285,20 +292,20 @@ static void fuse_pad(Plan *plan, int slot) {
   plan_set_output(plan, slot, 0, padded);
 }
 
-/* Norms of pixels alone: statistics of frames are read from x anyway before anything is written. */
+/* RMS norm with reflect padding only. */
 static bool norm_can_pad(const Op *norm, const Op *pad) {
   return norm->attributes.norm.kind == NORM_RMS && pad->attributes.pad.mode == PAD_REFLECT;
 }
 
-/* A reader of the norm's output y that finds y inside of the padded one: a norm's residual. */
+/* True if `op` is an RMS norm with residual y: it can read y in the interior of a padded tensor. */
 static bool reads_residual(const Op *op, Value y) {
   if (op->kind != OP_NORM || op->attributes.norm.kind != NORM_RMS || op->input_count < 4)
     return false;
   return op->inputs[3].id == y.id && op->inputs[0].id != y.id;
 }
 
-/* pad(norm(x)), where else only residuals of norms are what was normalised: they read it inside of
- * what is padded, which is there for the convolution. */
+/* pad(norm(x)), if the only other readers of the norm are residuals of norms: these read the
+ * interior of the padded tensor, which the following convolution needs anyway. */
 static void fuse_norm_pad(Plan *plan, int slot) {
   Op *op = &plan->ops[slot];
   const Value y = op->outputs[0];
@@ -315,7 +322,7 @@ static void fuse_norm_pad(Plan *plan, int slot) {
   const Value padded = plan->ops[pad].outputs[0];
   op->attributes.norm.pad = plan->ops[pad].attributes.pad;
   plan_remove(plan, pad);
-  while (info->use_count > 0) { /* each reads y in that place alone */
+  while (info->use_count > 0) { /* each reads y with input 3 only */
     const int reader = info->uses[0];
     plan->ops[reader].attributes.norm.residual_pad = op->attributes.norm.pad;
     plan_set_input(plan, reader, 3, padded);
@@ -343,8 +350,9 @@ static void fuse_pad_backward(Plan *plan, int slot) {
 
 /* --- Stores ----------------------------------------------------------------------------------- */
 
-/* The value made by an op that ends, through reshapes alone, in `value` and nowhere else. */
-static Value made_only_for(const Plan *plan, Value value, int user) {
+/* The value whose only use is, through reshapes, `value`, which only `user` reads; NO_VALUE: none.
+ */
+static Value sole_source(const Plan *plan, Value value, int user) {
   for (;;) {
     const PlanValue *info = plan_value(plan, value);
     if (info->producer < 0 || info->use_count != 1 || info->uses[0] != user) return NO_VALUE;
@@ -354,7 +362,7 @@ static Value made_only_for(const Plan *plan, Value value, int user) {
   }
 }
 
-static bool untouched_between(const Plan *plan, int first, int last, BufferRange range) {
+static bool unaccessed_between(const Plan *plan, int first, int last, BufferRange range) {
   for (int i = first + 1; i < last; i++) {
     if (plan_accesses(plan, i, range)) return false;
   }
@@ -364,7 +372,7 @@ static bool untouched_between(const Plan *plan, int first, int last, BufferRange
 static void bind_store(Plan *plan, int store) {
   const Op *op = &plan->ops[store];
   if (op->attributes.store.accumulate) return;
-  Value made = made_only_for(plan, op->inputs[0], store);
+  Value made = sole_source(plan, op->inputs[0], store);
   if (made.id < 0) return;
   const PlanValue *target = plan_value(plan, op->inputs[1]);
   PlanValue *value = plan_value(plan, made);
@@ -373,7 +381,7 @@ static void bind_store(Plan *plan, int store) {
   if (!range.buffer || value->dtype != target->dtype || begin % MEMORY_ALIGNMENT != 0 ||
       shape_count(value->shape) != shape_count(target->shape) ||
       plan_accesses(plan, value->producer, range) ||
-      !untouched_between(plan, value->producer, store, range)) {
+      !unaccessed_between(plan, value->producer, store, range)) {
     return;
   }
   value->buffer = target->buffer;
@@ -387,14 +395,14 @@ static void bind_stores(Plan *plan) {
   }
 }
 
-/* --- All of it -------------------------------------------------------------------------------- */
+/* --- The pass --------------------------------------------------------------------------------- */
 
 static void fuse_neighbours(Plan *plan, int slot) {
   Op *op = &plan->ops[slot];
   if (op->kind == OP_CONV3D) {
     fuse_bias(plan, slot);
     fuse_activation(plan, slot, &op->attributes.conv.activation, &op->attributes.conv.slope);
-  } else if (op->kind == OP_NORM && op->input_count <= 3) { /* the residual comes last */
+  } else if (op->kind == OP_NORM && op->input_count <= 3) { /* before the residual is fused */
     fuse_activation(plan, slot, &op->attributes.norm.activation, &op->attributes.norm.slope);
     fuse_sum(plan, slot, 3);
   } else if (op->kind == OP_RESIZE) {
@@ -413,7 +421,7 @@ static void fuse_neighbours(Plan *plan, int slot) {
 
 void plan_fuse(Plan *plan) {
   remove_aliases(plan);
-  /* Backward passes of norms first: the steps they take over need no rewriting. */
+  /* Backward passes of norms first: the steps they absorb need not be rewritten. */
   for (int i = 0; i < plan->op_count; i++) {
     if (!plan->live[i] || plan->ops[i].kind != OP_NORM_BACKWARD) continue;
     fuse_norm_backward(plan, i);
@@ -423,7 +431,7 @@ void plan_fuse(Plan *plan) {
   for (int i = 0; i < plan->op_count; i++) {
     if (plan->live[i]) fuse_neighbours(plan, i);
   }
-  for (int i = 0; i < plan->op_count; i++) { /* residuals are inputs by now */
+  for (int i = 0; i < plan->op_count; i++) { /* after residuals have become inputs */
     if (plan->live[i] && plan->ops[i].kind == OP_NORM) fuse_norm_pad(plan, i);
   }
   for (int i = 0; i < plan->op_count; i++) {

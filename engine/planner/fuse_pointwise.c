@@ -1,8 +1,8 @@
-/* Chains of pointwise ops, and reductions behind them, as few passes over memory.
+/* Fuses chains of pointwise ops and the reductions after them, to minimise memory traffic.
  *
- * A producer joins a consumer when the consumer alone needs it (what it makes then vanishes), when
- * computing it again in every consumer moves fewer bytes than storing it, or when the consumer is
- * the first of several (what it makes becomes a further output). */
+ * A producer is fused into a consumer if no other op reads it (its output then needs no memory), if
+ * recomputing it in every consumer moves fewer bytes than storing it, or if the consumer is the
+ * first of several readers (its output becomes an additional output). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +17,7 @@ static Shape full_shape(const Plan *plan, const Op *op) {
                                : plan_value(plan, op->outputs[0])->shape;
 }
 
-/* Computing it again costs next to nothing beside reading it. */
+/* True if recomputing costs little compared to reading the operands. */
 static bool is_cheap(const Op *op) {
   const PointwiseProgram *program = &op->attributes.pointwise;
   for (int i = 0; i < program->instruction_count; i++) {
@@ -33,8 +33,8 @@ static bool is_cheap(const Op *op) {
   return true;
 }
 
-/* So little that it may be computed for each element of a larger shape: no more than scaling what
- * is read. */
+/* True if the op may be recomputed for each element of a larger shape: at most scaling one input.
+ */
 static bool is_trivial(const Op *op) {
   const PointwiseProgram *program = &op->attributes.pointwise;
   for (int i = 0; i < program->instruction_count; i++) {
@@ -51,8 +51,7 @@ static bool reads(const Op *op, Value value) {
   return false;
 }
 
-/* What the consumer would have to read beyond what it reads now, and what it need no longer read.
- */
+/* Bytes that the consumer would read in addition, and bytes that it would no longer read. */
 static int64_t bytes_added(const Plan *plan, const Op *producer, const Op *consumer) {
   int64_t bytes = 0;
   for (int i = 0; i < producer->input_count; i++) {
@@ -74,7 +73,7 @@ static bool used_by_alone(const Plan *plan, Value value, int user) {
   return info->use_count == 0 || plan_sole_user(plan, value) == user;
 }
 
-/* The outputs (a bit each) that others than `consumer` read. */
+/* The outputs (a bit each) that ops other than `consumer` read. */
 static unsigned outputs_of_others(const Plan *plan, const Op *producer, int consumer) {
   unsigned mask = 0;
   for (int i = 0; i < producer->output_count; i++) {
@@ -83,7 +82,7 @@ static unsigned outputs_of_others(const Plan *plan, const Op *producer, int cons
   return mask;
 }
 
-/* --- Memory: far producers -------------------------------------------------------------------- */
+/* --- Memory: distant producers ---------------------------------------------------------------- */
 
 static bool used_from(const Plan *plan, Value value, int op) {
   const PlanValue *info = plan_value(plan, value);
@@ -93,7 +92,7 @@ static bool used_from(const Plan *plan, Value value, int op) {
   return false;
 }
 
-static bool is_far(const Plan *plan, int producer, int consumer) {
+static bool is_distant(const Plan *plan, int producer, int consumer) {
   for (int i = producer + 1; i < consumer; i++) {
     const Op *op = &plan->ops[i];
     if (plan->live[i] && op_runs(op) && !is_consumer(op)) return true;
@@ -101,11 +100,11 @@ static bool is_far(const Plan *plan, int producer, int consumer) {
   return false;
 }
 
-/* Joining makes the producer's inputs live until the consumer runs. Where that is far away (the
- * forward pass and its backward pass), they may not take more memory than what vanishes: its
- * outputs that nobody else reads, or, where it joins all of its readers, every one. */
+/* Fusing extends the lifetimes of the producer's inputs to the consumer. If that is distant
+ * (forward and backward pass), they may not take more memory than is freed: outputs without other
+ * readers or, if the producer is fused into all of its readers, all outputs. */
 static bool keeps_memory_low(const Plan *plan, int producer, int consumer, bool joins_all) {
-  if (!is_far(plan, producer, consumer)) return true;
+  if (!is_distant(plan, producer, consumer)) return true;
   const Op *op = &plan->ops[producer];
   int64_t longer = 0, gone = 0;
   for (int i = 0; i < op->input_count; i++) {
@@ -121,9 +120,9 @@ static bool keeps_memory_low(const Plan *plan, int producer, int consumer, bool 
   return longer <= gone;
 }
 
-/* --- Joining ---------------------------------------------------------------------------------- */
+/* --- Fusing two ops --------------------------------------------------------------------------- */
 
-/* May the producer's work be done by the consumer, whatever the use of it? Fills `fused`. */
+/* True if fusing is possible, regardless of its benefit. Sets `fused`. */
 static bool can_join(const Plan *plan, int producer, int consumer, unsigned kept, bool joins_all,
                      Op *fused) {
   const Op *from = &plan->ops[producer], *to = &plan->ops[consumer];
@@ -150,7 +149,7 @@ static void join(Plan *plan, int producer, int consumer, const Op *fused) {
   plan_remove(plan, producer);
 }
 
-/* True when every reader can compute the producer's result itself, and that moves no more bytes. */
+/* True if every reader can recompute the producer and that does not move more bytes. */
 static bool pays_everywhere(const Plan *plan, int producer) {
   const Op *from = &plan->ops[producer];
   int64_t before = 0, after = 0;
@@ -169,7 +168,8 @@ static bool pays_everywhere(const Plan *plan, int producer) {
   return after <= before;
 }
 
-/* `*joins_all`: it is, where the producer joins all of its readers. */
+/* True if fusing reduces traffic. `*joins_all`: only if the producer is fused into all its readers.
+ */
 static bool is_worth_it(const Plan *plan, int producer, int consumer, bool *joins_all) {
   const Op *from = &plan->ops[producer], *to = &plan->ops[consumer];
   *joins_all = false;
@@ -180,7 +180,7 @@ static bool is_worth_it(const Plan *plan, int producer, int consumer, bool *join
   return *joins_all;
 }
 
-/* Lets one of the ops that `consumer` reads join it. */
+/* Fuses one producer of an input into `consumer`; false if there is none. */
 static bool absorb_one(Plan *plan, int consumer) {
   Op fused;
   bool joins_all;
@@ -206,7 +206,7 @@ static int first_user(const Plan *plan, const Op *op) {
   return first;
 }
 
-/* Lets `producer` join its first reader, which then makes for the others what they read. */
+/* Fuses `producer` into its first reader, which then has its outputs for the other readers. */
 static bool join_first_user(Plan *plan, int producer) {
   const Op *from = &plan->ops[producer];
   int consumer = first_user(plan, from);
@@ -218,7 +218,7 @@ static bool join_first_user(Plan *plan, int producer) {
   return true;
 }
 
-/* First to last, so that a producer is as large as it gets when its consumers are asked. */
+/* First to last, so that a producer has absorbed its own producers before it is considered. */
 static bool absorb_everywhere(Plan *plan) {
   bool changed = false;
   for (int i = 0; i < plan->op_count; i++) {

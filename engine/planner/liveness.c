@@ -1,4 +1,4 @@
-/* What must run, what may not cross what, and from when to when each value is needed. */
+/* Dead ops, read and write hazards, and the lifetimes of values. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,8 +9,8 @@ bool op_runs(const Op *op) {
   return op->kind != OP_VIEW && op->kind != OP_RESHAPE;
 }
 
-/* Something outside the arena changes when the op runs. */
-static bool has_effect(const Plan *plan, const Op *op) {
+/* True if the op writes a buffer. */
+static bool writes_buffer(const Plan *plan, const Op *op) {
   if (!op_runs(op)) return false;
   if (op_written_inputs(op) != 0) return true;
   for (int i = 0; i < op->output_count; i++) {
@@ -20,14 +20,14 @@ static bool has_effect(const Plan *plan, const Op *op) {
 }
 
 static bool is_needed(const Plan *plan, const Op *op) {
-  if (has_effect(plan, op)) return true;
+  if (writes_buffer(plan, op)) return true;
   for (int i = 0; i < op->output_count; i++) {
     if (op->outputs[i].id >= 0 && plan_value(plan, op->outputs[i])->use_count > 0) return true;
   }
   return false;
 }
 
-/* Users stand behind producers, so one sweep from the end sees every chain of dead ops. */
+/* Users follow their producers, so a single backward sweep finds all chains of dead ops. */
 int plan_remove_dead(Plan *plan) {
   int running = 0;
   for (int i = plan->op_count - 1; i >= 0; i--) {
@@ -100,8 +100,8 @@ bool plan_inputs_unchanged_between(const Plan *plan, int op, int to) {
 
 /* --- Lifetimes -------------------------------------------------------------------------------- */
 
-/* The last op that reads a value, another shape of it or a part of it, or makes one: what nobody
- * reads is written all the same. */
+/* By root: the last op that reads the value, a reshape or a part of it, or computes one of these;
+ * an unused output is written all the same. */
 static void find_last_uses(const Plan *plan, int *last) {
   for (int i = 0; i < plan->value_count; i++) last[i] = -1;
   for (int i = 0; i < plan->value_count; i++) {
@@ -120,7 +120,8 @@ static bool taken_by_output(const Op *op, const int *lifetime_of, int lifetime) 
   return false;
 }
 
-/* Whether input `i` is all of its root's memory, of which no other input reads in another place. */
+/* True if input `i` covers the memory of its root and no other input reads that memory with another
+ * shape. */
 static bool is_whole(const Plan *plan, const Op *op, int i) {
   const PlanValue *in = plan_value(plan, op->inputs[i]);
   if (in->offset != 0 || plan_bytes(plan, op->inputs[i]) != plan_bytes(plan, (Value){in->root}))
@@ -132,8 +133,9 @@ static bool is_whole(const Plan *plan, const Op *op, int i) {
   return true;
 }
 
-/* The lifetime of an input of a pointwise op that ends there and has room for exactly `output`: an
- * input of the output's shape, each element of which is read before it is overwritten. */
+/* The lifetime of an input of a pointwise op that ends at this op and whose memory `output` can
+ * reuse: it has the shape of the output, each element of which is read before it is written. -1:
+ * none. */
 static int reusable_lifetime(const Plan *plan, int at, Value output, const Lifetime *items,
                              const int *lifetime_of) {
   const Op *op = &plan->ops[at];
@@ -164,7 +166,7 @@ int plan_lifetimes(const Plan *plan, Lifetime **out, int *lifetime_of) {
       if (value.id < 0 || plan_value(plan, value)->buffer) continue;
       const Value root = {plan_value(plan, value)->root};
       int lifetime = reusable_lifetime(plan, i, value, items, lifetime_of);
-      if (lifetime < 0) lifetime = lifetime_of[root.id]; /* of a part before this one */
+      if (lifetime < 0) lifetime = lifetime_of[root.id]; /* of an earlier part */
       if (lifetime < 0) {
         lifetime = count++;
         items[lifetime] = (Lifetime){.first = i, .bytes = (size_t)plan_bytes(plan, root)};

@@ -20,7 +20,7 @@ static void remove_use(Plan *plan, Value value, int op) {
   if (at < info->use_count) info->uses[at] = info->uses[--info->use_count];
 }
 
-/* Views know their buffer, reshapes share the memory of what they reshape. */
+/* Sets the memory of views (their buffer) and of reshapes (that of their input). */
 static void resolve_memory(Plan *plan, const Op *op) {
   if (op->kind != OP_VIEW && op->kind != OP_RESHAPE) return;
   PlanValue *out = plan_value(plan, op->outputs[0]);

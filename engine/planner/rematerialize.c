@@ -1,24 +1,23 @@
-/* Less memory for more time: what the backward pass reads again and is cheap to make (norms,
- * activations, padding, resizing) is not kept from the forward pass but made a second time, right
- * before its first reader there (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost",
- * with the convolutions' outputs as what is kept). The second run of an op reads the same bytes and
- * so writes the same bytes. */
+/* Rematerialisation: outputs of cheap forward ops (norms, activations, padding, resizing) that the
+ * backward pass reads are not kept but computed a second time, directly before their first reader
+ * there (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", keeping the outputs of
+ * convolutions). The second run reads the same bytes and therefore writes the same bytes. */
 #include <stdlib.h>
 
 #include "base/memory.h"
 #include "engine/planner/plan.h"
 
-/* How many ops in a row may be run again for one value. */
+/* Longest chain of ops recomputed for one value. */
 enum { MAX_DEPTH = 6 };
 
-typedef struct Recompute {
+typedef struct Rematerializer {
   Plan *plan;
-  int *last;     /* by root: the last op that reads the value */
-  bool *dropped; /* by op: its outputs are made again for the backward pass */
-  int *current;  /* by root: the value that holds it, itself or a copy made again */
+  int *last;     /* by root: last op that reads the value */
+  bool *dropped; /* by op: its outputs are recomputed for the backward pass */
+  int *current;  /* by root: the value that holds it, itself or its recomputed copy */
   int op_count, op_capacity;
   Op *ops; /* the new program */
-} Recompute;
+} Rematerializer;
 
 static bool is_cheap(const Op *op) {
   switch (op->kind) {
@@ -40,9 +39,9 @@ static int root_of(const Plan *plan, Value value) {
   return plan_value(plan, value)->root;
 }
 
-/* --- What is worth it ------------------------------------------------------------------------- */
+/* --- Choosing ops ----------------------------------------------------------------------------- */
 
-static void find_last_readers(Recompute *r) {
+static void find_last_readers(Rematerializer *r) {
   const Plan *plan = r->plan;
   for (int i = 0; i < plan->value_count; i++) r->last[i] = -1;
   for (int i = 0; i < plan->value_count; i++) {
@@ -52,24 +51,24 @@ static void find_last_readers(Recompute *r) {
   }
 }
 
-static bool lives(const Recompute *r, int root, int at) {
+static bool lives(const Rematerializer *r, int root, int at) {
   const int producer = r->plan->values[root].producer;
   return r->last[root] >= at && !r->dropped[producer];
 }
 
-static bool can_be_made_again(const Recompute *r, int op, int at, int depth);
+static bool can_recompute(const Rematerializer *r, int op, int at, int depth);
 
-/* Whether op `at` could read what op `reader` read long before: it still lives, lies in a buffer
- * that has not changed, or can be made again from such. */
-static bool is_available(const Recompute *r, Value value, int reader, int at, int depth) {
+/* True if op `at` can read the value that op `reader` read much earlier: it is alive, is in a
+ * buffer that has not changed, or can itself be recomputed. */
+static bool is_available(const Rematerializer *r, Value value, int reader, int at, int depth) {
   const Plan *plan = r->plan;
   if (value.id < 0) return true;
   if (plan_value(plan, value)->buffer) return plan_unchanged_between(plan, value, reader, at);
   const int root = root_of(plan, value);
-  return lives(r, root, at) || can_be_made_again(r, plan->values[root].producer, at, depth);
+  return lives(r, root, at) || can_recompute(r, plan->values[root].producer, at, depth);
 }
 
-static bool can_be_made_again(const Recompute *r, int op, int at, int depth) {
+static bool can_recompute(const Rematerializer *r, int op, int at, int depth) {
   const Op *made = &r->plan->ops[op];
   if (depth == MAX_DEPTH || !is_cheap(made)) return false;
   for (int i = 0; i < made->input_count; i++)
@@ -77,8 +76,8 @@ static bool can_be_made_again(const Recompute *r, int op, int at, int depth) {
   return true;
 }
 
-/* The first reader of the op's outputs in the backward pass, or -1 where they are not read there,
- * lie in a buffer, or are read by the forward pass behind it. */
+/* The first reader of the op's outputs in the backward pass; -1 if there is none, if an output is
+ * in a buffer, or if the forward pass reads an output later. */
 static int first_backward_reader(const Plan *plan, const Op *op) {
   int first = -1, last_forward = -1;
   for (int i = 0; i < plan->value_count; i++) {
@@ -100,49 +99,50 @@ static int first_backward_reader(const Plan *plan, const Op *op) {
   return first > last_forward ? first : -1;
 }
 
-static void choose(Recompute *r) {
+static void choose(Rematerializer *r) {
   const Plan *plan = r->plan;
   for (int k = 0; k < plan->op_count; k++) {
     const Op *op = &plan->ops[k];
     if (op->is_gradient) continue;
     int at = first_backward_reader(plan, op);
-    r->dropped[k] = at >= 0 && can_be_made_again(r, k, at, 0);
+    r->dropped[k] = at >= 0 && can_recompute(r, k, at, 0);
   }
 }
 
 /* --- The new program -------------------------------------------------------------------------- */
 
-/* A value like another; a reshape of `root` unless that is negative. */
+/* Adds a value with the shape and dtype of `like`, as a reshape of `root` unless that is negative.
+ */
 static Value add_value(Plan *plan, Value like, int root) {
   const int id = plan->value_count++;
   const PlanValue *model = plan_value(plan, like);
-  const PlanValue made = {
+  const PlanValue added = {
       .shape = model->shape, .dtype = model->dtype, .producer = -1, .root = root < 0 ? id : root};
   plan->values = mem_resize(plan->values, (size_t)plan->value_count, sizeof *plan->values);
-  plan->values[id] = made;
+  plan->values[id] = added;
   return (Value){id};
 }
 
-static void emit(Recompute *r, const Op *op) {
+static void emit(Rematerializer *r, const Op *op) {
   MEM_PUSH_SLOT(r->ops, r->op_count, r->op_capacity);
   r->ops[r->op_count++] = *op;
 }
 
-static void make_again(Recompute *r, int producer, int at);
+static void recompute(Rematerializer *r, int producer, int at);
 
-/* What op `at`, or an op made again for it, reads in place of `value`. */
-static Value map_input(Recompute *r, Value value, int at) {
+/* The value that op `at`, or an op recomputed for it, reads instead of `value`. */
+static Value map_input(Rematerializer *r, Value value, int at) {
   Plan *plan = r->plan;
   if (value.id < 0 || plan_value(plan, value)->buffer) return value;
   const int root = root_of(plan, value);
   if (r->current[root] == root && !lives(r, root, at))
-    make_again(r, plan->values[root].producer, at);
+    recompute(r, plan->values[root].producer, at);
   if (r->current[root] == root) return value;
   const Value now = {r->current[root]};
   return value.id == root ? now : add_value(plan, value, now.id);
 }
 
-static void make_again(Recompute *r, int producer, int at) {
+static void recompute(Rematerializer *r, int producer, int at) {
   Plan *plan = r->plan;
   Op copy = plan->ops[producer];
   copy.name = mem_string(r->plan->ops[producer].name);
@@ -157,7 +157,7 @@ static void make_again(Recompute *r, int producer, int at) {
   emit(r, &copy);
 }
 
-static void rewrite(Recompute *r) {
+static void rewrite(Rematerializer *r) {
   Plan *plan = r->plan;
   for (int k = 0; k < plan->op_count; k++) {
     Op op = plan->ops[k];
@@ -167,8 +167,8 @@ static void rewrite(Recompute *r) {
   }
 }
 
-/* The new ops take the old ones' place; uses and producers are found again. */
-static void replace_ops(Recompute *r) {
+/* Replaces the ops of the plan and recomputes uses and producers. */
+static void replace_ops(Rematerializer *r) {
   Plan *plan = r->plan;
   int *order = mem_new((size_t)r->op_count, sizeof *order);
   for (int i = 0; i < r->op_count; i++) order[i] = i;
@@ -182,7 +182,7 @@ static void replace_ops(Recompute *r) {
 
 void plan_rematerialize(Plan *plan) {
   const size_t values = (size_t)plan->value_count, ops = (size_t)plan->op_count;
-  Recompute r = {.plan = plan};
+  Rematerializer r = {.plan = plan};
   r.last = mem_new(values, sizeof *r.last);
   r.current = mem_new(values, sizeof *r.current);
   r.dropped = mem_new(ops, sizeof *r.dropped);

@@ -1,13 +1,13 @@
-/* The order of a plan's ops at the end: collectives start as early as they may, and are waited for
- * as late as they may. */
+/* The final order of the ops of a plan: all-reduces start as early and are waited for as late as
+ * possible. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "engine/planner/plan.h"
 
-/* The place in `order` behind everything an all-reduce of `range` must follow. Ops that read the
- * range count as well: they are to see the numbers from before. */
+/* The first position in `order` after all ops that an all-reduce of `range` must follow. Readers of
+ * the range count, too: they must read the values from before. */
 static int earliest_place(const Plan *plan, const int *order, int count, BufferRange range) {
   for (int i = count - 1; i >= 0; i--) {
     if (plan->ops[order[i]].kind == OP_ALL_REDUCE || plan_accesses(plan, order[i], range)) {
@@ -41,7 +41,7 @@ void plan_collective_waits(const Plan *plan, bool *waits) {
   for (int i = 0; i < plan->op_count; i++) {
     waits[i] = false;
     for (int j = 0; j < count && !waits[i]; j++) waits[i] = plan_accesses(plan, i, pending[j]);
-    if (waits[i]) count = 0; /* a wait is for all that were started */
+    if (waits[i]) count = 0; /* a wait covers all started all-reduces */
     if (plan->ops[i].kind == OP_ALL_REDUCE) {
       pending[count++] = plan_buffer_range(plan, plan->ops[i].inputs[0]);
     }

@@ -1,5 +1,5 @@
-/* The three kernels of the convolution: a oneDNN primitive each, behind or before a fold where one
- * side has few channels. */
+/* The three convolution kernels: a oneDNN primitive each, with a width fold before or after it if
+ * one side has few channels, or the loops of rgb_output.c. */
 #include <stdlib.h>
 
 #include "base/memory.h"
@@ -18,19 +18,19 @@ enum { FOLD_MAX_CHANNELS = 16 };
 typedef struct ConvKernel {
   Kernel base;
   ConvPass pass;
-  ConvPrimitive *primitive; /* NULL: image_head.c's own loops */
+  ConvPrimitive *primitive; /* NULL: rgb_output.c */
   ConvGeometry geometry;
   FoldSide side;
-  Fold fold;
+  WidthFold fold;
   int threads;
-  size_t folded_at, rows_at; /* in the workspace, behind the primitive's */
+  size_t folded_at, rows_at; /* offsets in the workspace, after the primitive's part */
   bool bias;
-  Activation activation; /* of a forward pass that ends in a fold or in an image */
+  Activation activation; /* applied by the fold or by rgb_output.c, in the forward pass */
   float slope;
-  double *part_sums; /* [threads, FOLD_MAX_CHANNELS], for dbias without the primitive */
+  double *part_sums; /* [threads, FOLD_MAX_CHANNELS], for dbias computed without the primitive */
 } ConvKernel;
 
-/* The tensors of an op by their part in the convolution, whatever the pass. */
+/* The tensors of an op by their role in the convolution, in any pass. */
 typedef struct ConvTensors {
   Tensor x, w, y, bias;
 } ConvTensors;
@@ -51,33 +51,35 @@ static ConvTensors tensors_of(ConvPass pass, bool bias, const Tensor *inputs,
 }
 
 /* --- Folding ---------------------------------------------------------------------------------- */
-/* How much less work the lanes do when the taps in width are channels. */
-static double fold_gain(int64_t channels, int64_t taps) {
-  int64_t plain = (channels + LANES - 1) / LANES * LANES * taps;
-  int64_t folded = (channels * taps + LANES - 1) / LANES * LANES;
+/* The factor by which the vector work shrinks when kernel columns become channels. */
+static double fold_gain(int64_t channels, int64_t kernel_width) {
+  int64_t plain = (channels + SIMD_WIDTH - 1) / SIMD_WIDTH * SIMD_WIDTH * kernel_width;
+  int64_t folded = (channels * kernel_width + SIMD_WIDTH - 1) / SIMD_WIDTH * SIMD_WIDTH;
   return (double)plain / (double)folded;
 }
 
-/* Measured: oneDNN's f32 kernels handle few channels well on the side that is summed over. Its bf16
- * ones do so on neither side, but for the forward pass of images with up to 4 channels. A fold
- * costs a pass over the folded tensor. */
+/* Measured: oneDNN's f32 kernels handle few channels well on the side that is summed over; its bf16
+ * kernels on neither side, except in the forward pass of images with up to 4 channels. A fold costs
+ * one pass over the folded tensor. */
 static FoldSide choose_side(ConvPass pass, DType dtype, const ConvGeometry *g) {
   const double worthwhile = 1.4;
   bool bf16 = dtype == DTYPE_BF16;
-  bool own_way = pass == PASS_FORWARD && conv_is_planar(g) && g->in_channels <= 4;
-  bool input = pass == PASS_BACKWARD_DATA || (bf16 && !own_way);
+  bool handles_few = pass == PASS_FORWARD && conv_is_planar(g) && g->in_channels <= 4;
+  bool input = pass == PASS_BACKWARD_DATA || (bf16 && !handles_few);
   bool output = bf16 || pass != PASS_BACKWARD_DATA;
-  int64_t taps = g->taps[2];
+  int64_t kernel_width = g->kernel[2];
   double gain_input = 0, gain_output = 0;
-  if (input && g->in_channels <= FOLD_MAX_CHANNELS) gain_input = fold_gain(g->in_channels, taps);
-  if (output && g->out_channels <= FOLD_MAX_CHANNELS && g->stride[2] == 1 && g->before[2] < taps)
-    gain_output = fold_gain(g->out_channels, taps);
+  if (input && g->in_channels <= FOLD_MAX_CHANNELS)
+    gain_input = fold_gain(g->in_channels, kernel_width);
+  if (output && g->out_channels <= FOLD_MAX_CHANNELS && g->stride[2] == 1 &&
+      g->before[2] < kernel_width)
+    gain_output = fold_gain(g->out_channels, kernel_width);
   if (gain_input < worthwhile && gain_output < worthwhile) return FOLD_NONE;
   return gain_input >= gain_output ? FOLD_INPUT : FOLD_OUTPUT;
 }
 
-static Fold fold_of(FoldSide side, const ConvGeometry *g, int threads) {
-  Fold fold = {.taps = g->taps[2], .threads = threads};
+static WidthFold fold_of(FoldSide side, const ConvGeometry *g, int threads) {
+  WidthFold fold = {.kernel_width = g->kernel[2], .threads = threads};
   if (side == FOLD_INPUT) {
     fold.rows = g->batch * g->in[0] * g->in[1];
     fold.width = g->in[2];
@@ -91,21 +93,21 @@ static Fold fold_of(FoldSide side, const ConvGeometry *g, int threads) {
     fold.channels = g->out_channels;
     fold.positions = g->in[2];
     fold.step = 1;
-    fold.offset = g->taps[2] - 1 - g->before[2];
+    fold.offset = g->kernel[2] - 1 - g->before[2];
   }
   return fold;
 }
 
-/* The convolution left when the taps in width have become channels. */
+/* The convolution that remains when kernel columns have become channels. */
 static ConvGeometry folded_geometry(FoldSide side, ConvGeometry g) {
   if (side == FOLD_INPUT) {
-    g.in_channels *= g.taps[2];
+    g.in_channels *= g.kernel[2];
     g.in[2] = g.out[2];
   } else {
-    g.out_channels *= g.taps[2];
+    g.out_channels *= g.kernel[2];
     g.out[2] = g.in[2];
   }
-  g.taps[2] = g.stride[2] = 1;
+  g.kernel[2] = g.stride[2] = 1;
   g.before[2] = g.after[2] = 0;
   return g;
 }
@@ -115,14 +117,15 @@ static const Tensor *narrow_tensor(const ConvKernel *kernel, const ConvTensors *
   return kernel->side == FOLD_INPUT ? &t->x : &t->y;
 }
 
-/* Whether the pass writes the narrow tensor (and so ends in a fold), not reads it. */
+/* True if the pass writes the narrow tensor, which makes a fold its last step, instead of reading
+ * it. */
 static bool writes_narrow(ConvPass pass, FoldSide side) {
   return (pass == PASS_FORWARD && side == FOLD_OUTPUT) ||
          (pass == PASS_BACKWARD_DATA && side == FOLD_INPUT);
 }
 
-/* dbias where the primitive saw unfolded gradients: each thread's part of the pixels, then the
- * parts in order. */
+/* dbias for the unfolded gradients that the primitive reads: each thread sums a part of the pixels,
+ * and the parts are added in order. */
 static void sum_pixels(const ConvKernel *kernel, const Tensor *y, float *sums) {
   const int64_t channels = y->shape.dim[AXIS_C], pixels = shape_count(y->shape) / channels;
   const int parts = kernel->threads;
@@ -140,7 +143,7 @@ static void sum_pixels(const ConvKernel *kernel, const Tensor *y, float *sums) {
     double total = 0;
     for (int part = 0; part < parts; part++)
       total += kernel->part_sums[part * FOLD_MAX_CHANNELS + c];
-    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): there is one when there is a bias */
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): not NULL if there is a bias */
     sums[c] = (float)total;
   }
 }
@@ -151,25 +154,25 @@ static Status run_folded(ConvKernel *kernel, const ConvTensors *t, char *workspa
   void *folded = workspace + kernel->folded_at, *rows = workspace + kernel->rows_at;
   bool writes = writes_narrow(kernel->pass, kernel->side);
   bool input = kernel->side == FOLD_INPUT;
-  if (!writes) fold_unfold(&kernel->fold, narrow->data, folded, narrow->dtype, rows);
+  if (!writes) width_unfold(&kernel->fold, narrow->data, folded, narrow->dtype, rows);
   TRY(conv_primitive_run(kernel->primitive, input ? folded : t->x.data, t->w.data, t->w.buffer,
                          t->bias.data, input ? t->y.data : folded, workspace, error));
   if (writes)
-    fold_add(&kernel->fold, folded, t->bias.data, kernel->activation, kernel->slope, narrow->data,
-             narrow->dtype, rows);
+    width_fold(&kernel->fold, folded, t->bias.data, kernel->activation, kernel->slope, narrow->data,
+               narrow->dtype, rows);
   if (kernel->pass == PASS_BACKWARD_WEIGHTS && kernel->bias && !input)
     sum_pixels(kernel, narrow, t->bias.data);
 done:
   return status;
 }
 
-static void run_image_head(const ConvKernel *kernel, const ConvTensors *t, void *workspace) {
+static void run_rgb_output(const ConvKernel *kernel, const ConvTensors *t, void *workspace) {
   const ConvGeometry *g = &kernel->geometry;
   if (kernel->pass == PASS_FORWARD) {
-    image_head_forward(g, t->x.data, t->w.data, t->bias.data, kernel->activation, kernel->slope,
+    rgb_output_forward(g, t->x.data, t->w.data, t->bias.data, kernel->activation, kernel->slope,
                        t->y.data, kernel->threads);
   } else {
-    image_head_backward_weights(g, t->x.data, t->y.data, t->w.data, workspace, kernel->threads);
+    rgb_output_backward_weights(g, t->x.data, t->y.data, t->w.data, workspace, kernel->threads);
     if (kernel->bias) sum_pixels(kernel, &t->y, t->bias.data);
   }
 }
@@ -179,7 +182,7 @@ static Status conv_run(Kernel *base, const Tensor *inputs, const Tensor *outputs
   ConvKernel *kernel = (ConvKernel *)(void *)base;
   ConvTensors t = tensors_of(kernel->pass, kernel->bias, inputs, outputs);
   if (!kernel->primitive) {
-    run_image_head(kernel, &t, workspace);
+    run_rgb_output(kernel, &t, workspace);
     return OK;
   }
   if (kernel->side != FOLD_NONE) return run_folded(kernel, &t, workspace, error);
@@ -195,7 +198,8 @@ static void conv_free(Kernel *base) {
   free(kernel);
 }
 
-/* --- Making ----------------------------------------------------------------------------------- */
+/* --- Creating -----------------------------------------------------------------------------------
+ */
 static ConvGeometry geometry_of(const ConvAttributes *conv, const ConvTensors *t) {
   ConvGeometry g = {
       .batch = t->x.shape.dim[AXIS_N],
@@ -204,12 +208,12 @@ static ConvGeometry geometry_of(const ConvAttributes *conv, const ConvTensors *t
   };
   for (int i = 0; i < 3; i++) {
     g.in[i] = t->x.shape.dim[AXIS_T + i];
-    g.taps[i] = t->w.shape.dim[AXIS_T + i];
+    g.kernel[i] = t->w.shape.dim[AXIS_T + i];
     g.out[i] = t->y.shape.dim[AXIS_T + i];
     g.stride[i] = conv->stride[i];
     g.before[i] = conv->before[i];
-    /* What the op says, or less where a stride does not reach the end: oneDNN wants it exact. */
-    g.after[i] = (g.out[i] - 1) * g.stride[i] + g.taps[i] - g.in[i] - g.before[i];
+    /* The op's padding, less if a stride does not reach the end: oneDNN needs the exact number. */
+    g.after[i] = (g.out[i] - 1) * g.stride[i] + g.kernel[i] - g.in[i] - g.before[i];
   }
   return g;
 }
@@ -220,7 +224,7 @@ static Status check_dtypes(const Op *op, ConvPass pass, const ConvTensors *t, Er
   bool agree = pass == PASS_BACKWARD_WEIGHTS ? t->y.dtype == operands : t->w.dtype == operands;
   if (operands == DTYPE_U8 || !agree || (pass == PASS_BACKWARD_WEIGHTS && t->w.dtype != DTYPE_F32))
     FAIL(error, ERROR_INTERNAL,
-         "%s: %s: x is %s, weights %s, y %s; allowed are f32 or bf16, equal, and f32 gradients of "
+         "%s: %s: x is %s, weights %s, y %s, expected all f32 or all bf16, and f32 gradients of "
          "weights",
          op->name, op_kind_name(op->kind), dtype_name(t->x.dtype), dtype_name(t->w.dtype),
          dtype_name(t->y.dtype));
@@ -236,7 +240,7 @@ static ConvSetup setup_of(const Op *op, ConvPass pass, const ConvTensors *t, Fol
       .pass = pass,
       .geometry = side == FOLD_NONE ? geometry : folded_geometry(side, geometry),
       .operands = pass == PASS_BACKWARD_DATA ? t->y.dtype : t->x.dtype,
-      .mirrored_taps = side == FOLD_OUTPUT ? geometry.taps[2] : 1,
+      .mirrored_width = side == FOLD_OUTPUT ? geometry.kernel[2] : 1,
       .name = op->name,
       .kind_name = op_kind_name(op->kind),
   };
@@ -252,15 +256,15 @@ static ConvSetup setup_of(const Op *op, ConvPass pass, const ConvTensors *t, Fol
   return setup;
 }
 
-/* Puts the folded tensor and the fold's rows behind the primitive's workspace. */
+/* Places the folded tensor and the rows of the fold after the primitive's part of the workspace. */
 static void plan_fold(ConvKernel *kernel, DType operands) {
-  Fold *fold = &kernel->fold;
+  WidthFold *fold = &kernel->fold;
   *fold = fold_of(kernel->side, &kernel->geometry, kernel->threads);
   size_t element = dtype_size(writes_narrow(kernel->pass, kernel->side) ? DTYPE_F32 : operands);
-  int64_t folded = fold->rows * fold->positions * fold->taps * fold->channels;
+  int64_t folded = fold->rows * fold->positions * fold->kernel_width * fold->channels;
   kernel->folded_at = kernel->base.workspace;
   kernel->rows_at = kernel->folded_at + memory_align((size_t)folded * element);
-  kernel->base.workspace = kernel->rows_at + fold_workspace(fold);
+  kernel->base.workspace = kernel->rows_at + width_fold_workspace(fold);
 }
 
 static Status conv_new(Backend *backend, const Op *op, ConvPass pass, const Tensor *inputs,
@@ -283,8 +287,8 @@ static Status conv_new(Backend *backend, const Op *op, ConvPass pass, const Tens
     kernel->slope = op->attributes.conv.slope;
   }
   kernel->part_sums = mem_new((size_t)kernel->threads * FOLD_MAX_CHANNELS, sizeof(double));
-  if (image_head_fits(pass, operands, &kernel->geometry)) {
-    kernel->base.workspace = image_head_workspace(pass, &kernel->geometry, kernel->threads);
+  if (rgb_output_supports(pass, operands, &kernel->geometry)) {
+    kernel->base.workspace = rgb_output_workspace(pass, &kernel->geometry, kernel->threads);
   } else {
     kernel->side = choose_side(pass, operands, &kernel->geometry);
     ConvSetup setup = setup_of(op, pass, &t, kernel->side, kernel->bias);

@@ -8,22 +8,22 @@
 
 #include "engine/cpu/cpu.h"
 
-/* A row of the narrow tensor with what the windows reach beyond it. */
-static int64_t padded_pixels(const Fold *fold) {
-  return (fold->positions - 1) * fold->step + fold->taps;
+/* Pixels that the windows of a row cover, including those beyond its ends. */
+static int64_t padded_pixels(const WidthFold *fold) {
+  return (fold->positions - 1) * fold->step + fold->kernel_width;
 }
 
-/* Room for the windows and for the whole row, whichever ends later. */
-static size_t row_bytes(const Fold *fold) {
+/* Space for the windows or the whole row, whichever is longer. */
+static size_t row_bytes(const WidthFold *fold) {
   int64_t windows = padded_pixels(fold), row = fold->offset + fold->width;
   return memory_align((size_t)((windows > row ? windows : row) * fold->channels) * sizeof(float));
 }
 
-size_t fold_workspace(const Fold *fold) {
+size_t width_fold_workspace(const WidthFold *fold) {
   return row_bytes(fold) * (size_t)fold->threads;
 }
 
-static char *own_row(const Fold *fold, void *workspace) {
+static char *own_row(const WidthFold *fold, void *workspace) {
 #ifdef _OPENMP
   return (char *)workspace + row_bytes(fold) * (size_t)omp_get_thread_num();
 #else
@@ -32,9 +32,10 @@ static char *own_row(const Fold *fold, void *workspace) {
 #endif
 }
 
-void fold_unfold(const Fold *fold, const void *narrow, void *folded, DType dtype, void *workspace) {
+void width_unfold(const WidthFold *fold, const void *narrow, void *folded, DType dtype,
+                  void *workspace) {
   size_t pixel = (size_t)fold->channels * dtype_size(dtype);
-  size_t window = (size_t)fold->taps * pixel, step = (size_t)fold->step * pixel;
+  size_t window = (size_t)fold->kernel_width * pixel, step = (size_t)fold->step * pixel;
   size_t offset = (size_t)fold->offset * pixel, count = (size_t)fold->width * pixel;
 #pragma omp parallel num_threads(fold->threads)
   {
@@ -50,8 +51,8 @@ void fold_unfold(const Fold *fold, const void *narrow, void *folded, DType dtype
   }
 }
 
-void fold_finish_row(int64_t width, int64_t channels, const float *bias, Activation activation,
-                     float slope, float *row) {
+void finish_output_row(int64_t width, int64_t channels, const float *bias, Activation activation,
+                       float slope, float *row) {
   int64_t count = width * channels;
   if (bias)
     for (int64_t v = 0; v < width; v++)
@@ -62,9 +63,9 @@ void fold_finish_row(int64_t width, int64_t channels, const float *bias, Activat
     for (int64_t i = 0; i < count; i++) row[i] = tanhf(row[i]);
 }
 
-void fold_add(const Fold *fold, const float *folded, const float *bias, Activation activation,
-              float slope, void *narrow, DType dtype, void *workspace) {
-  int64_t window = fold->taps * fold->channels, step = fold->step * fold->channels;
+void width_fold(const WidthFold *fold, const float *folded, const float *bias,
+                Activation activation, float slope, void *narrow, DType dtype, void *workspace) {
+  int64_t window = fold->kernel_width * fold->channels, step = fold->step * fold->channels;
   int64_t count = fold->width * fold->channels;
 #pragma omp parallel for num_threads(fold->threads) schedule(static)
   for (int64_t r = 0; r < fold->rows; r++) {
@@ -76,34 +77,35 @@ void fold_add(const Fold *fold, const float *folded, const float *bias, Activati
       for (int64_t i = 0; i < window; i++) to[i] += from[p * window + i];
     }
     row += fold->offset * fold->channels;
-    fold_finish_row(fold->width, fold->channels, bias, activation, slope, row);
+    finish_output_row(fold->width, fold->channels, bias, activation, slope, row);
     cpu_store(narrow, dtype, r * count, row, count);
   }
 }
 
-/* Where a run of input channels lies in either order, in runs. */
-static size_t plain_place(MirrorShape shape, int64_t o, int64_t plane, int64_t tap) {
-  return (size_t)((o * shape.planes + plane) * shape.taps + tap);
+/* The position of a run of input channels in either order of the weights, counted in runs. */
+static size_t plain_place(MirrorShape shape, int64_t o, int64_t plane, int64_t column) {
+  return (size_t)((o * shape.planes + plane) * shape.kernel_width + column);
 }
 
-static size_t mirrored_place(MirrorShape shape, int64_t o, int64_t plane, int64_t tap) {
-  return (size_t)(((shape.taps - 1 - tap) * shape.out_channels + o) * shape.planes + plane);
+static size_t mirrored_place(MirrorShape shape, int64_t o, int64_t plane, int64_t column) {
+  return (size_t)(((shape.kernel_width - 1 - column) * shape.out_channels + o) * shape.planes +
+                  plane);
 }
 
-void fold_mirror_weights(MirrorShape shape, const void *plain, void *mirrored, size_t size) {
+void mirror_weights(MirrorShape shape, const void *plain, void *mirrored, size_t size) {
   size_t run = (size_t)shape.in_channels * size;
   for (int64_t o = 0; o < shape.out_channels; o++)
     for (int64_t plane = 0; plane < shape.planes; plane++)
-      for (int64_t tap = 0; tap < shape.taps; tap++)
-        memcpy((char *)mirrored + mirrored_place(shape, o, plane, tap) * run,
-               (const char *)plain + plain_place(shape, o, plane, tap) * run, run);
+      for (int64_t column = 0; column < shape.kernel_width; column++)
+        memcpy((char *)mirrored + mirrored_place(shape, o, plane, column) * run,
+               (const char *)plain + plain_place(shape, o, plane, column) * run, run);
 }
 
-void fold_unmirror_weights(MirrorShape shape, const void *mirrored, void *plain, size_t size) {
+void unmirror_weights(MirrorShape shape, const void *mirrored, void *plain, size_t size) {
   size_t run = (size_t)shape.in_channels * size;
   for (int64_t o = 0; o < shape.out_channels; o++)
     for (int64_t plane = 0; plane < shape.planes; plane++)
-      for (int64_t tap = 0; tap < shape.taps; tap++)
-        memcpy((char *)plain + plain_place(shape, o, plane, tap) * run,
-               (const char *)mirrored + mirrored_place(shape, o, plane, tap) * run, run);
+      for (int64_t column = 0; column < shape.kernel_width; column++)
+        memcpy((char *)plain + plain_place(shape, o, plane, column) * run,
+               (const char *)mirrored + mirrored_place(shape, o, plane, column) * run, run);
 }

@@ -1,14 +1,15 @@
-/* Which of oneDNN's kernels may run a convolution. */
+/* The denylist of oneDNN kernels that give wrong results for some convolutions. */
 #ifndef CELFORGE_ENGINE_CPU_CONVOLUTION_ONEDNN_DENYLIST_H
 #define CELFORGE_ENGINE_CPU_CONVOLUTION_ONEDNN_DENYLIST_H
 
 #include "engine/cpu/convolution/onednn.h"
 
-/* A convolution with one tap in time is one of images: those kernels are the faster ones (in bf16
- * with 3 input channels 3 times). */
+/* True if the kernel size in time is 1, without stride or padding: it runs as a 2-D convolution,
+ * whose kernels are faster (in bf16 with 3 input channels by a factor of 3). */
 bool conv_is_planar(const ConvGeometry *geometry);
 
-/* `kernel` is oneDNN's name of an implementation. Every convolution has a trusted one. */
-bool conv_is_trusted(const ConvSetup *setup, const char *kernel);
+/* `kernel` is oneDNN's name of an implementation. Each convolution has at least one allowed kernel.
+ */
+bool conv_kernel_is_allowed(const ConvSetup *setup, const char *kernel);
 
 #endif

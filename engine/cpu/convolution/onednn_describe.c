@@ -5,8 +5,8 @@
 
 enum { AXES = 5 };
 
-/* Dims and strides of N C [T] H W (or O I [T] H W) over memory in which channels come last. With
- * `planar`, time is one of the batch (or is one tap), and left out. */
+/* Dims and strides of N C [T] H W (or O I [T] H W) over channels-last memory. With `planar`, T is
+ * merged into N (or is 1), and left out. */
 typedef struct Layout {
   int count;
   dnnl_dims_t dims, strides;
@@ -42,7 +42,7 @@ static dnnl_status_t describe_any(dnnl_memory_desc_t *out, const Layout *layout,
                                       dnnl_format_tag_any);
 }
 
-/* What a primitive is asked for: weights in any layout. */
+/* The descriptors of a primitive; its weights may have any layout. */
 typedef struct Descriptions {
   dnnl_memory_desc_t x, y, bias, w;
   dnnl_dims_t stride, before, after;
@@ -57,7 +57,7 @@ static dnnl_status_t describe_all(const ConvSetup *setup, Descriptions *out,
   DType w = setup->pass == PASS_BACKWARD_WEIGHTS ? setup->result : setup->operands;
   Layout x_layout = layout_of(g->batch, g->in_channels, g->in, planar);
   Layout y_layout = layout_of(g->batch, g->out_channels, g->out, planar);
-  Layout w_layout = layout_of(g->out_channels, g->in_channels, g->taps, planar);
+  Layout w_layout = layout_of(g->out_channels, g->in_channels, g->kernel, planar);
   Layout bias = {.count = 1, .dims = {g->out_channels}, .strides = {1}};
   for (int i = planar ? 1 : 0, to = 0; i < 3; i++, to++) {
     out->stride[to] = g->stride[i];
@@ -72,7 +72,7 @@ static dnnl_status_t describe_all(const ConvSetup *setup, Descriptions *out,
   return result;
 }
 
-/* Scratchpad from the caller, and the activation behind the sum. */
+/* The scratchpad is the caller's; the activation is a post-op. */
 static dnnl_status_t make_attributes(const ConvSetup *setup, dnnl_primitive_attr_t *out) {
   dnnl_post_ops_t post = NULL;
   dnnl_status_t result = dnnl_primitive_attr_create(out);
@@ -100,8 +100,8 @@ static dnnl_status_t forward_description(const ConvSetup *setup, const Descripti
                                             all->after);
 }
 
-/* Backward primitives want a forward one as a hint; where x or y is f32 beside bf16 ones, the hint
- * is all bf16, since mixed ones exist for outputs only. */
+/* Backward primitives need a forward one as a hint. If x or y is f32 beside bf16 operands, the hint
+ * is all bf16, since oneDNN has mixed dtypes for outputs only. */
 static dnnl_status_t make_hint(const ConvSetup *setup, const Descriptions *all,
                                dnnl_engine_t engine, dnnl_primitive_desc_t *out) {
   dnnl_memory_desc_t x = all->x, w = all->w, y = all->y;
@@ -112,7 +112,7 @@ static dnnl_status_t make_hint(const ConvSetup *setup, const Descriptions *all,
   return dnnl_primitive_desc_create(out, &description, NULL, engine, NULL);
 }
 
-/* The first (fastest) kernel that is trusted. */
+/* Chooses the first, fastest kernel that is not on the denylist. */
 static dnnl_status_t choose_kernel(const ConvSetup *setup, const dnnl_convolution_desc_t *wanted,
                                    dnnl_engine_t engine, dnnl_primitive_attr_t attributes,
                                    dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out) {
@@ -125,7 +125,7 @@ static dnnl_status_t choose_kernel(const ConvSetup *setup, const dnnl_convolutio
     if (!found) result = dnnl_out_of_memory;
     if (found)
       result = dnnl_primitive_desc_query(found, dnnl_query_impl_info_str, 0, (void *)&kernel);
-    if (result == dnnl_success && conv_is_trusted(setup, kernel)) {
+    if (result == dnnl_success && conv_kernel_is_allowed(setup, kernel)) {
       *out = found;
       break;
     }
@@ -167,7 +167,7 @@ Status conv_describe(const Onednn *onednn, const ConvSetup *setup, ConvDescripti
   Descriptions all;
   *out = (ConvDescription){0};
   ONEDNN_TRY(setup, describe_all(setup, &all, &out->given_weights), "describing the tensors");
-  ONEDNN_TRY(setup, make_attributes(setup, &attributes), "making the attributes");
+  ONEDNN_TRY(setup, make_attributes(setup, &attributes), "creating the attributes");
   ONEDNN_TRY(setup, make_description(setup, &all, onednn->engine, attributes, &out->primitive),
              "finding a primitive");
   out->x = all.x;

@@ -8,11 +8,11 @@
 struct ConvPrimitive {
   Onednn *onednn;
   ConvSetup setup;
-  char *name; /* what setup.name points at */
+  char *name; /* owned; setup.name points to it */
   dnnl_primitive_t primitive;
   dnnl_memory_t x, y, bias, scratchpad;
   size_t x_bytes;
-  size_t scratchpad_bytes; /* of the workspace; the weights' part lies behind */
+  size_t scratchpad_bytes; /* first part of the workspace; the weights follow */
   WeightPath weights;
 };
 
@@ -49,7 +49,7 @@ Status conv_primitive_new(Onednn *onednn, const ConvSetup *setup, ConvPrimitive 
   onednn_use_threads(onednn);
   TRY(conv_describe(onednn, &made->setup, &description, error));
   ONEDNN_TRY(&made->setup, dnnl_primitive_create(&made->primitive, description.primitive),
-             "making the primitive");
+             "creating the primitive");
   made->scratchpad_bytes = memory_align(dnnl_memory_desc_get_size(&description.scratchpad));
   made->x_bytes = dnnl_memory_desc_get_size(&description.x);
   TRY(make_memories(made, &description, error));
@@ -120,7 +120,7 @@ Status conv_primitive_run(ConvPrimitive *p, void *x, void *w, const Buffer *buff
   char *weights_workspace = (char *)workspace + p->scratchpad_bytes;
   dnnl_memory_t weights = NULL;
   onednn_use_threads(p->onednn);
-  /* Frames that no tap reaches: a bf16 kernel leaves their gradient unwritten. */
+  /* A bf16 kernel leaves the gradient of frames that the kernel does not reach unwritten. */
   if (setup->pass == PASS_BACKWARD_DATA && setup->geometry.after[0] < 0) memset(x, 0, p->x_bytes);
   if (writes)
     TRY(weight_path_place(&p->weights, w, weights_workspace, &weights, error));

@@ -1,24 +1,25 @@
 #include <stdlib.h>
 
+#include "base/bulk_memory.h"
 #include "base/memory.h"
 #include "engine/cpu/convolution/onednn_internal.h"
 #include "engine/cpu/cpu.h"
 
-/* Weights of one buffer in the layout some primitives want. */
+/* A view of a buffer in the layout of some primitives. */
 struct ReorderedWeights {
   ReorderedWeights *next;
   int users;
   const Buffer *buffer;
-  const void *source; /* the view's address */
-  uint64_t version;   /* of the buffer, when this was made */
-  bool made;
-  int64_t mirrored_taps;
+  const void *source; /* address of the view */
+  uint64_t version;   /* of the buffer, when `data` was computed */
+  bool valid;         /* `data` was computed */
+  int64_t mirrored_width;
   dnnl_memory_desc_t layout;
   void *data;
   dnnl_memory_t memory;
 };
 
-/* --- Making ----------------------------------------------------------------------------------- */
+/* --- Creating --------------------------------------------------------------------------------- */
 
 static dnnl_status_t make_reorder(dnnl_engine_t engine, const dnnl_memory_desc_t *from,
                                   const dnnl_memory_desc_t *to, dnnl_primitive_t *out) {
@@ -38,13 +39,13 @@ Status weight_path_init(WeightPath *path, Onednn *onednn, const ConvSetup *setup
   const dnnl_memory_desc_t *given = &description->given_weights;
   const dnnl_memory_desc_t *wanted = &description->wanted_weights;
   const bool writes = setup->pass == PASS_BACKWARD_WEIGHTS;
-  const bool mirrors = setup->mirrored_taps > 1;
+  const bool mirrors = setup->mirrored_width > 1;
   *path = (WeightPath){.onednn = onednn, .setup = setup, .wanted_layout = *wanted};
   path->mirrors = mirrors;
   path->mirror = (MirrorShape){
-      .out_channels = g->out_channels / (mirrors ? setup->mirrored_taps : 1),
-      .planes = g->taps[0] * g->taps[1],
-      .taps = setup->mirrored_taps,
+      .out_channels = g->out_channels / (mirrors ? setup->mirrored_width : 1),
+      .planes = g->kernel[0] * g->kernel[1],
+      .kernel_width = setup->mirrored_width,
       .in_channels = g->in_channels,
   };
   if (mirrors) path->mirror_bytes = memory_align(dnnl_memory_desc_get_size(given));
@@ -58,7 +59,7 @@ Status weight_path_init(WeightPath *path, Onednn *onednn, const ConvSetup *setup
     ONEDNN_TRY(setup,
                make_reorder(onednn->engine, writes ? wanted : given, writes ? given : wanted,
                             &path->reorder),
-               "making the reorder of the weights");
+               "creating the reorder of the weights");
   }
 done:
   return status;
@@ -78,7 +79,7 @@ void reordered_weights_free(ReorderedWeights *list) {
   }
 }
 
-/* The last user of shared weights frees them. */
+/* Frees the shared weights if this was their last user. */
 static void release_shared(WeightPath *path) {
   ReorderedWeights *item = path->shared;
   path->shared = NULL;
@@ -124,12 +125,12 @@ done:
   return status;
 }
 
-/* Brings `w` into the layout wanted: into `to`, or, when nothing has to be reordered, under it. */
+/* Converts `w` into the memory `to`; if no reorder is needed, `to` gets its address instead. */
 static Status convert(const WeightPath *path, void *w, char *mirror_space, dnnl_memory_t to,
                       Error *error) {
   Status status = OK;
   if (path->mirrors) {
-    fold_mirror_weights(path->mirror, w, mirror_space, dtype_size(path->setup->operands));
+    mirror_weights(path->mirror, w, mirror_space, dtype_size(path->setup->operands));
     w = mirror_space;
   }
   if (path->reorders) {
@@ -146,7 +147,7 @@ done:
 static ReorderedWeights *find_shared(const WeightPath *path, const void *w, const Buffer *buffer) {
   ReorderedWeights *item = path->onednn->reordered;
   while (item && !(item->buffer == buffer && item->source == w &&
-                   item->mirrored_taps == path->setup->mirrored_taps &&
+                   item->mirrored_width == path->setup->mirrored_width &&
                    dnnl_memory_desc_equal(&item->layout, &path->wanted_layout)))
     item = item->next;
   return item;
@@ -159,7 +160,7 @@ static Status add_shared(const WeightPath *path, const void *w, const Buffer *bu
   ReorderedWeights *made = mem_new(1, sizeof *made);
   made->buffer = buffer;
   made->source = w;
-  made->mirrored_taps = setup->mirrored_taps;
+  made->mirrored_width = setup->mirrored_width;
   made->layout = path->wanted_layout;
   TRY(mem_bulk(path->wanted_bytes, setup->name, &made->data, error));
   ONEDNN_TRY(setup,
@@ -174,7 +175,7 @@ done:
   return status;
 }
 
-/* Sets path->shared to the entry for `w`, which is made when it is not there. */
+/* Sets path->shared to the entry for `w`, which is created if it does not exist. */
 static Status use_shared(WeightPath *path, const void *w, const Buffer *buffer, Error *error) {
   Status status = OK;
   ReorderedWeights *item = path->shared;
@@ -196,10 +197,10 @@ Status weight_path_read(WeightPath *path, void *w, const Buffer *buffer, char *w
     TRY(use_shared(path, w, buffer, error));
     ReorderedWeights *shared = path->shared;
     *out = shared->memory;
-    if (shared->made && shared->version == buffer->version) return OK;
-    shared->made = false;
+    if (shared->valid && shared->version == buffer->version) return OK;
+    shared->valid = false;
     TRY(convert(path, w, workspace, *out, error));
-    shared->made = true;
+    shared->valid = true;
     shared->version = buffer->version;
   } else {
     if (path->reorders) TRY(set_address(path, *out, workspace + path->mirror_bytes, error));
@@ -226,8 +227,7 @@ done:
 Status weight_path_finish(WeightPath *path, void *w, char *workspace, Error *error) {
   Status status = OK;
   if (path->reorders) TRY(run_reorder(path, path->wanted, path->given, error));
-  if (path->mirrors)
-    fold_unmirror_weights(path->mirror, workspace, w, dtype_size(path->setup->result));
+  if (path->mirrors) unmirror_weights(path->mirror, workspace, w, dtype_size(path->setup->result));
 done:
   return status;
 }

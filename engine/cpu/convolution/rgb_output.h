@@ -1,8 +1,9 @@
-/* The convolution that makes an image of features, 7 taps wide, to 3 channels: in f32 without a
- * fold. The lanes go over the input's channels, so that none idles although the output has few:
+/* The convolution from features to an RGB frame, kernel width 7, 3 output channels, in f32, without
+ * a width fold. Vectors run over the input channels, so no lane is idle although the output has few
+ * channels:
  *
- *   forward: 8 pixels x 3 channels of vectors are summed over all taps, then over their lanes;
- *   backward of the weights: 7 taps x 3 channels of vectors are summed over a row's pixels.
+ *   forward: vectors of 8 pixels x 3 channels are summed over the kernel, then over their lanes;
+ *   backward of the weights: vectors of 7 columns x 3 channels are summed over the pixels of a row.
  *
  * Stride 1, no padding, input channels a multiple of 16. */
 #ifndef CELFORGE_ENGINE_CPU_CONVOLUTION_RGB_OUTPUT_H
@@ -10,16 +11,16 @@
 
 #include "engine/cpu/convolution/onednn.h"
 
-/* Whether this is such a convolution, and the processor's vectors have 16 lanes. */
-bool image_head_fits(ConvPass pass, DType dtype, const ConvGeometry *g);
+/* True for such a convolution on a processor whose vectors have 16 lanes. */
+bool rgb_output_supports(ConvPass pass, DType dtype, const ConvGeometry *g);
 
 /* Bytes, a multiple of 64. */
-size_t image_head_workspace(ConvPass pass, const ConvGeometry *g, int threads);
+size_t rgb_output_workspace(ConvPass pass, const ConvGeometry *g, int threads);
 
 /* `bias` may be NULL. */
-void image_head_forward(const ConvGeometry *g, const float *x, const float *w, const float *bias,
+void rgb_output_forward(const ConvGeometry *g, const float *x, const float *w, const float *bias,
                         Activation activation, float slope, float *y, int threads);
-void image_head_backward_weights(const ConvGeometry *g, const float *x, const float *dy, float *dw,
+void rgb_output_backward_weights(const ConvGeometry *g, const float *x, const float *dy, float *dw,
                                  void *workspace, int threads);
 
 #endif

@@ -1,14 +1,15 @@
-/* OP_NORM and OP_NORM_BACKWARD: from tensors to the loops of norm_pixels.c and norm_frames.c. */
-#include "engine/cpu/norm/norm.h"
-
+/* Kernels of OP_NORM and OP_NORM_BACKWARD: bind the tensors and call the loops of the norm's kind.
+ */
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "engine/cpu/norm/instance_norm.h"
+#include "engine/cpu/norm/rms_norm.h"
 
 typedef struct NormKernel {
   Kernel base;
-  float *ones, *zeros; /* C, where the op has no gain and bias */
-  Norm norm;           /* but for addresses */
+  float *ones, *zeros; /* C, if the op has no gain and bias */
+  Norm norm;           /* without addresses */
 } NormKernel;
 
 static void norm_free(Kernel *base) {
@@ -19,11 +20,11 @@ static void norm_free(Kernel *base) {
   free(kernel);
 }
 
-/* The norm with the addresses of gain and bias, which lie at `at` in the inputs. */
+/* The norm with the addresses of gain and bias, inputs `at` and `at` + 1. */
 static Norm bind(const NormKernel *kernel, const Tensor *inputs, int at) {
   Norm norm = kernel->norm;
-  norm.gain = kernel->norm.task.parameters ? inputs[at].data : kernel->ones;
-  norm.bias = kernel->norm.task.parameters ? inputs[at + 1].data : kernel->zeros;
+  norm.gain = kernel->norm.arguments.parameters ? inputs[at].data : kernel->ones;
+  norm.bias = kernel->norm.arguments.parameters ? inputs[at + 1].data : kernel->zeros;
   return norm;
 }
 
@@ -34,11 +35,11 @@ static Status forward_run(Kernel *base, const Tensor *inputs, const Tensor *outp
   Norm norm = bind(kernel, inputs, 1);
   norm.x = inputs[0];
   norm.y = outputs[0];
-  if (kernel->norm.task.residual) norm.residual = inputs[3];
-  if (kernel->norm.task.kind == NORM_RMS)
-    norm_pixels_forward(&norm, workspace);
+  if (kernel->norm.arguments.residual) norm.residual = inputs[3];
+  if (kernel->norm.arguments.kind == NORM_RMS)
+    rms_norm_forward(&norm, workspace);
   else
-    norm_frames_forward(&norm, workspace);
+    instance_norm_forward(&norm, workspace);
   return OK;
 }
 
@@ -50,30 +51,30 @@ static Status backward_run(Kernel *base, const Tensor *inputs, const Tensor *out
   norm.dy = inputs[0];
   norm.x = inputs[1];
   norm.dx = outputs[0];
-  if (kernel->norm.task.dgain) norm.dgain = outputs[1].data;
-  if (kernel->norm.task.dbias) norm.dbias = outputs[2].data;
-  if (kernel->norm.task.kind == NORM_RMS)
-    norm_pixels_backward(&norm, workspace);
+  if (kernel->norm.arguments.dgain) norm.dgain = outputs[1].data;
+  if (kernel->norm.arguments.dbias) norm.dbias = outputs[2].data;
+  if (kernel->norm.arguments.kind == NORM_RMS)
+    rms_norm_backward(&norm, workspace);
   else
-    norm_frames_backward(&norm, workspace);
+    instance_norm_backward(&norm, workspace);
   return OK;
 }
 
 static Status norm_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
                        NormKernel **out, Error *error) {
   Status status = OK;
-  NormArguments task;
-  TRY(norm_arguments(op, inputs, outputs, backend->name, &task, error));
+  NormArguments arguments;
+  TRY(norm_arguments(op, inputs, outputs, backend->name, &arguments, error));
   NormKernel *kernel = mem_new(1, sizeof *kernel);
-  kernel->norm = (Norm){.task = task, .threads = cpu_threads(backend)};
+  kernel->norm = (Norm){.arguments = arguments, .threads = cpu_threads(backend)};
   kernel->base.free = norm_free;
   kernel->base.workspace =
-      memory_align(task.kind == NORM_RMS ? norm_pixels_workspace(&kernel->norm)
-                                         : norm_frames_workspace(&kernel->norm));
-  if (!task.parameters) {
-    kernel->ones = mem_new((size_t)task.channels, sizeof *kernel->ones);
-    kernel->zeros = mem_new((size_t)task.channels, sizeof *kernel->zeros);
-    for (int64_t c = 0; c < task.channels; c++) kernel->ones[c] = 1.0f;
+      memory_align(arguments.kind == NORM_RMS ? rms_norm_workspace(&kernel->norm)
+                                              : instance_norm_workspace(&kernel->norm));
+  if (!arguments.parameters) {
+    kernel->ones = mem_new((size_t)arguments.channels, sizeof *kernel->ones);
+    kernel->zeros = mem_new((size_t)arguments.channels, sizeof *kernel->zeros);
+    for (int64_t c = 0; c < arguments.channels; c++) kernel->ones[c] = 1.0f;
   }
   *out = kernel;
 done:

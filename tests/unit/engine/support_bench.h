@@ -1,11 +1,11 @@
-/* A bench for rewrites of plans: a small graph is made, planned on a backend that runs nothing, and
- * its ops are counted. */
+/* A bench for rewrites of plans: builds a small graph, plans it on a backend that runs nothing, and
+ * counts its ops. */
 #ifndef CELFORGE_TESTS_ENGINE_SUPPORT_BENCH_H
 #define CELFORGE_TESTS_ENGINE_SUPPORT_BENCH_H
 
 #include "support_plan.h"
 
-/* A graph under construction over one f32 buffer for what is read and one for what is written. */
+/* A graph under construction over two f32 buffers, one that is read and one that is written. */
 typedef struct Bench {
   FakeBackend fake;
   Buffer in, out;
@@ -27,7 +27,7 @@ static inline Value source(Bench *bench, Shape shape) {
   return view;
 }
 
-/* At an odd offset, where no value can be made in the buffer itself. */
+/* At an unaligned offset, so that no value can be bound to the buffer. */
 static inline void keep(Bench *bench, Value value) {
   Shape shape = graph_shape(bench->graph, value);
   graph_store(bench->graph, graph_cast(bench->graph, value, DTYPE_F32),

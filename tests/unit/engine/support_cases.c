@@ -2,7 +2,7 @@
 
 #include <math.h>
 
-/* `full` with random axes cut to 1. */
+/* `full` with random axes reduced to length 1. */
 static Shape draw_broadcast(Random *random, Shape full) {
   static const unsigned usual[] = {0x00, 0x00, 0x0f, 0x1f, 0x10, 0x1e, 0x01};
   const int64_t kind = draw(random, 0, 7);
@@ -13,7 +13,7 @@ static Shape draw_broadcast(Random *random, Shape full) {
   return full;
 }
 
-/* Larger ones now and then, so that there are several tiles and threads. */
+/* Some are larger, so that there are several tiles and threads. */
 static Shape draw_large_shape(Random *random) {
   Shape shape = draw_shape(random);
   if (draw(random, 0, 3) == 0) shape.dim[AXIS_C] = draw(random, 1, 2500);
@@ -27,7 +27,7 @@ static DType draw_input_dtype(Random *random) {
   return draw(random, 0, 9) == 0 ? DTYPE_U8 : draw_dtype(random);
 }
 
-/* A program of instructions that are continuous and do not blow errors up. */
+/* A program of instructions that are continuous and do not amplify errors. */
 static void draw_program(Random *random, PointwiseProgram *program, int inputs, int outputs) {
   static const PointwiseCode codes[] = {PW_CONSTANT, PW_COPY,   PW_ADD,      PW_SUB,
                                         PW_MUL,      PW_AFFINE, PW_TANH,     PW_LEAKY_RELU,
@@ -37,7 +37,7 @@ static void draw_program(Random *random, PointwiseProgram *program, int inputs, 
   for (int k = 0; k < program->instruction_count; k++) {
     const int known = inputs + k;
     PointwiseCode code = known == 0 ? PW_CONSTANT : codes[draw(random, 0, 11)];
-    /* Products of products grow beyond any tolerance. */
+    /* Products of products exceed any tolerance. */
     if (code == PW_MUL && k > 4) code = PW_SUB;
     program->instructions[k] = (PointwiseInstruction){
         .code = code,
@@ -73,7 +73,7 @@ static Case draw_pointwise(Random *random) {
   return test;
 }
 
-/* Each instruction alone, with infinities, NaN and zeros among the numbers. */
+/* Each instruction alone; some numbers are infinities, NaN or zeros. */
 static Case draw_instruction(Random *random) {
   Case test = case_new(OP_POINTWISE);
   const Tensor x = {.shape = draw_large_shape(random), .dtype = draw_dtype(random)};
@@ -112,7 +112,7 @@ static Case draw_reduce(Random *random) {
   for (int axis = 0; axis < RANK; axis++) {
     if (axes >> axis & 1u) test.outputs[0].shape.dim[axis] = 1;
   }
-  /* The sum may nearly cancel; its terms are rounded to f32. */
+  /* The sum may nearly cancel, while its terms are rounded to f32. */
   test.tolerance = 1e-3;
   return test;
 }
@@ -188,7 +188,7 @@ static Case draw_conv3d_backward_weights(Random *random) {
   return test;
 }
 
-/* Now and then many pixels, or more channels than a thread or a block holds at once. */
+/* Some have many pixels, or more channels than a thread or a block processes at a time. */
 static Shape draw_norm_shape(Random *random) {
   static const int64_t channels[] = {32, 48, 64, 72, 128, 192, 256, 512, 520, 1024, 2100, 4104};
   if (draw(random, 0, 3) > 0) return draw_shape(random);
@@ -208,9 +208,9 @@ static Tensor draw_norm(Random *random, Case *test, int input) {
     norm->groups = (int)draw(random, 1, 4);
     x.shape.dim[AXIS_C] = norm->groups * draw(random, 1, 9) * (draw(random, 0, 2) == 0 ? 8 : 1);
   }
-  /* Sets of very few elements have variances near 0, where every rounding counts. */
+  /* Sets of very few elements have variances near 0, where each rounding error counts. */
   if (norm->kind != NORM_RMS) x.shape.dim[AXIS_H] += 2, x.shape.dim[AXIS_W] += 2;
-  /* A mean that is large beside the deviation takes digits from sums that are not centred. */
+  /* A mean that is large compared to the deviation cancels digits in sums that are not centred. */
   if (norm->kind != NORM_RMS && x.dtype == DTYPE_F32 && draw(random, 0, 2) == 0)
     test->offset[input] = 30.0f;
   norm->epsilon = 1e-2f;
@@ -219,7 +219,7 @@ static Tensor draw_norm(Random *random, Case *test, int input) {
   return x;
 }
 
-/* Now and then, around a tensor of that shape, which becomes the padded one's. */
+/* For some cases: reflect padding around a tensor of `shape`, which becomes the padded shape. */
 static PadAttributes draw_norm_padding(Random *random, const Op *op, Shape *shape) {
   PadAttributes pad = {.mode = PAD_REFLECT};
   if (op->attributes.norm.kind != NORM_RMS || draw(random, 0, 1)) return (PadAttributes){0};
@@ -299,7 +299,7 @@ static Case draw_slice(Random *random) {
   return test;
 }
 
-/* `forward`: from x to y, else from y to x, half of the time with another gradient to add. */
+/* `forward`: from x to y; else from y to x, in half of the cases with an addend. */
 static Case map_case(Random *random, OpKind kind, bool forward, Tensor x, Tensor y) {
   Case test = case_new(kind);
   test.op.input_count = test.op.output_count = 1;
@@ -311,7 +311,7 @@ static Case map_case(Random *random, OpKind kind, bool forward, Tensor x, Tensor
   return test;
 }
 
-/* Padding of a tensor of that shape, which becomes the padded one's. */
+/* Random padding of a tensor of `shape`, which becomes the padded shape. */
 static PadAttributes draw_padding(Random *random, Shape *shape) {
   PadAttributes pad = {.mode = (PadMode)draw(random, 0, 2)};
   for (int axis = 0; axis < RANK; axis++) {
@@ -365,7 +365,7 @@ static Case draw_any_pool(Random *random, bool forward) {
   return test;
 }
 
-/* Half of the time with many equal numbers, now and then with infinities and NaN. */
+/* Half of the cases have many equal numbers, some infinities and NaN. */
 static Case draw_any_max_pool(Random *random, bool forward) {
   static float coarse[1 << 17]; /* until the next case */
   Case test = case_new(forward ? OP_MAX_POOL : OP_MAX_POOL_BACKWARD);
@@ -423,8 +423,8 @@ static Case draw_max_pool_backward(Random *random) {
 /* --- Segment norms ------------------------------------------------------------------------------
  */
 
-/* Ranges of a few elements and of many pieces, beginning at multiples of 16 (as parameters do), of
- * 4 or anywhere. */
+/* Segments of a few elements and of many chunks, beginning at multiples of 16 (as parameters do),
+ * of 4 or anywhere. */
 static Case draw_segment_norms(Random *random) {
   enum { MAX_SEGMENTS = 6 };
   static int64_t offsets[MAX_SEGMENTS + 1]; /* until the next case */

@@ -4,7 +4,8 @@
 
 #include "support_case.h"
 
-/* One kind of op (or one side of it): how to draw a case, and how many a test runs. */
+/* One kind of op (or one side of it): the generator of its cases, and the number that a test runs.
+ */
 typedef struct CaseFamily {
   const char *name;
   Case (*draw)(Random *random);
@@ -14,8 +15,8 @@ typedef struct CaseFamily {
 enum { CASE_FAMILIES = 22 };
 extern const CaseFamily case_families[CASE_FAMILIES];
 
-/* Checks the family's first cases, at most `most`, the backends taking turns. Convolutions in bf16
- * are left out where the backend has none. */
+/* Checks the first cases of the family, at most `most`, alternating between the backends. Skips
+ * bf16 convolutions on backends without them. */
 void family_check(const CaseFamily *family, int most, Backend *const *backends, int backend_count);
 
 #endif

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "base/bf16.h"
+#include "base/bulk_memory.h"
 #include "base/memory.h"
 
 int64_t dice_range(Dice *dice, int64_t low, int64_t high) {
@@ -37,7 +38,7 @@ void cpu_backend_done(void) {
   backend = NULL;
 }
 
-/* Bytes behind a tensor that no kernel may touch. */
+/* Guard bytes after a tensor. */
 enum { GUARD = 64, GUARD_BYTE = 0xA5 };
 
 static Tensor tensor_new(Shape shape, DType dtype) {

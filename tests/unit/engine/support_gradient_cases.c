@@ -1,4 +1,4 @@
-/* The networks whose gradients are checked: each op alone, and a block of the usual ones. */
+/* The networks of the gradient tests: each op alone, and a residual block. */
 #include "support_gradients.h"
 
 static Value usual(Net *net) {
@@ -144,7 +144,7 @@ static Value build_concat(Net *n) {
 static Value build_slice(Net *n) {
   return graph_slice(n->graph, usual(n), shape_make(1, 0, 1, 2, 0), shape_make(1, 2, 3, 2, 3));
 }
-/* Parts side by side, in and out of order, all of a value and not; and one across them. */
+/* Adjacent parts, in and out of order, some of which cover a value; and one part across them. */
 static Value build_slices(Net *n) {
   Graph *g = n->graph;
   Value x = usual(n);
@@ -181,7 +181,7 @@ static Value build_bilinear_down(Net *n) {
 static Value build_average_pool(Net *n) {
   return graph_average_pool(n->graph, usual(n), 3, 2, 1);
 }
-/* 2 x 2 of 6 x 5 leaves a column out. */
+/* Windows of 2 x 2 in 6 x 5 drop a column. */
 static Value build_max_pool(Net *n) {
   Value x = net_variable(n, shape_make(2, 2, 6, 5, 3));
   return graph_max_pool(n->graph, graph_tanh(n->graph, x), 2);
@@ -191,7 +191,7 @@ static Value build_max_pool_3(Net *n) {
   return graph_tanh(n->graph, graph_max_pool(n->graph, graph_square(n->graph, x), 3));
 }
 
-/* What fusion joins: convolution, norm, activation, residual. */
+/* The ops that fusion merges: convolution, norm, activation, residual. */
 static Value build_block(Net *n) {
   Graph *g = n->graph;
   Value x = net_variable(n, shape_make(1, 2, 5, 4, 4)),
@@ -204,7 +204,7 @@ static Value build_block(Net *n) {
   return graph_tanh(g, y);
 }
 
-/* The same numbers in bf16 on the way. */
+/* The same network with bf16 activations. */
 static Value build_block_bf16(Net *n) {
   Graph *g = n->graph;
   Value x = graph_cast(g, net_variable(n, shape_make(1, 2, 5, 4, 4)), DTYPE_BF16);

@@ -24,7 +24,7 @@ Value net_source(Net *net, Shape shape) {
   return graph_view(net->graph, &net->in, offset, shape);
 }
 
-/* A source that is differentiated by. */
+/* A variable. */
 Value net_variable(Net *net, Shape shape) {
   assert_true(net->wrt_count < MOST_WRT);
   return net->wrt[net->wrt_count++] = net_source(net, shape);
@@ -87,7 +87,7 @@ static int64_t count_of(const Net *net, Value value) {
   return shape_count(graph_shape(net->graph, value));
 }
 
-/* Moves wrt `i` by `scale` times a random direction. */
+/* Moves variable `i` by `scale` times a random direction. */
 static void move(Net *net, Reference *reference, int i, int direction, double scale) {
   const Op *view = graph_producer(net->graph, net->wrt[i]);
   double *x = reference_buffer(reference, &net->in) + view->attributes.view.offset;
@@ -97,7 +97,7 @@ static void move(Net *net, Reference *reference, int i, int direction, double sc
   }
 }
 
-/* The gradient along that direction, and the gradient's norm. */
+/* The derivative along that direction, and the norm of the gradient. */
 static double slope(const Net *net, const Reference *reference, int order, int i, int direction,
                     double *norm) {
   const double *gradient = reference_value(reference, net->order[order].gradients[i]);

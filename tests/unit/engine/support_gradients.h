@@ -1,7 +1,7 @@
-/* First and second derivatives. Each network's loss is a weighted sum of squares of its output, and
- * a second loss is a random combination of the first one's gradients. Both losses' gradients are
- * held against central differences, all of it in double, and then what a backend computes, with and
- * without fusion, against those. */
+/* First and second derivatives. The loss of each network is a weighted sum of squares of its
+ * output; a second loss is a random combination of the gradients of the first. The gradients of
+ * both are compared with central differences in double, then those of a backend, with and without
+ * fusion, with these. */
 #ifndef CELFORGE_TESTS_ENGINE_SUPPORT_GRADIENTS_H
 #define CELFORGE_TESTS_ENGINE_SUPPORT_GRADIENTS_H
 
@@ -21,7 +21,7 @@ typedef struct Net {
   } order[2]; /* first and second derivatives */
 } Net;
 
-/* Random numbers of this shape; a variable is differentiated by. */
+/* Random numbers of this shape; gradients are taken with respect to variables. */
 Value net_source(Net *net, Shape shape);
 Value net_variable(Net *net, Shape shape);
 
@@ -30,7 +30,7 @@ typedef Value Build(Net *net);
 typedef struct GradientCase {
   const char *name;
   Build *build;
-  double tolerance; /* of the backend's gradients, relative, in norm */
+  double tolerance; /* of the gradients of the backend; relative, in norm */
   bool bf16;        /* with convolutions in bf16 */
 } GradientCase;
 

@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "base/bulk_memory.h"
 #include "base/memory.h"
 
 /* --- The backend ------------------------------------------------------------------------------ */
@@ -30,7 +31,7 @@ static void fake_kernel_free(Kernel *kernel) {
   free(kernel);
 }
 
-/* A program tells of all its kernels before it asks for the first one. */
+/* A program passes all kernels to prepare before it creates the first one. */
 static void fake_prepare(Backend *backend, const KernelRequest *requests, int count) {
   for (int i = 0; i < count; i++) {
     const Op *op = requests[i].op;
@@ -78,15 +79,15 @@ static Status fake_synchronize(Backend *backend, Error *error) {
   return OK;
 }
 
-static Status fake_mark(Backend *backend, int index, Error *error) {
+static Status fake_record_event(Backend *backend, int index, Error *error) {
   (void)backend;
   (void)index;
   (void)error;
   return OK;
 }
 
-static Status fake_marked_seconds(Backend *backend, int from, int to, double *seconds,
-                                  Error *error) {
+static Status fake_event_seconds(Backend *backend, int from, int to, double *seconds,
+                                          Error *error) {
   (void)backend;
   (void)error;
   *seconds = 1e-3 * (to - from);
@@ -98,8 +99,8 @@ FakeBackend fake_backend(void) {
                                    .allocate = fake_allocate,
                                    .release = fake_release,
                                    .synchronize = fake_synchronize,
-                                   .record_event = fake_mark,
-                                   .event_seconds = fake_marked_seconds,
+                                   .record_event = fake_record_event,
+                                   .event_seconds = fake_event_seconds,
                                    .kernel_new = fake_kernel_new,
                                    .prepare = fake_prepare},
                        .refused = OP_VIEW};
@@ -168,7 +169,7 @@ typedef struct Maker {
   Random random;
   bool halving;
   int count;
-  Value pool[POOL]; /* of values to choose from */
+  Value pool[POOL]; /* values to choose from */
 } Maker;
 
 static int pick(Maker *maker, int bound) {
@@ -184,14 +185,14 @@ static Value any(Maker *maker) {
   return maker->pool[pick(maker, maker->count)];
 }
 
-/* All of them broadcast to one another. */
+/* All of these broadcast to one another. */
 static Shape any_shape(Maker *maker) {
   const Shape shapes[] = {shape_make(3, 1, 4, 2, 4), shape_make(3, 1, 4, 2, 4), shape_vector(4),
                           shape_scalar()};
   return shapes[pick(maker, 4)];
 }
 
-/* Offsets are multiples of 8 elements, so that views overlap often and are aligned at times. */
+/* Offsets are multiples of 8 elements, so that views often overlap and are sometimes aligned. */
 static Value any_view(Maker *maker, Shape shape) {
   int64_t offset = 8 * (int64_t)pick(maker, RANDOM_GRAPH_BUFFER / 16);
   return graph_view(maker->graph, maker->buffer, offset, shape);
@@ -244,7 +245,8 @@ static Value frames_of(Maker *maker, Value whole, int64_t first, int64_t count) 
   return graph_slice(maker->graph, whole, (Shape){{first}}, shape_make(count, 1, 4, 2, 4));
 }
 
-/* One frame of x; two parts, some of them changed, together again; or parts that overlap. */
+/* One frame of x; or two parts, some of them modified, concatenated again; or parts that overlap.
+ */
 static Value parted(Maker *maker, Value x) {
   Value whole = graph_broadcast(maker->graph, x, shape_make(3, 1, 4, 2, 4)), parts[2];
   const int kind = pick(maker, 3), cut = 1 + pick(maker, 2), order = pick(maker, 2);
@@ -270,7 +272,7 @@ static Value normalised(Maker *maker, Value x) {
   return pick(maker, 2) ? graph_leaky_relu(maker->graph, y, 0.2f) : y;
 }
 
-/* What a norm makes goes through a padding, and around it; now and then others read it too. */
+/* The output of a norm is read by a padding and by ops beside it, sometimes by others, too. */
 static Value padded_norm(Maker *maker, Value x) {
   const Shape before = {{0, 0, pick(maker, 4), pick(maker, 2), 0}}, after = {{0, 0, 3, 1, 0}};
   Value y = normalised(maker, x);

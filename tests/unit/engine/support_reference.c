@@ -244,7 +244,7 @@ static void linear(const Op *op, const Array *input, const Array *output, bool b
   for (int64_t i = 0; i < shape_count(output->shape); i++) output->data[i] += input[1].data[i];
 }
 
-/* Where x is largest in the window of `to`: the first of equal ones, a NaN before any number. */
+/* The argmax of x in the window of `to`: the first of equal maxima, a NaN before any number. */
 static int64_t largest_at(const Op *op, const Array *x, const int64_t to[RANK]) {
   const int size = op->attributes.max_pool.size;
   int64_t best = -1;

@@ -27,7 +27,7 @@ bool reference_behind_padding(const PadAttributes *pad, Shape inner, const int64
                               int64_t from[RANK]);
 double reference_activation(Activation activation, float slope, double x);
 
-/* A graph's buffers as doubles and, once evaluated, its values. */
+/* The buffers of a graph as doubles and, after evaluation, its values. */
 typedef struct Reference Reference;
 Reference *reference_new(const Graph *graph); /* copies what the buffers hold */
 void reference_free(Reference *reference);

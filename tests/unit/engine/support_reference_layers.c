@@ -14,7 +14,7 @@ typedef struct Form {
   Shape x, w, y;
 } Form;
 
-/* The element of x that belongs to one of y and one of w; -1 where that is padding. */
+/* The element of x for one element of y and one of w; -1 if it is padding. */
 static int64_t form_x(const Form *form, const int64_t y[RANK], const int64_t w[RANK]) {
   int64_t p[RANK] = {y[AXIS_N], 0, 0, 0, w[AXIS_C]};
   for (int i = 0; i < 3; i++) {
@@ -28,7 +28,7 @@ static void zero(const Array *array) {
   memset(array->data, 0, (size_t)shape_count(array->shape) * sizeof *array->data);
 }
 
-/* Sums the products of the two that are given into the third, `target`. */
+/* Adds the products of the two inputs to the third tensor, `target`. */
 static void accumulate_form(const Form *form, const double *x, const double *w, const double *y,
                             double *target, OpKind kind) {
   int64_t p[RANK] = {0};
@@ -84,7 +84,7 @@ void reference_convolution(const Op *op, const Array *inputs, const Array *outpu
 
 /* --- Norms ------------------------------------------------------------------------------------ */
 
-/* Which set of elements, with one mean and variance, a position belongs to. */
+/* The index of the set of elements, with a common mean and variance, of a position. */
 static int64_t set_of(const NormAttributes *norm, Shape x, const int64_t p[RANK]) {
   const int64_t frame = p[AXIS_N] * x.dim[AXIS_T] + p[AXIS_T];
   const int64_t channels = x.dim[AXIS_C];
@@ -94,7 +94,7 @@ static int64_t set_of(const NormAttributes *norm, Shape x, const int64_t p[RANK]
   return frame * norm->groups + p[AXIS_C] / (channels / norm->groups);
 }
 
-/* Statistics of each set; as many sets as elements at most. */
+/* Statistics of each set; there are at most as many sets as elements. */
 typedef struct Sets {
   const NormAttributes *norm;
   Shape shape;
@@ -105,7 +105,7 @@ static double *doubles(int64_t count) {
   return mem_new((size_t)count, sizeof(double));
 }
 
-/* Adds value(element) of each element to its set's sum. */
+/* Adds value(element) of each element to the sum of its set. */
 static void add_to_sets(const Sets *sets, const double *values, double *sums) {
   int64_t p[RANK] = {0}, i = 0;
   do {
@@ -193,7 +193,7 @@ static void norm_dx(const Sets *sets, const double *h, const double *xhat, doubl
   free(hx);
 }
 
-/* The gradient of every element of x's shape, from all places where the padding shows it. */
+/* The gradient with respect to each element of x, from all of its copies in the padded tensor. */
 static double *unpadded(const NormAttributes *norm, const Array *dy, Shape shape) {
   double *sums = doubles(shape_count(shape));
   int64_t p[RANK] = {0}, from[RANK];

@@ -1,4 +1,4 @@
-/* Which slices and concatenations are places in memory, and which must run. */
+/* Which slices and concats become views of memory, and which run. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,7 +8,7 @@
 
 #include "support_bench.h"
 
-/* 64 bytes a pixel: every frame of it begins where a value may. */
+/* 64 bytes per pixel: each frame begins at an aligned address. */
 static const Shape frames = {{2, 2, 2, 2, 16}};
 
 static Value normed(Bench *bench, Value x) {
@@ -16,7 +16,7 @@ static Value normed(Bench *bench, Value x) {
   return graph_norm(bench->graph, x, gain, bias, NORM_RMS, 1, 1e-5f);
 }
 
-/* How many slices run for the second half of something along `axis`. */
+/* The number of slices that run for the second half of a tensor along `axis`. */
 static int slices_along(int axis, Shape shape, bool of_buffer) {
   Bench b = bench_new();
   Value x = source(&b, shape), whole = of_buffer ? x : normed(&b, x);
@@ -36,16 +36,16 @@ static int slices_along(int axis, Shape shape, bool of_buffer) {
   return slices;
 }
 
-static void slices_are_places(void **state) {
+static void contiguous_slices_do_not_run(void **state) {
   static const Shape one_clip = {{1, 2, 2, 2, 16}};
   (void)state;
   assert_int_equal(slices_along(AXIS_N, frames, false), 0);
   assert_int_equal(slices_along(AXIS_T, one_clip, false), 0);
   assert_int_equal(slices_along(AXIS_T, frames, false), 1); /* in two pieces */
-  assert_int_equal(slices_along(AXIS_N, frames, true), 1);  /* buffers are written to */
+  assert_int_equal(slices_along(AXIS_N, frames, true), 1);  /* parts in buffers are copied */
 }
 
-/* Half of it would begin behind 48 bytes, where no value may. */
+/* The second half would begin at byte 48, which is not aligned. */
 static void misaligned_slices_run(void **state) {
   (void)state;
   Bench b = bench_new();
@@ -61,7 +61,7 @@ static void misaligned_slices_run(void **state) {
 
 typedef enum Operands { MADE, TWICE_THE_SAME, FROM_BUFFER, MADE_FAR } Operands;
 
-/* How many concatenations run for two operands. */
+/* The number of concats that run for two operands. */
 static int concats_of(Operands operands, int axis) {
   Bench b = bench_new();
   Value x = source(&b, frames), y = source(&b, frames), parts[2] = {normed(&b, x), y};
@@ -81,18 +81,18 @@ static int concats_of(Operands operands, int axis) {
   return concats;
 }
 
-static void operands_are_made_in_place(void **state) {
+static void concat_operands_are_computed_in_place(void **state) {
   (void)state;
   assert_int_equal(concats_of(MADE, AXIS_N), 0);
   assert_int_equal(concats_of(MADE, AXIS_C), 1);
   assert_int_equal(concats_of(TWICE_THE_SAME, AXIS_N), 1);
   assert_int_equal(concats_of(FROM_BUFFER, AXIS_N), 1);
-  assert_int_equal(concats_of(MADE_FAR, AXIS_N), 1); /* the whole would live longer */
+  assert_int_equal(concats_of(MADE_FAR, AXIS_N), 1); /* the lifetime of the whole would grow */
 }
 
-/* A concatenation that the backward pass alone reads, and makes again: what the forward pass makes
- * of it is written where nothing else lives, although nobody reads it. */
-static void unread_wholes_take_their_place(void **state) {
+/* A concat that only the backward pass reads and that is recomputed there. The output of the
+ * forward concat, which is unused then, must still have memory of its own. */
+static void unused_concat_has_its_own_memory(void **state) {
   (void)state;
   Bench b = bench_new();
   Error error;
@@ -115,10 +115,10 @@ static void unread_wholes_take_their_place(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(slices_are_places),
+      cmocka_unit_test(contiguous_slices_do_not_run),
       cmocka_unit_test(misaligned_slices_run),
-      cmocka_unit_test(operands_are_made_in_place),
-      cmocka_unit_test(unread_wholes_take_their_place),
+      cmocka_unit_test(concat_operands_are_computed_in_place),
+      cmocka_unit_test(unused_concat_has_its_own_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

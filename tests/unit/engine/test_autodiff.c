@@ -1,5 +1,5 @@
-/* What graph_gradients appends: which ops, dtypes, shapes, names, and where. That the numbers are
- * right is shown elsewhere. */
+/* The ops that graph_gradients appends: kinds, dtypes, shapes, names and order.
+ * test_gradient_values.c tests the numbers. */
 #include "graph_checks.h"
 
 #include "engine/ops/autodiff.h"
@@ -21,7 +21,7 @@ static void convolution(void **state) {
   graph_scope_pop(g);
   Value wrt[] = {graph_producer(g, y)->inputs[0], w, b, x}, gradients[4];
   graph_gradients(g, graph_mean(g, graph_square(g, y)), wrt, 4, gradients);
-  check_value(g, gradients[0], DTYPE_BF16, graph_shape(g, x)); /* an activation's own dtype */
+  check_value(g, gradients[0], DTYPE_BF16, graph_shape(g, x)); /* of the activation */
   check_value(g, gradients[1], DTYPE_F32, graph_shape(g, w));  /* a view's is f32 */
   check_value(g, gradients[2], DTYPE_F32, shape_vector(3));
   check_value(g, gradients[3], DTYPE_F32, graph_shape(g, x));
@@ -35,8 +35,8 @@ static void convolution(void **state) {
   graph_free(g);
 }
 
-/* R1's shape: the gradient of a squared gradient. Only kinds of the same three appear, and operands
- * of each convolution have one dtype. */
+/* The form of R1: the gradient of a squared gradient. Only the same three kinds appear, and the
+ * operands of each convolution have one dtype. */
 static void convolution_twice(void **state) {
   (void)state;
   Fixture f = fixture_new();
@@ -50,8 +50,9 @@ static void convolution_twice(void **state) {
   check_value(g, dw, DTYPE_F32, graph_shape(g, w));
   assert_int_equal(count_kind(g, OP_CONV3D), 2); /* y, and the gradient of dx as a function of dy */
   assert_int_equal(count_kind(g, OP_CONV3D_BACKWARD_DATA), 1);
-  assert_int_equal(count_kind(g, OP_CONV3D_BACKWARD_WEIGHTS), 2); /* of dx, and of y behind it */
-  /* A penalty on dw itself casts its f32 gradient before it meets bf16. */
+  assert_int_equal(count_kind(g, OP_CONV3D_BACKWARD_WEIGHTS),
+                   2); /* of dx, and of the y that follows it */
+  /* A penalty on dw itself casts its f32 gradient before it is combined with bf16. */
   Value ddx;
   graph_gradients(g, graph_mean(g, graph_square(g, dw)), &x, 1, &ddx);
   check_value(g, ddx, DTYPE_F32, graph_shape(g, x));
@@ -99,8 +100,8 @@ static void only_the_path_is_walked(void **state) {
   graph_free(g);
 }
 
-/* Through views that are the same value, uses add up; through a buffer nothing flows. */
-static void views_gather_and_buffers_cut(void **state) {
+/* Uses of the same view add up; no gradient flows through a buffer. */
+static void views_add_up_and_buffers_stop_gradients(void **state) {
   (void)state;
   Fixture f = fixture_new();
   Graph *g = f.graph;
@@ -117,7 +118,7 @@ static void views_gather_and_buffers_cut(void **state) {
   graph_free(g);
 }
 
-static void loss_itself_and_twice_the_same(void **state) {
+static void loss_and_repeated_entries(void **state) {
   (void)state;
   Fixture f = fixture_new();
   Graph *g = f.graph;
@@ -130,7 +131,7 @@ static void loss_itself_and_twice_the_same(void **state) {
   graph_free(g);
 }
 
-/* The gradient of a value of which `count` slices along the axis are read, each by itself. */
+/* The gradient of a value of which `count` slices along the axis are read, each separately. */
 static const Op *gradient_of_slices(Fixture *f, int count, int axis, int64_t step) {
   Graph *g = f->graph;
   Shape shape = shape_make(2, 1, 3, 4, 2), size = shape, begin = shape_make(0, 0, 0, 0, 0);
@@ -147,14 +148,14 @@ static const Op *gradient_of_slices(Fixture *f, int count, int axis, int64_t ste
   return graph_producer(g, gradient);
 }
 
-/* Slices that are all of a value: nothing is padded and added. */
-static void slices_are_put_together(void **state) {
+/* Slices that cover a value: no padding and no sum. */
+static void adjacent_slices_become_a_concat(void **state) {
   (void)state;
   Fixture f = fixture_new();
   const Op *gradient = gradient_of_slices(&f, 3, AXIS_C, 1);
   assert_int_equal(gradient->kind, OP_CONCAT);
   assert_int_equal(gradient->input_count, 3);
-  for (int i = 0; i < 3; i++) /* in order, each the part's own */
+  for (int i = 0; i < 3; i++) /* in order, each the gradient of the slice */
     assert_int_equal(graph_producer(f.graph, gradient->inputs[i])->kind, OP_POINTWISE);
   gradient = gradient_of_slices(&f, 20, AXIS_T, 1);
   int parts = 0, concatenations = 0;
@@ -206,7 +207,7 @@ static void fused_ops_are_refused(void **state) {
   }
 }
 
-/* Every kind's gradient has its input's shape, once and once more. */
+/* The gradient of each kind has the shape of the input, and so does its gradient. */
 static Value through(Fixture *f, int which, Value x) {
   Graph *g = f->graph;
   Value vector = source(f, DTYPE_F32, shape_vector(4));
@@ -238,7 +239,7 @@ static void gradients_of_gradients(void **state) {
   }
 }
 
-/* A gradient is reported right behind its last op, so the later layer's comes first. */
+/* The callback comes directly after the last op of a gradient, so the later layer comes first. */
 typedef struct Order {
   Graph *graph;
   int count, index[2], op_count[2];
@@ -251,7 +252,7 @@ static void note(void *context, int index, Value gradient) {
   order->op_count[order->count++] = order->graph->op_count;
 }
 
-static void ready_follows_the_walk(void **state) {
+static void callback_follows_the_last_op(void **state) {
   (void)state;
   Fixture f = fixture_new();
   Graph *g = f.graph;
@@ -276,12 +277,12 @@ int main(void) {
       cmocka_unit_test(convolution_twice),
       cmocka_unit_test(broadcast_operands_are_summed),
       cmocka_unit_test(only_the_path_is_walked),
-      cmocka_unit_test(views_gather_and_buffers_cut),
-      cmocka_unit_test(loss_itself_and_twice_the_same),
-      cmocka_unit_test(slices_are_put_together),
+      cmocka_unit_test(views_add_up_and_buffers_stop_gradients),
+      cmocka_unit_test(loss_and_repeated_entries),
+      cmocka_unit_test(adjacent_slices_become_a_concat),
       cmocka_unit_test(fused_ops_are_refused),
       cmocka_unit_test(gradients_of_gradients),
-      cmocka_unit_test(ready_follows_the_walk),
+      cmocka_unit_test(callback_follows_the_last_op),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-/* The three convolution kernels against plain loops in double, on random shapes: odd sizes,
+/* The three convolution kernels against plain loops in double, for random shapes: odd sizes,
  * strides, uneven padding, few and many channels, f32 and bf16. */
 #include <math.h>
 #include <setjmp.h>
@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "base/bulk_memory.h"
 #include "base/memory.h"
 #include "support_cpu_kernel.h"
 
@@ -50,11 +51,11 @@ static bool draw(Dice *dice, Case *out) {
 }
 
 typedef struct Sums {
-  double *x, *w, *y;                /* whichever the pass gives */
-  double *x_size, *w_size, *y_size; /* the same with absolute values: for tolerances */
+  double *x, *w, *y;                /* the outputs of the pass */
+  double *x_size, *w_size, *y_size; /* the same with absolute values, for tolerances */
 } Sums;
 
-/* Walks every product once and adds it where the pass wants it. */
+/* Visits each product once and adds it to the output of the pass. */
 static void convolve(const Case *k, const Tensor *x, const Tensor *w, const Tensor *y,
                      const Sums *s) {
   const ConvAttributes *conv = &k->conv;
@@ -197,8 +198,8 @@ static void check_random(DType dtype, uint64_t seed) {
   }
 }
 
-/* The layer that makes an image of features, which has loops of its own. */
-static void test_image_heads(void **state) {
+/* The layer from features to RGB, which has loops of its own. */
+static void test_rgb_outputs(void **state) {
   (void)state;
   Dice dice = {4};
   char label[512];
@@ -324,7 +325,7 @@ static int teardown(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_image_heads),
+      cmocka_unit_test(test_rgb_outputs),
       cmocka_unit_test(test_f32),
       cmocka_unit_test(test_bf16),
       cmocka_unit_test(test_shared_weights_follow_versions),

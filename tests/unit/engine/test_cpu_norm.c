@@ -16,7 +16,7 @@ typedef struct Case {
   Shape shape;
   NormAttributes norm;
   bool parameters, residual;
-  double shift; /* added to x: a mean that is large beside the deviation */
+  double shift; /* added to x: a mean that is large compared to the deviation */
 } Case;
 
 static Case draw(Dice *dice, NormKind kind) {
@@ -39,7 +39,7 @@ static Case draw(Dice *dice, NormKind kind) {
   return k;
 }
 
-/* Elements are normalised together when this is equal. */
+/* Elements with equal sets are normalised together. */
 static int64_t set_of(const Case *k, int64_t element) {
   const int64_t *dim = k->shape.dim;
   int64_t c = element % dim[4], pixel = element / dim[4], frame = pixel / (dim[2] * dim[3]);
@@ -50,14 +50,14 @@ static int64_t set_of(const Case *k, int64_t element) {
 
 typedef struct Reference {
   double *n, *r; /* per element: the normalised value, and 1 / deviation of its set */
-  double *count; /* per element: its set's size */
+  double *count; /* per element: the size of its set */
 } Reference;
 
 static double *zeros(int64_t count) {
   return mem_new((size_t)count, sizeof(double));
 }
 
-/* Sums over each set, given back to each of its elements. */
+/* Sums over each set, distributed to each of its elements. */
 static void spread_sum(const Case *k, const double *values, double *sums) {
   int64_t count = shape_count(k->shape);
   double *by_set = zeros(count);
@@ -113,7 +113,7 @@ static void label_of(char *label, size_t size, const char *pass, const Case *k, 
            (int)k->norm.activation, k->parameters, k->residual);
 }
 
-/* r grows without bound where a set has one element or none that differ: so does the error. */
+/* r is unbounded if a set has one element or equal elements, and so is the error. */
 static double slack(const Reference *ref, int64_t i) {
   return 2e-5 + 1e-6 * ref->r[i];
 }
@@ -155,7 +155,7 @@ typedef struct Gradients {
   double *dgain, *dbias, *vector_slack; /* per channel */
 } Gradients;
 
-/* False where a value is too near the activation's bend for its side to be certain. */
+/* False if a value is so near the kink of the activation that its side is uncertain. */
 static bool differentiate(const Case *k, const Tensor *inputs, const Reference *ref,
                           Gradients *out) {
   int64_t count = shape_count(k->shape), channels = k->shape.dim[AXIS_C];
@@ -244,7 +244,7 @@ static void test_group(void **state) {
   check_random(NORM_GROUP, 13);
 }
 
-/* A pixel or a frame of zeros: finite, and nothing but bias and residual. */
+/* A pixel or a frame of zeros gives finite results: bias and residual only. */
 static void test_zeros(void **state) {
   (void)state;
   for (int kind = NORM_RMS; kind <= NORM_GROUP; kind++) {

@@ -1,4 +1,4 @@
-/* Which ops become one, and which must not; and that a network computes the same either way. */
+/* Which ops are fused, and which must not be; networks compute the same with and without fusion. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -37,7 +37,7 @@ static Value norm(Bench *bench, Value x) {
 
 /* --- Convolutions ----------------------------------------------------------------------------- */
 
-static void convolution_takes_bias_and_activation(void **state) {
+static void convolution_fuses_bias_and_activation(void **state) {
   (void)state;
   for (int tanh = 0; tanh < 2; tanh++) {
     Bench b = bench_new();
@@ -57,7 +57,7 @@ static void convolution_takes_bias_and_activation(void **state) {
   }
 }
 
-static void convolution_read_twice_stays(void **state) {
+static void convolution_with_two_readers_is_not_fused(void **state) {
   (void)state;
   Bench b = bench_new();
   Value y = convolution(&b, source(&b, image), NO_VALUE);
@@ -69,7 +69,7 @@ static void convolution_read_twice_stays(void **state) {
   bench_free(&b);
 }
 
-/* The bias is written between the convolution and the sum: it may not be read earlier. */
+/* The bias is written between the convolution and the sum: it must not be read earlier. */
 static void bias_is_not_read_too_early(void **state) {
   (void)state;
   Bench b = bench_new();
@@ -83,7 +83,7 @@ static void bias_is_not_read_too_early(void **state) {
   bench_free(&b);
 }
 
-/* The backward pass reads the step of what comes before the activation. */
+/* The backward pass reads the step of the input of the activation. */
 static void convolution_activation_in_training(void **state) {
   (void)state;
   Bench b = bench_new();
@@ -97,16 +97,16 @@ static void convolution_activation_in_training(void **state) {
   bench_plan(&b);
   assert_int_equal(only(&b, OP_CONV3D)->attributes.conv.activation, ACTIVATION_LEAKY_RELU);
   const Op *backward = only(&b, OP_CONV3D_BACKWARD_WEIGHTS);
-  assert_int_equal(backward->output_count, 2); /* the bias's gradient as well */
+  assert_int_equal(backward->output_count, 2); /* the gradient of the bias, too */
   assert_int_equal(backward->outputs[1].id, gradients[1].id);
-  /* From y to dy in one op that reads y alone; the loss itself is not kept. */
+  /* One op computes dy from y alone; the loss itself is dead. */
   assert_int_equal(only(&b, OP_POINTWISE)->input_count, 1);
   assert_int_equal(only(&b, OP_POINTWISE)->inputs[0].id, y.id);
   assert_int_equal(count(&b, OP_REDUCE), 0);
   bench_free(&b);
 }
 
-/* The gradient of x from the one of y. */
+/* The gradient of x given that of y. */
 static Value pulled_back(Bench *bench, Value y, Value dy, Value x) {
   const Differentiation task = {
       .outputs = &y, .cotangents = &dy, .output_count = 1, .wrt = &x, .wrt_count = 1};
@@ -115,7 +115,8 @@ static Value pulled_back(Bench *bench, Value y, Value dy, Value x) {
   return gradient;
 }
 
-/* The cotangent is a view that is written before it is summed: both sums are to see their own. */
+/* The cotangent is a view that is written before it is summed: each sum must see its own content.
+ */
 static void bias_gradient_sees_updates(void **state) {
   enum { PIXELS = 1u << AXIS_N | 1u << AXIS_T | 1u << AXIS_H | 1u << AXIS_W };
   (void)state;
@@ -132,9 +133,9 @@ static void bias_gradient_sees_updates(void **state) {
   bench_free(&b);
 }
 
-/* Of a negative slope the output's sign does not tell the input's; and a step that comes before the
- * activation cannot be one of its output. */
-static void steps_that_need_the_input_keep_it(void **state) {
+/* With a negative slope the sign of the output does not determine that of the input; and a step
+ * before the activation cannot be a step of its output. */
+static void steps_of_negative_slopes_keep_the_input(void **state) {
   (void)state;
   for (int early = 0; early < 2; early++) {
     Bench b = bench_new();
@@ -155,7 +156,7 @@ static void steps_that_need_the_input_keep_it(void **state) {
 
 /* --- Norms ------------------------------------------------------------------------------------ */
 
-static void norm_takes_activation_and_residual(void **state) {
+static void norm_fuses_activation_and_residual(void **state) {
   (void)state;
   Bench b = bench_new();
   Value x = graph_average_pool(b.graph, source(&b, image), 3, 1, 1);
@@ -171,8 +172,8 @@ static void norm_takes_activation_and_residual(void **state) {
   bench_free(&b);
 }
 
-/* The order within the op is norm, activation, residual; an activation of the sum is not that. */
-static void activation_behind_residual_stays(void **state) {
+/* The fused order is norm, activation, residual; an activation of the sum cannot be fused. */
+static void activation_after_residual_is_not_fused(void **state) {
   (void)state;
   Bench b = bench_new();
   Value x = graph_average_pool(b.graph, source(&b, image), 3, 1, 1);
@@ -184,7 +185,7 @@ static void activation_behind_residual_stays(void **state) {
   bench_free(&b);
 }
 
-static void norm_backward_takes_activation(void **state) {
+static void norm_backward_fuses_activation(void **state) {
   (void)state;
   Bench b = bench_new();
   Value x = source(&b, image), gain = source(&b, shape_vector(8));
@@ -201,11 +202,11 @@ static void norm_backward_takes_activation(void **state) {
   assert_int_equal(backward->attributes.norm.activation, ACTIVATION_LEAKY_RELU);
   assert_true(backward->attributes.norm.slope == 0.25f);
   assert_int_equal(backward->inputs[0].id, only(&b, OP_AVERAGE_POOL_BACKWARD)->outputs[0].id);
-  assert_int_equal(count(&b, OP_POINTWISE), 1); /* the pool's constant gradient */
+  assert_int_equal(count(&b, OP_POINTWISE), 1); /* the constant gradient of the pool */
   bench_free(&b);
 }
 
-/* The gain changes in between: the sign could not be found again. */
+/* The gain changes in between, so the sign cannot be recomputed. */
 static void norm_backward_sees_updates(void **state) {
   (void)state;
   Bench b = bench_new();
@@ -219,11 +220,11 @@ static void norm_backward_sees_updates(void **state) {
   bench_plan(&b);
   const Op *backward = only(&b, OP_NORM_BACKWARD);
   assert_int_equal(backward->attributes.norm.activation, ACTIVATION_NONE);
-  assert_int_equal(backward->output_count, 1); /* nobody asked for the gain's */
+  assert_int_equal(backward->output_count, 1); /* the gradient of the gain is unused */
   bench_free(&b);
 }
 
-/* The gradient behind the activation is a view that changes before the norm's is computed. */
+/* The gradient after the activation is a view that changes before the backward pass of the norm. */
 static void norm_backward_reads_in_order(void **state) {
   (void)state;
   Bench b = bench_new();
@@ -238,8 +239,8 @@ static void norm_backward_reads_in_order(void **state) {
 
 /* --- A max pool's backward pass --------------------------------------------------------------- */
 
-/* The gradient, by x, of a max pool behind a convolution with a ReLU, which in `beside` has a
- * square beside it. */
+/* The gradient with respect to x of a max pool after a convolution with ReLU; with `beside`, a
+ * square reads the output of the ReLU, too. */
 static const Op *pooled_gradient(Bench *b, bool beside) {
   Value x = source(b, image), gradient;
   Value y = graph_relu(b->graph, convolution(b, x, NO_VALUE));
@@ -251,22 +252,22 @@ static const Op *pooled_gradient(Bench *b, bool beside) {
   return only(b, OP_MAX_POOL_BACKWARD);
 }
 
-static void pool_backward_takes_the_step(void **state) {
+static void pool_backward_fuses_the_step(void **state) {
   (void)state;
   Bench b = bench_new();
   const Op *backward = pooled_gradient(&b, false);
   assert_int_equal(backward->attributes.max_pool.activation, ACTIVATION_LEAKY_RELU);
   assert_true(backward->attributes.max_pool.slope == 0);
   assert_int_equal(only(&b, OP_CONV3D_BACKWARD_DATA)->inputs[0].id, backward->outputs[0].id);
-  assert_int_equal(count(&b, OP_POINTWISE), 1); /* the square's gradient */
+  assert_int_equal(count(&b, OP_POINTWISE), 1); /* the gradient of the square */
   bench_free(&b);
   b = bench_new();
-  backward = pooled_gradient(&b, true); /* a sum stands between the two */
+  backward = pooled_gradient(&b, true); /* a sum is between the two */
   assert_int_equal(backward->attributes.max_pool.activation, ACTIVATION_NONE);
   bench_free(&b);
 }
 
-/* What was pooled changes before the step is taken, or the step is another value's. */
+/* The input of the pool changes before the step is taken, or the step is that of another value. */
 static void pool_backward_sees_updates(void **state) {
   (void)state;
   for (int i = 0; i < 3; i++) {
@@ -302,7 +303,7 @@ static void chains_become_one_op(void **state) {
   bench_free(&b);
 }
 
-static void reductions_compute_what_they_sum(void **state) {
+static void reductions_fuse_their_operand(void **state) {
   (void)state;
   Bench b = bench_new();
   Value difference = graph_sub(b.graph, source(&b, image), source(&b, image));
@@ -310,12 +311,13 @@ static void reductions_compute_what_they_sum(void **state) {
   keep(&b, graph_mean(b.graph, graph_square(b.graph, difference)));
   bench_plan(&b);
   assert_int_equal(count(&b, OP_REDUCE), 2);
-  assert_int_equal(count(&b, OP_POINTWISE), 0); /* subtracting twice is cheaper than storing */
+  assert_int_equal(count(&b, OP_POINTWISE),
+                   0); /* recomputing the difference is cheaper than storing it */
   bench_free(&b);
 }
 
-/* A difference of what two norms make in `dtype`, read at once and, behind another norm, far away.
- */
+/* A difference of the outputs of two norms in `dtype`, read at once and, after another norm, much
+ * later. */
 static int differences_stored(DType dtype) {
   Bench b = bench_new();
   Value made[2];
@@ -334,9 +336,10 @@ static int differences_stored(DType dtype) {
   return stored;
 }
 
-/* Where every reader makes it, nobody stores it, and its operands live on instead, as long as they
- * take no more memory than it: two numbers of 2 bytes for one of 4, not two of 4. */
-static void far_readers_make_what_takes_more_memory(void **state) {
+/* If every reader recomputes a value, it is not stored and its operands live longer instead. That
+ * is done only if they take no more memory: two 2-byte operands for a 4-byte value, not two 4-byte
+ * operands. */
+static void distant_readers_recompute_if_memory_shrinks(void **state) {
   (void)state;
   assert_int_equal(differences_stored(DTYPE_BF16), 0);
   assert_int_equal(differences_stored(DTYPE_F32), 1);
@@ -344,7 +347,7 @@ static void far_readers_make_what_takes_more_memory(void **state) {
 
 /* Costly values are not recomputed: the sigmoid of a scalar stays an op of its own, and so does a
  * tanh that two readers need; the first of them then computes both. */
-static void costly_values_are_made_once(void **state) {
+static void costly_values_are_computed_once(void **state) {
   (void)state;
   Bench b = bench_new();
   Value x = source(&b, image), small = graph_sigmoid(b.graph, source(&b, shape_scalar()));
@@ -362,7 +365,7 @@ static void costly_values_are_made_once(void **state) {
   bench_free(&b);
 }
 
-/* A view must be read before the op that writes it, however late the value is used. */
+/* A view must be read before the op that writes it, even if the value is used later. */
 static void readers_stay_before_writers(void **state) {
   (void)state;
   Bench b = bench_new();
@@ -377,7 +380,7 @@ static void readers_stay_before_writers(void **state) {
   bench_free(&b);
 }
 
-/* Long chains are cut where the limits of a program are; random ones must stay within them. */
+/* Long chains are cut at the limits of a program; random chains stay within them. */
 static void limits_hold(void **state) {
   (void)state;
   Bench b = bench_new();
@@ -398,9 +401,7 @@ static void limits_hold(void **state) {
   bench_free(&b);
 }
 
-/* In whatever shape, and as a part or the whole; a value made in a buffer is there to be read
- * later.
- */
+/* A stored value keeps its own memory if it is read later, in any shape, as a part or a whole. */
 static bool is_read(const Plan *plan, Value value) {
   for (int i = 0; i < plan->value_count; i++) {
     const bool is_it = plan->values[i].root == plan_value(plan, value)->root;
@@ -409,8 +410,8 @@ static bool is_read(const Plan *plan, Value value) {
   return plan_value(plan, value)->buffer != NULL;
 }
 
-/* What nobody reads is not written. */
-static void outputs_are_read(void **state) {
+/* Unused outputs are dropped. */
+static void stored_values_stay_readable(void **state) {
   (void)state;
   Buffer buffer = buffer_describe("b", DTYPE_F32, RANDOM_GRAPH_BUFFER);
   for (uint64_t seed = 0; seed < 60; seed++) {
@@ -430,7 +431,7 @@ static void outputs_are_read(void **state) {
 
 /* --- Stores ----------------------------------------------------------------------------------- */
 
-static void stores_vanish_where_they_can(void **state) {
+static void stores_are_bound_to_buffers(void **state) {
   (void)state;
   struct {
     int64_t offset; /* of the target */
@@ -487,7 +488,8 @@ static Value block(Training *t, Value x, const char *name) {
   return graph_add(g, x, graph_relu(g, graph_norm(g, y, gain, bias, NORM_RMS, 1, 1e-5f)));
 }
 
-/* Stem, two residual blocks, a head added to the input; L1 and squared losses; gradients stored. */
+/* Stem, two residual blocks and a head whose output is added to the input; L1 and squared losses;
+ * gradients are stored. */
 static void training_new(Training *t, DType precision) {
   Graph *g = t->graph = graph_new();
   Parameters *p = &t->parameters;
@@ -545,7 +547,7 @@ static void training_allocate(Training *t, Backend *backend) {
   assert_ok(parameters_initialize(&t->parameters, 7, &error));
 }
 
-/* Everything a training step of such a network is made of has one op each. */
+/* The op counts of a training step of such a network. */
 static void networks_fuse(void **state) {
   (void)state;
   FakeBackend fake = fake_backend();
@@ -563,8 +565,8 @@ static void networks_fuse(void **state) {
     if (op->kind == OP_NORM_BACKWARD) {
       assert_int_equal(op->attributes.norm.activation, ACTIVATION_LEAKY_RELU);
     }
-    /* Gradients go straight to the flat array; one loss of three floats stands at a multiple of 64.
-     */
+    /* Gradients are written directly to the flat array; one of three losses is at a multiple of 64
+     * bytes. */
     if (op->kind == OP_STORE) assert_ptr_equal(program->steps[i].inputs[1].buffer, &t.losses);
   }
   assert_int_equal(count_ops(program, OP_STORE), 2);
@@ -611,8 +613,8 @@ static void check_training(Backend *backend, DType precision, double tolerance) 
   }
 }
 
-/* bf16 is held to little: the reference does not round, and signs of small differences turn. What
- * is done wrong is wrong by far more. */
+/* The bf16 tolerance is large: the reference does not round, and signs of small differences flip.
+ * Errors in fusion are larger by far. */
 static void networks_compute_the_same(void **state) {
   (void)state;
   Backend *backend = NULL;
@@ -624,27 +626,27 @@ static void networks_compute_the_same(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(convolution_takes_bias_and_activation),
-      cmocka_unit_test(convolution_read_twice_stays),
+      cmocka_unit_test(convolution_fuses_bias_and_activation),
+      cmocka_unit_test(convolution_with_two_readers_is_not_fused),
       cmocka_unit_test(bias_is_not_read_too_early),
       cmocka_unit_test(convolution_activation_in_training),
       cmocka_unit_test(bias_gradient_sees_updates),
-      cmocka_unit_test(steps_that_need_the_input_keep_it),
-      cmocka_unit_test(norm_takes_activation_and_residual),
-      cmocka_unit_test(activation_behind_residual_stays),
-      cmocka_unit_test(norm_backward_takes_activation),
+      cmocka_unit_test(steps_of_negative_slopes_keep_the_input),
+      cmocka_unit_test(norm_fuses_activation_and_residual),
+      cmocka_unit_test(activation_after_residual_is_not_fused),
+      cmocka_unit_test(norm_backward_fuses_activation),
       cmocka_unit_test(norm_backward_sees_updates),
       cmocka_unit_test(norm_backward_reads_in_order),
-      cmocka_unit_test(pool_backward_takes_the_step),
+      cmocka_unit_test(pool_backward_fuses_the_step),
       cmocka_unit_test(pool_backward_sees_updates),
       cmocka_unit_test(chains_become_one_op),
-      cmocka_unit_test(reductions_compute_what_they_sum),
-      cmocka_unit_test(far_readers_make_what_takes_more_memory),
-      cmocka_unit_test(costly_values_are_made_once),
+      cmocka_unit_test(reductions_fuse_their_operand),
+      cmocka_unit_test(distant_readers_recompute_if_memory_shrinks),
+      cmocka_unit_test(costly_values_are_computed_once),
       cmocka_unit_test(readers_stay_before_writers),
       cmocka_unit_test(limits_hold),
-      cmocka_unit_test(outputs_are_read),
-      cmocka_unit_test(stores_vanish_where_they_can),
+      cmocka_unit_test(stored_values_stay_readable),
+      cmocka_unit_test(stores_are_bound_to_buffers),
       cmocka_unit_test(networks_fuse),
       cmocka_unit_test(networks_compute_the_same),
   };

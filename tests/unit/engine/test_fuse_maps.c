@@ -1,4 +1,4 @@
-/* Which paddings and sums of gradients become part of the ops beside them. */
+/* Which paddings and sums of gradients are fused into neighbouring ops. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -37,7 +37,7 @@ static Value bordered(Bench *bench, Value x) {
   return graph_pad(bench->graph, x, border, border, PAD_REFLECT);
 }
 
-static void resize_takes_padding(void **state) {
+static void resize_fuses_padding(void **state) {
   (void)state;
   Bench b = bench_new();
   Value x = source(&b, image), gradient;
@@ -56,8 +56,8 @@ static void resize_takes_padding(void **state) {
   bench_free(&b);
 }
 
-/* What is resized is read without the padding too. */
-static void resize_read_twice_stays(void **state) {
+/* The output of the resize is also read without padding. */
+static void resize_with_two_readers_is_not_fused(void **state) {
   (void)state;
   Bench b = bench_new();
   Value large = doubled(&b, source(&b, image));
@@ -69,8 +69,8 @@ static void resize_read_twice_stays(void **state) {
   bench_free(&b);
 }
 
-/* A border around a border: one of them alone. */
-static void resize_takes_one_padding(void **state) {
+/* Two paddings in a row: only one is fused. */
+static void resize_fuses_one_padding(void **state) {
   (void)state;
   Bench b = bench_new();
   Value inner = bordered(&b, doubled(&b, source(&b, image)));
@@ -83,7 +83,7 @@ static void resize_takes_one_padding(void **state) {
 
 /* --- Padding of what is normalised ------------------------------------------------------------ */
 
-static void norm_takes_padding(void **state) {
+static void norm_fuses_padding(void **state) {
   (void)state;
   Bench b = bench_new();
   Value x = source(&b, image), gradient;
@@ -108,9 +108,9 @@ static void norm_takes_padding(void **state) {
   bench_free(&b);
 }
 
-/* A residual block: what the first norm makes is padded for a convolution, and is the second one's
- * residual. */
-static void residuals_lie_inside_of_paddings(void **state) {
+/* A residual block: the output of the first norm is padded for a convolution and is the residual of
+ * the second norm. */
+static void residuals_read_the_interior_of_paddings(void **state) {
   (void)state;
   Bench b = bench_new();
   Value first = norm(&b, source(&b, image)), padded = bordered(&b, first);
@@ -133,7 +133,7 @@ static void residuals_lie_inside_of_paddings(void **state) {
   bench_free(&b);
 }
 
-/* Statistics of frames; a border of another kind; another reader of what is normalised. */
+/* Not fused: statistics of frames; zero padding; another reader of the output of the norm. */
 static void norms_without_padding(void **state) {
   const Shape border = {{0, 0, 1, 1, 0}};
   (void)state;
@@ -150,7 +150,8 @@ static void norms_without_padding(void **state) {
   }
 }
 
-/* Two borders of one tensor; a norm of what is its residual too; a residual of a norm of frames. */
+/* Not fused: two paddings of one tensor; a norm whose input is also its residual; a residual of an
+ * instance norm. */
 static void residuals_without_padding(void **state) {
   const Shape wider = {{0, 0, 2, 2, 0}};
   (void)state;
@@ -172,7 +173,7 @@ static void residuals_without_padding(void **state) {
   }
 }
 
-/* The gradient of what is normalised is wanted for itself, or is a sum with another one. */
+/* Not fused: the gradient of the norm's output is itself read, or is a sum with another one. */
 static void gradients_without_padding(void **state) {
   (void)state;
   for (int sum = 0; sum < 2; sum++) {
@@ -194,14 +195,14 @@ static void gradients_without_padding(void **state) {
 
 /* --- Sums of gradients ------------------------------------------------------------------------ */
 
-/* x goes a way of its own beside `map`; its gradient is the sum of both. */
+/* x is also read beside `map`; its gradient is the sum of both. */
 typedef Value Map(Bench *bench, Value x);
 
 static Value pooled(Bench *bench, Value x) {
   return graph_average_pool(bench->graph, x, 2, 2, 0);
 }
 
-static void map_takes_other_gradient(void **state) {
+static void map_backward_fuses_addend(void **state) {
   static Map *const maps[] = {bordered, doubled, pooled};
   static const OpKind kinds[] = {OP_PAD_BACKWARD, OP_RESIZE_BACKWARD, OP_AVERAGE_POOL_BACKWARD};
   (void)state;
@@ -221,8 +222,8 @@ static void map_takes_other_gradient(void **state) {
   }
 }
 
-/* Another op stands between the gradient and the sum: what it reads would live longer. */
-static void far_sums_stay(void **state) {
+/* Another op is between the gradient and the sum: its input would live longer. */
+static void distant_sums_are_not_fused(void **state) {
   (void)state;
   Bench b = bench_new();
   Value x = source(&b, image), y = source(&b, image), gradient;
@@ -234,8 +235,8 @@ static void far_sums_stay(void **state) {
   bench_free(&b);
 }
 
-/* A padding that has taken another gradient is not part of a resize behind it. */
-static void sums_end_at_a_resize(void **state) {
+/* A padding with an addend cannot be fused into a resize. */
+static void padding_with_addend_is_not_fused_into_resize(void **state) {
   (void)state;
   Bench b = bench_new();
   Value x = source(&b, image), gradient, large = doubled(&b, x);
@@ -251,17 +252,17 @@ static void sums_end_at_a_resize(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(resize_takes_padding),
-      cmocka_unit_test(resize_read_twice_stays),
-      cmocka_unit_test(resize_takes_one_padding),
-      cmocka_unit_test(norm_takes_padding),
-      cmocka_unit_test(residuals_lie_inside_of_paddings),
+      cmocka_unit_test(resize_fuses_padding),
+      cmocka_unit_test(resize_with_two_readers_is_not_fused),
+      cmocka_unit_test(resize_fuses_one_padding),
+      cmocka_unit_test(norm_fuses_padding),
+      cmocka_unit_test(residuals_read_the_interior_of_paddings),
       cmocka_unit_test(norms_without_padding),
       cmocka_unit_test(residuals_without_padding),
       cmocka_unit_test(gradients_without_padding),
-      cmocka_unit_test(map_takes_other_gradient),
-      cmocka_unit_test(far_sums_stay),
-      cmocka_unit_test(sums_end_at_a_resize),
+      cmocka_unit_test(map_backward_fuses_addend),
+      cmocka_unit_test(distant_sums_are_not_fused),
+      cmocka_unit_test(padding_with_addend_is_not_fused_into_resize),
   };
   return cmocka_run_group_tests_name("fusion of maps", tests, NULL, NULL);
 }

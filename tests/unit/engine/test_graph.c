@@ -8,13 +8,13 @@ static const PadMode zero = PAD_ZERO, reflect = PAD_REFLECT;
 
 static void bf16_rounds_to_nearest_even(void **state) {
   (void)state;
-  /* 1 + 2^-8 lies between 1 and 1 + 2^-7: the tie goes to the even one, 1. */
+  /* 1 + 2^-8 is halfway between 1 and 1 + 2^-7: ties to even gives 1. */
   assert_int_equal(bf16_from_f32(1.0f + 0x1p-8f), 0x3f80);
   assert_int_equal(bf16_from_f32(1.0f + 0x1p-8f + 0x1p-20f), 0x3f81);
   assert_int_equal(bf16_from_f32(1.0f + 0x1p-7f + 0x1p-8f), 0x3f82);
   assert_int_equal(bf16_from_f32(-0.0f), 0x8000);
-  assert_int_equal(bf16_from_f32(3.4028235e38f), 0x7f80); /* beyond the largest: infinity */
-  uint32_t bits = 0x7f800001u;                            /* a NaN whose payload would be cut off */
+  assert_int_equal(bf16_from_f32(3.4028235e38f), 0x7f80); /* above the largest bf16: infinity */
+  uint32_t bits = 0x7f800001u; /* a NaN whose payload is in the lower half */
   float nan;
   memcpy(&nan, &bits, sizeof nan);
   assert_int_equal(bf16_from_f32(nan), 0x7fc0);
@@ -111,7 +111,7 @@ static void pointwise_dtypes(void **state) {
   check_value(g, graph_add(g, v32, x16), DTYPE_BF16, full);
   check_value(g, graph_mul(g, x16, x32), DTYPE_F32, full);
   check_value(g, graph_sub(g, x32, v16), DTYPE_F32, full);
-  check_value(g, graph_div(g, column, v32), DTYPE_F32, full); /* none has the full shape */
+  check_value(g, graph_div(g, column, v32), DTYPE_F32, full); /* no operand has the full shape */
   check_value(g, graph_div(g, column, v16), DTYPE_F32, full);
   check_value(g, graph_tanh(g, x16), DTYPE_BF16, full);
   check_value(g, graph_broadcast(g, v16, full), DTYPE_BF16, full);
@@ -123,7 +123,7 @@ static void pointwise_dtypes(void **state) {
   graph_free(g);
 }
 
-static void nothing_to_do_is_the_input(void **state) {
+static void identities_return_the_input(void **state) {
   (void)state;
   Fixture f = fixture_new();
   Graph *g = f.graph;
@@ -144,8 +144,8 @@ static void nothing_to_do_is_the_input(void **state) {
   graph_free(g);
 }
 
-/* Lengths as torch.nn.functional.conv3d, avg_pool2d and pad give them. */
-static void moving_and_convolving_shapes(void **state) {
+/* Lengths are those of torch.nn.functional.conv3d, avg_pool2d and pad. */
+static void shapes_of_layers(void **state) {
   (void)state;
   Fixture f = fixture_new();
   Graph *g = f.graph;
@@ -260,8 +260,8 @@ int main(void) {
       cmocka_unit_test(missing_operand),
       cmocka_unit_test(views_are_unique),
       cmocka_unit_test(pointwise_dtypes),
-      cmocka_unit_test(nothing_to_do_is_the_input),
-      cmocka_unit_test(moving_and_convolving_shapes),
+      cmocka_unit_test(identities_return_the_input),
+      cmocka_unit_test(shapes_of_layers),
       cmocka_unit_test(updates_name_their_written_inputs),
       cmocka_unit_test(every_kind_has_a_name),
       cmocka_unit_test(flops),

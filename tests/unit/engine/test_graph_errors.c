@@ -102,7 +102,7 @@ CONVOLVE(conv_reflect, ConvSpec s = conv_spec_same(1, 9, 1, PAD_REFLECT);
 CONVOLVE(conv_taps, ConvSpec s = SAME; s.before[0] = 1;
          convolve(f, floats(f, 2, 3, 3, 3, 6), NO_VALUE, s))
 
-/* x [1,1,4,5,6] upwards by two, to 3 channels. */
+/* Upsamples x [1,1,4,5,6] by 2, to 3 channels. */
 static void transpose(Fixture *f, Value weight, Value bias, ConvSpec spec, int output_padding) {
   graph_conv3d_transpose(f->graph, image(f), weight, bias, spec, (int[]){0, output_padding, 0});
 }
@@ -276,7 +276,7 @@ static const Case cases[] = {
     {gradients_zero, "gradients: the loss does not depend on net.layer.tanh (entry 0)"},
 };
 
-static void every_wrong_call(void **state) {
+static void invalid_calls_have_errors(void **state) {
   (void)state;
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     Fixture f = fixture_new();
@@ -291,6 +291,6 @@ static void every_wrong_call(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(every_wrong_call)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(invalid_calls_have_errors)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

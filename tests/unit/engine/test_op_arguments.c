@@ -1,4 +1,5 @@
-/* What constructors of kernels refuse, whatever the backend, and what they read from their op. */
+/* Op arguments: values read from ops, and operands that kernel constructors refuse on every
+ * backend. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -55,7 +56,7 @@ typedef struct NormOp {
   Tensor inputs[4], outputs[3];
 } NormOp;
 
-/* A group norm over 6 channels of 2 x 3 frames of 4 x 5 pixels, with everything it can have. */
+/* A group norm over 6 channels of 2 x 3 frames of 4 x 5 pixels, with all optional operands. */
 static NormOp norm_op(OpKind kind) {
   const Tensor x = tensor(DTYPE_BF16, shape_make(2, 3, 4, 5, 6));
   const Tensor vector = tensor(DTYPE_F32, shape_vector(6));
@@ -76,7 +77,7 @@ static NormOp norm_op(OpKind kind) {
   return made;
 }
 
-static void norms_are_read(void **state) {
+static void norm_arguments_of_an_op(void **state) {
   (void)state;
   for (int backward = 0; backward <= 1; backward++) {
     NormOp full = norm_op(backward ? OP_NORM_BACKWARD : OP_NORM);
@@ -126,7 +127,8 @@ static void wrong_norms(void **state) {
         "net.norm: cpu: norm: 4 groups do not divide 6 channels");
 }
 
-/* One around an RMS norm of 4 x 5 pixels, two more to the right; the residual has a border of 3. */
+/* Padding of an RMS norm of 4 x 5 pixels: 1 on each side, 2 more on the right; the residual has a
+ * border of 3. */
 static NormOp padded_norm(void) {
   NormOp norm = norm_op(OP_NORM);
   NormAttributes *attributes = &norm.op.attributes.norm;
@@ -165,7 +167,7 @@ static void padded_norms(void **state) {
         "padding must "
         "be the op's: of RMS norm reflecting, in height and width, of others none");
   norm = padded_norm();
-  norm.op.attributes.norm.pad.before.dim[AXIS_H] = 0; /* not as large as is said */
+  norm.op.attributes.norm.pad.before.dim[AXIS_H] = 0; /* smaller than the tensor */
   assert_int_equal(norm_arguments(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
                    ERROR_INTERNAL);
   norm = padded_norm();
@@ -173,7 +175,7 @@ static void padded_norms(void **state) {
   assert_int_equal(norm_arguments(&norm.op, norm.inputs, norm.outputs, "cpu", &task, &error),
                    ERROR_INTERNAL);
   norm = padded_norm();
-  norm.inputs[0].shape.dim[AXIS_W] = NORM_MAX_SIDE - 3; /* with its padding, one more than may be */
+  norm.inputs[0].shape.dim[AXIS_W] = NORM_MAX_SIDE - 3; /* with padding one pixel too many */
   norm.outputs[0].shape.dim[AXIS_W] = (int64_t)NORM_MAX_SIDE + 1;
   norm.op.input_count = 3;
   norm.op.attributes.norm.residual_pad = (PadAttributes){0};
@@ -227,7 +229,7 @@ static void adam(void **state) {
   check(adam_arguments(&op, inputs, "cpu", &task, &error), NULL);
   assert_true(task.count == 16 && task.ema && task.compute);
   assert_memory_equal(&task.constants, &op.attributes.adam, sizeof task.constants);
-  /* Each operand in turn is of another length, then absent: two may be absent. */
+  /* Each operand in turn has another length, then is absent; two are optional. */
   for (int i = 1; i < ADAM_INPUTS; i++) {
     const Tensor right = inputs[i];
     inputs[i].shape = shape_vector(15);
@@ -249,7 +251,7 @@ static void adam(void **state) {
 
 /* --- Pointwise programs ----------------------------------------------------------------------- */
 
-static void programs_make_sense(void **state) {
+static void well_formed_programs(void **state) {
   (void)state;
   const PointwiseProgram good = {
       .instruction_count = 2,
@@ -283,12 +285,12 @@ static void programs_make_sense(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(segments_are_cut_into_chunks),
-      cmocka_unit_test(norms_are_read),
+      cmocka_unit_test(norm_arguments_of_an_op),
       cmocka_unit_test(wrong_norms),
       cmocka_unit_test(padded_norms),
       cmocka_unit_test(stores),
       cmocka_unit_test(adam),
-      cmocka_unit_test(programs_make_sense),
+      cmocka_unit_test(well_formed_programs),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

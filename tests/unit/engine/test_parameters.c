@@ -106,7 +106,7 @@ static void declaration(void **state) {
   assert_string_equal(p->gradient.name, "net.gradient");
   assert_null(parameters_find(p, "conv1"));
   parameters_freeze(p);
-  Graph *inference = graph_new(); /* the same declarations again add nothing */
+  Graph *inference = graph_new(); /* repeated declarations add nothing */
   build(p, inference, READ_EMA, &n.input);
   assert_int_equal(graph_status(inference, NULL), OK);
   assert_int_equal(p->count, 5);
@@ -140,13 +140,14 @@ static void wrong_declarations(void **state) {
   static const char *const messages[] = {
       "parameters: net.norm.gain was declared as vector [1,1,1,1,5], but is used as vector "
       "[1,1,1,1,6]",
-      "parameters: net.norm.gain was declared as vector [1,1,1,1,5], but is used as weight [1,1,1,1,5]",
+      "parameters: net.norm.gain was declared as vector [1,1,1,1,5], but is used as weight "
+      "[1,1,1,1,5]",
       "parameters: net.new is new, but the parameters of the network are frozen",
-      "parameters: net.gain: a vector begins as zeros or ones, not random",
-      "parameters: net.w: deviation -1; it is at least 0 and finite",
+      "parameters: net.gain: a vector is initialised with zeros or ones, not randomly",
+      "parameters: net.w: standard deviation -1, expected finite and at least 0",
       ("parameters: net.empty is [1,1,1,1,0]; every axis must be at least 1, their product below "
        "2^59"),
-      "parameters: net has 5 parameters, buckets of 0 bytes; both must be at least 1",
+      "parameters: net has 5 parameters, buckets of 0 bytes; expected at least 1 of both",
   };
   for (int i = 0; i < 7; i++) {
     Network n;
@@ -205,8 +206,8 @@ static void initial_values(void **state) {
   network_free(&n);
 }
 
-/* The same name gives the same numbers whatever was declared before it; another name, network or
- * seed gives others. */
+/* Equal names give equal numbers in any order of declaration; other names, networks or seeds give
+ * others. */
 static void initial_values_depend_on_names(void **state) {
   (void)state;
   enum { COUNT = 40 };
@@ -271,7 +272,7 @@ static const Buffer *target_buffer(const Graph *g, const Op *op, int place, int6
   return view->attributes.view.buffer;
 }
 
-static void gradients_are_stored(void **state) {
+static void gradients_are_stored_by_layer(void **state) {
   (void)state;
   for (int added = 0; added < 3; added++) {
     Network n;
@@ -292,7 +293,7 @@ static void gradients_are_stored(void **state) {
       assert_ptr_equal(target_buffer(n.graph, op, 1, &offset), &p->gradient);
       assert_false(op->attributes.store.accumulate);
       const Op *sum = graph_producer(n.graph, op->inputs[0]);
-      for (int i = added - 1; i >= 0; i--) { /* the last one was added last */
+      for (int i = added - 1; i >= 0; i--) { /* the last parameter comes first */
         int64_t from;
         assert_ptr_equal(target_buffer(n.graph, sum, 1, &from), &arrays[i]);
         assert_int_equal(from, offset);
@@ -302,7 +303,7 @@ static void gradients_are_stored(void **state) {
       for (int i = 0; i < 5; i++) {
         if (p->items[i].offset == offset) stored[i] = true;
       }
-      /* A store stands behind the gradients of its own layer: the last layer's is the first. */
+      /* Each store follows the gradients of its layer: the last layer comes first. */
       assert_true(second_layer || offset == 192);
       second_layer = true;
     }
@@ -311,9 +312,9 @@ static void gradients_are_stored(void **state) {
   }
 }
 
-/* Whatever the size, each element lies in one bucket, buckets come from the end to the begin, and
- * each behind all its stores. */
-static void buckets_cover_everything(void **state) {
+/* For any bucket size, each element is in one bucket, buckets are ordered from the end to the
+ * beginning, and each follows all of its stores. */
+static void buckets_cover_every_element(void **state) {
   (void)state;
   static const int64_t sizes[] = {1, 64, 400, 500, 700, 1 << 20};
   static const int counts[] = {5, 5, 2, 2, 1, 1};
@@ -334,7 +335,7 @@ static void buckets_cover_everything(void **state) {
         buckets++;
       } else if (op->kind == OP_STORE) {
         target_buffer(n.graph, op, 1, &offset);
-        assert_true(offset < end); /* not stored behind its own bucket */
+        assert_true(offset < end); /* stores precede their bucket */
       }
     }
     assert_int_equal(end, 0);
@@ -363,7 +364,7 @@ static void norms_and_the_worst_gradient(void **state) {
   network_free(&n);
 }
 
-static void norms_of_what_may_still_grow(void **state) {
+static void gradient_norm_needs_frozen_parameters(void **state) {
   (void)state;
   Network n;
   Error error = {0};
@@ -382,10 +383,10 @@ int main(void) {
       cmocka_unit_test(initial_values),
       cmocka_unit_test(initial_values_depend_on_names),
       cmocka_unit_test(allocation_failures),
-      cmocka_unit_test(gradients_are_stored),
-      cmocka_unit_test(buckets_cover_everything),
+      cmocka_unit_test(gradients_are_stored_by_layer),
+      cmocka_unit_test(buckets_cover_every_element),
       cmocka_unit_test(norms_and_the_worst_gradient),
-      cmocka_unit_test(norms_of_what_may_still_grow),
+      cmocka_unit_test(gradient_norm_needs_frozen_parameters),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* Planning and running: what is left out, where things stand in order and in memory. What random
- * graphs compute is held against the reference, which knows neither order nor arena. */
+/* Planning and running: dead ops, order and memory. Results of random graphs are compared with the
+ * reference, which has neither order nor arena. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -21,7 +21,7 @@ static void assert_ok(Status status) {
   if (status != OK) fail_msg("%s", error.message);
 }
 
-/* A buffer of `count` floats in host memory, of any backend. */
+/* A buffer of `count` floats in host memory, independent of backends. */
 static Buffer host_buffer(const char *name, int64_t count) {
   Buffer buffer = buffer_describe(name, DTYPE_F32, count);
   buffer.data = mem_new((size_t)count, sizeof(float));
@@ -35,7 +35,7 @@ static void fill_random(Buffer *buffer, uint64_t seed) {
 
 /* --- Dead ops --------------------------------------------------------------------------------- */
 
-static void dead_ops_vanish(void **state) {
+static void dead_ops_are_removed(void **state) {
   (void)state;
   FakeBackend fake = fake_backend();
   Buffer buffer = host_buffer("b", 64);
@@ -50,7 +50,7 @@ static void dead_ops_vanish(void **state) {
   assert_int_equal(planned.program->step_count, 4);
   assert_int_equal(count_ops(planned.program, OP_POINTWISE), 1);
   assert_int_equal(program_cost(planned.program).ops_before_fusion, 4);
-  graph_free(graph); /* the program must not need it */
+  graph_free(graph); /* the program does not refer to the graph */
   assert_ok(program_run(planned.program, &error));
   assert_int_equal(fake.runs, 3);
   planned_free(&planned);
@@ -102,7 +102,7 @@ static void errors_name_the_op(void **state) {
 
 /* --- The arena -------------------------------------------------------------------------------- */
 
-/* An element as some op of the plan made it. */
+/* An element of a value, as an op of the plan computed it. */
 typedef struct Origin {
   int value; /* or one of the below */
   int64_t element;
@@ -110,17 +110,17 @@ typedef struct Origin {
 
 enum { NOBODY = -1, WORKSPACE = -2 };
 
-/* Whose element each byte of the arena holds, filled in as the program would run. */
+/* The element that each byte of the arena holds, updated as the program would run. */
 typedef struct Simulation {
   const Program *program;
   const Graph *graph;
-  const bool *made; /* by value: an op of the plan makes it */
+  const bool *made; /* by value: computed by an op of the plan */
   Origin *owner;
 } Simulation;
 
 static Origin origin_of(const Simulation *simulation, Value value, int64_t element);
 
-/* An element of a slice or of a concatenation that the plan has no op for. */
+/* An element of a slice or concat that is an alias. */
 static Origin origin_of_part(const Simulation *simulation, const Op *op, int64_t element) {
   const Graph *graph = simulation->graph;
   const Shape shape = graph_shape(graph, op->outputs[0]);
@@ -167,8 +167,8 @@ static void own(Simulation *simulation, size_t offset, size_t bytes, int owner) 
   for (size_t i = offset; i < offset + bytes; i++) simulation->owner[i] = (Origin){owner, 0};
 }
 
-/* An output may lie on an input of a pointwise op, exactly and of one shape, and on nothing else
- * that the op reads. */
+/* An output may share the memory of an input of a pointwise op of the same shape, and of no other
+ * input. */
 static void check_in_place(const Simulation *simulation, const Op *op, Value output) {
   const Plan *plan = simulation->program->plan;
   size_t begin = offset_of(simulation, output), end = begin + (size_t)plan_bytes(plan, output);
@@ -191,7 +191,7 @@ static void simulate_step(Simulation *simulation, int index) {
     if (op->outputs[i].id < 0 || plan_value(program->plan, op->outputs[i])->buffer) continue;
     check_in_place(simulation, op, op->outputs[i]);
   }
-  /* Workspace first: what it destroys of the inputs is seen below. */
+  /* The workspace first: overlaps with inputs show up below. */
   if (step->kernel) {
     own(simulation, step->workspace_offset, step->kernel->workspace, WORKSPACE);
   }
@@ -254,7 +254,7 @@ static void live_values_never_overlap(void **state) {
   }
 }
 
-/* A chain of equal tensors needs two places at a time, and one where each op works in place. */
+/* A chain of equal tensors needs two at a time, or one if each op works in place. */
 static void arena_is_reused(void **state) {
   (void)state;
   FakeBackend fake = fake_backend();
@@ -271,8 +271,8 @@ static void arena_is_reused(void **state) {
   graph_free(graph);
 }
 
-/* Two outputs, one of which nobody reads, and one input to take the place of. */
-static void outputs_never_share(void **state) {
+/* Two outputs, one of them unused, and one input whose memory can be reused. */
+static void outputs_of_one_op_do_not_share_memory(void **state) {
   (void)state;
   FakeBackend fake = fake_backend();
   Buffer buffer = buffer_describe("b", DTYPE_F32, 16);
@@ -298,7 +298,7 @@ static void outputs_never_share(void **state) {
   graph_free(graph);
 }
 
-static void gaps_are_filled(void **state) {
+static void arena_gaps_are_filled(void **state) {
   (void)state;
   Lifetime items[] = {
       {0, 9, 640, 0}, {0, 3, 256, 0}, {0, 9, 128, 0}, {4, 9, 150, 0}, {4, 9, 10, 0}};
@@ -323,7 +323,7 @@ static void programs_share_an_arena(void **state) {
     ProgramOptions options = {.name = "p", .arena = arena};
     assert_ok(program_plan(graph, &fake.backend, &options, &programs[i], &error));
     graph_free(graph);
-    assert_ok(program_run(programs[0], &error)); /* again, after the arena has moved */
+    assert_ok(program_run(programs[0], &error)); /* once more, after the arena has moved */
   }
   assert_int_equal(arena_bytes(arena), 4096);
   assert_int_equal(fake.allocations, 2);
@@ -340,8 +340,7 @@ static void programs_share_an_arena(void **state) {
 
 enum { MAX_PENDING = 256 };
 
-/* The mean over two ranks of which the other holds zeros; done as late as it may be: while waiting.
- */
+/* An all-reduce with a rank that holds zeros, done as late as possible: in the wait. */
 typedef struct FakeCollectives {
   int starts, waits, pending;
   float *data[MAX_PENDING];
@@ -554,7 +553,7 @@ static void reports_name_ops_and_bounds(void **state) {
   assert_non_null(strstr(text.data, "conv3d +leaky_relu"));
   assert_null(strstr(text.data, "bound ms"));
   text_clear(&text);
-  /* The convolution takes 1 ms of the fake clock and at best 73728 / 2^27 s: 0.549 ms. */
+  /* The convolution takes 1 ms of the fake clock; its bound is 73728 / 2^27 s = 0.549 ms. */
   const DevicePeaks peaks = {.flops = 134217728, .bytes = 1e12};
   program_print_profile(planned.program, &peaks, &text);
   assert_non_null(strstr(text.data, "bound ms"));
@@ -569,13 +568,13 @@ static void reports_name_ops_and_bounds(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(dead_ops_vanish),
+      cmocka_unit_test(dead_ops_are_removed),
       cmocka_unit_test(empty_program_runs),
       cmocka_unit_test(errors_name_the_op),
       cmocka_unit_test(live_values_never_overlap),
       cmocka_unit_test(arena_is_reused),
-      cmocka_unit_test(outputs_never_share),
-      cmocka_unit_test(gaps_are_filled),
+      cmocka_unit_test(outputs_of_one_op_do_not_share_memory),
+      cmocka_unit_test(arena_gaps_are_filled),
       cmocka_unit_test(programs_share_an_arena),
       cmocka_unit_test(all_reduces_start_early),
       cmocka_unit_test(all_reduce_stays_behind_readers),

@@ -1,6 +1,6 @@
-/* Spectral norm by itself: the power iteration on weights whose singular values are known, the
- * gradient against finite differences, and what the host makes of a state against what programs
- * leave. (Whole training steps beside PyTorch's spectral_norm: tests/oracle.) */
+/* Spectral norm alone: the power iteration for weights with known singular values, the gradient
+ * against finite differences, and host and device results for the same state. (tests/oracle
+ * compares whole training steps with PyTorch's spectral_norm.) */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -100,7 +100,7 @@ static float sigma_of(const Net *net) {
 
 /* --- Weights with known singular values ------------------------------------------------------- */
 
-/* Row `k` of a discrete cosine transform: rows of one length are orthonormal. */
+/* Row `k` of a discrete cosine transform: rows of equal length are orthonormal. */
 static double cosine(int k, int i, int length) {
   double scale = sqrt((k == 0 ? 1.0 : 2.0) / length);
   return scale * cos(acos(-1) * k * (2 * i + 1) / (2.0 * length));
@@ -122,7 +122,7 @@ static void check_vector(const float *found, int row, int length) {
   if (!(fabs(fabs(along) - 1) < 1e-6)) fail_msg("the cosine is %.9g", along);
 }
 
-static void finds_the_largest_singular_value(void **state) {
+static void sigma_is_the_largest_singular_value(void **state) {
   (void)state;
   static const double values[][3] = {{3, 1, 0.5}, {0.002, 0.0015, 0.001}, {7e4, 0, 0}};
   for (int test = 0; test < 3; test++) {
@@ -141,8 +141,8 @@ static void finds_the_largest_singular_value(void **state) {
   }
 }
 
-/* One output makes u a sign; a weight of zeros divides nothing by zero. */
-static void one_row_and_none(void **state) {
+/* With one output u is a sign; a weight of zeros does not divide by zero. */
+static void one_row_and_zero_weights(void **state) {
   (void)state;
   Net net;
   float weight[COLUMNS], u, v[COLUMNS], compute[COLUMNS];
@@ -190,14 +190,14 @@ static void compute_is_the_weight_over_sigma(DType precision) {
   net_free(&net);
 }
 
-static void what_is_restored_is_what_a_program_left(void **state) {
+static void refresh_restores_the_device_result(void **state) {
   (void)state;
   compute_is_the_weight_over_sigma(DTYPE_F32);
   compute_is_the_weight_over_sigma(DTYPE_BF16);
 }
 
-/* From the host's 15 iterations a program goes on; what is drawn depends on the seed. */
-static void begins_with_fifteen_iterations(void **state) {
+/* A program continues the 15 iterations of the host; initial vectors depend on the seed. */
+static void initialisation_runs_15_iterations(void **state) {
   (void)state;
   Net net, other;
   net_new(&net, DTYPE_F32, ROWS, 7);
@@ -217,7 +217,7 @@ static void begins_with_fifteen_iterations(void **state) {
 
 /* --- The gradient ----------------------------------------------------------------------------- */
 
-/* <G, W / (u'W v)>, a function of W with u and v held. */
+/* <G, W / (u'W v)> as a function of W with constant u and v. */
 static double product(const double *weight, const float *gradient, const float *u, const float *v) {
   double sum = 0, sigma = 0;
   for (int i = 0; i < COUNT; i++) {
@@ -227,7 +227,7 @@ static double product(const double *weight, const float *gradient, const float *
   return sum / sigma;
 }
 
-static void gradient_is_that_of_the_quotient(void **state) {
+static void gradient_matches_finite_differences(void **state) {
   (void)state;
   const double step = 1e-5;
   Net net;
@@ -258,11 +258,11 @@ static void gradient_is_that_of_the_quotient(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(finds_the_largest_singular_value),
-      cmocka_unit_test(one_row_and_none),
-      cmocka_unit_test(what_is_restored_is_what_a_program_left),
-      cmocka_unit_test(begins_with_fifteen_iterations),
-      cmocka_unit_test(gradient_is_that_of_the_quotient),
+      cmocka_unit_test(sigma_is_the_largest_singular_value),
+      cmocka_unit_test(one_row_and_zero_weights),
+      cmocka_unit_test(refresh_restores_the_device_result),
+      cmocka_unit_test(initialisation_runs_15_iterations),
+      cmocka_unit_test(gradient_matches_finite_differences),
   };
   return cmocka_run_group_tests(tests, open_backend, close_backend);
 }

@@ -1,11 +1,11 @@
-/* Runs a pointwise program over a piece of a flattened tensor.
+/* Runs a pointwise program over a tile of a flattened tensor.
  *
- * A piece is at most TILE_LENGTH elements, so that every register stays in the first-level cache.
- * Inputs are converted to f32 and broadcast on the way in: f32 inputs of the full shape are read
- * where they lie, scalars and short repeating vectors are expanded once (tile_begin), and
- * everything else is gathered for each piece. Each instruction is one SIMD loop. */
-#ifndef CELFORGE_ENGINE_CPU_CONVOLUTION_TILES_H
-#define CELFORGE_ENGINE_CPU_CONVOLUTION_TILES_H
+ * A tile is at most TILE_LENGTH elements, so that all registers stay in the L1 cache. Inputs are
+ * converted to f32 and broadcast when they are loaded: f32 inputs of the full shape are read in
+ * place, scalars and short repeating vectors are expanded once (tile_begin), everything else is
+ * gathered for each tile. Each instruction is one SIMD loop. */
+#ifndef CELFORGE_ENGINE_CPU_TILES_H
+#define CELFORGE_ENGINE_CPU_TILES_H
 
 #include "engine/backend/broadcast.h"
 #include "engine/cpu/cpu.h"
@@ -32,25 +32,25 @@ typedef struct TilePlan {
   PointwiseProgram program;
   int input_count, output_count;
   TileInput inputs[POINTWISE_MAX_INPUTS];
-  int64_t offset[TILE_REGISTERS]; /* of each register in the workspace, in floats */
+  int64_t offset[TILE_REGISTERS]; /* of each register in the workspace; floats */
   int64_t floats;                 /* of workspace for one thread */
-  int direct;                     /* the output that is the last instruction's alone, or -1 */
+  int direct;                     /* the only output of the last instruction, or -1 */
 } TilePlan;
 
-/* `full` is the shape inputs are broadcast to. An input of another dtype or a shape that does not
- * broadcast, or a register out of range, is ERROR_INTERNAL naming `op`. */
+/* `full` is the shape to which inputs are broadcast. ERROR_INTERNAL naming `op` for an input that
+ * does not broadcast, or a program that is not well formed. */
 Status tile_plan(TilePlan *plan, const Op *op, const PointwiseProgram *program, int output_count,
                  const Tensor *inputs, Shape full, Error *error);
 static inline size_t tile_workspace(const TilePlan *plan) {
   return memory_align((size_t)plan->floats * sizeof(float));
 }
 
-/* Expands scalars and repeating vectors; once for each thread and run. */
+/* Expands scalars and repeating vectors; call it once for each thread and run. */
 void tile_begin(const TilePlan *plan, const Tensor *inputs, float *workspace);
 
-/* Computes elements [first, first + length) and lets results[k] point at output k. When `direct` is
- * not NULL the result plan->direct is written there, at most as late as the program's end, and
- * results[plan->direct] is `direct`. */
+/* Computes elements [first, first + length); results[k] points to output k. If `direct` is not
+ * NULL, output plan->direct is written there, in the last instruction, and results[plan->direct] is
+ * `direct`. */
 void tile_run(const TilePlan *plan, const Tensor *inputs, int64_t first, int64_t length,
               float *workspace, float *direct, const float **results);
 

@@ -1,4 +1,4 @@
-#include "engine/cpu/convolution/tiles.h"
+#include "engine/cpu/tiles.h"
 
 #include "engine/cpu/vector_math.h"
 #include "engine/graph/pointwise.h"
@@ -11,7 +11,7 @@ static bool plan_input(TileInput *input, const Tensor *tensor, Shape full, bool 
   const Broadcast *axes = &input->axes;
   const bool repeats = axes->groups == 2 && axes->stride[0] == 0;
   if (shape_equal(tensor->shape, full)) {
-    /* An output that is an input as it stands might overwrite that input's memory before another
+    /* An output that is an unchanged input may overwrite the memory of that input before another
      * output has read it: such an input is copied. */
     input->kind = tensor->dtype == DTYPE_F32 && !is_output ? TILE_IN_PLACE : TILE_FULL;
   } else if (shape_count(tensor->shape) == 1) {
@@ -25,7 +25,7 @@ static bool plan_input(TileInput *input, const Tensor *tensor, Shape full, bool 
   return true;
 }
 
-/* The last instruction that reads each register; outputs are read behind the last one. */
+/* The last instruction that reads each register; outputs are read after the last instruction. */
 static void find_last_uses(const TilePlan *plan, int last[TILE_REGISTERS]) {
   const PointwiseProgram *program = &plan->program;
   for (int r = 0; r < TILE_REGISTERS; r++) last[r] = -1;
@@ -39,7 +39,8 @@ static void find_last_uses(const TilePlan *plan, int last[TILE_REGISTERS]) {
   }
 }
 
-/* Gives registers their places: expanded inputs keep theirs for the whole run, the others share. */
+/* Assigns workspace offsets to registers: expanded inputs keep theirs for the whole run, the others
+ * share by lifetime. */
 static void place_registers(TilePlan *plan) {
   int last[TILE_REGISTERS];
   int free_slots[TILE_REGISTERS], free_count = 0;
@@ -57,7 +58,8 @@ static void place_registers(TilePlan *plan) {
     }
   }
   for (int k = 0; k < plan->program.instruction_count; k++) {
-    /* What dies in this instruction may be overwritten by it: elements are read before written. */
+    /* A register whose lifetime ends in this instruction may be its output: elements are read
+     * first. */
     for (int r = 0; r < plan->input_count + k; r++) {
       if (last[r] == k && slot_of[r] >= 0) free_slots[free_count++] = slot_of[r];
     }
@@ -139,7 +141,7 @@ static void load_broadcast(const Broadcast *axes, const Tensor *tensor, int64_t 
       load(to + done, tensor, from, run);
     }
     done += run;
-    /* On to the start of the next run. */
+    /* Advance to the start of the next run. */
     from -= position[inner] * axes->stride[inner];
     position[inner] = 0;
     for (int g = inner - 1; g >= 0; g--) {
