@@ -8,7 +8,7 @@
 
 #include "base/host_device.h"
 
-/* The bits of an f32. */
+/* Returns the bits of an f32. */
 HOST_DEVICE uint32_t float_bits(float value) {
 #if defined(__CUDA_ARCH__)
   return __float_as_uint(value);
@@ -29,12 +29,12 @@ HOST_DEVICE float float_from_bits(uint32_t bits) {
 #endif
 }
 
-/* Exact. */
+/* Exact: every bfloat16 is an f32. */
 HOST_DEVICE float bf16_to_f32(uint16_t value) {
   return float_from_bits((uint32_t)value << 16);
 }
 
-/* Rounds to nearest, ties to even; any NaN becomes a quiet NaN. */
+/* Rounds to nearest, ties to even. Any NaN becomes a quiet NaN. */
 HOST_DEVICE uint16_t bf16_from_f32(float value) {
   const uint32_t bits = float_bits(value);
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;

@@ -12,9 +12,9 @@ enum { ALIGNMENT = 64 };
 static Status out_of_memory(size_t bytes, const char *what, Error *error) {
   double physical = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
   Text text = {0};
-  text_append_bytes_size(&text, (double)bytes);
+  text_append_size(&text, (double)bytes);
   text_append(&text, " (this machine has ");
-  text_append_bytes_size(&text, physical);
+  text_append_size(&text, physical);
   error_set(error, ERROR_INTERNAL, "%s: cannot allocate %s)", what, text.data);
   text_free(&text);
   return ERROR_INTERNAL;

@@ -11,9 +11,10 @@
 #define HAVE_SSE42 0
 #endif
 
-static const size_t STRIDE = 1024; /* bytes of each of the three streams of the hardware way */
+static const size_t STRIDE =
+    1024; /* bytes of each of the three streams that the hardware version interleaves */
 
-/* slices[k][b]: byte b followed by k zero bytes. */
+/* slices[k][b]: the CRC of byte b followed by k zero bytes. */
 static uint32_t slices[8][256];
 static pthread_once_t slices_once = PTHREAD_ONCE_INIT;
 
@@ -30,7 +31,7 @@ static void make_slices(void) {
     }
 }
 
-/* Eight bytes a turn (Kounavis and Berry: "Novel table lookup-based algorithms for high-performance
+/* Slicing by eight (Kounavis and Berry: "Novel table lookup-based algorithms for high-performance
  * CRC generation", IEEE Trans. Computers 57(11), 2008). */
 uint32_t crc32c_portable(uint32_t crc, const void *data, size_t size) {
   pthread_once(&slices_once, make_slices);
@@ -50,8 +51,9 @@ uint32_t crc32c_portable(uint32_t crc, const void *data, size_t size) {
 #if HAVE_SSE42
 
 static bool have_hardware;
-/* behind[k][b]: what byte k of a register, holding b, becomes STRIDE zero bytes later. */
-static uint32_t behind[4][256];
+/* advanced[k][b]: the CRC register that holds b in byte k and zeros elsewhere, after STRIDE zero
+ * bytes. */
+static uint32_t advanced[4][256];
 static pthread_once_t hardware_once = PTHREAD_ONCE_INIT;
 
 static uint64_t load64(const uint8_t *p) {
@@ -60,25 +62,26 @@ static uint64_t load64(const uint8_t *p) {
   return word;
 }
 
-__attribute__((target("sse4.2"))) static void make_behind(void) {
+__attribute__((target("sse4.2"))) static void make_advanced(void) {
   have_hardware = __builtin_cpu_supports("sse4.2");
   if (!have_hardware) return;
   for (int bit = 0; bit < 32; bit++) {
     uint64_t crc = (uint64_t)1 << bit;
     for (size_t i = 0; i < STRIDE; i += 8) crc = _mm_crc32_u64(crc, 0);
-    behind[bit / 8][1 << bit % 8] = (uint32_t)crc;
+    advanced[bit / 8][1 << bit % 8] = (uint32_t)crc;
   }
   for (int k = 0; k < 4; k++)
-    for (int byte = 1; byte < 256; byte++) /* linear: the sum of the lowest bit and the others */
-      behind[k][byte] = behind[k][byte & -byte] ^ behind[k][byte & (byte - 1)];
+    for (int byte = 1; byte < 256; byte++) /* linear: the lowest bit XOR the others */
+      advanced[k][byte] = advanced[k][byte & -byte] ^ advanced[k][byte & (byte - 1)];
 }
 
-static uint64_t past_stride(uint64_t crc) {
-  return behind[0][crc & 255] ^ behind[1][crc >> 8 & 255] ^ behind[2][crc >> 16 & 255] ^
-         behind[3][crc >> 24 & 255];
+static uint64_t advance_stride(uint64_t crc) {
+  return advanced[0][crc & 255] ^ advanced[1][crc >> 8 & 255] ^ advanced[2][crc >> 16 & 255] ^
+         advanced[3][crc >> 24 & 255];
 }
 
-/* The instruction takes three cycles but one can start every cycle: three streams at a time. */
+/* The CRC instruction has a latency of three cycles and a throughput of one per cycle, so three
+ * streams are interleaved. */
 __attribute__((target("sse4.2"))) static uint32_t crc32c_hardware(uint32_t start, const uint8_t *p,
                                                                   size_t size) {
   uint64_t crc = (uint32_t)~start;
@@ -89,7 +92,7 @@ __attribute__((target("sse4.2"))) static uint32_t crc32c_hardware(uint32_t start
       second = _mm_crc32_u64(second, load64(p + STRIDE + i));
       third = _mm_crc32_u64(third, load64(p + 2 * STRIDE + i));
     }
-    crc = past_stride(past_stride(crc) ^ second) ^ third;
+    crc = advance_stride(advance_stride(crc) ^ second) ^ third;
   }
   for (; size >= 8; p += 8, size -= 8) crc = _mm_crc32_u64(crc, load64(p));
   for (; size > 0; p++, size--) crc = _mm_crc32_u8((uint32_t)crc, *p);
@@ -97,7 +100,7 @@ __attribute__((target("sse4.2"))) static uint32_t crc32c_hardware(uint32_t start
 }
 
 uint32_t crc32c(uint32_t crc, const void *data, size_t size) {
-  pthread_once(&hardware_once, make_behind);
+  pthread_once(&hardware_once, make_advanced);
   return have_hardware ? crc32c_hardware(crc, data, size) : crc32c_portable(crc, data, size);
 }
 

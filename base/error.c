@@ -4,23 +4,23 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The functions are defined here, also where error.h has macros for an analyser. */
+/* error.h defines these as macros for the static analyzer. */
 #undef error_set
 #undef error_errno
 
-/* The longest prefix of text[0..limit] that ends between two characters of UTF-8. */
+/* Returns the length of the longest prefix of text[0..limit] that ends between UTF-8 characters. */
 static size_t whole_characters(const char *text, size_t limit) {
   size_t end = limit;
   while (end > 0 && limit - end < 4 && ((unsigned char)text[end] & 0xc0) == 0x80) end--;
   return end;
 }
 
-/* Makes text end in "..." within `size` bytes, its NUL included. */
+/* Cuts text to `size` bytes, including the NUL, so that it ends in "...". */
 static void cut(char *text, size_t size) {
   strcpy(text + whole_characters(text, size - sizeof "..."), "...");
 }
 
-/* vsnprintf that marks what did not fit; returns the length that is there. */
+/* vsnprintf that ends a truncated text in "..."; returns the length of the result. */
 static size_t format_cut(char *text, size_t size, const char *format, va_list arguments) {
   int wanted = vsnprintf(text, size, format, arguments);
   if (wanted < 0) snprintf(text, size, "(message could not be formatted: %s)", format);
@@ -28,7 +28,7 @@ static size_t format_cut(char *text, size_t size, const char *format, va_list ar
   return strlen(text);
 }
 
-/* Arguments may point into error->message, so every message is formatted aside. */
+/* Arguments may point into error->message, so each message is formatted in a buffer first. */
 Status error_set(Error *error, Status status, const char *format, ...) {
   if (!error) return status;
   char message[ERROR_MESSAGE_SIZE];
@@ -48,7 +48,7 @@ Status error_errno(Error *error, int errnum, const char *format, ...) {
       snprintf(reason, sizeof reason, ": %s", strerror_r(errnum, buffer, sizeof buffer));
   va_list arguments;
   va_start(arguments, format);
-  /* A long path is cut, never the reason. */
+  /* cuts a long path, never the reason */
   size_t length = format_cut(message, sizeof message - (size_t)reason_length, format, arguments);
   va_end(arguments);
   memcpy(message + length, reason, (size_t)reason_length + 1);

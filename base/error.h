@@ -1,11 +1,11 @@
-/* What went wrong, where, and with which value.
+/* Error reporting: a status and a message.
  *
- * Functions that can fail return a Status and take an `Error *` last, which they fill when and
- * only when they return something other than OK. A message names the file, the place, the value
- * found and what is allowed; it has no trailing newline. Only main turns a Status into an exit
- * code, so the numbers are those of sysexits.h.
+ * Functions that can fail return a Status and take an `Error *` as their last argument, which they
+ * fill if and only if they do not return OK. A message names the file, the location, the value
+ * found and the values allowed; it has no trailing newline. main returns the Status as the exit
+ * code, so its numbers are those of sysexits.h.
  *
- * The usual shape of a function:
+ * A typical function:
  *
  *     Status thing_load(const char *path, Thing *thing, Error *error) {
  *       Status status = OK;
@@ -23,45 +23,46 @@
 typedef enum Status {
   OK = 0,
   ERROR_USAGE = 64,    /* EX_USAGE: wrong command line or config */
-  ERROR_DATA = 65,     /* EX_DATAERR: a file's content is not what it must be */
-  ERROR_INTERNAL = 70, /* EX_SOFTWARE: a broken promise inside Celforge, or no memory */
-  ERROR_IO = 74,       /* EX_IOERR: the operating system could not read or write */
-  STOPPED = 75,        /* EX_TEMPFAIL: by a signal; train has saved a checkpoint: run again */
+  ERROR_DATA = 65,     /* EX_DATAERR: invalid content of a file */
+  ERROR_INTERNAL = 70, /* EX_SOFTWARE: a bug in Celforge, or out of memory */
+  ERROR_IO = 74,       /* EX_IOERR: a read, write or other system call failed */
+  STOPPED = 75, /* EX_TEMPFAIL: stopped by a signal; train has saved a checkpoint to resume from */
 } Status;
 
 enum { ERROR_MESSAGE_SIZE = 2048 };
 
 typedef struct Error {
   Status status;
-  char message[ERROR_MESSAGE_SIZE]; /* UTF-8, cut with "..." when it does not fit */
+  char message[ERROR_MESSAGE_SIZE]; /* UTF-8; ends in "..." if it was cut */
 } Error;
 
-/* Fills `error` (which may be NULL) and returns `status`. */
+/* Formats a message into `error` (or NULL) and returns `status`. Arguments may point into
+ * error->message. */
 Status error_set(Error *error, Status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Like error_set with ERROR_IO, with ": " and the text of `errnum` (an errno value) behind it,
- * which is kept whole when the message is cut. */
+/* Like error_set with ERROR_IO, and appends ": " and the text of `errnum` (an errno value). If the
+ * message is too long, the text of `errnum` is kept and the rest is cut. */
 Status error_errno(Error *error, int errnum, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Puts "<context>: " before the message that is there and returns its status unchanged (with a NULL
- * `error` that is not known: ERROR_INTERNAL). */
+/* Prepends "CONTEXT: " to the message in `error` and returns its status; ERROR_INTERNAL if `error`
+ * is NULL, because the status is then unknown. */
 Status error_context(Error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-#ifdef __clang_analyzer__ /* it cannot see into error.c that these never return OK */
+#ifdef __clang_analyzer__ /* tells the analyzer that these never return OK */
 #define error_set(error, status, ...) ((error_set)(error, status, __VA_ARGS__), (status))
 #define error_errno(error, ...)       ((error_errno)(error, __VA_ARGS__), ERROR_IO)
 #endif
 
-/* Evaluates a call that returns Status; on failure goes to `done` with `status` set. */
+/* Evaluates a call that returns Status. On failure sets `status` and jumps to `done`. */
 #define TRY(call)                                                                                  \
   do {                                                                                             \
     status = (call);                                                                               \
     if (status != OK) goto done;                                                                   \
   } while (0)
 
-/* Fails the function with a new error: FAIL(error, ERROR_DATA, "%s: ...", path). */
+/* Sets a new error and jumps to `done`: FAIL(error, ERROR_DATA, "%s: ...", path). */
 #define FAIL(error, code, ...)                                                                     \
   do {                                                                                             \
     status = error_set((error), (code), __VA_ARGS__);                                              \

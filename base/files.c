@@ -34,7 +34,7 @@ bool path_is_same(const char *a, const char *b) {
          first.st_ino == second.st_ino;
 }
 
-/* The folder that holds `path`; caller frees. */
+/* Returns the folder that contains `path`; the caller frees it. */
 static char *parent_of(const char *path) {
   size_t length = strlen(path);
   while (length > 1 && path[length - 1] == '/') length--;
@@ -43,14 +43,14 @@ static char *parent_of(const char *path) {
   return length == 0 ? mem_string(".") : mem_format("%.*s", (int)length, path);
 }
 
-static int open_again(int folder, const char *path, int flags) {
+static int open_retry(int folder, const char *path, int flags) {
   int descriptor;
   do descriptor = openat(folder, path, flags | O_CLOEXEC, 0666);
   while (descriptor < 0 && errno == EINTR);
   return descriptor;
 }
 
-static int fsync_again(int descriptor) {
+static int fsync_retry(int descriptor) {
   int result;
   do result = fsync(descriptor);
   while (result != 0 && errno == EINTR);
@@ -71,8 +71,8 @@ Status file_pread(int descriptor, const char *path, void *data, size_t size, uin
     if (n < 0) return error_errno(error, errno, "%s: cannot read", path);
     if (n == 0)
       return error_set(error, ERROR_DATA,
-                       "%s: ends early: %zu bytes wanted at offset %llu, %zu found", path, size,
-                       (unsigned long long)offset, done);
+                       "%s: ends too early: expected %zu bytes at offset %llu, found %zu", path,
+                       size, (unsigned long long)offset, done);
     done += (size_t)n;
   }
   return OK;
@@ -90,8 +90,8 @@ Status file_write(int descriptor, const char *path, const void *data, size_t siz
   return OK;
 }
 
-/* Reads to the end, which may move while we read. One byte more than allowed is asked for, so that
- * a file that is too long is seen. */
+/* Reads to the end of a file that may grow meanwhile. Reads up to one byte more than allowed, to
+ * notice a file that is too long. */
 static Status read_to_end(int descriptor, const char *path, size_t expected, size_t max_bytes,
                           char **data, size_t *size, Error *error) {
   Status status = OK;
@@ -102,7 +102,7 @@ static Status read_to_end(int descriptor, const char *path, size_t expected, siz
     if (used == room) {
       void *larger;
       if (used > max_bytes)
-        FAIL(error, ERROR_DATA, "%s: longer than the %zu bytes it may have", path, max_bytes);
+        FAIL(error, ERROR_DATA, "%s: too long: at most %zu bytes are allowed", path, max_bytes);
       room = room < max_bytes / 2 ? room * 2 : max_bytes + 1;
       TRY(mem_bulk(room + 1, path, &larger, error));
       memcpy(larger, bytes, used);
@@ -132,8 +132,8 @@ Status file_read(const char *path, size_t max_bytes, char **data, size_t *size, 
   struct stat info;
   *data = NULL;
   *size = 0;
-  /* O_NONBLOCK: a pipe without a writer would hold us here for ever. */
-  int descriptor = open_again(AT_FDCWD, path, O_RDONLY | O_NONBLOCK);
+  /* O_NONBLOCK: opening a pipe without a writer would block. */
+  int descriptor = open_retry(AT_FDCWD, path, O_RDONLY | O_NONBLOCK);
   if (descriptor < 0) return error_errno(error, errno, "%s: cannot open", path);
   if (fstat(descriptor, &info) != 0) {
     status = error_errno(error, errno, "%s: cannot read", path);
@@ -150,15 +150,13 @@ done:
   return status;
 }
 
-/* Some file systems cannot flush folders and say EINVAL: there is nothing to gain from failing
- * then.
- */
+/* Some file systems cannot fsync folders and return EINVAL, which is ignored. */
 Status file_sync(const char *path, Error *error) {
   Status status = OK;
   struct stat info;
-  int descriptor = open_again(AT_FDCWD, path, O_RDONLY);
+  int descriptor = open_retry(AT_FDCWD, path, O_RDONLY);
   if (descriptor < 0) return error_errno(error, errno, "%s: cannot open to flush", path);
-  if (fsync_again(descriptor) != 0) {
+  if (fsync_retry(descriptor) != 0) {
     int errnum = errno;
     bool folder = fstat(descriptor, &info) == 0 && S_ISDIR(info.st_mode);
     if (!folder || errnum != EINVAL) status = error_errno(error, errnum, "%s: cannot flush", path);
@@ -174,20 +172,20 @@ static Status sync_parent(const char *path, Error *error) {
   return status;
 }
 
-/* --- Files, whole or absent ------------------------------------------------------------------- */
+/* --- Atomic files ----------------------------------------------------------------------------- */
 
 Status atomic_file_open(const char *path, AtomicFile *file, Error *error) {
   *file = (AtomicFile){.descriptor = -1};
-  struct stat there;
-  /* The rename would fail for a folder, when all is written, and put a file in a device's place. */
-  if (stat(path, &there) == 0 && !S_ISREG(there.st_mode))
+  struct stat existing;
+  /* The rename would fail for a folder only after all is written, and would replace a device. */
+  if (stat(path, &existing) == 0 && !S_ISREG(existing.st_mode))
     return error_set(error, ERROR_IO, "%s: is %s", path,
-                     S_ISDIR(there.st_mode) ? "a folder, not a file" : "not a regular file");
+                     S_ISDIR(existing.st_mode) ? "a folder, not a file" : "not a regular file");
   char *temporary = mem_format("%s.%d.tmp", path, (int)getpid());
-  /* What lies there was left by a dead process of our number: never written into, lest it be a
-   * link. */
+  /* A file of this name was left by a dead process with the same PID; it could be a link, so it is
+   * removed and not reused. */
   unlink(temporary);
-  int descriptor = open_again(AT_FDCWD, temporary, O_RDWR | O_CREAT | O_EXCL);
+  int descriptor = open_retry(AT_FDCWD, temporary, O_RDWR | O_CREAT | O_EXCL);
   if (descriptor < 0) {
     Status status = error_errno(error, errno, "%s: cannot create", path);
     free(temporary);
@@ -204,12 +202,12 @@ Status atomic_file_write(AtomicFile *file, const void *data, size_t size, Error 
 static int close_once(int *descriptor) {
   int result = *descriptor >= 0 ? close(*descriptor) : 0;
   *descriptor = -1;
-  return result != 0 && errno != EINTR ? -1 : 0; /* interrupted, it is closed all the same */
+  return result != 0 && errno != EINTR ? -1 : 0; /* after EINTR it is closed too */
 }
 
 Status atomic_file_commit(AtomicFile *file, Error *error) {
   Status status = OK;
-  if (fsync_again(file->descriptor) != 0 || close_once(&file->descriptor) != 0)
+  if (fsync_retry(file->descriptor) != 0 || close_once(&file->descriptor) != 0)
     status = error_errno(error, errno, "%s: cannot flush", file->temporary);
   else if (rename(file->temporary, file->final) != 0)
     status = error_errno(error, errno, "%s: cannot rename to %s", file->temporary, file->final);
@@ -245,7 +243,8 @@ done:
 
 /* --- Folders ---------------------------------------------------------------------------------- */
 
-/* rename(2) would replace an empty folder, so that is left out where the file system can. */
+/* Renames without replacing an empty folder at `to`, as rename(2) would. File systems without
+ * RENAME_NOREPLACE check first. */
 static int rename_to_new(const char *from, const char *to) {
   if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0) return 0;
   if (errno != EINVAL && errno != ENOSYS) return -1;
@@ -277,7 +276,7 @@ static int compare_names(const void *a, const void *b) {
   return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-/* The sorted names in `folder`, which it closes; `path` is for errors. */
+/* Reads the names in `folder`, sorted, and closes it; `path` is for errors. */
 static Status read_names(DIR *folder, const char *path, char ***names, size_t *count,
                          Error *error) {
   char **list = NULL;
@@ -315,9 +314,10 @@ void folder_list_free(char **names, size_t count) {
 
 static Status empty_folder(int folder, const char *path, Error *error);
 
-/* Removes what `name` is in the open `folder`; `path` is its whole path, for errors. */
+/* Removes entry `name` of the open `folder`, with its content; `path` is its full path, for errors.
+ */
 static Status remove_entry(int folder, const char *name, const char *path, Error *error) {
-  int inside = open_again(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  int inside = open_retry(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
   bool is_folder = inside >= 0;
   if (!is_folder && errno != ENOTDIR && errno != ELOOP && errno != ENOENT)
     return error_errno(error, errno, "%s: cannot remove", path);
@@ -335,7 +335,7 @@ static Status empty_folder(int folder, const char *path, Error *error) {
   Status status = OK;
   char **names = NULL;
   size_t count = 0;
-  int own = open_again(folder, ".", O_RDONLY | O_DIRECTORY);
+  int own = open_retry(folder, ".", O_RDONLY | O_DIRECTORY);
   DIR *listing = own >= 0 ? fdopendir(own) : NULL;
   if (!listing) {
     status = error_errno(error, errno, "%s: cannot list", path);
@@ -359,7 +359,7 @@ Status folder_remove(const char *path, Error *error) {
     if (errno == ENOENT) return OK;
     return error_errno(error, errno, "%s: cannot remove the folder", path);
   }
-  if (!S_ISDIR(info.st_mode)) /* a link would be removed, but not what it leads to */
+  if (!S_ISDIR(info.st_mode)) /* remove_entry would remove a link, not its target */
     return error_errno(error, ENOTDIR, "%s: cannot remove the folder", path);
   return remove_entry(AT_FDCWD, path, path, error);
 }
@@ -367,7 +367,7 @@ Status folder_remove(const char *path, Error *error) {
 static Status create_one(const char *path, Error *error) {
   if (mkdir(path, 0777) == 0) return sync_parent(path, error);
   int errnum = errno;
-  if (path_is_folder(path)) return OK; /* EEXIST, but also EROFS and EACCES above our own place */
+  if (path_is_folder(path)) return OK; /* EEXIST; or EROFS or EACCES, for parents that exist */
   return error_errno(error, errnum == EEXIST ? ENOTDIR : errnum, "%s: cannot create the folder",
                      path);
 }

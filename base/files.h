@@ -1,10 +1,11 @@
-/* Files and folders that are whole or absent.
+/* Atomic writes of files and folders, and reads with limits.
  *
- * A file is written under a temporary name in its own folder, fsynced, renamed over the final name,
- * and its folder fsynced. A folder of files likewise: written as NAME.tmp, every file fsynced, then
- * renamed. A file's temporary name is "NAME.PID.tmp", so one process may write a name once at a
- * time. What a killed process leaves behind ends in ".tmp" and is never taken for the real thing.
- * Errors name the path and say what the operating system said (ERROR_IO). */
+ * A file is written to a temporary file in the same folder, fsynced and renamed to its final name;
+ * then the folder is fsynced. A folder is written as NAME.tmp, its files are fsynced, and it is
+ * renamed. Readers therefore find either the complete content or none. A temporary file is called
+ * "NAME.PID.tmp", so a process may write a name only once at a time; readers ignore names that end
+ * in ".tmp", which a killed process can leave behind. Errors are ERROR_IO, with the path and the
+ * text of errno, unless stated otherwise. */
 #ifndef CELFORGE_BASE_FILES_H
 #define CELFORGE_BASE_FILES_H
 
@@ -15,49 +16,49 @@
 #include "base/error.h"
 
 typedef struct AtomicFile {
-  int descriptor; /* write through atomic_file_write, or pass to a library by descriptor or
-                     `temporary` */
-  char *temporary, *final;
+  int descriptor;          /* for atomic_file_write, or for a library that writes the file */
+  char *temporary, *final; /* paths */
 } AtomicFile;
 
-/* What lies at `path` must be a regular file, or nothing: folders, devices and pipes stay. */
+/* Creates the temporary file. Fails if `path` exists and is not a regular file. */
 Status atomic_file_open(const char *path, AtomicFile *file, Error *error);
 Status atomic_file_write(AtomicFile *file, const void *data, size_t size, Error *error);
-/* fsync, rename, fsync of the folder. Frees; on failure the temporary file is removed. A link at
- * the final name is replaced, not followed. */
+/* Fsyncs the file, renames it, and fsyncs the folder; removes the temporary file on failure. Frees
+ * `file` in both cases. A symbolic link at the final name is replaced, not followed. */
 Status atomic_file_commit(AtomicFile *file, Error *error);
-/* Removes the temporary file and frees. Does nothing on a zeroed or committed file. */
+/* Removes the temporary file and frees `file`. Does nothing to a zeroed or committed one. */
 void atomic_file_abort(AtomicFile *file);
-/* The whole of it for content at hand. */
+/* Opens, writes and commits in one call. */
 Status atomic_file_replace(const char *path, const void *data, size_t size, Error *error);
 
-/* Renames folder `temporary` to `final` (which must not exist) and fsyncs it and the parents. The
- * files inside, and folders inside, must have been fsynced (file_sync). */
+/* Renames folder `temporary` to `final`, which must not exist, and fsyncs it and both parents.
+ * Files and folders inside must have been fsynced before (file_sync). */
 Status folder_commit(const char *temporary, const char *final, Error *error);
-/* Removes a folder and all in it; a missing one is no error. Never follows links: one in place of
- * the folder is an error. */
+/* Removes a folder with its content; succeeds if there is none. Does not follow symbolic links, and
+ * fails if `path` is one. */
 Status folder_remove(const char *path, Error *error);
-/* mkdir -p, each new folder's entry fsynced. */
+/* Creates a folder and its missing parents, and fsyncs their entries. */
 Status folder_create(const char *path, Error *error);
-/* Sorted names of what `path` holds, without "." and ".."; free each and the list. */
+/* Lists the names in a folder, sorted by bytes, without "." and ".."; free with folder_list_free.
+ */
 Status folder_list(const char *path, char ***names, size_t *count, Error *error);
 void folder_list_free(char **names, size_t count);
 
-/* Reads all of a regular file of at most `max_bytes` (more is ERROR_DATA), NUL behind it. Caller
- * frees. */
+/* Reads a whole regular file and appends a NUL, which *size does not count. More than `max_bytes`
+ * is ERROR_DATA. The caller frees *data. */
 Status file_read(const char *path, size_t max_bytes, char **data, size_t *size, Error *error);
-/* fsync of a file, or of a folder's entries where its file system can do that. */
+/* Fsyncs a file, or the entries of a folder if the file system supports that. */
 Status file_sync(const char *path, Error *error);
 bool path_exists(const char *path);
 bool path_is_folder(const char *path);
-/* Both are there, and are one file or folder. */
+/* Returns whether both paths exist and are the same file or folder. */
 bool path_is_same(const char *a, const char *b);
-/* pread/pwrite that go on after short transfers and EINTR; a read past the end is ERROR_DATA that
- * says how many bytes were wanted and found. */
+/* Transfer all `size` bytes, with retries after short transfers and EINTR. A read past the end of
+ * the file is ERROR_DATA. `path` names the file in errors. */
 Status file_pread(int descriptor, const char *path, void *data, size_t size, uint64_t offset,
                   Error *error);
 Status file_write(int descriptor, const char *path, const void *data, size_t size, Error *error);
-/* "folder/name"; caller frees. */
+/* Returns "folder/name"; the caller frees it. */
 char *path_join(const char *folder, const char *name);
 
 #endif

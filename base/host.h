@@ -1,4 +1,4 @@
-/* The machine that a process runs on. */
+/* The machine that the process runs on. */
 #ifndef CELFORGE_BASE_HOST_H
 #define CELFORGE_BASE_HOST_H
 
@@ -6,13 +6,14 @@
 
 enum { HOST_NAME_SIZE = 64 };
 
-/* Writes the host's name, cut to fit; "unknown" where the system does not tell. */
+/* Writes the host name, NUL-terminated and cut to fit; "unknown" if the system does not report one.
+ */
 void host_name(char out[HOST_NAME_SIZE]);
 
-/* The processors that the calling thread may run on: its affinity mask, or all that are online
- * where the mask cannot be read (hosts with more processors than a cpu_set_t holds). */
+/* Returns the affinity mask of the calling thread, or all online processors if the mask cannot be
+ * read (hosts with more processors than a cpu_set_t holds). */
 cpu_set_t host_processor_set(void);
-/* How many these are; at least 1. */
+/* Returns the number of processors in that set, at least 1. */
 int host_processor_count(void);
 
 #endif

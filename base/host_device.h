@@ -1,5 +1,5 @@
-/* HOST_DEVICE marks functions that gcc, clang, nvcc and NVRTC all compile: arithmetic on numbers,
- * without memory access, written once for the CPU's and the GPU's kernels. */
+/* HOST_DEVICE marks inline functions shared by CPU and GPU kernels: arithmetic without memory
+ * access that gcc, clang, nvcc and NVRTC compile. */
 #ifndef CELFORGE_BASE_HOST_DEVICE_H
 #define CELFORGE_BASE_HOST_DEVICE_H
 

@@ -30,15 +30,15 @@ static void write_all(const char *bytes, size_t size) {
   while (size > 0) {
     ssize_t n = write(STDERR_FILENO, bytes, size);
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return; /* there is nowhere left to complain */
+    if (n <= 0) return; /* there is nowhere to report this */
     bytes += n;
     size -= (size_t)n;
   }
 }
 
-/* As much of `text` as one line of the terminal shows, counted in characters of UTF-8; a line that
- * wraps could not be cleared again. */
-static size_t fitting(const char *text) {
+/* Returns how many bytes of `text` fit on one line of the terminal, one column per UTF-8 character.
+ * A line that wraps could not be cleared. */
+static size_t fitting_bytes(const char *text) {
   struct winsize window = {0};
   size_t columns = 80, i = 0;
   if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1) columns = window.ws_col;
@@ -48,7 +48,7 @@ static size_t fitting(const char *text) {
   return i;
 }
 
-/* With the mutex held. */
+/* The caller holds the mutex. */
 static void write_message(LogLevel level, const char *format, va_list arguments) {
   Text line = {0};
   if (status_line) text_append(&line, CLEAR_LINE);
@@ -64,7 +64,7 @@ static void write_message(LogLevel level, const char *format, va_list arguments)
   if (vasprintf(&message, format, arguments) < 0) message = NULL;
   text_append(&line, "%s\n", message ? message : format);
   free(message);
-  if (status_line) text_append_bytes(&line, status_line, fitting(status_line));
+  if (status_line) text_append_bytes(&line, status_line, fitting_bytes(status_line));
   write_all(line.data, line.length);
   text_free(&line);
 }
@@ -88,8 +88,8 @@ static void start(void) {
       return;
     }
   }
-  write_at_start(LOG_WARNING,
-                 "CELFORGE_LOG=%s is not a level; allowed: debug, info, warning, error", wanted);
+  write_at_start(LOG_WARNING, "CELFORGE_LOG=%s: not a level; allowed: debug, info, warning, error",
+                 wanted);
 }
 
 static void lock(void) {
@@ -131,7 +131,7 @@ void log_status_line(const char *text) {
   if (terminal && (text || status_line)) {
     Text line = {0};
     text_append(&line, CLEAR_LINE);
-    if (text) text_append_bytes(&line, text, fitting(text));
+    if (text) text_append_bytes(&line, text, fitting_bytes(text));
     write_all(line.data, line.length);
     text_free(&line);
     free(status_line);

@@ -11,7 +11,7 @@ typedef enum WireType {
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian");
 
-/* Seven bits a byte, the lowest first; the top bit says that more follow. */
+/* Seven bits per byte, lowest first; the top bit is set if more bytes follow. */
 static void put_varint(Text *out, uint64_t value) {
   while (value >= 0x80) {
     text_append_bytes(out, &(uint8_t){(uint8_t)(value | 0x80)}, 1);
@@ -39,13 +39,13 @@ void protobuf_double(Text *out, int field, double value) {
   text_append_bytes(out, &value, sizeof value);
 }
 
-void protobuf_head(Text *out, int field, uint64_t size) {
+void protobuf_length_prefix(Text *out, int field, uint64_t size) {
   put_tag(out, field, WIRE_BYTES);
   put_varint(out, size);
 }
 
 void protobuf_bytes(Text *out, int field, const void *bytes, size_t size) {
-  protobuf_head(out, field, size);
+  protobuf_length_prefix(out, field, size);
   text_append_bytes(out, bytes, size);
 }
 

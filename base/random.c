@@ -11,7 +11,7 @@ void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4
     x1 = (uint32_t)b;
     x2 = (uint32_t)(a >> 32) ^ x3 ^ k1;
     x3 = (uint32_t)a;
-    k0 += 0x9E3779B9u; /* the golden ratio, and the square root of 3 less 1 */
+    k0 += 0x9E3779B9u; /* the golden ratio and sqrt(3) - 1 */
     k1 += 0xBB67AE85u;
   }
   out[0] = x0;
@@ -20,8 +20,8 @@ void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4
   out[3] = x3;
 }
 
-/* Seed and purpose do not fit into the key beside each other, so the key is a Philox block of
- * both. The counter holds the block's number, the subindex and the index. */
+/* Seed and purpose do not both fit into the 64-bit key, so the key is taken from a Philox block of
+ * both. The counter holds the block number, the subindex and the index. */
 Random random_stream(uint64_t seed, RandomPurpose purpose, uint64_t index, uint32_t subindex) {
   const uint32_t both[4] = {(uint32_t)seed, (uint32_t)(seed >> 32), (uint32_t)purpose, 0};
   const uint32_t no_key[2] = {0, 0};
@@ -61,7 +61,7 @@ double random_uniform(Random *random) {
   return (double)(random_u64(random) >> 11) * 0x1p-53;
 }
 
-/* Box and Muller: two uniform numbers give two normal ones, at radius and angle. */
+/* Box-Muller transform: two uniform numbers give a point with two normal coordinates. */
 static void normal_pair(Random *random, double *radius, double *angle) {
   double u = ((double)random_u32(random) + 1) * 0x1p-32; /* (0, 1] */
   double v = (double)random_u32(random) * 0x1p-32;

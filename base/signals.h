@@ -1,15 +1,15 @@
-/* Signals that ask a run to stop: INT, TERM, USR1, USR2. The first one asks for a checkpoint and
- * the end; a second one ends the process at once, with 128 + its number, and touches nothing. The
- * same one again within a second counts as the first: a launcher passes on what the whole process
- * group has got. */
+/* Stop signals: INT, TERM, USR1 and USR2. The first one asks the run to save a checkpoint and stop.
+ * A second one ends the process at once with exit code 128 + its number, without cleaning up. The
+ * same signal again within one second counts as the first: a launcher forwards a signal that the
+ * whole process group has already received. */
 #ifndef CELFORGE_BASE_SIGNALS_H
 #define CELFORGE_BASE_SIGNALS_H
 
 #include <stdbool.h>
 
-/* From now on. */
-void signals_catch(void);
-/* Whether this process was asked to stop. */
-bool signals_ask_to_stop(void);
+/* Installs the handlers for the rest of the process. Interrupted system calls are restarted. */
+void signals_install(void);
+/* Returns whether this process has received a stop signal. May be called from any thread. */
+bool signals_stop_requested(void);
 
 #endif

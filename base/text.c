@@ -9,7 +9,7 @@
 
 #include "base/memory.h"
 
-/* Room for `more` bytes and a NUL behind what is there. */
+/* Makes room for `more` bytes and a NUL after the current content. */
 static void reserve(Text *text, size_t more) {
   size_t needed = text->length + more + 1;
   if (needed <= text->capacity) return;
@@ -50,11 +50,12 @@ void text_free(Text *text) {
   *text = (Text){0};
 }
 
-/* The value in the largest unit that leaves at least 1, with one decimal but for whole units. */
+/* Appends the value in the largest unit in which it is at least 1, with one decimal unless that is
+ * the base unit. */
 static void append_scaled(Text *text, double value, double step, const char *const units[],
                           int unit_count) {
   int unit = 0;
-  /* 1023.96 would be printed as 1024.0: it belongs to the next unit. */
+  /* 1023.96 would be printed as 1024.0, so it uses the next unit. */
   while (unit + 1 < unit_count && fabs(value) >= (unit ? step - 0.05 : step) && isfinite(value)) {
     value /= step;
     unit++;
@@ -81,7 +82,7 @@ void text_append_wrapped(Text *text, const char *words, int indent, int width) {
   }
 }
 
-void text_append_bytes_size(Text *text, double bytes) {
+void text_append_size(Text *text, double bytes) {
   static const char *const units[] = {" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"};
   append_scaled(text, bytes, 1024, units, 7);
 }
@@ -112,7 +113,7 @@ static int smaller(int a, int b) {
   return a < b ? a : b;
 }
 
-/* Optimal string alignment: dynamic programming over prefixes, of which three rows are kept. */
+/* Optimal string alignment by dynamic programming over prefixes; keeps three rows. */
 int text_distance(const char *a, const char *b) {
   size_t n = strlen(a), m = strlen(b);
   int *rows = mem_new(3 * (m + 1), sizeof *rows);

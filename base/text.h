@@ -20,7 +20,7 @@ void text_free(Text *text);
 void text_append_wrapped(Text *text, const char *words, int indent, int width);
 
 /* Appends a size in binary units, "1.5 GiB" or "640 B", or a count in decimal ones, "12.3 G". */
-void text_append_bytes_size(Text *text, double bytes);
+void text_append_size(Text *text, double bytes);
 void text_append_count(Text *text, double count);
 
 /* Decodes one UTF-8 character and advances *text past it. For invalid UTF-8 returns -1 and advances

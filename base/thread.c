@@ -71,9 +71,9 @@ void queue_close(Queue *queue) {
   pthread_mutex_unlock(&queue->mutex);
 }
 
-/* All signals but those that a thread's own fault raises: blocked, they would kill the process past
- * any handler that could say what happened. */
-static void signals_of_others(sigset_t *set) {
+/* All signals except those that a fault of the thread raises: if blocked, they would kill the
+ * process without running a handler that reports the fault. */
+static void asynchronous_signals(sigset_t *set) {
   static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};
   sigfillset(set);
   for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(set, faults[i]);
@@ -82,12 +82,12 @@ static void signals_of_others(sigset_t *set) {
 Status thread_start(pthread_t *thread, const char *name, void *(*run)(void *), void *argument,
                     Error *error) {
   sigset_t blocked, before;
-  signals_of_others(&blocked);
+  asynchronous_signals(&blocked);
   pthread_sigmask(SIG_BLOCK, &blocked, &before);
   int errnum = pthread_create(thread, NULL, run, argument);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (errnum != 0)
-    return error_set(error, ERROR_INTERNAL, "thread \"%s\" could not be started: %s", name,
+    return error_set(error, ERROR_INTERNAL, "thread \"%s\": cannot start: %s", name,
                      strerror(errnum));
   char short_name[16];
   snprintf(short_name, sizeof short_name, "%.15s", name);
@@ -118,7 +118,7 @@ void condition_init(pthread_cond_t *condition) {
 }
 
 bool condition_wait_until(pthread_cond_t *condition, pthread_mutex_t *mutex, double deadline) {
-  const double far_away = 1e9; /* 30 years of uptime: stands for "no deadline" */
+  const double far_away = 1e9; /* 30 years of uptime: no deadline */
   double until = deadline > far_away ? far_away : deadline < 0 ? 0 : deadline;
   struct timespec when;
   when.tv_sec = (time_t)until;

@@ -12,25 +12,26 @@
 /* A bounded first-in-first-out queue of pointers between threads. */
 typedef struct Queue Queue;
 
-Queue *queue_new(size_t capacity); /* at least 1 */
-void queue_free(Queue *queue);     /* must be empty of waiters; does not free the items */
-/* Waits while full. False when the queue was closed: the item was not taken. */
+Queue *queue_new(size_t capacity); /* 0 counts as 1 */
+void queue_free(Queue *queue);     /* no thread may wait on it; does not free items */
+/* Waits while the queue is full. Returns false if it is closed; the item is then not queued. */
 bool queue_push(Queue *queue, void *item);
-/* Waits while empty. False when the queue is closed and empty. */
+/* Waits while the queue is empty. Returns false once it is closed and empty. */
 bool queue_pop(Queue *queue, void **item);
-void queue_close(Queue *queue); /* wakes every waiter; items inside can still be popped */
+void queue_close(Queue *queue); /* wakes all waiting threads; queued items can still be popped */
 
-/* Starts a joinable thread with all signals blocked (signals are the main thread's) but those of
- * its own faults, and a name (cut to 15 characters) that debuggers show. ERROR_INTERNAL if the
- * system has no thread to give. */
+/* Starts a joinable thread. All signals are blocked in it, so that the main thread handles them,
+ * except those that its own faults raise. `name`, cut to 15 characters, is shown by debuggers.
+ * ERROR_INTERNAL if the system cannot start a thread. */
 Status thread_start(pthread_t *thread, const char *name, void *(*run)(void *), void *argument,
                     Error *error);
 
 double clock_seconds(void);      /* monotonic */
 double clock_wall_seconds(void); /* since the epoch */
-/* Condition variables made by this wait on the monotonic clock. */
+/* Initialises a condition variable that waits on the monotonic clock. */
 void condition_init(pthread_cond_t *condition);
-/* False on timeout. `deadline` is in clock_seconds. */
+/* Waits until the condition is signalled, or until `deadline` (clock_seconds); returns false on
+ * timeout. May wake up spuriously. */
 bool condition_wait_until(pthread_cond_t *condition, pthread_mutex_t *mutex, double deadline);
 
 #endif

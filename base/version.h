@@ -1,4 +1,4 @@
-/* The program's version, as --version prints it and as exported files and checkpoints carry it. */
+/* The program's version, printed by --version and stored in exported files and checkpoints. */
 #ifndef CELFORGE_BASE_VERSION_H
 #define CELFORGE_BASE_VERSION_H
 

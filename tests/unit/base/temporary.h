@@ -1,4 +1,4 @@
-/* A folder of a test's own, below TMPDIR or /tmp. */
+/* Temporary folders for tests, in TMPDIR or /tmp. */
 #ifndef CELFORGE_TESTS_UNIT_BASE_TEMPORARY_H
 #define CELFORGE_TESTS_UNIT_BASE_TEMPORARY_H
 
@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/memory.h"
 
+/* Creates one. End it with temporary_folder_end. */
 static inline char *temporary_folder(void) {
   const char *root = getenv("TMPDIR");
   char *path = mem_format("%s/celforge-test-XXXXXX", root && *root ? root : "/tmp");
@@ -18,7 +19,7 @@ static inline char *temporary_folder(void) {
   return path;
 }
 
-/* Removes and frees. */
+/* Removes the folder with its content and frees its path. */
 static inline void temporary_folder_end(char *path) {
   Error error;
   if (folder_remove(path, &error) != OK) fprintf(stderr, "%s\n", error.message);

@@ -12,10 +12,10 @@
 #include "base/random.h"
 
 typedef uint32_t (*Crc)(uint32_t, const void *, size_t);
-static const Crc ways[] = {crc32c, crc32c_portable};
+static const Crc implementations[] = {crc32c, crc32c_portable};
 
-/* RFC 3720, appendix B.4, and the check value of the catalogues. */
-static void published_values(void **state) {
+/* RFC 3720 appendix B.4, and the check value of CRC catalogues. */
+static void values_of_rfc_3720(void **state) {
   (void)state;
   uint8_t zeros[32] = {0}, ones[32], rising[32], falling[32];
   memset(ones, 0xff, sizeof ones);
@@ -24,13 +24,13 @@ static void published_values(void **state) {
     falling[i] = (uint8_t)(31 - i);
   }
   for (int w = 0; w < 2; w++) {
-    assert_int_equal(ways[w](0, "123456789", 9), 0xe3069283);
-    assert_int_equal(ways[w](0, zeros, 32), 0x8a9136aa);
-    assert_int_equal(ways[w](0, ones, 32), 0x62a8ab43);
-    assert_int_equal(ways[w](0, rising, 32), 0x46dd794e);
-    assert_int_equal(ways[w](0, falling, 32), 0x113fdb5c);
-    assert_int_equal(ways[w](0, NULL, 0), 0);
-    assert_int_equal(ways[w](0x12345678, NULL, 0), 0x12345678);
+    assert_int_equal(implementations[w](0, "123456789", 9), 0xe3069283);
+    assert_int_equal(implementations[w](0, zeros, 32), 0x8a9136aa);
+    assert_int_equal(implementations[w](0, ones, 32), 0x62a8ab43);
+    assert_int_equal(implementations[w](0, rising, 32), 0x46dd794e);
+    assert_int_equal(implementations[w](0, falling, 32), 0x113fdb5c);
+    assert_int_equal(implementations[w](0, NULL, 0), 0);
+    assert_int_equal(implementations[w](0x12345678, NULL, 0), 0x12345678);
   }
 }
 
@@ -51,7 +51,7 @@ static uint8_t *random_bytes(Random *random) {
   return bytes;
 }
 
-static void sizes_and_alignments(void **state) {
+static void all_sizes_and_alignments_agree_with_the_definition(void **state) {
   (void)state;
   Random random = random_stream(2, RANDOM_TEST, 0, 0);
   uint8_t *bytes = random_bytes(&random);
@@ -70,21 +70,23 @@ static void sizes_and_alignments(void **state) {
   free(bytes);
 }
 
-static void goes_on_where_it_was(void **state) {
+static void checksum_continues_after_a_split(void **state) {
   (void)state;
   Random random = random_stream(3, RANDOM_TEST, 0, 0);
   uint8_t *bytes = random_bytes(&random);
   for (int w = 0; w < 2; w++) {
-    uint32_t whole = ways[w](0, bytes, ROOM);
+    uint32_t whole = implementations[w](0, bytes, ROOM);
     for (int i = 0; i < 50; i++) {
       size_t split = random_below(&random, ROOM);
-      assert_int_equal(ways[w](ways[w](0, bytes, split), bytes + split, ROOM - split), whole);
+      assert_int_equal(
+          implementations[w](implementations[w](0, bytes, split), bytes + split, ROOM - split),
+          whole);
     }
   }
   free(bytes);
 }
 
-static void every_flipped_bit_is_seen(void **state) {
+static void flipped_bits_change_the_checksum(void **state) {
   (void)state;
   Random random = random_stream(4, RANDOM_TEST, 0, 0);
   uint8_t *bytes = random_bytes(&random);
@@ -101,10 +103,10 @@ static void every_flipped_bit_is_seen(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(published_values),
-      cmocka_unit_test(sizes_and_alignments),
-      cmocka_unit_test(goes_on_where_it_was),
-      cmocka_unit_test(every_flipped_bit_is_seen),
+      cmocka_unit_test(values_of_rfc_3720),
+      cmocka_unit_test(all_sizes_and_alignments_agree_with_the_definition),
+      cmocka_unit_test(checksum_continues_after_a_split),
+      cmocka_unit_test(flipped_bits_change_the_checksum),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

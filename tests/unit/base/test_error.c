@@ -11,7 +11,7 @@
 
 #include "base/error.h"
 
-static void message_and_status(void **state) {
+static void set_formats_message_and_status(void **state) {
   (void)state;
   Error error = {0};
   assert_int_equal(error_set(&error, ERROR_DATA, "%s: %d clips", "a.h5", 7), ERROR_DATA);
@@ -19,14 +19,14 @@ static void message_and_status(void **state) {
   assert_string_equal(error.message, "a.h5: 7 clips");
 }
 
-static void no_error_wanted(void **state) {
+static void null_error_is_allowed(void **state) {
   (void)state;
   assert_int_equal(error_set(NULL, ERROR_USAGE, "%d", 1), ERROR_USAGE);
   assert_int_equal(error_errno(NULL, ENOENT, "x"), ERROR_IO);
   assert_int_equal(error_context(NULL, "x"), ERROR_INTERNAL);
 }
 
-static void operating_system(void **state) {
+static void errno_text_is_appended(void **state) {
   (void)state;
   Error error;
   assert_int_equal(error_errno(&error, ENOSPC, "%s: cannot write", "x"), ERROR_IO);
@@ -34,17 +34,17 @@ static void operating_system(void **state) {
   assert_string_equal(error.message, "x: cannot write: No space left on device");
 }
 
-static void context(void **state) {
+static void context_is_prepended(void **state) {
   (void)state;
   Error error;
   error_set(&error, ERROR_DATA, "ends early");
   assert_int_equal(error_context(&error, "shard %d", 3), ERROR_DATA);
   assert_string_equal(error.message, "shard 3: ends early");
-  error_context(&error, "%s", error.message); /* an argument inside the message itself */
+  error_context(&error, "%s", error.message); /* the argument points into the message */
   assert_string_equal(error.message, "shard 3: ends early: shard 3: ends early");
 }
 
-static void own_message_as_argument(void **state) {
+static void arguments_may_point_into_the_message(void **state) {
   (void)state;
   Error error;
   error_set(&error, ERROR_DATA, "inner");
@@ -52,7 +52,7 @@ static void own_message_as_argument(void **state) {
   assert_string_equal(error.message, "outer (inner)");
 }
 
-/* `lead` bytes of ASCII, then as many of `character` as make it too long. */
+/* Returns a text that is too long: `lead` bytes of ASCII, then copies of `character`. */
 static char *long_text(size_t lead, const char *character) {
   size_t width = strlen(character), count = ERROR_MESSAGE_SIZE;
   char *text = calloc(lead + count * width + 1, 1);
@@ -61,7 +61,7 @@ static char *long_text(size_t lead, const char *character) {
   return text;
 }
 
-/* Ends in "..." right behind a whole character, and uses the room there is. */
+/* The message ends in "..." after a whole character and fills the buffer. */
 static void check_cut(const char *message, size_t lead, size_t width) {
   size_t length = strlen(message);
   assert_in_range(length, ERROR_MESSAGE_SIZE - 1 - (width - 1), ERROR_MESSAGE_SIZE - 1);
@@ -69,7 +69,7 @@ static void check_cut(const char *message, size_t lead, size_t width) {
   assert_int_equal((length - 3 - lead) % width, 0);
 }
 
-static void cut_between_characters(void **state) {
+static void long_messages_are_cut_between_characters(void **state) {
   (void)state;
   static const char *const characters[] = {"b", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x8e\xac"};
   Error error;
@@ -98,7 +98,7 @@ static void exact_fit_is_not_cut(void **state) {
   assert_string_equal(error.message + ERROR_MESSAGE_SIZE - 4, "...");
 }
 
-static void reason_survives_a_long_path(void **state) {
+static void errno_text_survives_a_long_path(void **state) {
   (void)state;
   Error error;
   char *path = long_text(0, "\xe2\x82\xac");
@@ -118,7 +118,7 @@ done:
   return status;
 }
 
-static void one_exit(void **state) {
+static void failure_jumps_to_done_once(void **state) {
   (void)state;
   Error error;
   int ends = 0;
@@ -129,15 +129,15 @@ static void one_exit(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(message_and_status),
-      cmocka_unit_test(no_error_wanted),
-      cmocka_unit_test(operating_system),
-      cmocka_unit_test(context),
-      cmocka_unit_test(own_message_as_argument),
-      cmocka_unit_test(cut_between_characters),
+      cmocka_unit_test(set_formats_message_and_status),
+      cmocka_unit_test(null_error_is_allowed),
+      cmocka_unit_test(errno_text_is_appended),
+      cmocka_unit_test(context_is_prepended),
+      cmocka_unit_test(arguments_may_point_into_the_message),
+      cmocka_unit_test(long_messages_are_cut_between_characters),
       cmocka_unit_test(exact_fit_is_not_cut),
-      cmocka_unit_test(reason_survives_a_long_path),
-      cmocka_unit_test(one_exit),
+      cmocka_unit_test(errno_text_survives_a_long_path),
+      cmocka_unit_test(failure_jumps_to_done_once),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,7 +22,7 @@
 #include "tests/unit/base/temporary.h"
 
 static Error error;
-static char *folder; /* one for each test */
+static char *folder; /* a new one for each test */
 
 static int make_folder(void **state) {
   (void)state;
@@ -40,7 +40,7 @@ static char *inside(const char *name) {
   return path_join(folder, name);
 }
 
-/* What lies in the folder, "a b c". */
+/* The names in the folder are `expected`, "a b c". */
 static void assert_holds(const char *expected) {
   char **names, held[1000] = "";
   size_t count;
@@ -62,11 +62,11 @@ static void assert_content(const char *path, const char *expected) {
   free(data);
 }
 
-static void assert_says(const char *part) {
+static void assert_message(const char *part) {
   if (!strstr(error.message, part)) fail_msg("\"%s\" lacks \"%s\"", error.message, part);
 }
 
-static void joins(void **state) {
+static void path_join_adds_one_slash(void **state) {
   (void)state;
   static const char *const cases[][3] = {
       {"a", "b", "a/b"}, {"a/", "b", "a/b"}, {"", "b", "b"}, {"/", "b", "/b"}};
@@ -77,7 +77,7 @@ static void joins(void **state) {
   }
 }
 
-static void appears_at_commit(void **state) {
+static void content_appears_at_commit(void **state) {
   (void)state;
   char *path = inside("final");
   AtomicFile file;
@@ -131,35 +131,35 @@ static void failed_commit_leaves_nothing(void **state) {
   char *path = inside("final");
   AtomicFile file;
   assert_int_equal(atomic_file_open(path, &file, &error), OK);
-  assert_int_equal(mkdir(path, 0777), 0); /* meanwhile */
+  assert_int_equal(mkdir(path, 0777), 0); /* after the open */
   assert_int_equal(atomic_file_commit(&file, &error), ERROR_IO);
-  assert_says("cannot rename to");
+  assert_message("cannot rename to");
   assert_holds("final");
   free(path);
 }
 
-static void where_no_file_can_be(void **state) {
+static void missing_folders_and_folders_are_refused(void **state) {
   (void)state;
   char *path = inside("none/final");
   assert_int_equal(atomic_file_replace(path, "x", 1, &error), ERROR_IO);
-  assert_says("none/final: cannot create"); /* not the temporary file's name */
-  assert_says("No such file or directory");
+  assert_message("none/final: cannot create"); /* not the temporary file's name */
+  assert_message("No such file or directory");
   assert_int_equal(atomic_file_replace(folder, "x", 1, &error), ERROR_IO);
-  assert_says("is a folder, not a file");
+  assert_message("is a folder, not a file");
   assert_holds("");
   free(path);
 }
 
-static void pipes_and_devices_stay(void **state) {
+static void pipes_and_devices_are_not_replaced(void **state) {
   (void)state;
   struct stat info;
   char *pipe_path = inside("pipe"), *link = inside("link");
   assert_int_equal(mkfifo(pipe_path, 0666), 0);
   assert_int_equal(symlink("/dev/null", link), 0);
   assert_int_equal(atomic_file_replace(pipe_path, "x", 1, &error), ERROR_IO);
-  assert_says("pipe: is not a regular file");
+  assert_message("pipe: is not a regular file");
   assert_int_equal(atomic_file_replace(link, "x", 1, &error), ERROR_IO);
-  assert_says("link: is not a regular file");
+  assert_message("link: is not a regular file");
   assert_int_equal(lstat(pipe_path, &info), 0);
   assert_true(S_ISFIFO(info.st_mode));
   assert_int_equal(lstat(link, &info), 0);
@@ -183,8 +183,8 @@ static void old_temporary_is_not_followed(void **state) {
   free(path);
 }
 
-/* Killed between two writes: the old content stays, and what is left behind ends in ".tmp". */
-static void killed_writer(void **state) {
+/* A writer killed before the commit: the old content stays, and the leftover ends in ".tmp". */
+static void killed_writer_leaves_the_old_content(void **state) {
   (void)state;
   char *path = inside("final");
   assert_int_equal(atomic_file_replace(path, "old", 3, &error), OK);
@@ -202,7 +202,7 @@ static void killed_writer(void **state) {
   free(path);
 }
 
-static void full_device(void **state) {
+static void write_reports_a_full_device(void **state) {
   (void)state;
   int descriptor = open("/dev/full", O_WRONLY);
   if (descriptor < 0) skip();
@@ -211,7 +211,7 @@ static void full_device(void **state) {
   close(descriptor);
 }
 
-static void file_too_large(void **state) {
+static void file_size_limit_leaves_nothing(void **state) {
   (void)state;
   char *path = inside("final"), data[10000] = {0};
   struct rlimit before, small = {.rlim_cur = 4096};
@@ -223,15 +223,15 @@ static void file_too_large(void **state) {
   setrlimit(RLIMIT_FSIZE, &before);
   signal(SIGXFSZ, handler);
   assert_int_equal(status, ERROR_IO);
-  assert_says("cannot write: File too large");
+  assert_message("cannot write: File too large");
   assert_holds("");
   free(path);
 }
 
 enum { NO_MOUNT = 77 };
 
-/* In a process and mount namespace of its own: a disk of 64 KiB, a file in place, then one that
- * does not fit. Returns the exit code: 0 good, NO_MOUNT, or the number of the check that failed. */
+/* Runs in a child process with its own mount namespace: writes a small file to a 64 KiB disk, then
+ * one that does not fit. Returns the exit code: 0, NO_MOUNT, or the number of the failed check. */
 static int on_a_small_disk(const char *disk) {
   static char data[1 << 20];
   char *path = path_join(disk, "final"), **names;
@@ -249,7 +249,7 @@ static int on_a_small_disk(const char *disk) {
   return 0;
 }
 
-static void full_disk(void **state) {
+static void full_disk_leaves_the_old_content(void **state) {
   (void)state;
   char *disk = inside("disk");
   int status;
@@ -264,13 +264,13 @@ static void full_disk(void **state) {
   free(disk);
   assert_true(WIFEXITED(status));
   if (WEXITSTATUS(status) == NO_MOUNT) {
-    print_message("a small tmpfs cannot be mounted here\n");
+    print_message("cannot mount a small tmpfs here\n");
     skip();
   }
   assert_int_equal(WEXITSTATUS(status), 0);
 }
 
-static void folders_commit(void **state) {
+static void folder_commit_does_not_replace(void **state) {
   (void)state;
   char *temporary = inside("f.tmp"), *final = inside("f"), *file = inside("f.tmp/a");
   assert_int_equal(folder_create(temporary, &error), OK);
@@ -280,7 +280,7 @@ static void folders_commit(void **state) {
   assert_holds("f");
   assert_int_equal(folder_create(temporary, &error), OK);
   assert_int_equal(folder_commit(temporary, final, &error), ERROR_IO);
-  assert_says("File exists");
+  assert_message("File exists");
   assert_holds("f f.tmp");
   free(file);
   file = inside("f/a");
@@ -289,13 +289,13 @@ static void folders_commit(void **state) {
   assert_int_equal(folder_commit(temporary, final, &error), ERROR_IO);
   assert_int_equal(folder_remove(temporary, &error), OK);
   assert_int_equal(folder_commit(temporary, final, &error), ERROR_IO);
-  assert_says("No such file or directory");
+  assert_message("No such file or directory");
   free(file);
   free(final);
   free(temporary);
 }
 
-static void folders_move_between_parents(void **state) {
+static void folder_commit_moves_between_parents(void **state) {
   (void)state;
   char *temporary = inside("a/f.tmp"), *to = inside("b"), *final = inside("b/f");
   assert_int_equal(folder_create(temporary, &error), OK);
@@ -307,7 +307,7 @@ static void folders_move_between_parents(void **state) {
   free(temporary);
 }
 
-static void removes_but_does_not_follow(void **state) {
+static void folder_remove_does_not_follow_links(void **state) {
   (void)state;
   static const char *const folders[] = {"keep", "f/a/b/c", "f/empty"};
   for (size_t i = 0; i < 3; i++) {
@@ -326,9 +326,9 @@ static void removes_but_does_not_follow(void **state) {
     free(path);
   }
   assert_int_equal(folder_remove(whole, &error), OK);
-  assert_int_equal(folder_remove(whole, &error), OK); /* is missing now */
+  assert_int_equal(folder_remove(whole, &error), OK); /* no longer exists */
   assert_int_equal(folder_remove(direct, &error), ERROR_IO);
-  assert_says("Not a directory");
+  assert_message("Not a directory");
   assert_int_equal(folder_remove(kept, &error), ERROR_IO);
   assert_content(kept, "kept");
   assert_holds("direct keep");
@@ -339,7 +339,7 @@ static void removes_but_does_not_follow(void **state) {
   free(target);
 }
 
-static void creates_parents(void **state) {
+static void folder_create_makes_parents(void **state) {
   (void)state;
   char *deep = inside("a/b//c/"), *file = inside("file"), *below = inside("file/sub");
   assert_int_equal(folder_create(deep, &error), OK);
@@ -349,15 +349,15 @@ static void creates_parents(void **state) {
   assert_int_equal(atomic_file_replace(file, "", 0, &error), OK);
   assert_false(path_is_folder(file));
   assert_int_equal(folder_create(below, &error), ERROR_IO);
-  assert_says("file: cannot create the folder: Not a directory");
+  assert_message("file: cannot create the folder: Not a directory");
   assert_int_equal(folder_create(file, &error), ERROR_IO);
   free(deep);
   free(file);
   free(below);
 }
 
-/* Root may write everywhere, so it becomes nobody for the while. */
-static void without_permission(void **state) {
+/* Root may write everywhere, so it becomes nobody meanwhile. */
+static void missing_permission_is_reported(void **state) {
   (void)state;
   enum { NOBODY = 65534 };
   uid_t self = geteuid();
@@ -379,7 +379,7 @@ static void without_permission(void **state) {
   free(path);
 }
 
-static void lists_in_order(void **state) {
+static void folder_list_is_sorted(void **state) {
   (void)state;
   static const char *const names[] = {"b", "a", ".hidden", "10", "9"};
   char **listed, *missing = inside("none");
@@ -391,12 +391,12 @@ static void lists_in_order(void **state) {
   }
   assert_holds(".hidden 10 9 a b");
   assert_int_equal(folder_list(missing, &listed, &count, &error), ERROR_IO);
-  assert_says("none: cannot list: No such file or directory");
+  assert_message("none: cannot list: No such file or directory");
   assert_null(listed);
   free(missing);
 }
 
-static void reads_whole_files(void **state) {
+static void file_read_returns_all_bytes(void **state) {
   (void)state;
   char *path = inside("file"), *data;
   size_t size;
@@ -408,7 +408,7 @@ static void reads_whole_files(void **state) {
   assert_int_equal(file_read(path, SIZE_MAX, &data, &size, &error), OK);
   free(data);
   assert_int_equal(file_read(path, 4, &data, &size, &error), ERROR_DATA);
-  assert_says("has 5 bytes; at most 4 are allowed");
+  assert_message("has 5 bytes; at most 4 are allowed");
   assert_null(data);
   assert_int_equal(atomic_file_replace(path, "", 0, &error), OK);
   assert_int_equal(file_read(path, 0, &data, &size, &error), OK);
@@ -417,8 +417,8 @@ static void reads_whole_files(void **state) {
   free(path);
 }
 
-/* The files of /proc give no length beforehand. */
-static void reads_files_without_length(void **state) {
+/* Files in /proc report a size of 0. */
+static void file_read_does_not_trust_the_size(void **state) {
   (void)state;
   char *data;
   size_t size;
@@ -428,26 +428,26 @@ static void reads_files_without_length(void **state) {
   assert_int_equal(size, strlen(data));
   free(data);
   assert_int_equal(file_read("/proc/self/maps", 100, &data, &size, &error), ERROR_DATA);
-  assert_says("longer than the 100 bytes it may have");
+  assert_message("too long: at most 100 bytes are allowed");
 }
 
-static void reads_regular_files_only(void **state) {
+static void file_read_takes_regular_files_only(void **state) {
   (void)state;
   char *pipe_path = inside("pipe"), *missing = inside("none"), *data;
   size_t size;
   assert_int_equal(mkfifo(pipe_path, 0666), 0);
-  assert_int_equal(file_read(pipe_path, 10, &data, &size, &error), ERROR_IO); /* does not wait */
-  assert_says("is not a regular file");
+  assert_int_equal(file_read(pipe_path, 10, &data, &size, &error), ERROR_IO); /* does not block */
+  assert_message("is not a regular file");
   assert_int_equal(file_read(folder, 10, &data, &size, &error), ERROR_IO);
-  assert_says("is a folder, not a file");
+  assert_message("is a folder, not a file");
   assert_int_equal(file_read(missing, 10, &data, &size, &error), ERROR_IO);
-  assert_says("none: cannot open: No such file or directory");
+  assert_message("none: cannot open: No such file or directory");
   assert_int_equal(file_sync(missing, &error), ERROR_IO);
   free(pipe_path);
   free(missing);
 }
 
-static void preads(void **state) {
+static void pread_reads_exactly_or_fails(void **state) {
   (void)state;
   char *path = inside("file"), data[8] = {0};
   assert_int_equal(atomic_file_replace(path, "0123456789", 10, &error), OK);
@@ -456,11 +456,11 @@ static void preads(void **state) {
   assert_string_equal(data, "6789");
   assert_int_equal(file_pread(descriptor, path, data, 0, 100, &error), OK);
   assert_int_equal(file_pread(descriptor, path, data, 4, 7, &error), ERROR_DATA);
-  assert_says("ends early: 4 bytes wanted at offset 7, 3 found");
+  assert_message("ends too early: expected 4 bytes at offset 7, found 3");
   assert_int_equal(file_pread(descriptor, path, data, 4, UINT64_MAX - 2, &error), ERROR_DATA);
   close(descriptor);
   assert_int_equal(file_pread(descriptor, path, data, 4, 0, &error), ERROR_IO);
-  assert_says("Bad file descriptor");
+  assert_message("Bad file descriptor");
   free(path);
 }
 
@@ -480,8 +480,8 @@ static void *drain_slowly(void *argument) {
   return total;
 }
 
-/* A timer interrupts writes that wait for the reader. */
-static void write_goes_on_after_signals(void **state) {
+/* A timer interrupts writes that block on the reader. */
+static void write_resumes_after_signals(void **state) {
   (void)state;
   enum { SIZE = 500000 };
   int ends[2];
@@ -516,29 +516,29 @@ static void write_goes_on_after_signals(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(joins),
-      IN_FOLDER(appears_at_commit),
+      cmocka_unit_test(path_join_adds_one_slash),
+      IN_FOLDER(content_appears_at_commit),
       IN_FOLDER(abort_leaves_nothing),
       IN_FOLDER(failed_commit_leaves_nothing),
-      IN_FOLDER(where_no_file_can_be),
-      IN_FOLDER(pipes_and_devices_stay),
+      IN_FOLDER(missing_folders_and_folders_are_refused),
+      IN_FOLDER(pipes_and_devices_are_not_replaced),
       IN_FOLDER(old_temporary_is_not_followed),
-      IN_FOLDER(killed_writer),
+      IN_FOLDER(killed_writer_leaves_the_old_content),
       cmocka_unit_test(zeroed_file_keeps_descriptor_0),
-      cmocka_unit_test(full_device),
-      IN_FOLDER(file_too_large),
-      IN_FOLDER(full_disk),
-      IN_FOLDER(folders_commit),
-      IN_FOLDER(folders_move_between_parents),
-      IN_FOLDER(removes_but_does_not_follow),
-      IN_FOLDER(creates_parents),
-      IN_FOLDER(without_permission),
-      IN_FOLDER(lists_in_order),
-      IN_FOLDER(reads_whole_files),
-      cmocka_unit_test(reads_files_without_length),
-      IN_FOLDER(reads_regular_files_only),
-      IN_FOLDER(preads),
-      cmocka_unit_test(write_goes_on_after_signals),
+      cmocka_unit_test(write_reports_a_full_device),
+      IN_FOLDER(file_size_limit_leaves_nothing),
+      IN_FOLDER(full_disk_leaves_the_old_content),
+      IN_FOLDER(folder_commit_does_not_replace),
+      IN_FOLDER(folder_commit_moves_between_parents),
+      IN_FOLDER(folder_remove_does_not_follow_links),
+      IN_FOLDER(folder_create_makes_parents),
+      IN_FOLDER(missing_permission_is_reported),
+      IN_FOLDER(folder_list_is_sorted),
+      IN_FOLDER(file_read_returns_all_bytes),
+      cmocka_unit_test(file_read_does_not_trust_the_size),
+      IN_FOLDER(file_read_takes_regular_files_only),
+      IN_FOLDER(pread_reads_exactly_or_fails),
+      cmocka_unit_test(write_resumes_after_signals),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,7 +22,7 @@ static json_t *parse(const char *text) {
   return value;
 }
 
-static void refused(const char *text, size_t size, const char *start) {
+static void assert_rejected(const char *text, size_t size, const char *start) {
   json_t *value = (json_t *)&error;
   assert_int_equal(json_parse("m.json", text, size, &value, &error), ERROR_DATA);
   assert_null(value);
@@ -30,32 +30,32 @@ static void refused(const char *text, size_t size, const char *start) {
     fail_msg("\"%s\" does not start with \"%s\"", error.message, start);
 }
 
-static void bad_texts(void **state) {
+static void invalid_texts_are_rejected(void **state) {
   (void)state;
-  refused("", 0, "m.json:1:1: ");
-  refused("{\"a\": 1,\n  \"b\" 2}", 17, "m.json:2:7: ':' expected");
-  refused("{\"a\": 1", 7, "m.json:1:");
-  refused("{\"a\": 1} x", 10, "m.json:1:10: ");
-  refused("{\"a\": 1, \"a\": 2}", 16, "m.json:1:12: duplicate object key");
-  refused("{\"a\": \"\xff\"}", 10, "m.json:1:");
-  refused("{\"a\": \"b\0c\"}", 12, "m.json:1:");
-  refused("{\"a\": NaN}", 10, "m.json:1:");
-  refused("{\"a\": 99999999999999999999}", 27, "m.json:1:");
-  refused("[1]", 3, "m.json:1:1: the root must be an object");
-  refused("3", 1, "m.json:1:");
+  assert_rejected("", 0, "m.json:1:1: ");
+  assert_rejected("{\"a\": 1,\n  \"b\" 2}", 17, "m.json:2:7: ':' expected");
+  assert_rejected("{\"a\": 1", 7, "m.json:1:");
+  assert_rejected("{\"a\": 1} x", 10, "m.json:1:10: ");
+  assert_rejected("{\"a\": 1, \"a\": 2}", 16, "m.json:1:12: duplicate object key");
+  assert_rejected("{\"a\": \"\xff\"}", 10, "m.json:1:");
+  assert_rejected("{\"a\": \"b\0c\"}", 12, "m.json:1:");
+  assert_rejected("{\"a\": NaN}", 10, "m.json:1:");
+  assert_rejected("{\"a\": 99999999999999999999}", 27, "m.json:1:");
+  assert_rejected("[1]", 3, "m.json:1:1: the root must be an object");
+  assert_rejected("3", 1, "m.json:1:");
 }
 
-static void deep_nesting(void **state) {
+static void deep_nesting_is_rejected(void **state) {
   (void)state;
   enum { DEPTH = 100000 };
   char *text = malloc(5 + DEPTH);
   memcpy(text, "{\"a\":", 5);
   memset(text + 5, '[', DEPTH);
-  refused(text, 5 + DEPTH, "m.json:1:");
+  assert_rejected(text, 5 + DEPTH, "m.json:1:");
   free(text);
 }
 
-static void good_values(void **state) {
+static void getters_return_values(void **state) {
   (void)state;
   json_t *root =
       parse("{\"i\": -5, \"r\": 0.1, \"s\": \"caf\xc3\xa9\", \"a\": [1], \"o\": {\"k\": 2}}");
@@ -78,7 +78,7 @@ static void good_values(void **state) {
   json_decref(root);
 }
 
-static void wrong_values_name_their_place(void **state) {
+static void wrong_values_name_their_key(void **state) {
   (void)state;
   json_t *root = parse("{\"i\": 12, \"s\": \"x\", \"a\": [], \"o\": {}, \"n\": null, \"r\": 1.5}");
   int64_t integer = 7;
@@ -106,7 +106,7 @@ static void wrong_values_name_their_place(void **state) {
   json_decref(root);
 }
 
-static void through_a_file(void **state) {
+static void files_are_written_and_read_back(void **state) {
   (void)state;
   char *folder = temporary_folder(), *path = path_join(folder, "a.json"), *text;
   json_t *written = parse("{\"z\": [1, 2], \"a\": {\"pi\": 3.141592653589793, \"tiny\": 5e-324}}");
@@ -196,11 +196,11 @@ static void invalid_utf8_is_not_written(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(bad_texts),
-      cmocka_unit_test(deep_nesting),
-      cmocka_unit_test(good_values),
-      cmocka_unit_test(wrong_values_name_their_place),
-      cmocka_unit_test(through_a_file),
+      cmocka_unit_test(invalid_texts_are_rejected),
+      cmocka_unit_test(deep_nesting_is_rejected),
+      cmocka_unit_test(getters_return_values),
+      cmocka_unit_test(wrong_values_name_their_key),
+      cmocka_unit_test(files_are_written_and_read_back),
       cmocka_unit_test(nan_and_infinity_are_not_dropped),
       cmocka_unit_test(finite_values_are_added),
       cmocka_unit_test(null_is_not_written),

@@ -19,11 +19,11 @@
 
 #include "base/log.h"
 
-enum { SAID_SIZE = 1 << 17 };
-static char said[SAID_SIZE];
+enum { OUTPUT_SIZE = 1 << 17 };
+static char output[OUTPUT_SIZE];
 
-/* The log's state is the process's: each case runs `action` in a process of its own, with its
- * standard error on `descriptor`, whose other end is read into `said`. */
+/* The state of the log belongs to the process, so each case runs `action` in a child process. Its
+ * standard error is `descriptor`, whose other end is read into `output`. */
 static void collect(void (*action)(void), int descriptor, int other_end) {
   pid_t child = fork();
   if (child == 0) {
@@ -34,9 +34,9 @@ static void collect(void (*action)(void), int descriptor, int other_end) {
   close(descriptor);
   size_t used = 0;
   ssize_t n;
-  while (used + 1 < SAID_SIZE && (n = read(other_end, said + used, SAID_SIZE - 1 - used)) > 0)
+  while (used + 1 < OUTPUT_SIZE && (n = read(other_end, output + used, OUTPUT_SIZE - 1 - used)) > 0)
     used += (size_t)n;
-  said[used] = '\0';
+  output[used] = '\0';
   close(other_end);
   int status;
   assert_int_equal(waitpid(child, &status, 0), child);
@@ -52,7 +52,7 @@ static void log_of(void (*action)(void)) {
 static bool matches(const char *pattern) {
   regex_t regex;
   assert_int_equal(regcomp(&regex, pattern, REG_EXTENDED | REG_NOSUB), 0);
-  bool found = regexec(&regex, said, 0, NULL, 0) == 0;
+  bool found = regexec(&regex, output, 0, NULL, 0) == 0;
   regfree(&regex);
   return found;
 }
@@ -66,26 +66,26 @@ static void one_of_each(void) {
   log_error("e%d", 4);
 }
 
-static void form_of_a_line(void **state) {
+static void lines_have_time_level_and_text(void **state) {
   (void)state;
   log_of(one_of_each);
   assert_true(matches("^" TIME "info: i2\n" TIME "warning: w3\n" TIME "error: e4\n$"));
 }
 
-static void level_of_environment(void **state) {
+static void environment_sets_the_level(void **state) {
   (void)state;
   static const char *const levels[] = {"debug", "info", "warning", "error"};
   for (int i = 0; i < 4; i++) {
     setenv("CELFORGE_LOG", levels[i], 1);
     log_of(one_of_each);
-    assert_int_equal(strstr(said, "d1") != NULL, i <= 0);
-    assert_int_equal(strstr(said, "i2") != NULL, i <= 1);
-    assert_int_equal(strstr(said, "w3") != NULL, i <= 2);
-    assert_non_null(strstr(said, "e4"));
+    assert_int_equal(strstr(output, "d1") != NULL, i <= 0);
+    assert_int_equal(strstr(output, "i2") != NULL, i <= 1);
+    assert_int_equal(strstr(output, "w3") != NULL, i <= 2);
+    assert_non_null(strstr(output, "e4"));
   }
   setenv("CELFORGE_LOG", "loud", 1);
   log_of(one_of_each);
-  assert_true(matches("^" TIME "warning: CELFORGE_LOG=loud is not a level; allowed: debug, info, "
+  assert_true(matches("^" TIME "warning: CELFORGE_LOG=loud: not a level; allowed: debug, info, "
                       "warning, error\n" TIME "info: i2\n"));
   setenv("CELFORGE_LOG", "", 1);
   log_of(one_of_each);
@@ -108,7 +108,7 @@ static void as_the_only_rank(void) {
   one_of_each();
 }
 
-static void ranks(void **state) {
+static void ranks_above_0_print_no_info(void **state) {
   (void)state;
   log_of(as_rank_0);
   assert_true(
@@ -125,12 +125,12 @@ static void keep_errno(void) {
   if (errno != ENOSPC) _exit(1);
 }
 
-static void errno_stays(void **state) {
+static void errno_is_preserved(void **state) {
   (void)state;
   log_of(keep_errno);
 }
 
-static void say_long(void) {
+static void log_long(void) {
   char *text = calloc(1, 20001);
   memset(text, 'z', 20000);
   log_info("%s", text);
@@ -139,12 +139,12 @@ static void say_long(void) {
 
 static void long_messages_are_whole(void **state) {
   (void)state;
-  log_of(say_long);
+  log_of(log_long);
   assert_true(matches("^" TIME "info: z+\n$"));
-  assert_true(strlen(said) > 20000);
+  assert_true(strlen(output) > 20000);
 }
 
-static void *say_often(void *argument) {
+static void *log_often(void *argument) {
   for (int i = 0; i < 200; i++) log_info("thread %s says %d", (char *)argument, i);
   return NULL;
 }
@@ -152,17 +152,17 @@ static void *say_often(void *argument) {
 static void many_threads(void) {
   pthread_t threads[4];
   char names[4][2] = {"a", "b", "c", "d"};
-  for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, say_often, names[i]);
+  for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, log_often, names[i]);
   for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
 }
 
-static void lines_stay_whole(void **state) {
+static void lines_of_threads_do_not_mix(void **state) {
   (void)state;
   log_of(many_threads);
   int lines = 0;
   regex_t regex;
   assert_int_equal(regcomp(&regex, "^" TIME "info: thread [abcd] says [0-9]+$", REG_EXTENDED), 0);
-  char *rest = said;
+  char *rest = output;
   for (char *line; (line = strsep(&rest, "\n")) && *line; lines++)
     assert_int_equal(regexec(&regex, line, 0, NULL, 0), 0);
   regfree(&regex);
@@ -185,7 +185,7 @@ static void no_status_line_in_a_file(void **state) {
   assert_true(matches("^" TIME "info: message\n" TIME "info: end\n$"));
 }
 
-/* A terminal of `columns`; false where the system has none to give. */
+/* Logs to a pseudo-terminal of `columns`; returns false if the system has none. */
 static bool terminal_log_of(void (*action)(void), unsigned short columns) {
   int master = posix_openpt(O_RDWR | O_NOCTTY);
   if (master < 0 || grantpt(master) != 0 || unlockpt(master) != 0) return false;
@@ -211,7 +211,7 @@ static void status_line_on_a_terminal(void **state) {
                       "\r\033\\[K" TIME "info: end\r\n$"));
 }
 
-static void dumb_terminal(void **state) {
+static void dumb_terminals_have_no_status_line(void **state) {
   (void)state;
   setenv("TERM", "dumb", 1);
   bool has_terminal = terminal_log_of(with_status, 80);
@@ -228,21 +228,21 @@ static void status_line_does_not_wrap(void **state) {
   (void)state;
   setenv("TERM", "xterm", 1);
   if (!terminal_log_of(wide_status, 6)) skip();
-  assert_string_equal(said, "\r\033[K\xe2\x96\x88\xe2\x96\x88\xe2\x96\x88 a");
+  assert_string_equal(output, "\r\033[K\xe2\x96\x88\xe2\x96\x88\xe2\x96\x88 a");
 }
 
 int main(void) {
   unsetenv("CELFORGE_LOG");
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(form_of_a_line),
-      cmocka_unit_test(level_of_environment),
-      cmocka_unit_test(ranks),
-      cmocka_unit_test(errno_stays),
+      cmocka_unit_test(lines_have_time_level_and_text),
+      cmocka_unit_test(environment_sets_the_level),
+      cmocka_unit_test(ranks_above_0_print_no_info),
+      cmocka_unit_test(errno_is_preserved),
       cmocka_unit_test(long_messages_are_whole),
-      cmocka_unit_test(lines_stay_whole),
+      cmocka_unit_test(lines_of_threads_do_not_mix),
       cmocka_unit_test(no_status_line_in_a_file),
       cmocka_unit_test(status_line_on_a_terminal),
-      cmocka_unit_test(dumb_terminal),
+      cmocka_unit_test(dumb_terminals_have_no_status_line),
       cmocka_unit_test(status_line_does_not_wrap),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

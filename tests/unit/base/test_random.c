@@ -12,8 +12,8 @@
 
 #include "base/random.h"
 
-/* The known answers that are published with Random123: zeros, ones, digits of pi. */
-static void known_answers(void **state) {
+/* The known answers published with Random123: zeros, ones, digits of pi. */
+static void philox_gives_the_published_numbers(void **state) {
   (void)state;
   static const struct {
     uint32_t counter[4], key[2], expected[4];
@@ -39,8 +39,8 @@ static void same_arguments_same_numbers(void **state) {
   for (int i = 0; i < 1000; i++) assert_int_equal(random_u32(&a), random_u32(&b));
 }
 
-/* A checkpoint of a run depends on these: they may never change. */
-static void numbers_are_fixed(void **state) {
+/* Resumed runs depend on these numbers. */
+static void stream_key_and_counter_are_fixed(void **state) {
   (void)state;
   Random random = random_stream(0x123456789abcdef0, RANDOM_AUGMENT, 0x1122334455667788, 9);
   uint32_t seed[4] = {0x9abcdef0, 0x12345678, RANDOM_AUGMENT, 0}, zero[2] = {0, 0}, key[4];
@@ -57,8 +57,8 @@ static int compare_words(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-/* Streams that differ in one argument by one, or by one high bit, share no more words than chance
- * allows, and are not correlated. */
+/* Streams that differ in one argument by one, or in one high bit, share no more words than expected
+ * by chance and are not correlated. */
 static void streams_are_independent(void **state) {
   (void)state;
   enum { STREAMS = 9, WORDS = 2000 };
@@ -72,7 +72,7 @@ static void streams_are_independent(void **state) {
       random_stream(1, RANDOM_TEST, 1 + (1ull << 63), 1),
       random_stream(1, RANDOM_TEST, 1, 2),
       random_stream(1, RANDOM_TEST, 1, 1 + (1u << 31)),
-      random_stream(6, RANDOM_WEIGHTS, 1, 1), /* seed + purpose, as before */
+      random_stream(6, RANDOM_WEIGHTS, 1, 1), /* the same seed + purpose as the first */
   };
   for (int s = 0; s < STREAMS; s++)
     for (int i = 0; i < WORDS; i++) all[s * WORDS + i] = words[s][i] = random_u32(&streams[s]);
@@ -136,8 +136,8 @@ static void below_is_unbiased(void **state) {
     double freedom = (double)bounds[b] - 1;
     assert_true(chi <= freedom + 5 * sqrt(2 * freedom) + 10);
   }
-  /* Three quarters of all words: a plain remainder hits the first quarter twice as often, a plain
-   * multiplication every third number. */
+  /* Three quarters of all words: a plain remainder returns the first quarter twice as often, a
+   * plain multiplication every third number. */
   uint64_t bound = 3ull << 62, quarter = 1ull << 62;
   int thirds[3] = {0}, remainders[3] = {0};
   for (int i = 0; i < DRAWS; i++) {
@@ -168,7 +168,7 @@ static void check_moments(const float *x, size_t count, double deviation) {
   assert_true(fabs((double)beyond_two / n - 0.0455) < 5 * sqrt(0.0455 / n));
 }
 
-static void normal_numbers(void **state) {
+static void normal_numbers_have_normal_moments(void **state) {
   (void)state;
   enum { DRAWS = 50000 };
   float *x = malloc(DRAWS * sizeof *x);
@@ -177,13 +177,13 @@ static void normal_numbers(void **state) {
   check_moments(x, DRAWS, 1);
   random_fill_normal(&random, x, DRAWS, 0.02f);
   check_moments(x, DRAWS, 0.02);
-  double pairs = 0; /* the two numbers of a pair do not depend on each other */
+  double pairs = 0; /* the two numbers of a pair are independent */
   for (int i = 0; i < DRAWS; i += 2) pairs += (double)x[i] * (double)x[i + 1] / (0.02 * 0.02);
   assert_true(fabs(pairs / (DRAWS / 2.0)) < 5 / sqrt(DRAWS / 2.0));
   free(x);
 }
 
-static void fill_keeps_to_its_array(void **state) {
+static void fill_stays_in_its_array(void **state) {
   (void)state;
   for (size_t count = 0; count < 6; count++) {
     float x[8];
@@ -196,11 +196,15 @@ static void fill_keeps_to_its_array(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(known_answers),           cmocka_unit_test(same_arguments_same_numbers),
-      cmocka_unit_test(numbers_are_fixed),       cmocka_unit_test(streams_are_independent),
-      cmocka_unit_test(bits_are_fair),           cmocka_unit_test(uniform_fills_the_interval),
-      cmocka_unit_test(below_is_unbiased),       cmocka_unit_test(normal_numbers),
-      cmocka_unit_test(fill_keeps_to_its_array),
+      cmocka_unit_test(philox_gives_the_published_numbers),
+      cmocka_unit_test(same_arguments_same_numbers),
+      cmocka_unit_test(stream_key_and_counter_are_fixed),
+      cmocka_unit_test(streams_are_independent),
+      cmocka_unit_test(bits_are_fair),
+      cmocka_unit_test(uniform_fills_the_interval),
+      cmocka_unit_test(below_is_unbiased),
+      cmocka_unit_test(normal_numbers_have_normal_moments),
+      cmocka_unit_test(fill_stays_in_its_array),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -84,7 +84,7 @@ static void sizes_and_counts_have_units(void **state) {
       {-2048, "-2.0 KiB"},
       {INFINITY, "inf B"},
   };
-  check(text_append_bytes_size, bytes, sizeof bytes / sizeof *bytes);
+  check(text_append_size, bytes, sizeof bytes / sizeof *bytes);
   static const Sized counts[] = {
       {0, "0"},           {12.5, "12.5"},      {999, "999"},          {1000, "1.0 K"},
       {12.3e9, "12.3 G"}, {999.96e3, "1.0 M"}, {999.94e3, "999.9 K"}, {2.5e12, "2.5 T"},

@@ -31,7 +31,7 @@ static void first_in_first_out(void **state) {
   queue_free(NULL);
 }
 
-static void room_for_one_at_least(void **state) {
+static void capacity_is_at_least_one(void **state) {
   (void)state;
   Queue *queue = queue_new(0);
   void *item;
@@ -44,9 +44,9 @@ enum { PRODUCERS = 3, CONSUMERS = 2, ITEMS = 2000, ROOM = 7 };
 
 typedef struct Crowd {
   Queue *queue;
-  intptr_t first; /* of a producer */
-  uint8_t *seen;  /* of a consumer: how often each item came */
-  bool rising;    /* each producer's items came in order */
+  intptr_t first; /* item of a producer */
+  uint8_t *seen;  /* by a consumer: how often each item was popped */
+  bool rising;    /* each producer's items were popped in order */
 } Crowd;
 
 static void *produce(void *argument) {
@@ -68,7 +68,7 @@ static void *consume(void *argument) {
   return NULL;
 }
 
-static void many_threads(void **state) {
+static void items_arrive_once_and_in_order(void **state) {
   (void)state;
   static uint8_t seen[CONSUMERS][PRODUCERS * ITEMS];
   memset(seen, 0, sizeof seen);
@@ -92,14 +92,14 @@ static void many_threads(void **state) {
   queue_free(queue);
 }
 
-static void closed(void **state) {
+static void closed_queue_pops_its_items_only(void **state) {
   (void)state;
   Queue *queue = queue_new(2);
   void *item = NULL;
   queue_push(queue, number(1));
   queue_close(queue);
   assert_false(queue_push(queue, number(2)));
-  assert_true(queue_pop(queue, &item)); /* what was inside comes out */
+  assert_true(queue_pop(queue, &item)); /* queued items remain */
   assert_ptr_equal(item, number(1));
   assert_false(queue_pop(queue, &item));
   queue_free(queue);
@@ -123,7 +123,7 @@ static void *wait_to_pop(void *argument) {
   return NULL;
 }
 
-static void close_wakes_all(void **state) {
+static void close_wakes_all_waiting_threads(void **state) {
   (void)state;
   Queue *full = queue_new(1), *empty = queue_new(1);
   queue_push(full, number(1));
@@ -143,12 +143,12 @@ static void close_wakes_all(void **state) {
 }
 
 typedef struct Self {
-  Queue *named; /* told when the name is set */
+  Queue *named; /* pushed to when the name is set */
   char name[16];
   sigset_t blocked;
 } Self;
 
-static void *look_at_self(void *argument) {
+static void *inspect_self(void *argument) {
   Self *self = argument;
   void *item;
   pthread_sigmask(SIG_SETMASK, NULL, &self->blocked);
@@ -157,13 +157,13 @@ static void *look_at_self(void *argument) {
   return NULL;
 }
 
-static void started_threads(void **state) {
+static void started_threads_have_a_name_and_block_signals(void **state) {
   (void)state;
   Self self = {.named = queue_new(1)};
   sigset_t before, after;
   pthread_t thread;
   pthread_sigmask(SIG_SETMASK, NULL, &before);
-  assert_int_equal(thread_start(&thread, "celforge-loader-17", look_at_self, &self, NULL), OK);
+  assert_int_equal(thread_start(&thread, "celforge-loader-17", inspect_self, &self, NULL), OK);
   queue_push(self.named, NULL);
   pthread_join(thread, NULL);
   assert_string_equal(self.name, "celforge-loader");
@@ -177,7 +177,7 @@ static void started_threads(void **state) {
   queue_free(self.named);
 }
 
-static void thread_that_cannot_start(void **state) {
+static void failed_start_is_reported(void **state) {
   (void)state;
   pthread_attr_t usual, enormous;
   assert_int_equal(pthread_getattr_default_np(&usual), 0);
@@ -186,15 +186,15 @@ static void thread_that_cannot_start(void **state) {
   if (pthread_setattr_default_np(&enormous) != 0) skip();
   Error error = {0};
   pthread_t thread;
-  Status status = thread_start(&thread, "reader", look_at_self, NULL, &error);
+  Status status = thread_start(&thread, "reader", inspect_self, NULL, &error);
   pthread_setattr_default_np(&usual);
   assert_int_equal(status, ERROR_INTERNAL);
-  assert_non_null(strstr(error.message, "thread \"reader\" could not be started: "));
+  assert_non_null(strstr(error.message, "thread \"reader\": cannot start: "));
   pthread_attr_destroy(&enormous);
   pthread_attr_destroy(&usual);
 }
 
-static void clocks(void **state) {
+static void clocks_advance_in_seconds(void **state) {
   (void)state;
   double a = clock_seconds(), wall = clock_wall_seconds();
   usleep(2000);
@@ -221,13 +221,13 @@ static void condition_times_out(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(first_in_first_out),
-      cmocka_unit_test(room_for_one_at_least),
-      cmocka_unit_test(many_threads),
-      cmocka_unit_test(closed),
-      cmocka_unit_test(close_wakes_all),
-      cmocka_unit_test(started_threads),
-      cmocka_unit_test(thread_that_cannot_start),
-      cmocka_unit_test(clocks),
+      cmocka_unit_test(capacity_is_at_least_one),
+      cmocka_unit_test(items_arrive_once_and_in_order),
+      cmocka_unit_test(closed_queue_pops_its_items_only),
+      cmocka_unit_test(close_wakes_all_waiting_threads),
+      cmocka_unit_test(started_threads_have_a_name_and_block_signals),
+      cmocka_unit_test(failed_start_is_reported),
+      cmocka_unit_test(clocks_advance_in_seconds),
       cmocka_unit_test(condition_times_out),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
