@@ -1,16 +1,16 @@
 # Celforge: build, dependencies, demo, tests, benchmarks, install.
 #
 #   make              builds build/celforge and says which libraries it found
-#   make demo         all set-up, then renders data, trains on it and translates a clip
-#   make test         all set-up, then builds and runs every test
-#   make bench        trains beside PyTorch and prints the table of the README
-#   make test-gpu     what needs a GPU; make bundle: a folder that does the same on a bare GPU node
-#   make faults       200 faults injected into runs at random moments, each run restarted until it is done
+#   make demo         installs packages, renders a dataset, trains on it and translates a video
+#   make test         installs packages, builds and runs all tests
+#   make bench        trains beside PyTorch and prints the tables of the README
+#   make test-gpu     tests that need a GPU; make bundle: a folder that runs them on another node
+#   make faults       200 faults injected into training runs, each restarted until it finishes
 #   make help         the rest
 #
 # Settings: CC, BUILD (folder), ARCH (-march), WITH_FFMPEG=0, SANITIZE=address,undefined | thread,
-# PREFIX, DESTDIR, CUDA_HOME, CUDA_ARCHS, WITH_CUDA=1 | 0 | emulated. The last one builds the CUDA
-# backend without a toolkit, with its kernels run on the CPU (tests/emulator): slow, for tests.
+# PREFIX, DESTDIR, CUDA_HOME, CUDA_ARCHS, WITH_CUDA=1 | 0 | emulated (the CUDA backend without a
+# toolkit, its kernels run on the CPU by tests/emulator: slow, for tests).
 
 BUILD       ?= build
 PREFIX      ?= /usr/local
@@ -24,9 +24,9 @@ ifeq ($(origin CC),default)
 CC := gcc
 endif
 
-# --- What Debian 12 must provide, and why -------------------------------------------------------
+# --- Packages of Debian 12, and their purpose ---------------------------------------------------
 # build-essential pkg-config     compiler, linker, make; finds the libraries below
-# libopenmpi-dev openmpi-bin     MPI: starts the ranks, carries what is small, and gradients on CPUs
+# libopenmpi-dev openmpi-bin     MPI: starts the ranks, small collectives, and gradients on CPUs
 # libdnnl-dev                    oneDNN: convolutions on the CPU
 # libhdf5-dev                    HDF5: the shards
 # libyaml-dev                    YAML: configs
@@ -41,12 +41,11 @@ endif
 # python3-yaml python3-numpy     their configs and arrays
 # slurmctld slurmd slurm-client  the one-machine cluster of tests/slurm
 # iproute2                       the two hosts of tests/distributed/test_network.py
-# valgrind clang clang-tidy clang-format   more of the tests' tools
-# patchelf                       the binaries of the bundle find its libraries
+# valgrind clang clang-tidy clang-format   compilers and checkers of the tests
+# patchelf                       library paths of the bundle's binaries
 #
-# And from PyPI, into the build folder, by the tests that read with them (skipped where pip cannot fetch):
-# safetensors; onnx and onnxruntime; tensorboard; opencv. Debian 12 has onnx, which must fit its runtime, and opencv,
-# with all of its own dependencies.
+# Tests install from PyPI into the build folder (and are skipped where pip cannot): safetensors; onnx and onnxruntime
+# (which must match; Debian 12 has only the former); tensorboard; opencv.
 DEPS_BUILD := build-essential pkg-config libopenmpi-dev openmpi-bin libdnnl-dev libhdf5-dev \
   libyaml-dev libjansson-dev zlib1g-dev libpng-dev \
   libavformat-dev libavcodec-dev libavfilter-dev libavutil-dev libswscale-dev
@@ -59,7 +58,7 @@ has = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo 1 || echo 0)
 WITH_FFMPEG ?= $(call has,libavformat libavcodec libavfilter libavutil libswscale)
 FFMPEG_PKGS := libavformat libavcodec libavfilter libavutil libswscale
 
-# A sanitizer build leaves CUDA's libraries out: they were not built for one.
+# Sanitizer builds exclude CUDA, whose libraries do not support them.
 CUDA_THERE  := $(and $(wildcard $(CUDA_HOME)/include/cuda_runtime.h),$(wildcard $(CUDA_HOME)/include/cudnn.h),$(wildcard $(CUDA_HOME)/include/nccl.h))
 WITH_CUDA   ?= $(if $(and $(CUDA_THERE),$(if $(SANITIZE),,1)),1,0)
 CUDA_LIB    := $(firstword $(wildcard $(CUDA_HOME)/lib64/libcudart_static.a $(CUDA_HOME)/lib/libcudart_static.a))
@@ -103,10 +102,10 @@ ROOMS := trainer/cli trainer/bench trainer/scaling trainer/eval trainer/export t
   trainer/gan trainer/config checkpoints data comm engine base
 TOP   := base engine comm data checkpoints trainer
 
-# Folders left out of a build. The emulator has stand-ins for cuDNN and NVRTC.
-LEFT_OUT_0        := engine/cuda comm/nccl
-LEFT_OUT_1        := engine/cuda_stub comm/nccl_stub
-LEFT_OUT_emulated := $(LEFT_OUT_1) engine/cuda/cudnn engine/cuda/autotune engine/cuda/nvrtc
+# Folders excluded from a build. The emulator has stand-ins for cuDNN and NVRTC.
+EXCLUDED_0        := engine/cuda comm/nccl
+EXCLUDED_1        := engine/cuda_stub comm/nccl_stub
+EXCLUDED_emulated := $(EXCLUDED_1) engine/cuda/cudnn engine/cuda/autotune engine/cuda/nvrtc
 EXTRA_engine_emulated := $(wildcard tests/emulator/*.c tests/emulator/*.cc)
 EXTRA_comm_emulated   := $(wildcard tests/emulator/nccl/*.c)
 
@@ -114,8 +113,8 @@ EXTRA_comm_emulated   := $(wildcard tests/emulator/nccl/*.c)
 IS_CLANG := $(findstring clang,$(shell $(CC) --version 2>/dev/null))
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
   -Wundef -Wpointer-arith -Wwrite-strings -Wno-psabi -Werror
-# libgomp is what oneDNN is linked with; clang's own runtime must not join it. Clang then compiles
-# the parallel loops as plain ones, which is right for a lint and sanitizer build.
+# oneDNN is linked with libgomp, which must not be mixed with clang's own OpenMP runtime: with clang, parallel loops are
+# compiled as serial ones, for lint and sanitizer builds.
 OPENMP   := $(if $(IS_CLANG),-Wno-source-uses-openmp -Wno-unknown-pragmas,-fopenmp)
 OPT      := $(if $(SANITIZE),-O1 -fno-omit-frame-pointer,-O3)
 SAN      := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
@@ -137,7 +136,7 @@ closure  = $(filter $(call needs,$(1)),$(ROOMS))
 library  = $(BUILD)/lib$(subst /,_,$(1)).a
 LIBS     = $(foreach room,$(call closure,$(1)),$(call library,$(room)))
 SYS      = $(foreach room,$(call closure,$(1)),$(SYS_$(room)) $(call pkg_libs,$(PKGS_$(room))))
-sources  = $(sort $(shell find $(1) $(foreach folder,$(LEFT_OUT_$(WITH_CUDA)),-path $(folder) -prune -o) \
+sources  = $(sort $(shell find $(1) $(foreach folder,$(EXCLUDED_$(WITH_CUDA)),-path $(folder) -prune -o) \
   \( -name '*.c' -o -name '*.cu' \) -print)) $(EXTRA_$(1)_$(WITH_CUDA))
 objects  = $(patsubst %,$(BUILD)/obj/%.o,$(basename $(filter %.c,$(1))) $(filter %.cu %.cc,$(1)))
 
@@ -185,7 +184,7 @@ $(BUILD)/obj/%.cu.o: %.cu $(BUILD)/flags
 	@$(NVCC) $(NVCCFLAGS) -ccbin $(CC) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 endif
 
-# Objects are made again when the flags change.
+# Objects are rebuilt when the flags change.
 FLAGS_NOW := $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(LDFLAGS_ALL) $(WITH_CUDA) $(if $(filter 1,$(WITH_CUDA)),$(NVCCFLAGS))
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
@@ -208,16 +207,16 @@ endef
 $(foreach room,$(ROOMS),$(eval $(call UNIT,$(room))))
 UNIT_TESTS := $(foreach room,$(ROOMS),$(TESTS_$(room)))
 
-# --- What tests/oracle runs beside PyTorch: tests/oracle/NAME.c, linked with every room ---------------
+# --- Programs that tests/oracle runs beside PyTorch: tests/oracle/NAME.c, linked with all rooms -------
 ORACLES := $(patsubst tests/oracle/%.c,$(BUILD)/tests/oracle/%,$(sort $(wildcard tests/oracle/*.c)))
 $(BUILD)/obj/tests/oracle/%.o: ROOM_CFLAGS = $(CFLAGS_trainer/cli)
 $(BUILD)/tests/oracle/%: $(BUILD)/obj/tests/oracle/%.o $(ALL_LIBS)
 	@mkdir -p $(@D)
 	@$(CC) $(LDFLAGS_ALL) -o $@ $^ $(ALL_SYS)
 
-# --- What needs a GPU (or the emulator): tests/gpu/test_NAME.c, linked with every room ----------------
-without_GPU_emulated := $(patsubst %,tests/gpu/%.c,test_convolution test_descriptors test_cache_lock support_plans) # cuDNN itself
-without_GPU_1        := tests/gpu/test_conv_variants.c tests/gpu/test_emulator.c # a stand-in for it; the emulator itself
+# --- Tests that need a GPU or the emulator: tests/gpu/test_NAME.c, linked with all rooms --------------
+without_GPU_emulated := $(patsubst %,tests/gpu/%.c,test_convolution test_descriptors test_cache_lock support_plans) # need cuDNN itself
+without_GPU_1        := tests/gpu/test_conv_variants.c tests/gpu/test_emulator.c # need the emulator
 GPU_SUPPORT := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(without_GPU_$(WITH_CUDA)),$(sort \
   $(wildcard tests/gpu/support_*.c)))) $(SUPPORT_engine)
 GPU_TESTS   := $(if $(filter-out 0,$(WITH_CUDA)),$(patsubst tests/gpu/%.c,$(BUILD)/tests/gpu/%,$(filter-out \
@@ -253,7 +252,7 @@ help:
 	@echo "  make install            PREFIX=$(PREFIX)"
 
 CUDA_FOUND_1 = toolkit $$($(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p'), for sm_$(subst $(space),$(comma) sm_,$(CUDA_ARCHS))
-CUDA_FOUND_0 = left out (no GPU)
+CUDA_FOUND_0 = excluded (no GPU)
 CUDA_FOUND_emulated = emulated on the CPU, for tests
 comma := ,
 empty :=
@@ -265,7 +264,7 @@ found:
 	@$(FOUND) HDF5 "$$($(PKG_CONFIG) --modversion hdf5 2>/dev/null || echo 'missing: make deps')"
 	@$(FOUND) oneDNN "$$(test -e /usr/include/dnnl.h && dpkg-query -Wf '$${Version}' libdnnl-dev 2>/dev/null || echo 'missing: make deps')"
 	@$(FOUND) libyaml "$$($(PKG_CONFIG) --modversion yaml-0.1 2>/dev/null || echo 'missing: make deps')"
-	@$(FOUND) FFmpeg "$(if $(filter 1,$(WITH_FFMPEG)),libavformat $$($(PKG_CONFIG) --modversion libavformat),left out (no video; pack and translate work on PNG folders))"
+	@$(FOUND) FFmpeg "$(if $(filter 1,$(WITH_FFMPEG)),libavformat $$($(PKG_CONFIG) --modversion libavformat),excluded (no video; pack and translate work on PNG folders))"
 	@$(FOUND) CUDA "$(CUDA_FOUND_$(WITH_CUDA))"
 
 deps:
@@ -288,16 +287,16 @@ bench: deps
 	@BUILD=$(BUILD) tests/bench/run
 	@BUILD=$(BUILD) tests/bench/ranks
 
-# What needs a GPU, and training steps beside PyTorch there.
+# Tests that need a GPU, and training steps beside PyTorch.
 test-gpu: deps
 	@$(MAKE) --no-print-directory all gpu-tests
 	@BUILD=$(BUILD) tests/gpu/run
 
-# The same to take along: a folder that runs on a bare GPU node.
+# The same as a folder to copy to a GPU node without a toolkit.
 bundle: deps
 	@BUILD=$(BUILD) tests/gpu/bundle
 
-# Runs disturbed at random moments, restarted until they are done.
+# Training runs with faults injected at random moments, restarted until they finish.
 faults: deps
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) tests/faults/campaign

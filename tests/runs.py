@@ -67,7 +67,7 @@ def crc32c(data):
 PERCEPTUAL_LAYERS = [(0, 64), (2, 64), (5, 128), (7, 128), (10, 256), (12, 256), (14, 256), (16, 256), (19, 512), (21, 512),
                      (23, 512), (25, 512), (28, 512)]
 
-STARTED = []  # processes, for whoever has to clean up
+STARTED = []  # processes, killed by the clean-up
 
 
 def tell(pid, number):
@@ -290,7 +290,7 @@ class Run:
         with open(self.log, encoding="utf-8", errors="replace") as file:
             return file.read()
 
-    # What lies in the folder.
+    # Files of the run folder.
 
     def path(self, *parts):
         return os.path.join(self.folder, *parts)

@@ -181,7 +181,7 @@ class Step:
         if compiled:
             compile_backward_passes_at_once()
         self.training = training = Training(config, norms=False, fused=device == "cuda")
-        # As `celforge bench step`: where R1 comes now and then, a step without.
+        # As `celforge bench step`: with R1 every N steps, a step without it.
         training.applies_r1 = lambda number: config.loss.r1 > 0 and config.loss.r1_interval == 1
         training.to(device=device)
         if layout == "channels-last":
@@ -201,19 +201,19 @@ class Step:
             setattr(owner, name, function)
 
     def __call__(self):
-        film, target = (self.prepare(clip) for clip in self.clips)
-        return self.training.step(self.number, film, target)
+        source, target = (self.prepare(clip) for clip in self.clips)
+        return self.training.step(self.number, source, target)
 
     def compile(self):
         """Calls what is compiled as a step does, without a backward pass."""
         training, take = self.training, self.turns.take
-        film, target = (take(self.prepare, clip) for clip in self.clips)
-        output = take(training.generator, film)
+        source, target = (take(self.prepare, clip) for clip in self.clips)
+        output = take(training.generator, source)
         if training.adversarial:
-            take(training.discriminator_loss, film, target, output)
+            take(training.discriminator_loss, source, target, output)
         training.discriminator.requires_grad_(False)
         weight = training.adversarial_weight(self.number)
-        take(training.generator_loss, film, target, output.requires_grad_(), {}, weight, False)
+        take(training.generator_loss, source, target, output.requires_grad_(), {}, weight, False)
         training.discriminator.requires_grad_(True)
 
 

@@ -37,7 +37,7 @@ OURS = """#!/bin/sh
 [ "$1" = config ] && exec {celforge} "$@"
 while [ $# -gt 0 ]; do [ "$1" = --json ] && echo '{{"step_seconds": 1, "memory_bytes": 1, "gflops": 1}}' >"$2"; shift; done
 """
-CEILINGS = {"device": "none", "torch": "0", "cudnn": 0, "copy_bytes_per_second": 1e9, "bf16_flops": 1e9}
+PEAKS = {"device": "none", "torch": "0", "cudnn": 0, "copy_bytes_per_second": 1e9, "bf16_flops": 1e9}
 
 
 def load(folder):
@@ -60,7 +60,7 @@ def measured(folder, seconds, names=("demo",), **what):
     call = bench.call
     bench.call = lambda seconds, *rest, **more: (given.append((rest[0], seconds)), call(seconds, *rest, **more))[1]
     settings = [bench.Setting(os.path.join(ROOT, "configs", f"{name}.yaml"), [], folder, folder) for name in names]
-    for rows in bench.measure(settings, bench.Clock(seconds), 5, CEILINGS):
+    for rows in bench.measure(settings, bench.Clock(seconds), 5, PEAKS):
         pass
     for name in what:
         del os.environ[name]
@@ -78,7 +78,7 @@ def test_failures(tap, folder):
         bench, (row,), _ = measured(folder, 100, demo_eager=what)
         tap.check(modes_of(row, "benchmark") == others and any(failure.endswith(f": {said}") for failure in row["failures"]),
                   f"{what} in one mode costs the others nothing, and is told", row)
-        text = bench.table([row], CEILINGS)
+        text = bench.table([row], PEAKS)
         tap.check(said in text and text.count("| compiled |") == 1, f"{what}: the table has both", text)
         kernels = bench.kernel_tables([row])
         tap.check("   250.000     25.0 %      2  compiled_kernel\n" in kernels, f"{what}: kernels of what was measured", kernels)

@@ -27,7 +27,7 @@ def main():
         config = os.path.join(folder, "tiny.yaml")
         with open(config, "w", encoding="utf-8") as file:
             json.dump(CONFIG, file)  # JSON is YAML
-        command = [os.path.join(ROOT, "tests/bench/run"), "--rounds", "1", "--steps", "1", "--threads", "1", "--film", "64x48",
+        command = [os.path.join(ROOT, "tests/bench/run"), "--rounds", "1", "--steps", "1", "--threads", "1", "--frame-size", "64x48",
                    "--out", folder, config]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         check(done.returncode == 0, "it ends", done.stderr)
@@ -36,9 +36,9 @@ def main():
             check("demo's network, 64x48, f32" in done.stdout, "and what is translated", done.stdout)
             with open(os.path.join(folder, "results.json"), encoding="utf-8") as file:
                 results = json.load(file)
-            step, film, loader = (results[name][0] for name in ("steps", "translation", "loaders"))
+            step, translation, loader = (results[name][0] for name in ("steps", "translation", "loaders"))
             good = step["times_torch"] == step["torch_step_seconds"] / step["step_seconds"] > 0
-            good = good and film["frame_seconds"] > 0 and loader["clips_per_second"] > 0
+            good = good and translation["frame_seconds"] > 0 and loader["clips_per_second"] > 0
             check(good, "and its results the numbers", results)
             with open(os.path.join(folder, "table.md"), encoding="utf-8") as file:
                 check(file.read() in done.stdout, "the table is kept")

@@ -93,7 +93,7 @@ cannot_work() { # NAME MESSAGE SETTING...
   refuses "$name" 64 "$message" "$celforge" train defaults.yaml "${settings[@]}"
 }
 cannot_work "a crop of one side" "set both crop_height and crop_width, or neither" data.crop_width=32
-cannot_work "a game without discriminators" "1 needs a discriminator: model.image_scales" \
+cannot_work "an adversarial loss without discriminators" "1 needs a discriminator: model.image_scales" \
   model.image_scales=0 model.video=false
 cannot_work "features of none" "loss.feature_matching=2: 2 needs trained discriminators" \
   loss.feature_matching=2 loss.adversarial_weight=0
@@ -161,7 +161,7 @@ refuses "a run where one is" 64 'run: holds the checkpoints of an earlier run' \
   "$celforge" train tiny.yaml
 refuses "resuming from what is not there" 74 'elsewhere: cannot open as a checkpoint or a run' \
   "$celforge" train tiny.yaml --resume elsewhere
-succeeds "a run that goes on from another's checkpoint" \
+succeeds "a run that resumes from another's checkpoint" \
   "$celforge" train tiny.yaml --set run.dir=branch --resume run/checkpoints/step-00000002/
 cp -r run/checkpoints/step-00000002 copy
 succeeds "and from a copy of it under another name" \

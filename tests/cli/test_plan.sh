@@ -27,7 +27,7 @@ succeeds "a plan of a step without a dataset" "$celforge" bench step tiny.yaml -
 says "says what it takes" "memory of the device"
 ! grep -q "seconds a step" out
 result $? "and times nothing"
-succeeds "a step with its ceilings" "$celforge" bench step tiny.yaml --frames 2 --size 32x32 --steps 1 --peak-gflops 100 --peak-gbps 10
+succeeds "a step with the peaks of its device" "$celforge" bench step tiny.yaml --frames 2 --size 32x32 --steps 1 --peak-gflops 100 --peak-gbps 10
 says "shows the floor of each op" "floor ms"
 
 done_testing

@@ -13,7 +13,7 @@ result $code "a run to translate with"
 translate=("$celforge" translate --checkpoint run)
 
 if ! command -v ffmpeg >/dev/null; then
-  skip "translate" "no ffmpeg to make and judge videos"
+  skip "translate" "ffmpeg is missing: it makes and inspects the videos"
   done_testing
 fi
 facts() { # FILE; size, rate, frames counted
@@ -32,28 +32,28 @@ sound() { # FILE; a checksum of the packets of every audio stream
 # --- Video ----------------------------------------------------------------------------------------
 ffmpeg -v error -f lavfi -i testsrc2=size=70x46:rate=30000/1001 -f lavfi -i sine=frequency=440:duration=2 \
   -f lavfi -i sine=frequency=880:duration=2 -map 0:v -map 1:a -map 2:a -frames:v 41 -c:a aac \
-  -pix_fmt yuv420p film.mp4
-succeeds "a video with two sound tracks" "${translate[@]}" film.mp4 cartoon.mp4
-same "the same size, rate and number of frames" "$(facts film.mp4)" "$(facts cartoon.mp4)"
+  -pix_fmt yuv420p video.mp4
+succeeds "a video with two sound tracks" "${translate[@]}" video.mp4 cartoon.mp4
+same "the same size, rate and number of frames" "$(facts video.mp4)" "$(facts cartoon.mp4)"
 same "which are those it was made with" "70 46 30000/1001 41 " "$(facts cartoon.mp4)"
-same "the sound's packets are the same" "$(sound film.mp4)" "$(sound cartoon.mp4)"
+same "the sound's packets are the same" "$(sound video.mp4)" "$(sound cartoon.mp4)"
 same "both tracks of it" 2 "$(ffprobe -v error -select_streams a -show_entries stream=index -of csv cartoon.mp4 | wc -l)"
 same "H.264" h264 "$(ffprobe -v error -select_streams v -show_entries stream=codec_name -of default=nk=1:nw=1 cartoon.mp4)"
 nothing_left "no temporary files" cartoon.mp4.
-succeeds "again, over what is there" "${translate[@]}" film.mp4 cartoon.mp4 --threads 1
-succeeds "the plain weights, another quality" "${translate[@]}" --plain-weights --quality 40 film.mp4 rough.mp4
+succeeds "again, over what is there" "${translate[@]}" video.mp4 cartoon.mp4 --threads 1
+succeeds "the plain weights, another quality" "${translate[@]}" --plain-weights --quality 40 video.mp4 rough.mp4
 [ "$(stat -c %s rough.mp4)" -lt "$(stat -c %s cartoon.mp4)" ]
 result $? "a lower quality is a smaller file"
 ffmpeg -v error -f lavfi -i testsrc=size=33x27:rate=10 -frames:v 7 -c:v ffv1 odd.mkv
 succeeds "odd sizes, another container" "${translate[@]}" odd.mkv odd-cartoon.mkv
 same "the same size, rate and number of frames" "33 27 10/1 7 " "$(facts odd-cartoon.mkv)"
-ffmpeg -v error -i film.mp4 -t 0.5 -vf "select='not(mod(n,3))+lt(n,5)'" -vsync vfr -an uneven.mp4
+ffmpeg -v error -i video.mp4 -t 0.5 -vf "select='not(mod(n,3))+lt(n,5)'" -vsync vfr -an uneven.mp4
 succeeds "an uneven rate" "${translate[@]}" uneven.mp4 uneven-cartoon.mp4
 times() { ffprobe -v error -select_streams v -show_entries frame=pts_time -of csv=p=0 "$1" | tr -d ,; }
 same "every frame keeps its time" "$(times uneven.mp4)" "$(times uneven-cartoon.mp4)"
 
 # --- Pictures and folders -------------------------------------------------------------------------
-mkdir frames && ffmpeg -v error -i film.mp4 -frames:v 5 frames/take-%02d.png
+mkdir frames && ffmpeg -v error -i video.mp4 -frames:v 5 frames/take-%02d.png
 succeeds "a folder of frames" "${translate[@]}" frames frames-cartoon
 same "the same names" "$(ls frames)" "$(ls frames-cartoon)"
 same "the same size" "70 46" "$(ffprobe -v error -show_entries stream=width,height -of csv=p=0 frames-cartoon/take-05.png | tr , ' ')"
@@ -79,7 +79,7 @@ refuses "bench translate without a model" 64 "PATH is missing: a run or checkpoi
 refuses "bench translate of tiny frames" 64 "celforge: the generator does not fit frames of 2x2 pixels: generator: pad" \
   "$celforge" bench translate run --size 2x2
 refuses "bench translate of a config" 65 "is a file" "$celforge" bench translate tiny.yaml
-refuses "a precision there is not" 64 "--precision: fp8; allowed: f32, bf16" "${translate[@]}" --precision fp8 \
+refuses "a precision there is not" 64 "--precision: unknown precision \"fp8\"; allowed: f32, bf16" "${translate[@]}" --precision fp8 \
   frames/take-01.png fp8.png
 CUDA_VISIBLE_DEVICES='' refuses "a device there is not" 64 "celforge: --device: cuda: " "${translate[@]}" --device cuda \
   frames/take-01.png none.png
@@ -89,7 +89,7 @@ refuses "a folder without frames" 65 "empty" "${translate[@]}" empty empty-carto
 nothing_left "nothing is made of it" empty-cartoon
 
 # --- A signal -------------------------------------------------------------------------------------
-# A long film, of which some has been written.
+# A long video that is interrupted when a part has been written.
 ffmpeg -v error -stream_loop 2000 -i odd.mkv -c copy long.mkv
 "${translate[@]}" --codec ffv1 long.mkv stopped.mkv >out 2>err &
 pid=$! tries=0
@@ -100,11 +100,11 @@ wait $pid
 result $? "a signal ends it"
 nothing_left "and nothing is left" stopped.mkv
 
-# --- Fusion: a model that reads two films; it has learnt nothing, so its output is almost the first -----
-ffmpeg -v error -i film.mp4 -vf negate -an -c:v ffv1 negative.mkv
-ffmpeg -v error -i film.mp4 -an -c:v ffv1 positive.mkv
+# --- Fusion: an untrained model of two inputs; its output is almost the first input ---------------------
+ffmpeg -v error -i video.mp4 -vf negate -an -c:v ffv1 negative.mkv
+ffmpeg -v error -i video.mp4 -an -c:v ffv1 positive.mkv
 ffmpeg -v error -i positive.mkv -frames:v 20 -c:v ffv1 short.mkv
-succeeds "two films as source" "$celforge" pack two --source positive.mkv --source negative.mkv --target film.mp4 --frames 4
+succeeds "two videos as source" "$celforge" pack two --source positive.mkv --source negative.mkv --target video.mp4 --frames 4
 echo "run: {}" > plain.yaml
 succeeds "a model of both" "$celforge" train plain.yaml --set data.path=two --set run.dir=fusion --set model.channels=4 \
   --set model.blocks=0 --set loss.adversarial_weight=0 --set train.steps=1 --set optim.generator_lr=0 --set samples.every=0
@@ -122,22 +122,22 @@ result $? "whichever that is"
 succeeds "the first one twice" "${fuse[@]}" positive.mkv --also positive.mkv same.mkv
 [ "$(likeness fused.mkv same.mkv)" != inf ]
 result $? "the second one counts as well"
-refuses "one film for two" 64 "reads 2 inputs, but 1 is given" "${fuse[@]}" positive.mkv none.mkv
-refuses "two films for one" 64 "reads 1 input, but 2 are given" "${translate[@]}" positive.mkv --also negative.mkv none.mkv
-refuses "films of two sizes" 65 "all inputs must have the same size" "${fuse[@]}" positive.mkv --also odd.mkv none.mkv
-refuses "films of two lengths" 65 "short.mkv: is shorter than positive.mkv" "${fuse[@]}" positive.mkv --also short.mkv none.mkv
+refuses "one video for two" 64 "reads 2 inputs, but 1 is given" "${fuse[@]}" positive.mkv none.mkv
+refuses "two videos for one" 64 "reads 1 input, but 2 are given" "${translate[@]}" positive.mkv --also negative.mkv none.mkv
+refuses "videos of two sizes" 65 "all inputs must have the same size" "${fuse[@]}" positive.mkv --also odd.mkv none.mkv
+refuses "videos of two lengths" 65 "short.mkv: is shorter than positive.mkv" "${fuse[@]}" positive.mkv --also short.mkv none.mkv
 refuses "the other way round" 65 "positive.mkv: is longer than short.mkv" "${fuse[@]}" short.mkv --also positive.mkv none.mkv
 refuses "an output that is a further input" 64 "is also an input" "${fuse[@]}" positive.mkv --also negative.mkv negative.mkv
 nothing_left "nothing is made of them" none.mkv
 
 # --- Super-resolution: the model knows how much larger its output is -------------------------------
 succeeds "sources half the targets' size" \
-  "$celforge" pack half --source film.mp4 --target-filter null --scale 2 --frames 4
+  "$celforge" pack half --source video.mp4 --target-filter null --scale 2 --frames 4
 echo "run: {}" > plain.yaml
 succeeds "a model trained on them" "$celforge" train plain.yaml --set data.path=half \
   --set run.dir=double --set model.channels=4 --set model.blocks=1 --set loss.adversarial_weight=0 \
   --set train.steps=1 --set train.global_batch=1 --set samples.every=0
-succeeds "translates" "$celforge" translate --checkpoint double film.mp4 double.mp4
+succeeds "translates" "$celforge" translate --checkpoint double video.mp4 double.mp4
 same "to twice the size" "140 92" "$(ffprobe -v error -select_streams v -show_entries stream=width,height -of csv=p=0 double.mp4 | tr , ' ')"
 
 # --- pix2pixhd: a frame's output is its own ---------------------------------------------------------

@@ -17,9 +17,9 @@ NODES = ("n1", "n2")
 MARK = "CELFORGE_TEST_CLUSTER"  # in the environment of all that runs in the cluster: its folder
 START_LIMIT = 90  # seconds until the nodes are idle
 STARTS = 3        # before it is given up
-PATIENCE = 60     # seconds with a daemon that says nothing
+TIMEOUT = 60     # seconds with a daemon that says nothing
 
-# What is not usual, and why:
+# Unusual settings, and their reasons:
 #   auth/none, cred/none     no munge: the daemons trust each other, which on one machine are the same user
 #   config_overrides         nodes have the cores that are written here, not the machine's
 #   TmpFS per node           two slurmd on one host would share PMIx's folder below /tmp
@@ -49,7 +49,7 @@ SelectTypeParameters=CR_CPU
 MpiDefault=pmix
 MailProg=/bin/true
 ReturnToService=2
-SlurmdTimeout={patience}
+SlurmdTimeout={timeout}
 MessageTimeout=30
 KillWait=30
 SlurmdParameters=config_overrides
@@ -75,7 +75,7 @@ def find(program):
 
 
 def free_ports(count):
-    """Free now, and below those that the system gives to whoever asks for any."""
+    """Free now, and below the range from which the system assigns ports."""
     ports, moments = set(), random.SystemRandom()
     while len(ports) < count:
         with socket.socket() as probe:
@@ -154,7 +154,7 @@ class Cluster:
     def start_all(self):
         with open(self.config, "w", encoding="utf-8") as file:
             file.write(CONFIG.format(host=socket.gethostname().split(".")[0], user=getpass.getuser(), folder=self.folder,
-                                     ports=free_ports(1 + len(NODES)), cores=self.cores, patience=PATIENCE))
+                                     ports=free_ports(1 + len(NODES)), cores=self.cores, timeout=TIMEOUT))
         self.start("slurmctld", "slurmctld", "-D", "-c")
         for node in NODES:
             self.start(node, "slurmd", "-D", "-N", node)
@@ -168,7 +168,7 @@ class Cluster:
 
         self.wait_for(are_idle, START_LIMIT, "idle nodes")
 
-    def be_patient(self, seconds):
+    def set_timeout(self, seconds):
         """Whose daemon is silent for so long is taken for a node that is down."""
         with open(self.config, encoding="utf-8") as file:
             text = file.read()

@@ -253,7 +253,7 @@ def test_node_failure(tap, cluster, folder, data, undisturbed):
     job.wait_requeued()
     job.wait_for(lambda: cluster.states().get("n2", "").startswith("DOWN"), "a node that is down")
     tap.check("NODE FAILURE" in job.said(), "the node is known to be down", job.said())
-    cluster.be_patient(slurm.PATIENCE)
+    cluster.set_timeout(slurm.TIMEOUT)
     tap.check(job.run.checkpoints() == steps, "the checkpoints are those from before", job.run.checkpoints())
     check_usable(tap, job, "a job that lost a node")
     cluster.start_node("n2")
@@ -321,15 +321,15 @@ def test_sweep(tap, cluster, folder, data, undisturbed):
 
 def test_pack(tap, cluster, folder):
     """An array over videos, then one dataset"""
-    films = [os.path.join(folder, name) for name in ("a film.mp4", "another.mp4")]
-    for seed, film in enumerate(films, 1):
-        made = celforge("synth", film, "--frames", str(8 * seed), "--size", "64x64", "--seed", str(seed))
+    videos = [os.path.join(folder, name) for name in ("a video.mp4", "another.mp4")]
+    for seed, video in enumerate(videos, 1):
+        made = celforge("synth", video, "--frames", str(8 * seed), "--size", "64x64", "--seed", str(seed))
         if made.returncode != 0 and "FFmpeg" in made.stderr:
             tap.skip("an array over videos", "no FFmpeg in this build")
             return
-    lines, dataset = os.path.join(folder, "videos.txt"), os.path.join(folder, "film")
+    lines, dataset = os.path.join(folder, "videos.txt"), os.path.join(folder, "video")
     with open(lines, "w", encoding="utf-8") as file:
-        file.write("".join(f'--source "{film}"\n' for film in films))
+        file.write("".join(f'--source "{video}"\n' for video in videos))
     script = os.path.join(ROOT, "slurm", "pack.sbatch")
     common = [f"--output={folder}/pack-%A_%a.log", script, lines, dataset]
     options = ("--frames", "4", "--target-filter", "negate")

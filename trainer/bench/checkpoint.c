@@ -162,8 +162,8 @@ static Status check_space(const Bench *bench, Error *error) {
   double free_bytes = (double)facts.f_bavail * (double)facts.f_frsize;
   if (free_bytes >= needed) return OK;
   Text needs = {0}, has = {0};
-  text_append_bytes_size(&needs, needed);
-  text_append_bytes_size(&has, free_bytes);
+  text_append_size(&needs, needed);
+  text_append_size(&has, free_bytes);
   error_set(
       error, ERROR_IO,
       "%s: %d checkpoints of this config need %s, %s are free; choose another folder with --dir",
@@ -318,7 +318,7 @@ static Status plain_read(Bench *bench, double *seconds, Error *error) {
 /* --- Measuring -------------------------------------------------------------------------------- */
 
 static Status check_stop(Error *error) {
-  if (!signals_ask_to_stop()) return OK;
+  if (!signals_stop_requested()) return OK;
   return error_set(error, STOPPED, "bench checkpoint: stopped by a signal; all files were removed");
 }
 
@@ -391,11 +391,11 @@ static void print_result(const Bench *bench, const Result *result) {
   Text text = {0};
   text_append(&text, "%s, in %s: a checkpoint of ", bench->backend->describe(bench->backend),
               bench->place);
-  text_append_bytes_size(&text, (double)bench->bytes);
+  text_append_size(&text, (double)bench->bytes);
   text_append(&text, ", medians of %d rounds, warm page cache\n\n", bench->options->rounds);
   json_object_foreach(result->files, name, bytes) {
     text_append(&text, "  %-28s ", name);
-    text_append_bytes_size(&text, (double)json_integer_value(bytes));
+    text_append_size(&text, (double)json_integer_value(bytes));
     text_append(&text, "\n");
   }
   printf("%s\n%-34s %10s %10s %8s\n", text.data, "", "ms", "GB/s", "x plain");
@@ -487,7 +487,7 @@ Status bench_checkpoint_run(const Config *config, const BenchCheckpointOptions *
   CommOptions alone = {.timeout = TIMEOUT};
   Status status = comm_open(argc, argv, &alone, &bench.comm, error);
   if (status != OK) return status;
-  signals_catch();
+  signals_install();
   status = run(&bench, config, error);
   tear_down(&bench);
   comm_report(bench.comm, status, error);

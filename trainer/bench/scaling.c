@@ -87,7 +87,7 @@ static void print_head(const Study *study) {
   text_append(&text, "FLOP, op times %s\n",
               cluster->device.times == OP_TIMES_MEASURED ? "measured" : "from FLOPs and bytes");
   text_append(&text, "         %d all-reduce%s, ", reduces, reduces == 1 ? "" : "s");
-  text_append_bytes_size(&text, bytes);
+  text_append_size(&text, bytes);
   text_append(&text, ", %s\n", trace->overlap ? "overlapped" : "not overlapped");
   text_append(
       &text,
@@ -218,7 +218,7 @@ static void print_reductions(const Cluster *cluster, int ranks) {
   text_append(&text, " %13s %10s\n", "taken", "bus GB/s");
   for (int64_t bytes = SMALLEST; bytes <= LARGEST; bytes *= 2) {
     Text size = {0};
-    text_append_bytes_size(&size, (double)bytes);
+    text_append_size(&size, (double)bytes);
     text_append(&text, "%10s", size.data);
     text_free(&size);
     for (Reduction each = 0; each < REDUCTION_COUNT; each++)

@@ -5,7 +5,8 @@
 
 #include "trainer/gan/internal.h"
 
-/* What waits at the end of a program is for the next one's first op. */
+/* Appends the ops of a program. All-reduces that are still pending at its end are waited for before the first
+ * op of the next program. */
 static void append_program(const Gan *model, const Program *program, StepTrace *trace) {
   bool halves = model->config->comm.gradients == PRECISION_BF16, pending = false;
   if (!program) return;
@@ -58,7 +59,7 @@ void step_trace_of_model(const Gan *model, StepTrace *trace) {
       .checkpoint_every = (double)config->checkpoint.every,
       .overlap = config->comm.overlap,
   };
-  /* Where R1 comes now and then, the trace is of the steps between. */
+  /* With R1 every N steps, the trace is that of a step without it. */
   if (micro_batches == 1) {
     append_program(model, model->programs[PROGRAM_STEP], trace);
   } else {
