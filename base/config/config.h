@@ -6,7 +6,7 @@
  *
  *     run.yaml:12:9: optim.generator_lr: "fast" is not a number; allowed: 0 to 1
  *     run.yaml:3:1: modle: unknown key; did you mean "model"?
- *     run.yaml:5:3: optim.l1_warmup: this key is now optim.pretrain_steps
+ *     run.yaml:5:3: optim.step_size: this key is now optim.generator_lr
  *
  * and for an assignment on the command line
  *
@@ -44,7 +44,7 @@ typedef struct ConfigKey {
   const char *help;         /* one sentence, with the unit */
 } ConfigKey;
 
-/* A key that was renamed; both names are full ("optim.l1_warmup"). */
+/* A key that was renamed; both names are full ("optim.step_size"). */
 typedef struct ConfigRenamed {
   const char *old_key, *new_key;
 } ConfigRenamed;

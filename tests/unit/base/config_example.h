@@ -42,7 +42,7 @@ static inline const char *example_section_help(const char *section) {
 }
 
 static const ConfigRenamed example_renamed[] = {
-    {"optim.generator_rate", "optim.generator_lr"},
+    {"optim.step_size", "optim.generator_lr"},
     {"train.stepz", "train.steps"},
     {"velocity", "optim.generator_lr"},
 };

@@ -267,10 +267,10 @@ static void long_values_are_cut(void **state) {
 static void renamed_keys_name_the_new_key(void **state) {
   (void)state;
   static const Case cases[] = {
-      {"optim:\n  generator_rate: 1\n",
-       "run.yaml:2:3: optim.generator_rate: this key is now optim.generator_lr"},
-      {"optim.generator_rate: [x]\n",
-       "run.yaml:1:1: optim.generator_rate: this key is now optim.generator_lr"},
+      {"optim:\n  step_size: 1\n",
+       "run.yaml:2:3: optim.step_size: this key is now optim.generator_lr"},
+      {"optim.step_size: [x]\n",
+       "run.yaml:1:1: optim.step_size: this key is now optim.generator_lr"},
       /* one letter from train.steps, but no misspelling */
       {"train: {stepz: 3}\n", "run.yaml:1:9: train.stepz: this key is now train.steps"},
       {"velocity: 3\n", "run.yaml:1:1: velocity: this key is now optim.generator_lr"},
@@ -280,10 +280,9 @@ static void renamed_keys_name_the_new_key(void **state) {
   };
   CHECK(cases);
   Example config = {0};
-  assert_int_equal(config_assign(&example, "optim.generator_rate=1", &config, NULL, &error),
+  assert_int_equal(config_assign(&example, "optim.step_size=1", &config, NULL, &error),
                    ERROR_USAGE);
-  assert_string_equal(error.message,
-                      "--set optim.generator_rate=1: this key is now optim.generator_lr");
+  assert_string_equal(error.message, "--set optim.step_size=1: this key is now optim.generator_lr");
 }
 
 /* --- ConfigSources ---------------------------------------------------------------------------- */
