@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/bf16.h"
+#include "base/bulk_memory.h"
 #include "base/memory.h"
 #include "base/random.h"
 

@@ -64,7 +64,7 @@ static void record(Recorder *self, const char *path) {
   Gan *model = NULL;
   const int before = self->count;
   assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
-  if (config_load(&config_schema, path, &config, &error) != OK) fail_msg("%s", error.message);
+  if (config_load(&config_schema, path, &config, NULL, &error) != OK) fail_msg("%s", error.message);
   const int side = config.data.crop_height > 0 ? (int)config.data.crop_height : 64;
   const int frames = config.data.frames > 0 ? (int)config.data.frames : 8;
   const GanOptions options = {.shape = {frames, side, side, 3, side, side}, .micro_batches = 1};

@@ -64,6 +64,8 @@ typedef struct FileCache {
   const char *folder;
   char keys[ENTRIES][16];
   bool is_finished[ENTRIES];
+  bool misses_once; /* the first look-up of each entry fails */
+  int lookups[ENTRIES];
   pid_t holder; /* a process that locks all entries but the last; killed by building the last one */
   int last_seen; /* entries finished before the last one */
 } FileCache;
@@ -79,9 +81,10 @@ static const char *file_key(void *context, int index) {
 }
 
 static bool file_load(void *context, int index, const CudnnTarget *target) {
-  const FileCache *cache = context;
-  char *path = path_join(cache->folder, cache->keys[index]);
+  FileCache *cache = context;
   (void)target;
+  if (cache->lookups[index]++ == 0 && cache->misses_once) return false;
+  char *path = path_join(cache->folder, cache->keys[index]);
   const bool is_there = path_exists(path);
   free(path);
   return is_there;
@@ -164,6 +167,22 @@ static void processes_build_each_entry_once(void **state) {
     assert_int_equal(status, 0);
   }
   assert_built_once(folder);
+  assert_int_equal(folder_remove(folder, &error), OK);
+}
+
+/* Another process may finish an entry between the look-up and the lock, so a second look-up
+ * follows. */
+static void entries_finished_before_the_lock_are_loaded(void **state) {
+  char folder[] = "/tmp/celforge-plans-XXXXXX";
+  (void)state;
+  assert_non_null(mkdtemp(folder));
+  CacheLock *lock = cache_lock_open(folder);
+  FileCache first = file_cache(folder), second = file_cache(folder);
+  assert_int_equal(run_build(&first, &lock, THREADS, 60), ENTRIES);
+  second.misses_once = true;
+  assert_int_equal(run_build(&second, &lock, THREADS, 60), ENTRIES);
+  assert_built_once(folder);
+  cache_lock_close(lock);
   assert_int_equal(folder_remove(folder, &error), OK);
 }
 
@@ -290,6 +309,7 @@ int main(void) {
       cmocka_unit_test(locks_are_exclusive_until_released),
       cmocka_unit_test(without_a_folder_every_lock_is_granted),
       cmocka_unit_test(processes_build_each_entry_once),
+      cmocka_unit_test(entries_finished_before_the_lock_are_loaded),
       cmocka_unit_test(entries_of_a_killed_process_are_built),
       cmocka_unit_test(entries_of_a_stopped_process_are_built_after_a_timeout),
       cmocka_unit_test(ranks_build_each_plan_once),

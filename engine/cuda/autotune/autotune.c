@@ -93,7 +93,7 @@ static void log_choice(const Convolution *convolution, const Entry *entry, const
   convolution_text(convolution, &text);
   text_append(&text, ": %s, %s, workspace ", conv_variant_name(&entry->variant, name),
               entry->plan->details);
-  text_append_bytes_size(&text, (double)entry->plan->workspace);
+  text_append_size(&text, (double)entry->plan->workspace);
   log_debug("cuDNN: %s, %s", text.data, how);
   text_free(&text);
 }

@@ -184,25 +184,26 @@ static Status relative_error(const SelfTestCase *c, ConvolutionPass pass, const 
                              double *out, Error *error) {
   Status status = OK;
   const size_t count = (size_t)shape_count(m->result.shape);
-  float *wanted = mem_new(count, sizeof *wanted), *bias = mem_new((size_t)c->outputs, sizeof *bias);
+  float *expected = mem_new(count, sizeof *expected),
+        *bias = mem_new((size_t)c->outputs, sizeof *bias);
   char *found = mem_new(count, dtype_size(m->result.dtype));
-  CUDA_TRY(cudaMemcpy(wanted, m->reference, count * sizeof *wanted, cudaMemcpyDeviceToHost));
+  CUDA_TRY(cudaMemcpy(expected, m->reference, count * sizeof *expected, cudaMemcpyDeviceToHost));
   CUDA_TRY(
       cudaMemcpy(bias, m->bias.data, (size_t)c->outputs * sizeof *bias, cudaMemcpyDeviceToHost));
   CUDA_TRY(cudaMemcpy(found, m->result.data, count * dtype_size(m->result.dtype),
                       cudaMemcpyDeviceToHost));
-  if (pass == CONVOLUTION_FORWARD && c->bias) apply_epilogue(c, bias, wanted, count);
+  if (pass == CONVOLUTION_FORWARD && c->bias) apply_epilogue(c, bias, expected, count);
   double difference = 0, norm = 0;
   for (size_t i = 0; i < count; i++) {
     const float value = m->result.dtype == DTYPE_BF16
                             ? bf16_to_f32(((const uint16_t *)(const void *)found)[i])
                             : ((const float *)(const void *)found)[i];
-    difference += pow((double)value - (double)wanted[i], 2);
-    norm += pow((double)wanted[i], 2);
+    difference += pow((double)value - (double)expected[i], 2);
+    norm += pow((double)expected[i], 2);
   }
   *out = sqrt(difference / norm);
 done:
-  free(wanted);
+  free(expected);
   free(bias);
   free(found);
   return status;

@@ -17,7 +17,7 @@ __device__ inline float activated(float value, Activation activation, float slop
 struct PadCropParameters {
   PadCropLaunch pad_crop;
   int64_t packs;              /* stores to the destination, of N elements each */
-  Divisor of_pixel, along[3]; /* stores per pixel; lengths along T, H, W */
+  FastDivisor of_pixel, along[3]; /* stores per pixel; lengths along T, H, W */
   bool same;                  /* no padding, crop or added channels: indices are equal */
   bool wide;                  /* loads from the source are 16 bytes, too */
 };
@@ -27,9 +27,9 @@ template <typename Index>
 __device__ inline int64_t source_pixel(const PadCropParameters &p, Index index) {
   const int64_t *from = p.pad_crop.from.dim, *offset = p.pad_crop.offset;
   if (p.same) return static_cast<int64_t>(index);
-  const int64_t w = static_cast<int64_t>(take_rest(index, p.along[2])) + offset[AXIS_W];
-  const int64_t h = static_cast<int64_t>(take_rest(index, p.along[1])) + offset[AXIS_H];
-  const int64_t t = static_cast<int64_t>(take_rest(index, p.along[0])) + offset[AXIS_T];
+  const int64_t w = static_cast<int64_t>(take_remainder(index, p.along[2])) + offset[AXIS_W];
+  const int64_t h = static_cast<int64_t>(take_remainder(index, p.along[1])) + offset[AXIS_H];
+  const int64_t t = static_cast<int64_t>(take_remainder(index, p.along[0])) + offset[AXIS_T];
   const int64_t n = static_cast<int64_t>(index) + offset[AXIS_N];
   const bool there = w >= 0 && w < from[AXIS_W] && h >= 0 && h < from[AXIS_H] && t >= 0 &&
                      t < from[AXIS_T] && n >= 0 && n < from[AXIS_N];
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(THREADS) pad_crop_kernel(const PadCropParamete
   Index pixel = static_cast<Index>(blockIdx.x) * THREADS + threadIdx.x;
   if (pixel >= static_cast<Index>(p.packs)) return;
   To *out = static_cast<To *>(p.pad_crop.destination) + static_cast<int64_t>(pixel) * N;
-  const int64_t channel = static_cast<int64_t>(take_rest(pixel, p.of_pixel)) * N;
+  const int64_t channel = static_cast<int64_t>(take_remainder(pixel, p.of_pixel)) * N;
   const int64_t from = source_pixel(p, pixel);
   float values[N] = {};
   if (from >= 0) load_source<From, N>(p, from, channel + p.pad_crop.offset[AXIS_C], values);
@@ -84,8 +84,8 @@ static Status start_pad_crop(const PadCropLaunch *p, cudaStream_t stream, Error 
   const int64_t *from = p->from.dim, *to = p->to.dim, *offset = p->offset;
   const int64_t packs = to[AXIS_N] * to[AXIS_T] * to[AXIS_H] * to[AXIS_W] * (to[AXIS_C] / N);
   const int64_t blocks = (packs + THREADS - 1) / THREADS;
-  PadCropParameters parameters = {*p, packs, divisor_of(to[AXIS_C] / N), {}, true, true};
-  for (int i = 0; i < 3; i++) parameters.along[i] = divisor_of(to[AXIS_T + i]);
+  PadCropParameters parameters = {*p, packs, fast_divisor(to[AXIS_C] / N), {}, true, true};
+  for (int i = 0; i < 3; i++) parameters.along[i] = fast_divisor(to[AXIS_T + i]);
   for (int axis = 0; axis < RANK; axis++)
     parameters.same = parameters.same && from[axis] == to[axis] && offset[axis] == 0;
   parameters.wide = reinterpret_cast<uintptr_t>(p->source) % 16 == 0 && from[AXIS_C] % N == 0 &&

@@ -21,7 +21,7 @@ struct PacksLaunch {
   const void *image;
   void *columns;
   int64_t packs; /* stores of N elements to the column tensor */
-  Divisor of_pixel, width, height, time, channels, taps_along_width;
+  FastDivisor of_pixel, width, height, time, channels, taps_along_width;
 };
 
 /* The index of an image pixel; -1 where it is out of range. */
@@ -40,13 +40,13 @@ __global__ void __launch_bounds__(THREADS) im2col_packs_kernel(const PacksLaunch
   if (index >= static_cast<Index>(p.packs)) return;
   T *out = static_cast<T *>(p.columns) + static_cast<int64_t>(index) * N;
   const Im2colMap &map = p.map;
-  uint32_t tap = static_cast<uint32_t>(take_rest(index, p.of_pixel)) * N;
-  const int64_t w = static_cast<int64_t>(take_rest(index, p.width)) * map.stride[1];
-  const int64_t h = static_cast<int64_t>(take_rest(index, p.height));
-  const int64_t t = static_cast<int64_t>(take_rest(index, p.time)) * map.stride[0];
+  uint32_t tap = static_cast<uint32_t>(take_remainder(index, p.of_pixel)) * N;
+  const int64_t w = static_cast<int64_t>(take_remainder(index, p.width)) * map.stride[1];
+  const int64_t h = static_cast<int64_t>(take_remainder(index, p.height));
+  const int64_t t = static_cast<int64_t>(take_remainder(index, p.time)) * map.stride[0];
   const int64_t n = static_cast<int64_t>(index);
-  const int channel = static_cast<int>(take_rest(tap, p.channels));
-  const int b = static_cast<int>(take_rest(tap, p.taps_along_width)), a = static_cast<int>(tap);
+  const int channel = static_cast<int>(take_remainder(tap, p.channels));
+  const int b = static_cast<int>(take_remainder(tap, p.taps_along_width)), a = static_cast<int>(tap);
   const T *image = static_cast<const T *>(p.image);
   Pack<T, N> pack;
   pack.clear();
@@ -66,12 +66,12 @@ static Status start_packs(const Im2colMap *p, const void *image, void *columns, 
                               image,
                               columns,
                               packs,
-                              divisor_of(dim[AXIS_C] / N),
-                              divisor_of(dim[AXIS_W]),
-                              divisor_of(dim[AXIS_H]),
-                              divisor_of(dim[AXIS_T]),
-                              divisor_of(p->image.dim[AXIS_C]),
-                              divisor_of(p->taps[1])};
+                              fast_divisor(dim[AXIS_C] / N),
+                              fast_divisor(dim[AXIS_W]),
+                              fast_divisor(dim[AXIS_H]),
+                              fast_divisor(dim[AXIS_T]),
+                              fast_divisor(p->image.dim[AXIS_C]),
+                              fast_divisor(p->taps[1])};
   const int64_t blocks = blocks_for(packs, "im2col", error);
   if (blocks == 0) return ERROR_INTERNAL;
   return cuda_launch(packs <= INT32_MAX - THREADS ? im2col_packs_kernel<T, N, uint32_t>
@@ -91,7 +91,7 @@ struct RowsLaunch {
   int segment;        /* image elements that a chunk needs of one row */
   int row_elements;   /* of a whole image row */
   int channels, step; /* of the image; image elements from one column pixel to the next */
-  Divisor chunks, height, time, of_pixel, of_channels, of_width;
+  FastDivisor chunks, height, time, of_pixel, of_channels, of_width;
 };
 
 /* The offset of each channel in the segments, relative to the pixel's begin in the first one.
@@ -100,8 +100,8 @@ __device__ inline void list_offsets(const RowsLaunch &p, int32_t *offsets) {
   for (unsigned i = threadIdx.x; i < static_cast<unsigned>(p.map.columns.dim[AXIS_C]);
        i += THREADS) {
     uint32_t a = i;
-    const int channel = static_cast<int>(take_rest(a, p.of_channels));
-    const int b = static_cast<int>(take_rest(a, p.of_width));
+    const int channel = static_cast<int>(take_remainder(a, p.of_channels));
+    const int b = static_cast<int>(take_remainder(a, p.of_width));
     const int column = p.map.sign > 0 ? b : p.map.taps[1] - 1 - b;
     offsets[i] = static_cast<int>(a) < p.map.taps[0]
                      ? static_cast<int>(a) * p.segment + column * p.channels + channel
@@ -146,9 +146,9 @@ __global__ void __launch_bounds__(THREADS) im2col_rows_kernel(const RowsLaunch p
   const int64_t *dim = map.columns.dim;
   T *segments = reinterpret_cast<T *>(offsets + dim[AXIS_C]); /* [taps in time + 1][segment] */
   uint32_t row = blockIdx.x;
-  const int w = static_cast<int>(take_rest(row, p.chunks)) * p.chunk;
+  const int w = static_cast<int>(take_remainder(row, p.chunks)) * p.chunk;
   uint32_t index = row;
-  const int64_t h = take_rest(index, p.height), t = take_rest(index, p.time), n = index;
+  const int64_t h = take_remainder(index, p.height), t = take_remainder(index, p.time), n = index;
   list_offsets(p, offsets);
   load_chunk(p, n, t * map.stride[0] + map.offset[0], h, w * p.step + p.lowest * p.channels,
              segments);
@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(THREADS) im2col_rows_kernel(const RowsLaunch p
   T *out = static_cast<T *>(p.columns) + (static_cast<int64_t>(row) * width + w) * dim[AXIS_C];
   for (int i = threadIdx.x; i < packs; i += THREADS) {
     uint32_t pixel = static_cast<uint32_t>(i);
-    const int32_t *from = offsets + take_rest(pixel, p.of_pixel) * N;
+    const int32_t *from = offsets + take_remainder(pixel, p.of_pixel) * N;
     const T *own = segments + static_cast<int>(pixel) * p.step;
     T values[N];
 #pragma unroll
@@ -193,12 +193,12 @@ static Status start_rows(const Im2colMap *p, const void *image, void *columns, c
                              static_cast<int>(row_elements),
                              static_cast<int>(channels),
                              static_cast<int>(p->stride[1] * channels),
-                             divisor_of(chunks),
-                             divisor_of(dim[AXIS_H]),
-                             divisor_of(dim[AXIS_T]),
-                             divisor_of(dim[AXIS_C] / N),
-                             divisor_of(channels),
-                             divisor_of(p->taps[1])};
+                             fast_divisor(chunks),
+                             fast_divisor(dim[AXIS_H]),
+                             fast_divisor(dim[AXIS_T]),
+                             fast_divisor(dim[AXIS_C] / N),
+                             fast_divisor(channels),
+                             fast_divisor(p->taps[1])};
   if (blocks > INT32_MAX || row_elements > INT32_MAX / 2)
     return error_set(error, ERROR_INTERNAL,
                      "im2col: %lld rows of %lld elements, at most %lld of %lld",
@@ -231,7 +231,7 @@ extern "C" Status launch_im2col(const Im2colMap *p, const void *image, void *col
 struct Col2imPlaces {
   Col2imLaunch col2im;
   int64_t groups; /* of neighbouring channels of the image */
-  Divisor of_pixel, width, height, time, stride[2];
+  FastDivisor of_pixel, width, height, time, stride[2];
 };
 
 /* The taps along one axis that read position `at` of the image: every stride-th tap from `tap` on.
@@ -240,12 +240,12 @@ struct TapRange {
   int tap, place;
 };
 
-__device__ inline TapRange taps_of(const Im2colMap &map, int axis, int at, const Divisor &stride) {
+__device__ inline TapRange taps_of(const Im2colMap &map, int axis, int at, const FastDivisor &stride) {
   const int step = map.stride[axis];
   /* The column position that reads `at` by tap 0, shifted by `far` to be non-negative. */
   const int from = at - map.offset[axis], far = map.offset[axis] > 0 ? map.offset[axis] : 0;
   uint32_t whole = static_cast<uint32_t>(from + far * step);
-  const int rest = static_cast<int>(take_rest(whole, stride));
+  const int rest = static_cast<int>(take_remainder(whole, stride));
   const int tap = map.sign > 0 || rest == 0 ? rest : step - rest;
   const int skipped = map.sign < 0 && rest != 0 ? 1 : 0;
   return {tap, static_cast<int>(whole) + skipped - far};
@@ -259,10 +259,10 @@ __global__ void __launch_bounds__(THREADS) col2im_kernel(const Col2imPlaces p) {
   const Im2colMap &map = p.col2im.map;
   const int64_t *dim = map.columns.dim;
   T *out = static_cast<T *>(p.col2im.image) + static_cast<int64_t>(index) * GROUP;
-  const int channel = static_cast<int>(take_rest(index, p.of_pixel)) * GROUP;
-  const int w = static_cast<int>(take_rest(index, p.width));
-  const int64_t h = static_cast<int64_t>(take_rest(index, p.height));
-  const TapRange t = taps_of(map, 0, static_cast<int>(take_rest(index, p.time)), p.stride[0]);
+  const int channel = static_cast<int>(take_remainder(index, p.of_pixel)) * GROUP;
+  const int w = static_cast<int>(take_remainder(index, p.width));
+  const int64_t h = static_cast<int64_t>(take_remainder(index, p.height));
+  const TapRange t = taps_of(map, 0, static_cast<int>(take_remainder(index, p.time)), p.stride[0]);
   const int64_t n = static_cast<int64_t>(index);
   const TapRange along_w = taps_of(map, 1, w, p.stride[1]);
   const int channels = static_cast<int>(map.image.dim[AXIS_C]);
@@ -302,11 +302,11 @@ static Status start_col2im(const Col2imLaunch *p, cudaStream_t stream, Error *er
   const int64_t groups = shape_count(p->map.image) / GROUP;
   const Col2imPlaces places = {*p,
                                groups,
-                               divisor_of(dim[AXIS_C] / GROUP),
-                               divisor_of(dim[AXIS_W]),
-                               divisor_of(dim[AXIS_H]),
-                               divisor_of(dim[AXIS_T]),
-                               {divisor_of(p->map.stride[0]), divisor_of(p->map.stride[1])}};
+                               fast_divisor(dim[AXIS_C] / GROUP),
+                               fast_divisor(dim[AXIS_W]),
+                               fast_divisor(dim[AXIS_H]),
+                               fast_divisor(dim[AXIS_T]),
+                               {fast_divisor(p->map.stride[0]), fast_divisor(p->map.stride[1])}};
   const int64_t blocks = blocks_for(groups, "col2im", error);
   if (blocks == 0) return ERROR_INTERNAL;
   return cuda_launch(groups <= INT32_MAX - THREADS ? col2im_kernel<T, GROUP, uint32_t>
@@ -333,7 +333,7 @@ extern "C" Status launch_col2im(const Col2imLaunch *p, cudaStream_t stream, Erro
 struct PermutePlaces {
   PermuteLaunch permute;
   int64_t elements;
-  Divisor along[RANK];
+  FastDivisor along[RANK];
 };
 
 template <typename From, typename To>
@@ -342,7 +342,7 @@ __global__ void __launch_bounds__(THREADS) permute_kernel(const PermutePlaces p)
   if (index >= static_cast<uint64_t>(p.elements)) return;
   int64_t from = 0, to = 0;
   for (int axis = RANK - 1; axis >= 0; axis--) {
-    const int64_t place = static_cast<int64_t>(take_rest(index, p.along[axis]));
+    const int64_t place = static_cast<int64_t>(take_remainder(index, p.along[axis]));
     from += place * p.permute.from[axis];
     to += place * p.permute.to[axis];
   }
@@ -354,7 +354,7 @@ __global__ void __launch_bounds__(THREADS) permute_kernel(const PermutePlaces p)
 template <typename From, typename To>
 static Status start_permute(const PermuteLaunch *p, cudaStream_t stream, Error *error) {
   PermutePlaces places = {*p, shape_count(p->shape), {}};
-  for (int axis = 0; axis < RANK; axis++) places.along[axis] = divisor_of(p->shape.dim[axis]);
+  for (int axis = 0; axis < RANK; axis++) places.along[axis] = fast_divisor(p->shape.dim[axis]);
   const int64_t blocks = blocks_for(places.elements, "permuting weights", error);
   if (blocks == 0) return ERROR_INTERNAL;
   return cuda_launch(permute_kernel<From, To>, dim3(static_cast<unsigned>(blocks)), THREADS, 0,

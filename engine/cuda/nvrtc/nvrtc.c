@@ -11,39 +11,37 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "engine/cuda/runtime/cuda.h"
 
-Status cuda_error(cudaError_t code, const char *call, const char *file, int line, Error *error);
-
-struct JitKernel {
+struct NvrtcKernel {
   char *name, *source;
   cudaLibrary_t library; /* NULL until loaded */
   cudaKernel_t kernel;
-  JitKernel *next;
+  NvrtcKernel *next;
 };
 
-struct Jit {
+struct Nvrtc {
   int major, minor;
-  char *folder; /* or NULL */
-  JitKernel *kernels;
+  char *folder; /* of the cache; NULL: none */
+  NvrtcKernel *kernels;
 };
 
-enum { ENTRY_MAX_BYTES = 64 << 20 };
+enum { MAX_ENTRY_BYTES = 64 << 20 };
 
 /* --- Compiling -------------------------------------------------------------------------------- */
-
-/* NVRTC opens a second library by its name alone, also where that lies beside NVRTC in a folder
- * that the dynamic linker does not know (a Python package's). One that is loaded already is found.
- */
+/* Loads libnvrtc-builtins from NVRTC's own folder. NVRTC opens it by name alone, which fails where
+ * the folder is not on the linker's search path (as in a Python package) unless it is loaded
+ * already. */
 static void load_builtins(void) {
   int major = 0, minor = 0;
-  Dl_info place = {0};
+  Dl_info library = {0};
   void *here = dlsym(RTLD_DEFAULT, "nvrtcVersion");
-  if (!here || dladdr(here, &place) == 0 || !place.dli_fname) return;
-  const char *slash = strrchr(place.dli_fname, '/');
+  if (!here || dladdr(here, &library) == 0 || !library.dli_fname) return;
+  const char *slash = strrchr(library.dli_fname, '/');
   if (!slash || nvrtcVersion(&major, &minor) != NVRTC_SUCCESS) return;
-  char *path = mem_format("%.*s/libnvrtc-builtins.so.%d.%d", (int)(slash - place.dli_fname),
-                          place.dli_fname, major, minor);
-  (void)dlopen(path, RTLD_NOW | RTLD_GLOBAL); /* for as long as the process lives */
+  char *path = mem_format("%.*s/libnvrtc-builtins.so.%d.%d", (int)(slash - library.dli_fname),
+                          library.dli_fname, major, minor);
+  (void)dlopen(path, RTLD_NOW | RTLD_GLOBAL); /* never closed */
   free(path);
 }
 
@@ -52,8 +50,8 @@ typedef struct Code {
   size_t size;
 } Code;
 
-/* "sm_90", whose code the device runs as it is; for a device younger than the compiler
- * "compute_121", which the driver translates. */
+/* "sm_90": machine code for the device; or "compute_121", PTX that the driver compiles, where the
+ * device is newer than the compiler. */
 static Status find_target(int major, int minor, char target[32], Error *error) {
   Status status = OK;
   int count = 0, *known = NULL, best = 0;
@@ -69,7 +67,8 @@ static Status find_target(int major, int minor, char target[32], Error *error) {
   }
   if (best == 0) {
     FAIL(error, ERROR_INTERNAL,
-         "NVRTC knows no architecture as old as the device's, sm_%d; the oldest it knows is sm_%d",
+         "NVRTC does not support the device's architecture: sm_%d, at least sm_%d expected. "
+         "Install an older CUDA toolkit",
          wanted, known[0]);
   }
   snprintf(target, 32, "%s_%d", best == wanted ? "sm" : "compute", best);
@@ -110,8 +109,8 @@ static nvrtcResult take_code(nvrtcProgram program, bool binary, Code *code) {
   return binary ? nvrtcGetCUBIN(program, code->bytes) : nvrtcGetPTX(program, code->bytes);
 }
 
-/* Division and square root are rounded as on the CPU and denormals kept: these are the compiler's
- * defaults. Fused multiply-adds, one as well, are what the CPU's kernels use, too. */
+/* The same arithmetic as the CPU kernels: correctly rounded division and square root, denormals,
+ * and fused multiply-adds. These are also the compiler's defaults. */
 static Status compile(const char *name, const char *source, const char *target, Code *code,
                       Error *error) {
   Status status = OK;
@@ -121,7 +120,7 @@ static Status compile(const char *name, const char *source, const char *target, 
   snprintf(architecture, sizeof architecture, "--gpu-architecture=%s", target);
   const char *options[] = {architecture,        "--std=c++17",      "--fmad=true",
                            "--prec-div=true",   "--prec-sqrt=true", "--ftz=false",
-                           "--disable-warnings" /* of functions that a program does not need */};
+                           "--disable-warnings" /* about unused functions */};
   *code = (Code){0};
   nvrtcResult result = nvrtcCreateProgram(&program, source, file, 0, NULL, NULL);
   if (result == NVRTC_SUCCESS) {
@@ -139,10 +138,9 @@ done:
 }
 
 /* --- The cache on disk ------------------------------------------------------------------------ */
-
-/* An entry is a line "celforge-kernel 1 KEY_BYTES CODE_BYTES CRC32C\n", the key (target, version,
- * name, source) and the code; the checksum is of key and code. The file's name is a hash of the
- * key; the key itself is compared, so that two keys with one hash are no harm. */
+/* A file holds the line "celforge-kernel 1 KEY_BYTES CODE_BYTES CRC32C\n", the key (target,
+ * compiler version, name, source) and the code; the checksum covers key and code. The file name is
+ * a hash of the key; the key itself is compared, so a hash collision is harmless. */
 #define ENTRY_FORMAT "celforge-kernel 1 %zu %zu %08x\n"
 
 static Text key_text(const char *name, const char *source, const char *target,
@@ -165,7 +163,7 @@ static uint32_t entry_checksum(const Text *key, const char *code, size_t size) {
   return crc32c(crc32c(0, key->data, key->length), code, size);
 }
 
-/* True when `path` holds whole code for `key`. Anything else is compiled again. */
+/* True where `path` holds undamaged code for `key`. */
 static bool entry_read(const char *path, const Text *key, Code *code) {
   Error why;
   char *bytes = NULL, head[96];
@@ -173,8 +171,8 @@ static bool entry_read(const char *path, const Text *key, Code *code) {
   bool found = false;
   *code = (Code){0};
   if (!path_exists(path)) return false;
-  if (file_read(path, ENTRY_MAX_BYTES, &bytes, &size, &why) != OK) {
-    log_warning("%s; the kernel is compiled again", why.message);
+  if (file_read(path, MAX_ENTRY_BYTES, &bytes, &size, &why) != OK) {
+    log_warning("%s; compiling the kernel again", why.message);
     return false;
   }
   const char *line_end = memchr(bytes, '\n', size);
@@ -192,12 +190,12 @@ static bool entry_read(const char *path, const Text *key, Code *code) {
       code->size = rest;
     }
   }
-  if (!found) log_warning("%s: damaged or of another kernel; it is compiled again", path);
+  if (!found) log_warning("%s: damaged, or another kernel; compiling the kernel again", path);
   free(bytes);
   return found;
 }
 
-/* The cache saves time alone: where it cannot be written, training goes on. */
+/* A failed write costs time at the next start, nothing else. */
 static void entry_write(const char *path, const Text *key, const Code *code) {
   Error why;
   Text entry = {0};
@@ -206,20 +204,20 @@ static void entry_write(const char *path, const Text *key, const Code *code) {
   text_append_bytes(&entry, key->data, key->length);
   text_append_bytes(&entry, code->bytes, code->size);
   if (atomic_file_replace(path, entry.data, entry.length, &why) != OK) {
-    log_warning("%s; the compiled kernel is not kept", why.message);
+    log_warning("%s; the compiled kernel is not cached", why.message);
   }
   text_free(&entry);
 }
 
-static Status find_code(const Jit *jit, const char *name, const char *source, Code *code,
+static Status find_code(const Nvrtc *nvrtc, const char *name, const char *source, Code *code,
                         Error *error) {
   Status status = OK;
   Text key = {0};
   char *path = NULL, target[32], version[32];
-  TRY(find_target(jit->major, jit->minor, target, error));
+  TRY(find_target(nvrtc->major, nvrtc->minor, target, error));
   TRY(version_text(version, error));
   key = key_text(name, source, target, version);
-  if (jit->folder) path = entry_path(jit->folder, &key);
+  if (nvrtc->folder) path = entry_path(nvrtc->folder, &key);
   if (path && entry_read(path, &key, code)) goto done;
   TRY(compile(name, source, target, code, error));
   if (path) entry_write(path, &key, code);
@@ -230,48 +228,47 @@ done:
 }
 
 /* --- Kernels ---------------------------------------------------------------------------------- */
-
-static void kernel_free(JitKernel *kernel) {
+static void kernel_free(NvrtcKernel *kernel) {
   if (kernel->library) (void)cudaLibraryUnload(kernel->library);
   free(kernel->name);
   free(kernel->source);
   free(kernel);
 }
 
-Status jit_new(int major, int minor, const char *folder, Jit **out, Error *error) {
+Status nvrtc_new(int major, int minor, const char *folder, Nvrtc **out, Error *error) {
   Status status = OK;
   Error why;
   char target[32];
-  Jit *jit = mem_new(1, sizeof *jit);
+  Nvrtc *nvrtc = mem_new(1, sizeof *nvrtc);
   *out = NULL;
-  jit->major = major;
-  jit->minor = minor;
+  nvrtc->major = major;
+  nvrtc->minor = minor;
   load_builtins();
   TRY(find_target(major, minor, target, error));
   if (folder && folder_create(folder, &why) == OK) {
-    jit->folder = mem_string(folder);
+    nvrtc->folder = mem_string(folder);
   } else if (folder) {
-    log_warning("%s; compiled kernels are not kept", why.message);
+    log_warning("%s; compiled kernels are not cached", why.message);
   }
-  *out = jit;
-  jit = NULL;
+  *out = nvrtc;
+  nvrtc = NULL;
 done:
-  jit_free(jit);
+  nvrtc_free(nvrtc);
   return status;
 }
 
-void jit_free(Jit *jit) {
-  if (!jit) return;
-  while (jit->kernels) {
-    JitKernel *next = jit->kernels->next;
-    kernel_free(jit->kernels);
-    jit->kernels = next;
+void nvrtc_free(Nvrtc *nvrtc) {
+  if (!nvrtc) return;
+  while (nvrtc->kernels) {
+    NvrtcKernel *next = nvrtc->kernels->next;
+    kernel_free(nvrtc->kernels);
+    nvrtc->kernels = next;
   }
-  free(jit->folder);
-  free(jit);
+  free(nvrtc->folder);
+  free(nvrtc);
 }
 
-static Status load(JitKernel *kernel, const Code *code, Error *error) {
+static Status load(NvrtcKernel *kernel, const Code *code, Error *error) {
   cudaError_t result =
       cudaLibraryLoadData(&kernel->library, code->bytes, NULL, NULL, 0, NULL, NULL, 0);
   if (result != cudaSuccess) {
@@ -283,24 +280,25 @@ static Status load(JitKernel *kernel, const Code *code, Error *error) {
   return cuda_error(result, "cudaLibraryGetKernel", __FILE__, __LINE__, error);
 }
 
-Status jit_kernel(Jit *jit, const char *name, const char *source, JitKernel **out, Error *error) {
+Status nvrtc_kernel(Nvrtc *nvrtc, const char *name, const char *source, NvrtcKernel **out,
+                    Error *error) {
   Status status = OK;
   Code code = {0};
-  JitKernel *kernel = NULL;
+  NvrtcKernel *kernel = NULL;
   *out = NULL;
-  for (JitKernel *k = jit->kernels; k; k = k->next) {
+  for (NvrtcKernel *k = nvrtc->kernels; k; k = k->next) {
     if (strcmp(k->name, name) == 0 && strcmp(k->source, source) == 0) {
       *out = k;
       return OK;
     }
   }
-  TRY(find_code(jit, name, source, &code, error));
+  TRY(find_code(nvrtc, name, source, &code, error));
   kernel = mem_new(1, sizeof *kernel);
   kernel->name = mem_string(name);
   kernel->source = mem_string(source);
   TRY(load(kernel, &code, error));
-  kernel->next = jit->kernels;
-  jit->kernels = *out = kernel;
+  kernel->next = nvrtc->kernels;
+  nvrtc->kernels = *out = kernel;
   kernel = NULL;
 done:
   if (kernel) {
@@ -311,16 +309,16 @@ done:
   return status;
 }
 
-Status jit_launch(const JitKernel *kernel, dim3 blocks, unsigned threads, size_t shared_bytes,
-                  const void *parameters, cudaStream_t stream, Error *error) {
+Status nvrtc_launch(const NvrtcKernel *kernel, dim3 blocks, unsigned threads, size_t shared_bytes,
+                    const void *parameters, cudaStream_t stream, Error *error) {
   void *arguments[] = {(void *)(uintptr_t)parameters};
   const cudaError_t code = cudaLaunchKernel((const void *)kernel->kernel, blocks,
                                             (dim3){threads, 1, 1}, arguments, shared_bytes, stream);
   return code == cudaSuccess ? OK : cuda_error(code, kernel->name, __FILE__, __LINE__, error);
 }
 
-Status jit_compile(const char *name, const char *source, int major, int minor, size_t *code_bytes,
-                   Error *error) {
+Status nvrtc_compile(const char *name, const char *source, int major, int minor, size_t *code_bytes,
+                     Error *error) {
   Status status = OK;
   Code code = {0};
   char target[32];

@@ -1,6 +1,6 @@
-/* Kernels compiled from generated source when a program is planned, by NVRTC, for the device at
- * hand. Compiled code is kept on disk under a hash of source, architecture and compiler version,
- * and in the process: the same source is compiled once. */
+/* Just-in-time compilation of generated CUDA kernels by NVRTC, for the device in use, when a
+ * program is planned. Compiled code is cached on disk, keyed by source, architecture and compiler
+ * version, and in the process: each source is compiled once. */
 #ifndef CELFORGE_ENGINE_CUDA_NVRTC_NVRTC_H
 #define CELFORGE_ENGINE_CUDA_NVRTC_NVRTC_H
 
@@ -8,23 +8,26 @@
 
 #include "base/error.h"
 
-typedef struct Jit Jit;
-typedef struct JitKernel JitKernel; /* owned by the Jit */
+typedef struct Nvrtc Nvrtc;
+typedef struct NvrtcKernel NvrtcKernel; /* owned by the Nvrtc */
 
-/* `major`.`minor`: the compute capability to compile for. `folder`: the cache, made when missing;
- * NULL keeps nothing on disk. */
-Status jit_new(int major, int minor, const char *folder, Jit **out, Error *error);
-void jit_free(Jit *jit);
+/* Compiles for compute capability `major`.`minor`. `folder` is the cache, created if missing; NULL,
+ * or a folder that cannot be created (logged as a warning), keeps nothing on disk. ERROR_INTERNAL
+ * where NVRTC does not support an architecture as old as this. */
+Status nvrtc_new(int major, int minor, const char *folder, Nvrtc **out, Error *error);
+void nvrtc_free(Nvrtc *nvrtc); /* unloads all kernels; NULL is allowed */
 
-/* `source` defines `extern "C" __global__ void NAME(const struct ... p)`: one struct by value,
- * whose bytes jit_launch is given. Includes nothing but engine/shared headers, by the names they
- * have in the tree. ERROR_INTERNAL with the compiler's log when it does not compile. */
-Status jit_kernel(Jit *jit, const char *name, const char *source, JitKernel **out, Error *error);
-Status jit_launch(const JitKernel *kernel, dim3 blocks, unsigned threads, size_t shared_bytes,
-                  const void *parameters, cudaStream_t stream, Error *error);
+/* Compiles (or reads from the cache) and loads a kernel. `source` defines
+ * `extern "C" __global__ void NAME(const struct ... p)`, with one struct passed by value, whose
+ * bytes are given to nvrtc_launch; it includes no files. ERROR_INTERNAL with the compiler's log
+ * where it does not compile. */
+Status nvrtc_kernel(Nvrtc *nvrtc, const char *name, const char *source, NvrtcKernel **out,
+                    Error *error);
+Status nvrtc_launch(const NvrtcKernel *kernel, dim3 blocks, unsigned threads, size_t shared_bytes,
+                    const void *parameters, cudaStream_t stream, Error *error);
 
-/* Compiles alone, without a device: for tests. */
-Status jit_compile(const char *name, const char *source, int major, int minor, size_t *code_bytes,
-                   Error *error);
+/* Compiles without loading, which needs no device: for tests. */
+Status nvrtc_compile(const char *name, const char *source, int major, int minor, size_t *code_bytes,
+                     Error *error);
 
 #endif

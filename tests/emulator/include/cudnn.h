@@ -1,4 +1,4 @@
-/* The names of cuDNN that the headers of engine/cuda use. No function of the library is emulated:
+/* The cuDNN names that headers of engine/cuda use. No function of the library is emulated:
  * tests/emulator/convolution.c and tests/gpu/test_conv_variants.c replace its callers. */
 #ifndef CELFORGE_TESTS_EMULATOR_CUDNN_H
 #define CELFORGE_TESTS_EMULATOR_CUDNN_H
