@@ -1,4 +1,4 @@
-/* The CUDA backend's table, and which constructor makes the kernel of which op. */
+/* The CUDA backend: its function table, the kernel constructor of each op, opening and closing. */
 #include <cuda_profiler_api.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,9 +12,8 @@
 #include "engine/cuda/nvrtc/nvrtc.h"
 #include "engine/cuda/runtime/cuda.h"
 
-enum {
-  LEAST_MAJOR = 8
-}; /* compute capability: bf16 on tensor cores, 16-byte asynchronous copies */
+/* Smallest compute capability: bf16 on tensor cores, asynchronous 16-byte copies. */
+enum { MIN_COMPUTE_MAJOR = 8 };
 
 static CudaKernelNew *const constructors[OP_KIND_COUNT] = {
     [OP_POINTWISE] = cuda_pointwise_new,
@@ -50,7 +49,7 @@ static Status cuda_kernel_new(Backend *backend, const Op *op, const Tensor *inpu
   return constructor(backend, op, inputs, outputs, out, error);
 }
 
-/* The stream waits for every other one that was given work. */
+/* The backend's stream waits by events for every other stream that was given work. */
 static Status cuda_synchronize(Backend *backend, Error *error) {
   CudaBackend *self = cuda_backend(backend);
   return cuda_wait_stream(self, self->stream, "waiting for all work", error);
@@ -65,7 +64,7 @@ static bool cuda_supports_bf16(Backend *backend) {
   return true;
 }
 
-static void cuda_watch(Backend *backend, bool on) {
+static void cuda_profiler_range(Backend *backend, bool on) {
   (void)backend;
   if (on)
     cudaProfilerStart();
@@ -73,15 +72,23 @@ static void cuda_watch(Backend *backend, bool on) {
     cudaProfilerStop();
 }
 
-static void leave_at_once(int exit_code, void *nothing) {
+static Status cuda_memory(Backend *backend, DeviceMemory *out, Error *error) {
+  Status status = OK;
+  *out = (DeviceMemory){.staging = cuda_staging_unallocated(cuda_backend(backend))};
+  CUDA_TRY(cudaMemGetInfo(&out->free, &out->total));
+done:
+  return status;
+}
+
+static void exit_without_cleanup(int exit_code, void *nothing) {
   (void)nothing;
   fflush(NULL);
   _exit(exit_code);
 }
 
-/* Of a device that hangs nothing is freed: every such call would wait for it, and so may the
- * runtime library's own end when the process exits. One that was given up has a second to show that
- * it goes on. */
+/* Frees nothing of a device that hangs, since every such call would wait for it; the CUDA runtime's
+ * own exit handlers may wait as well, so the process then exits without them. A device that timed
+ * out earlier gets one more second. */
 static void cuda_free(Backend *backend) {
   CudaBackend *self = cuda_backend(backend);
   if (!self) return;
@@ -89,12 +96,12 @@ static void cuda_free(Backend *backend) {
   self->is_stuck = false;
   if (!self->stream || cuda_synchronize(backend, NULL) == OK) {
     autotuner_free(self->autotuner);
-    jit_free(self->jit);
+    nvrtc_free(self->nvrtc);
     cuda_staging_free(self);
-    cuda_marks_free(self);
+    cuda_timing_events_free(self);
     if (self->stream) cudaStreamDestroy(self->stream);
   } else {
-    on_exit(leave_at_once, NULL);
+    on_exit(exit_without_cleanup, NULL);
   }
   free((char *)(uintptr_t)self->cache);
   free(self);
@@ -108,10 +115,10 @@ int backend_cuda_device_count(Error *why) {
   if (code == cudaSuccess && count > 0) return count;
   cudaGetLastError();
   if (code == cudaErrorInsufficientDriver) {
-    error_set(why, ERROR_USAGE, "there is no NVIDIA driver, or one too old for CUDA %d.%d",
+    error_set(why, ERROR_USAGE, "no NVIDIA driver, or it is too old for CUDA %d.%d",
               CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
   } else {
-    error_set(why, ERROR_USAGE, "there is no GPU: %s", cudaGetErrorString(code));
+    error_set(why, ERROR_USAGE, "no GPU: %s", cudaGetErrorString(code));
   }
   return 0;
 }
@@ -122,25 +129,26 @@ static Status choose_device(CudaBackend *self, Error *error) {
   const int device = self->options.device, count = backend_cuda_device_count(&why);
   if (count == 0) FAIL(error, ERROR_USAGE, "%s", why.message);
   if (device < 0 || device >= count)
-    FAIL(error, ERROR_USAGE, "GPU %d was asked for; this process sees %d, counted from 0", device,
+    FAIL(error, ERROR_USAGE, "GPU %d: not found; this process sees %d (indices from 0)", device,
          count);
   CUDA_TRY(cudaGetDeviceProperties(&self->info, device));
-  if (self->info.major < LEAST_MAJOR)
+  if (self->info.major < MIN_COMPUTE_MAJOR)
     FAIL(error, ERROR_USAGE,
-         "GPU %d, %s, has compute capability %d.%d; at least %d.0 is needed (Ampere and later)",
-         device, self->info.name, self->info.major, self->info.minor, LEAST_MAJOR);
+         "GPU %d (%s): compute capability %d.%d, at least %d.0 (Ampere) is needed", device,
+         self->info.name, self->info.major, self->info.minor, MIN_COMPUTE_MAJOR);
   const cudaError_t code = cudaSetDevice(device);
   if (code == cudaErrorDevicesUnavailable)
     FAIL(error, ERROR_USAGE,
-         "GPU %d, %s, is taken: another process has it for itself (compute mode exclusive), or it "
-         "takes no work now (nvidia-smi says which)",
+         "GPU %d (%s): unavailable; another process uses it exclusively (compute mode exclusive), "
+         "or it accepts no work now (nvidia-smi shows which)",
          device, self->info.name);
   CUDA_TRY(code);
 done:
   return status;
 }
 
-/* Collectives and copies go first, which is what keeps them hidden behind the kernels. */
+/* Kernels get the lowest priority: collectives and copies then start at once and overlap with them.
+ */
 static Status make_stream(CudaBackend *self, Error *error) {
   Status status = OK;
   int least = 0, greatest = 0;
@@ -150,13 +158,14 @@ done:
   return status;
 }
 
-/* Nothing is kept on disk where no folder can be had. */
-static char *make_cache(const char *asked) {
+/* The cache folder `requested`, or the default one (NULL). Returns NULL if there is none or it
+ * cannot be created: the backend then runs without a cache on disk. The caller frees it. */
+static char *open_cache(const char *requested) {
   Error error = {0};
   const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
   char *folder = NULL;
-  if (asked) {
-    folder = mem_string(asked);
+  if (requested) {
+    folder = mem_string(requested);
   } else if (base && base[0]) {
     folder = mem_format("%s/celforge", base);
   } else if (home && home[0]) {
@@ -165,7 +174,7 @@ static char *make_cache(const char *asked) {
     return NULL;
   }
   if (folder_create(folder, &error) == OK) return folder;
-  log_warning("%s; compiled kernels and plans are not kept", error.message);
+  log_warning("%s; compiled kernels and convolution plans are not cached on disk", error.message);
   free(folder);
   return NULL;
 }
@@ -175,7 +184,7 @@ static void describe_device(CudaBackend *self) {
   const int cudnn = cuda_cudnn_version();
   Text memory = {0};
   cudaDriverGetVersion(&driver);
-  text_append_bytes_size(&memory, (double)self->info.totalGlobalMem);
+  text_append_size(&memory, (double)self->info.totalGlobalMem);
   snprintf(self->description, sizeof self->description,
            "cuda: %s, %s, sm_%d%d, driver %d.%d, cuDNN %d.%d, bf16 native", self->info.name,
            memory.data, self->info.major, self->info.minor, driver / 1000, driver % 1000 / 10,
@@ -195,9 +204,9 @@ static Backend table(const CudaOptions *options) {
       .readback_wait = cuda_readback_wait,
       .readback_free = cuda_readback_free,
       .synchronize = cuda_synchronize,
-      .record_event = cuda_mark,
-      .event_seconds = cuda_marked_seconds,
-      .profiler_range = cuda_watch,
+      .record_event = cuda_record_event,
+      .event_seconds = cuda_event_seconds,
+      .profiler_range = cuda_profiler_range,
       .memory = cuda_memory,
       .kernel_new = cuda_kernel_new,
       .prepare = cuda_prepare,
@@ -220,14 +229,14 @@ Status backend_cuda_new(const CudaOptions *options, Backend **out, Error *error)
   made->base = table(options);
   made->options = *options;
   TRY(choose_device(made, error));
-  made->cache = make_cache(options->cache);
+  made->cache = open_cache(options->cache);
   made->options.cache = made->cache;
   describe_device(made);
-  prctl(PR_SET_TIMERSLACK, 1000UL); /* ns; else every short sleep of a wait takes 50 us longer */
+  prctl(PR_SET_TIMERSLACK, 1000UL); /* ns; the default lengthens each short sleep by 50 us */
   TRY(make_stream(made, error));
   made->base.stream = made->stream;
   TRY(cuda_staging_new(&made->staging, error));
-  TRY(jit_new(made->info.major, made->info.minor, made->cache, &made->jit, error));
+  TRY(nvrtc_new(made->info.major, made->info.minor, made->cache, &made->nvrtc, error));
   TRY(autotuner_new(made, &made->autotuner, error));
   if (!options->skip_selftest) TRY(conv_self_test(made, error));
   *out = &made->base;

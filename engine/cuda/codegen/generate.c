@@ -11,9 +11,10 @@ static bool is_scalar(const Tensor *tensor) {
   return shape_count(tensor->shape) == 1;
 }
 
-/* Elements a thread takes at once. */
-static int vector_of(SourceForm form, const Op *op, const Tensor *inputs, const Tensor *outputs) {
-  if (form == SOURCE_SCATTER) return 1;
+/* Elements per thread and access. */
+static int vector_size(KernelTemplate kind, const Op *op, const Tensor *inputs,
+                       const Tensor *outputs) {
+  if (kind == TEMPLATE_REDUCE_SCATTER) return 1;
   for (int i = 0; i < op->input_count; i++) {
     if (!is_scalar(&inputs[i]) && inputs[i].dtype != DTYPE_F32) return 8;
   }
@@ -23,7 +24,7 @@ static int vector_of(SourceForm form, const Op *op, const Tensor *inputs, const 
   return 4;
 }
 
-static int64_t common_divisor(int64_t a, int64_t b) {
+static int64_t greatest_common_divisor(int64_t a, int64_t b) {
   while (b != 0) {
     const int64_t rest = a % b;
     a = b;
@@ -32,17 +33,18 @@ static int64_t common_divisor(int64_t a, int64_t b) {
   return a;
 }
 
-int source_active_threads(int64_t lanes, int vector) {
-  const int64_t unit = lanes / common_divisor(lanes, vector);
-  return unit > SOURCE_THREADS ? 0 : (int)(SOURCE_THREADS / unit * unit);
+int periodic_active_threads(int64_t lanes, int vector) {
+  const int64_t unit = lanes / greatest_common_divisor(lanes, vector);
+  return unit > GENERATED_THREADS ? 0 : (int)(GENERATED_THREADS / unit * unit);
 }
 
-SourceForm source_reduction_form(const Op *op, const Tensor *inputs) {
+KernelTemplate reduction_template(const Op *op, const Tensor *inputs) {
   const Reduction r = reduction_of(op->attributes.reduce.full, op->attributes.reduce.axes);
-  if (r.form == REDUCTION_SCATTER) return SOURCE_SCATTER;
-  if (r.form == REDUCTION_ROWS) return SOURCE_ROWS;
-  const int vector = vector_of(SOURCE_PERIODIC, op, inputs, NULL);
-  return source_active_threads(r.lanes, vector) > 0 ? SOURCE_PERIODIC : SOURCE_BLOCKED;
+  if (r.form == REDUCTION_SCATTER) return TEMPLATE_REDUCE_SCATTER;
+  if (r.form == REDUCTION_ROWS) return TEMPLATE_REDUCE_ROWS;
+  const int vector = vector_size(TEMPLATE_REDUCE_PERIODIC, op, inputs, NULL);
+  return periodic_active_threads(r.lanes, vector) > 0 ? TEMPLATE_REDUCE_PERIODIC
+                                                      : TEMPLATE_REDUCE_BLOCKED;
 }
 
 static bool is_read(const PointwiseProgram *program, int outputs, int input) {
@@ -61,22 +63,22 @@ static InputMode input_mode(const Tensor *tensor, Shape full, const Broadcast *a
   if (is_scalar(tensor)) return INPUT_SCALAR;
   if (shape_equal(tensor->shape, full)) return INPUT_FULL;
   if (axes->length[axes->groups - 1] % vector != 0) return INPUT_GATHER;
-  return axes->stride[axes->groups - 1] == 0 ? INPUT_SPREAD : INPUT_ROW;
+  return axes->stride[axes->groups - 1] == 0 ? INPUT_REPEAT : INPUT_ROW;
 }
 
-static Status plan_inputs(ProgramSource *source, const Op *op, const PointwiseProgram *program,
+static Status plan_inputs(GeneratedSource *source, const Op *op, const PointwiseProgram *program,
                           const Tensor *inputs, Shape full, Broadcast *axes, Error *error) {
   Status status = OK;
   char have[SHAPE_TEXT_SIZE], want[SHAPE_TEXT_SIZE];
   for (int i = 0; i < op->input_count; i++) {
     if (!broadcast_join(inputs[i].shape, full, &axes[i])) {
-      FAIL(error, ERROR_INTERNAL, "%s: cuda: input %d of shape %s does not broadcast to %s",
-           op->name, i, shape_text(inputs[i].shape, have), shape_text(full, want));
+      FAIL(error, ERROR_INTERNAL, "%s: cuda: input %d: shape %s does not broadcast to %s", op->name,
+           i, shape_text(inputs[i].shape, have), shape_text(full, want));
     }
     if (!is_read(program, source->output_count, i)) continue;
     source->mode[i] = input_mode(&inputs[i], full, &axes[i], source->vector);
     for (int g = 0; g < axes[i].groups; g++) {
-      source->launch.inputs[i].length[g] = divisor_of(axes[i].length[g]);
+      source->launch.inputs[i].length[g] = fast_divisor(axes[i].length[g]);
       source->launch.inputs[i].stride[g] = axes[i].stride[g];
     }
   }
@@ -91,10 +93,10 @@ static const char *type_name(DType dtype) {
 }
 
 static bool has_index(InputMode mode) {
-  return mode == INPUT_ROW || mode == INPUT_SPREAD || mode == INPUT_GATHER;
+  return mode == INPUT_ROW || mode == INPUT_REPEAT || mode == INPUT_GATHER;
 }
 
-/* Index atK(p, rest): where element `rest` of the full shape lies in input K. */
+/* Generates Index atK(p, rest): the index in input K of element `rest` of the full shape. */
 static void append_index(Text *text, int input, const Broadcast *axes) {
   text_append(text,
               "DEVICE Index at%d(const ProgramLaunch &p, Index rest) {\n"
@@ -124,7 +126,7 @@ static void append_load(Text *text, int i, InputMode mode, DType dtype) {
   snprintf(data, sizeof data, "((const %s *)p.inputs[%d].data)", type_name(dtype), i);
   if (mode == INPUT_SCALAR) {
     text_append(text, "  const float in%d = to_float(%s[0]);\n", i, data);
-  } else if (mode == INPUT_SPREAD) {
+  } else if (mode == INPUT_REPEAT) {
     text_append(text, "  const float in%d = to_float(%s[at%d(p, first)]);\n", i, data, i);
   } else if (mode == INPUT_GATHER) {
     text_append(text,
@@ -134,11 +136,12 @@ static void append_load(Text *text, int i, InputMode mode, DType dtype) {
   } else if (mode != INPUT_UNUSED) {
     char at[24] = "first";
     if (mode == INPUT_ROW) snprintf(at, sizeof at, "at%d(p, first)", i);
-    text_append(text, "  float in%d[VECTOR];\n  load(%s + %s, n, wide, in%d);\n", i, data, at, i);
+    text_append(text, "  float in%d[VECTOR];\n  load(%s + %s, n, vectorized, in%d);\n", i, data, at,
+                i);
   }
 }
 
-/* Every instruction is a function of two registers and its two constants: source_text.c. */
+/* Every instruction is a function of two registers and its two constants (templates.c). */
 static void append_instruction(Text *text, const PointwiseInstruction *i, int k, int inputs) {
   char a[16] = "0.0f", b[16] = "0.0f";
   if (pointwise_operands(i->code) > 0) snprintf(a, sizeof a, "r%d", i->a);
@@ -148,15 +151,15 @@ static void append_instruction(Text *text, const PointwiseInstruction *i, int k,
               inputs + k, pointwise_name(i->code), a, b, k, k);
 }
 
-/* evaluate(p, first, n, wide, out0, ...): the program for elements [first, first + n), n at most
- * VECTOR; the others of outK are computed from zeros. */
-static void append_evaluate(ProgramSource *source, const Tensor *inputs,
+/* Generates evaluate(p, first, n, vectorized, out0, ...), which computes the program for elements
+ * [first, first + n), n at most VECTOR. The remaining elements of outK are computed from zeros. */
+static void append_evaluate(GeneratedSource *source, const Tensor *inputs,
                             const PointwiseProgram *program) {
   Text *text = &source->text;
   text_append(text, "DEVICE void evaluate(const ProgramLaunch &p, "
-                    "const Index first, const int n, const bool wide");
+                    "const Index first, const int n, const bool vectorized");
   for (int k = 0; k < source->output_count; k++) text_append(text, ", float (&out%d)[VECTOR]", k);
-  text_append(text, ") {\n  (void)p, (void)first, (void)n, (void)wide;\n");
+  text_append(text, ") {\n  (void)p, (void)first, (void)n, (void)vectorized;\n");
   for (int i = 0; i < source->input_count; i++) {
     append_load(text, i, source->mode[i], inputs[i].dtype);
   }
@@ -164,8 +167,8 @@ static void append_evaluate(ProgramSource *source, const Tensor *inputs,
   for (int i = 0; i < source->input_count; i++) {
     const InputMode mode = source->mode[i];
     if (mode == INPUT_UNUSED) continue;
-    const bool one = mode == INPUT_SCALAR || mode == INPUT_SPREAD;
-    text_append(text, "    const float r%d = in%d%s;\n", i, i, one ? "" : "[j]");
+    const bool is_one = mode == INPUT_SCALAR || mode == INPUT_REPEAT;
+    text_append(text, "    const float r%d = in%d%s;\n", i, i, is_one ? "" : "[j]");
   }
   for (int k = 0; k < program->instruction_count; k++) {
     append_instruction(text, &program->instructions[k], k, source->input_count);
@@ -176,66 +179,66 @@ static void append_evaluate(ProgramSource *source, const Tensor *inputs,
   text_append(text, "  }\n}\n");
 }
 
-static void append_pointwise_kernel(ProgramSource *source, const Tensor *outputs) {
+static void append_pointwise_kernel(GeneratedSource *source, const Tensor *outputs) {
   Text *text = &source->text;
-  text_append(text, "%s\n", source_pointwise_begin);
+  text_append(text, "%s\n", template_pointwise_begin);
   for (int k = 0; k < source->output_count; k++) text_append(text, "  float out%d[VECTOR];\n", k);
-  text_append(text, "  evaluate(p, first, n, wide");
+  text_append(text, "  evaluate(p, first, n, vectorized");
   for (int k = 0; k < source->output_count; k++) text_append(text, ", out%d", k);
   text_append(text, ");\n");
   for (int k = 0; k < source->output_count; k++) {
-    text_append(text, "  store((%s *)p.outputs[%d] + first, n, wide, out%d);\n",
+    text_append(text, "  store((%s *)p.outputs[%d] + first, n, vectorized, out%d);\n",
                 type_name(outputs[k].dtype), k, k);
   }
-  text_append(text, "%s\n", source_pointwise_end);
+  text_append(text, "%s\n", template_pointwise_end);
 }
 
-static void append_source(ProgramSource *source, SourceForm form, const PointwiseProgram *program,
-                          const Tensor *inputs, const Tensor *outputs, const Broadcast *axes,
-                          bool narrow) {
+static void append_source(GeneratedSource *source, KernelTemplate kind,
+                          const PointwiseProgram *program, const Tensor *inputs,
+                          const Tensor *outputs, const Broadcast *axes, bool index_32_bit) {
   static const char *const names[] = {"pointwise", "reduce_rows", "reduce_periodic",
                                       "reduce_blocked", "reduce_scatter"};
   Text *text = &source->text;
-  source->name = names[form];
+  source->name = names[kind];
   text_append(text, "typedef unsigned%s Index;\nenum { VECTOR = %d, THREADS = %d };\n",
-              narrow ? "" : " long long", source->vector, SOURCE_THREADS);
-  text_append(text, "%s\n%s\n%s\n%s\n", divisor_source, launch_source, source_words,
-              source_functions);
-  text_append(text, "%s\n", narrow ? source_divide_narrow : source_divide_wide);
+              index_32_bit ? "" : " long long", source->vector, GENERATED_THREADS);
+  text_append(text, "%s\n%s\n%s\n%s\n", fast_divisor_source, launch_struct_source, template_macros,
+              template_functions);
+  text_append(text, "%s\n", index_32_bit ? template_divide_32 : template_divide_64);
   for (int i = 0; i < source->input_count; i++) {
     if (has_index(source->mode[i])) append_index(text, i, &axes[i]);
   }
   append_evaluate(source, inputs, program);
-  if (form == SOURCE_POINTWISE) {
+  if (kind == TEMPLATE_POINTWISE) {
     append_pointwise_kernel(source, outputs);
   } else {
-    text_append(text, "%s\n%s\n", source_sums, source_reductions[form]);
+    text_append(text, "%s\n%s\n", template_sums, template_reductions[kind]);
   }
 }
 
-Status source_new(ProgramSource *source, SourceForm form, const Op *op,
-                  const PointwiseProgram *program, const Tensor *inputs, const Tensor *outputs,
-                  Shape full, Error *error) {
+Status generated_source_new(GeneratedSource *source, KernelTemplate kind, const Op *op,
+                            const PointwiseProgram *program, const Tensor *inputs,
+                            const Tensor *outputs, Shape full, Error *error) {
   Status status = OK;
   Broadcast axes[POINTWISE_MAX_INPUTS] = {0};
-  *source = (ProgramSource){.input_count = op->input_count, .output_count = op->output_count};
+  *source = (GeneratedSource){.input_count = op->input_count, .output_count = op->output_count};
   if (!pointwise_well_formed(program, op->input_count, op->output_count)) {
-    FAIL(error, ERROR_INTERNAL, "%s: cuda: the pointwise program is not well formed", op->name);
+    FAIL(error, ERROR_INTERNAL, "%s: cuda: invalid pointwise program", op->name);
   }
-  source->vector = vector_of(form, op, inputs, outputs);
+  source->vector = vector_size(kind, op, inputs, outputs);
   TRY(plan_inputs(source, op, program, inputs, full, axes, error));
   for (int k = 0; k < program->instruction_count; k++) {
     source->launch.constants[k][0] = program->instructions[k].p;
     source->launch.constants[k][1] = program->instructions[k].q;
   }
   source->launch.count = shape_count(full);
-  append_source(source, form, program, inputs, outputs, axes,
+  append_source(source, kind, program, inputs, outputs, axes,
                 source->launch.count < INT64_C(1) << 31);
 done:
   return status;
 }
 
-void source_free(ProgramSource *source) {
+void generated_source_free(GeneratedSource *source) {
   text_free(&source->text);
 }
 
@@ -246,18 +249,18 @@ static bool is_aligned(const Tensor *tensor, int vector) {
   return (uintptr_t)tensor->data % (access < 16 ? access : 16) == 0;
 }
 
-void source_bind(const ProgramSource *source, struct ProgramLaunch *launch, const Tensor *inputs,
-                 const Tensor *outputs) {
-  bool wide = launch->wide;
+void generated_source_bind(const GeneratedSource *source, struct ProgramLaunch *launch,
+                           const Tensor *inputs, const Tensor *outputs) {
+  bool vectorized = launch->vectorized;
   for (int i = 0; i < source->input_count; i++) {
     const InputMode mode = source->mode[i];
     launch->inputs[i].data = inputs[i].data;
     if (mode == INPUT_FULL || mode == INPUT_ROW)
-      wide = wide && is_aligned(&inputs[i], source->vector);
+      vectorized = vectorized && is_aligned(&inputs[i], source->vector);
   }
   for (int k = 0; k < source->output_count; k++) {
     launch->outputs[k] = outputs[k].data;
-    wide = wide && is_aligned(&outputs[k], source->vector);
+    vectorized = vectorized && is_aligned(&outputs[k], source->vector);
   }
-  launch->wide = wide;
+  launch->vectorized = vectorized;
 }

@@ -1,14 +1,15 @@
-/* CUDA source for pointwise programs: one kernel for each program, of straight-line code.
+/* Generates the CUDA source of a pointwise program or reduction: one kernel of straight-line code.
  *
- * The floor is memory: every input is read once and every output written once, at full bandwidth.
- * A thread takes `vector` neighbouring elements (8 where a tensor of bf16 or u8 is read or written,
- * else 4), which are one or two accesses of 16 bytes (8 bytes for u8). Inputs of the full shape are
- * read without index arithmetic, broadcast ones by multiplications in place of divisions, once for
- * a thread wherever its elements lie in one run.
+ * Kernels are bound by memory bandwidth: every input is read once and every output written once. A
+ * thread processes `vector` neighbouring elements (8 if a bf16 or u8 tensor is read or written,
+ * else 4) in one or two 16-byte accesses (8 bytes for u8). Inputs of the full shape need no index
+ * arithmetic. Indices of broadcast inputs are computed without hardware division (fast_division.h),
+ * once per thread if its elements are contiguous.
  *
- * The source depends on the program's instructions, the dtypes and on how inputs are broadcast, not
- * on lengths or constants, which are parameters: few sources serve many shapes. It includes nothing
- * and is C++ without anything but CUDA's words, so that a host's compiler takes it as well. */
+ * The source depends on the program's instructions, the dtypes and the kind of broadcast, but not
+ * on lengths and constants, which are launch parameters, so few kernels are compiled for many
+ * shapes. It includes no headers and is plain C++ except for CUDA keywords, so that a host compiler
+ * accepts it as well (tests/emulator). */
 #ifndef CELFORGE_ENGINE_CUDA_CODEGEN_GENERATE_H
 #define CELFORGE_ENGINE_CUDA_CODEGEN_GENERATE_H
 
@@ -17,15 +18,15 @@
 #include "engine/backend/broadcast.h"
 #include "engine/cuda/kernels/fast_division.h"
 
-enum { SOURCE_THREADS = 256 };
+enum { GENERATED_THREADS = 256 };
 
-/* What a launch is given. */
-SOURCE_AND_CODE(
-    launch_source,
-    /* Joined axes, outermost first. */
+/* Launch parameters, compiled here and part of every generated source. */
+CODE_WITH_SOURCE(
+    launch_struct_source,
+    /* Broadcast strides of an input: groups of merged axes, outermost first. */
     struct LaunchInput {
       const void *data;
-      struct Divisor length[5];
+      struct FastDivisor length[5];
       long long stride[5];
     };
     struct LaunchAxis {
@@ -36,60 +37,62 @@ SOURCE_AND_CODE(
       struct LaunchInput inputs[8];
       void *outputs[4];
       float constants[24][2]; /* p and q of each instruction */
-      int wide;               /* every address is aligned to its access of `vector` elements */
-      /* Of pointwise kernels. */
+      int vectorized;         /* all addresses are aligned for accesses of `vector` elements */
+      /* Pointwise kernels: elements of the full shape. */
       long long count;
-      /* Of reductions: sums go to `partials`, or where that is NULL, scaled to outputs[0]. */
+      /* Reductions: sums are stored in `partials`; if it is NULL, scaled, in outputs[0]. */
       float scale;
       double *partials;
-      long long jobs, reduced, lanes, sums, pieces, piece_length, lane_blocks;
-      int group;  /* threads for one sum, a power of 2 */
-      int active; /* threads that take elements */
+      long long jobs, reduced, lanes, sums, chunks, chunk_length, lane_blocks;
+      int group;  /* threads per sum, a power of 2 */
+      int active; /* threads per block that read elements */
       struct LaunchAxis kept_axes[5];
       struct LaunchAxis reduced_axes[5];
     };)
 
-typedef enum SourceForm {
-  SOURCE_POINTWISE, /* a thread computes `vector` elements */
-  SOURCE_ROWS,      /* `group` threads sum a piece of a row */
-  SOURCE_PERIODIC,  /* a block sums a piece of all lanes, rows side by side: few lanes */
-  SOURCE_BLOCKED,   /* a thread sums a piece of `vector` lanes: many lanes */
-  SOURCE_SCATTER, /* `group` threads sum one output's elements, one at a time, wherever they lie */
-} SourceForm;
+typedef enum KernelTemplate {
+  TEMPLATE_POINTWISE,       /* a thread computes `vector` elements */
+  TEMPLATE_REDUCE_ROWS,     /* `group` threads sum a chunk of a row */
+  TEMPLATE_REDUCE_PERIODIC, /* few lanes: a block sums a chunk of all lanes */
+  TEMPLATE_REDUCE_BLOCKED,  /* many lanes: a thread sums a chunk of `vector` lanes */
+  TEMPLATE_REDUCE_SCATTER,  /* any axes: `group` threads sum one output, element by element */
+} KernelTemplate;
 
+/* How a thread reads its `vector` elements of an input. */
 typedef enum InputMode {
-  INPUT_UNUSED, /* no instruction reads it */
-  INPUT_FULL,   /* the full shape */
-  INPUT_SCALAR, /* one element */
-  INPUT_ROW,    /* a thread's elements are neighbours in the input, too */
-  INPUT_SPREAD, /* a thread's elements are one element of the input */
-  INPUT_GATHER, /* each element has an index of its own */
+  INPUT_UNUSED, /* not at all: no instruction uses the input */
+  INPUT_FULL,   /* contiguous, the input has the full shape */
+  INPUT_SCALAR, /* the input has one element */
+  INPUT_ROW,    /* contiguous, at a computed index */
+  INPUT_REPEAT, /* one element for all, at a computed index */
+  INPUT_GATHER, /* at an index of its own for each element */
 } InputMode;
 
-typedef struct ProgramSource {
-  const char *name; /* of the kernel */
+typedef struct GeneratedSource {
+  const char *name; /* of the kernel function */
   Text text;
   int vector;
   int input_count, output_count;
   InputMode mode[POINTWISE_MAX_INPUTS];
-  struct ProgramLaunch launch; /* inputs without addresses, and constants */
-} ProgramSource;
+  struct ProgramLaunch launch; /* constants, lengths and strides; no addresses */
+} GeneratedSource;
 
-/* The form of an OP_REDUCE. */
-SourceForm source_reduction_form(const Op *op, const Tensor *inputs);
-/* The threads of a block that whole rows of `lanes` keep busy, `vector` elements each; 0: a row is
- * more than a block's. */
-int source_active_threads(int64_t lanes, int vector);
+/* The template for an OP_REDUCE. */
+KernelTemplate reduction_template(const Op *op, const Tensor *inputs);
+/* TEMPLATE_REDUCE_PERIODIC: the largest number of threads of a block whose elements, `vector` each,
+ * are whole rows of `lanes`; 0 if a row is longer than a block's elements. */
+int periodic_active_threads(int64_t lanes, int vector);
 
-/* `full`: the shape inputs are broadcast to. Outputs are f32 or bf16 (of a reduction: one, f32).
- * What is not well formed is ERROR_INTERNAL naming `op`. */
-Status source_new(ProgramSource *source, SourceForm form, const Op *op,
-                  const PointwiseProgram *program, const Tensor *inputs, const Tensor *outputs,
-                  Shape full, Error *error);
-void source_free(ProgramSource *source);
+/* `full`: the shape that inputs are broadcast to. Outputs are f32 or bf16 (a reduction has one,
+ * f32). ERROR_INTERNAL naming `op` if the program is invalid or an input does not broadcast. The
+ * caller frees the source, also after an error. */
+Status generated_source_new(GeneratedSource *source, KernelTemplate kind, const Op *op,
+                            const PointwiseProgram *program, const Tensor *inputs,
+                            const Tensor *outputs, Shape full, Error *error);
+void generated_source_free(GeneratedSource *source);
 
-/* Fills in addresses; `wide` stays set only where all of them are aligned. */
-void source_bind(const ProgramSource *source, struct ProgramLaunch *launch, const Tensor *inputs,
-                 const Tensor *outputs);
+/* Sets the addresses in `launch`; clears launch->vectorized if one is not aligned. */
+void generated_source_bind(const GeneratedSource *source, struct ProgramLaunch *launch,
+                           const Tensor *inputs, const Tensor *outputs);
 
 #endif

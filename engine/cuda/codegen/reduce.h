@@ -1,5 +1,5 @@
-/* The second stage of a reduction: sums of partial sums, always in the same order. The floor is
- * that of the first stage (source.h): each input once; partial sums are thousands at most. */
+/* The second stage of a reduction: sums of partial sums, in a fixed order. Its time is small beside
+ * the first stage (generate.h): there are a few thousand partial sums. */
 #ifndef CELFORGE_ENGINE_CUDA_CODEGEN_REDUCE_H
 #define CELFORGE_ENGINE_CUDA_CODEGEN_REDUCE_H
 
@@ -10,16 +10,16 @@ extern "C" {
 #endif
 #include "base/error.h"
 
-/* out[o] = scale * sum over k below `pieces` of partials[o * output_stride + k * piece_stride] */
-typedef struct FinishLaunch {
+/* out[o] = scale * sum over k below `chunks` of partials[o * output_stride + k * chunk_stride] */
+typedef struct ReduceFinishLaunch {
   const double *partials;
   float *out;
-  long long outputs, pieces, output_stride, piece_stride;
+  long long outputs, chunks, output_stride, chunk_stride;
   float scale;
-  int group; /* threads for one output: a power of 2, at most 256 */
-} FinishLaunch;
+  int group; /* threads per output: a power of 2, at most 256 */
+} ReduceFinishLaunch;
 
-Status launch_reduce_finish(const FinishLaunch *launch, cudaStream_t stream, Error *error);
+Status launch_reduce_finish(const ReduceFinishLaunch *launch, cudaStream_t stream, Error *error);
 
 #ifdef __cplusplus
 }

@@ -1,12 +1,13 @@
+/* The parts of generated kernels that do not depend on the program. */
 #include "engine/cuda/codegen/templates.h"
 
 #include "engine/cuda/codegen/generate.h"
 
-/* The code as text, on one line. clang-format knows no functions in a macro's arguments. */
+/* The code as text, on one line. clang-format cannot format functions in macro arguments. */
 #define CODE(...) #__VA_ARGS__
 /* clang-format off */
 
-const char source_words[] =
+const char template_macros[] =
     "#if defined(__CUDACC__)\n"
     "#define UNROLL _Pragma(\"unroll\")\n"
     "#define UNROLL_4 _Pragma(\"unroll 4\")\n"
@@ -15,7 +16,7 @@ const char source_words[] =
     "#define UNROLL_4\n"
     "#endif\n"
     "#define DEVICE static __device__ __forceinline__\n"
-    /* Two bf16, rounded to nearest even; NaN stays NaN. One instruction where there is one. */
+    /* Converts two floats to bf16, rounded to nearest even; NaN stays NaN. */
     "DEVICE unsigned pack(float low, float high) {\n"
     "#if defined(__CUDA_ARCH__)\n"
     "  unsigned both;\n"
@@ -32,7 +33,7 @@ const char source_words[] =
     "#endif\n"
     "}\n";
 
-const char source_functions[] = CODE(
+const char template_functions[] = CODE(
     struct Bf16 { unsigned short bits; };
 
     DEVICE float to_float(float x) {
@@ -51,7 +52,7 @@ const char source_functions[] = CODE(
       to.bits = (unsigned short)pack(x, 0.0f);
     }
 
-    /* All of a thread's elements at once. */
+    /* Loads and stores of VECTOR elements in accesses of 16 bytes (8 for u8). */
     DEVICE void load_wide(const float *from, float *to) {
       UNROLL for (int k = 0; k < VECTOR / 4; k++) {
         const float4 x = ((const float4 *)from)[k];
@@ -98,23 +99,23 @@ const char source_functions[] = CODE(
     }
 
     template <typename T>
-    DEVICE void load(const T *from, int n, bool wide, float (&to)[VECTOR]) {
-      if (wide) {
+    DEVICE void load(const T *from, int n, bool vectorized, float (&to)[VECTOR]) {
+      if (vectorized) {
         load_wide(from, to);
       } else {
         UNROLL for (int j = 0; j < VECTOR; j++) to[j] = j < n ? to_float(from[j]) : 0.0f;
       }
     }
     template <typename T>
-    DEVICE void store(T *to, int n, bool wide, const float (&from)[VECTOR]) {
-      if (wide) {
+    DEVICE void store(T *to, int n, bool vectorized, const float (&from)[VECTOR]) {
+      if (vectorized) {
         store_wide(to, from);
       } else {
         UNROLL for (int j = 0; j < VECTOR; j++) if (j < n) from_float(from[j], to[j]);
       }
     }
 
-    /* --- Instructions: of registers a and b and constants p and q --- */
+    /* --- Pointwise instructions: registers a and b, constants p and q --- */
     DEVICE float pw_constant(float, float, float p, float) {
       return p;
     }
@@ -145,7 +146,7 @@ const char source_functions[] = CODE(
     DEVICE float pw_tanh(float a, float, float, float) {
       return tanhf(a);
     }
-    /* By e^-|a|, so that nothing overflows. */
+    /* Computed from e^-|a|, which cannot overflow. */
     DEVICE float pw_sigmoid(float a, float, float, float) {
       const float z = expf(-fabsf(a));
       return (a < 0.0f ? z : 1.0f) / (1.0f + z);
@@ -179,37 +180,37 @@ const char source_functions[] = CODE(
       return p < a && a < q ? 1.0f : 0.0f;
     });
 
-const char source_divide_narrow[] = CODE(
-    DEVICE Index divide(Index n, const Divisor &d) {
+const char template_divide_32[] = CODE(
+    DEVICE Index divide(Index n, const FastDivisor &d) {
       return (Index)((unsigned long long)n * d.multiplier >> d.shift);
     });
 
-const char source_divide_wide[] = CODE(
-    DEVICE Index divide(Index n, const Divisor &d) {
+const char template_divide_64[] = CODE(
+    DEVICE Index divide(Index n, const FastDivisor &d) {
       return n / (Index)d.value;
     });
 
-/* Text without its end, which CODE cannot hold. */
-const char source_pointwise_begin[] =
-    "DEVICE void compute(const ProgramLaunch &p, const Index first, const int n, const bool wide) {";
+/* A string: CODE cannot hold an unclosed brace. */
+const char template_pointwise_begin[] =
+    "DEVICE void compute(const ProgramLaunch &p, const Index first, const int n, const bool vectorized) {";
 
-/* Two calls, so that where accesses are wide no branch lies between the loads of several inputs:
- * each would wait for the one before. */
-const char source_pointwise_end[] =
+/* Two calls of compute, so that vectorized loads of several inputs have no branch between them, at
+ * which each load would wait for the one before. */
+const char template_pointwise_end[] =
     "}\n"
     "extern \"C\" __global__ void __launch_bounds__(THREADS) pointwise(const ProgramLaunch p) {\n"
     "  const Index first = ((Index)blockIdx.x * THREADS + threadIdx.x) * VECTOR;\n"
     "  const Index count = (Index)p.count;\n"
     "  if (first >= count) return;\n"
-    "  if (p.wide && count - first >= (Index)VECTOR) {\n"
+    "  if (p.vectorized && count - first >= (Index)VECTOR) {\n"
     "    compute(p, first, VECTOR, true);\n"
     "  } else {\n"
     "    compute(p, first, count - first < (Index)VECTOR ? (int)(count - first) : VECTOR, false);\n"
     "  }\n"
     "}";
 
-/* Sums are f32 over a few elements, double from there on: long ones lose nothing. */
-const char source_sums[] = CODE(
+/* Sums over up to 16 elements are f32, longer ones double, so that long sums lose no precision. */
+const char template_sums[] = CODE(
     DEVICE void finish(const ProgramLaunch &p, long long index, double total) {
       if (p.partials) {
         p.partials[index] = total;
@@ -220,32 +221,32 @@ const char source_sums[] = CODE(
     DEVICE int at_most_vector(long long left) {
       return left < VECTOR ? (int)left : VECTOR;
     }
-    /* Adds elements [i, i + n), n at most VECTOR. */
-    DEVICE void add_chunk(const ProgramLaunch &p, long long i, int n, bool wide,
+    /* Adds elements [i, i + n) to `sum`, n at most VECTOR. */
+    DEVICE void add_vector(const ProgramLaunch &p, long long i, int n, bool vectorized,
                           float (&sum)[VECTOR]) {
       float value[VECTOR];
-      evaluate(p, (Index)i, n, wide, value);
+      evaluate(p, (Index)i, n, vectorized, value);
       UNROLL for (int j = 0; j < VECTOR; j++) sum[j] += j < n ? value[j] : 0.0f;
     }
-    /* Adds elements [i, i + most), [i + step, i + step + most), ..., all below `end`. */
+    /* Adds elements [i, i + most), [i + step, i + step + most), ... below `end` to `total`. */
     DEVICE void add_up(const ProgramLaunch &p, long long i, long long end, long long step, int most,
                        double (&total)[VECTOR]) {
-      const bool wide = p.wide && most == VECTOR;
+      const bool vectorized = p.vectorized && most == VECTOR;
       while (i < end) {
         float sum[VECTOR];
         UNROLL for (int j = 0; j < VECTOR; j++) sum[j] = 0.0f;
-        if (wide && i + 15 * step + VECTOR <= end) {
-          UNROLL_4 for (int k = 0; k < 16; k++) add_chunk(p, i + k * step, VECTOR, true, sum);
+        if (vectorized && i + 15 * step + VECTOR <= end) {
+          UNROLL_4 for (int k = 0; k < 16; k++) add_vector(p, i + k * step, VECTOR, true, sum);
           i += 16 * step;
         } else {
           for (int k = 0; k < 16 && i < end; k++, i += step) {
-            add_chunk(p, i, end - i < most ? (int)(end - i) : most, false, sum);
+            add_vector(p, i, end - i < most ? (int)(end - i) : most, false, sum);
           }
         }
         UNROLL for (int j = 0; j < VECTOR; j++) total[j] += (double)sum[j];
       }
     }
-    /* The sum over each `group` neighbouring threads, in the first of them. */
+    /* The sum over each `group` neighbouring threads, in the first thread of the group. */
     DEVICE double group_sum(double total, int group) {
       __shared__ double sums[THREADS];
       const int lane = (int)threadIdx.x & (group - 1);
@@ -258,10 +259,10 @@ const char source_sums[] = CODE(
     });
 
 static const char rows[] = CODE(
-    DEVICE double row_sum(const ProgramLaunch &p, long long i, int n, bool wide) {
+    DEVICE double row_sum(const ProgramLaunch &p, long long i, int n, bool vectorized) {
       float sum[VECTOR];
       UNROLL for (int j = 0; j < VECTOR; j++) sum[j] = 0.0f;
-      add_chunk(p, i, n, wide, sum);
+      add_vector(p, i, n, vectorized, sum);
       float total = 0.0f;
       UNROLL for (int j = 0; j < VECTOR; j++) total += sum[j];
       return (double)total;
@@ -272,13 +273,13 @@ static const char rows[] = CODE(
           (long long)blockIdx.x * (THREADS / p.group) + (int)threadIdx.x / p.group;
       double total = 0.0;
       if (job < p.jobs) {
-        const long long row = job / p.pieces;
-        const long long left = p.reduced - job % p.pieces * p.piece_length;
+        const long long row = job / p.chunks;
+        const long long left = p.reduced - job % p.chunks * p.chunk_length;
         const long long begin = (row + 1) * p.reduced - left;
-        const long long end = begin + (left < p.piece_length ? left : p.piece_length);
+        const long long end = begin + (left < p.chunk_length ? left : p.chunk_length);
         const int step = p.group * VECTOR;
         long long i = begin + (long long)lane * VECTOR;
-        if (p.wide) {
+        if (p.vectorized) {
           UNROLL_4 for (; i + VECTOR <= end; i += step) total += row_sum(p, i, VECTOR, true);
         }
         for (; i < end; i += step) total += row_sum(p, i, at_most_vector(end - i), false);
@@ -287,24 +288,24 @@ static const char rows[] = CODE(
       if (lane == 0 && job < p.jobs) finish(p, job, total);
     });
 
-/* A step of a block is whole rows, so that a thread's element j always is of the same lane. */
+/* A step of a block covers whole rows, so that a thread's element j always has the same lane. */
 static const char periodic[] = CODE(
     extern "C" __global__ void __launch_bounds__(THREADS) reduce_periodic(const ProgramLaunch p) {
       __shared__ double sums[THREADS * VECTOR];
       const int t = (int)threadIdx.x;
       const int lanes = (int)p.lanes;
       const int step = p.active * VECTOR;
-      const long long kept = (long long)blockIdx.x / p.pieces;
-      const long long piece = (long long)blockIdx.x % p.pieces;
-      const long long left = p.reduced * p.lanes - piece * p.piece_length;
+      const long long kept = (long long)blockIdx.x / p.chunks;
+      const long long chunk = (long long)blockIdx.x % p.chunks;
+      const long long left = p.reduced * p.lanes - chunk * p.chunk_length;
       const long long begin = (kept + 1) * p.reduced * p.lanes - left;
-      const long long end = begin + (left < p.piece_length ? left : p.piece_length);
+      const long long end = begin + (left < p.chunk_length ? left : p.chunk_length);
       double total[VECTOR];
       UNROLL for (int j = 0; j < VECTOR; j++) total[j] = 0.0;
       if (t < p.active) add_up(p, begin + (long long)t * VECTOR, end, step, VECTOR, total);
       UNROLL for (int j = 0; j < VECTOR; j++) sums[t * VECTOR + j] = total[j];
       __syncthreads();
-      /* sums is a matrix [step / lanes][lanes] now; every thread adds some of its rows. */
+      /* sums is now a matrix [step / lanes][lanes]; every thread adds some of its rows. */
       const int parts = lanes < THREADS ? THREADS / lanes : 1;
       for (int e = t; e < parts * lanes; e += THREADS) {
         double sum = 0.0;
@@ -315,7 +316,7 @@ static const char periodic[] = CODE(
       for (int lane = t; lane < lanes; lane += THREADS) {
         double sum = 0.0;
         for (int k = lane; k < parts * lanes && k < step; k += lanes) sum += sums[k];
-        finish(p, piece * p.sums + kept * lanes + lane, sum);
+        finish(p, chunk * p.sums + kept * lanes + lane, sum);
       }
     });
 
@@ -323,25 +324,25 @@ static const char blocked[] = CODE(
     extern "C" __global__ void __launch_bounds__(THREADS) reduce_blocked(const ProgramLaunch p) {
       const long long block = (long long)blockIdx.x % p.lane_blocks;
       const long long job = (long long)blockIdx.x / p.lane_blocks;
-      const long long kept = job / p.pieces;
-      const long long piece = job % p.pieces;
+      const long long kept = job / p.chunks;
+      const long long chunk = job % p.chunks;
       const long long lane = (block * THREADS + threadIdx.x) * VECTOR;
       if (lane >= p.lanes) return;
       const int n = at_most_vector(p.lanes - lane);
-      const long long left = p.reduced - piece * p.piece_length;
+      const long long left = p.reduced - chunk * p.chunk_length;
       const long long row = (kept + 1) * p.reduced - left;
-      const long long rows = left < p.piece_length ? left : p.piece_length;
+      const long long rows = left < p.chunk_length ? left : p.chunk_length;
       const long long begin = row * p.lanes + lane;
       double total[VECTOR];
       UNROLL for (int j = 0; j < VECTOR; j++) total[j] = 0.0;
       add_up(p, begin, begin + (rows - 1) * p.lanes + n, p.lanes, n, total);
       UNROLL for (int j = 0; j < VECTOR; j++) {
-        if (j < n) finish(p, piece * p.sums + kept * p.lanes + lane + j, total[j]);
+        if (j < n) finish(p, chunk * p.sums + kept * p.lanes + lane + j, total[j]);
       }
     });
 
 static const char scatter[] = CODE(
-    DEVICE long long place(const LaunchAxis (&axes)[5], long long index) {
+    DEVICE long long offset_of(const LaunchAxis (&axes)[5], long long index) {
       long long at = 0;
       UNROLL for (int axis = 4; axis >= 0; axis--) {
         at += index % axes[axis].length * axes[axis].stride;
@@ -355,10 +356,10 @@ static const char scatter[] = CODE(
           (long long)blockIdx.x * (THREADS / p.group) + (int)threadIdx.x / p.group;
       double total = 0.0;
       if (job < p.jobs) {
-        const long long base = place(p.kept_axes, job);
+        const long long base = offset_of(p.kept_axes, job);
         for (long long i = lane; i < p.reduced; i += p.group) {
           float value[VECTOR];
-          evaluate(p, (Index)(base + place(p.reduced_axes, i)), 1, false, value);
+          evaluate(p, (Index)(base + offset_of(p.reduced_axes, i)), 1, false, value);
           total += (double)value[0];
         }
       }
@@ -368,9 +369,9 @@ static const char scatter[] = CODE(
 
 /* clang-format on */
 
-const char *const source_reductions[] = {
-    [SOURCE_ROWS] = rows,
-    [SOURCE_PERIODIC] = periodic,
-    [SOURCE_BLOCKED] = blocked,
-    [SOURCE_SCATTER] = scatter,
+const char *const template_reductions[] = {
+    [TEMPLATE_REDUCE_ROWS] = rows,
+    [TEMPLATE_REDUCE_PERIODIC] = periodic,
+    [TEMPLATE_REDUCE_BLOCKED] = blocked,
+    [TEMPLATE_REDUCE_SCATTER] = scatter,
 };

@@ -1,13 +1,13 @@
-/* The parts of generated kernels that are the same in all of them, as text. For source.c. */
+/* CUDA source that all generated kernels share, as text. For generate.c. */
 #ifndef CELFORGE_ENGINE_CUDA_CODEGEN_TEMPLATES_H
 #define CELFORGE_ENGINE_CUDA_CODEGEN_TEMPLATES_H
 
-extern const char source_words[];     /* macros, and what depends on the compiler */
-extern const char source_functions[]; /* loads, stores, and a function for each instruction */
-extern const char source_divide_narrow[], source_divide_wide[]; /* of 32 and of 64 bits */
-extern const char source_pointwise_begin[];   /* up to what computes elements [first, first + n) */
-extern const char source_pointwise_end[];     /* the kernel from there on */
-extern const char source_sums[];              /* what the reducing kernels share */
-extern const char *const source_reductions[]; /* whole kernels, by SourceForm */
+extern const char template_macros[];    /* UNROLL, DEVICE, and code that depends on the compiler */
+extern const char template_functions[]; /* loads, stores, one function per pointwise instruction */
+extern const char template_divide_32[], template_divide_64[]; /* divide() for the Index type */
+extern const char template_pointwise_begin[];   /* pointwise kernel up to the call of evaluate() */
+extern const char template_pointwise_end[];     /* its rest */
+extern const char template_sums[];              /* functions that all reduction kernels share */
+extern const char *const template_reductions[]; /* whole kernels, by KernelTemplate */
 
 #endif

@@ -1,3 +1,4 @@
+/* Strided copies of concat and slice: see concat_slice.h. */
 #include "engine/cuda/kernels/concat_slice.h"
 
 #include "engine/cuda/kernels/fast_division.h"
@@ -5,35 +6,36 @@
 #include "engine/cuda/kernels/vector.h"
 
 enum { THREADS = 256 };
-static const int64_t MOST_BLOCKS = 1 << 16;
+static const int64_t MAX_BLOCKS = 1 << 16;
 
-/* What a copy divides by: the accesses of a row, and the lengths of its levels. */
+/* Divisors of one copy: accesses per row, and the lengths of its levels. */
 struct CopyDivisors {
-  Divisor row, length[MOVEMENT_MOST_LEVELS];
+  FastDivisor row, length[CONCAT_SLICE_MAX_LEVELS];
 };
 
-struct CopiesLaunch {
-  MovementLaunch movement;
-  CopyDivisors divisors[MOVEMENT_MOST_COPIES];
+struct ConcatSliceParameters {
+  ConcatSliceLaunch launch;
+  CopyDivisors divisors[CONCAT_SLICE_MAX_COPIES];
 };
 
-/* A copy for each row of the grid; Index holds the number of accesses of the longest. */
+/* Each row of the grid does one copy. Index: an integer type that counts all accesses of the
+ * longest copy. */
 template <int BYTES, typename Index>
-__global__ void __launch_bounds__(THREADS) movement_kernel(const CopiesLaunch p) {
+__global__ void __launch_bounds__(THREADS) concat_slice_kernel(const ConcatSliceParameters p) {
   typedef typename Access<BYTES>::type Unit;
-  const RowsCopy &copy = p.movement.copies[blockIdx.y];
+  const ConcatSliceCopy &copy = p.launch.copies[blockIdx.y];
   const CopyDivisors &divisors = p.divisors[blockIdx.y];
-  const Index of_row = static_cast<Index>(divisors.row.value);
-  const Index units = of_row * static_cast<Index>(copy.rows);
+  const Index units_per_row = static_cast<Index>(divisors.row.value);
+  const Index units = units_per_row * static_cast<Index>(copy.rows);
   const Index step = static_cast<Index>(gridDim.x) * THREADS;
   for (Index unit = static_cast<Index>(blockIdx.x) * THREADS + threadIdx.x; unit < units;
        unit += step) {
-    Index row = quotient(unit, divisors.row);
-    int64_t to = static_cast<int64_t>(unit - row * of_row) * BYTES, from = to;
+    Index row = fast_divide(unit, divisors.row);
+    int64_t to = static_cast<int64_t>(unit - row * units_per_row) * BYTES, from = to;
 #pragma unroll
-    for (int level = 0; level < MOVEMENT_MOST_LEVELS; level++) {
+    for (int level = 0; level < CONCAT_SLICE_MAX_LEVELS; level++) {
       if (level >= copy.levels) break;
-      const Index rest = quotient(row, divisors.length[level]);
+      const Index rest = fast_divide(row, divisors.length[level]);
       const int64_t place =
           static_cast<int64_t>(row - rest * static_cast<Index>(copy.length[level]));
       to += place * copy.to_step[level];
@@ -44,20 +46,20 @@ __global__ void __launch_bounds__(THREADS) movement_kernel(const CopiesLaunch p)
   }
 }
 
-/* The widest access at which every row of every copy begins and ends. */
-static int access_of(const MovementLaunch *p) {
-  uint64_t together = 16;
+/* The widest access in bytes to which the begin and end of every row of every copy are aligned. */
+static int widest_access(const ConcatSliceLaunch *p) {
+  uint64_t bits = 16;
   for (int i = 0; i < p->count; i++) {
-    const RowsCopy *copy = &p->copies[i];
-    together |= reinterpret_cast<uintptr_t>(copy->to) | reinterpret_cast<uintptr_t>(copy->from) |
-                static_cast<uint64_t>(copy->row);
+    const ConcatSliceCopy *copy = &p->copies[i];
+    bits |= reinterpret_cast<uintptr_t>(copy->to) | reinterpret_cast<uintptr_t>(copy->from) |
+            static_cast<uint64_t>(copy->row);
     for (int level = 0; level < copy->levels; level++)
-      together |= static_cast<uint64_t>(copy->to_step[level] | copy->from_step[level]);
+      bits |= static_cast<uint64_t>(copy->to_step[level] | copy->from_step[level]);
   }
-  return static_cast<int>(together & (~together + 1)); /* the lowest bit */
+  return static_cast<int>(bits & (~bits + 1)); /* the lowest bit */
 }
 
-static int64_t most_bytes(const MovementLaunch *p) {
+static int64_t longest_copy(const ConcatSliceLaunch *p) {
   int64_t most = 0;
   for (int i = 0; i < p->count; i++) {
     const int64_t bytes = p->copies[i].rows * p->copies[i].row;
@@ -67,25 +69,26 @@ static int64_t most_bytes(const MovementLaunch *p) {
 }
 
 template <int BYTES>
-static Status launch(const MovementLaunch *p, cudaStream_t stream, Error *error) {
-  const int64_t units = most_bytes(p) / BYTES, blocks = (units + THREADS - 1) / THREADS;
-  const dim3 grid(static_cast<unsigned>(blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS),
+static Status launch(const ConcatSliceLaunch *p, cudaStream_t stream, Error *error) {
+  const int64_t units = longest_copy(p) / BYTES, blocks = (units + THREADS - 1) / THREADS;
+  const dim3 grid(static_cast<unsigned>(blocks < MAX_BLOCKS ? blocks : MAX_BLOCKS),
                   static_cast<unsigned>(p->count));
-  CopiesLaunch copies = {*p, {}};
+  ConcatSliceParameters copies = {*p, {}};
   for (int i = 0; i < p->count; i++) {
-    const RowsCopy *copy = &p->copies[i];
-    copies.divisors[i].row = divisor_of(copy->row / BYTES);
+    const ConcatSliceCopy *copy = &p->copies[i];
+    copies.divisors[i].row = fast_divisor(copy->row / BYTES);
     for (int level = 0; level < copy->levels; level++)
-      copies.divisors[i].length[level] = divisor_of(copy->length[level]);
+      copies.divisors[i].length[level] = fast_divisor(copy->length[level]);
   }
-  /* The index steps over the end by less than a grid. */
-  const bool small = units + MOST_BLOCKS * THREADS <= INT32_MAX;
-  return cuda_launch(small ? movement_kernel<BYTES, uint32_t> : movement_kernel<BYTES, uint64_t>,
+  /* An index exceeds the number of accesses by less than a grid. */
+  const bool small = units + MAX_BLOCKS * THREADS <= INT32_MAX;
+  return cuda_launch(small ? concat_slice_kernel<BYTES, uint32_t>
+                           : concat_slice_kernel<BYTES, uint64_t>,
                      grid, THREADS, 0, copies, stream, error);
 }
 
-Status launch_movement(const MovementLaunch *p, cudaStream_t stream, Error *error) {
-  switch (access_of(p)) {
+Status launch_concat_slice(const ConcatSliceLaunch *p, cudaStream_t stream, Error *error) {
+  switch (widest_access(p)) {
   case 16:
     return launch<16>(p, stream, error);
   case 8:

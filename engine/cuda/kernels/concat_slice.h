@@ -1,5 +1,5 @@
-/* Concatenation and slices: boxes copied from tensor to tensor in the widest accesses their rows
- * allow. Bytes moved: each output element is read once and written once. */
+/* Concatenation and slices: strided copies between tensors, in the widest accesses that the
+ * alignment of their rows allows. Traffic: each output element is read once and written once. */
 #ifndef CELFORGE_ENGINE_CUDA_KERNELS_CONCAT_SLICE_H
 #define CELFORGE_ENGINE_CUDA_KERNELS_CONCAT_SLICE_H
 
@@ -11,24 +11,25 @@ extern "C" {
 #endif
 #include "base/error.h"
 
-enum { MOVEMENT_MOST_COPIES = 8, MOVEMENT_MOST_LEVELS = 4 };
+enum { CONCAT_SLICE_MAX_COPIES = 8, CONCAT_SLICE_MAX_LEVELS = 4 };
 
-/* Rows of contiguous bytes; see engine/backend/strided_copy.h. */
-typedef struct RowsCopy {
+/* A StridedCopy (engine/backend/strided_copy.h) with addresses. */
+typedef struct ConcatSliceCopy {
   char *to; /* the first row */
   const char *from;
-  int64_t rows, row; /* how many, and bytes of one */
+  int64_t rows, row; /* number of rows; bytes per row */
   int levels;        /* loops over rows, innermost first */
-  int64_t length[MOVEMENT_MOST_LEVELS];
-  int64_t to_step[MOVEMENT_MOST_LEVELS], from_step[MOVEMENT_MOST_LEVELS]; /* bytes */
-} RowsCopy;
+  int64_t length[CONCAT_SLICE_MAX_LEVELS];
+  int64_t to_step[CONCAT_SLICE_MAX_LEVELS], from_step[CONCAT_SLICE_MAX_LEVELS]; /* bytes */
+} ConcatSliceCopy;
 
-typedef struct MovementLaunch {
+typedef struct ConcatSliceLaunch {
   int count;
-  RowsCopy copies[MOVEMENT_MOST_COPIES];
-} MovementLaunch;
+  ConcatSliceCopy copies[CONCAT_SLICE_MAX_COPIES];
+} ConcatSliceLaunch;
 
-Status launch_movement(const MovementLaunch *p, cudaStream_t stream, Error *error);
+/* Runs all copies in one kernel. */
+Status launch_concat_slice(const ConcatSliceLaunch *p, cudaStream_t stream, Error *error);
 
 #ifdef __cplusplus
 }

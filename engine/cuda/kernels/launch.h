@@ -1,4 +1,4 @@
-/* How a .cu file starts a kernel. Every kernel takes one struct by value:
+/* Kernel launches of .cu files. Every kernel takes one struct by value:
  *
  *   __global__ void fill_kernel(const FillLaunch p) { ... }
  *   extern "C" Status launch_fill(const FillLaunch *p, cudaStream_t stream, Error *error) {
@@ -15,8 +15,8 @@ extern "C" {
 Status cuda_error(cudaError_t code, const char *call, const char *file, int line, Error *error);
 }
 
-/* Declares `type *name`, the block's dynamic shared memory, aligned to 16 bytes. Every use in a
- * kernel is the same memory. (Where nothing is nvcc, cuda_runtime.h has one of its own.) */
+/* Declares `type *name`, the block's dynamic shared memory, aligned to 16 bytes. All uses in a
+ * kernel name the same memory. (The emulator's cuda_runtime.h defines its own.) */
 #ifndef DYNAMIC_SHARED
 #define DYNAMIC_SHARED(type, name)                                                                 \
   extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];                            \
@@ -31,11 +31,11 @@ static Status cuda_launch(void (*kernel)(Parameters), dim3 blocks, unsigned thre
   void *arguments[] = {const_cast<Parameters *>(&parameters)};
   cudaError_t code = cudaLaunchKernel(reinterpret_cast<const void *>(kernel), blocks, dim3(threads),
                                       arguments, shared_bytes, stream);
-#else /* the emulator of tests/emulator, which runs kernels on the CPU */
+#else /* tests/emulator runs the kernel on the CPU */
   cudaError_t code = emulator_launch(kernel, blocks, threads, shared_bytes, parameters, stream);
 #endif
   return code == cudaSuccess ? OK
-                             : cuda_error(code, "a kernel's launch", __FILE__, __LINE__, error);
+                             : cuda_error(code, "launching a kernel", __FILE__, __LINE__, error);
 }
 
 #endif

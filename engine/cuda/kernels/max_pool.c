@@ -1,4 +1,4 @@
-/* OP_MAX_POOL and its transpose: from tensors to the launches of max_pool.cu. */
+/* Kernel constructors of OP_MAX_POOL and OP_MAX_POOL_BACKWARD, for the launchers in max_pool.cu. */
 #include "engine/cuda/kernels/max_pool.h"
 
 #include <stdlib.h>
@@ -42,17 +42,17 @@ static void max_pool_free(Kernel *kernel) {
 static Status max_pool_new(Backend *backend, const Op *op, const Tensor *x, const Tensor *pooled,
                            MaxPoolKernel **out, Error *error) {
   if (x->dtype != pooled->dtype || x->dtype == DTYPE_U8)
-    return error_set(error, ERROR_INTERNAL,
-                     "%s: cuda: %s: x is %s and what is pooled %s; both must be f32 or both bf16",
-                     op->name, op_kind_name(op->kind), dtype_name(x->dtype),
-                     dtype_name(pooled->dtype));
-  const bool steps = op->attributes.max_pool.activation == ACTIVATION_LEAKY_RELU;
+    return error_set(
+        error, ERROR_INTERNAL,
+        "%s: cuda: %s: x is %s and the pooled tensor %s, expected f32 or bf16 for both", op->name,
+        op_kind_name(op->kind), dtype_name(x->dtype), dtype_name(pooled->dtype));
+  const bool leaky = op->attributes.max_pool.activation == ACTIVATION_LEAKY_RELU;
   MaxPoolKernel *kernel = mem_new(1, sizeof *kernel);
   kernel->base.free = max_pool_free;
   kernel->stream = cuda_backend(backend)->stream;
   kernel->launch = (MaxPoolLaunch){.bf16 = x->dtype == DTYPE_BF16,
                                    .size = op->attributes.max_pool.size,
-                                   .slope = steps ? op->attributes.max_pool.slope : 1,
+                                   .slope = leaky ? op->attributes.max_pool.slope : 1,
                                    .frames = x->shape.dim[AXIS_N] * x->shape.dim[AXIS_T],
                                    .height = x->shape.dim[AXIS_H],
                                    .width = x->shape.dim[AXIS_W],

@@ -1,7 +1,7 @@
-/* Max pool and its transpose. A thread takes one window of neighbouring channels and is alone in
- * reading and writing it, so nothing is added and no order varies.
+/* Max pooling and its gradient. One thread reads and writes one window of a few neighbouring
+ * channels alone; nothing is summed, so results do not depend on the order of threads.
  *
- * Bytes moved, forward: x (and other) once, y once. Backward: x and dy once, dx once. */
+ * Traffic, forward: x (and `other`) once, y once. Backward: x and dy once, dx once. */
 #ifndef CELFORGE_ENGINE_CUDA_KERNELS_MAX_POOL_H
 #define CELFORGE_ENGINE_CUDA_KERNELS_MAX_POOL_H
 
@@ -16,13 +16,13 @@ extern "C" {
 
 typedef struct MaxPoolLaunch {
   bool bf16;
-  int size;                                /* of a window, either way */
+  int size;                                /* height and width of a window, and its stride */
   int64_t frames, height, width, channels; /* of x */
   const void *x;
-  const void *other; /* forward: of x's shape, what is read where x is largest; NULL: x itself */
+  const void *other; /* forward: y has its elements at the positions of x's maxima; NULL: x */
   const void *dy;    /* backward */
-  float slope; /* backward: dy is multiplied by this where the largest number is not above 0 */
-  void *out;   /* y, or dx */
+  float slope;       /* backward: factor of dy if the maximum is not above 0 (leaky ReLU) */
+  void *out;         /* y; backward: dx */
 } MaxPoolLaunch;
 
 Status launch_max_pool(const MaxPoolLaunch *p, cudaStream_t stream, Error *error);

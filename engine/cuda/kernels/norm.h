@@ -1,20 +1,22 @@
 /* RMS, instance and group norm, forward (with activation and residual) and backward.
  *
- * Bytes moved, for tensors of B bytes; everything else is small beside them:
- *   rms forward      read x, [residual], write y             2 B (3 B with a residual)
- *   rms backward     read x, dy, write dx                    3 B; sums of dgain, dbias on the way
- *   frames forward   read x for the statistics, then as rms  3 B (4 B): the second read is the L2
- *                                                            cache's where a frame fits into it
- *   frames backward  read x; read x, dy; read x, dy, write dx       6 B
- * RMS over more channels than a warp keeps in registers (MOST_SLOTS accesses of a lane) takes a
- * block for each pixel and a second reading of x and dy for dgain and dbias: 5 B.
- * Where y is padded, pixels at its sides are computed again; where dy is, they are added up.
+ * Traffic for tensors of B bytes (everything else is small beside them):
+ *   RMS forward                 read x, [residual], write y           2 B (3 B with a residual)
+ *   RMS backward                read x, dy, write dx                  3 B, sums dgain, dbias too
+ *   instance, group, forward    read x for the statistics, then as
+ *                               RMS forward; the second read hits L2
+ *                               if a frame fits                       3 B (4 B)
+ *   instance, group, backward   read x; read x, dy; read x, dy,
+ *                               write dx                              6 B
+ * RMS norm of more channels than fit in a warp's registers (32 lanes of NORM_MAX_LANE_ACCESSES
+ * accesses) takes one block per pixel, and reads x and dy again for dgain and dbias: 5 B.
+ * If y has reflect padding, border pixels are computed again; if dy has, their gradients are added.
  *
- * Sums are f32, in an order that depends on shapes alone (rms: and on the number of the GPU's
- * multiprocessors): partial sums of fixed pieces of the tensor in the workspace, then their sums.
- * Statistics of frames are means and sums of squared deviations, updated as Welford (1962) and
- * merged as Chan, Golub and LeVeque (1979) do, so a mean that is large beside the deviation costs
- * no digits. */
+ * Sums are f32, in an order that depends on the shapes alone (RMS: and on the number of
+ * multiprocessors): partial sums of fixed chunks of the tensor in the workspace, then their sums.
+ * Instance and group statistics are means and sums of squared deviations, updated as in Welford
+ * (1962) and merged as in Chan, Golub and LeVeque (1979), which loses no digits when the mean is
+ * large beside the deviation. */
 #ifndef CELFORGE_ENGINE_CUDA_KERNELS_NORM_H
 #define CELFORGE_ENGINE_CUDA_KERNELS_NORM_H
 
@@ -30,46 +32,47 @@ extern "C" {
 
 enum {
   NORM_THREADS = 256,
-  NORM_MOST_PIECES = 1024, /* of all frames together */
-  NORM_MOST_SLOTS = 4,     /* accesses of one lane to a pixel of RMS norm */
+  NORM_MAX_CHUNKS = 1024,     /* instance and group norm: of all frames together */
+  NORM_MAX_LANE_ACCESSES = 4, /* RMS norm: accesses of one lane to one pixel */
 };
 
+/* In comments below, "RMS" and "instance" say which norm a field belongs to; "instance" includes
+ * group norm. */
 typedef struct NormLaunch {
   bool bf16;              /* x, residual, y, dy, dx; else f32 */
+  bool vectorized;        /* 16-byte accesses: channels and addresses are multiples */
   int64_t frames, pixels; /* N * T, H * W */
   int height, width;
-  bool padded; /* as in NormTask; rms alone */
+  bool padded; /* as in NormArguments; RMS only */
   NormFrame outer, residual_outer;
   int64_t channels, groups;
-  float epsilon, slope;     /* v > 0 ? v : slope * v; 1 is no activation */
-  const float *gain, *bias; /* C; NULL: 1 and 0 */
+  float epsilon, slope;     /* activation v > 0 ? v : slope * v; slope 1: none */
+  const float *gain, *bias; /* [C]; NULL: 1 and 0 */
   const void *x, *residual; /* residual NULL: none */
   void *y;
   const void *dy; /* NULL: forward */
   void *dx;
-  float *dgain, *dbias; /* C; NULL where not wanted */
-  /* rms, of a grid at most: whole rounds of the multiprocessors, whether 1, 2, 3, 4 or 6 blocks are
-   * resident on each, since a round that is not full costs as much as one that is */
+  float *dgain, *dbias; /* [C]; NULL: not computed */
+  /* RMS: largest grid, a whole number of waves for 1, 2, 3, 4 or 6 resident blocks per
+   * multiprocessor, since a partial wave takes as long as a full one. */
   int64_t blocks;
-  /* rms: how many partial sums; frames: how many pieces a frame is cut into */
-  int64_t pieces, piece_length; /* frames: pixels of a piece, but for the last one of a frame */
-  /* [rms: pieces; frames: frames, pieces][2, C]; rms: NULL where neither dgain nor dbias is wanted
-   */
-  float *partials;
-  float *statistics; /* rms: [pixels of all frames] 1 / rms; frames: [frames][2, C] mean, 1 / std */
-  float *means;      /* frames, backward: [frames][2, C], of h and of h n */
+  int64_t chunks;       /* RMS: of the tensor; instance: of each frame */
+  int64_t chunk_length; /* instance: pixels per chunk; the last one of a frame may be shorter */
+  float *partials;      /* RMS: [chunks][2, C], NULL without dgain and dbias; instance:
+                         * [frames, chunks][2, C] */
+  float *statistics;    /* RMS: [frames * pixels], 1 / rms; instance: [frames][2, C], mean and
+                         * 1 / std */
+  float *means;         /* instance backward: [frames][2, C], means of h and of h n */
 } NormLaunch;
 
-/* Whether 16 bytes move at once: whole pixels of them, and tensors that begin at such. */
-bool norm_in_vectors(const NormLaunch *p);
-
-/* Backward where dy is given. */
-Status launch_norm_pixels(const NormLaunch *p, cudaStream_t stream, Error *error);
-Status launch_norm_frames(const NormLaunch *p, cudaStream_t stream, Error *error);
-/* The part of launch_norm_pixels for more channels; in `vectors` of 16 bytes. */
-Status launch_norm_wide(const NormLaunch *p, bool vectors, cudaStream_t stream, Error *error);
-/* dgain and dbias from `rows` rows of partials. */
-Status launch_norm_parameters(const NormLaunch *p, int64_t rows, cudaStream_t stream, Error *error);
+/* Backward if dy is given, else forward. */
+Status launch_rms_norm(const NormLaunch *p, cudaStream_t stream, Error *error);
+Status launch_instance_norm(const NormLaunch *p, cudaStream_t stream, Error *error);
+/* launch_rms_norm for many channels; without the sums of partials. */
+Status launch_rms_norm_wide(const NormLaunch *p, cudaStream_t stream, Error *error);
+/* Sums `rows` rows of partials to dgain and dbias. */
+Status launch_norm_parameter_gradients(const NormLaunch *p, int64_t rows, cudaStream_t stream,
+                                       Error *error);
 
 #ifdef __cplusplus
 }

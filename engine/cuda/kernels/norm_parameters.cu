@@ -1,17 +1,18 @@
-/* dgain and dbias: the sums of the rows of partials. */
+/* dgain and dbias of all norms: sums over the rows of partials. */
 #include "engine/cuda/kernels/launch.h"
 #include "engine/cuda/kernels/norm.h"
 
 enum { COLUMNS = 32, ROWS = 32 };
 
-struct ParametersLaunch {
+struct DgainDbiasParameters {
   const float *partials; /* [rows][2, C] */
   int64_t rows, channels;
   float *dgain, *dbias;
 };
 
-/* 32 columns a block; each is summed by 32 threads, whose sums are added in order. */
-__global__ void __launch_bounds__(COLUMNS *ROWS) parameters_kernel(const ParametersLaunch p) {
+/* A block sums 32 columns, each by 32 threads whose sums are added in order. */
+__global__ void __launch_bounds__(COLUMNS *ROWS)
+    norm_parameter_gradients_kernel(const DgainDbiasParameters p) {
   __shared__ float sums[ROWS][COLUMNS + 1];
   const int lane = static_cast<int>(threadIdx.x) % COLUMNS;
   const int first = static_cast<int>(threadIdx.x) / COLUMNS;
@@ -30,10 +31,10 @@ __global__ void __launch_bounds__(COLUMNS *ROWS) parameters_kernel(const Paramet
   if (target) target[column < p.channels ? column : column - p.channels] = sum;
 }
 
-Status launch_norm_parameters(const NormLaunch *p, int64_t rows, cudaStream_t stream,
-                              Error *error) {
-  const ParametersLaunch parameters = {p->partials, rows, p->channels, p->dgain, p->dbias};
+Status launch_norm_parameter_gradients(const NormLaunch *p, int64_t rows, cudaStream_t stream,
+                                       Error *error) {
+  const DgainDbiasParameters parameters = {p->partials, rows, p->channels, p->dgain, p->dbias};
   const int64_t blocks = (2 * p->channels + COLUMNS - 1) / COLUMNS;
-  return cuda_launch(parameters_kernel, dim3(static_cast<unsigned>(blocks)), COLUMNS * ROWS, 0,
-                     parameters, stream, error);
+  return cuda_launch(norm_parameter_gradients_kernel, dim3(static_cast<unsigned>(blocks)),
+                     COLUMNS * ROWS, 0, parameters, stream, error);
 }

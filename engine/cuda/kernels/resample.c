@@ -1,4 +1,5 @@
-/* Padding, resizing, pooling and their transposes: from tensors to the launch of separable.cu. */
+/* Kernel constructors of padding, resizing, average pooling and their gradients, for the launcher
+ * in resample.cu. */
 #include "engine/cuda/kernels/resample.h"
 
 #include <stdlib.h>
@@ -8,41 +9,41 @@
 #include "engine/backend/resample_map.h"
 #include "engine/cuda/runtime/cuda.h"
 
-typedef struct SeparableKernel {
+typedef struct ResampleKernel {
   Kernel base;
   Backend *backend;
   cudaStream_t stream;
-  void *tables; /* the backend's memory */
-  bool adds;    /* a second input */
-  SeparableLaunch launch;
-} SeparableKernel;
+  void *tables;    /* on the device */
+  bool has_addend; /* the second input */
+  ResampleLaunch launch;
+} ResampleKernel;
 
-static Status separable_run(Kernel *base, const Tensor *inputs, const Tensor *outputs,
-                            void *workspace, Error *error) {
+static Status resample_run(Kernel *base, const Tensor *inputs, const Tensor *outputs,
+                           void *workspace, Error *error) {
   (void)workspace;
-  const SeparableKernel *kernel = (const SeparableKernel *)(void *)base;
-  SeparableLaunch launch = kernel->launch;
+  const ResampleKernel *kernel = (const ResampleKernel *)(void *)base;
+  ResampleLaunch launch = kernel->launch;
   launch.input = inputs[0].data;
   launch.output = outputs[0].data;
-  if (kernel->adds) launch.addend = inputs[1].data;
-  return launch_separable(&launch, kernel->stream, error);
+  if (kernel->has_addend) launch.addend = inputs[1].data;
+  return launch_resample(&launch, kernel->stream, error);
 }
 
-static void separable_free(Kernel *base) {
-  SeparableKernel *kernel = (SeparableKernel *)(void *)base;
+static void resample_free(Kernel *base) {
+  ResampleKernel *kernel = (ResampleKernel *)(void *)base;
   if (kernel && kernel->tables) kernel->backend->release(kernel->backend, kernel->tables);
   free(kernel);
 }
 
 /* --- Tables ----------------------------------------------------------------------------------- */
 
-static size_t table_bytes(const AxisMap *map) {
+static size_t table_bytes(const ResampleAxis *map) {
   const size_t entries = (size_t)map->count, begins = (size_t)map->outputs + 1;
   return (begins + entries) * sizeof(int32_t) + entries * sizeof(float);
 }
 
-/* Writes the map's table to `host`; gives it as it will lie at `device`. */
-static AxisTable write_table(const AxisMap *map, char *host, char *device) {
+/* Writes the table of `map` to `host`; returns its addresses after a copy to `device`. */
+static AxisTable write_table(const ResampleAxis *map, char *host, char *device) {
   const size_t begins = (size_t)map->outputs + 1, entries = (size_t)map->count;
   int32_t *begin = (int32_t *)(void *)host, *index = begin + begins;
   float *weight = (float *)(void *)(index + entries);
@@ -55,20 +56,20 @@ static AxisTable write_table(const AxisMap *map, char *host, char *device) {
                      .weight = (const float *)(const void *)(base + begins + entries)};
 }
 
-static bool only_copies(const AxisMap *map) {
+static bool is_copy(const ResampleAxis *map) {
   int64_t index;
   for (int64_t o = 0; o < map->outputs; o++) {
-    if (map->begin[o] < map->begin[o + 1] && !axis_map_copies(map, o, &index)) return false;
+    if (map->begin[o] < map->begin[o + 1] && !resample_axis_copies(map, o, &index)) return false;
   }
   return true;
 }
 
-static Status upload_tables(SeparableKernel *kernel, const SeparableMap *map, Error *error) {
+static Status upload_tables(ResampleKernel *kernel, const ResampleMap *map, Error *error) {
   Status status = OK;
   const size_t h_bytes = memory_align(table_bytes(&map->h));
   const size_t bytes = h_bytes + memory_align(table_bytes(&map->w));
   char *host = mem_new(1, bytes);
-  TRY(kernel->backend->allocate(kernel->backend, bytes, "tables of a map", &kernel->tables, error));
+  TRY(kernel->backend->allocate(kernel->backend, bytes, "resample tables", &kernel->tables, error));
   char *device = kernel->tables;
   kernel->launch.h = write_table(&map->h, host, device);
   kernel->launch.w = write_table(&map->w, host + h_bytes, device + h_bytes);
@@ -84,33 +85,33 @@ static Status check(const Op *op, const Tensor *input, const Tensor *output, Err
   Status status = OK;
   if (input->dtype != output->dtype || input->dtype == DTYPE_U8)
     FAIL(error, ERROR_INTERNAL,
-         "%s: cuda: %s: input is %s and output %s; both must be f32 or both bf16", op->name,
+         "%s: cuda: %s: input is %s and output %s, expected f32 or bf16 for both", op->name,
          op_kind_name(op->kind), dtype_name(input->dtype), dtype_name(output->dtype));
   for (int axis = AXIS_H; axis <= AXIS_W; axis++) {
     const int64_t in = input->shape.dim[axis], out = output->shape.dim[axis];
     if (in > INT32_MAX / 4096 || out > INT32_MAX / 4096)
-      FAIL(error, ERROR_INTERNAL, "%s: cuda: %s: %lld to %lld pixels a side; at most %d", op->name,
-           op_kind_name(op->kind), (long long)in, (long long)out, INT32_MAX / 4096);
+      FAIL(error, ERROR_INTERNAL, "%s: cuda: %s: sides of %lld and %lld pixels, at most %d",
+           op->name, op_kind_name(op->kind), (long long)in, (long long)out, INT32_MAX / 4096);
   }
 done:
   return status;
 }
 
-static Status separable_new(Backend *backend, const Op *op, const Tensor *inputs,
-                            const Tensor *outputs, Kernel **out, Error *error) {
+static Status resample_new(Backend *backend, const Op *op, const Tensor *inputs,
+                           const Tensor *outputs, Kernel **out, Error *error) {
   Status status = OK;
-  SeparableMap map = {0};
-  SeparableKernel *kernel = mem_new(1, sizeof *kernel);
-  SeparableLaunch *launch = &kernel->launch;
+  ResampleMap map = {0};
+  ResampleKernel *kernel = mem_new(1, sizeof *kernel);
+  ResampleLaunch *launch = &kernel->launch;
   *out = NULL;
   TRY(check(op, &inputs[0], &outputs[0], error));
-  map = separable_map_of(op, inputs[0].shape, outputs[0].shape);
-  kernel->base = (Kernel){.run = separable_run, .free = separable_free};
+  map = resample_map_of(op, inputs[0].shape, outputs[0].shape);
+  kernel->base = (Kernel){.run = resample_run, .free = resample_free};
   kernel->backend = backend;
   kernel->stream = cuda_backend(backend)->stream;
   launch->bf16 = inputs[0].dtype == DTYPE_BF16;
-  kernel->adds = op_map_adds(op);
-  launch->copies = !kernel->adds && only_copies(&map.h) && only_copies(&map.w);
+  kernel->has_addend = op_has_addend(op);
+  launch->copies = !kernel->has_addend && is_copy(&map.h) && is_copy(&map.w);
   launch->shift_n = map.shift_n;
   launch->shift_t = map.shift_t;
   launch->shift_c = map.shift_c;
@@ -120,37 +121,37 @@ static Status separable_new(Backend *backend, const Op *op, const Tensor *inputs
   *out = &kernel->base;
   kernel = NULL;
 done:
-  separable_map_free(&map);
-  if (kernel) separable_free(&kernel->base);
+  resample_map_free(&map);
+  if (kernel) resample_free(&kernel->base);
   return status;
 }
 
 Status cuda_pad_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
                     Kernel **out, Error *error) {
-  return separable_new(backend, op, inputs, outputs, out, error);
+  return resample_new(backend, op, inputs, outputs, out, error);
 }
 
 Status cuda_pad_backward_new(Backend *backend, const Op *op, const Tensor *inputs,
                              const Tensor *outputs, Kernel **out, Error *error) {
-  return separable_new(backend, op, inputs, outputs, out, error);
+  return resample_new(backend, op, inputs, outputs, out, error);
 }
 
 Status cuda_resize_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
                        Kernel **out, Error *error) {
-  return separable_new(backend, op, inputs, outputs, out, error);
+  return resample_new(backend, op, inputs, outputs, out, error);
 }
 
 Status cuda_resize_backward_new(Backend *backend, const Op *op, const Tensor *inputs,
                                 const Tensor *outputs, Kernel **out, Error *error) {
-  return separable_new(backend, op, inputs, outputs, out, error);
+  return resample_new(backend, op, inputs, outputs, out, error);
 }
 
 Status cuda_average_pool_new(Backend *backend, const Op *op, const Tensor *inputs,
                              const Tensor *outputs, Kernel **out, Error *error) {
-  return separable_new(backend, op, inputs, outputs, out, error);
+  return resample_new(backend, op, inputs, outputs, out, error);
 }
 
 Status cuda_average_pool_backward_new(Backend *backend, const Op *op, const Tensor *inputs,
                                       const Tensor *outputs, Kernel **out, Error *error) {
-  return separable_new(backend, op, inputs, outputs, out, error);
+  return resample_new(backend, op, inputs, outputs, out, error);
 }

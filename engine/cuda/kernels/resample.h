@@ -1,10 +1,10 @@
-/* Padding, resizing, average pooling and their transposes: sparse maps along H and W
- * (engine/backend/resample_map.h), whose tables are made once and lie on the device. Every output
- * is gathered, so nothing is added twice and no order varies.
+/* Padding, resizing, average pooling and their gradients: sparse linear maps along H and W
+ * (engine/backend/resample_map.h), whose tables are built once and stored on the device. Each
+ * thread gathers the inputs of its outputs, in a fixed order.
  *
- * Bytes moved: the input once (an element that several outputs read comes from the caches after the
- * first), the addend, which is added in f32, and the output once. Where every output is an input or
- * zero the bytes are copied as they are. */
+ * Traffic: the input once (elements that several outputs read come from the caches after the first
+ * time), the addend once, the output once. Sums are f32. If every output is an input or zero, the
+ * bytes are copied. */
 #ifndef CELFORGE_ENGINE_CUDA_KERNELS_RESAMPLE_H
 #define CELFORGE_ENGINE_CUDA_KERNELS_RESAMPLE_H
 
@@ -17,24 +17,24 @@ extern "C" {
 #endif
 #include "base/error.h"
 
-/* An AxisMap on the device. */
+/* An ResampleAxis on the device. */
 typedef struct AxisTable {
   const int32_t *begin, *index;
   const float *weight;
 } AxisTable;
 
-typedef struct SeparableLaunch {
-  bool copies; /* no output is a sum */
+typedef struct ResampleLaunch {
+  bool copies; /* every output is an input or zero */
   bool bf16;
   const void *input;
-  const void *addend; /* of the output's shape; NULL: none */
+  const void *addend; /* added to the output, has its shape; NULL: none */
   void *output;
   int64_t in[5], out[5];             /* shapes */
-  int64_t shift_n, shift_t, shift_c; /* an output plane reads the input plane of number + shift */
+  int64_t shift_n, shift_t, shift_c; /* as in ResampleMap */
   AxisTable h, w;
-} SeparableLaunch;
+} ResampleLaunch;
 
-Status launch_separable(const SeparableLaunch *p, cudaStream_t stream, Error *error);
+Status launch_resample(const ResampleLaunch *p, cudaStream_t stream, Error *error);
 
 #ifdef __cplusplus
 }

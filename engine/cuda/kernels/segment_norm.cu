@@ -1,3 +1,4 @@
+/* Squared norms of segments: see segment_norm.h. */
 #include "engine/cuda/kernels/segment_norm.h"
 
 #include "engine/cuda/kernels/launch.h"
@@ -5,7 +6,7 @@
 
 enum { THREADS = 256 };
 
-/* Thread 0 gets the sum over the block, added as a tree. */
+/* Returns the sum over the block in thread 0, added as a tree. */
 static __device__ inline double block_total(double value) {
   __shared__ double sums[THREADS];
   const int t = (int)threadIdx.x;
@@ -17,9 +18,9 @@ static __device__ inline double block_total(double value) {
   return sums[t];
 }
 
-static __global__ void __launch_bounds__(THREADS) pieces_kernel(const SquareSumsLaunch p) {
+static __global__ void __launch_bounds__(THREADS) segment_chunks_kernel(const SegmentNormLaunch p) {
   const long long begin = p.begin[blockIdx.x], end = p.begin[blockIdx.x + 1];
-  const long long whole = p.wide ? (end - begin) / 4 * 4 : 0;
+  const long long whole = p.vectorized ? (end - begin) / 4 * 4 : 0;
   double total = 0.0;
   for (long long i = begin + threadIdx.x * 4; i < begin + whole; i += THREADS * 4) {
     float x[4];
@@ -32,7 +33,7 @@ static __global__ void __launch_bounds__(THREADS) pieces_kernel(const SquareSums
   if (threadIdx.x == 0) p.partials[blockIdx.x] = total;
 }
 
-static __global__ void __launch_bounds__(THREADS) ranges_kernel(const SquareSumsLaunch p) {
+static __global__ void __launch_bounds__(THREADS) segment_totals_kernel(const SegmentNormLaunch p) {
   double total = 0.0;
   for (long long k = p.first[blockIdx.x] + threadIdx.x; k < p.first[blockIdx.x + 1]; k += THREADS)
     total += p.partials[k];
@@ -40,10 +41,11 @@ static __global__ void __launch_bounds__(THREADS) ranges_kernel(const SquareSums
   if (threadIdx.x == 0) p.out[blockIdx.x] = (float)total;
 }
 
-extern "C" Status launch_square_sums(const SquareSumsLaunch *launch, cudaStream_t stream,
-                                     Error *error) {
+extern "C" Status launch_segment_norm(const SegmentNormLaunch *launch, cudaStream_t stream,
+                                      Error *error) {
   const Status status =
-      cuda_launch(pieces_kernel, dim3(launch->pieces), THREADS, 0, *launch, stream, error);
+      cuda_launch(segment_chunks_kernel, dim3(launch->chunks), THREADS, 0, *launch, stream, error);
   if (status != OK) return status;
-  return cuda_launch(ranges_kernel, dim3(launch->ranges), THREADS, 0, *launch, stream, error);
+  return cuda_launch(segment_totals_kernel, dim3(launch->segments), THREADS, 0, *launch, stream,
+                     error);
 }

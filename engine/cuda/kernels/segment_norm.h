@@ -1,6 +1,5 @@
-/* Sums of squares of a vector's ranges, in two stages: a block for each piece, then one for each
- * range, which adds its pieces always in the same order. The floor: 4 bytes an element, read once,
- * in accesses of 16 where addresses and borders allow it (`wide`). */
+/* Squared norms of the segments of a vector, in two stages: one block per chunk, then one block per
+ * segment that adds its chunks in a fixed order. Traffic: 4 bytes per element, read once. */
 #ifndef CELFORGE_ENGINE_CUDA_KERNELS_SEGMENT_NORM_H
 #define CELFORGE_ENGINE_CUDA_KERNELS_SEGMENT_NORM_H
 
@@ -12,16 +11,16 @@ extern "C" {
 #endif
 #include "base/error.h"
 
-typedef struct SquareSumsLaunch {
+typedef struct SegmentNormLaunch {
   const float *x;
-  const int64_t *begin, *first; /* of Pieces, on the device */
-  double *partials;             /* workspace: one for each piece */
-  float *out;                   /* one for each range */
-  unsigned pieces, ranges;
-  int wide;
-} SquareSumsLaunch;
+  const int64_t *begin, *first; /* of SegmentChunks, on the device */
+  double *partials;             /* workspace: [chunks] */
+  float *out;                   /* [segments] */
+  unsigned chunks, segments;
+  int vectorized; /* 16-byte accesses: x and all segments are aligned */
+} SegmentNormLaunch;
 
-Status launch_square_sums(const SquareSumsLaunch *launch, cudaStream_t stream, Error *error);
+Status launch_segment_norm(const SegmentNormLaunch *launch, cudaStream_t stream, Error *error);
 
 #ifdef __cplusplus
 }

@@ -1,3 +1,4 @@
+/* Store, accumulate and Adam: see update.h. */
 #include "engine/cuda/kernels/update.h"
 
 #include "engine/cuda/kernels/launch.h"
@@ -10,7 +11,7 @@ static dim3 blocks_for(long long count, int each) {
   return dim3(static_cast<unsigned>((count + per_block - 1) / per_block));
 }
 
-/* The first of this thread's `each` elements. */
+/* The index of this thread's first element, `each` elements per thread. */
 static __device__ inline long long first_of(int each) {
   return ((long long)blockIdx.x * THREADS + threadIdx.x) * each;
 }
@@ -34,7 +35,7 @@ static __global__ void __launch_bounds__(THREADS) store_kernel(const StoreLaunch
   const long long first = first_of(N), left = p.count - first;
   const From *value = static_cast<const From *>(p.value) + first;
   To *target = static_cast<To *>(p.target) + first;
-  if (p.wide && left >= N) {
+  if (p.vectorized && left >= N) {
     float x[N], sum[N];
     load_wide<N>(value, x);
     if (p.accumulate) {
@@ -61,34 +62,12 @@ extern "C" Status launch_store(const StoreLaunch *p, cudaStream_t stream, Error 
                        : store_from<float>(p, stream, error);
 }
 
-/* --- Fill ------------------------------------------------------------------------------------- */
-
-static __global__ void __launch_bounds__(THREADS) fill_kernel(const FillLaunch p) {
-  const int each = 16 / p.size;
-  const long long first = first_of(each), left = p.count - first;
-  char *target = static_cast<char *>(p.target) + first * p.size;
-  if (p.wide && left >= each) {
-    *reinterpret_cast<uint4 *>(target) = make_uint4(p.word, p.word, p.word, p.word);
-  } else if (p.size == 4) {
-    for (int j = 0; j < each && j < left; j++) reinterpret_cast<uint32_t *>(target)[j] = p.word;
-  } else {
-    for (int j = 0; j < each && j < left; j++) {
-      reinterpret_cast<uint16_t *>(target)[j] = static_cast<uint16_t>(p.word);
-    }
-  }
-}
-
-extern "C" Status launch_fill(const FillLaunch *p, cudaStream_t stream, Error *error) {
-  return cuda_launch(fill_kernel, blocks_for(p->count, 16 / p->size), THREADS, 0, *p, stream,
-                     error);
-}
-
 /* --- Adam ------------------------------------------------------------------------------------- */
 
-static __global__ void adam_plan_kernel(const AdamLaunch p) {
+static __global__ void adam_decide_kernel(const AdamLaunch p) {
   const int applies = adam_applies(*p.norm, *p.controls);
-  p.plan->applies = applies;
-  p.plan->step = adam_step(p.constants, *p.norm, *p.controls, p.counters->applied);
+  p.decision->applies = applies;
+  p.decision->step = adam_step(p.constants, *p.norm, *p.controls, p.counters->applied);
   *p.counters = adam_count(*p.counters, applies);
 }
 
@@ -101,23 +80,23 @@ static __device__ inline void adam_element(const AdamLaunch &p, const AdamStep &
 }
 
 static __device__ inline void adam_four(const AdamLaunch &p, const AdamStep &step, long long i) {
-  float x[4], g[4], m[4], v[4], average[4];
+  float x[4], g[4], m[4], v[4], ema[4];
   floats_load<float, 4>(p.parameters + i, x);
   floats_load<float, 4>(p.gradients + i, g);
   floats_load<float, 4>(p.moment1 + i, m);
   floats_load<float, 4>(p.moment2 + i, v);
-  if (p.ema) floats_load<float, 4>(p.ema + i, average);
+  if (p.ema) floats_load<float, 4>(p.ema + i, ema);
   for (int j = 0; j < 4; j++) adam_element(p, step, g[j], &x[j], &m[j], &v[j]);
   floats_store<float, 4>(p.parameters + i, x);
   floats_store<float, 4>(p.moment1 + i, m);
   floats_store<float, 4>(p.moment2 + i, v);
   if (p.ema) {
-    for (int j = 0; j < 4; j++) average[j] = adam_average(step, average[j], x[j]);
-    floats_store<float, 4>(p.ema + i, average);
+    for (int j = 0; j < 4; j++) ema[j] = adam_ema_update(step, ema[j], x[j]);
+    floats_store<float, 4>(p.ema + i, ema);
   }
   if (p.compute) {
     *reinterpret_cast<uint2 *>(p.compute + i) =
-        make_uint2(two_bf16(x[0], x[1]), two_bf16(x[2], x[3]));
+        make_uint2(pack_bf16x2(x[0], x[1]), pack_bf16x2(x[2], x[3]));
   }
 }
 
@@ -127,15 +106,15 @@ static __device__ inline void adam_one(const AdamLaunch &p, const AdamStep &step
   p.parameters[i] = x;
   p.moment1[i] = m;
   p.moment2[i] = v;
-  if (p.ema) p.ema[i] = adam_average(step, p.ema[i], x);
+  if (p.ema) p.ema[i] = adam_ema_update(step, p.ema[i], x);
   if (p.compute) p.compute[i] = bf16_from_f32(x);
 }
 
 static __global__ void __launch_bounds__(THREADS) adam_kernel(const AdamLaunch p) {
-  if (!p.plan->applies) return;
-  const AdamStep step = p.plan->step;
+  if (!p.decision->applies) return;
+  const AdamStep step = p.decision->step;
   const long long first = first_of(4);
-  if (p.wide && first + 4 <= p.count) {
+  if (p.vectorized && first + 4 <= p.count) {
     adam_four(p, step, first);
   } else {
     for (long long i = first; i < first + 4 && i < p.count; i++) adam_one(p, step, i);
@@ -143,7 +122,7 @@ static __global__ void __launch_bounds__(THREADS) adam_kernel(const AdamLaunch p
 }
 
 extern "C" Status launch_adam(const AdamLaunch *p, cudaStream_t stream, Error *error) {
-  const Status status = cuda_launch(adam_plan_kernel, dim3(1), 1, 0, *p, stream, error);
+  const Status status = cuda_launch(adam_decide_kernel, dim3(1), 1, 0, *p, stream, error);
   if (status != OK) return status;
   return cuda_launch(adam_kernel, blocks_for(p->count, 4), THREADS, 0, *p, stream, error);
 }

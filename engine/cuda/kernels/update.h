@@ -1,10 +1,9 @@
-/* Kernels that write buffers. The floors, in bytes of the bus per element:
+/* Kernels that update buffers: store, accumulate and Adam. Memory traffic in bytes per element:
  *   store, f32 to bf16 or back   6
  *   accumulate                   the value once, the target twice
- *   fill                         the target once
  *   Adam                         28 for parameters, gradients and moments, 8 more for the EMA, 2
- * for the bf16 copy: all in one pass Accesses are of 16 bytes where all addresses allow it
- * (`wide`). */
+ * more for the bf16 copy; all in one pass Accesses are of 16 bytes if all addresses are aligned
+ * (`vectorized`). */
 #ifndef CELFORGE_ENGINE_CUDA_KERNELS_UPDATE_H
 #define CELFORGE_ENGINE_CUDA_KERNELS_UPDATE_H
 
@@ -24,27 +23,19 @@ extern "C" {
 extern "C" {
 #endif
 
-/* target = value, or += with `accumulate`; each f32 or bf16. */
+/* target = value, or target += value with `accumulate`; each is f32 or bf16. */
 typedef struct StoreLaunch {
   const void *value;
   void *target;
   long long count;
-  int value_bf16, target_bf16, accumulate, wide;
+  int value_bf16, target_bf16, accumulate, vectorized;
 } StoreLaunch;
 
-/* `word` holds the value's bits: once for f32, twice for bf16. `count` elements of `size` bytes. */
-typedef struct FillLaunch {
-  void *target;
-  long long count;
-  uint32_t word;
-  int size, wide;
-} FillLaunch;
-
-/* What a step does, found once, on the device. */
-typedef struct AdamPlan {
+/* Computed once per step on the device: whether the step is applied, and its factors. */
+typedef struct AdamDecision {
   int applies;
   AdamStep step;
-} AdamPlan;
+} AdamDecision;
 
 typedef struct AdamLaunch {
   float *parameters, *moment1, *moment2;
@@ -54,17 +45,16 @@ typedef struct AdamLaunch {
   const float *norm;
   const AdamControls *controls;
   AdamCounters *counters;
-  AdamPlan *plan; /* workspace */
+  AdamDecision *decision; /* workspace */
   AdamConstants constants;
   long long count;
-  int wide;
+  int vectorized;
 } AdamLaunch;
 
 Status launch_store(const StoreLaunch *launch, cudaStream_t stream, Error *error);
-Status launch_fill(const FillLaunch *launch, cudaStream_t stream, Error *error);
-/* Two kernels: one thread reads norm, controls and counters, writes the plan and counts, so that
- * none of the other kernel's blocks, which write everything else, can see counters of another step.
- */
+/* Two kernels. The first, of one thread, reads norm, controls and counters, writes the decision and
+ * updates the counters; the second updates the elements. So no block of the second kernel can read
+ * the counters of another step. */
 Status launch_adam(const AdamLaunch *launch, cudaStream_t stream, Error *error);
 
 #ifdef __cplusplus

@@ -1,5 +1,5 @@
-/* For .cu files: N neighbouring elements that move in one access of up to 16 bytes, and sums over
- * lanes. bf16 is uint16_t here. */
+/* Vectorized loads and stores of N neighbouring elements (up to 16 bytes per access), and sums over
+ * lanes and blocks. For .cu files. bf16 is uint16_t. */
 #ifndef CELFORGE_ENGINE_CUDA_KERNELS_VECTOR_H
 #define CELFORGE_ENGINE_CUDA_KERNELS_VECTOR_H
 
@@ -12,7 +12,7 @@
 
 #include "base/bf16.h"
 
-/* The type of one access of so many bytes. */
+/* The type of one access of BYTES bytes. */
 template <int BYTES> struct Access;
 template <> struct Access<1> { typedef uint8_t type; };
 template <> struct Access<2> { typedef uint16_t type; };
@@ -20,13 +20,13 @@ template <> struct Access<4> { typedef uint32_t type; };
 template <> struct Access<8> { typedef uint2 type; };
 template <> struct Access<16> { typedef uint4 type; };
 
-__device__ inline uint32_t two_bf16(float low, float high) {
+__device__ inline uint32_t pack_bf16x2(float low, float high) {
 #ifdef __CUDA_ARCH__
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t *>(&pair);
 #else
-  return static_cast<uint32_t>(bf16_from_f32(low)) |
-         static_cast<uint32_t>(bf16_from_f32(high)) << 16;
+  return static_cast<uint32_t>(bf16_from_f32(low)) | static_cast<uint32_t>(bf16_from_f32(high))
+                                                         << 16;
 #endif
 }
 __device__ inline float low_bf16(uint32_t pair) {
@@ -36,8 +36,8 @@ __device__ inline float high_bf16(uint32_t pair) {
   return float_from_bits(pair & 0xffff0000u);
 }
 
-/* N elements as memory holds them; `get` and `set` speak f32. Loaded and stored at an address that
- * is a multiple of its size. */
+/* N elements in their storage type; get and set convert to and from f32. Addresses are multiples of
+ * the size. */
 template <typename T, int N> struct Pack;
 
 template <> struct Pack<float, 1> {
@@ -69,25 +69,25 @@ template <> struct Pack<uint16_t, 8> {
     out[6] = low_bf16(bits.w), out[7] = high_bf16(bits.w);
   }
   __device__ void set(const float *in) {
-    bits = make_uint4(two_bf16(in[0], in[1]), two_bf16(in[2], in[3]), two_bf16(in[4], in[5]),
-                      two_bf16(in[6], in[7]));
+    bits = make_uint4(pack_bf16x2(in[0], in[1]), pack_bf16x2(in[2], in[3]),
+                      pack_bf16x2(in[4], in[5]), pack_bf16x2(in[6], in[7]));
   }
   __device__ void clear() { bits = make_uint4(0, 0, 0, 0); }
 };
 
-/* Of N elements as memory holds them. */
+/* The pack of N elements in their storage type. */
 template <typename T, int N> __device__ inline Pack<T, N> pack_of(const T values[N]) {
   Pack<T, N> pack;
   memcpy(&pack.bits, values, sizeof pack.bits);
   return pack;
 }
 
-/* Elements of T that 16 bytes hold. */
+/* The number of elements of T in 16 bytes. */
 template <typename T> struct Widest {
   enum { N = 16 / sizeof(T) };
 };
 
-/* `*bits` stays as it is where not `inside`. */
+/* Loads `*bits` if `inside`, else leaves it unchanged. */
 template <typename Bits>
 __device__ inline void bits_load_if(bool inside, const void *from, Bits *bits) {
   if (inside) *bits = *static_cast<const Bits *>(from);
@@ -109,16 +109,16 @@ template <typename T, int N> __device__ inline Pack<T, N> pack_load(const T *fro
   pack.bits = *reinterpret_cast<const decltype(pack.bits) *>(from);
   return pack;
 }
-/* The same where `inside`, else zeros: without a branch, so that several such loads are under way
- * together. Of `if (inside) pack = pack_load(from)` the compiler makes a jump around each, with
- * work that waits for one load in front of the next. */
+/* pack_load if `inside`, else zeros. Uses a predicate instead of a branch, so that several such
+ * loads are in flight at once: for `if (inside) pack = pack_load(from)` the compiler emits a jump
+ * around each load, and waits for one load before the next. */
 template <typename T, int N> __device__ inline Pack<T, N> pack_load_if(bool inside, const T *from) {
   Pack<T, N> pack;
   pack.clear();
   bits_load_if(inside, from, &pack.bits);
   return pack;
 }
-/* Stores of 16 bytes stay in one piece: in some loops the compiler takes a plain one apart. */
+/* A 16-byte store as one instruction: in some loops the compiler splits a plain assignment. */
 template <typename Bits> __device__ inline void bits_store(Bits *to, const Bits &bits) {
   *to = bits;
 }
@@ -146,7 +146,7 @@ template <typename T, int N> __device__ inline void floats_store(T *to, const fl
   pack_store<T, N>(to, pack);
 }
 
-/* N elements, one or several times 16 bytes. */
+/* N elements in one or several 16-byte accesses. */
 template <int N, typename T> __device__ inline void load_wide(const T *from, float *to) {
   const int step = Widest<T>::N;
   for (int k = 0; k < N; k += step) floats_load<T, step>(from + k, to + k);
@@ -156,8 +156,8 @@ template <int N, typename T> __device__ inline void store_wide(T *to, const floa
   for (int k = 0; k < N; k += step) floats_store<T, step>(to + k, from + k);
 }
 
-/* The same value, of which the compiler knows nothing: of a loop's counter it makes addresses in
- * advance, which saves few instructions and takes registers. */
+/* Returns `value` in a way that hides it from the optimizer. Applied to a loop counter it stops the
+ * compiler from precomputing addresses, which would save few instructions and cost registers. */
 __device__ inline int64_t opaque(int64_t value) {
 #ifdef __CUDA_ARCH__
   asm volatile("" : "+l"(value));
@@ -165,7 +165,7 @@ __device__ inline int64_t opaque(int64_t value) {
   return value;
 }
 
-/* Every lane gets the sum over its group of LANES neighbours (a power of two). */
+/* The sum over a group of LANES neighbouring lanes (a power of two), in every lane of the group. */
 template <int LANES> __device__ inline float lanes_sum(float value) {
 #pragma unroll
   for (int offset = LANES / 2; offset > 0; offset /= 2)
@@ -173,10 +173,10 @@ template <int LANES> __device__ inline float lanes_sum(float value) {
   return value;
 }
 
-/* Every thread gets the sum over the block; `space` is shared, a float for each warp. */
+/* The sum over the block, in every thread. `space`: shared memory, one float per warp. */
 template <int THREADS> __device__ inline float block_sum(float value, float *space) {
   value = lanes_sum<32>(value);
-  __syncthreads(); /* the last sum has been read */
+  __syncthreads(); /* all threads have read the previous sum */
   if (threadIdx.x % 32 == 0) space[threadIdx.x / 32] = value;
   __syncthreads();
   float sum = 0.0f;

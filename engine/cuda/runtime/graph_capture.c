@@ -1,5 +1,5 @@
-/* A program as one CUDA graph. What other streams add to it (collectives on theirs) is captured
- * through the events that order them with the backend's stream. */
+/* Captures a program as one CUDA graph. Work on other streams (collectives) joins the capture
+ * through the events that order those streams with the backend's stream. */
 #include "engine/cuda/runtime/cuda.h"
 
 Status cuda_capture_begin(Backend *backend, Error *error) {
@@ -9,8 +9,8 @@ done:
   return status;
 }
 
-/* Nodes keep the priorities of the streams they were captured from: without the flag all would have
- * that of the stream the graph is started in, and collectives wait behind kernels. */
+/* UseNodePriority keeps the priority of the stream that each node was captured from. Without it all
+ * nodes run at the priority of the launching stream, and collectives queue behind kernels. */
 Status cuda_capture_end(Backend *backend, void **out, Error *error) {
   Status status = OK;
   cudaStream_t stream = cuda_backend(backend)->stream;
@@ -26,7 +26,7 @@ done:
   if (executable) cudaGraphExecDestroy(executable);
   if (graph) cudaGraphDestroy(graph);
   if (status != OK)
-    error_context(error, "capturing a CUDA graph, which cuda.graphs=false does without");
+    error_context(error, "capturing a CUDA graph (cuda.graphs=false runs without graphs)");
   return status;
 }
 
@@ -37,9 +37,9 @@ done:
   return status;
 }
 
-/* It may be under way. */
+/* Waits first: the graph may still be running. */
 void cuda_capture_free(Backend *backend, void *captured) {
   CudaBackend *self = cuda_backend(backend);
-  if (captured && cuda_wait_stream(self, self->stream, "freeing a graph", NULL) == OK)
+  if (captured && cuda_wait_stream(self, self->stream, "freeing a CUDA graph", NULL) == OK)
     cudaGraphExecDestroy(captured);
 }

@@ -2,17 +2,18 @@
 #include "base/text.h"
 #include "engine/cuda/runtime/cuda.h"
 
-static Status no_memory(const CudaBackend *backend, size_t bytes, const char *what, Error *error) {
+static Status out_of_memory(const CudaBackend *backend, size_t bytes, const char *what,
+                            Error *error) {
   size_t free_bytes = 0, total = 0;
   Text text = {0};
   cudaGetLastError();
-  text_append_bytes_size(&text, (double)bytes);
-  text_append(&text, " of GPU memory could not be had");
+  text_append_size(&text, (double)bytes);
+  text_append(&text, " of GPU memory cannot be allocated");
   if (cudaMemGetInfo(&free_bytes, &total) == cudaSuccess) {
     text_append(&text, " (");
-    text_append_bytes_size(&text, (double)free_bytes);
+    text_append_size(&text, (double)free_bytes);
     text_append(&text, " of ");
-    text_append_bytes_size(&text, (double)total);
+    text_append_size(&text, (double)total);
     text_append(&text, " are free on GPU %d, %s)", backend->options.device, backend->info.name);
   }
   error_set(error, ERROR_INTERNAL, "%s: %s", what, text.data);
@@ -25,24 +26,16 @@ Status cuda_allocate(Backend *backend, size_t bytes, const char *what, void **ou
   *out = NULL;
   const cudaError_t code = cudaMalloc(out, bytes > 0 ? bytes : 1);
   if (code == cudaErrorMemoryAllocation)
-    return no_memory(cuda_backend(backend), bytes, what, error);
+    return out_of_memory(cuda_backend(backend), bytes, what, error);
   CUDA_TRY(code);
 done:
   if (status != OK) return error_context(error, "%s", what);
   return OK;
 }
 
-/* cudaFree waits for the device; one that hangs keeps its memory until the process ends. */
+/* cudaFree waits for the device, so memory of a device that hangs is not freed. */
 void cuda_release(Backend *backend, void *memory) {
   CudaBackend *self = cuda_backend(backend);
   if (memory && cuda_wait_stream(self, self->stream, "freeing memory", NULL) == OK)
     cudaFree(memory);
-}
-
-Status cuda_memory(Backend *backend, DeviceMemory *out, Error *error) {
-  Status status = OK;
-  *out = (DeviceMemory){.staging = cuda_staging_to_come(cuda_backend(backend))};
-  CUDA_TRY(cudaMemGetInfo(&out->free, &out->total));
-done:
-  return status;
 }

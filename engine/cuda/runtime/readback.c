@@ -1,5 +1,5 @@
-/* A few numbers on their way back: a copy into pinned memory behind the kernels, and an event
- * behind the copy. */
+/* Asynchronous downloads of a few numbers: a copy to pinned memory after the kernels started so
+ * far, and an event after the copy. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,7 +58,8 @@ done:
 void cuda_readback_free(Backend *backend, Readback *readback) {
   CudaBackend *self = cuda_backend(backend);
   if (!readback) return;
-  if (readback->is_started && cuda_wait_event(self, readback->copied, "freeing", NULL) != OK)
-    return; /* the device may still write there */
+  if (readback->is_started &&
+      cuda_wait_event(self, readback->copied, "freeing a readback", NULL) != OK)
+    return; /* leaked: the device may still write to it */
   destroy(readback);
 }

@@ -1,13 +1,13 @@
-/* Copies between the host and the device, through pinned memory.
+/* Copies between host and device through pinned staging buffers.
  *
- * Upload. A ring of slots, each of pinned and of device memory. A piece is copied into a free
- * slot's pinned part at once, travels on a stream of its own to the slot's device part, and is
- * moved from there to its destination in order with the kernels: what the next step reads travels
- * while this one computes, and upload waits only where the ring is full.
+ * Upload: a ring of slots, each with a pinned and a device buffer. The caller's bytes are copied to
+ * the pinned buffer at once, to the device buffer on a separate stream, and from there to their
+ * destination on the backend's stream. So the transfer of the next step's batch overlaps with the
+ * kernels of this step, and upload waits only when all slots are in use.
  *
- * Download. Two pinned slots in turn: one fills while the other is copied out.
+ * Download: double buffering with two pinned slots.
  *
- * Slots are made when they are first needed, so that the steady state allocates nothing. */
+ * Slots are allocated on first use; after that no copy allocates. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,16 +18,16 @@ enum { UPLOAD_SLOTS = 8, DOWNLOAD_SLOTS = 2 };
 static const size_t SLOT_BYTES = (size_t)8 << 20;
 
 typedef struct Slot {
-  void *pinned, *device; /* NULL: not made yet; a download has no device part */
-  cudaEvent_t arrived;   /* the copy over the bus */
-  cudaEvent_t taken;     /* out of the device part */
+  void *pinned, *device; /* NULL: not allocated yet; downloads have no device buffer */
+  cudaEvent_t copied;    /* the copy between host and device is done */
+  cudaEvent_t drained;   /* uploads: the device buffer was copied to its destination */
   bool is_used;
 } Slot;
 
 struct CudaStaging {
-  cudaStream_t copies; /* host to device */
+  cudaStream_t copy_stream; /* host to device */
   Slot uploads[UPLOAD_SLOTS], downloads[DOWNLOAD_SLOTS];
-  int next; /* of uploads */
+  int next; /* index into uploads */
 };
 
 Status cuda_staging_new(struct CudaStaging **out, Error *error) {
@@ -36,7 +36,7 @@ Status cuda_staging_new(struct CudaStaging **out, Error *error) {
   struct CudaStaging *made = mem_new(1, sizeof *made);
   *out = NULL;
   CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));
-  CUDA_TRY(cudaStreamCreateWithPriority(&made->copies, cudaStreamNonBlocking, greatest));
+  CUDA_TRY(cudaStreamCreateWithPriority(&made->copy_stream, cudaStreamNonBlocking, greatest));
   *out = made;
   made = NULL;
 done:
@@ -45,8 +45,8 @@ done:
 }
 
 static void free_slot(Slot *slot) {
-  if (slot->arrived) cudaEventDestroy(slot->arrived);
-  if (slot->taken) cudaEventDestroy(slot->taken);
+  if (slot->copied) cudaEventDestroy(slot->copied);
+  if (slot->drained) cudaEventDestroy(slot->drained);
   if (slot->pinned) cudaFreeHost(slot->pinned);
   if (slot->device) cudaFree(slot->device);
   *slot = (Slot){0};
@@ -57,12 +57,12 @@ void cuda_staging_free(CudaBackend *backend) {
   if (!staging) return;
   for (int i = 0; i < UPLOAD_SLOTS; i++) free_slot(&staging->uploads[i]);
   for (int i = 0; i < DOWNLOAD_SLOTS; i++) free_slot(&staging->downloads[i]);
-  cudaStreamDestroy(staging->copies);
+  cudaStreamDestroy(staging->copy_stream);
   free(staging);
   backend->staging = NULL;
 }
 
-size_t cuda_staging_to_come(const CudaBackend *backend) {
+size_t cuda_staging_unallocated(const CudaBackend *backend) {
   size_t bytes = 0;
   for (int i = 0; i < UPLOAD_SLOTS; i++)
     if (!backend->staging->uploads[i].device) bytes += SLOT_BYTES;
@@ -72,10 +72,10 @@ size_t cuda_staging_to_come(const CudaBackend *backend) {
 static Status make_slot(Backend *backend, Slot *slot, bool with_device, Error *error) {
   Status status = OK;
   if (slot->pinned) return OK;
-  CUDA_TRY(cudaEventCreateWithFlags(&slot->arrived, cudaEventDisableTiming));
+  CUDA_TRY(cudaEventCreateWithFlags(&slot->copied, cudaEventDisableTiming));
   if (with_device) {
-    CUDA_TRY(cudaEventCreateWithFlags(&slot->taken, cudaEventDisableTiming));
-    TRY(cuda_allocate(backend, SLOT_BYTES, "staging of uploads", &slot->device, error));
+    CUDA_TRY(cudaEventCreateWithFlags(&slot->drained, cudaEventDisableTiming));
+    TRY(cuda_allocate(backend, SLOT_BYTES, "staging buffer for uploads", &slot->device, error));
   }
   CUDA_TRY(cudaHostAlloc(&slot->pinned, SLOT_BYTES, cudaHostAllocDefault));
 done:
@@ -83,13 +83,13 @@ done:
   return status;
 }
 
-static size_t piece_of(size_t bytes) {
+static size_t chunk_size(size_t bytes) {
   return bytes < SLOT_BYTES ? bytes : SLOT_BYTES;
 }
 
 /* --- Upload ----------------------------------------------------------------------------------- */
 
-static Status upload_piece(CudaBackend *backend, void *destination, const void *source,
+static Status upload_chunk(CudaBackend *backend, void *destination, const void *source,
                            size_t bytes, Error *error) {
   Status status = OK;
   struct CudaStaging *staging = backend->staging;
@@ -97,15 +97,15 @@ static Status upload_piece(CudaBackend *backend, void *destination, const void *
   staging->next = (staging->next + 1) % UPLOAD_SLOTS;
   TRY(make_slot(&backend->base, slot, true, error));
   if (slot->is_used)
-    TRY(cuda_wait_event(backend, slot->taken, "uploading, for the staged copy before", error));
+    TRY(cuda_wait_event(backend, slot->drained, "uploading: waiting for a staging slot", error));
   memcpy(slot->pinned, source, bytes);
-  CUDA_TRY(
-      cudaMemcpyAsync(slot->device, slot->pinned, bytes, cudaMemcpyHostToDevice, staging->copies));
-  CUDA_TRY(cudaEventRecord(slot->arrived, staging->copies));
-  CUDA_TRY(cudaStreamWaitEvent(backend->stream, slot->arrived, cudaEventWaitDefault));
+  CUDA_TRY(cudaMemcpyAsync(slot->device, slot->pinned, bytes, cudaMemcpyHostToDevice,
+                           staging->copy_stream));
+  CUDA_TRY(cudaEventRecord(slot->copied, staging->copy_stream));
+  CUDA_TRY(cudaStreamWaitEvent(backend->stream, slot->copied, cudaEventWaitDefault));
   CUDA_TRY(
       cudaMemcpyAsync(destination, slot->device, bytes, cudaMemcpyDeviceToDevice, backend->stream));
-  CUDA_TRY(cudaEventRecord(slot->taken, backend->stream));
+  CUDA_TRY(cudaEventRecord(slot->drained, backend->stream));
   slot->is_used = true;
 done:
   return status;
@@ -115,10 +115,10 @@ Status cuda_upload(Backend *backend, void *destination, const void *source, size
                    Error *error) {
   Status status = OK;
   for (size_t done_bytes = 0; done_bytes < bytes;) {
-    const size_t piece = piece_of(bytes - done_bytes);
-    TRY(upload_piece(cuda_backend(backend), (char *)destination + done_bytes,
-                     (const char *)source + done_bytes, piece, error));
-    done_bytes += piece;
+    const size_t chunk = chunk_size(bytes - done_bytes);
+    TRY(upload_chunk(cuda_backend(backend), (char *)destination + done_bytes,
+                     (const char *)source + done_bytes, chunk, error));
+    done_bytes += chunk;
   }
 done:
   return status;
@@ -132,7 +132,7 @@ static Status start_download(CudaBackend *backend, Slot *slot, const char *sourc
   if (bytes == 0) return OK;
   TRY(make_slot(&backend->base, slot, false, error));
   CUDA_TRY(cudaMemcpyAsync(slot->pinned, source, bytes, cudaMemcpyDeviceToHost, backend->stream));
-  CUDA_TRY(cudaEventRecord(slot->arrived, backend->stream));
+  CUDA_TRY(cudaEventRecord(slot->copied, backend->stream));
 done:
   return status;
 }
@@ -142,16 +142,16 @@ Status cuda_download(Backend *backend, void *destination, const void *source, si
   Status status = OK;
   CudaBackend *self = cuda_backend(backend);
   Slot *slots = self->staging->downloads;
-  size_t piece = piece_of(bytes);
-  TRY(start_download(self, &slots[0], source, piece, error));
+  size_t chunk = chunk_size(bytes);
+  TRY(start_download(self, &slots[0], source, chunk, error));
   for (size_t at = 0, i = 0; at < bytes; i++) {
-    const size_t next = piece_of(bytes - at - piece);
-    TRY(start_download(self, &slots[(i + 1) % DOWNLOAD_SLOTS], (const char *)source + at + piece,
+    const size_t next = chunk_size(bytes - at - chunk);
+    TRY(start_download(self, &slots[(i + 1) % DOWNLOAD_SLOTS], (const char *)source + at + chunk,
                        next, error));
-    TRY(cuda_wait_event(self, slots[i % DOWNLOAD_SLOTS].arrived, "downloading", error));
-    memcpy((char *)destination + at, slots[i % DOWNLOAD_SLOTS].pinned, piece);
-    at += piece;
-    piece = next;
+    TRY(cuda_wait_event(self, slots[i % DOWNLOAD_SLOTS].copied, "downloading", error));
+    memcpy((char *)destination + at, slots[i % DOWNLOAD_SLOTS].pinned, chunk);
+    at += chunk;
+    chunk = next;
   }
 done:
   return status;

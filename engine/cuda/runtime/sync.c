@@ -1,12 +1,13 @@
-/* Errors of the CUDA runtime, and waits that end. */
+/* Errors of the CUDA runtime, and waits with a timeout. */
 #include <stdio.h>
 #include <time.h>
 
 #include "base/thread.h"
 #include "engine/cuda/runtime/cuda.h"
 
-/* What work on the device ran into, told by whatever call comes next: no later one succeeds. */
-static bool is_of_the_device(cudaError_t code) {
+/* True for errors of kernels that ran earlier. The next call reports them, whatever it does, and
+ * all later calls fail too. */
+static bool is_sticky(cudaError_t code) {
   static const cudaError_t codes[] = {
       cudaErrorIllegalAddress,     cudaErrorMisalignedAddress,
       cudaErrorLaunchFailure,      cudaErrorIllegalInstruction,
@@ -20,16 +21,16 @@ static bool is_of_the_device(cudaError_t code) {
 }
 
 Status cuda_error(cudaError_t code, const char *call, const char *file, int line, Error *error) {
-  const char *hint = is_of_the_device(code)
-                         ? "; an op started before met it: cuda.graphs=false and "
-                           "CUDA_LAUNCH_BLOCKING=1 in the environment name it"
+  const char *hint = is_sticky(code)
+                         ? "; an earlier kernel caused it: to find the op, run with "
+                           "cuda.graphs=false and CUDA_LAUNCH_BLOCKING=1 in the environment"
                          : "";
-  cudaGetLastError(); /* or a later call that is right would seem to have failed */
+  cudaGetLastError(); /* clears the error, so that later checks do not report it again */
   return error_set(error, ERROR_INTERNAL, "%s (%s:%d): %s (%s)%s", call, file, line,
                    cudaGetErrorString(code), cudaGetErrorName(code), hint);
 }
 
-typedef cudaError_t Query(const void *object);
+typedef cudaError_t QueryFunction(const void *object);
 
 static cudaError_t query_event(const void *event) {
   return cudaEventQuery(*(const cudaEvent_t *)event);
@@ -39,9 +40,9 @@ static cudaError_t query_stream(const void *stream) {
   return cudaStreamQuery(*(const cudaStream_t *)stream);
 }
 
-/* What is nearly done is not slept over, what takes long costs no processor, and what is measured
- * by a wait is not a percent longer for it. */
-static void pause_for(double waited) {
+/* Sleeps between two polls for 1/64 of the time waited so far: short waits spin, long waits cost no
+ * processor time, and a measured wait is at most 2 % too long. */
+static void sleep_between_polls(double waited) {
   const double least = 20e-6, most = 1e-3;
   if (waited < least) return;
   double seconds = waited / 64;
@@ -51,8 +52,8 @@ static void pause_for(double waited) {
   nanosleep(&time, NULL);
 }
 
-static Status wait_for(CudaBackend *backend, Query *query, const void *object, const char *what,
-                       Error *error) {
+static Status wait_for(CudaBackend *backend, QueryFunction *query, const void *object,
+                       const char *what, Error *error) {
   const double begin = clock_seconds();
   const double most = backend->is_stuck ? 0 : backend->options.timeout;
   for (;;) {
@@ -66,11 +67,11 @@ static Status wait_for(CudaBackend *backend, Query *query, const void *object, c
     if (waited > most) {
       backend->is_stuck = true;
       return error_set(error, ERROR_INTERNAL,
-                       "%s: GPU %d (%s) was not done after %.1f s; it hangs, or waits for another "
+                       "%s: GPU %d (%s) was not done after %.1f s: it hangs, or waits for another "
                        "rank",
                        what, backend->options.device, backend->info.name, waited);
     }
-    pause_for(waited);
+    sleep_between_polls(waited);
   }
 }
 

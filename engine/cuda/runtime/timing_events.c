@@ -1,62 +1,60 @@
-/* Times at which the stream comes by. In a capture a mark is a node of the graph, which every
- * launch records again: what is measured is what the device does, without the time launches take.
- */
+/* Timing events on the backend's stream. In a capture an event becomes a node of the graph, and
+ * each launch of the graph records it again, so times contain no launch overhead of the host. */
 #include <stdlib.h>
 
 #include "base/memory.h"
 #include "engine/cuda/runtime/cuda.h"
 
-struct CudaMarks {
-  int count; /* events that were made: 0 ... count - 1 */
-  int capacity;
-  cudaEvent_t *events;
+struct CudaTimingEvents {
+  int count, capacity; /* created events have the indices 0 to count - 1 */
+  cudaEvent_t *items;
 };
 
-static Status make_events(struct CudaMarks *marks, int count, Error *error) {
+static Status make_events(struct CudaTimingEvents *events, int count, Error *error) {
   Status status = OK;
-  while (marks->count < count) {
-    MEM_PUSH_SLOT(marks->events, marks->count, marks->capacity);
-    CUDA_TRY(cudaEventCreateWithFlags(&marks->events[marks->count], cudaEventDefault));
-    marks->count++;
+  while (events->count < count) {
+    MEM_PUSH_SLOT(events->items, events->count, events->capacity);
+    CUDA_TRY(cudaEventCreateWithFlags(&events->items[events->count], cudaEventDefault));
+    events->count++;
   }
 done:
   return status;
 }
 
-Status cuda_mark(Backend *backend, int index, Error *error) {
+Status cuda_record_event(Backend *backend, int index, Error *error) {
   Status status = OK;
   CudaBackend *self = cuda_backend(backend);
   enum cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-  if (!self->marks) self->marks = mem_new(1, sizeof *self->marks);
-  TRY(make_events(self->marks, index + 1, error));
+  if (!self->timing_events) self->timing_events = mem_new(1, sizeof *self->timing_events);
+  TRY(make_events(self->timing_events, index + 1, error));
   CUDA_TRY(cudaStreamIsCapturing(self->stream, &capture));
   const unsigned flags = capture == cudaStreamCaptureStatusNone ? (unsigned)cudaEventRecordDefault
                                                                 : (unsigned)cudaEventRecordExternal;
-  CUDA_TRY(cudaEventRecordWithFlags(self->marks->events[index], self->stream, flags));
+  CUDA_TRY(cudaEventRecordWithFlags(self->timing_events->items[index], self->stream, flags));
 done:
   return status;
 }
 
-/* Waits for the stream: of an event in a graph one cannot tell which launch it was recorded by. */
-Status cuda_marked_seconds(Backend *backend, int from, int to, double *seconds, Error *error) {
+/* Waits for the whole stream: an event in a graph does not say which launch recorded it. */
+Status cuda_event_seconds(Backend *backend, int from, int to, double *seconds, Error *error) {
   Status status = OK;
   CudaBackend *self = cuda_backend(backend);
-  const struct CudaMarks *marks = self->marks;
+  const struct CudaTimingEvents *events = self->timing_events;
   float milliseconds = 0;
-  if (!marks || from >= marks->count || to >= marks->count)
-    FAIL(error, ERROR_INTERNAL, "marks %d and %d were never made", from, to);
-  TRY(cuda_wait_stream(self, self->stream, "waiting for marks", error));
-  CUDA_TRY(cudaEventElapsedTime(&milliseconds, marks->events[from], marks->events[to]));
+  if (!events || from >= events->count || to >= events->count)
+    FAIL(error, ERROR_INTERNAL, "timing events %d and %d: not recorded", from, to);
+  TRY(cuda_wait_stream(self, self->stream, "waiting for timing events", error));
+  CUDA_TRY(cudaEventElapsedTime(&milliseconds, events->items[from], events->items[to]));
   *seconds = 1e-3 * (double)milliseconds;
 done:
   return status;
 }
 
-void cuda_marks_free(CudaBackend *backend) {
-  struct CudaMarks *marks = backend->marks;
-  if (!marks) return;
-  for (int i = 0; i < marks->count; i++) cudaEventDestroy(marks->events[i]);
-  free(marks->events);
-  free(marks);
-  backend->marks = NULL;
+void cuda_timing_events_free(CudaBackend *backend) {
+  struct CudaTimingEvents *events = backend->timing_events;
+  if (!events) return;
+  for (int i = 0; i < events->count; i++) cudaEventDestroy(events->items[i]);
+  free(events->items);
+  free(events);
+  backend->timing_events = NULL;
 }
