@@ -216,7 +216,7 @@ $(BUILD)/tests/oracle/%: $(BUILD)/obj/tests/oracle/%.o $(ALL_LIBS)
 
 # --- Tests that need a GPU or the emulator: tests/gpu/test_NAME.c, linked with all rooms --------------
 without_GPU_emulated := $(patsubst %,tests/gpu/%.c,test_convolution test_descriptors test_cache_lock support_plans) # need cuDNN itself
-without_GPU_1        := tests/gpu/test_conv_variants.c tests/gpu/test_emulator.c # need the emulator
+without_GPU_1        := tests/gpu/test_conv_variants.c tests/gpu/test_emulator.c tests/gpu/test_nccl.c # need the emulator
 GPU_SUPPORT := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(without_GPU_$(WITH_CUDA)),$(sort \
   $(wildcard tests/gpu/support_*.c)))) $(SUPPORT_engine)
 GPU_TESTS   := $(if $(filter-out 0,$(WITH_CUDA)),$(patsubst tests/gpu/%.c,$(BUILD)/tests/gpu/%,$(filter-out \

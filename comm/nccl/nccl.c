@@ -9,18 +9,13 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/thread.h"
+#include "comm/nccl/wait_timer.h"
 
 enum {
   MAX_LEVELS = 16,    /* of the tree: 65,536 ranks */
   MAX_REGISTERED = 8, /* gradient arrays */
-  MAX_WAITS = 64,     /* that are timed, of one step and of all captures */
   ABORT_SECONDS = 5
 };
-
-/* How long the caller's stream stood at one wait: two events around it. */
-typedef struct Wait {
-  cudaEvent_t begin, end;
-} Wait;
 
 struct Nccl {
   NcclOptions options;
@@ -29,19 +24,16 @@ struct Nccl {
   int levels; /* of the tree; 0: one all-reduce of the group */
   ncclComm_t pairs[MAX_LEVELS];
   cudaStream_t stream;
-  cudaEvent_t ready, ended; /* the caller's part before an average, the averages before a wait */
-  bool pending;
-  bool broken;
+  cudaEvent_t ready;   /* the caller's work before an all-reduce */
+  cudaEvent_t ended;   /* the all-reduces before a wait */
+  const void *pending; /* the data of the first all-reduce that was not waited for; NULL: none */
+  bool failed;
+  WaitTimer *wait_timer; /* of the waits of the caller's stream */
   int registered_count;
   struct {
     ncclComm_t comm;
     void *handle;
   } registered[MAX_REGISTERED * (MAX_LEVELS + 1)];
-  /* Waits of plain streams in turn, and those in captured graphs, which time the same ones again
-   * and again. `mark` tells what was recorded since the last look. */
-  int wait_count, captured_count;
-  Wait waits[MAX_WAITS], captured[MAX_WAITS];
-  cudaEvent_t mark;
 };
 
 /* --- Calls ------------------------------------------------------------------------------------ */
@@ -62,38 +54,40 @@ static Status cuda_failed(const Nccl *nccl, cudaError_t code, const char *what, 
 
 static Status nccl_failed(Nccl *nccl, ncclComm_t comm, ncclResult_t code, const char *what,
                           Error *error) {
-  nccl->broken = true;
+  nccl->failed = true;
   return error_set(error, ERROR_INTERNAL, "rank %d of %d: NCCL, %s: %s (%s)", nccl->rank,
                    nccl->size, what, ncclGetErrorString(code), ncclGetLastError(comm));
 }
 
-/* A communicator that does not block says `in progress`: looks until it is done, or time is up. */
-static Status settle(Nccl *nccl, ncclComm_t comm, ncclResult_t code, const char *what,
-                     Error *error) {
+/* Waits for a call on a non-blocking communicator, which returned `code`: polls while the call is
+ * in progress, for at most the timeout. */
+static Status finish_call(Nccl *nccl, ncclComm_t comm, ncclResult_t code, const char *what,
+                          Error *error) {
   const double begin = clock_seconds();
   while (code == ncclInProgress) {
-    ncclResult_t asked = ncclCommGetAsyncError(comm, &code);
-    if (asked != ncclSuccess) code = asked;
+    ncclResult_t queried = ncclCommGetAsyncError(comm, &code);
+    if (queried != ncclSuccess) code = queried;
     if (code != ncclInProgress) break;
     const double waited = clock_seconds() - begin;
     if (waited > nccl->options.timeout) {
-      nccl->broken = true;
-      return error_set(error, ERROR_INTERNAL,
-                       "rank %d of %d: NCCL, %s: the other ranks did not come within %.0f s",
-                       nccl->rank, nccl->size, what, waited);
+      nccl->failed = true;
+      return error_set(
+          error, ERROR_INTERNAL,
+          "rank %d of %d: NCCL, %s: not complete after %.0f s; another rank hangs or has ended",
+          nccl->rank, nccl->size, what, waited);
     }
     nanosleep(&(struct timespec){.tv_nsec = waited < 0.01 ? 20000 : 1000000}, NULL);
   }
   return code == ncclSuccess ? OK : nccl_failed(nccl, comm, code, what, error);
 }
 
-#define NCCL_TRY(comm, call) TRY(settle(nccl, (comm), (call), #call, error))
+#define NCCL_TRY(comm, call) TRY(finish_call(nccl, (comm), (call), #call, error))
 
 /* --- Opening ---------------------------------------------------------------------------------- */
 
-/* Before NCCL is first asked for anything: its sums are then the same from call to call. Who has
- * set the variable knows better. */
-static void leave_out_varying_sums(void) {
+/* Switches off NVLS, so that equal calls give equal sums. Called before the first call of NCCL; an
+ * NCCL_ALGO that the user has set stays. */
+static void disable_nvls(void) {
   setenv("NCCL_ALGO", "^NVLS,NVLSTree", 0);
 }
 
@@ -116,12 +110,12 @@ static Status open_group(Nccl *nccl, Comm *comm, Error *error) {
     status = nccl_failed(nccl, NULL, code, "ncclCommInitRankConfig", error);
     goto done;
   }
-  TRY(settle(nccl, nccl->group, code, "ncclCommInitRankConfig", error));
+  TRY(finish_call(nccl, nccl->group, code, "ncclCommInitRankConfig", error));
 done:
   return status;
 }
 
-/* Level k joins each rank with the one whose number differs in bit k. */
+/* Level k pairs each rank with the one whose number differs in bit k. */
 static Status open_tree(Nccl *nccl, Error *error) {
   Status status = OK;
   if ((nccl->size & (nccl->size - 1)) != 0)
@@ -133,7 +127,7 @@ static Status open_tree(Nccl *nccl, Error *error) {
     const int color = nccl->rank & ~(1 << level);
     NCCL_TRY(nccl->group,
              ncclCommSplit(nccl->group, color, nccl->rank, &nccl->pairs[level], &config));
-    TRY(settle(nccl, nccl->pairs[level], ncclInProgress, "ncclCommSplit", error));
+    TRY(finish_call(nccl, nccl->pairs[level], ncclInProgress, "ncclCommSplit", error));
     nccl->levels = level + 1;
   }
 done:
@@ -143,25 +137,19 @@ done:
 static Status open_streams(Nccl *nccl, Error *error) {
   Status status = OK;
   int least = 0, greatest = 0;
-  /* Before kernels that wait for a core: communication is short of cores and worth hiding. */
+  /* All-reduces get the highest priority: they need few cores, and late ones delay the next step.
+   */
   CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));
   CUDA_TRY(cudaStreamCreateWithPriority(&nccl->stream, cudaStreamNonBlocking, greatest));
   CUDA_TRY(cudaEventCreateWithFlags(&nccl->ready, cudaEventDisableTiming));
   CUDA_TRY(cudaEventCreateWithFlags(&nccl->ended, cudaEventDisableTiming));
-  CUDA_TRY(cudaEventCreate(&nccl->mark));
-  CUDA_TRY(cudaEventRecord(nccl->mark, nccl->stream));
-  for (int i = 0; i < MAX_WAITS; i++) {
-    CUDA_TRY(cudaEventCreate(&nccl->waits[i].begin));
-    CUDA_TRY(cudaEventCreate(&nccl->waits[i].end));
-    CUDA_TRY(cudaEventCreate(&nccl->captured[i].begin));
-    CUDA_TRY(cudaEventCreate(&nccl->captured[i].end));
-  }
+  TRY(wait_timer_new(&nccl->wait_timer, error));
 done:
   return status;
 }
 
-/* The library may be of another installation than the header. */
-static void say_version(const Nccl *nccl) {
+/* The library may have another version than the header. */
+static void log_version(const Nccl *nccl) {
   int version = 0;
   if (nccl->rank != 0 || ncclGetVersion(&version) != ncclSuccess) return;
   log_info("NCCL %d.%d.%d", version / 10000, version / 100 % 100, version % 100);
@@ -174,18 +162,18 @@ Status nccl_open(Comm *comm, const NcclOptions *options, Nccl **out, Error *erro
   nccl->options = *options;
   nccl->rank = comm_rank(comm);
   nccl->size = comm_size(comm);
-  if (options->reproducible || options->deterministic) leave_out_varying_sums();
+  if (options->reproducible || options->deterministic) disable_nvls();
   status = open_streams(nccl, error);
   TRY(comm_agree(comm, status, error));
   status = open_group(nccl, comm, error);
   if (status == OK && options->reproducible) status = open_tree(nccl, error);
   TRY(comm_agree(comm, status, error));
-  say_version(nccl);
+  log_version(nccl);
   *out = nccl;
   nccl = NULL;
 done:
   if (nccl) {
-    nccl->broken = true;
+    nccl->failed = true;
     nccl_close(nccl);
   }
   return status;
@@ -198,16 +186,16 @@ static void *abort_communicator(void *communicator) {
   return NULL;
 }
 
-/* ncclCommAbort tells what runs on the device to end, then waits: for peers, and for the end of all
- * graphs that hold its kernels. So each communicator is told by a thread of its own, and what has
- * not returned in time is left behind. */
+/* ncclCommAbort tells the kernels on the device to end, then waits: for peers, and for the end of
+ * all graphs that contain its kernels. So each communicator is aborted by a thread of its own;
+ * threads that have not returned after ABORT_SECONDS are abandoned. */
 void nccl_abort(Nccl *nccl) {
   pthread_t threads[MAX_LEVELS + 1];
   int count = 0, left = 0;
   Error error;
   struct timespec until;
   if (!nccl) return;
-  nccl->broken = true;
+  nccl->failed = true;
   for (int i = -1; i < nccl->levels; i++) {
     ncclComm_t comm = i < 0 ? nccl->group : nccl->pairs[i];
     if (comm && thread_start(&threads[count], "nccl abort", abort_communicator, comm, &error) == OK)
@@ -223,33 +211,30 @@ void nccl_abort(Nccl *nccl) {
     left++;
   }
   if (left > 0)
-    log_warning("%d of NCCL's %d aborts have not returned after %d s; leaving them behind", left,
-                count, ABORT_SECONDS);
+    log_warning("%d of %d calls of ncclCommAbort have not returned after %d s; abandoning them",
+                left, count, ABORT_SECONDS);
 }
 
-static void destroy_communicator(Nccl *nccl, ncclComm_t comm) {
+/* Ends a communicator in order. Returns false if that fails; it must then be aborted. */
+static bool destroy_communicator(Nccl *nccl, ncclComm_t comm) {
   Error error;
-  if (settle(nccl, comm, ncclCommFinalize(comm), "ncclCommFinalize", &error) != OK)
-    log_warning("%s", error.message);
-  else
-    ncclCommDestroy(comm);
+  if (finish_call(nccl, comm, ncclCommFinalize(comm), "ncclCommFinalize", &error) != OK) {
+    log_warning("%s; aborting it", error.message);
+    return false;
+  }
+  ncclCommDestroy(comm);
+  return true;
 }
 
-static void destroy_events(Nccl *nccl) {
-  for (int i = 0; i < MAX_WAITS; i++) {
-    const cudaEvent_t events[] = {nccl->waits[i].begin, nccl->waits[i].end, nccl->captured[i].begin,
-                                  nccl->captured[i].end};
-    for (size_t k = 0; k < sizeof events / sizeof *events; k++)
-      if (events[k]) cudaEventDestroy(events[k]);
-  }
-  if (nccl->mark) cudaEventDestroy(nccl->mark);
+static void destroy_streams(Nccl *nccl) {
+  wait_timer_free(nccl->wait_timer);
   if (nccl->ready) cudaEventDestroy(nccl->ready);
   if (nccl->ended) cudaEventDestroy(nccl->ended);
   if (nccl->stream) cudaStreamDestroy(nccl->stream);
 }
 
-/* Whether all averages end within the timeout. */
-static bool is_done(const Nccl *nccl) {
+/* Waits for the all-reduces under way, at most for the timeout. */
+static bool drain_stream(const Nccl *nccl) {
   const double begin = clock_seconds();
   cudaError_t code = cudaErrorNotReady;
   while ((code = cudaStreamQuery(nccl->stream)) == cudaErrorNotReady &&
@@ -260,27 +245,23 @@ static bool is_done(const Nccl *nccl) {
 
 void nccl_close(Nccl *nccl) {
   if (!nccl) return;
-  if (!nccl->broken && !is_done(nccl)) nccl->broken = true;
-  for (int i = 0; i < nccl->registered_count && !nccl->broken; i++) {
+  if (!nccl->failed && !drain_stream(nccl)) nccl->failed = true;
+  for (int i = 0; i < nccl->registered_count && !nccl->failed; i++) {
     ncclComm_t comm = nccl->registered[i].comm;
     if (ncclCommDeregister(comm, nccl->registered[i].handle) != ncclSuccess)
       log_warning("rank %d of %d: NCCL, ncclCommDeregister: %s", nccl->rank, nccl->size,
                   ncclGetLastError(comm));
   }
-  for (int level = nccl->levels - 1; level >= 0 && !nccl->broken; level--) {
-    destroy_communicator(nccl, nccl->pairs[level]);
-    nccl->levels = level;
-  }
-  if (!nccl->broken && nccl->group) {
-    destroy_communicator(nccl, nccl->group);
-    nccl->group = NULL;
-  }
-  if (nccl->group) nccl_abort(nccl);
-  destroy_events(nccl);
+  while (!nccl->failed && nccl->levels > 0 &&
+         destroy_communicator(nccl, nccl->pairs[nccl->levels - 1]))
+    nccl->levels--;
+  if (!nccl->failed && nccl->group && destroy_communicator(nccl, nccl->group)) nccl->group = NULL;
+  if (nccl->group) nccl_abort(nccl); /* with all that could not be ended in order */
+  destroy_streams(nccl);
   free(nccl);
 }
 
-/* --- Averages --------------------------------------------------------------------------------- */
+/* --- All-reduces ------------------------------------------------------------------------------ */
 
 static Status register_with(Nccl *nccl, ncclComm_t comm, void *data, size_t bytes, Error *error) {
   Status status = OK;
@@ -304,9 +285,10 @@ done:
   return status;
 }
 
-/* ncclAvg multiplies by 1/2 or 1/n before it adds: in a tree, by powers of two, which loses nothing
- * but below 2^-126. */
-static Status enqueue_average(Nccl *nccl, void *data, int64_t count, CommType type, Error *error) {
+/* ncclAvg multiplies by 1/n before it adds. In a tree n is 2, so the multiplication is exact except
+ * for results below 2^-126. */
+static Status enqueue_all_reduce(Nccl *nccl, void *data, int64_t count, CommType type,
+                                 Error *error) {
   Status status = OK;
   const ncclDataType_t element = type == COMM_BF16 ? ncclBfloat16 : ncclFloat32;
   const size_t elements = (size_t)count;
@@ -323,98 +305,50 @@ done:
 Status nccl_all_reduce_mean_start(Nccl *nccl, void *data, int64_t count, CommType type,
                                   void *stream, Error *error) {
   Status status = OK;
-  if (nccl->broken)
-    FAIL(error, ERROR_INTERNAL, "rank %d of %d: NCCL failed before", nccl->rank, nccl->size);
+  if (nccl->failed)
+    FAIL(error, ERROR_INTERNAL, "rank %d of %d: an earlier call of NCCL has failed", nccl->rank,
+         nccl->size);
   if (type != COMM_F32 && type != COMM_BF16)
-    FAIL(error, ERROR_INTERNAL, "NCCL averages f32 and bf16 alone");
+    FAIL(error, ERROR_INTERNAL, "NCCL all-reduce of type %d; must be F32 or BF16", (int)type);
   CUDA_TRY(cudaEventRecord(nccl->ready, (cudaStream_t)stream));
   CUDA_TRY(cudaStreamWaitEvent(nccl->stream, nccl->ready, 0));
-  TRY(enqueue_average(nccl, data, count, type, error));
-  nccl->pending = true;
+  TRY(enqueue_all_reduce(nccl, data, count, type, error));
+  if (!nccl->pending) nccl->pending = data;
   if (!nccl->options.overlap) TRY(nccl_all_reduce_mean_wait(nccl, stream, error));
-done:
-  return status;
-}
-
-/* The next pair of events to time a wait with, and the flag that lets events in a captured graph be
- * read from outside. NULL: this wait is not timed. */
-static Status next_wait(Nccl *nccl, cudaStream_t stream, Wait **out, unsigned *flags,
-                        Error *error) {
-  Status status = OK;
-  enum cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
-  CUDA_TRY(cudaStreamIsCapturing(stream, &capturing));
-  if (capturing == cudaStreamCaptureStatusNone) {
-    *flags = cudaEventRecordDefault;
-    *out = &nccl->waits[nccl->wait_count++ % MAX_WAITS];
-    goto done;
-  }
-  if (nccl->captured_count == MAX_WAITS) goto done;
-  *flags = cudaEventRecordExternal;
-  *out = &nccl->captured[nccl->captured_count++];
 done:
   return status;
 }
 
 Status nccl_all_reduce_mean_wait(Nccl *nccl, void *stream, Error *error) {
   Status status = OK;
-  Wait *wait = NULL;
-  unsigned flags = 0;
+  TimedWait *wait = NULL;
   if (!nccl->pending) goto done;
-  nccl->pending = false;
-  TRY(next_wait(nccl, (cudaStream_t)stream, &wait, &flags, error));
-  if (wait) CUDA_TRY(cudaEventRecordWithFlags(wait->begin, (cudaStream_t)stream, flags));
+  TRY(wait_timer_begin(nccl->wait_timer, (cudaStream_t)stream, nccl->pending, &wait, error));
+  nccl->pending = NULL;
   CUDA_TRY(cudaEventRecord(nccl->ended, nccl->stream));
   CUDA_TRY(cudaStreamWaitEvent((cudaStream_t)stream, nccl->ended, 0));
-  if (wait) CUDA_TRY(cudaEventRecordWithFlags(wait->end, (cudaStream_t)stream, flags));
+  TRY(wait_timer_end(wait, (cudaStream_t)stream, error));
 done:
   return status;
 }
 
-/* --- Looking at it ---------------------------------------------------------------------------- */
+/* --- Monitoring ------------------------------------------------------------------------------- */
 
 Status nccl_check(Nccl *nccl, Error *error) {
   ncclResult_t code = ncclSuccess;
-  if (nccl->broken)
-    return error_set(error, ERROR_INTERNAL, "rank %d of %d: NCCL failed before", nccl->rank,
-                     nccl->size);
+  if (nccl->failed)
+    return error_set(error, ERROR_INTERNAL, "rank %d of %d: an earlier call of NCCL has failed",
+                     nccl->rank, nccl->size);
   for (int i = -1; i < nccl->levels; i++) {
     ncclComm_t comm = i < 0 ? nccl->group : nccl->pairs[i];
-    const ncclResult_t asked = ncclCommGetAsyncError(comm, &code);
-    if (asked != ncclSuccess) code = asked;
+    const ncclResult_t queried = ncclCommGetAsyncError(comm, &code);
+    if (queried != ncclSuccess) code = queried;
     if (code != ncclSuccess && code != ncclInProgress)
-      return nccl_failed(nccl, comm, code, "an all-reduce under way", error);
+      return nccl_failed(nccl, comm, code, "all-reduce", error);
   }
   return OK;
 }
 
-/* Adds what the caller's stream waited there since the last look; a wait that is still under way,
- * or was never reached, adds nothing. Of a captured one that is under way the end is that of the
- * run before, earlier than the begin. */
-static Status add_wait(Nccl *nccl, const Wait *wait, double *seconds, Error *error) {
-  Status status = OK;
-  float age = 0, milliseconds = 0;
-  cudaError_t code = cudaEventElapsedTime(&age, nccl->mark, wait->begin);
-  if (code == cudaSuccess) code = cudaEventElapsedTime(&milliseconds, wait->begin, wait->end);
-  if (code == cudaErrorNotReady || code == cudaErrorInvalidResourceHandle ||
-      code == cudaErrorInvalidValue) { /* never recorded: one or the other, as drivers have it */
-    (void)cudaGetLastError();
-    goto done;
-  }
-  CUDA_TRY(code);
-  if (age > 0 && milliseconds > 0) *seconds += (double)milliseconds / 1000;
-done:
-  return status;
-}
-
 Status nccl_exposed_seconds(Nccl *nccl, double *seconds, Error *error) {
-  Status status = OK;
-  *seconds = 0;
-  for (int i = 0; i < nccl->captured_count; i++)
-    TRY(add_wait(nccl, &nccl->captured[i], seconds, error));
-  for (int i = 0; i < nccl->wait_count && i < MAX_WAITS; i++)
-    TRY(add_wait(nccl, &nccl->waits[i], seconds, error));
-  nccl->wait_count = 0;
-  CUDA_TRY(cudaEventRecord(nccl->mark, nccl->stream));
-done:
-  return status;
+  return wait_timer_collect(nccl->wait_timer, seconds, error);
 }

@@ -1,4 +1,4 @@
-/* What stands in for comm/nccl/nccl.c in a build without CUDA. */
+/* Replaces comm/nccl/nccl.c in a build without CUDA. */
 #include "comm/nccl.h"
 
 static Status refuse(Error *error) {
@@ -12,7 +12,7 @@ Status nccl_open(Comm *comm, const NcclOptions *options, Nccl **out, Error *erro
   return refuse(error);
 }
 
-/* There is never a group to be given to one of these. */
+/* nccl_open always fails: the functions below are never called with a group. */
 void nccl_close(Nccl *nccl) {
   (void)nccl;
 }

@@ -1,6 +1,6 @@
-/* The part of NCCL's interface that comm/nccl/nccl.c uses, over MPI between processes whose GPUs
- * are emulated. Communicators do not block, as real ones with config.blocking = 0: they say `in
- * progress` a few times first. Names and meanings are those of NCCL's reference manual. */
+/* The part of the NCCL API that comm/nccl/nccl.c uses, over MPI between processes with emulated
+ * GPUs. Communicators do not block, as with config.blocking = 0: calls return ncclInProgress a few
+ * times first. Names and meanings are those of the NCCL reference manual. */
 #ifndef CELFORGE_TESTS_EMULATOR_NCCL_H
 #define CELFORGE_TESTS_EMULATOR_NCCL_H
 
@@ -48,5 +48,8 @@ ncclResult_t ncclCommRegister(ncclComm_t comm, void *data, size_t bytes, void **
 ncclResult_t ncclCommDeregister(ncclComm_t comm, void *handle);
 ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, ncclDataType_t type,
                            ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream);
+
+/* Not part of NCCL: the number of communicators that exist in this process. */
+int emulator_nccl_communicators(void);
 
 #endif
