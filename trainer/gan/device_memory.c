@@ -58,13 +58,13 @@ done:
 static void append_line(Text *out, const char *name, size_t bytes) {
   if (bytes == 0) return;
   text_append(out, "  %-38s ", name);
-  text_append_bytes_size(out, (double)bytes);
+  text_append_size(out, (double)bytes);
   text_append(out, "\n");
 }
 
 static void append_exact(Text *out, const char *name, size_t bytes) {
   text_append(out, "  %-38s ", name);
-  text_append_bytes_size(out, (double)bytes);
+  text_append_size(out, (double)bytes);
   text_append(out, " (%zu bytes)\n", bytes);
 }
 
@@ -135,7 +135,7 @@ static bool try_settings(Search *search, int64_t micro_batch, bool recompute) {
   if (is_smaller && recompute) text_append(&search->found, " with ");
   if (recompute) text_append(&search->found, "train.recompute: true");
   text_append(&search->found, " needs ");
-  text_append_bytes_size(&search->found, (double)bytes);
+  text_append_size(&search->found, (double)bytes);
   return true;
 }
 
@@ -160,9 +160,9 @@ static Status add_suggestions(Search *search, size_t needed, Error *error) {
   Error first = error ? *error : (Error){.status = ERROR_INTERNAL};
   search_settings(search);
   text_append(&text, "; the training needs ");
-  text_append_bytes_size(&text, (double)needed);
+  text_append_size(&text, (double)needed);
   text_append(&text, " in total, ");
-  text_append_bytes_size(&text, (double)search->free);
+  text_append_size(&text, (double)search->free);
   text_append(&text, " are free; ");
   if (search->found.length > 0) {
     text_append(&text, "what would fit: %s", search->found.data);
@@ -170,7 +170,7 @@ static Status add_suggestions(Search *search, size_t needed, Error *error) {
     text_append(&text, "no train.micro_batch fits, with train.recompute or without");
     if (search->smallest > 0) {
       text_append(&text, " (the smallest needs ");
-      text_append_bytes_size(&text, (double)search->smallest);
+      text_append_size(&text, (double)search->smallest);
       text_append(&text, ")");
     }
     text_append(&text, "; take smaller crops (data.crop_*) or fewer channels (model.*)");

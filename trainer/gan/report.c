@@ -73,7 +73,7 @@ static void print_spectral(const Parameters *parameters, Text *out) {
 static void print_cost(const ProgramCost *cost, Text *out) {
   text_append_count(out, cost->flops);
   text_append(out, "FLOP, ");
-  text_append_bytes_size(out, cost->bytes);
+  text_append_size(out, cost->bytes);
   text_append(out, " moved");
 }
 
@@ -97,7 +97,7 @@ void gan_print_plan(const Gan *gan, Text *out) {
     text_append(out, ")");
   }
   text_append(out, "; arena ");
-  text_append_bytes_size(out, (double)cost.arena_bytes);
+  text_append_size(out, (double)cost.arena_bytes);
   text_append(out, "\n");
 }
 

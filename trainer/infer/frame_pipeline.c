@@ -112,7 +112,7 @@ static void run_generator(Run *run) {
   Progress *progress = progress_new("translate", 0, video_info(run->pipeline->readers[0])->frames);
   while ((frame = next_frame(run, run->decoded))) {
     Status status = OK;
-    if (signals_ask_to_stop())
+    if (signals_stop_requested())
       status = error_set(&error, STOPPED, "translate: stopped by a signal; no output is left");
     if (status == OK)
       status =

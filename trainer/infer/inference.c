@@ -123,7 +123,7 @@ Inference *inference_from_parameters(const Config *config, Parameters *parameter
  * the noise channels. */
 static Status source_channels(const Checkpoint *checkpoint, const Config *config, int64_t *out,
                               Error *error) {
-  const Safetensors *file = checkpoint_file(checkpoint, "generator.safetensors");
+  const Safetensors *file = checkpoint_file(checkpoint, GENERATOR_FILE);
   const NamedTensor *stem = file ? safetensors_find(file, "stem.weight") : NULL;
   if (!stem || stem->rank != RANK)
     return error_set(error, ERROR_DATA,

@@ -139,7 +139,7 @@ static void tear_down(Translation *t) {
 Status translate_run(const TranslateOptions *options, Error *error) {
   Status status = OK;
   Translation t = {.options = options, .input_count = 1 + options->further_count};
-  signals_catch();
+  signals_install();
   TRY(check_paths(options, error));
   TRY(open_model(&t, error));
   TRY(open_media(&t, error));

@@ -168,7 +168,7 @@ static void a_failing_writer_ends_the_run(void **state) {
 static void a_signal_stops_the_run(void **state) {
   (void)state;
   int64_t done = 0;
-  signals_catch();
+  signals_install();
   assert_int_equal(raise(SIGTERM), 0);
   assert_int_equal(translate("stopped", NULL, &done), STOPPED);
   assert_non_null(strstr(error.message, "stopped by a signal"));
