@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""run.init: runs that begin with another run's weights."""
+"""run.init: runs that initialise their weights from another run."""
 import json
 import os
 import shutil
@@ -10,20 +10,20 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import runs  # noqa: E402
 from runs import Run  # noqa: E402
 
-# Nothing is learned: what a run ends with is what it began with.
-STILL = {"train.steps": 4, "optim.generator_lr": 0, "optim.discriminator_lr": 0, "run.seed": 8}
+# Learning rates of 0: a run ends with its initial weights.
+NO_LEARNING = {"train.steps": 4, "optim.generator_lr": 0, "optim.discriminator_lr": 0, "run.seed": 8}
 
 
 def network(run, name="generator"):
-    """A last checkpoint's tensors, name to bytes."""
+    """The tensors of the last checkpoint: name to bytes."""
     content = run.last_checkpoint()[f"{name}.safetensors"]
     begin = 8 + int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8:begin]), content[begin:]
     return {name: data[slice(*entry["data_offsets"])] for name, entry in header.items() if name != "__metadata__"}
 
 
-def plain(state):
-    """What is learned: no averages, nothing of spectral norm."""
+def learned(state):
+    """The learned tensors: without EMA weights and the state of spectral norm."""
     return {name: value for name, value in state.items()
             if not name.startswith("ema.") and not name.endswith(("_u", "_v", "_sigma"))}
 
@@ -38,65 +38,69 @@ def test_weights(tap, folder):
     data = runs.synth(os.path.join(folder, "data"))
     other = runs.synth(os.path.join(folder, "other"), seed=2)
     first = Run(os.path.join(folder, "first"), data, {"train.steps": 8}).must_train()
-    second = Run(os.path.join(folder, "second"), other, {**STILL, "run.init": first.folder}).must_train()
-    tap.check(plain(network(second)) == plain(network(first)), "a generator begins with them")
-    tap.check(plain(network(second, "discriminator")) == plain(network(first, "discriminator")), "and a discriminator")
+    second = Run(os.path.join(folder, "second"), other, {**NO_LEARNING, "run.init": first.folder}).must_train()
+    tap.check(learned(network(second)) == learned(network(first)), "the generator starts with the other run's weights")
+    tap.check(learned(network(second, "discriminator")) == learned(network(first, "discriminator")), "the discriminator starts with the other run's weights")
     ratios = [ours / theirs for ours, theirs in zip(sigmas(second), sigmas(first))]
-    tap.check(len(ratios) == 8 and 0.95 < min(ratios) and max(ratios) < 1.05, "whose spectral norms are those weights'",
+    tap.check(len(ratios) == 8 and 0.95 < min(ratios) and max(ratios) < 1.05,
+              "the spectral norms are those of these weights",
               ratios)
     averages = Run(os.path.join(folder, "averages"), data,
-                   {**STILL, "train.steps": 1, "optim.ema": 0.999999999, "run.init": first.checkpoint(8)}).must_train()
-    tap.check(network(averages) == network(first), "averaged weights begin with the averaged ones", averages.said())
-    fresh = Run(os.path.join(folder, "fresh"), data, STILL).must_train()
-    tap.check(plain(network(fresh)) != plain(network(first)), "without it they are drawn")
+                   {**NO_LEARNING, "train.steps": 1, "optim.ema": 0.999999999, "run.init": first.checkpoint(8)}).must_train()
+    tap.check(network(averages) == network(first), "EMA weights start with the other run's EMA weights", averages.said())
+    fresh = Run(os.path.join(folder, "fresh"), data, NO_LEARNING).must_train()
+    tap.check(learned(network(fresh)) != learned(network(first)), "without run.init the weights are random")
 
-    said = "run.init: model.spectral_norm is false, in "
-    tap.check(said not in second.said(), "nothing is said of spectral norm where both have it", second.said())
+    said = "run.init: model.spectral_norm is false here and true in "
+    tap.check(said not in second.said(), "no warning about spectral norm if both runs use it", second.said())
     without = Run(os.path.join(folder, "without"), data,
-                  {**STILL, "model.spectral_norm": False, "run.init": first.folder}).must_train(2)
-    tap.check(without.said().count(said) == 1, "a run without it is warned, once", without.said())
+                  {**NO_LEARNING, "model.spectral_norm": False, "run.init": first.folder}).must_train(2)
+    tap.check(without.said().count(said) == 1, "a run without spectral norm logs one warning", without.said())
 
     shutil.move(first.folder, first.folder + "-moved")
     second.settings["train.steps"] = 8
     code = second.train()
     tap.check(code == 0 and "resuming from" in second.said() and "run.init" not in second.said(),
-              "a run that is resumed asks for it no more", second.said())
+              "a resumed run does not read run.init", second.said())
 
 
-def test_some(tap, folder):
-    """Networks that have more layers than the run they begin with"""
+def test_partial(tap, folder):
+    """Networks with more layers than the run they are initialised from"""
     data = runs.synth(os.path.join(folder, "data"))
     first = Run(os.path.join(folder, "first"), data, {"train.steps": 8, "model.video": False}).must_train()
-    more = {**STILL, "model.blocks": 2, "run.init": first.folder}
+    more = {**NO_LEARNING, "model.blocks": 2, "run.init": first.folder}
     second = Run(os.path.join(folder, "second"), data, more).must_train()
-    old, new = plain(network(first)), plain(network(second))
+    old, new = learned(network(first)), learned(network(second))
     kept = all(new[name] == value for name, value in old.items())
-    tap.check(kept and any(name.startswith("block1.") for name in new) and len(new) > len(old), "the rest is drawn")
+    tap.check(kept and any(name.startswith("block1.") for name in new) and len(new) > len(old), "missing tensors are initialised randomly")
     said = f"run.init: {len(old)} of the generator's {len(new)} tensors are from"
-    tap.check(said in second.said(), "and the log says how much", second.said())
-    judges = len(plain(network(first, "discriminator"))), len(plain(network(second, "discriminator")))
-    tap.check(f"{judges[0]} of the discriminator's {judges[1]} tensors" in second.said(), "of each network", second.said())
+    tap.check(said in second.said(), "the log counts the generator's tensors", second.said())
+    discriminators = len(learned(network(first, "discriminator"))), len(learned(network(second, "discriminator")))
+    tap.check(f"{discriminators[0]} of the discriminator's {discriminators[1]} tensors" in second.said(),
+              "the log counts the discriminator's tensors", second.said())
     spread = Run(os.path.join(folder, "spread"), data, more)
     code = spread.train(ranks=2)
     tap.check(code == 0 and not runs.difference(spread.last_checkpoint(), second.last_checkpoint()),
-              "two ranks begin alike", spread.said())
+              "two ranks start with the same weights as one", spread.said())
 
 
 def test_coarse_to_fine(tap, folder):
-    """pix2pixhd by itself at half the size, then with its enhancer"""
+    """pix2pixhd: the global generator at half the size, then with a local enhancer"""
     settings = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.norm": "instance", "model.downsamplings": 2}
     half = runs.synth(os.path.join(folder, "half"), size="16x16")
     first = Run(os.path.join(folder, "first"), half, {**settings, "train.steps": 8}).must_train()
-    more = {**STILL, **settings, "model.local_enhancers": 1, "run.init": first.folder}
+    more = {**NO_LEARNING, **settings, "model.local_enhancers": 1, "run.init": first.folder}
     second = Run(os.path.join(folder, "second"), runs.synth(os.path.join(folder, "data")), more).must_train()
-    old, new = plain(network(first)), plain(network(second))
+    old, new = learned(network(first)), learned(network(second))
     kept = {name for name, value in old.items() if new.get(name) == value}
-    tap.check(kept == {name for name in old if not name.startswith("head.")}, "all but the head is taken", str(kept))
-    tap.check(all(name in kept or name.startswith("enhancer.") for name in new), "the enhancer is drawn", str(set(new) - kept))
+    tap.check(kept == {name for name in old if not name.startswith("head.")},
+              "all tensors but the head are copied", str(kept))
+    tap.check(all(name in kept or name.startswith("enhancer.") for name in new),
+              "the enhancer is initialised randomly", str(set(new) - kept))
 
 
 def rename_tensors(path):
-    """All of a checkpoint's generator, with as many letters."""
+    """Renames all tensors of a checkpoint's generator, keeping the lengths of the names."""
     name = os.path.join(path, "generator.safetensors")
     with open(name, "rb") as file:
         size = file.read(8)
@@ -120,28 +124,28 @@ def rename_tensors(path):
         json.dump(whole, file)
 
 
-def test_refused(tap, folder):
-    """What does not fit"""
+def test_rejected(tap, folder):
+    """Checkpoints that do not fit"""
     data = runs.synth(os.path.join(folder, "data"))
     first = Run(os.path.join(folder, "first"), data, {"train.steps": 2}).must_train()
 
-    def refused(name, code, words, init, changes=None, ranks=1):
-        run = Run(os.path.join(folder, "refused"), data, {**STILL, "run.init": init, **(changes or {})})
+    def rejected(name, code, words, init, changes=None, ranks=1):
+        run = Run(os.path.join(folder, "rejected"), data, {**NO_LEARNING, "run.init": init, **(changes or {})})
         found, said = run.train(ranks=ranks), run.said()
-        tap.check(found == code and words in said, f"{name}: refused, exit code {code}", f"exit code {found}\n{said}")
+        tap.check(found == code and words in said, f"{name}: rejected, exit code {code}", f"exit code {found}\n{said}")
         tap.check(not os.path.exists(run.path("checkpoints")), f"{name}: no checkpoint written")
         shutil.rmtree(run.folder, ignore_errors=True)
 
-    refused("a path that is not there", 74, "run.init: ", os.path.join(folder, "nowhere"))
-    refused("a dataset", 65, "run.init: ", data, ranks=2)
+    rejected("a missing path", 74, "run.init: ", os.path.join(folder, "nowhere"))
+    rejected("a dataset", 65, "run.init: ", data, ranks=2)
     weights = os.path.join(first.checkpoint(2), "generator.safetensors")
-    refused("other channels", 64, f'run.init: {weights}: tensor "stem.weight" is F32 [4', first.folder,
+    rejected("another number of channels", 64, f'run.init: {weights}: tensor "stem.weight" is F32 [4', first.folder,
             {"model.channels": 6}, ranks=2)
     foreign = os.path.join(folder, "foreign")
     shutil.copytree(first.checkpoint(2), foreign)
     rename_tensors(foreign)
-    refused("another generator", 64, "holds none of the tensors of this generator", foreign)
+    rejected("another generator", 64, "holds none of the tensors of this generator", foreign)
 
 
 if __name__ == "__main__":
-    runs.main([test_weights, test_some, test_coarse_to_fine, test_refused])
+    runs.main([test_weights, test_partial, test_coarse_to_fine, test_rejected])

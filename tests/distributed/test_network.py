@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 # tests/run: mostly waits
-"""Two hosts, each with a network of its own, and a link between them that delays, loses or is cut: slow is
-reported as slow, cut as cut. The link is made of two TUN devices and a thread that carries their packets."""
+"""Two hosts in network namespaces, and a link between them that delays packets, loses packets or is cut. A slow link
+must show in the metrics, a cut link must end the run with a diagnosis. The link is two TUN devices and a thread that
+forwards their packets."""
 import ctypes
 import fcntl
 import heapq
@@ -26,13 +27,13 @@ SEED = int(os.environ.get("CELFORGE_TEST_SEED", random.SystemRandom().randrange(
 DEVICE, ADDRESSES = "celforge0", ("10.231.7.1", "10.231.7.2")
 DELAY, LOSS = 0.02, 0.01  # seconds one way; share of packets
 TIMEOUT = 6
-DEADLINE = TIMEOUT + 1 + 10  # comm/health/heartbeat.h: two beats and about ten seconds behind the timeout
-# Open MPI's launcher notices a host it cannot reach as TCP does. What both are told below makes that this long
-# instead of a quarter of an hour.
+DEADLINE = TIMEOUT + 1 + 10  # comm/health/heartbeat.h: two heartbeats and about ten seconds after the timeout
+# Open MPI's launcher notices an unreachable host by TCP timeouts: the settings below shorten them from a quarter of an
+# hour to this.
 LAUNCHER_SECONDS = 25
 TCP_RETRIES = 5
 KEEPALIVE = {"oob_tcp_keepalive_time": "8", "oob_tcp_keepalive_intvl": "2", "oob_tcp_keepalive_probes": "3"}
-SLACK = 20  # seconds on top, as a busy machine takes them
+SLACK = 20  # additional seconds for a busy machine
 STEPS = 24
 SETTINGS = {"train.steps": STEPS, "train.threads": 1, "checkpoint.every": 6, "comm.reduce": "reproducible",
             "comm.heartbeat": 0.5, "comm.timeout": TIMEOUT, "comm.checkpoint_timeout": TIMEOUT,
@@ -47,7 +48,7 @@ def network_of(pid):
 
 
 class Host:
-    """A network and a host name of its own; gone with its process."""
+    """A network namespace with a host name, which ends with its process."""
 
     def __init__(self, number):
         self.name, self.address = f"host{number}", ADDRESSES[number]
@@ -60,7 +61,7 @@ class Host:
         return ["nsenter", f"--target={self.holder.pid}", "--net", "--uts"]
 
     def open_device(self):
-        """Leaves the calling thread in this host's network."""
+        """Opens the TUN device; the calling thread stays in this host's network namespace."""
         if self.holder.stdout.readline() != b"\n":
             raise OSError(self.holder.stderr.read().decode().strip())
         with open(f"/proc/{self.holder.pid}/ns/net", "rb") as place:
@@ -75,7 +76,7 @@ class Host:
             file.write(str(TCP_RETRIES))
 
     def close(self):
-        """With all that still runs in it."""
+        """Ends the namespace and all processes in it."""
         if self.device is not None:
             os.close(self.device)
         place = network_of(self.holder.pid)
@@ -87,14 +88,14 @@ class Host:
 
 
 class Link(threading.Thread):
-    """Carries packets between two hosts."""
+    """Forwards packets between two hosts."""
 
     def __init__(self, hosts):
         super().__init__(daemon=True)
-        self.hosts, self.moments = hosts, random.Random(SEED)
+        self.hosts, self.random = hosts, random.Random(SEED)
         self.delay = self.loss = 0.0
-        self.carried = self.lost = 0
-        self.ready, self.over, self.trouble = threading.Event(), False, None
+        self.forwarded = self.lost = 0
+        self.ready, self.stopping, self.trouble = threading.Event(), False, None
 
     def run(self):
         try:
@@ -103,25 +104,25 @@ class Link(threading.Thread):
         except (OSError, subprocess.CalledProcessError) as error:
             self.trouble = error
         self.ready.set()
-        under_way, number = [], 0
-        while not self.over and not self.trouble:
-            due = under_way[0][0] - time.monotonic() if under_way else 0.1
+        in_flight, number = [], 0
+        while not self.stopping and not self.trouble:
+            due = in_flight[0][0] - time.monotonic() if in_flight else 0.1
             readable, _, _ = select.select([host.device for host in self.hosts], [], [], min(max(due, 0), 0.1))
             for device in readable:
                 packet, number = os.read(device, 65536), number + 1
                 other = self.hosts[device == self.hosts[0].device].device
-                if self.moments.random() >= self.loss:
-                    heapq.heappush(under_way, (time.monotonic() + self.delay, number, other, packet))
+                if self.random.random() >= self.loss:
+                    heapq.heappush(in_flight, (time.monotonic() + self.delay, number, other, packet))
                 else:
                     self.lost += 1
-            while under_way and under_way[0][0] <= time.monotonic():
-                _, _, device, packet = heapq.heappop(under_way)
+            while in_flight and in_flight[0][0] <= time.monotonic():
+                _, _, device, packet = heapq.heappop(in_flight)
                 self.put(device, packet)
 
     def put(self, device, packet):
         try:
             os.write(device, packet)
-            self.carried += 1
+            self.forwarded += 1
         except OSError:  # a full queue, a device that is down
             self.lost += 1
 
@@ -134,7 +135,7 @@ class TwoHosts:
         self.link.start()
         self.link.ready.wait()
         self.agent, self.list = os.path.join(folder, "agent"), os.path.join(folder, "hosts")
-        with open(self.agent, "w", encoding="ascii") as file:  # in place of ssh
+        with open(self.agent, "w", encoding="ascii") as file:  # instead of ssh
             cases = "".join(f"{host.address}) enter='{' '.join(host.enter())}' ;;\n" for host in self.hosts)
             file.write(f'#!/bin/sh\ncase $1 in\n{cases}esac\nshift\nexec $enter sh -c "$*"\n')
         os.chmod(self.agent, 0o755)
@@ -145,13 +146,13 @@ class TwoHosts:
         return self
 
     def __exit__(self, *unused):
-        self.link.over = True
+        self.link.stopping = True
         self.link.join()
         for host in self.hosts:
             host.close()
 
     def start(self, run):
-        """One rank on each host."""
+        """Starts one rank on each host."""
         run.write_config()
         options = {"plm_rsh_agent": self.agent, "oob_tcp_if_include": DEVICE, "btl": "tcp,self",
                    "btl_tcp_if_include": DEVICE, "pml": "ob1", **KEEPALIVE}
@@ -168,7 +169,7 @@ class TwoHosts:
         return run
 
 
-def why_not():
+def skip_reason():
     for program in ("mpirun", "ip", "unshare", "nsenter"):
         if not shutil.which(program):
             return f"no {program}"
@@ -180,7 +181,7 @@ def why_not():
 
 
 def seconds_of(run):
-    """Of a step, and of it waiting for other ranks; the medians over the run."""
+    """Medians over the run: seconds per step, and seconds of exposed communication per step."""
     with open(run.path("metrics.jsonl"), encoding="utf-8") as file:
         records = [json.loads(line) for line in file][2:]
     def median(key):
@@ -190,7 +191,7 @@ def seconds_of(run):
 
 def test_network(tap, folder):
     """Two hosts and the link between them"""
-    reason = why_not()
+    reason = skip_reason()
     if reason:
         tap.skip("two hosts and the link between them", reason)
         return
@@ -205,23 +206,23 @@ def test_network(tap, folder):
 
 
 def check_slow(tap, folder, data, two, undisturbed):
-    for number in range(3):  # a machine that was busy with the first and not with the second hides the difference
+    for number in range(3):  # retried: a machine busy only during the first run hides the difference
         fast = two.must_train(Run(os.path.join(folder, f"fast-{number}"), data, SETTINGS))
-        carried = two.link.carried
+        forwarded = two.link.forwarded
         two.link.delay, two.link.loss = DELAY, LOSS
         slow = two.must_train(Run(os.path.join(folder, f"slow-{number}"), data, SETTINGS))
         two.link.delay = two.link.loss = 0.0
         (fast_step, fast_wait), (slow_step, slow_wait) = seconds_of(fast), seconds_of(slow)
-        print(f"# step, and waiting for the other host in it: {fast_step:.3f} s, {fast_wait:.3f} s; behind a slow link "
-              f"{slow_step:.3f} s, {slow_wait:.3f} s; {two.link.carried} packets carried, {two.link.lost} lost")
-        is_seen = min(slow_step - fast_step, slow_wait - fast_wait) > 4 * DELAY
-        if is_seen:
+        print(f"# step, of which exposed communication: {fast_step:.3f} s, {fast_wait:.3f} s; over a slow link "
+              f"{slow_step:.3f} s, {slow_wait:.3f} s; {two.link.forwarded} packets forwarded, {two.link.lost} lost")
+        is_visible = min(slow_step - fast_step, slow_wait - fast_wait) > 4 * DELAY
+        if is_visible:
             break
-    tap.check(carried > 100 and two.link.lost > 0, "the link carries and loses packets")
-    tap.check(is_seen, "a slow link is seen as exposed communication in the metrics", slow.said())
-    tap.check("error" not in slow.said() and "no progress" not in slow.said(), "and nothing else is complained of",
+    tap.check(forwarded > 100 and two.link.lost > 0, "the link forwards and loses packets")
+    tap.check(is_visible, "a slow link shows as exposed communication in the metrics", slow.said())
+    tap.check("error" not in slow.said() and "no progress" not in slow.said(), "a slow link causes no error",
               slow.said())
-    for run, what in ((fast, "two hosts"), (slow, "two hosts behind a slow link")):
+    for run, what in ((fast, "two hosts"), (slow, "two hosts over a slow link")):
         differs = runs.difference(run.last_checkpoint(), undisturbed.last_checkpoint())
         tap.check(not differs, f"{what} end with the bytes of one rank alone", differs)
 
@@ -244,7 +245,7 @@ def is_alive(pid):
 
 def check_cut(tap, folder, data, two, undisturbed):
     run = two.start(Run(os.path.join(folder, "cut"), data, SETTINGS))
-    cut_step = 7 + two.link.moments.randrange(STEPS // 2)
+    cut_step = 7 + two.link.random.randrange(STEPS // 2)
     run.wait_for(lambda: run.lines() >= cut_step)
     pids = pids_of(run)
     two.link.loss = 1.0
@@ -254,26 +255,27 @@ def check_cut(tap, folder, data, two, undisturbed):
     ranks_took = time.monotonic() - begin
     code = run.process.wait(timeout=runs.LIMIT)
     took = time.monotonic() - begin
-    print(f"# cut behind step {cut_step}: the ranks have ended after {ranks_took:.1f} s, mpirun after {took:.1f} s, "
+    print(f"# cut after step {cut_step}: the ranks have ended after {ranks_took:.1f} s, mpirun after {took:.1f} s, "
           f"with {code}")
-    tap.check(ranks_took <= DEADLINE + SLACK, f"behind a cut link both ranks end within {DEADLINE} s, or {SLACK} more",
+    tap.check(ranks_took <= DEADLINE + SLACK,
+              f"after the link is cut both ranks end within {DEADLINE} s (plus {SLACK} s)",
               f"{ranks_took:.1f} s\n{run.said()}")
-    tap.check(code not in (0, 75) and took <= DEADLINE + LAUNCHER_SECONDS + SLACK, "the launcher ends with an error, too",
+    tap.check(code not in (0, 75) and took <= DEADLINE + LAUNCHER_SECONDS + SLACK, "the launcher exits with an error",
               f"{code} after {took:.1f} s")
     said = run.said() + diagnosis_of(run)
     tap.check(re.search(r"no progress: rank [01] of 2 has been in \w+ \(.*\) since [0-9:]+ \(\d+ s\), step \d+", said)
-              and "the network" in said and "cut" in said, "and the link is reported as cut", said)
+              and "the network" in said and "cut" in said, "the diagnosis reports the cut link", said)
     two.link.loss = 0.0
     steps = run.checkpoints()
     two.must_train(run)
-    tap.check(f"at step {steps[-1]}" in run.said(), "with the link back, the run goes on from its last checkpoint",
+    tap.check(f"at step {steps[-1]}" in run.said(), "with the link restored the run resumes from its last checkpoint",
               run.said())
     differs = runs.difference(run.last_checkpoint(), undisturbed.last_checkpoint())
-    tap.check(not differs, "and ends with the bytes of one left alone", differs)
+    tap.check(not differs, "the resumed run leaves the bytes of an undisturbed one", differs)
 
 
 def diagnosis_of(run):
-    """What is kept beside the heartbeats."""
+    """The text of the diagnoses in the run folder."""
     names = [name for name in os.listdir(run.path("ranks")) if name.startswith("diagnosis-")]
     return "".join(open(run.path("ranks", name), encoding="utf-8").read() for name in names)
 

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""Training on several ranks: what is learnt does not depend on how many they are, and two equal runs
-leave equal bytes."""
+"""Training on several ranks: the weights do not depend on the number of ranks, and two equal runs leave equal
+bytes."""
 import json
 import os
 import re
@@ -30,14 +30,14 @@ def test_world_sizes(tap, folder):
               f"metrics of {STEPS} steps", one.metrics())
     first, last = one.metrics()[0], one.metrics()[-1]
     tap.check("loss/d" not in first and last["loss/d"] > 0 and first["loss/g"] != last["loss/g"],
-              "a warm-up, then the game, and losses that change", f"{first}\n{last}")
+              "pretraining, then the adversarial loss, and losses that change", f"{first}\n{last}")
     for name, other in (("2", two), ("4", four)):
         runs.check_same_losses(tap, one.metrics(), other.metrics(), f"{name} ranks have the losses of one")
     again = run("again", 2)
     differs = runs.difference(two.last_checkpoint(), again.last_checkpoint())
     tap.check(len(again.last_checkpoint()) == 6 and not differs, "two runs on 2 ranks leave the same bytes",
               f"different: {differs}")
-    tap.check(two.metrics() == again.metrics(), "and write the same metrics")
+    tap.check(two.metrics() == again.metrics(), "two runs on 2 ranks write the same metrics")
 
 
 def make_reproducible(folder, data, name, threads, precision):
@@ -51,27 +51,28 @@ def make_reproducible(folder, data, name, threads, precision):
 
 
 def test_reproducible(tap, folder):
-    """comm.reduce: reproducible, with threads left to the program"""
+    """comm.reduce: reproducible, with the default number of threads"""
     data = runs.synth(os.path.join(folder, "data"))
     one = make_reproducible(folder, data, "one", "2", "f32").must_train(1, "none")
     said = one.said()
     tap.check("training on cpu: 1 thread," in said and "one compute thread per rank; set train.threads" in said,
-              "each rank computes with one thread, and says so", said)
+              "each rank computes with one thread and logs it", said)
     for ranks, threads in ((2, "1"), (4, "3")):
         other = make_reproducible(folder, data, f"ranks-{ranks}", threads, "f32").must_train(ranks, "none")
         differs = runs.difference(one.last_checkpoint(), other.last_checkpoint())
-        tap.check(not differs, f"{ranks} ranks, OMP_NUM_THREADS={threads}: the bytes of one rank after {LONG} steps", differs)
+        tap.check(not differs,
+                  f"{ranks} ranks, OMP_NUM_THREADS={threads}: the bytes of one rank after {LONG} steps", differs)
     moved = make_reproducible(folder, data, "moved", "1", "f32")
     for ranks, steps in ((4, 7), (1, 13), (2, LONG)):
         moved.settings["train.steps"] = steps
         moved.must_train(ranks)
     differs = runs.difference({**one.last_checkpoint(), "manifest.json": b""},
                               {**moved.last_checkpoint(), "manifest.json": b""})
-    tap.check(not differs, "4 ranks, then 1, then 2: the bytes of one rank left alone", differs)
+    tap.check(not differs, "4 ranks, then 1, then 2: the bytes of an uninterrupted run on one rank", differs)
     three = make_reproducible(folder, data, "three", "1", "f32")
     three.settings["train.global_batch"] = 12
     code = three.train(3, "none")
-    tap.check(code == 64 and "power of two" in three.said(), "3 ranks have no such tree: refused",
+    tap.check(code == 64 and "power of two" in three.said(), "3 ranks are rejected: not a power of two",
               f"exit code {code}\n{three.said()}")
 
 
@@ -91,7 +92,7 @@ def test_reproducible_bf16(tap, folder):
 
 
 def slow_down(run, pid, share, until):
-    """Stops the process for a share of the time; the lines of metrics that were written meanwhile."""
+    """Suspends the process for a share of the time. Returns the metrics records written meanwhile."""
     begin, deadline = run.lines(), time.monotonic() + 60
     while run.running() and not until(begin) and time.monotonic() < deadline:
         for number, seconds in ((signal.SIGSTOP, share), (signal.SIGCONT, 1 - share)):
@@ -102,8 +103,8 @@ def slow_down(run, pid, share, until):
         return [json.loads(line) for line in file.readlines()[begin + 1:end]]
 
 
-def judge(records):
-    """Of lines that rank 1 was slow in: how many name it, the share of waiting, whether the shares add up."""
+def summarise(records):
+    """For records written while rank 1 was slow: how many name it, the mean exposed share, whether shares add up."""
     named = sum(record["straggler/rank"] == 1 for record in records)
     waited = sum(record["time/comm_exposed"] for record in records) / max(1, len(records))
     within = all(0 < record["straggler/seconds"] <= record["step_seconds"] * 1.01
@@ -112,38 +113,39 @@ def judge(records):
     return named, waited, within
 
 
-def is_seen(records):
-    named, waited, within = judge(records)
+def shows_straggler(records):
+    named, waited, within = summarise(records)
     return records and named > 0.8 * len(records) and 0.2 < waited < 0.6 and within
 
 
-def test_slowest(tap, folder):
+def test_straggler(tap, folder):
     """A rank that is slower than the others"""
     data = runs.synth(os.path.join(folder, "data"))
     run = runs.Run(os.path.join(folder, "run"), data, {"train.steps": 1000000, "metrics.every": 10})
     run.start(2, "none")
     run.wait_for(lambda: run.lines() > 1)
     warned, records = "warning: rank 1 on", []
-    # On a busy machine who is to slow down comes late, and the other rank is slow as well: then once more.
+    # On a busy machine the slowdown may come late, and the other rank may be slow as well: retried.
     for _ in range(5):
-        if not is_seen(records):
+        if not shows_straggler(records):
             records = slow_down(run, run.ranks()[1], 0.8, lambda begin: run.lines() > begin + 12)
     for _ in range(2):
         slow_down(run, run.ranks()[1], 0.8, lambda _: warned in run.said())
     run.process.send_signal(signal.SIGUSR1)
     code, said = run.wait(), run.said()
-    named, waited, within = judge(records)
-    tap.check(records and named > 0.8 * len(records), "is named in the metrics", f"{named} of {len(records)} lines")
-    tap.check(0.2 < waited < 0.6, "while the other one waits", f"{waited:.0%} of the time of both")
-    tap.check(within, "and the shares add up", records[:2])
-    # On a busy machine there may be word of the other rank as well.
-    tap.check(len(re.findall(r"warning: rank 1 on \S+ holds the others up", said)) == 1,
-              "is warned of once, by name and host", said)
-    tap.check(code == 75, "and the run goes on", code)
+    named, waited, within = summarise(records)
+    tap.check(records and named > 0.8 * len(records),
+              "the metrics name the straggler", f"{named} of {len(records)} lines")
+    tap.check(0.2 < waited < 0.6, "the other rank waits", f"{waited:.0%} of the time of both")
+    tap.check(within, "the shares of time add up", records[:2])
+    # On a busy machine there may be a warning about the other rank as well.
+    tap.check(len(re.findall(r"warning: straggler: rank 1 on \S+: in the last", said)) == 1,
+              "one warning names rank and host", said)
+    tap.check(code == 75, "the run continues until it is stopped", code)
 
 
-def test_patience(tap, folder):
-    """A long sample sheet, and a rank that stands still"""
+def test_deadlines(tap, folder):
+    """A slow sample sheet, and a rank without progress"""
     data = os.path.join(folder, "data")
     subprocess.run([runs.CELFORGE, "synth", data, "--clips", "6", "--frames", "40", "--size", "160x160", "--threads",
                     "1"], check=True, capture_output=True, timeout=runs.LIMIT, env=runs.ENVIRONMENT)
@@ -155,7 +157,7 @@ def test_patience(tap, folder):
     code = run.wait()
     took = time.monotonic() - begin
     tap.check(code == 0 and os.listdir(run.path("samples")),
-              f"drawing ({took:.1f} s) may take longer than comm.timeout (1 s)", f"exit code {code}\n{run.said()}")
+              f"writing a sample sheet ({took:.1f} s) may take longer than comm.timeout (1 s)", f"exit code {code}\n{run.said()}")
     for stopped in (0, 1):
         run = runs.Run(os.path.join(folder, f"stopped-{stopped}"), data,
                        {**settings, "train.steps": 1000000, "samples.every": 0, "comm.timeout": 4}).start(2, "none")
@@ -165,11 +167,11 @@ def test_patience(tap, folder):
         code, said = run.wait(), run.said()
         took = time.monotonic() - begin
         tap.check(code == 70 and took < 60 and f"behind: rank {stopped} (host" in said,
-                  f"rank {stopped} stands still: named, and the run ends ({took:.1f} s)", f"exit code {code}\n{said}")
+                  f"a suspended rank {stopped} is named, and the run ends ({took:.1f} s)", f"exit code {code}\n{said}")
 
 
 def test_threads(tap, folder):
-    """Threads left to the program: the processors that its ranks may run on, shared"""
+    """train.threads: 0: the ranks share the processors they may run on"""
     data, own = runs.synth(os.path.join(folder, "data")), os.sched_getaffinity(0)
     if len(own) < 2:
         tap.skip("threads of a rank", "one processor")
@@ -187,19 +189,19 @@ def test_threads(tap, folder):
                   f"{name}: {ranks} rank{'s' if ranks > 1 else ''} on {len(cores)} of {len(own)} processors", run.said())
 
 
-def test_refused_world_size(tap, folder):
-    """A number of ranks that cannot share the batch"""
+def test_rejected_world_size(tap, folder):
+    """A number of ranks that does not divide the global batch"""
     data = runs.synth(os.path.join(folder, "data"))
     run = runs.Run(os.path.join(folder, "three"), data, {"train.steps": 2})
     code = run.train(3, "none")
-    tap.check(code == 64 and "cannot be shared by 3 ranks; world sizes that would do: 1, 2, 4" in run.said(),
-              "3 ranks are refused, with the numbers that would do", f"exit code {code}\n{run.said()}")
-    tap.check(not os.path.exists(run.folder), "and nothing is written")
+    tap.check(code == 64 and "cannot be split over 3 ranks; possible world sizes: 1, 2, 4" in run.said(),
+              "3 ranks are rejected, and the error lists possible numbers", f"exit code {code}\n{run.said()}")
+    tap.check(not os.path.exists(run.folder), "the run folder is not created")
 
 
 if __name__ == "__main__":
     if not shutil.which("mpirun"):
         print("ok 1 - training on several ranks # SKIP no mpirun")
         sys.exit(0)
-    runs.main([test_world_sizes, test_reproducible, test_reproducible_bf16, test_slowest, test_patience, test_threads,
-               test_refused_world_size])
+    runs.main([test_world_sizes, test_reproducible, test_reproducible_bf16, test_straggler, test_deadlines, test_threads,
+               test_rejected_world_size])
