@@ -72,9 +72,18 @@ else
   result $((! $?)) "but not to the bit"
 fi
 succeeds "bench translate" "$celforge" bench translate run --size 48x32 --steps 3 --json speed.json
-python3 -c 'import json; s = json.load(open("speed.json")); assert s["frame_seconds"] > 0 and s["frames"] == 3
-assert (s["width"], s["height"], s["precision"]) == (48, 32, "f32") and s["gflop"] > 0' 2>err
-result $? "its numbers"
+python3 - 2>err <<'PYTHON'
+import json
+s = json.load(open("speed.json"))
+assert s["frames"] == 3 and (s["width"], s["height"], s["precision"]) == (48, 32, "f32")
+assert abs(s["gflop"] / s["frame_seconds"] / s["gflops"] - 1) < 1e-6
+# 2 x pixels x outputs x kernel positions x inputs of each convolution, channels 4, 8, 16; others are a few per cent
+count = lambda scale, out, kernel, inputs: 2 * (48 // scale) * (32 // scale) * out * kernel * inputs
+by_hand = sum((count(1, 4, 147, 3), count(2, 8, 9, 4), count(4, 16, 9, 8), count(4, 16, 27, 16), count(4, 16, 9, 16),
+               count(2, 8, 9, 16), count(1, 4, 9, 8), count(1, 3, 49, 4)))
+assert 1 < 1e9 * s["gflop"] / by_hand < 1.15, (s["gflop"], by_hand)
+PYTHON
+result $? "its numbers, and FLOPs as counted by hand"
 refuses "bench translate without a model" 64 "PATH is missing: a run or checkpoint" "$celforge" bench translate
 refuses "bench translate of tiny frames" 64 "celforge: the generator does not fit frames of 2x2 pixels: generator: pad" \
   "$celforge" bench translate run --size 2x2

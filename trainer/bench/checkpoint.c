@@ -1,4 +1,4 @@
-/* bench checkpoint: what saving and resuming take, against plain copies, writes and reads. */
+/* bench checkpoint: times of saving and resuming, beside plain copies, writes and reads. */
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
@@ -24,21 +24,21 @@
 #include "trainer/run/checkpoint_state.h"
 
 enum {
-  FRAMES = 1, /* of the clips the model is planned for: its weights are the same for any */
+  FRAMES = 1, /* per clip; weights do not depend on it */
   LEAST_SIDE = 64,
-  KEPT = 2,              /* checkpoints that the writer leaves, and one is being written */
-  WRITE_PIECE = 4 << 20, /* bytes of a call, as of a checkpoint */
+  KEPT = 2,              /* checkpoints; one more is being written */
+  WRITE_CHUNK = 4 << 20, /* bytes per call, as for a checkpoint */
   TIMEOUT = 120,
 };
-static const char UUID[] = "00000000-0000-0000-0000-000000000000"; /* of no dataset */
+static const char UUID[] = "00000000-0000-0000-0000-000000000000"; /* no dataset is read */
 
 typedef enum Part {
-  PART_COPY,        /* from the device into host memory: the step waits */
-  PART_HAND_OVER,   /* to the writer, which copies once more: so it does */
+  PART_COPY,        /* from the device to host memory; the step waits */
+  PART_HAND_OVER,   /* to the writer, which copies again; the step waits */
   PART_WRITE,       /* files, fsync, rename, retention: in the background */
-  PART_VALIDATE,    /* every checksum, on resuming */
+  PART_VALIDATE,    /* all checksums, when resuming */
   PART_RESTORE,     /* into the model */
-  PART_PLAIN_COPY,  /* as many bytes from memory to memory */
+  PART_PLAIN_COPY,  /* the same bytes from memory to memory */
   PART_PLAIN_WRITE, /* the same bytes into one file, and fsync */
   PART_PLAIN_READ,  /* of the checkpoint's files */
   PART_COUNT,
@@ -64,10 +64,10 @@ typedef struct Bench {
   GradientGuard *guard;
   CheckpointWriter *writer;
   TrainingSnapshot *copy;
-  char *place;      /* the folder that was asked for */
-  char *folder;     /* made in it, and removed again */
+  char *place;      /* the folder chosen by find_place */
+  char *folder;     /* temporary folder in it */
   char *checkpoint; /* the newest */
-  char *data;       /* [bytes] a checkpoint's tensor files, one behind the other */
+  char *data;       /* [bytes] the tensor files of a checkpoint, concatenated */
   size_t bytes;
   double *seconds[PART_COUNT]; /* [rounds], later ascending */
 } Bench;
@@ -92,9 +92,9 @@ static Status plan(Bench *bench, const Config *config, Error *error) {
   TRY(config_check(config, bench->options->sources, 1, error));
   bench->config = *config;
   bench->config.train.global_batch = bench->config.train.micro_batch = 1;
-  bench->config.run.init[0] = '\0';  /* any weights will do */
-  bench->config.loss.l1 = 1;         /* and any loss, */
-  bench->config.loss.perceptual = 0; /* but for one whose network no checkpoint holds */
+  bench->config.run.init[0] = '\0';  /* weights do not matter, */
+  bench->config.loss.l1 = 1;         /* nor do losses, */
+  bench->config.loss.perceptual = 0; /* but this one has a network that is in no checkpoint */
   GanOptions options = {.shape = {.frames = FRAMES,
                                   .source_height = side,
                                   .source_width = side,
@@ -247,9 +247,9 @@ static Status plain_write(Bench *bench, double *seconds, Error *error) {
     status = error_errno(error, errno, "%s: cannot create", path);
     goto done;
   }
-  for (size_t at = 0; at < bench->bytes; at += WRITE_PIECE) {
+  for (size_t at = 0; at < bench->bytes; at += WRITE_CHUNK) {
     size_t left = bench->bytes - at;
-    TRY(file_write(descriptor, path, bench->data + at, left < WRITE_PIECE ? left : WRITE_PIECE,
+    TRY(file_write(descriptor, path, bench->data + at, left < WRITE_CHUNK ? left : WRITE_CHUNK,
                    error));
   }
   if (fsync(descriptor) != 0) status = error_errno(error, errno, "%s: cannot flush", path);

@@ -5,8 +5,8 @@
 
 #include "trainer/gan/internal.h"
 
-/* Appends the ops of a program. All-reduces that are still pending at its end are waited for before the first
- * op of the next program. */
+/* Appends the ops of a program. All-reduces that are still pending at its end are waited for before
+ * the first op of the next program. */
 static void append_program(const Gan *model, const Program *program, StepTrace *trace) {
   bool halves = model->config->comm.gradients == PRECISION_BF16, pending = false;
   if (!program) return;

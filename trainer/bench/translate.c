@@ -1,4 +1,4 @@
-/* bench translate: how fast a model's stream is, without the video around it. */
+/* bench translate: the speed of frame-by-frame inference, without decoding and encoding. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -13,7 +13,7 @@
 #include "trainer/gan/device.h"
 #include "trainer/infer/inference.h"
 
-enum { WARMUP_FRAMES = 4 }; /* a device that captures does so with the second */
+enum { WARMUP_FRAMES = 4 }; /* devices with graph capture record the second one */
 
 typedef struct Bench {
   const BenchTranslateOptions *options;
@@ -70,14 +70,14 @@ done:
 static void print_result(const Bench *bench, double seconds, double flops) {
   const InferenceShape *shape = &bench->shape;
   printf("%s\n", bench->backend->describe(bench->backend));
-  printf("frames of %lldx%lld to %lldx%lld, %s, one after the other, median of %lld\n\n",
+  printf("frames of %lldx%lld to %lldx%lld, %s, frame by frame, median of %lld\n\n",
          (long long)shape->source_width, (long long)shape->source_height, (long long)shape->width,
          (long long)shape->height, dtype_name(bench->options->precision),
          (long long)bench->options->frames);
-  printf("milliseconds a frame  %10.3f\n", 1e3 * seconds);
-  printf("frames a second       %10.2f\n", 1 / seconds);
-  printf("GF of a frame         %10.2f\n", flops / 1e9);
-  printf("GF/s                  %10.1f\n", flops / seconds / 1e9);
+  printf("milliseconds per frame %10.3f\n", 1e3 * seconds);
+  printf("frames per second      %10.2f\n", 1 / seconds);
+  printf("GFLOP per frame        %10.2f\n", flops / 1e9);
+  printf("GFLOP/s                %10.1f\n", flops / seconds / 1e9);
 }
 
 static Status write_json(const Bench *bench, double seconds, double flops, Error *error) {
