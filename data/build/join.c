@@ -1,11 +1,12 @@
-/* Joins datasets with clips of one shape: what was packed apart becomes one. Shard files are taken
- * as they are, or on request all clips are written anew into shards of one size. */
+/* Joins datasets with clips of one shape. Shard files are linked or copied unchanged, or on request
+ * all clips are rewritten into shards of one size. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/bulk_memory.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -18,18 +19,17 @@ typedef struct Join {
   bool rewrite;
   char **names; /* of the parts, sorted */
   size_t count;
-  char *first;    /* path of the first part */
-  Manifest whole; /* as the first part, but .clips of all of them; when not rewriting, what will be
-                     written, .clips and .shards growing part by part */
-  char **files;   /* [whole.info.shards], the parts' shards; NULL when rewriting */
+  char *first;     /* path of the first part */
+  Manifest joined; /* .clips of all parts; if not rewriting also their shards */
+  char **files;    /* [joined.info.shards] paths of the parts' shards; NULL if rewriting */
   int file_capacity;
-  bool copying; /* links have turned out not to work */
+  bool copying; /* a link has failed */
 } Join;
 
-/* --- What there is to join -------------------------------------------------------------------- */
+/* --- Inspecting the parts --------------------------------------------------------------------- */
 
-/* What is written may lie among the parts, and be there from an interrupted join. */
-static void leave_out_own(Join *join) {
+/* Removes the output folder from the parts: it may lie among them after an interrupted join. */
+static void exclude_output(Join *join) {
   size_t kept = 0;
   for (size_t i = 0; i < join->count; i++) {
     char *path = path_join(join->options->parts, join->names[i]);
@@ -48,70 +48,72 @@ static Status find_parts(Join *join, Error *error) {
     return error_set(error, ERROR_DATA, "%s: no such folder", o->parts);
   Status status = folder_list(o->parts, &join->names, &join->count, error);
   if (status != OK) return status;
-  leave_out_own(join);
-  if (join->count == 0) return error_set(error, ERROR_DATA, "%s: holds no dataset", o->parts);
+  exclude_output(join);
+  if (join->count == 0)
+    return error_set(error, ERROR_DATA, "%s: no datasets in this folder", o->parts);
   if (o->count > 0 && (uint64_t)o->count != join->count)
-    return error_set(error, ERROR_DATA, "%s: holds %zu parts; there must be %lld", o->parts,
+    return error_set(error, ERROR_DATA, "%s: %zu parts, expected %lld (--count)", o->parts,
                      join->count, (long long)o->count);
   return OK;
 }
 
 static const char *storage(bool deflated) {
-  return deflated ? "deflated" : "plain";
+  return deflated ? "deflated" : "uncompressed";
 }
 
-static Status check_alike(const Join *join, const char *path, const DatasetInfo *info,
-                          Error *error) {
-  const DatasetInfo *first = &join->whole.info;
+/* Fails if a part's clips differ from the first part's. */
+static Status check_compatible(const Join *join, const char *path, const DatasetInfo *info,
+                               Error *error) {
+  const DatasetInfo *first = &join->joined.info;
   const ClipShape *a = &first->shape, *b = &info->shape;
   const struct {
     const char *name;
     int first, found;
   } pairs[] = {
       {"frames", a->frames, b->frames},
-      {"the source's height", a->source_height, b->source_height},
-      {"the source's width", a->source_width, b->source_width},
-      {"the source's channels", a->source_channels, b->source_channels},
-      {"the target's height", a->target_height, b->target_height},
-      {"the target's width", a->target_width, b->target_width},
+      {"source height", a->source_height, b->source_height},
+      {"source width", a->source_width, b->source_width},
+      {"source channels", a->source_channels, b->source_channels},
+      {"target height", a->target_height, b->target_height},
+      {"target width", a->target_width, b->target_width},
   };
   for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
     if (pairs[i].first != pairs[i].found)
       return error_set(error, ERROR_DATA,
-                       "%s: %s: %d; in %s: %d; parts must have clips of one shape", path,
-                       pairs[i].name, pairs[i].found, join->first, pairs[i].first);
+                       "%s: %s is %d, expected %d as in %s; all parts need clips of one shape",
+                       path, pairs[i].name, pairs[i].found, pairs[i].first, join->first);
   if ((int64_t)info->fps_numerator * first->fps_denominator !=
       (int64_t)first->fps_numerator * info->fps_denominator)
     return error_set(error, ERROR_DATA,
-                     "%s: %d/%d frames a second; in %s: %d/%d; parts must have one rate", path,
-                     info->fps_numerator, info->fps_denominator, join->first, first->fps_numerator,
-                     first->fps_denominator);
+                     "%s: frame rate %d/%d, expected %d/%d as in %s; all parts need one rate", path,
+                     info->fps_numerator, info->fps_denominator, first->fps_numerator,
+                     first->fps_denominator, join->first);
   if (!join->rewrite && info->deflated != first->deflated)
     return error_set(error, ERROR_DATA,
-                     "%s: clips are %s; in %s: %s; parts must be stored alike, or all clips be "
-                     "written anew (--deflate, --clips-per-shard N)",
-                     path, storage(info->deflated), join->first, storage(first->deflated));
+                     "%s: clips are %s, expected %s as in %s; rewrite all clips with --deflate or "
+                     "--clips-per-shard N",
+                     path, storage(info->deflated), storage(first->deflated), join->first);
   return OK;
 }
 
-/* Lists the part's shards in the whole, whatever they were written for before. */
-static Status list_shards(Join *join, const char *path, Manifest *part, Error *error) {
+/* Appends the part's shards to the joined manifest. */
+static Status append_shards(Join *join, const char *path, Manifest *part, Error *error) {
   Status status = OK;
   Dataset *dataset = NULL;
-  TRY(dataset_open(path, &dataset, error)); /* every shard is there and fits */
+  TRY(dataset_open(path, &dataset, error)); /* checks every shard */
   for (int i = 0; i < part->info.shards; i++) {
     ManifestShard *shard = &part->shards[i];
-    int at = join->whole.info.shards;
+    int at = join->joined.info.shards;
     char name[SHARD_NAME_SIZE];
-    if (at == SHARD_MAX_COUNT)
+    if (at == DATASET_MAX_SHARDS)
       FAIL(error, ERROR_DATA,
-           "%s: more than %d shards in all, the most there may be; --clips-per-shard N writes all "
-           "clips anew into fewer",
-           path, SHARD_MAX_COUNT);
+           "%s: more than %d shards in total; rewrite all clips into larger ones with "
+           "--clips-per-shard N",
+           path, DATASET_MAX_SHARDS);
     shard_file_name(i, name);
     MEM_PUSH_SLOT(join->files, at, join->file_capacity);
     join->files[at] = path_join(path, name);
-    manifest_add(&join->whole, shard->layout, shard->uuid, shard->number);
+    manifest_add(&join->joined, shard->layout, shard->uuid, shard->number);
     shard->layout = (ShardLayout){0};
   }
 done:
@@ -119,40 +121,40 @@ done:
   return status;
 }
 
-static Status look_at_part(Join *join, const char *path, Text *uuids, Error *error) {
+static Status inspect_part(Join *join, const char *path, Text *uuids, Error *error) {
   Status status = OK;
   Manifest part = {0};
-  DatasetInfo *info = &join->whole.info;
+  DatasetInfo *info = &join->joined.info;
   TRY(manifest_read(path, &part, error));
   if (!join->first) {
     join->first = mem_string(path);
     *info = part.info;
     info->clips = info->shards = 0;
   }
-  TRY(check_alike(join, path, &part.info, error));
+  TRY(check_compatible(join, path, &part.info, error));
   text_append(uuids, "%s\n", part.info.uuid);
   if (join->rewrite)
     info->clips += part.info.clips;
   else
-    TRY(list_shards(join, path, &part, error));
+    TRY(append_shards(join, path, &part, error));
 done:
   manifest_free(&part);
   return status;
 }
 
-/* Looks at every part before a byte is written. The joined dataset is named after what its parts
- * are called, so that it does not depend on where they lay. */
-static Status look_at_parts(Join *join, Error *error) {
+/* Inspects every part before anything is written. The UUID is derived from the parts' UUIDs, so it
+ * does not depend on their paths. */
+static Status inspect_parts(Join *join, Error *error) {
   Status status = OK;
   Text uuids = {0};
   for (size_t i = 0; i < join->count && status == OK; i++) {
     char *path = path_join(join->options->parts, join->names[i]);
-    status = look_at_part(join, path, &uuids, error);
+    status = inspect_part(join, path, &uuids, error);
     free(path);
   }
   if (status != OK) goto done;
-  dataset_uuid(uuids.data, join->whole.info.uuid);
-  join->whole.maker = mem_format("join of %zu datasets, %s", join->count, join->whole.info.uuid);
+  dataset_uuid_derive(uuids.data, join->joined.info.uuid);
+  join->joined.maker = mem_format("join of %zu datasets, %s", join->count, join->joined.info.uuid);
 done:
   text_free(&uuids);
   return status;
@@ -160,12 +162,12 @@ done:
 
 static void report(const Join *join, int64_t clips) {
   const JoinOptions *o = join->options;
-  if (o->progress) o->progress(o->progress_context, clips, join->whole.info.clips, "clips");
+  if (o->progress) o->progress(o->progress_context, clips, join->joined.info.clips, "clips");
 }
 
-/* --- Shard files as they are ------------------------------------------------------------------ */
+/* --- Linking or copying shard files ----------------------------------------------------------- */
 
-/* `path` is NULL, or a copy is made there. */
+/* Compares a file with its CRC-32C, copying it to `path` if not NULL. */
 static Status check_file(const char *from, const ShardLayout *layout, const char *path,
                          Error *error) {
   Status status = OK;
@@ -176,7 +178,7 @@ static Status check_file(const char *from, const ShardLayout *layout, const char
   if (path) TRY(atomic_file_open(path, &copy, error));
   TRY(shard_file_crc32c(descriptor, from, layout->bytes, path ? &copy : NULL, &found, error));
   if (found != layout->crc32c)
-    FAIL(error, ERROR_DATA, "%s: the file's CRC-32C found %08x, expected %08x", from, found,
+    FAIL(error, ERROR_DATA, "%s: CRC-32C of the file is %08x, expected %08x", from, found,
          layout->crc32c);
   if (path) TRY(atomic_file_commit(&copy, error));
 done:
@@ -185,85 +187,86 @@ done:
   return status;
 }
 
-/* Keeps what an interrupted join left where it is whole: the part's own file, or a sound copy. */
-static Status keep_or_remove(const Join *join, const DatasetFolder *folder, int64_t index,
-                             bool *kept, Error *error) {
+/* Keeps a shard of an interrupted join if it is a link to the part's file or an intact copy.
+ * Removes it otherwise. */
+static Status keep_or_remove_shard(const Join *join, const DatasetFolder *folder, int64_t index,
+                                   bool *kept, Error *error) {
   Status status = OK;
   Error fault;
   Shard shard = {0};
-  char *path = dataset_folder_shard(folder, index);
-  if (index >= join->whole.info.shards)
+  char *path = dataset_folder_shard_path(folder, index);
+  if (index >= join->joined.info.shards)
     FAIL(error, ERROR_USAGE,
-         "%s: was left by another run: the parts have %d shards in all; remove it or choose "
-         "another folder",
-         path, join->whole.info.shards);
-  const ManifestShard *wanted = &join->whole.shards[index];
+         "%s: shard of another run: the parts have only %d shards; remove the folder or choose "
+         "another one",
+         path, join->joined.info.shards);
+  const ManifestShard *wanted = &join->joined.shards[index];
   *kept = path_is_same(path, join->files[index]);
   if (*kept) goto done;
-  TRY(dataset_folder_inspect(folder, index, wanted->uuid, &shard, error));
+  TRY(dataset_folder_inspect_shard(folder, index, wanted->uuid, &shard, error));
   if (shard.layout.bytes == wanted->layout.bytes) {
     *kept = check_file(path, &wanted->layout, NULL, &fault) == OK;
-    if (!*kept) log_warning("%s; the shard is copied again", fault.message);
+    if (!*kept) log_warning("%s; copying the shard again", fault.message);
   }
-  if (!*kept) TRY(dataset_folder_remove(folder, index, error));
+  if (!*kept) TRY(dataset_folder_remove_shard(folder, index, error));
 done:
   shard_free(&shard);
   free(path);
   return status;
 }
 
-/* Another file system, a file with too many names or someone else's, no links at all. */
-static bool is_no_link_possible(int errnum) {
+/* True if copying can help: another file system, too many links, another owner, or no support. */
+static bool is_link_unsupported(int errnum) {
   return errnum == EXDEV || errnum == EMLINK || errnum == EPERM || errnum == EOPNOTSUPP ||
          errnum == ENOSYS;
 }
 
-/* A second name for the part's file, or where there can be none, a copy. */
-static Status take_file(Join *join, const DatasetFolder *folder, int index, Error *error) {
+/* Links the part's file into the folder; copies it if links are not supported. */
+static Status link_or_copy_shard(Join *join, const DatasetFolder *folder, int index, Error *error) {
   Status status = OK;
   const char *from = join->files[index];
-  char *path = dataset_folder_shard(folder, index);
+  char *path = dataset_folder_shard_path(folder, index);
   if (linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0) goto done;
-  if (!is_no_link_possible(errno)) {
-    status = error_errno(error, errno, "%s: cannot be linked as %s", from, path);
+  if (!is_link_unsupported(errno)) {
+    status = error_errno(error, errno, "%s: cannot link as %s", from, path);
     goto done;
   }
   if (!join->copying)
-    log_info("%s: cannot be linked as %s: %s; copied", from, path, strerror(errno));
+    log_info("%s: cannot link as %s: %s; copying the shard files", from, path, strerror(errno));
   join->copying = true;
-  TRY(check_file(from, &join->whole.shards[index].layout, path, error));
+  TRY(check_file(from, &join->joined.shards[index].layout, path, error));
 done:
   free(path);
   return status;
 }
 
-static Status take_files(Join *join, Error *error) {
+static Status link_or_copy_shards(Join *join, Error *error) {
   Status status = OK;
   DatasetFolder folder = {0};
-  int64_t *left = NULL, clips = 0;
+  int64_t *shards = NULL, clips = 0;
   size_t count = 0;
-  bool *there = mem_new((size_t)join->whole.info.shards, sizeof *there);
-  TRY(dataset_folder_open(join->options->out, &folder, &left, &count, error));
+  bool *complete = mem_new((size_t)join->joined.info.shards, sizeof *complete);
+  TRY(dataset_folder_open(join->options->out, &folder, &shards, &count, error));
   for (size_t i = 0; i < count; i++) {
     bool kept = false;
-    TRY(keep_or_remove(join, &folder, left[i], &kept, error));
-    there[left[i]] = kept;
+    TRY(keep_or_remove_shard(join, &folder, shards[i], &kept, error));
+    complete[shards[i]] = kept;
   }
-  for (int i = 0; i < join->whole.info.shards; i++) {
-    if (!there[i]) TRY(take_file(join, &folder, i, error));
-    clips += join->whole.shards[i].layout.clips;
+  for (int i = 0; i < join->joined.info.shards; i++) {
+    if (!complete[i]) TRY(link_or_copy_shard(join, &folder, i, error));
+    clips += join->joined.shards[i].layout.clips;
     report(join, clips);
   }
-  TRY(file_sync(folder.path, error)); /* the names, before the manifest says that they are there */
-  TRY(manifest_write(folder.path, &join->whole, error));
+  TRY(file_sync(folder.path, error)); /* the links, before the manifest lists them */
+  TRY(manifest_write(folder.path, &join->joined, error));
 done:
   dataset_folder_close(&folder);
-  free(left);
-  free(there);
+  free(shards);
+  free(complete);
   return status;
 }
 
-/* --- All clips anew --------------------------------------------------------------------------- */
+/* --- Rewriting all clips ---------------------------------------------------------------------- */
 
 typedef struct Rewrite {
   DatasetWriter *writer;
@@ -274,13 +277,13 @@ typedef struct Rewrite {
 static Status open_writer(const Join *join, Rewrite *rewrite, Error *error) {
   Status status = OK;
   const JoinOptions *o = join->options;
-  const DatasetInfo *info = &join->whole.info;
+  const DatasetInfo *info = &join->joined.info;
   DatasetSpec spec = {.shape = info->shape,
                       .fps_numerator = info->fps_numerator,
                       .fps_denominator = info->fps_denominator,
                       .clips_per_shard = o->clips_per_shard,
                       .deflate = o->deflate,
-                      .maker = join->whole.maker};
+                      .maker = join->joined.maker};
   for (int side = 0; side < SIDES; side++) {
     void *clip;
     TRY(mem_bulk(clip_side_bytes(&spec.shape, side), "a clip", &clip, error));
@@ -291,8 +294,8 @@ done:
   return status;
 }
 
-/* Clip by clip through their checksums. Those that whole shards of an interrupted run hold are
- * passed over. */
+/* Copies clip by clip, checking checksums. Skips the clips in complete shards of an interrupted
+ * run. */
 static Status rewrite_part(const Join *join, Rewrite *rewrite, const char *path, Error *error) {
   Status status = OK;
   Dataset *part = NULL;
@@ -335,12 +338,12 @@ Status join_run(const JoinOptions *options, Error *error) {
   Status status = OK;
   Join join = {.options = options, .rewrite = options->deflate || options->clips_per_shard > 0};
   TRY(find_parts(&join, error));
-  TRY(look_at_parts(&join, error));
-  TRY(join.rewrite ? rewrite_parts(&join, error) : take_files(&join, error));
+  TRY(inspect_parts(&join, error));
+  TRY(join.rewrite ? rewrite_parts(&join, error) : link_or_copy_shards(&join, error));
 done:
-  for (int i = 0; i < join.whole.info.shards && join.files; i++) free(join.files[i]);
+  for (int i = 0; i < join.joined.info.shards && join.files; i++) free(join.files[i]);
   free(join.files);
-  manifest_free(&join.whole);
+  manifest_free(&join.joined);
   folder_list_free(join.names, join.count);
   free(join.first);
   return status;

@@ -1,7 +1,9 @@
+/* Cuts paired videos into clips. All sides are read in step, frame by frame, to their ends. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bulk_memory.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "data/build/build.h"
@@ -10,12 +12,12 @@
 
 enum { MAX_CLIP_FRAMES = 4096, MAX_SIDE = 8192, MAX_SCALE = 16, PROGRESS_EVERY = 16 };
 
-/* One stream of frames: a source, or the target. */
+/* A source or the target, as a stream of frames. */
 typedef struct Side {
   const char *path;
   VideoReader *reader;
-  size_t bytes;    /* a frame's */
-  uint8_t *window; /* [frames,height,width,3]: the last frames read, the oldest first */
+  size_t bytes;    /* of a frame */
+  uint8_t *window; /* [frames,height,width,3] the latest frames, oldest first */
   int64_t length;  /* frames read */
   bool ended;
 } Side;
@@ -25,11 +27,11 @@ typedef struct Pack {
   Side sides[PACK_MAX_SOURCES + 1]; /* the sources, then the target */
   int count;                        /* of sides */
   int stride;
-  int64_t total;    /* the container's claim, or -1 */
-  int held;         /* frames in the windows */
-  int64_t position; /* frames read of every side */
-  int64_t clips, already;
-  uint8_t *source; /* [frames,height,width,3 * sources], one clip */
+  int64_t total;          /* frames as the containers report, or -1 */
+  int in_window;          /* frames in every window */
+  int64_t position;       /* frames read of every side */
+  int64_t clips, already; /* cut so far; in complete shards of an interrupted run */
+  uint8_t *source;        /* [frames,height,width,3 * sources], one clip */
   DatasetWriter *writer;
 } Pack;
 
@@ -56,41 +58,42 @@ Status pack_parse_range(const char *text, int64_t *begin, int64_t *end, Error *e
   *end = b;
   return OK;
 bad:
-  return error_set(error, ERROR_USAGE,
-                   "range \"%s\"; allowed: A:B, A: or :B with whole numbers 0 <= A < B (frames, B "
-                   "not among them)",
-                   text);
+  return error_set(
+      error, ERROR_USAGE,
+      "pack: --range %s: expected A:B, A: or :B with whole numbers 0 <= A < B (frames, B "
+      "excluded)",
+      text);
 }
 
 static Status check_numbers(const PackOptions *o, Error *error) {
   if (o->frames < 1 || o->frames > MAX_CLIP_FRAMES)
-    return error_set(error, ERROR_USAGE, "pack: %d frames a clip; allowed: 1 to %d", o->frames,
+    return error_set(error, ERROR_USAGE, "pack: --frames %d: expected 1 to %d", o->frames,
                      MAX_CLIP_FRAMES);
   if (o->stride < 0)
-    return error_set(error, ERROR_USAGE, "pack: stride %d; allowed: 0 (a clip's frames) and more",
-                     o->stride);
+    return error_set(error, ERROR_USAGE,
+                     "pack: --stride %d: expected 0 (the frames per clip) or more", o->stride);
   if (o->width < 0 || o->height < 0 || o->width > MAX_SIDE || o->height > MAX_SIDE)
-    return error_set(error, ERROR_USAGE, "pack: size %dx%d; allowed: up to %dx%d", o->width,
+    return error_set(error, ERROR_USAGE, "pack: --size %dx%d: expected at most %dx%d", o->width,
                      o->height, MAX_SIDE, MAX_SIDE);
   if (o->scale < 0 || o->scale > MAX_SCALE)
-    return error_set(error, ERROR_USAGE, "pack: scale %d; allowed: 1 to %d", o->scale, MAX_SCALE);
+    return error_set(error, ERROR_USAGE, "pack: --scale %d: expected 1 to %d", o->scale, MAX_SCALE);
   if (o->range_begin < 0 || (o->range_end != -1 && o->range_end <= o->range_begin))
-    return error_set(error, ERROR_USAGE, "pack: range %lld:%lld; allowed: 0 <= begin < end",
+    return error_set(error, ERROR_USAGE, "pack: --range %lld:%lld: expected 0 <= A < B",
                      (long long)o->range_begin, (long long)o->range_end);
   return OK;
 }
 
 static Status check_options(const PackOptions *o, Error *error) {
   if (o->source_count < 1 || o->source_count > PACK_MAX_SOURCES)
-    return error_set(error, ERROR_USAGE, "pack: %d sources; allowed: 1 to %d", o->source_count,
-                     PACK_MAX_SOURCES);
+    return error_set(error, ERROR_USAGE, "pack: %d sources (--source), expected 1 to %d",
+                     o->source_count, PACK_MAX_SOURCES);
   for (int i = 0; i < o->source_count; i++)
     if (!o->sources[i] || !o->sources[i][0])
-      return error_set(error, ERROR_USAGE, "pack: source %d has no name", i + 1);
+      return error_set(error, ERROR_USAGE, "pack: --source number %d is empty", i + 1);
   if (!o->target && !o->target_filter && !o->source_filter && (o->scale == 0 || o->scale == 1))
     return error_set(
         error, ERROR_USAGE,
-        "pack: neither a target nor a filter nor a scale: both sides would be the same");
+        "pack: source and target would be equal; give --target, --target-filter or --scale");
   return check_numbers(o, error);
 }
 
@@ -116,15 +119,15 @@ static bool is_filtered(const Pack *pack) {
 static Status lengths_differ(const Pack *pack, Error *error) {
   Text text = {0};
   append_lengths(pack, &text);
-  error_set(error, ERROR_DATA, "the lengths differ: %s%s", text.data,
-            is_filtered(pack) ? " (behind the filters)" : "");
+  error_set(error, ERROR_DATA, "pack: source and target differ in length: %s%s", text.data,
+            is_filtered(pack) ? " (after the filters)" : "");
   text_free(&text);
   return ERROR_DATA;
 }
 
-/* Before hours of decoding: files in folders are counted, containers say something, which may be
- * wrong. Filters may change both. */
-static Status compare_claims(Pack *pack, Error *error) {
+/* Compares the lengths that are known before hours of decoding. Frame folders are counted exactly;
+ * containers may report a wrong length; filters may change both. */
+static Status compare_reported_lengths(Pack *pack, Error *error) {
   Status status = OK;
   Text text = {0};
   bool exact = true, known = !is_filtered(pack);
@@ -137,9 +140,10 @@ static Status compare_claims(Pack *pack, Error *error) {
   if (known && !lengths_agree(pack)) {
     if (exact) TRY(lengths_differ(pack, error));
     append_lengths(pack, &text);
-    log_warning("pack: the containers say that the lengths differ: %s; if they do, pack will fail "
-                "at the end of the shorter one",
-                text.data);
+    log_warning(
+        "pack: source and target seem to differ in length: %s; if so, pack will fail at the "
+        "end of the shorter one",
+        text.data);
   }
   for (int i = 0; i < pack->count; i++) pack->sides[i].length = 0;
 done:
@@ -147,7 +151,7 @@ done:
   return status;
 }
 
-/* --- Opening both sides ----------------------------------------------------------------------- */
+/* --- Opening source and target ---------------------------------------------------------------- */
 
 static Status open_side(Side *side, const char *path, const VideoReaderOptions *options,
                         int clip_frames, Error *error) {
@@ -163,7 +167,7 @@ done:
   return status;
 }
 
-/* Where one side has no rate (frame folders), it takes the other's. */
+/* Determines the common frame rate. Frame folders have none and take that of the other side. */
 static Status check_rates(const Pack *pack, int *numerator, int *denominator, Error *error) {
   const Side *rated = NULL;
   *numerator = 0;
@@ -174,10 +178,9 @@ static Status check_rates(const Pack *pack, int *numerator, int *denominator, Er
     if (info->fps_numerator == 0) continue;
     if (rated &&
         (int64_t)info->fps_numerator * *denominator != (int64_t)*numerator * info->fps_denominator)
-      return error_set(error, ERROR_DATA,
-                       "the rates differ: %s has %d/%d frames a second, %s has %d/%d%s",
+      return error_set(error, ERROR_DATA, "pack: frame rates differ: %s has %d/%d, %s has %d/%d%s",
                        rated->path, *numerator, *denominator, side->path, info->fps_numerator,
-                       info->fps_denominator, is_filtered(pack) ? " (behind the filters)" : "");
+                       info->fps_denominator, is_filtered(pack) ? " (after the filters)" : "");
     if (!rated) {
       rated = side;
       *numerator = info->fps_numerator;
@@ -187,7 +190,7 @@ static Status check_rates(const Pack *pack, int *numerator, int *denominator, Er
   return OK;
 }
 
-/* The target's size rules: sources are resized to it, or to its part by the scale. */
+/* Opens the target first: sources are resized to its size, divided by the scale. */
 static Status open_sides(Pack *pack, Error *error) {
   Status status = OK;
   const PackOptions *o = pack->options;
@@ -198,16 +201,17 @@ static Status open_sides(Pack *pack, Error *error) {
   TRY(open_side(last, o->target ? o->target : o->sources[0], &target, o->frames, error));
   const VideoInfo *info = video_info(last->reader);
   if (info->width % scale || info->height % scale)
-    FAIL(error, ERROR_USAGE, "pack: the target's size %dx%d cannot be divided by the scale %d",
-         info->width, info->height, scale);
+    FAIL(error, ERROR_USAGE,
+         "pack: --scale %d does not divide the target size %dx%d; change --size", scale,
+         info->width, info->height);
   VideoReaderOptions source = {o->source_filter, info->width / scale, info->height / scale};
   for (int i = 0; i < o->source_count; i++)
     TRY(open_side(&pack->sides[i], o->sources[i], &source, o->frames, error));
-  TRY(compare_claims(pack, error));
+  TRY(compare_reported_lengths(pack, error));
   pack->total = -1;
   for (int i = 0; i < pack->count; i++) {
-    int64_t claim = video_info(pack->sides[i].reader)->frames;
-    if (claim > 0 && (pack->total < 0 || claim < pack->total)) pack->total = claim;
+    int64_t reported = video_info(pack->sides[i].reader)->frames;
+    if (reported > 0 && (pack->total < 0 || reported < pack->total)) pack->total = reported;
   }
 done:
   return status;
@@ -244,14 +248,14 @@ done:
 
 /* --- Frames ----------------------------------------------------------------------------------- */
 
-/* The next frame of every side into place `held` of its window; *ended when the sides end. */
+/* Reads the next frame of every side into its window; *ended if all sides have ended. */
 static Status read_frames(Pack *pack, bool *ended, Error *error) {
   Status status = OK;
   *ended = true;
   for (int i = 0; i < pack->count; i++) {
     Side *side = &pack->sides[i];
     if (side->ended) continue;
-    TRY(video_read(side->reader, side->window + side->bytes * (size_t)pack->held, &side->ended,
+    TRY(video_read(side->reader, side->window + side->bytes * (size_t)pack->in_window, &side->ended,
                    error));
     if (side->ended) continue;
     side->length++;
@@ -261,10 +265,10 @@ done:
   return status;
 }
 
-/* Reads the longer sides to their ends, so that the message can name every length. */
-static Status tell_lengths(Pack *pack, Error *error) {
+/* Fails with the lengths of all sides, reading the longer ones to their ends first. */
+static Status fail_with_lengths(Pack *pack, Error *error) {
   Status status = OK;
-  pack->held = 0;
+  pack->in_window = 0;
   for (bool ended = false; !ended;) TRY(read_frames(pack, &ended, error));
   status = lengths_differ(pack, error);
 done:
@@ -273,7 +277,7 @@ done:
 
 /* --- Clips ------------------------------------------------------------------------------------ */
 
-/* Sources side by side along the channels: pixel by pixel three of each. */
+/* Interleaves the sources along the channels: three of each per pixel. */
 static const uint8_t *stack_sources(const Pack *pack) {
   int sources = pack->count - 1;
   if (sources == 1) return pack->sides[0].window;
@@ -295,22 +299,22 @@ static const char *base_name(const char *path) {
 static Status write_clip(Pack *pack, int64_t first_frame, Error *error) {
   ClipName name = {.start_frame = first_frame};
   const char *origin = base_name(pack->sides[0].path);
-  if (pack->clips++ < pack->already) return OK; /* whole shards of an interrupted run hold it */
+  if (pack->clips++ < pack->already) return OK; /* in a complete shard already */
   snprintf(name.id, sizeof name.id, "%.40s@%lld", origin, (long long)first_frame);
   snprintf(name.origin, sizeof name.origin, "%.180s", pack->sides[0].path);
   return dataset_writer_add(pack->writer, stack_sources(pack), pack->sides[pack->count - 1].window,
                             &name, error);
 }
 
-/* Behind a clip the windows move on by the stride; a longer stride skips frames not yet read. */
-static int64_t move_windows(Pack *pack) {
+/* Advances the windows by the stride. Returns how many unread frames a longer stride skips. */
+static int64_t advance_windows(Pack *pack) {
   int frames = pack->options->frames, kept = pack->stride < frames ? frames - pack->stride : 0;
   for (int i = 0; i < pack->count; i++) {
     Side *side = &pack->sides[i];
     memmove(side->window, side->window + side->bytes * (size_t)(frames - kept),
             side->bytes * (size_t)kept);
   }
-  pack->held = kept;
+  pack->in_window = kept;
   return pack->stride > frames ? pack->stride - frames : 0;
 }
 
@@ -319,8 +323,7 @@ static void report(const Pack *pack) {
   if (o->progress) o->progress(o->progress_context, pack->position, pack->total, "frames");
 }
 
-/* Every frame of every side, to the ends of all (also behind the range: their lengths must agree).
- */
+/* Reads all sides to their ends, also after the range, since their lengths must agree. */
 static Status pack_frames(Pack *pack, Error *error) {
   Status status = OK;
   const PackOptions *o = pack->options;
@@ -328,29 +331,30 @@ static Status pack_frames(Pack *pack, Error *error) {
   for (;; pack->position++) {
     bool ended;
     TRY(read_frames(pack, &ended, error));
-    if (!lengths_agree(pack)) TRY(tell_lengths(pack, error));
+    if (!lengths_agree(pack)) TRY(fail_with_lengths(pack, error));
     if (ended) break;
-    bool past = o->range_end >= 0 && pack->position >= o->range_end;
+    bool after_range = o->range_end >= 0 && pack->position >= o->range_end;
     if (pack->position % PROGRESS_EVERY == 0) report(pack);
-    if (past) continue;
+    if (after_range) continue;
     if (skip > 0) {
       skip--;
       continue;
     }
-    if (++pack->held < o->frames) continue;
+    if (++pack->in_window < o->frames) continue;
     TRY(write_clip(pack, pack->position + 1 - o->frames, error));
-    skip = move_windows(pack);
+    skip = advance_windows(pack);
   }
-  dropped =
-      pack->held - (pack->clips > 0 && pack->stride < o->frames ? o->frames - pack->stride : 0);
+  dropped = pack->in_window -
+            (pack->clips > 0 && pack->stride < o->frames ? o->frames - pack->stride : 0);
   if (pack->clips == 0)
-    FAIL(error, ERROR_DATA, "%s: %lld frames, of which %lld in range: too few for a clip of %d",
-         pack->sides[0].path, (long long)pack->position, (long long)pack->held, o->frames);
+    FAIL(error, ERROR_DATA,
+         "%s: %lld frames, %lld of them in the range; a clip needs %d (--frames)",
+         pack->sides[0].path, (long long)pack->position, (long long)pack->in_window, o->frames);
   if (o->range_end >= 0 && pack->position < o->range_end)
-    log_warning("pack: the range ends at frame %lld, the video at %lld", (long long)o->range_end,
-                (long long)pack->position);
+    log_warning("pack: --range ends at frame %lld, but the video has only %lld frames",
+                (long long)o->range_end, (long long)pack->position);
   if (dropped > 0)
-    log_info("pack: frames left out at the end, too few for a clip: %lld", (long long)dropped);
+    log_info("pack: unused frames at the end, too few for a clip: %lld", (long long)dropped);
   report(pack);
 done:
   return status;
@@ -368,7 +372,7 @@ Status pack_run(const PackOptions *options, Error *error) {
   pack.writer = NULL;
   TRY(dataset_writer_finish(writer, error));
 done:
-  /* Trying again would not help: whole shards of a bad pair are not left lying about. */
+  /* Another run would fail alike, so the shards of a bad pair are removed. */
   if (status == ERROR_DATA)
     dataset_writer_discard(pack.writer);
   else

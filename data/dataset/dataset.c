@@ -9,18 +9,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/bulk_memory.h"
 #include "base/files.h"
 #include "base/memory.h"
 #include "data/dataset/manifest.h"
 #include "data/dataset/shard.h"
 
-enum { OTHER_FILES = 256 }; /* the process's open files besides shards, generously */
+enum { OTHER_FILES = 256 }; /* an upper bound of open files besides shards */
 
 typedef struct OpenShard {
   char *path;
   int descriptor;
   int64_t first; /* index of its first clip in the dataset */
-  uint32_t (*sums)[SIDES];
+  uint32_t (*checksums)[SIDES];
 } OpenShard;
 
 struct Dataset {
@@ -37,7 +38,7 @@ void dataset_close(Dataset *dataset) {
   for (int i = 0; i < dataset->manifest.info.shards; i++) {
     OpenShard *shard = &dataset->shards[i];
     if (shard->descriptor >= 0) close(shard->descriptor);
-    free(shard->sums);
+    free(shard->checksums);
     free(shard->path);
   }
   free(dataset->shards);
@@ -47,72 +48,73 @@ void dataset_close(Dataset *dataset) {
 
 /* --- Opening ---------------------------------------------------------------------------------- */
 
-/* One descriptor a shard; the usual limit of 1024 is soft and meant to be raised. */
-static Status allow_descriptors(const char *folder, int shards, Error *error) {
+/* Raises the soft limit of open files (usually 1024): each shard keeps a descriptor open. */
+static Status raise_file_limit(const char *folder, int shards, Error *error) {
   struct rlimit limit;
   rlim_t wanted = (rlim_t)shards + OTHER_FILES;
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return OK;
   if (limit.rlim_max < (rlim_t)shards)
     return error_set(
         error, ERROR_IO,
-        "%s: %d shards are as many open files; the limit is %llu (ulimit -Hn); celforge "
-        "join --clips-per-shard N makes larger ones",
+        "%s: %d shards need as many open files; the limit is %llu (ulimit -Hn): raise it, or "
+        "make fewer shards with celforge join --clips-per-shard N",
         folder, shards, (unsigned long long)limit.rlim_max);
   limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
   setrlimit(RLIMIT_NOFILE, &limit);
   return OK;
 }
 
-/* The size first: what HDF5 says of a truncated file is hard to understand. */
+/* Opens the file and compares its size: HDF5's message about a truncated file is unclear. */
 static Status open_file(OpenShard *shard, const ShardLayout *layout, Error *error) {
   struct stat info;
   shard->descriptor = open(shard->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (shard->descriptor < 0 && errno == ENOENT)
-    return error_set(error, ERROR_DATA, "%s: missing; the manifest lists it", shard->path);
+    return error_set(error, ERROR_DATA, "%s: missing, but listed in the manifest", shard->path);
   if (shard->descriptor < 0 || fstat(shard->descriptor, &info) != 0)
     return error_errno(error, errno, "%s: cannot open", shard->path);
   if (!S_ISREG(info.st_mode))
-    return error_set(error, ERROR_DATA, "%s: is not a regular file", shard->path);
+    return error_set(error, ERROR_DATA, "%s: not a regular file", shard->path);
   if ((uint64_t)info.st_size != layout->bytes)
-    return error_set(error, ERROR_DATA, "%s: has %lld bytes; the manifest says %llu%s", shard->path,
+    return error_set(error, ERROR_DATA, "%s: %lld bytes, expected %llu (manifest)%s", shard->path,
                      (long long)info.st_size, (unsigned long long)layout->bytes,
-                     (uint64_t)info.st_size < layout->bytes ? ": it is truncated" : "");
+                     (uint64_t)info.st_size < layout->bytes ? ": the file is truncated" : "");
   return OK;
 }
 
 static Status differs(const OpenShard *shard, const char *what, long long found, long long expected,
                       Error *error) {
-  return error_set(error, ERROR_DATA, "%s: %s is %lld; the manifest says %lld", shard->path, what,
+  return error_set(error, ERROR_DATA, "%s: %s is %lld, expected %lld (manifest)", shard->path, what,
                    found, expected);
 }
 
-static Status compare(const OpenShard *opened, const Shard *shard, const DatasetInfo *info,
-                      const ManifestShard *listed, Error *error) {
-  const ShardHead *head = &shard->head;
+/* Compares a shard's attributes and layout with the manifest. */
+static Status compare_shard(const OpenShard *opened, const Shard *shard, const DatasetInfo *info,
+                            const ManifestShard *listed, Error *error) {
+  const ShardHeader *header = &shard->header;
   const ShardLayout *layout = &listed->layout;
-  const ClipShape *found = &head->shape, *expected = &info->shape;
-  if (strcmp(head->uuid, listed->uuid) != 0)
+  const ClipShape *found = &header->shape, *expected = &info->shape;
+  if (strcmp(header->uuid, listed->uuid) != 0)
     return error_set(error, ERROR_DATA,
-                     "%s: belongs to another dataset: its dataset_uuid is %s; the manifest says %s",
-                     opened->path, head->uuid, listed->uuid);
+                     "%s: shard of another dataset: dataset_uuid is %s, expected %s (manifest)",
+                     opened->path, header->uuid, listed->uuid);
   const struct {
     const char *name;
     long long found, expected;
   } pairs[] = {
-      {"shard", head->shard, listed->number},
-      {"clips", head->clips, layout->clips},
+      {"shard", header->shard, listed->number},
+      {"clips", header->clips, layout->clips},
       {"frames", found->frames, expected->frames},
-      {"the source's height", found->source_height, expected->source_height},
-      {"the source's width", found->source_width, expected->source_width},
-      {"the source's channels", found->source_channels, expected->source_channels},
-      {"the target's height", found->target_height, expected->target_height},
-      {"the target's width", found->target_width, expected->target_width},
-      {"fps (numerator)", head->fps_numerator, info->fps_numerator},
-      {"fps (denominator)", head->fps_denominator, info->fps_denominator},
-      {"deflated", head->deflated, info->deflated},
-      {"the source's offset", (long long)shard->layout.offset[SIDE_SOURCE],
+      {"source height", found->source_height, expected->source_height},
+      {"source width", found->source_width, expected->source_width},
+      {"source channels", found->source_channels, expected->source_channels},
+      {"target height", found->target_height, expected->target_height},
+      {"target width", found->target_width, expected->target_width},
+      {"fps numerator", header->fps_numerator, info->fps_numerator},
+      {"fps denominator", header->fps_denominator, info->fps_denominator},
+      {"deflated", header->deflated, info->deflated},
+      {"source offset", (long long)shard->layout.offset[SIDE_SOURCE],
        (long long)layout->offset[SIDE_SOURCE]},
-      {"the target's offset", (long long)shard->layout.offset[SIDE_TARGET],
+      {"target offset", (long long)shard->layout.offset[SIDE_TARGET],
        (long long)layout->offset[SIDE_TARGET]},
   };
   for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
@@ -128,9 +130,9 @@ static Status open_shard(Dataset *dataset, int index, Error *error) {
   const ManifestShard *listed = &dataset->manifest.shards[index];
   TRY(open_file(opened, &listed->layout, error));
   TRY(shard_inspect(opened->path, false, &shard, error));
-  TRY(compare(opened, &shard, &dataset->manifest.info, listed, error));
-  opened->sums = shard.sums;
-  shard.sums = NULL;
+  TRY(compare_shard(opened, &shard, &dataset->manifest.info, listed, error));
+  opened->checksums = shard.checksums;
+  shard.checksums = NULL;
 done:
   shard_free(&shard);
   return status;
@@ -151,7 +153,7 @@ Status dataset_open(const char *folder, Dataset **out, Error *error) {
         (OpenShard){.path = path_join(folder, name), .descriptor = -1, .first = first};
     first += dataset->manifest.shards[i].layout.clips;
   }
-  TRY(allow_descriptors(folder, shards, error));
+  TRY(raise_file_limit(folder, shards, error));
   for (int i = 0; i < shards; i++) TRY(open_shard(dataset, i, error));
   *out = dataset;
   dataset = NULL;
@@ -162,12 +164,12 @@ done:
 
 /* --- Reading ---------------------------------------------------------------------------------- */
 
-/* The shard that holds clip `index`. */
+/* Finds the shard of clip `index`. */
 static Status find_shard(const Dataset *dataset, int64_t index, int *out, Error *error) {
   int low = 0, high = dataset->manifest.info.shards - 1;
   if (index < 0 || index >= dataset->manifest.info.clips)
-    return error_set(error, ERROR_INTERNAL, "clip %lld asked for; the dataset has %lld",
-                     (long long)index, (long long)dataset->manifest.info.clips);
+    return error_set(error, ERROR_INTERNAL, "clip %lld; expected 0 to %lld", (long long)index,
+                     (long long)dataset->manifest.info.clips - 1);
   while (low < high) {
     int middle = low + (high - low + 1) / 2;
     if (dataset->shards[middle].first <= index)
@@ -183,7 +185,7 @@ static ShardFile shard_file(const Dataset *dataset, int index) {
   const OpenShard *shard = &dataset->shards[index];
   return (ShardFile){shard->path, shard->descriptor, &dataset->manifest.info.shape,
                      &dataset->manifest.shards[index].layout,
-                     (const uint32_t(*)[SIDES])shard->sums};
+                     (const uint32_t(*)[SIDES])shard->checksums};
 }
 
 Status dataset_read(const Dataset *dataset, int64_t index, uint8_t *source, uint8_t *target,
@@ -211,16 +213,16 @@ Status dataset_clip_name(const Dataset *dataset, int64_t index, ClipName *out, E
 
 typedef struct Verification {
   const Dataset *dataset;
-  Text *report; /* or NULL: the first fault fails */
-  int64_t faults;
+  Text *report; /* NULL: fail on the first mismatch */
+  int64_t mismatches;
   uint8_t *sides[SIDES];
 } Verification;
 
-/* Notes a fault and goes on, where there is a report. */
-static Status note(Verification *verification, Status status, Error *error) {
+/* Appends bad data to the report and returns OK, if there is a report. */
+static Status report_mismatch(Verification *verification, Status status, Error *error) {
   if (status != ERROR_DATA || !verification->report) return status;
   text_append(verification->report, "%s\n", error->message);
-  verification->faults++;
+  verification->mismatches++;
   return OK;
 }
 
@@ -229,12 +231,12 @@ static Status verify_file(const ShardFile *file, Error *error) {
   Status status =
       shard_file_crc32c(file->descriptor, file->path, file->layout->bytes, NULL, &found, error);
   if (status == OK && found != file->layout->crc32c)
-    return error_set(error, ERROR_DATA, "%s: the file's CRC-32C found %08x, expected %08x",
+    return error_set(error, ERROR_DATA, "%s: CRC-32C of the file is %08x, expected %08x",
                      file->path, found, file->layout->crc32c);
   return status;
 }
 
-/* Clips before the file as a whole, so that the first fault named is the most exact one. */
+/* Checks the clips before the file as a whole, so that the first message is the most specific. */
 static Status verify_shard(Verification *verification, int index, Error *error) {
   Status status = OK;
   Error own;
@@ -243,9 +245,9 @@ static Status verify_shard(Verification *verification, int index, Error *error) 
   for (int64_t clip = 0; clip < file.layout->clips && status == OK; clip++) {
     status = dataset_read(dataset, dataset->shards[index].first + clip,
                           verification->sides[SIDE_SOURCE], verification->sides[SIDE_TARGET], &own);
-    status = note(verification, status, &own);
+    status = report_mismatch(verification, status, &own);
   }
-  if (status == OK) status = note(verification, verify_file(&file, &own), &own);
+  if (status == OK) status = report_mismatch(verification, verify_file(&file, &own), &own);
   if (status != OK) error_set(error, status, "%s", own.message);
   return status;
 }
@@ -263,8 +265,9 @@ Status dataset_verify(const char *folder, Text *report, Error *error) {
   }
   for (int i = 0; i < dataset->manifest.info.shards; i++)
     TRY(verify_shard(&verification, i, error));
-  if (verification.faults > 0)
-    FAIL(error, ERROR_DATA, "%s: %lld checksums are wrong", folder, (long long)verification.faults);
+  if (verification.mismatches > 0)
+    FAIL(error, ERROR_DATA, "%s: %lld checksum%s wrong; build the dataset again", folder,
+         (long long)verification.mismatches, verification.mismatches == 1 ? " is" : "s are");
 done:
   for (int side = 0; side < SIDES; side++) free(verification.sides[side]);
   dataset_close(dataset);

@@ -1,19 +1,19 @@
-/* A dataset: a folder of immutable HDF5 shards and a manifest.json, written last, that makes it
- * valid.
+/* Reads and writes datasets: folders of immutable HDF5 shards and a manifest.json. The manifest is
+ * written last; a folder without one is not a dataset.
  *
  *   shard-00000.h5
  *     attributes            format "celforge-shard", schema_version, dataset_uuid, shard, clips,
  *                           frames, fps (text "25/1"), color "rgb24", layout "NTHWC"
- *     /clips/source         u8 [N,T,H,W,C], contiguous and aligned; deflated: one clip a chunk
+ *     /clips/source         u8 [N,T,H,W,C], contiguous and aligned; or deflated, one clip per chunk
  *     /clips/target         u8 [N,T,H',W',3]; H', W' differ from H, W for super-resolution
- *     /clips/crc32c         u32 [N,2] of the decoded bytes of source and target
- *     /clips/id, origin, start_frame   [N], what the clip is and where it came from
- *   manifest.json           the same facts; of each shard its size, clip count, data offsets (chunk
- *                           tables when deflated) and CRC-32C, and where it was written for another
- *                           dataset (join) its dataset_uuid and number there
+ *     /clips/crc32c         u32 [N,2], CRC-32C of the decoded bytes of source and target
+ *     /clips/id, origin, start_frame   [N], the clip's name, its video and its first frame there
+ *   manifest.json           the same facts, and for each shard its size, clip count, data offsets
+ *                           (chunk tables if deflated) and CRC-32C. Shards that join took over from
+ *                           another dataset also have its dataset_uuid and their number there.
  *
- * HDF5 describes, pread reads: opening checks every shard through the library on one thread;
- * reading never calls it. Nothing of HDF5 shows here. */
+ * dataset_open checks every shard through the HDF5 library, on the calling thread. Clips are then
+ * read with pread alone, since HDF5 allows one thread at a time. No HDF5 type appears here. */
 #ifndef CELFORGE_DATA_DATASET_DATASET_H
 #define CELFORGE_DATA_DATASET_DATASET_H
 
@@ -33,66 +33,71 @@ typedef struct DatasetInfo {
   ClipShape shape;
   int64_t clips;
   int shards;
-  int fps_numerator, fps_denominator; /* 0/1 where a clip has no rate (frame folders) */
+  int fps_numerator, fps_denominator; /* 0/1 if the clips have no frame rate (frame folders) */
   bool deflated;
   char uuid[37];
 } DatasetInfo;
 
 typedef struct Dataset Dataset;
 
-/* Opens and checks structure (not every checksum: dataset_verify). ERROR_DATA for a missing,
- * foreign, truncated or inconsistent manifest or shard, naming file, expected and found. */
+/* Opens a dataset and checks its structure, but no checksums (see dataset_verify). ERROR_DATA if
+ * the manifest or a shard is missing, truncated, inconsistent or of another dataset; the message
+ * names the file, the value found and the value expected. ERROR_IO if the shards exceed the limit
+ * of open files. */
 Status dataset_open(const char *folder, Dataset **out, Error *error);
 void dataset_close(Dataset *dataset);
 const DatasetInfo *dataset_info(const Dataset *dataset);
+/* Decoded bytes of one clip's source or target. */
 size_t clip_source_bytes(const ClipShape *shape);
 size_t clip_target_bytes(const ClipShape *shape);
 
 typedef struct ClipName {
   char id[64];
-  char origin[192];
+  char origin[192]; /* the video or generator that the clip comes from */
   int64_t start_frame;
 } ClipName;
 
-/* Reads clip `index` (0 .. clips-1) decoded, source THWC then target THWC, and compares checksums;
- * on a mismatch reads once more, then fails with ERROR_DATA naming shard, clip and both sums. Any
- * number of threads at once. */
+/* Reads clip `index` (0 .. clips-1), decoded, into `source` and `target` (both THWC), and compares
+ * checksums. On a mismatch it reads once more, then fails with ERROR_DATA; the message names shard,
+ * clip and both checksums. ERROR_IO if the operating system cannot read. Any number of threads may
+ * call it at once. */
 Status dataset_read(const Dataset *dataset, int64_t index, uint8_t *source, uint8_t *target,
                     Error *error);
-/* Name and origin of a clip; opens the shard through HDF5, so not for hot paths. */
+/* Reads a clip's name and origin. Opens the shard through HDF5 each time: slow. */
 Status dataset_clip_name(const Dataset *dataset, int64_t index, ClipName *out, Error *error);
 
-/* Checks every checksum of every shard; fails on the first bad one unless `report` is given, which
- * then lists every bad clip (a line each) before the function fails. */
+/* Compares every checksum of every shard. Without `report` it fails on the first mismatch. With one
+ * it checks everything, appends a line per mismatch and then fails. */
 Status dataset_verify(const char *folder, Text *report, Error *error);
-/* What a person wants to know of a shard file or a dataset folder. */
+/* Appends a readable summary of a shard file or a dataset folder. */
 Status dataset_describe(const char *path, Text *out, Error *error);
 
 /* --- Writing ---------------------------------------------------------------------------------- */
 typedef struct DatasetSpec {
   ClipShape shape;
   int fps_numerator, fps_denominator;
-  int64_t clips_per_shard; /* 0: as many as make about 256 MiB; deflated at most 16384 */
-  bool deflate;            /* zlib level 1 with byte shuffle off */
-  const char *maker;       /* one line kept in the manifest: the command and its seed. A different
-                              maker's leftovers are not continued. */
+  int64_t clips_per_shard; /* 0: about 256 MiB per shard; at most 16384 if deflated */
+  bool deflate;            /* zlib level 1, no byte shuffle */
+  const char *maker;       /* one line for the manifest: the command and its seed. Shards of an
+                              interrupted run with another maker are not continued. */
 } DatasetSpec;
 
 typedef struct DatasetWriter DatasetWriter;
 
-/* Makes the folder, or continues in it after an interruption: `*already` is how many clips whole
- * shards hold; the caller skips that many. A folder with a manifest, or with foreign files, is
- * refused with ERROR_USAGE. A shard is written under a temporary name and renamed when full. */
+/* Creates the folder, or continues an interrupted run in it. *already is the number of clips in its
+ * complete shards; the caller skips that many. ERROR_USAGE if the folder has a manifest, other
+ * files or another writer. Shards are written under a temporary name and renamed when full. */
 Status dataset_writer_open(const char *folder, const DatasetSpec *spec, DatasetWriter **out,
                            int64_t *already, Error *error);
+/* Appends a clip: source and target THWC. */
 Status dataset_writer_add(DatasetWriter *writer, const uint8_t *source, const uint8_t *target,
                           const ClipName *name, Error *error);
 /* Writes the last shard and the manifest. Frees the writer, also on failure. */
 Status dataset_writer_finish(DatasetWriter *writer, Error *error);
-/* Frees without finishing; whole shards stay for the next try. */
+/* Frees the writer; complete shards stay and are continued by the next run. */
 void dataset_writer_abandon(DatasetWriter *writer);
-/* Frees and removes the whole shards too, also those of the run before: where another try would
- * fail alike. */
+/* Frees the writer and removes all shards, including those of the interrupted run before: for
+ * failures that another run would repeat. */
 void dataset_writer_discard(DatasetWriter *writer);
 
 #endif

@@ -12,38 +12,39 @@
 #include "base/memory.h"
 #include "data/dataset/manifest.h"
 
-typedef enum Leftover { LEFT_SHARD, LEFT_TEMPORARY, LEFT_MANIFEST, LEFT_FOREIGN } Leftover;
+typedef enum EntryKind { ENTRY_SHARD, ENTRY_TEMPORARY, ENTRY_MANIFEST, ENTRY_FOREIGN } EntryKind;
 
-/* "shard-00007.h5", or what is written on the way to it or to the manifest. */
-static Leftover classify(const char *name, int64_t *shard) {
+/* Recognises shards ("shard-00007.h5"), the manifest, and the temporary files of both. */
+static EntryKind classify(const char *name, int64_t *shard) {
   static const char temporary[] = ".tmp";
   size_t length = strlen(name), end = sizeof temporary - 1;
   bool ends = length > end && strcmp(name + length - end, temporary) == 0;
   long long number = -1;
   int used = 0;
-  if (strcmp(name, MANIFEST_NAME) == 0) return LEFT_MANIFEST;
-  if (ends && strncmp(name, MANIFEST_NAME ".", sizeof MANIFEST_NAME) == 0) return LEFT_TEMPORARY;
+  if (strcmp(name, MANIFEST_NAME) == 0) return ENTRY_MANIFEST;
+  if (ends && strncmp(name, MANIFEST_NAME ".", sizeof MANIFEST_NAME) == 0) return ENTRY_TEMPORARY;
   if (sscanf(name, "shard-%6lld.h5%n", &number, &used) != 1 || used == 0 || number < 0)
-    return LEFT_FOREIGN;
+    return ENTRY_FOREIGN;
   char exact[SHARD_NAME_SIZE];
   shard_file_name(number, exact);
-  if (strncmp(name, exact, strlen(exact)) != 0) return LEFT_FOREIGN;
+  if (strncmp(name, exact, strlen(exact)) != 0) return ENTRY_FOREIGN;
   *shard = number;
-  if (name[used] == '\0') return LEFT_SHARD;
-  return ends && name[used] == '.' ? LEFT_TEMPORARY : LEFT_FOREIGN;
+  if (name[used] == '\0') return ENTRY_SHARD;
+  return ends && name[used] == '.' ? ENTRY_TEMPORARY : ENTRY_FOREIGN;
 }
 
-/* Refuses folders that are not ours before anything in them is touched. */
-static Status refuse_foreign(const char *folder, char **names, size_t count, Error *error) {
+/* Fails if the folder holds a dataset or files of something else. */
+static Status check_entries(const char *folder, char **names, size_t count, Error *error) {
   for (size_t i = 0; i < count; i++) {
     int64_t shard;
-    Leftover kind = classify(names[i], &shard);
-    if (kind == LEFT_MANIFEST)
+    EntryKind kind = classify(names[i], &shard);
+    if (kind == ENTRY_MANIFEST)
       return error_set(error, ERROR_USAGE,
-                       "%s: already holds a dataset; choose another folder or remove it", folder);
-    if (kind == LEFT_FOREIGN)
+                       "%s: already holds a dataset; choose another folder or remove this one",
+                       folder);
+    if (kind == ENTRY_FOREIGN)
       return error_set(error, ERROR_USAGE,
-                       "%s: holds \"%s\", which is no part of a dataset; choose a new or empty "
+                       "%s: holds \"%s\", which is not part of a dataset; choose a new or empty "
                        "folder",
                        folder, names[i]);
   }
@@ -64,11 +65,11 @@ static Status list_shards(const char *folder, int64_t **shards, size_t *count, E
   char **names = NULL;
   size_t listed = 0;
   TRY(folder_list(folder, &names, &listed, error));
-  TRY(refuse_foreign(folder, names, listed, error));
+  TRY(check_entries(folder, names, listed, error));
   *shards = mem_new(listed, sizeof **shards);
-  for (size_t i = 0; i < listed; i++) { /* sorted, and numbers in names have leading zeros */
+  for (size_t i = 0; i < listed; i++) { /* sorted by number: names have leading zeros */
     int64_t shard = 0;
-    if (classify(names[i], &shard) == LEFT_SHARD)
+    if (classify(names[i], &shard) == ENTRY_SHARD)
       (*shards)[(*count)++] = shard;
     else
       TRY(remove_file(path_join(folder, names[i]), error));
@@ -78,12 +79,13 @@ done:
   return status;
 }
 
-/* Some file systems cannot lock folders: there the lock is left out. */
+/* File systems that cannot lock folders are used without a lock. */
 static Status lock_folder(DatasetFolder *folder, Error *error) {
   folder->lock = open(folder->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (folder->lock < 0) return error_errno(error, errno, "%s: cannot open", folder->path);
   if (flock(folder->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-    return error_set(error, ERROR_USAGE, "%s: another process is writing it", folder->path);
+    return error_set(error, ERROR_USAGE, "%s: another process is writing to this folder",
+                     folder->path);
   return OK;
 }
 
@@ -93,9 +95,9 @@ Status dataset_folder_open(const char *path, DatasetFolder *out, int64_t **shard
   *out = (DatasetFolder){.path = mem_string(path), .lock = -1};
   *shards = NULL;
   *count = 0;
-  bool was_there = path_exists(path);
+  bool existed = path_exists(path);
   TRY(folder_create(path, error));
-  out->made = !was_there;
+  out->created = !existed;
   TRY(lock_folder(out, error));
   TRY(list_shards(path, shards, count, error));
 done:
@@ -108,34 +110,34 @@ done:
 
 void dataset_folder_close(DatasetFolder *folder) {
   if (!folder->path) return;
-  if (folder->made) rmdir(folder->path); /* fails, as it should, where something is in it */
+  if (folder->created) rmdir(folder->path); /* fails if it is not empty, as intended */
   if (folder->lock >= 0) close(folder->lock);
   free(folder->path);
   *folder = (DatasetFolder){.lock = -1};
 }
 
-char *dataset_folder_shard(const DatasetFolder *folder, int64_t shard) {
+char *dataset_folder_shard_path(const DatasetFolder *folder, int64_t shard) {
   char name[SHARD_NAME_SIZE];
   shard_file_name(shard, name);
   return path_join(folder->path, name);
 }
 
-Status dataset_folder_remove(const DatasetFolder *folder, int64_t shard, Error *error) {
-  return remove_file(dataset_folder_shard(folder, shard), error);
+Status dataset_folder_remove_shard(const DatasetFolder *folder, int64_t shard, Error *error) {
+  return remove_file(dataset_folder_shard_path(folder, shard), error);
 }
 
-Status dataset_folder_inspect(const DatasetFolder *folder, int64_t shard, const char *uuid,
-                              Shard *out, Error *error) {
+Status dataset_folder_inspect_shard(const DatasetFolder *folder, int64_t shard, const char *uuid,
+                                    Shard *out, Error *error) {
   Status status = OK;
   Error fault;
-  char *path = dataset_folder_shard(folder, shard);
+  char *path = dataset_folder_shard_path(folder, shard);
   if (shard_inspect(path, true, out, &fault) != OK)
-    FAIL(error, ERROR_USAGE, "%s; remove it or choose another folder", fault.message);
-  if (strcmp(out->head.uuid, uuid) != 0)
+    FAIL(error, ERROR_USAGE, "%s; remove the file or choose another folder", fault.message);
+  if (strcmp(out->header.uuid, uuid) != 0)
     FAIL(error, ERROR_USAGE,
-         "%s: was left by a run with other settings (dataset %s; this one is %s); remove it or "
-         "choose another folder",
-         path, out->head.uuid, uuid);
+         "%s: shard of an interrupted run with other options (dataset %s, expected %s); remove "
+         "the folder or choose another one",
+         path, out->header.uuid, uuid);
 done:
   free(path);
   return status;

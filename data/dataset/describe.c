@@ -1,4 +1,4 @@
-/* Datasets and shards as text for people. */
+/* Summaries of datasets and shards, for celforge info. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,20 +10,21 @@ enum { NAMES_SHOWN = 3 };
 
 static void describe_clips(const ClipShape *shape, int fps_numerator, int fps_denominator,
                            bool deflated, Text *out) {
-  text_append(out, "  frames       %d a clip", shape->frames);
+  text_append(out, "  frames       %d per clip", shape->frames);
   if (fps_numerator > 0)
-    text_append(out, ", %.6g a second", (double)fps_numerator / fps_denominator);
+    text_append(out, ", %.6g per second", (double)fps_numerator / fps_denominator);
   text_append(out, "\n  source       %dx%d, %d channels\n", shape->source_width,
               shape->source_height, shape->source_channels);
   text_append(out, "  target       %dx%d, 3 channels\n", shape->target_width, shape->target_height);
-  text_append(out, "  stored       %s\n", deflated ? "deflated, a clip a chunk" : "plain");
+  text_append(out, "  stored       %s\n",
+              deflated ? "deflated, one clip per chunk" : "uncompressed");
 }
 
 static void describe_bytes(double bytes, double decoded, Text *out) {
   text_append(out, "  size         ");
-  text_append_bytes_size(out, bytes);
+  text_append_size(out, bytes);
   text_append(out, " (");
-  text_append_bytes_size(out, decoded);
+  text_append_size(out, decoded);
   text_append(out, " decoded)\n");
 }
 
@@ -36,15 +37,16 @@ static Status describe_shard(const char *path, Text *out, Error *error) {
   Status status = OK;
   Shard shard = {0};
   TRY(shard_inspect(path, false, &shard, error));
-  const ShardHead *head = &shard.head;
-  double decoded = (double)head->clips *
-                   (double)(clip_source_bytes(&head->shape) + clip_target_bytes(&head->shape));
+  const ShardHeader *header = &shard.header;
+  double decoded = (double)header->clips *
+                   (double)(clip_source_bytes(&header->shape) + clip_target_bytes(&header->shape));
   text_append(out, "shard %s\n", path);
-  text_append(out, "  dataset      %s, its shard %lld\n", head->uuid, (long long)head->shard);
-  text_append(out, "  clips        %lld\n", (long long)head->clips);
-  describe_clips(&head->shape, head->fps_numerator, head->fps_denominator, head->deflated, out);
+  text_append(out, "  dataset      %s, shard %lld\n", header->uuid, (long long)header->shard);
+  text_append(out, "  clips        %lld\n", (long long)header->clips);
+  describe_clips(&header->shape, header->fps_numerator, header->fps_denominator, header->deflated,
+                 out);
   describe_bytes((double)shard.layout.bytes, decoded, out);
-  for (int64_t i = 0; i < head->clips && i < NAMES_SHOWN; i++) {
+  for (int64_t i = 0; i < header->clips && i < NAMES_SHOWN; i++) {
     ClipName name;
     TRY(shard_clip_name(path, i, &name, error));
     describe_name(i, &name, out);
@@ -59,7 +61,7 @@ static Status describe_dataset(const char *folder, Text *out, Error *error) {
   Manifest manifest = {0};
   Dataset *dataset = NULL;
   double bytes = 0;
-  TRY(dataset_open(folder, &dataset, error)); /* every shard is there and fits */
+  TRY(dataset_open(folder, &dataset, error)); /* checks every shard */
   TRY(manifest_read(folder, &manifest, error));
   const DatasetInfo *info = &manifest.info;
   for (int i = 0; i < info->shards; i++) bytes += (double)manifest.shards[i].layout.bytes;

@@ -7,20 +7,20 @@
 
 static pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
-/* Files are closed where they are used. HDF5's own clean-up at exit crashes on one that a full disk
- * did not let it close. */
+/* Celforge closes all files itself. HDF5's clean-up at exit would crash on a file that could not be
+ * closed on a full disk. */
 static pthread_once_t first_use = PTHREAD_ONCE_INIT;
-static void leave_exit_alone(void) {
+static void disable_exit_handler(void) {
   H5dont_atexit();
 }
 
-void hdf5_enter(void) {
-  pthread_once(&first_use, leave_exit_alone);
+void hdf5_lock(void) {
+  pthread_once(&first_use, disable_exit_handler);
   pthread_mutex_lock(&mutex);
-  H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* each thread has its own setting */
+  H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* a setting per thread */
 }
 
-void hdf5_leave(void) {
+void hdf5_unlock(void) {
   pthread_mutex_unlock(&mutex);
 }
 
@@ -28,15 +28,15 @@ typedef struct Reason {
   char text[256];
 } Reason;
 
-/* Keeps the innermost message; of a failed system call only what the system said, since HDF5 adds
- * times and addresses to it. */
+/* Keeps the innermost message. Of a failed system call it keeps only the system's part, since HDF5
+ * adds times and addresses. */
 static herr_t keep_innermost(unsigned n, const H5E_error2_t *entry, void *context) {
   static const char marker[] = "error message = '";
   Reason *reason = context;
   if (n != 0 || !entry->desc) return 0;
-  const char *said = strstr(entry->desc, marker);
-  const char *text = said ? said + sizeof marker - 1 : entry->desc;
-  size_t length = said ? strcspn(text, "'") : strlen(text);
+  const char *quoted = strstr(entry->desc, marker);
+  const char *text = quoted ? quoted + sizeof marker - 1 : entry->desc;
+  size_t length = quoted ? strcspn(text, "'") : strlen(text);
   snprintf(reason->text, sizeof reason->text, "%.*s", (int)length, text);
   return 0;
 }
@@ -53,7 +53,7 @@ Status hdf5_error(Error *error, Status code, const char *path, const char *forma
   return error_set(error, code, "%s: %s%s%s", path, what, reason.text[0] ? ": " : "", reason.text);
 }
 
-/* The 1.10 format carries checksums of its own over all that describes the data. */
+/* The 1.10 format has checksums of its own over all metadata. */
 hid_t hdf5_file_access(void) {
   hid_t access = H5Pcreate(H5P_FILE_ACCESS);
   if (H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0 ||

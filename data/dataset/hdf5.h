@@ -1,4 +1,4 @@
-/* What the files that call HDF5 share. Include it from nowhere else. */
+/* Shared by the files that call HDF5: shard_writer.c and shard_inspect.c. Include it only there. */
 #ifndef CELFORGE_DATA_DATASET_HDF5_H
 #define CELFORGE_DATA_DATASET_HDF5_H
 
@@ -11,17 +11,17 @@
 #define SHARD_LAYOUT "NTHWC"
 enum { SHARD_SCHEMA_VERSION = 1, DEFLATE_LEVEL = 1 };
 
-/* Every public function that calls HDF5 stands between these two: one thread at a time (not every
- * HDF5 is built for more), its own printing of errors off. They nest. */
-void hdf5_enter(void);
-void hdf5_leave(void);
+/* Every public function that calls HDF5 does so between these two. They serialise all threads (HDF5
+ * may be built without thread safety) and turn HDF5's own error printing off. Recursive. */
+void hdf5_lock(void);
+void hdf5_unlock(void);
 
-/* "PATH: <format>: <HDF5's own reason>". */
+/* Sets "PATH: <format>: <HDF5's innermost error>" and returns `code`. */
 Status hdf5_error(Error *error, Status code, const char *path, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* How shards are opened: no locks, closing the file closes what was opened in it. Negative on
- * failure, like HDF5's own. */
+/* Returns the access properties that shards are opened with: 1.10 format, no file locking, and
+ * closing the file closes all objects in it. The caller closes it; negative on failure. */
 hid_t hdf5_file_access(void);
 
 #endif

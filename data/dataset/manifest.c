@@ -10,11 +10,11 @@
 #include "base/random.h"
 
 #define MANIFEST_FORMAT "celforge-dataset"
-/* From 2 on a shard may say what it was written for; a dataset in which none does has 1. */
-enum { OWN_SHARDS_VERSION = 1, MANIFEST_SCHEMA_VERSION };
+/* Version 2 has shards that were written for another dataset; without them version 1 is written. */
+enum { SCHEMA_OWN_SHARDS = 1, SCHEMA_JOINED_SHARDS = 2 };
 static const size_t max_manifest_bytes = (size_t)1 << 28;
 
-void dataset_uuid(const char *text, char out[37]) {
+void dataset_uuid_derive(const char *text, char out[37]) {
   size_t length = strlen(text);
   uint32_t hash[4] = {0, 0, 0, 0};
   for (size_t done = 0; done <= length; done += sizeof hash) {
@@ -54,25 +54,25 @@ static Status require_string(const json_t *object, const char *where, const char
   const char *found;
   Status status = json_get_string(object, where, key, &found, error);
   if (status == OK && strcmp(found, expected) != 0)
-    return error_set(error, ERROR_DATA, "%s: %s is \"%.80s\"; must be \"%s\"", where, key, found,
+    return error_set(error, ERROR_DATA, "%s: %s is \"%.80s\", expected \"%s\"", where, key, found,
                      expected);
   return status;
 }
 
-/* `count` numbers of an array, each 0 to `maximum`. */
+/* Reads an array of `count` numbers, each 0 to `maximum`. */
 static Status get_numbers(const json_t *object, const char *where, const char *key, size_t count,
                           int64_t maximum, int64_t *out, Error *error) {
   json_t *array;
   Status status = json_get_array(object, where, key, &array, error);
   if (status != OK) return status;
   if (json_array_size(array) != count)
-    return error_set(error, ERROR_DATA, "%s: %s has %zu entries; must have %zu", where, key,
+    return error_set(error, ERROR_DATA, "%s: %s has %zu entries, expected %zu", where, key,
                      json_array_size(array), count);
   for (size_t i = 0; i < count; i++) {
     const json_t *entry = json_array_get(array, i);
     out[i] = json_integer_value(entry);
     if (!json_is_integer(entry) || out[i] < 0 || out[i] > maximum)
-      return error_set(error, ERROR_DATA, "%s: %s[%zu] must be an integer from 0 to %lld", where,
+      return error_set(error, ERROR_DATA, "%s: %s[%zu]: expected an integer from 0 to %lld", where,
                        key, i, (long long)maximum);
   }
   return OK;
@@ -96,7 +96,7 @@ static Status parse_shape(const json_t *root, const char *name, ClipShape *shape
   *shape = (ClipShape){(int)frames,    (int)source[0], (int)source[1],
                        (int)source[2], (int)target[0], (int)target[1]};
   if (target[2] != 3)
-    FAIL(error, ERROR_DATA, "%s: target[2] is %lld; must be 3", name, (long long)target[2]);
+    FAIL(error, ERROR_DATA, "%s: target[2] is %lld, expected 3", name, (long long)target[2]);
   TRY(clip_shape_check(name, shape, ERROR_DATA, error));
 done:
   return status;
@@ -108,8 +108,8 @@ static Status parse_uuid(const json_t *object, const char *where, const char *ke
   Status status = json_get_string(object, where, key, &uuid, error);
   if (status != OK) return status;
   if (!is_uuid(uuid))
-    return error_set(error, ERROR_DATA, "%s: %s is \"%.80s\"; must be a UUID in small letters",
-                     where, key, uuid);
+    return error_set(error, ERROR_DATA, "%s: %s is \"%.80s\", expected a UUID in lower case", where,
+                     key, uuid);
   memcpy(out, uuid, 37);
   return OK;
 }
@@ -120,8 +120,8 @@ static Status parse_head(const json_t *root, const char *name, Manifest *out, Er
   int64_t version;
   const char *fps, *maker, *compression;
   TRY(require_string(root, name, "format", MANIFEST_FORMAT, error));
-  TRY(json_get_int(root, name, "schema_version", OWN_SHARDS_VERSION, MANIFEST_SCHEMA_VERSION,
-                   &version, error));
+  TRY(json_get_int(root, name, "schema_version", SCHEMA_OWN_SHARDS, SCHEMA_JOINED_SHARDS, &version,
+                   error));
   TRY(parse_uuid(root, name, "uuid", info->uuid, error));
   TRY(json_get_string(root, name, "maker", &maker, error));
   TRY(parse_shape(root, name, &info->shape, error));
@@ -130,7 +130,7 @@ static Status parse_head(const json_t *root, const char *name, Manifest *out, Er
   TRY(json_get_string(root, name, "compression", &compression, error));
   info->deflated = strcmp(compression, "deflate") == 0;
   if (!info->deflated && strcmp(compression, "none") != 0)
-    FAIL(error, ERROR_DATA, "%s: compression is \"%.80s\"; must be \"none\" or \"deflate\"", name,
+    FAIL(error, ERROR_DATA, "%s: compression is \"%.80s\", expected \"none\" or \"deflate\"", name,
          compression);
   out->maker = mem_string(maker);
 done:
@@ -138,15 +138,15 @@ done:
 }
 
 static Status parse_chunks(const json_t *shard, const char *where, const char *side, int64_t clips,
-                           ClipPlace **out, Error *error) {
+                           ClipExtent **out, Error *error) {
   Status status = OK;
   char *key_offsets = mem_format("%s_offsets", side), *key_sizes = mem_format("%s_sizes", side);
   int64_t *numbers = NULL;
   json_t *array;
-  /* Before anything of that length is allocated: as many entries as clips? */
+  /* Compare the array's length before allocating `clips` entries. */
   TRY(json_get_array(shard, where, key_offsets, &array, error));
   if ((uint64_t)clips != json_array_size(array))
-    FAIL(error, ERROR_DATA, "%s: %s has %zu entries; must have %lld", where, key_offsets,
+    FAIL(error, ERROR_DATA, "%s: %s has %zu entries, expected %lld", where, key_offsets,
          json_array_size(array), (long long)clips);
   numbers = mem_new((size_t)clips, sizeof *numbers);
   *out = mem_new((size_t)clips, sizeof **out);
@@ -161,14 +161,15 @@ done:
   return status;
 }
 
-/* What the shard was written for; where it does not say, for this dataset. */
+/* Reads the dataset and number that the shard was written for; the defaults are this dataset and
+ * `index`. */
 static Status parse_origin(const json_t *shard, const char *where, int index, char uuid[37],
                            int64_t *number, Error *error) {
   Status status = OK;
   *number = index;
   if (!json_object_get(shard, "dataset_uuid") && !json_object_get(shard, "shard")) return OK;
   TRY(parse_uuid(shard, where, "dataset_uuid", uuid, error));
-  TRY(json_get_int(shard, where, "shard", 0, SHARD_MAX_COUNT - 1, number, error));
+  TRY(json_get_int(shard, where, "shard", 0, DATASET_MAX_SHARDS - 1, number, error));
 done:
   return status;
 }
@@ -203,7 +204,7 @@ static Status parse_shard(const json_t *shard, const char *where, int index, Man
   int64_t number;
   shard_file_name(index, name);
   memcpy(uuid, out->info.uuid, sizeof uuid);
-  if (!json_is_object(shard)) FAIL(error, ERROR_DATA, "%s: must be an object", where);
+  if (!json_is_object(shard)) FAIL(error, ERROR_DATA, "%s: expected an object", where);
   TRY(require_string(shard, where, "file", name, error));
   TRY(parse_origin(shard, where, index, uuid, &number, error));
   TRY(parse_layout(shard, where, &out->info, &layout, error));
@@ -221,9 +222,9 @@ static Status parse_shards(const json_t *root, const char *name, Manifest *out, 
   TRY(json_get_int(root, name, "clips", 1, INT64_MAX, &clips, error));
   TRY(json_get_array(root, name, "shards", &shards, error));
   size_t count = json_array_size(shards);
-  if (count < 1 || count > SHARD_MAX_COUNT)
-    FAIL(error, ERROR_DATA, "%s: shards has %zu entries; must have 1 to %d", name, count,
-         SHARD_MAX_COUNT);
+  if (count < 1 || count > DATASET_MAX_SHARDS)
+    FAIL(error, ERROR_DATA, "%s: shards has %zu entries, expected 1 to %d", name, count,
+         DATASET_MAX_SHARDS);
   for (size_t i = 0; i < count; i++) {
     char *where = mem_format("%s: shards[%zu]", name, i);
     status = parse_shard(json_array_get(shards, i), where, (int)i, out, error);
@@ -231,8 +232,8 @@ static Status parse_shards(const json_t *root, const char *name, Manifest *out, 
     if (status != OK) goto done;
   }
   if (clips != out->info.clips)
-    FAIL(error, ERROR_DATA, "%s: clips is %lld; the shards hold %lld", name, (long long)clips,
-         (long long)out->info.clips);
+    FAIL(error, ERROR_DATA, "%s: clips is %lld, expected %lld (the sum over the shards)", name,
+         (long long)clips, (long long)out->info.clips);
 done:
   return status;
 }
@@ -258,11 +259,11 @@ Status manifest_read(const char *folder, Manifest *out, Error *error) {
   *out = (Manifest){0};
   if (!path_exists(folder)) FAIL(error, ERROR_DATA, "%s: no such folder", folder);
   if (!path_is_folder(folder))
-    FAIL(error, ERROR_DATA, "%s: is a file; a dataset is a folder", folder);
+    FAIL(error, ERROR_DATA, "%s: not a dataset: a file, expected a folder", folder);
   if (!path_exists(path))
     FAIL(error, ERROR_DATA,
-         "%s: not a dataset: no " MANIFEST_NAME "; an interrupted synth, pack or join can be "
-         "run again to finish it",
+         "%s: not a dataset: no " MANIFEST_NAME "; if synth, pack or join was interrupted, run it "
+         "again to finish",
          folder);
   TRY(file_read(path, max_manifest_bytes, &text, &size, error));
   TRY(manifest_parse(path, text, size, out, error));
@@ -326,9 +327,9 @@ Status manifest_write(const char *folder, const Manifest *manifest, Error *error
   char *path = path_join(folder, MANIFEST_NAME);
   char *fps = mem_format("%d/%d", info->fps_numerator, info->fps_denominator);
   json_t *shards = json_array();
-  int version = OWN_SHARDS_VERSION;
+  int version = SCHEMA_OWN_SHARDS;
   for (int i = 0; i < info->shards; i++) {
-    if (!is_own(manifest, i)) version = MANIFEST_SCHEMA_VERSION;
+    if (!is_own(manifest, i)) version = SCHEMA_JOINED_SHARDS;
     json_array_append_new(shards, shard_entry(manifest, i));
   }
   json_t *root = json_pack("{ss si ss ss sI si so so ss ss so}", "format", MANIFEST_FORMAT,
@@ -337,7 +338,7 @@ Status manifest_write(const char *folder, const Manifest *manifest, Error *error
                            frame_size(s->source_height, s->source_width, s->source_channels),
                            "target", frame_size(s->target_height, s->target_width, 3), "fps", fps,
                            "compression", info->deflated ? "deflate" : "none", "shards", shards);
-  if (!root) FAIL(error, ERROR_USAGE, "%s: the maker is not valid UTF-8", path);
+  if (!root) FAIL(error, ERROR_USAGE, "%s: maker is not valid UTF-8", path);
   TRY(json_write_file(path, root, error));
 done:
   json_decref(root);

@@ -1,4 +1,4 @@
-/* manifest.json: what makes a folder of shards a dataset. Written last. */
+/* manifest.json, which turns a folder of shards into a dataset. Written last. */
 #ifndef CELFORGE_DATA_DATASET_MANIFEST_H
 #define CELFORGE_DATA_DATASET_MANIFEST_H
 
@@ -6,36 +6,36 @@
 
 #define MANIFEST_NAME "manifest.json"
 
-/* A shard as the manifest lists it; its file's name follows from its index there. */
+/* A shard as the manifest lists it; its index there determines its file name. */
 typedef struct ManifestShard {
   ShardLayout layout;
-  /* What the file's own attributes must say: the dataset it was written for, and its number there.
-   * In a joined dataset they are those of the part it came from. */
+  /* The attributes expected in the file: the dataset it was written for, and its number there. In a
+   * joined dataset these are the values of the part it came from. */
   char uuid[37];
   int64_t number;
 } ManifestShard;
 
 typedef struct Manifest {
-  DatasetInfo info;      /* .clips and .shards: of `shards` */
+  DatasetInfo info;      /* .clips and .shards count `shards` */
   char *maker;           /* owned */
   ManifestShard *shards; /* [info.shards]; owned */
-  int capacity;
+  int capacity;          /* of `shards` */
 } Manifest;
 
-/* Lists one more shard. The manifest then owns what `layout` points to. */
+/* Appends a shard and takes ownership of the arrays in `layout`. */
 void manifest_add(Manifest *manifest, ShardLayout layout, const char *uuid, int64_t number);
 
-/* Reads and checks everything that can be checked without the shards. ERROR_DATA with file, key,
- * value found and what is allowed; a folder without one is "not a dataset". */
+/* Reads the manifest and checks all that can be checked without the shards. ERROR_DATA if it is
+ * missing or wrong; the message names file, key, the value found and the values allowed. */
 Status manifest_read(const char *folder, Manifest *out, Error *error);
-/* The same from memory; `name` stands for the file in errors. */
+/* Parses a manifest in memory; error messages begin with `name`. */
 Status manifest_parse(const char *name, const char *text, size_t size, Manifest *out, Error *error);
-/* Replaces the one that is there, whole. */
+/* Writes the manifest, atomically replacing an existing one. */
 Status manifest_write(const char *folder, const Manifest *manifest, Error *error);
 void manifest_free(Manifest *manifest);
 
-/* Names a dataset after what it was made from, so that equal runs give equal bytes: a hash by
- * Philox in the form of RFC 4122 (version 8 of RFC 9562: bits of our own choice). */
-void dataset_uuid(const char *text, char out[37]);
+/* Derives a dataset's UUID from a text that describes its contents, so that equal runs write equal
+ * bytes. A Philox hash in the form of RFC 4122 (version 8 of RFC 9562: custom bits). */
+void dataset_uuid_derive(const char *text, char out[37]);
 
 #endif

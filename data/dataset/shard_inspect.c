@@ -1,5 +1,5 @@
-/* Reading what a shard says of itself. The file is not trusted: nothing is allocated or computed
- * from a number in it before the number was held against the file's size. */
+/* Inspects a shard through HDF5. The file is not trusted: every number in it is compared with the
+ * file's size before memory is allocated for it. */
 #include "data/dataset/shard.h"
 
 #include <errno.h>
@@ -14,84 +14,86 @@
 #include "base/memory.h"
 #include "data/dataset/hdf5.h"
 
-typedef struct Reader {
+typedef struct Inspection {
   const char *path;
   hid_t file, group;
   uint64_t bytes; /* of the file */
-} Reader;
+} Inspection;
 
-/* The signature and the version of the superblock: what an older format describes is not
- * protected by checksums, so HDF5 is not let at it. */
-static Status check_signature(Reader *reader, Error *error) {
+/* Checks the signature and the superblock version: older formats have no metadata checksums, so
+ * HDF5 must not parse them. */
+static Status check_signature(Inspection *shard_file, Error *error) {
   static const unsigned char expected[9] = {0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n', 3};
   Status status = OK;
   unsigned char found[sizeof expected] = {0};
   struct stat info;
-  int descriptor = open(reader->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) return error_errno(error, errno, "%s: cannot open", reader->path);
+  int descriptor = open(shard_file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) return error_errno(error, errno, "%s: cannot open", shard_file->path);
   if (fstat(descriptor, &info) != 0) {
-    status = error_errno(error, errno, "%s: cannot read", reader->path);
+    status = error_errno(error, errno, "%s: cannot read", shard_file->path);
     goto done;
   }
-  if (!S_ISREG(info.st_mode)) FAIL(error, ERROR_DATA, "%s: is not a regular file", reader->path);
-  reader->bytes = (uint64_t)info.st_size;
-  if (reader->bytes >= sizeof found)
-    TRY(file_pread(descriptor, reader->path, found, sizeof found, 0, error));
+  if (!S_ISREG(info.st_mode)) FAIL(error, ERROR_DATA, "%s: not a regular file", shard_file->path);
+  shard_file->bytes = (uint64_t)info.st_size;
+  if (shard_file->bytes >= sizeof found)
+    TRY(file_pread(descriptor, shard_file->path, found, sizeof found, 0, error));
   if (memcmp(found, expected, 8) != 0)
-    FAIL(error, ERROR_DATA, "%s: is not an HDF5 file", reader->path);
+    FAIL(error, ERROR_DATA, "%s: not an HDF5 file", shard_file->path);
   if (found[8] != expected[8])
-    FAIL(error, ERROR_DATA, "%s: has HDF5 superblock version %d; a shard has %d", reader->path,
+    FAIL(error, ERROR_DATA, "%s: HDF5 superblock version %d, expected %d", shard_file->path,
          found[8], expected[8]);
 done:
   close(descriptor);
   return status;
 }
 
-/* Only what lies in the file itself: a link elsewhere would let a shard show another file. */
-static Status require_hard_link(const Reader *reader, hid_t place, const char *name, Error *error) {
+/* Rejects soft and external links, which could lead to another file. */
+static Status require_hard_link(const Inspection *shard_file, hid_t place, const char *name,
+                                Error *error) {
   H5L_info_t link;
   if (H5Lexists(place, name, H5P_DEFAULT) <= 0 ||
       H5Lget_info(place, name, &link, H5P_DEFAULT) < 0 || link.type != H5L_TYPE_HARD)
-    return hdf5_error(error, ERROR_DATA, reader->path, "has no \"%s\"", name);
+    return hdf5_error(error, ERROR_DATA, shard_file->path, "no \"%s\"", name);
   return OK;
 }
 
-static Status open_shard(Reader *reader, Error *error) {
+static Status open_shard(Inspection *shard_file, Error *error) {
   Status status = OK;
   hid_t access = H5I_INVALID_HID;
-  TRY(check_signature(reader, error));
+  TRY(check_signature(shard_file, error));
   access = hdf5_file_access();
-  reader->file = H5Fopen(reader->path, H5F_ACC_RDONLY, access);
-  if (reader->file < 0) {
-    status = hdf5_error(error, ERROR_DATA, reader->path, "HDF5 cannot open it");
+  shard_file->file = H5Fopen(shard_file->path, H5F_ACC_RDONLY, access);
+  if (shard_file->file < 0) {
+    status = hdf5_error(error, ERROR_DATA, shard_file->path, "HDF5 cannot open the file");
     goto done;
   }
-  TRY(require_hard_link(reader, reader->file, "clips", error));
-  reader->group = H5Gopen2(reader->file, "clips", H5P_DEFAULT);
-  if (reader->group < 0)
-    status = hdf5_error(error, ERROR_DATA, reader->path, "\"clips\" is not a group");
+  TRY(require_hard_link(shard_file, shard_file->file, "clips", error));
+  shard_file->group = H5Gopen2(shard_file->file, "clips", H5P_DEFAULT);
+  if (shard_file->group < 0)
+    status = hdf5_error(error, ERROR_DATA, shard_file->path, "\"clips\" is not a group");
 done:
   if (access >= 0) H5Pclose(access);
   return status;
 }
 
-static void close_shard(Reader *reader) {
-  if (reader->file >= 0) H5Fclose(reader->file);
+static void close_shard(Inspection *shard_file) {
+  if (shard_file->file >= 0) H5Fclose(shard_file->file);
 }
 
 /* --- Attributes ------------------------------------------------------------------------------- */
 
 enum { TEXT_SIZE = 64 };
 
-/* A scalar attribute of `type_class` whose value fits into `room` bytes. */
-static Status read_attribute(const Reader *reader, const char *name, H5T_class_t type_class,
+/* Reads a scalar attribute of `type_class` of at most `room` bytes. */
+static Status read_attribute(const Inspection *shard_file, const char *name, H5T_class_t type_class,
                              size_t room, void *out, Error *error) {
   Status status = OK;
   hid_t type = H5I_INVALID_HID, space = H5I_INVALID_HID;
-  hid_t attribute = H5Aexists(reader->file, name) > 0 ? H5Aopen(reader->file, name, H5P_DEFAULT)
-                                                      : H5I_INVALID_HID;
+  hid_t attribute = H5Aexists(shard_file->file, name) > 0
+                        ? H5Aopen(shard_file->file, name, H5P_DEFAULT)
+                        : H5I_INVALID_HID;
   if (attribute < 0) {
-    status = hdf5_error(error, ERROR_DATA, reader->path, "has no attribute %s; not a shard", name);
+    status = hdf5_error(error, ERROR_DATA, shard_file->path, "not a shard: no attribute %s", name);
     goto done;
   }
   type = H5Aget_type(attribute);
@@ -101,7 +103,7 @@ static Status read_attribute(const Reader *reader, const char *name, H5T_class_t
       (text && H5Tis_variable_str(type) != 0) || H5Tget_size(type) > room ||
       H5Sget_simple_extent_npoints(space) != 1 ||
       H5Aread(attribute, text ? type : H5T_NATIVE_INT64, out) < 0)
-    status = hdf5_error(error, ERROR_DATA, reader->path, "attribute %s is not %s", name,
+    status = hdf5_error(error, ERROR_DATA, shard_file->path, "attribute %s: expected %s", name,
                         text ? "a short text" : "a number");
 done:
   if (space >= 0) H5Sclose(space);
@@ -110,103 +112,105 @@ done:
   return status;
 }
 
-static Status read_text(const Reader *reader, const char *name, char out[TEXT_SIZE], Error *error) {
+static Status read_text(const Inspection *shard_file, const char *name, char out[TEXT_SIZE],
+                        Error *error) {
   memset(out, 0, TEXT_SIZE);
-  return read_attribute(reader, name, H5T_STRING, TEXT_SIZE - 1, out, error);
+  return read_attribute(shard_file, name, H5T_STRING, TEXT_SIZE - 1, out, error);
 }
 
-static Status require_text(const Reader *reader, const char *name, const char *expected,
+static Status require_text(const Inspection *shard_file, const char *name, const char *expected,
                            Error *error) {
   char found[TEXT_SIZE];
-  Status status = read_text(reader, name, found, error);
+  Status status = read_text(shard_file, name, found, error);
   if (status == OK && strcmp(found, expected) != 0)
-    return error_set(error, ERROR_DATA, "%s: attribute %s is \"%s\"; must be \"%s\"", reader->path,
-                     name, found, expected);
+    return error_set(error, ERROR_DATA, "%s: attribute %s is \"%s\", expected \"%s\"",
+                     shard_file->path, name, found, expected);
   return status;
 }
 
-static Status read_number(const Reader *reader, const char *name, int64_t minimum, int64_t maximum,
-                          int64_t *out, Error *error) {
+static Status read_number(const Inspection *shard_file, const char *name, int64_t minimum,
+                          int64_t maximum, int64_t *out, Error *error) {
   *out = 0;
-  Status status = read_attribute(reader, name, H5T_INTEGER, sizeof *out, out, error);
+  Status status = read_attribute(shard_file, name, H5T_INTEGER, sizeof *out, out, error);
   if (status == OK && (*out < minimum || *out > maximum))
-    return error_set(error, ERROR_DATA, "%s: attribute %s is %lld; must be %lld to %lld",
-                     reader->path, name, (long long)*out, (long long)minimum, (long long)maximum);
+    return error_set(error, ERROR_DATA, "%s: attribute %s is %lld, expected %lld to %lld",
+                     shard_file->path, name, (long long)*out, (long long)minimum,
+                     (long long)maximum);
   return status;
 }
 
-static Status read_head(const Reader *reader, ShardHead *head, Error *error) {
+static Status read_header(const Inspection *shard_file, ShardHeader *header, Error *error) {
   Status status = OK;
   int64_t version, frames;
   char text[TEXT_SIZE];
-  TRY(require_text(reader, "format", SHARD_FORMAT, error));
-  TRY(read_number(reader, "schema_version", SHARD_SCHEMA_VERSION, SHARD_SCHEMA_VERSION, &version,
-                  error));
-  TRY(require_text(reader, "color", SHARD_COLOR, error));
-  TRY(require_text(reader, "layout", SHARD_LAYOUT, error));
-  TRY(read_text(reader, "dataset_uuid", text, error));
-  snprintf(head->uuid, sizeof head->uuid, "%.36s", text);
-  TRY(read_text(reader, "fps", text, error));
-  TRY(fps_parse(reader->path, text, &head->fps_numerator, &head->fps_denominator, error));
-  TRY(read_number(reader, "shard", 0, SHARD_MAX_COUNT - 1, &head->shard, error));
-  TRY(read_number(reader, "clips", 1, INT32_MAX, &head->clips, error));
-  TRY(read_number(reader, "frames", 1, CLIP_MAX_FRAMES, &frames, error));
-  head->shape.frames = (int)frames;
+  TRY(require_text(shard_file, "format", SHARD_FORMAT, error));
+  TRY(read_number(shard_file, "schema_version", SHARD_SCHEMA_VERSION, SHARD_SCHEMA_VERSION,
+                  &version, error));
+  TRY(require_text(shard_file, "color", SHARD_COLOR, error));
+  TRY(require_text(shard_file, "layout", SHARD_LAYOUT, error));
+  TRY(read_text(shard_file, "dataset_uuid", text, error));
+  snprintf(header->uuid, sizeof header->uuid, "%.36s", text);
+  TRY(read_text(shard_file, "fps", text, error));
+  TRY(fps_parse(shard_file->path, text, &header->fps_numerator, &header->fps_denominator, error));
+  TRY(read_number(shard_file, "shard", 0, DATASET_MAX_SHARDS - 1, &header->shard, error));
+  TRY(read_number(shard_file, "clips", 1, INT32_MAX, &header->clips, error));
+  TRY(read_number(shard_file, "frames", 1, CLIP_MAX_FRAMES, &frames, error));
+  header->shape.frames = (int)frames;
 done:
   return status;
 }
 
 /* --- Arrays ----------------------------------------------------------------------------------- */
 
-static Status open_array(const Reader *reader, const char *name, int rank, hsize_t *dims,
+static Status open_array(const Inspection *shard_file, const char *name, int rank, hsize_t *dims,
                          hid_t *out, Error *error) {
   Status status = OK;
   hid_t space = H5I_INVALID_HID;
   *out = H5I_INVALID_HID;
-  TRY(require_hard_link(reader, reader->group, name, error));
-  *out = H5Dopen2(reader->group, name, H5P_DEFAULT);
+  TRY(require_hard_link(shard_file, shard_file->group, name, error));
+  *out = H5Dopen2(shard_file->group, name, H5P_DEFAULT);
   space = *out >= 0 ? H5Dget_space(*out) : H5I_INVALID_HID;
   if (space < 0 || H5Sget_simple_extent_ndims(space) != rank ||
       H5Sget_simple_extent_dims(space, dims, NULL) != rank)
-    status = hdf5_error(error, ERROR_DATA, reader->path, "\"%s\" is not an array of rank %d", name,
-                        rank);
+    status = hdf5_error(error, ERROR_DATA, shard_file->path, "\"%s\": expected an array of rank %d",
+                        name, rank);
 done:
   if (space >= 0) H5Sclose(space);
   return status;
 }
 
-static Status require_type(const Reader *reader, const char *name, hid_t array, hid_t expected,
-                           Error *error) {
+static Status require_type(const Inspection *shard_file, const char *name, hid_t array,
+                           hid_t expected, Error *error) {
   hid_t type = H5Dget_type(array);
   bool same = type >= 0 && H5Tequal(type, expected) > 0;
   if (type >= 0) H5Tclose(type);
   return same ? OK
-              : hdf5_error(error, ERROR_DATA, reader->path, "\"%s\" has another type of numbers",
+              : hdf5_error(error, ERROR_DATA, shard_file->path, "\"%s\" has the wrong element type",
                            name);
 }
 
-/* Exactly `size` bytes in one piece inside the file; *offset is where. */
-static Status require_contiguous(const Reader *reader, const char *name, hid_t array, uint64_t size,
-                                 uint64_t *offset, Error *error) {
+/* Requires contiguous storage of exactly `size` bytes inside the file; *offset receives where. */
+static Status require_contiguous(const Inspection *shard_file, const char *name, hid_t array,
+                                 uint64_t size, uint64_t *offset, Error *error) {
   hid_t how = H5Dget_create_plist(array);
   bool plain = how >= 0 && H5Pget_layout(how) == H5D_CONTIGUOUS && H5Pget_external_count(how) == 0;
   if (how >= 0) H5Pclose(how);
   haddr_t address = plain ? H5Dget_offset(array) : HADDR_UNDEF;
   if (!plain || address == HADDR_UNDEF)
-    return hdf5_error(error, ERROR_DATA, reader->path, "\"%s\" is not contiguous", name);
-  if (H5Dget_storage_size(array) != size || address > reader->bytes ||
-      size > reader->bytes - address)
+    return hdf5_error(error, ERROR_DATA, shard_file->path, "\"%s\" is not contiguous", name);
+  if (H5Dget_storage_size(array) != size || address > shard_file->bytes ||
+      size > shard_file->bytes - address)
     return error_set(error, ERROR_DATA,
-                     "%s: \"%s\" has %llu bytes at offset %llu; expected %llu within the file's "
+                     "%s: \"%s\" has %llu bytes at offset %llu, expected %llu within the file's "
                      "%llu",
-                     reader->path, name, (unsigned long long)H5Dget_storage_size(array),
+                     shard_file->path, name, (unsigned long long)H5Dget_storage_size(array),
                      (unsigned long long)address, (unsigned long long)size,
-                     (unsigned long long)reader->bytes);
+                     (unsigned long long)shard_file->bytes);
   *offset = address;
   return OK;
 }
 
-static Status require_clip_chunks(const Reader *reader, const char *name, hid_t array,
+static Status require_clip_chunks(const Inspection *shard_file, const char *name, hid_t array,
                                   const hsize_t dims[5], Error *error) {
   hsize_t chunk[5] = {0};
   unsigned flags, config;
@@ -219,8 +223,8 @@ static Status require_clip_chunks(const Reader *reader, const char *name, hid_t 
       chunk[0] == 1 && memcmp(chunk + 1, dims + 1, 4 * sizeof *chunk) == 0;
   if (how >= 0) H5Pclose(how);
   return good ? OK
-              : hdf5_error(error, ERROR_DATA, reader->path,
-                           "\"%s\" is not deflated with one clip a chunk", name);
+              : hdf5_error(error, ERROR_DATA, shard_file->path,
+                           "\"%s\": expected deflate with one clip per chunk", name);
 }
 
 static bool is_chunked(hid_t array) {
@@ -230,10 +234,10 @@ static bool is_chunked(hid_t array) {
   return chunked;
 }
 
-static Status read_chunk_table(const Reader *reader, const char *name, hid_t array, int64_t clips,
-                               ClipPlace **out, Error *error) {
+static Status read_chunk_table(const Inspection *shard_file, const char *name, hid_t array,
+                               int64_t clips, ClipExtent **out, Error *error) {
   hid_t space = H5Dget_space(array);
-  ClipPlace *table = *out = mem_new((size_t)clips, sizeof *table);
+  ClipExtent *table = *out = mem_new((size_t)clips, sizeof *table);
   Status status = OK;
   for (int64_t i = 0; i < clips && status == OK; i++) {
     hsize_t place[5] = {0}, size = 0;
@@ -241,132 +245,135 @@ static Status read_chunk_table(const Reader *reader, const char *name, hid_t arr
     unsigned mask = 0;
     if (H5Dget_chunk_info(array, space, (hsize_t)i, place, &mask, &address, &size) < 0 ||
         place[0] != (hsize_t)i || mask != 0 || address == HADDR_UNDEF)
-      status = hdf5_error(error, ERROR_DATA, reader->path, "\"%s\": clip %lld has no chunk", name,
-                          (long long)i);
-    table[i] = (ClipPlace){address, size};
+      status = hdf5_error(error, ERROR_DATA, shard_file->path, "\"%s\": clip %lld has no chunk",
+                          name, (long long)i);
+    table[i] = (ClipExtent){address, size};
   }
   H5Sclose(space);
   return status;
 }
 
-static Status read_dims(const Reader *reader, int side, hid_t array, const hsize_t dims[5],
+static Status read_dims(const Inspection *shard_file, int side, hid_t array, const hsize_t dims[5],
                         Shard *shard, Error *error) {
   Status status = OK;
-  ShardHead *head = &shard->head;
-  ClipShape *shape = &head->shape;
+  ShardHeader *header = &shard->header;
+  ClipShape *shape = &header->shape;
   const char *name = side_name(side);
-  if (dims[0] != (hsize_t)head->clips || dims[1] != (hsize_t)shape->frames)
+  if (dims[0] != (hsize_t)header->clips || dims[1] != (hsize_t)shape->frames)
     FAIL(error, ERROR_DATA,
-         "%s: \"%s\" holds %llu clips of %llu frames; the attributes say %lld of %d", reader->path,
-         name, (unsigned long long)dims[0], (unsigned long long)dims[1], (long long)head->clips,
-         shape->frames);
+         "%s: \"%s\" has %llu clips of %llu frames, expected %lld of %d (attributes)",
+         shard_file->path, name, (unsigned long long)dims[0], (unsigned long long)dims[1],
+         (long long)header->clips, shape->frames);
   if (dims[2] > CLIP_MAX_EDGE || dims[3] > CLIP_MAX_EDGE || dims[4] > CLIP_MAX_CHANNELS)
-    FAIL(error, ERROR_DATA, "%s: \"%s\" has frames of %llux%llux%llu; at most %dx%dx%d are allowed",
-         reader->path, name, (unsigned long long)dims[2], (unsigned long long)dims[3],
+    FAIL(error, ERROR_DATA, "%s: \"%s\" has frames of %llux%llux%llu, expected at most %dx%dx%d",
+         shard_file->path, name, (unsigned long long)dims[2], (unsigned long long)dims[3],
          (unsigned long long)dims[4], CLIP_MAX_EDGE, CLIP_MAX_EDGE, CLIP_MAX_CHANNELS);
   *(side == SIDE_SOURCE ? &shape->source_height : &shape->target_height) = (int)dims[2];
   *(side == SIDE_SOURCE ? &shape->source_width : &shape->target_width) = (int)dims[3];
   if (side == SIDE_SOURCE)
     shape->source_channels = (int)dims[4];
   else if (dims[4] != 3)
-    FAIL(error, ERROR_DATA, "%s: \"target\" has %llu channels; must have 3", reader->path,
+    FAIL(error, ERROR_DATA, "%s: \"target\" has %llu channels, expected 3", shard_file->path,
          (unsigned long long)dims[4]);
-  TRY(require_type(reader, name, array, H5T_STD_U8LE, error));
+  TRY(require_type(shard_file, name, array, H5T_STD_U8LE, error));
 done:
   return status;
 }
 
-static Status read_sides(const Reader *reader, bool with_chunks, Shard *shard, Error *error) {
+static Status read_sides(const Inspection *shard_file, bool with_chunks, Shard *shard,
+                         Error *error) {
   Status status = OK;
   hid_t arrays[SIDES];
   hsize_t dims[SIDES][5];
   for (int side = 0; side < SIDES; side++) {
-    TRY(open_array(reader, side_name(side), 5, dims[side], &arrays[side], error));
-    TRY(read_dims(reader, side, arrays[side], dims[side], shard, error));
+    TRY(open_array(shard_file, side_name(side), 5, dims[side], &arrays[side], error));
+    TRY(read_dims(shard_file, side, arrays[side], dims[side], shard, error));
   }
-  TRY(clip_shape_check(reader->path, &shard->head.shape, ERROR_DATA, error));
-  shard->head.deflated = is_chunked(arrays[SIDE_SOURCE]);
+  TRY(clip_shape_check(shard_file->path, &shard->header.shape, ERROR_DATA, error));
+  shard->header.deflated = is_chunked(arrays[SIDE_SOURCE]);
   for (int side = 0; side < SIDES; side++) {
     const char *name = side_name(side);
-    uint64_t size = clip_side_bytes(&shard->head.shape, side) * (uint64_t)shard->head.clips;
-    if (!shard->head.deflated) {
-      TRY(require_contiguous(reader, name, arrays[side], size, &shard->layout.offset[side], error));
+    uint64_t size = clip_side_bytes(&shard->header.shape, side) * (uint64_t)shard->header.clips;
+    if (!shard->header.deflated) {
+      TRY(require_contiguous(shard_file, name, arrays[side], size, &shard->layout.offset[side],
+                             error));
       continue;
     }
-    TRY(require_clip_chunks(reader, name, arrays[side], dims[side], error));
+    TRY(require_clip_chunks(shard_file, name, arrays[side], dims[side], error));
     if (with_chunks)
-      TRY(read_chunk_table(reader, name, arrays[side], shard->head.clips,
+      TRY(read_chunk_table(shard_file, name, arrays[side], shard->header.clips,
                            &shard->layout.chunks[side], error));
   }
 done:
   return status;
 }
 
-static Status read_sums(const Reader *reader, Shard *shard, Error *error) {
+static Status read_checksums(const Inspection *shard_file, Shard *shard, Error *error) {
   Status status = OK;
   hid_t table;
   hsize_t dims[2];
-  uint64_t offset, clips = (uint64_t)shard->head.clips;
-  TRY(open_array(reader, "crc32c", 2, dims, &table, error));
+  uint64_t offset, clips = (uint64_t)shard->header.clips;
+  TRY(open_array(shard_file, "crc32c", 2, dims, &table, error));
   if (dims[0] != clips || dims[1] != SIDES)
-    FAIL(error, ERROR_DATA, "%s: \"crc32c\" is [%llu,%llu]; must be [%llu,2]", reader->path,
+    FAIL(error, ERROR_DATA, "%s: \"crc32c\" is [%llu,%llu], expected [%llu,2]", shard_file->path,
          (unsigned long long)dims[0], (unsigned long long)dims[1], (unsigned long long)clips);
-  TRY(require_type(reader, "crc32c", table, H5T_STD_U32LE, error));
-  TRY(require_contiguous(reader, "crc32c", table, clips * sizeof *shard->sums, &offset, error));
-  shard->sums = mem_new((size_t)clips, sizeof *shard->sums);
-  if (H5Dread(table, H5T_NATIVE_UINT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, shard->sums) < 0)
-    status = hdf5_error(error, ERROR_DATA, reader->path, "cannot read \"crc32c\"");
+  TRY(require_type(shard_file, "crc32c", table, H5T_STD_U32LE, error));
+  TRY(require_contiguous(shard_file, "crc32c", table, clips * sizeof *shard->checksums, &offset,
+                         error));
+  shard->checksums = mem_new((size_t)clips, sizeof *shard->checksums);
+  if (H5Dread(table, H5T_NATIVE_UINT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, shard->checksums) < 0)
+    status = hdf5_error(error, ERROR_DATA, shard_file->path, "cannot read \"crc32c\"");
 done:
   return status;
 }
 
 Status shard_inspect(const char *path, bool with_chunks, Shard *out, Error *error) {
   Status status = OK;
-  Reader reader = {path, H5I_INVALID_HID, H5I_INVALID_HID, 0};
+  Inspection shard_file = {path, H5I_INVALID_HID, H5I_INVALID_HID, 0};
   *out = (Shard){0};
-  hdf5_enter();
-  TRY(open_shard(&reader, error));
-  TRY(read_head(&reader, &out->head, error));
-  TRY(read_sums(&reader, out, error)); /* bounds the number of clips by the file's size */
-  TRY(read_sides(&reader, with_chunks, out, error));
-  out->layout.clips = out->head.clips;
-  out->layout.bytes = reader.bytes;
-  if (with_chunks || !out->head.deflated)
-    TRY(shard_layout_check(path, &out->layout, &out->head.shape, error));
+  hdf5_lock();
+  TRY(open_shard(&shard_file, error));
+  TRY(read_header(&shard_file, &out->header, error));
+  TRY(read_checksums(&shard_file, out, error)); /* limits the number of clips by the file's size */
+  TRY(read_sides(&shard_file, with_chunks, out, error));
+  out->layout.clips = out->header.clips;
+  out->layout.bytes = shard_file.bytes;
+  if (with_chunks || !out->header.deflated)
+    TRY(shard_layout_check(path, &out->layout, &out->header.shape, error));
 done:
-  close_shard(&reader);
-  hdf5_leave();
+  close_shard(&shard_file);
+  hdf5_unlock();
   return status;
 }
 
 void shard_free(Shard *shard) {
   shard_layout_free(&shard->layout);
-  free(shard->sums);
+  free(shard->checksums);
   *shard = (Shard){0};
 }
 
 /* --- Names ------------------------------------------------------------------------------------ */
 
-/* Entry `clip` of a one-dimensional table of `size` bytes an entry. */
-static Status read_entry(const Reader *reader, const char *name, int64_t clip, bool text,
+/* Reads entry `clip` of a one-dimensional array with `size` bytes per entry. */
+static Status read_entry(const Inspection *shard_file, const char *name, int64_t clip, bool text,
                          size_t size, void *out, Error *error) {
   Status status = OK;
   hid_t table, type = H5I_INVALID_HID, space = H5I_INVALID_HID, one = H5I_INVALID_HID;
   hsize_t clips = 0;
   const hsize_t start = (hsize_t)clip, count = 1;
   uint64_t offset;
-  TRY(open_array(reader, name, 1, &clips, &table, error));
+  TRY(open_array(shard_file, name, 1, &clips, &table, error));
   if (start >= clips)
-    FAIL(error, ERROR_DATA, "%s: \"%s\" has %llu entries; clip %lld is not among them",
-         reader->path, name, (unsigned long long)clips, (long long)clip);
-  TRY(require_contiguous(reader, name, table, clips * size, &offset, error));
+    FAIL(error, ERROR_DATA, "%s: \"%s\" has %llu entries; clip %lld does not exist",
+         shard_file->path, name, (unsigned long long)clips, (long long)clip);
+  TRY(require_contiguous(shard_file, name, table, clips * size, &offset, error));
   type = H5Dget_type(table);
   space = H5Dget_space(table);
   one = H5Screate_simple(1, &count, NULL);
   if (H5Tget_class(type) != (text ? H5T_STRING : H5T_INTEGER) || H5Tget_size(type) != size ||
       H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, NULL, &count, NULL) < 0 ||
       H5Dread(table, text ? type : H5T_NATIVE_INT64, one, space, H5P_DEFAULT, out) < 0)
-    status = hdf5_error(error, ERROR_DATA, reader->path, "cannot read \"%s\"", name);
+    status = hdf5_error(error, ERROR_DATA, shard_file->path, "cannot read \"%s\"", name);
   if (text) ((char *)out)[size - 1] = '\0';
 done:
   if (one >= 0) H5Sclose(one);
@@ -377,16 +384,16 @@ done:
 
 Status shard_clip_name(const char *path, int64_t clip, ClipName *out, Error *error) {
   Status status = OK;
-  Reader reader = {path, H5I_INVALID_HID, H5I_INVALID_HID, 0};
+  Inspection shard_file = {path, H5I_INVALID_HID, H5I_INVALID_HID, 0};
   *out = (ClipName){0};
-  hdf5_enter();
-  TRY(open_shard(&reader, error));
-  TRY(read_entry(&reader, "id", clip, true, sizeof out->id, out->id, error));
-  TRY(read_entry(&reader, "origin", clip, true, sizeof out->origin, out->origin, error));
-  TRY(read_entry(&reader, "start_frame", clip, false, sizeof out->start_frame, &out->start_frame,
-                 error));
+  hdf5_lock();
+  TRY(open_shard(&shard_file, error));
+  TRY(read_entry(&shard_file, "id", clip, true, sizeof out->id, out->id, error));
+  TRY(read_entry(&shard_file, "origin", clip, true, sizeof out->origin, out->origin, error));
+  TRY(read_entry(&shard_file, "start_frame", clip, false, sizeof out->start_frame,
+                 &out->start_frame, error));
 done:
-  close_shard(&reader);
-  hdf5_leave();
+  close_shard(&shard_file);
+  hdf5_unlock();
   return status;
 }

@@ -5,12 +5,12 @@
 #include <string.h>
 #include <zlib.h>
 
+#include "base/bulk_memory.h"
 #include "base/crc32c.h"
-#include "base/memory.h"
 
-/* Deflate makes at most so many bytes of one (zlib's "Technical Details"): a small file cannot ask
- * for much memory. */
-enum { DEFLATE_MOST = 1032 };
+/* The largest ratio of deflate (zlib's "Technical Details"). It keeps a small file from asking for
+ * much memory. */
+enum { DEFLATE_MAX_RATIO = 1032 };
 
 void shard_layout_free(ShardLayout *layout) {
   for (int side = 0; side < SIDES; side++) {
@@ -54,14 +54,14 @@ Status clip_shape_check(const char *where, const ClipShape *shape, Status code, 
   };
   for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++)
     if (bounds[i].value < 1 || bounds[i].value > bounds[i].maximum)
-      return error_set(error, code, "%s: %s is %d; must be 1 to %d", where, bounds[i].name,
+      return error_set(error, code, "%s: %s is %d, expected 1 to %d", where, bounds[i].name,
                        bounds[i].value, bounds[i].maximum);
   if (shape->source_channels % 3 != 0)
-    return error_set(error, code, "%s: source channels is %d; must be 3 for each stacked input",
+    return error_set(error, code, "%s: source channels is %d, expected 3 for each stacked input",
                      where, shape->source_channels);
   for (int side = 0; side < SIDES; side++)
     if (clip_side_bytes(shape, side) > UINT32_MAX)
-      return error_set(error, code, "%s: the %s of one clip has %zu bytes; at most %u are allowed",
+      return error_set(error, code, "%s: the %s of one clip has %zu bytes, expected at most %u",
                        where, side_name(side), clip_side_bytes(shape, side), UINT32_MAX);
   return OK;
 }
@@ -72,17 +72,18 @@ Status fps_parse(const char *where, const char *text, int *numerator, int *denom
   long top = strtol(text, &end, 10), bottom = 0;
   if (end != text && *end == '/') bottom = strtol(end + 1, &end, 10);
   if (*end != '\0' || top < 0 || top > FPS_MAX || bottom < 1 || bottom > FPS_MAX)
-    return error_set(error, ERROR_DATA, "%s: fps is \"%.40s\"; must be like \"25/1\"", where, text);
+    return error_set(error, ERROR_DATA, "%s: fps is \"%.40s\", expected a form such as \"25/1\"",
+                     where, text);
   *numerator = (int)top;
   *denominator = (int)bottom;
   return OK;
 }
 
-static ClipPlace clip_place(const ShardLayout *layout, const ClipShape *shape, int side,
-                            int64_t clip) {
+static ClipExtent clip_extent(const ShardLayout *layout, const ClipShape *shape, int side,
+                              int64_t clip) {
   if (layout->chunks[side]) return layout->chunks[side][clip];
   size_t size = clip_side_bytes(shape, side);
-  return (ClipPlace){layout->offset[side] + (uint64_t)clip * size, size};
+  return (ClipExtent){layout->offset[side] + (uint64_t)clip * size, size};
 }
 
 Status shard_layout_check(const char *path, const ShardLayout *layout, const ClipShape *shape,
@@ -100,39 +101,39 @@ Status shard_layout_check(const char *path, const ShardLayout *layout, const Cli
                          (unsigned long long)layout->bytes);
       continue;
     }
-    uint64_t largest = compressBound(size), smallest = size / DEFLATE_MOST + 1;
+    uint64_t largest = compressBound(size), smallest = size / DEFLATE_MAX_RATIO + 1;
     for (int64_t i = 0; i < layout->clips; i++) {
-      ClipPlace place = layout->chunks[side][i];
-      if (place.size < smallest || place.size > largest || place.offset > layout->bytes ||
-          place.size > layout->bytes - place.offset)
+      ClipExtent extent = layout->chunks[side][i];
+      if (extent.size < smallest || extent.size > largest || extent.offset > layout->bytes ||
+          extent.size > layout->bytes - extent.offset)
         return error_set(error, ERROR_DATA,
-                         "%s: clip %lld (%s): a chunk of %llu bytes at offset %llu; must be %llu "
+                         "%s: clip %lld (%s): a chunk of %llu bytes at offset %llu, expected %llu "
                          "to %llu bytes within the file's %llu",
-                         path, (long long)i, side_name(side), (unsigned long long)place.size,
-                         (unsigned long long)place.offset, (unsigned long long)smallest,
+                         path, (long long)i, side_name(side), (unsigned long long)extent.size,
+                         (unsigned long long)extent.offset, (unsigned long long)smallest,
                          (unsigned long long)largest, (unsigned long long)layout->bytes);
     }
   }
   return OK;
 }
 
-/* Reads a zlib stream and inflates it into exactly `size` bytes at `out`. */
-static Status read_deflated(const ShardFile *file, ClipPlace place, uint8_t *out, size_t size,
+/* Reads a zlib stream that inflates to exactly `size` bytes, into `out`. */
+static Status read_deflated(const ShardFile *file, ClipExtent extent, uint8_t *out, size_t size,
                             Error *error) {
   Status status = OK;
   void *packed = NULL;
   uLongf room = size;
-  uLong used = place.size;
-  TRY(mem_bulk(place.size, "a compressed clip", &packed, error));
-  TRY(file_pread(file->descriptor, file->path, packed, place.size, place.offset, error));
+  uLong used = extent.size;
+  TRY(mem_bulk(extent.size, "a compressed clip", &packed, error));
+  TRY(file_pread(file->descriptor, file->path, packed, extent.size, extent.offset, error));
   int result = uncompress2(out, &room, packed, &used);
   if (result != Z_OK)
-    FAIL(error, ERROR_DATA, "%llu bytes at offset %llu do not inflate: %s",
-         (unsigned long long)place.size, (unsigned long long)place.offset, zError(result));
-  if (room != size || used != place.size)
+    FAIL(error, ERROR_DATA, "cannot inflate %llu bytes at offset %llu: %s",
+         (unsigned long long)extent.size, (unsigned long long)extent.offset, zError(result));
+  if (room != size || used != extent.size)
     FAIL(error, ERROR_DATA,
-         "%lu of %llu bytes at offset %llu inflate to %lu; expected all of them and %zu", used,
-         (unsigned long long)place.size, (unsigned long long)place.offset, room, size);
+         "%lu of %llu bytes at offset %llu inflate to %lu, expected all of them to %zu", used,
+         (unsigned long long)extent.size, (unsigned long long)extent.offset, room, size);
 done:
   free(packed);
   return status;
@@ -141,14 +142,13 @@ done:
 static Status read_side(const ShardFile *file, int64_t clip, int side, uint8_t *out, Error *error) {
   Status status = OK;
   size_t size = clip_side_bytes(file->shape, side);
-  ClipPlace place = clip_place(file->layout, file->shape, side, clip);
+  ClipExtent extent = clip_extent(file->layout, file->shape, side, clip);
   if (file->layout->chunks[side])
-    TRY(read_deflated(file, place, out, size, error));
+    TRY(read_deflated(file, extent, out, size, error));
   else
-    TRY(file_pread(file->descriptor, file->path, out, size, place.offset, error));
-  uint32_t found = crc32c(0, out, size), expected = file->sums[clip][side];
-  if (found != expected)
-    FAIL(error, ERROR_DATA, "CRC-32C found %08x, expected %08x", found, expected);
+    TRY(file_pread(file->descriptor, file->path, out, size, extent.offset, error));
+  uint32_t found = crc32c(0, out, size), expected = file->checksums[clip][side];
+  if (found != expected) FAIL(error, ERROR_DATA, "CRC-32C is %08x, expected %08x", found, expected);
 done:
   if (status != OK)
     error_context(error, "%s: clip %lld (%s)", file->path, (long long)clip, side_name(side));
@@ -159,7 +159,7 @@ Status shard_read_clip(const ShardFile *file, int64_t clip, uint8_t *const sides
                        Error *error) {
   for (int side = 0; side < SIDES; side++) {
     Status status = read_side(file, clip, side, sides[side], error);
-    /* What a bus or a network mangled once may come whole the second time. */
+    /* An error on a bus or network may not happen again. */
     if (status == ERROR_DATA) status = read_side(file, clip, side, sides[side], error);
     if (status != OK) return status;
   }

@@ -1,77 +1,79 @@
-/* What a shard holds and where its clips lie in the file, without HDF5: enough to read clips with
- * pread alone. */
+/* Reads the clips of a shard with pread alone, without HDF5. */
 #ifndef CELFORGE_DATA_DATASET_SHARD_READER_H
 #define CELFORGE_DATA_DATASET_SHARD_READER_H
 
 #include "base/files.h"
 #include "data/dataset/dataset.h"
 
+/* The two sides of a clip. */
 enum { SIDE_SOURCE, SIDE_TARGET, SIDES };
 
-/* Bounds of what is read and written: no product of them overflows, and a side of a clip stays
- * below 4 GiB, the largest chunk of HDF5. */
+/* Limits for reading and writing. No product of them overflows, and one side of a clip stays below
+ * 4 GiB, the largest chunk of HDF5. */
 enum {
   CLIP_MAX_FRAMES = 65536,
   CLIP_MAX_EDGE = 65536,
   CLIP_MAX_CHANNELS = 12,
-  SHARD_MAX_COUNT = 100000,
+  DATASET_MAX_SHARDS = 100000,
   FPS_MAX = 1000000000,
 };
 
 /* The attributes of a shard. */
-typedef struct ShardHead {
+typedef struct ShardHeader {
   ClipShape shape;
   int fps_numerator, fps_denominator;
   bool deflated;
-  char uuid[37];
+  char uuid[37]; /* of the dataset it was written for */
   int64_t shard, clips;
-} ShardHead;
+} ShardHeader;
 
-typedef struct ClipPlace {
-  uint64_t offset, size; /* bytes in the file; deflated: of the compressed stream */
-} ClipPlace;
+/* The bytes of one side of a clip in the file; compressed if the shard is deflated. */
+typedef struct ClipExtent {
+  uint64_t offset, size;
+} ClipExtent;
 
 typedef struct ShardLayout {
   int64_t clips;
-  uint64_t bytes;           /* of the file */
-  uint32_t crc32c;          /* of the file; 0 where it was not asked for */
-  uint64_t offset[SIDES];   /* of clip 0 where the arrays are contiguous */
-  ClipPlace *chunks[SIDES]; /* [clips] where they are deflated, else NULL; owned */
+  uint64_t bytes;            /* of the file */
+  uint32_t crc32c;           /* of the file; 0 if not computed */
+  uint64_t offset[SIDES];    /* of clip 0 if the arrays are contiguous */
+  ClipExtent *chunks[SIDES]; /* [clips] if they are deflated, else NULL; owned */
 } ShardLayout;
 
 void shard_layout_free(ShardLayout *layout);
 
 enum { SHARD_NAME_SIZE = 32 };
-/* "shard-00007.h5". */
+/* Writes the file name of a shard, such as "shard-00007.h5". */
 void shard_file_name(int64_t shard, char name[SHARD_NAME_SIZE]);
+/* Returns "source" or "target". */
 const char *side_name(int side);
 
-/* Bytes of one side of a clip, decoded. */
+/* Decoded bytes of one side of a clip. */
 size_t clip_side_bytes(const ClipShape *shape, int side);
-/* Fails with `code` on what is out of bounds; `where` begins the message. */
+/* Fails with `code` if a dimension exceeds the limits above; the message begins with `where`. */
 Status clip_shape_check(const char *where, const ClipShape *shape, Status code, Error *error);
-/* "25/1" to two numbers, 0/1 for no rate. ERROR_DATA. */
+/* Parses a frame rate such as "25/1"; "0/1" is no rate. ERROR_DATA. */
 Status fps_parse(const char *where, const char *text, int *numerator, int *denominator,
                  Error *error);
 
-/* Fails with ERROR_DATA where a clip lies outside the file or is longer than it can be. */
+/* Fails with ERROR_DATA if a clip lies outside the file or its chunk has an impossible size. */
 Status shard_layout_check(const char *path, const ShardLayout *layout, const ClipShape *shape,
                           Error *error);
 
-/* An open shard, for reading by any number of threads. */
+/* An open shard. Any number of threads may read from it. */
 typedef struct ShardFile {
   const char *path;
   int descriptor;
   const ClipShape *shape;
   const ShardLayout *layout;
-  const uint32_t (*sums)[SIDES]; /* [clips][SIDES] CRC-32C of the decoded bytes */
+  const uint32_t (*checksums)[SIDES]; /* [clips][SIDES] CRC-32C of the decoded bytes */
 } ShardFile;
 
-/* Decodes both sides of a clip (THWC) and compares checksums. Tried twice before it fails with
- * ERROR_DATA; what the operating system refuses is ERROR_IO at once. */
+/* Reads and decodes both sides of a clip (THWC) and compares checksums. On a mismatch it reads once
+ * more, then fails with ERROR_DATA. ERROR_IO if the operating system cannot read. */
 Status shard_read_clip(const ShardFile *file, int64_t clip, uint8_t *const sides[SIDES],
                        Error *error);
-/* CRC-32C of all `bytes` of the file, which are also written to `copy` (may be NULL). */
+/* Computes the CRC-32C of the file's first `bytes` bytes and writes them to `copy`, if not NULL. */
 Status shard_file_crc32c(int descriptor, const char *path, uint64_t bytes, AtomicFile *copy,
                          uint32_t *out, Error *error);
 

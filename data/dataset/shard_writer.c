@@ -1,4 +1,4 @@
-/* Writing a shard. */
+/* Writes a shard through HDF5. */
 #include "data/dataset/shard.h"
 
 #include <stdlib.h>
@@ -7,25 +7,26 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "base/bulk_memory.h"
 #include "base/crc32c.h"
 #include "base/files.h"
 #include "base/memory.h"
 #include "data/dataset/hdf5.h"
 
 enum {
-  DATA_ALIGNMENT = 4096, /* a page: what a mapping or a direct read asks for */
-  ALIGNED_FROM = 65536,  /* bytes; the small tables need no alignment */
+  DATA_ALIGNMENT = 4096, /* a page, as mappings and direct reads need */
+  ALIGNED_FROM = 65536,  /* bytes; smaller arrays need no alignment */
 };
 
 struct ShardWriter {
   AtomicFile file;
-  char *path; /* the final one, for errors */
-  ShardHead head;
+  char *path; /* the final name */
+  ShardHeader header;
   int64_t clips; /* so far */
   hid_t h5, group, arrays[SIDES];
-  uint32_t (*sums)[SIDES]; /* [head.clips][SIDES] */
-  ClipName *names;         /* [head.clips] */
-  uint8_t *packed;         /* of a deflated clip */
+  uint32_t (*checksums)[SIDES]; /* [header.clips][SIDES] */
+  ClipName *names;              /* [header.clips] */
+  uint8_t *packed;              /* buffer for a deflated clip */
   size_t packed_bytes;
 };
 
@@ -64,16 +65,16 @@ static Status write_number(const ShardWriter *writer, const char *name, int64_t 
   return write_attribute(writer, name, H5T_STD_I64LE, H5T_NATIVE_INT64, &value, error);
 }
 
-static Status write_head(const ShardWriter *writer, Error *error) {
+static Status write_header(const ShardWriter *writer, Error *error) {
   Status status = OK;
-  const ShardHead *head = &writer->head;
-  char *fps = mem_format("%d/%d", head->fps_numerator, head->fps_denominator);
+  const ShardHeader *header = &writer->header;
+  char *fps = mem_format("%d/%d", header->fps_numerator, header->fps_denominator);
   TRY(write_text(writer, "format", SHARD_FORMAT, error));
   TRY(write_number(writer, "schema_version", SHARD_SCHEMA_VERSION, error));
-  TRY(write_text(writer, "dataset_uuid", head->uuid, error));
-  TRY(write_number(writer, "shard", head->shard, error));
-  TRY(write_number(writer, "clips", head->clips, error));
-  TRY(write_number(writer, "frames", head->shape.frames, error));
+  TRY(write_text(writer, "dataset_uuid", header->uuid, error));
+  TRY(write_number(writer, "shard", header->shard, error));
+  TRY(write_number(writer, "clips", header->clips, error));
+  TRY(write_number(writer, "frames", header->shape.frames, error));
   TRY(write_text(writer, "fps", fps, error));
   TRY(write_text(writer, "color", SHARD_COLOR, error));
   TRY(write_text(writer, "layout", SHARD_LAYOUT, error));
@@ -82,12 +83,13 @@ done:
   return status;
 }
 
-/* The array of one side: contiguous with its place fixed now, or deflated, a clip a chunk. */
+/* Creates the array of one side: contiguous and allocated now, or deflated with one clip per chunk.
+ */
 static Status create_array(ShardWriter *writer, int side, Error *error) {
   Status status = OK;
-  const ClipShape *s = &writer->head.shape;
+  const ClipShape *s = &writer->header.shape;
   bool source = side == SIDE_SOURCE;
-  hsize_t dims[5] = {(hsize_t)writer->head.clips, (hsize_t)s->frames,
+  hsize_t dims[5] = {(hsize_t)writer->header.clips, (hsize_t)s->frames,
                      (hsize_t)(source ? s->source_height : s->target_height),
                      (hsize_t)(source ? s->source_width : s->target_width),
                      (hsize_t)(source ? s->source_channels : 3)};
@@ -95,7 +97,7 @@ static Status create_array(ShardWriter *writer, int side, Error *error) {
   hid_t space = H5Screate_simple(5, dims, NULL), how = H5Pcreate(H5P_DATASET_CREATE);
   H5Pset_obj_track_times(how, false);
   H5Pset_fill_time(how, H5D_FILL_TIME_NEVER);
-  if (writer->head.deflated) {
+  if (writer->header.deflated) {
     H5Pset_chunk(how, 5, chunk);
     H5Pset_deflate(how, DEFLATE_LEVEL);
   } else {
@@ -124,10 +126,10 @@ static Status create_file(ShardWriter *writer, Error *error) {
   }
   writer->group = H5Gcreate2(writer->h5, "clips", H5P_DEFAULT, group_how, H5P_DEFAULT);
   if (writer->group < 0) {
-    status = failed(writer, error, "the group of clips");
+    status = failed(writer, error, "the group \"clips\"");
     goto done;
   }
-  TRY(write_head(writer, error));
+  TRY(write_header(writer, error));
   for (int side = 0; side < SIDES; side++) TRY(create_array(writer, side, error));
 done:
   H5Pclose(group_how);
@@ -136,17 +138,18 @@ done:
   return status;
 }
 
-Status shard_writer_open(const char *path, const ShardHead *head, ShardWriter **out, Error *error) {
+Status shard_writer_open(const char *path, const ShardHeader *header, ShardWriter **out,
+                         Error *error) {
   Status status = OK;
-  hdf5_enter();
+  hdf5_lock();
   ShardWriter *writer = mem_new(1, sizeof *writer);
-  *writer = (ShardWriter){.head = *head, .h5 = H5I_INVALID_HID, .path = mem_string(path)};
-  writer->sums = mem_new((size_t)head->clips, sizeof *writer->sums);
-  writer->names = mem_new((size_t)head->clips, sizeof *writer->names);
+  *writer = (ShardWriter){.header = *header, .h5 = H5I_INVALID_HID, .path = mem_string(path)};
+  writer->checksums = mem_new((size_t)header->clips, sizeof *writer->checksums);
+  writer->names = mem_new((size_t)header->clips, sizeof *writer->names);
   TRY(atomic_file_open(path, &writer->file, error));
-  if (head->deflated) {
+  if (header->deflated) {
     for (int side = 0; side < SIDES; side++) {
-      size_t bound = compressBound(clip_side_bytes(&head->shape, side));
+      size_t bound = compressBound(clip_side_bytes(&header->shape, side));
       if (bound > writer->packed_bytes) writer->packed_bytes = bound;
     }
     void *packed;
@@ -158,18 +161,18 @@ Status shard_writer_open(const char *path, const ShardHead *head, ShardWriter **
   writer = NULL;
 done:
   if (writer) shard_writer_abandon(writer);
-  hdf5_leave();
+  hdf5_unlock();
   return status;
 }
 
-/* Compressed here and not by HDF5, whose cache would copy the clip twice more. */
+/* Compresses the clip here, since HDF5's cache would copy it twice more. */
 static Status write_chunk(ShardWriter *writer, int side, const uint8_t *data, Error *error) {
-  size_t size = clip_side_bytes(&writer->head.shape, side);
+  size_t size = clip_side_bytes(&writer->header.shape, side);
   const hsize_t place[5] = {(hsize_t)writer->clips, 0, 0, 0, 0};
   uLongf packed = writer->packed_bytes;
   int result = compress2(writer->packed, &packed, data, size, DEFLATE_LEVEL);
   if (result != Z_OK)
-    return error_set(error, ERROR_INTERNAL, "%s: clip %lld cannot be compressed: %s", writer->path,
+    return error_set(error, ERROR_INTERNAL, "%s: cannot compress clip %lld: %s", writer->path,
                      (long long)writer->clips, zError(result));
   if (H5Dwrite_chunk(writer->arrays[side], H5P_DEFAULT, 0, place, packed, writer->packed) < 0)
     return failed(writer, error, side_name(side));
@@ -202,21 +205,21 @@ Status shard_writer_add(ShardWriter *writer, const uint8_t *source, const uint8_
                         const ClipName *name, Error *error) {
   Status status = OK;
   const uint8_t *const sides[SIDES] = {source, target};
-  hdf5_enter();
-  if (writer->clips == writer->head.clips)
-    FAIL(error, ERROR_INTERNAL, "%s: is full with %lld clips", writer->path,
+  hdf5_lock();
+  if (writer->clips == writer->header.clips)
+    FAIL(error, ERROR_INTERNAL, "%s: the shard is full with %lld clips", writer->path,
          (long long)writer->clips);
   for (int side = 0; side < SIDES; side++) {
-    if (writer->head.deflated)
+    if (writer->header.deflated)
       TRY(write_chunk(writer, side, sides[side], error));
     else
       TRY(write_plain(writer, side, sides[side], error));
-    writer->sums[writer->clips][side] =
-        crc32c(0, sides[side], clip_side_bytes(&writer->head.shape, side));
+    writer->checksums[writer->clips][side] =
+        crc32c(0, sides[side], clip_side_bytes(&writer->header.shape, side));
   }
   writer->names[writer->clips++] = *name;
 done:
-  hdf5_leave();
+  hdf5_unlock();
   return status;
 }
 
@@ -224,7 +227,7 @@ int64_t shard_writer_clips(const ShardWriter *writer) {
   return writer->clips;
 }
 
-/* A table [clips] or [clips][SIDES] beside the arrays. */
+/* Writes an array [clips] or [clips][SIDES]. */
 static Status write_table(const ShardWriter *writer, const char *name, hid_t type,
                           hid_t memory_type, int rank, const void *data, Error *error) {
   Status status = OK;
@@ -240,7 +243,8 @@ static Status write_table(const ShardWriter *writer, const char *name, hid_t typ
   return status;
 }
 
-/* A table of texts; bytes behind a text's end are zero, whatever they were in the caller's name. */
+/* Writes an array of texts. The bytes after a text's end are zeroed, so that equal names give equal
+ * files. */
 static Status write_texts(const ShardWriter *writer, const char *name, size_t offset, size_t size,
                           Error *error) {
   char *texts = mem_new((size_t)writer->clips, size);
@@ -260,7 +264,7 @@ static Status write_tables(const ShardWriter *writer, Error *error) {
   const ClipName *names = writer->names;
   int64_t *starts = mem_new((size_t)writer->clips, sizeof *starts);
   for (int64_t i = 0; i < writer->clips; i++) starts[i] = names[i].start_frame;
-  TRY(write_table(writer, "crc32c", H5T_STD_U32LE, H5T_NATIVE_UINT32, 2, writer->sums, error));
+  TRY(write_table(writer, "crc32c", H5T_STD_U32LE, H5T_NATIVE_UINT32, 2, writer->checksums, error));
   TRY(write_texts(writer, "id", offsetof(ClipName, id), sizeof names->id, error));
   TRY(write_texts(writer, "origin", offsetof(ClipName, origin), sizeof names->origin, error));
   TRY(write_table(writer, "start_frame", H5T_STD_I64LE, H5T_NATIVE_INT64, 1, starts, error));
@@ -270,32 +274,32 @@ done:
 }
 
 static Status close_file(ShardWriter *writer, Error *error) {
-  if (H5Fclose(writer->h5) < 0) return failed(writer, error, "the file's end");
+  if (H5Fclose(writer->h5) < 0) return failed(writer, error, "the end of the file");
   writer->h5 = H5I_INVALID_HID;
   return OK;
 }
 
-/* The clips again into a shard with room for no more than they are: the extents of a shard are
- * fixed when it is created. */
-static Status rewrite_short(ShardWriter *writer, ShardLayout *layout, Error *error) {
+/* Copies the clips into a new shard of exactly their number, since a shard's size is fixed when it
+ * is created. */
+static Status copy_to_smaller(ShardWriter *writer, ShardLayout *layout, Error *error) {
   Status status = OK;
-  ShardHead head = writer->head;
+  ShardHeader header = writer->header;
   ShardWriter *exact = NULL;
   void *sides[SIDES] = {NULL, NULL};
-  head.clips = writer->clips;
+  header.clips = writer->clips;
   for (int side = 0; side < SIDES; side++)
-    TRY(mem_bulk(clip_side_bytes(&head.shape, side), "a clip", &sides[side], error));
-  /* The temporary name is needed again. HDF5 holds the nameless file open. */
+    TRY(mem_bulk(clip_side_bytes(&header.shape, side), "a clip", &sides[side], error));
+  /* Frees the temporary name for the new shard; HDF5 keeps the unlinked file open. */
   atomic_file_abort(&writer->file);
-  TRY(shard_writer_open(writer->path, &head, &exact, error));
-  for (int64_t i = 0; i < head.clips; i++) {
+  TRY(shard_writer_open(writer->path, &header, &exact, error));
+  for (int64_t i = 0; i < header.clips; i++) {
     for (int side = 0; side < SIDES; side++) {
       hid_t file_space, memory_space;
       select_clip(writer->arrays[side], i, &file_space, &memory_space);
       if (H5Dread(writer->arrays[side], H5T_NATIVE_UINT8, memory_space, file_space, H5P_DEFAULT,
                   sides[side]) < 0)
         status =
-            hdf5_error(error, ERROR_IO, writer->path, "cannot read clip %lld again", (long long)i);
+            hdf5_error(error, ERROR_IO, writer->path, "cannot read back clip %lld", (long long)i);
       H5Sclose(memory_space);
       H5Sclose(file_space);
       if (status != OK) goto done;
@@ -327,20 +331,20 @@ done:
 }
 
 Status shard_writer_finish(ShardWriter *writer, ShardLayout *layout, Error *error) {
-  hdf5_enter();
-  Status status = writer->clips == writer->head.clips ? finish_full(writer, layout, error)
-                                                      : rewrite_short(writer, layout, error);
+  hdf5_lock();
+  Status status = writer->clips == writer->header.clips ? finish_full(writer, layout, error)
+                                                        : copy_to_smaller(writer, layout, error);
   shard_writer_abandon(writer);
-  hdf5_leave();
+  hdf5_unlock();
   return status;
 }
 
 void shard_writer_abandon(ShardWriter *writer) {
   if (!writer) return;
-  hdf5_enter();
+  hdf5_lock();
   if (writer->h5 >= 0) {
-    /* On a full disk HDF5 could not write what it still holds, and would then never close. The
-     * file's own space is enough. */
+    /* On a full disk HDF5 cannot write its cached data and would fail to close the file. Truncating
+     * the file makes enough space. */
     if (writer->file.final && ftruncate(writer->file.descriptor, 0) == 0)
       unlink(writer->file.temporary);
     H5Fclose(writer->h5);
@@ -348,8 +352,8 @@ void shard_writer_abandon(ShardWriter *writer) {
   atomic_file_abort(&writer->file);
   free(writer->packed);
   free(writer->names);
-  free(writer->sums);
+  free(writer->checksums);
   free(writer->path);
   free(writer);
-  hdf5_leave();
+  hdf5_unlock();
 }

@@ -15,20 +15,20 @@ static int greatest_common_divisor(int a, int b) {
   return a;
 }
 
-/* One of the two directions: the step of offsets, and the crop in pixels of the source. */
+/* Plans one axis: the step of crop offsets, and the crop in pixels of the source. */
 static Status plan_edge(const char *edge, int target, int source, int crop, int crop_multiple,
-                        int *step, int *source_crop, Error *error) {
+                        int *step, int *source_edge, Error *error) {
   if (crop > target)
     return error_set(error, ERROR_USAGE, "the crop's %s is %d; the clips have only %d", edge, crop,
                      target);
   int unit = target / greatest_common_divisor(target, source);
   if (crop % unit != 0)
     return error_set(error, ERROR_USAGE,
-                     "the crop's %s is %d; must be a multiple of %d, since the target has %d and "
-                     "the source %d",
+                     "the crop's %s is %d; expected a multiple of %d, because the targets have %d "
+                     "pixels and the sources %d",
                      edge, crop, unit, target, source);
   *step = unit / greatest_common_divisor(unit, crop_multiple) * crop_multiple;
-  *source_crop = (int)((int64_t)crop * source / target);
+  *source_edge = (int)((int64_t)crop * source / target);
   return OK;
 }
 
@@ -37,12 +37,12 @@ Status augment_plan(const ClipShape *clip, int frames, int crop_height, int crop
   Status status = OK;
   int multiple = crop_multiple < 1 ? 1 : crop_multiple;
   if (frames < 0 || crop_height < 0 || crop_width < 0)
-    FAIL(error, ERROR_USAGE, "%d frames of %dx%d asked for; none may be negative", frames,
+    FAIL(error, ERROR_USAGE, "%d frames, crop %dx%d; expected no negative number", frames,
          crop_width, crop_height);
   if (frames > clip->frames)
     FAIL(error, ERROR_USAGE, "data.frames is %d; the clips have only %d", frames, clip->frames);
   if (multiple > LARGEST_MULTIPLE)
-    FAIL(error, ERROR_USAGE, "the crop's multiple is %d; must be 1 to %d", multiple,
+    FAIL(error, ERROR_USAGE, "the multiple of crop offsets is %d; expected 1 to %d", multiple,
          LARGEST_MULTIPLE);
   *out = (AugmentPlan){.clip = *clip, .out = *clip, .flip = flip};
   if (frames > 0) out->out.frames = frames;
@@ -56,11 +56,11 @@ done:
   return status;
 }
 
-bool augment_is_whole(const AugmentPlan *plan) {
+bool augment_is_identity(const AugmentPlan *plan) {
   return !plan->flip && memcmp(&plan->clip, &plan->out, sizeof plan->clip) == 0;
 }
 
-/* 0, step, 2 step, ... with `part` still inside `whole`. */
+/* Draws one of 0, step, 2 step, ... such that `part` fits into `whole`. */
 static int draw_offset(Random *random, int whole, int part, int step) {
   return step * (int)random_below(random, (uint64_t)((whole - part) / step) + 1);
 }
@@ -78,7 +78,7 @@ Augment augment_draw(const AugmentPlan *plan, uint64_t seed, int64_t sample) {
   return augment;
 }
 
-/* Pixels in reverse order, the channels of each in place. */
+/* Copies a row in reverse order of its pixels. */
 static void flip_row(const uint8_t *restrict from, uint8_t *restrict to, int width, int channels) {
   const uint8_t *pixel = from + (size_t)width * (size_t)channels;
   if (channels == 3) {
@@ -96,23 +96,23 @@ static void flip_row(const uint8_t *restrict from, uint8_t *restrict to, int wid
   }
 }
 
-typedef struct Window {
-  int frames, height, width, channels; /* of the window */
+typedef struct Crop {
+  int frames, height, width, channels; /* after cropping */
   int clip_height, clip_width;
   int frame, y, x;
   bool flip;
-} Window;
+} Crop;
 
-static void copy_window(const Window *window, const uint8_t *clip, uint8_t *out) {
-  size_t pixel = (size_t)window->channels, row = (size_t)window->width * pixel;
-  size_t clip_row = (size_t)window->clip_width * pixel;
-  size_t clip_frame = (size_t)window->clip_height * clip_row;
-  for (int t = 0; t < window->frames; t++) {
-    const uint8_t *from = clip + (size_t)(window->frame + t) * clip_frame +
-                          (size_t)window->y * clip_row + (size_t)window->x * pixel;
-    for (int y = 0; y < window->height; y++, from += clip_row, out += row) {
-      if (window->flip)
-        flip_row(from, out, window->width, window->channels);
+static void copy_crop(const Crop *crop, const uint8_t *clip, uint8_t *out) {
+  size_t pixel = (size_t)crop->channels, row = (size_t)crop->width * pixel;
+  size_t clip_row = (size_t)crop->clip_width * pixel;
+  size_t clip_frame = (size_t)crop->clip_height * clip_row;
+  for (int t = 0; t < crop->frames; t++) {
+    const uint8_t *from = clip + (size_t)(crop->frame + t) * clip_frame +
+                          (size_t)crop->y * clip_row + (size_t)crop->x * pixel;
+    for (int y = 0; y < crop->height; y++, from += clip_row, out += row) {
+      if (crop->flip)
+        flip_row(from, out, crop->width, crop->channels);
       else
         memcpy(out, from, row);
     }
@@ -122,13 +122,13 @@ static void copy_window(const Window *window, const uint8_t *clip, uint8_t *out)
 void augment_copy(const AugmentPlan *plan, const Augment *augment, const uint8_t *clip_source,
                   const uint8_t *clip_target, uint8_t *source, uint8_t *target) {
   const ClipShape *clip = &plan->clip, *out = &plan->out;
-  Window of_source = {out->frames,          out->source_height,  out->source_width,
+  Crop source_crop = {out->frames,          out->source_height,  out->source_width,
                       out->source_channels, clip->source_height, clip->source_width,
                       augment->frame,       augment->source_y,   augment->source_x,
                       augment->flip};
-  Window of_target = {out->frames,         out->target_height, out->target_width, 3,
+  Crop target_crop = {out->frames,         out->target_height, out->target_width, 3,
                       clip->target_height, clip->target_width, augment->frame,    augment->target_y,
                       augment->target_x,   augment->flip};
-  copy_window(&of_source, clip_source, source);
-  copy_window(&of_target, clip_target, target);
+  copy_crop(&source_crop, clip_source, source);
+  copy_crop(&target_crop, clip_target, target);
 }

@@ -1,24 +1,26 @@
-/* Which part of a clip a sample takes, and the copy that cuts it out: a run of frames, a crop at
- * the same place of source and target, a left-right flip. */
+/* Random augmentation: a range of frames, a crop at the same place in source and target, and a
+ * horizontal flip. */
 #ifndef CELFORGE_DATA_LOADER_AUGMENT_H
 #define CELFORGE_DATA_LOADER_AUGMENT_H
 
 #include "data/dataset/dataset.h"
 
-/* What may be drawn; every sample has the shape `out`. */
 typedef struct AugmentPlan {
-  ClipShape clip, out;
-  int step_y, step_x; /* offsets are multiples of these, in pixels of the target */
+  ClipShape clip, out; /* shapes before and after */
+  int step_y, step_x;  /* crop offsets are multiples of these, in pixels of the target */
   bool flip;
 } AugmentPlan;
 
-/* `frames`, `crop_height` and `crop_width` (of the target) 0: all. Offsets are multiples of
- * `crop_multiple`, and fall on whole pixels of the source where its size differs. ERROR_USAGE. */
+/* Plans augmentation for clips of one shape. 0 as `frames`, `crop_height` or `crop_width` (in the
+ * target) keeps all. Crop offsets are multiples of `crop_multiple`, and of the ratio of target to
+ * source size, so that they are whole pixels in the source. ERROR_USAGE if the crop or frames do
+ * not fit the clips. */
 Status augment_plan(const ClipShape *clip, int frames, int crop_height, int crop_width,
                     int crop_multiple, bool flip, AugmentPlan *out, Error *error);
-/* True where every sample is its clip, unchanged. */
-bool augment_is_whole(const AugmentPlan *plan);
+/* True if every sample is its clip, unchanged. */
+bool augment_is_identity(const AugmentPlan *plan);
 
+/* The parameters for one sample. */
 typedef struct Augment {
   int frame; /* the first */
   int target_y, target_x;
@@ -26,10 +28,11 @@ typedef struct Augment {
   bool flip;
 } Augment;
 
-/* A function of (seed, sample) alone. */
+/* Draws the parameters from Philox keyed by (seed, sample). */
 Augment augment_draw(const AugmentPlan *plan, uint64_t seed, int64_t sample);
 
-/* From clip.THWC to out.THWC. */
+/* Copies the part of a clip (THWC, shape plan->clip) into `source` and `target` (shape plan->out).
+ */
 void augment_copy(const AugmentPlan *plan, const Augment *augment, const uint8_t *clip_source,
                   const uint8_t *clip_target, uint8_t *source, uint8_t *target);
 

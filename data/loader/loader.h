@@ -1,68 +1,69 @@
-/* Batches, read ahead by threads.
+/* Loads shuffled, augmented micro-batches with background threads.
  *
- * Step s of a run takes batch b = order_batch(s), samples b*G .. b*G+G-1 (G: global batch), cut
- * into M = G / micro_batch micro-batches of consecutive samples; rank r of R takes micro-batches
- * r*M/R .. (r+1)*M/R-1. So every world size that divides M reads the same samples into the same
- * micro-batches. Crop, flip and stride are drawn from Philox keyed by (seed, sample), never by rank
- * or thread. */
+ * Step s of a run trains on global batch b = shuffle_batch_of_step(s), which holds samples b*G ..
+ * b*G+G-1 (G: global batch size). It is cut into M = G / micro_batch micro-batches of consecutive
+ * samples; rank r of R takes micro-batches r*M/R .. (r+1)*M/R-1. So every world size that divides M
+ * has the same samples in the same micro-batches. Augmentation is drawn from Philox keyed by (seed,
+ * sample), never by rank or thread. */
 #ifndef CELFORGE_DATA_LOADER_LOADER_H
 #define CELFORGE_DATA_LOADER_LOADER_H
 
 #include "data/dataset/dataset.h"
 #include "data/loader/shuffle.h"
 
+/* The policy for a clip whose checksum is wrong: fail, or read another clip instead. */
 typedef enum OnCorrupt { CORRUPT_STOP, CORRUPT_SUBSTITUTE } OnCorrupt;
 
 typedef struct LoaderOptions {
   uint64_t seed;
   int64_t global_batch;
-  int micro_batch;
+  int micro_batch; /* clips */
   int rank, world_size;
-  int frames;                  /* 0: all of a clip's; else a random run of that many */
-  int crop_height, crop_width; /* of the target; 0: all. The source is cropped at the same place */
-  int crop_multiple; /* crop offsets are multiples of this in the target (its scale over the source)
-                      */
-  bool flip;         /* left-right, half of the samples */
+  int frames;                  /* consecutive frames of each clip, from a random one; 0: all */
+  int crop_height, crop_width; /* in pixels of the target; 0: no crop */
+  int crop_multiple;           /* crop offsets are multiples of this, in pixels of the target */
+  bool flip;                   /* flip half of the samples horizontally */
   int threads;
-  int batches_ahead;
+  int prefetch_batches; /* micro-batches read ahead */
   OnCorrupt on_corrupt;
-  const int64_t *skipped_batches; /* batches no step takes, ascending; copied */
+  const int64_t *skipped_batches; /* numbers of global batches that no step takes, ascending;
+                                     copied */
   int64_t skipped_batch_count;
-  double timeout; /* seconds loader_next waits before it fails, naming clip and thread */
+  double timeout; /* seconds that loader_next waits before it fails */
 } LoaderOptions;
 
+/* A micro-batch. */
 typedef struct Batch {
   int64_t step;
-  int micro;                 /* 0 .. micro-batches of this rank - 1 */
-  int count;                 /* micro_batch */
-  uint8_t *source, *target;  /* [count,T,H,W,C] */
-  const int64_t *samples;    /* global sample numbers */
-  const SamplePlace *places; /* epoch, position and the clip really read (its substitute's) */
-  int substituted;           /* how many of them are substitutes */
-  struct Loader *loader;
+  int micro_index;                 /* 0 .. micro-batches per step of this rank - 1 */
+  int count;                       /* clips: micro_batch */
+  uint8_t *source, *target;        /* u8 [count,T,H,W,C] */
+  const int64_t *samples;          /* [count] global sample numbers */
+  const SamplePosition *positions; /* [count]; .clip is the clip read, possibly a substitute */
 } Batch;
 
 typedef struct Loader Loader;
 
-/* The dataset outlives the loader. ERROR_USAGE where the crop is larger than the clips, there are
- * too few frames, or the batch cannot be divided (the message lists the world sizes that would do).
- */
+/* Starts loading at step `first_step`. The dataset must outlive the loader. ERROR_USAGE if crop or
+ * frames exceed the clips, or if the global batch cannot be split over the ranks (the message lists
+ * the world sizes that can). */
 Status loader_open(const Dataset *dataset, const LoaderOptions *options, int64_t first_step,
                    Loader **out, Error *error);
+/* Stops the threads and frees the loader. A thread that hangs in a read for seconds is abandoned
+ * with the loader's memory, with a warning. */
 void loader_close(Loader *loader);
-/* The shape of one sample after cropping. */
+/* Returns the shape of one sample, after cropping. */
 ClipShape loader_shape(const Loader *loader);
-/* Batches in order: step, then micro. Borrowed until loader_release. */
+/* Returns the next micro-batch, in order of step and micro_index. The caller gives it back with
+ * loader_release. ERROR_IO after options.timeout seconds; the message names clip and thread. */
 Status loader_next(Loader *loader, Batch **out, Error *error);
 void loader_release(Loader *loader, Batch *batch);
 
-typedef struct LoaderStats {
-  double seconds_waiting; /* in loader_next */
-  int64_t bytes_read, clips, corrupt;
-} LoaderStats;
-LoaderStats loader_stats(const Loader *loader);
+/* Returns the number of corrupt clips that were substituted so far. */
+int64_t loader_corrupt_clips(const Loader *loader);
 
-/* "1, 2, 4": world sizes up to `limit` that divide the micro-batches of a global batch. */
+/* Appends the possible world sizes up to `limit`, such as "1, 2, 4": those that divide the number
+ * of micro-batches in a global batch. */
 void loader_world_sizes(int64_t global_batch, int micro_batch, int limit, Text *out);
 
 #endif

@@ -4,7 +4,7 @@
 
 enum {
   ROUNDS = 8,
-  LEAST_HALF_BITS = 3, /* a domain of 64: narrower networks reach too few permutations */
+  MIN_HALF_BITS = 3, /* a domain of 64: smaller networks reach too few permutations */
 };
 
 typedef struct Feistel {
@@ -13,7 +13,7 @@ typedef struct Feistel {
   int half_bits;
 } Feistel;
 
-/* The whole network: a permutation of [0, 4^half_bits). */
+/* Applies the network, a permutation of [0, 4^half_bits). */
 static uint64_t feistel(const Feistel *network, uint64_t value) {
   uint32_t mask = (uint32_t)((UINT64_C(1) << network->half_bits) - 1);
   uint32_t left = (uint32_t)(value >> network->half_bits), right = (uint32_t)value & mask;
@@ -29,23 +29,23 @@ static uint64_t feistel(const Feistel *network, uint64_t value) {
   return (uint64_t)left << network->half_bits | right;
 }
 
-static int64_t clip_at(uint64_t seed, int64_t epoch, int64_t position, int64_t n) {
-  Random stream = random_stream(seed, RANDOM_ORDER, 0, 0);
-  Feistel network = {{stream.key[0], stream.key[1]}, (uint64_t)epoch, LEAST_HALF_BITS};
+static int64_t permute(uint64_t seed, int64_t epoch, int64_t position, int64_t n) {
+  Random stream = random_stream(seed, RANDOM_SHUFFLE, 0, 0);
+  Feistel network = {{stream.key[0], stream.key[1]}, (uint64_t)epoch, MIN_HALF_BITS};
   while (UINT64_C(1) << 2 * network.half_bits < (uint64_t)n) network.half_bits++;
   uint64_t value = (uint64_t)position;
-  do value = feistel(&network, value); /* walks its cycle until it is back in [0, n) */
+  do value = feistel(&network, value); /* cycle walking: repeats until it is back in [0, n) */
   while (value >= (uint64_t)n);
   return (int64_t)value;
 }
 
-SamplePlace order_sample(uint64_t seed, int64_t sample, int64_t n) {
-  SamplePlace place = {.epoch = sample / n, .position = sample % n};
-  place.clip = clip_at(seed, place.epoch, place.position, n);
-  return place;
+SamplePosition shuffle_sample(uint64_t seed, int64_t sample, int64_t n) {
+  SamplePosition found = {.epoch = sample / n, .position = sample % n};
+  found.clip = permute(seed, found.epoch, found.position, n);
+  return found;
 }
 
-int64_t order_batch(int64_t step, const int64_t *skipped_batches, int64_t count) {
+int64_t shuffle_batch_of_step(int64_t step, const int64_t *skipped_batches, int64_t count) {
   int64_t batch = step;
   for (int64_t i = 0; i < count && skipped_batches[i] <= batch; i++) batch++;
   return batch;

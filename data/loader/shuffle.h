@@ -1,5 +1,5 @@
-/* Which sample comes when: a keyed Feistel permutation of [0, n) for each epoch. No state, a true
- * global shuffle, any position in O(1), the same for every world size.
+/* The order of samples: a keyed Feistel permutation of [0, n) for each epoch. A global shuffle
+ * without state: any position is computed in O(1), equally for every world size.
  *
  * Black, Rogaway: "Ciphers with arbitrary finite domains", CT-RSA 2002 (cycle walking over a
  * balanced Feistel network); the round function is Philox. */
@@ -8,16 +8,18 @@
 
 #include <stdint.h>
 
-typedef struct SamplePlace {
-  int64_t epoch, position; /* position: 0 .. n-1 */
-  int64_t clip;            /* the index of the clip at that position of that epoch */
-} SamplePlace;
-/* A sample is a position in the endless sequence of epochs of n >= 1 clips each:
- * batch * global_batch + place in batch. */
-SamplePlace order_sample(uint64_t seed, int64_t sample, int64_t n);
+typedef struct SamplePosition {
+  int64_t epoch, position; /* position in the epoch, 0 .. n-1 */
+  int64_t clip;            /* index of the clip at that position */
+} SamplePosition;
 
-/* The number of the batch that step `step` takes, where the `count` batches of `skipped_batches`
- * (ascending, each once) are taken by none: batch b has the samples b * global_batch and on. */
-int64_t order_batch(int64_t step, const int64_t *skipped_batches, int64_t count);
+/* Returns the position and clip of global sample number `sample` in the endless sequence of epochs
+ * of n >= 1 clips. The number is batch * global_batch + index in the global batch. */
+SamplePosition shuffle_sample(uint64_t seed, int64_t sample, int64_t n);
+
+/* Returns the number of the global batch that step `step` trains on: each step takes the next batch
+ * that is not among the `count` numbers in `skipped_batches` (ascending, distinct). Batch b holds
+ * samples b * global_batch .. (b + 1) * global_batch - 1. */
+int64_t shuffle_batch_of_step(int64_t step, const int64_t *skipped_batches, int64_t count);
 
 #endif

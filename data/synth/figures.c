@@ -1,5 +1,6 @@
-/* Figures: people, animals, cars, balls and birds, posed at a moment. Far limbs are drawn first. A
- * figure's own plan has its feet at (0, 0), height 1 and y up; it walks to the right. */
+/* Figures: people, animals, cars, balls and birds, posed at a time. Far limbs are drawn first. In a
+ * figure's own coordinates the feet are at (0, 0), the height is 1, y points up, and it walks to
+ * the right. */
 #include <math.h>
 
 #include "data/synth/scene.h"
@@ -8,14 +9,14 @@ typedef struct Joint {
   float x, y;
 } Joint;
 
-/* A figure being drawn: its plan's place and scale in the pen's units. */
+/* A figure being drawn: position and scale of its coordinates, in the pen's units. */
 typedef struct Body {
   const Pen *pen;
   const Figure *figure;
   float x, y, size, facing; /* facing: 1 or -1 */
 } Body;
 
-static Joint place(const Body *body, float x, float y) {
+static Joint world_point(const Body *body, float x, float y) {
   return (Joint){body->x + body->facing * body->size * x, body->y - body->size * y};
 }
 
@@ -38,27 +39,28 @@ static void limb(const Body *body, Shape *shape, Joint a, float ra, Joint b, flo
 }
 
 static void disc(const Body *body, Shape *shape, float x, float y, float radius) {
-  Joint centre = place(body, x, y);
+  Joint centre = world_point(body, x, y);
   pen_circle(body->pen, shape, centre.x, centre.y, radius * body->size);
 }
 
-/* The end of a bone of `length` that hangs at `turn` (0 down, positive forwards) from (x, y). */
+/* Computes the end of a bone that hangs from (x, y) at `turn` (0: down, positive: forwards). */
 static void hang(float x, float y, float turn, float length, float *end_x, float *end_y) {
   *end_x = x + length * synth_sine(turn);
   *end_y = y - length * synth_cosine(turn);
 }
 
-/* Two bones, in one shape. Returns the plan's place of the far end through `x`, `y`. */
+/* Adds a limb of two bones as one shape. *x, *y: its start, then its end, in the figure's
+ * coordinates. */
 static void two_bones(const Body *body, const Material *material, float *x, float *y, float upper,
                       float lower, float length, float thick, float thin) {
   float knee_x, knee_y, end_x, end_y;
   hang(*x, *y, upper, length, &knee_x, &knee_y);
   hang(knee_x, knee_y, lower, length, &end_x, &end_y);
-  Joint top = place(body, *x, *y), knee = place(body, knee_x, knee_y);
+  Joint top = world_point(body, *x, *y), knee = world_point(body, knee_x, knee_y);
   Shape *shape = part(body, material, top);
   shape->blend = 0.03f * body->size * body->pen->scale;
   limb(body, shape, top, thick, knee, mix(thick, thin, 0.5f));
-  limb(body, shape, knee, mix(thick, thin, 0.5f), place(body, end_x, end_y), thin);
+  limb(body, shape, knee, mix(thick, thin, 0.5f), world_point(body, end_x, end_y), thin);
   *x = end_x;
   *y = end_y;
 }
@@ -73,9 +75,9 @@ static void leg(const Body *body, float hip_y, float phase, float dim) {
   Material shoe = cloth(colour_scale(f->colours[4], dim));
   float x = 0, y = hip_y, thick = 0.052f + 0.022f * f->build;
   two_bones(body, &trousers, &x, &y, swing, swing - bend, 0.225f, thick, 0.034f);
-  Shape *shape = part(body, &shoe, place(body, x, y));
-  limb(body, shape, place(body, x - 0.005f, y - 0.012f), 0.030f,
-       place(body, x + 0.062f, y - 0.018f), 0.024f);
+  Shape *shape = part(body, &shoe, world_point(body, x, y));
+  limb(body, shape, world_point(body, x - 0.005f, y - 0.012f), 0.030f,
+       world_point(body, x + 0.062f, y - 0.018f), 0.024f);
 }
 
 static void arm(const Body *body, float shoulder_y, float phase, float dim, bool raised) {
@@ -86,7 +88,7 @@ static void arm(const Body *body, float shoulder_y, float phase, float dim, bool
   Material skin = cloth(colour_scale(f->colours[0], dim));
   float x = 0, y = shoulder_y;
   two_bones(body, &sleeve, &x, &y, swing, swing + bend, 0.155f, 0.040f + 0.014f * f->build, 0.027f);
-  Shape *shape = part(body, &skin, place(body, x, y));
+  Shape *shape = part(body, &skin, world_point(body, x, y));
   disc(body, shape, x, y, 0.033f);
 }
 
@@ -98,23 +100,23 @@ static void head(const Body *body, float x, float y, float tilt) {
   eye.ink = 0;
   hair.grain = 0.3f;
   if (f->style & 1) { /* long hair, behind */
-    Shape *back = part(body, &hair, place(body, x, y));
-    limb(body, back, place(body, x - 0.03f, y + 0.02f), r, place(body, x - 0.07f - tilt, y - 0.13f),
-         0.045f);
+    Shape *back = part(body, &hair, world_point(body, x, y));
+    limb(body, back, world_point(body, x - 0.03f, y + 0.02f), r,
+         world_point(body, x - 0.07f - tilt, y - 0.13f), 0.045f);
   }
-  Shape *face = part(body, &skin, place(body, x, y));
+  Shape *face = part(body, &skin, world_point(body, x, y));
   face->blend = 0.02f * body->size * body->pen->scale;
   disc(body, face, x, y, r);
   disc(body, face, x + r * 0.95f, y - 0.015f, 0.016f);
-  Shape *spot = part(body, &eye, place(body, x, y));
-  limb(body, spot, place(body, x + 0.045f, y + 0.016f), 0.011f, place(body, x + 0.045f, y - 0.006f),
-       0.011f);
-  Shape *top = part(body, &hair, place(body, x, y));
-  limb(body, top, place(body, x - 0.05f, y + 0.03f), 0.052f, place(body, x + 0.03f, y + 0.065f),
-       0.038f);
+  Shape *spot = part(body, &eye, world_point(body, x, y));
+  limb(body, spot, world_point(body, x + 0.045f, y + 0.016f), 0.011f,
+       world_point(body, x + 0.045f, y - 0.006f), 0.011f);
+  Shape *top = part(body, &hair, world_point(body, x, y));
+  limb(body, top, world_point(body, x - 0.05f, y + 0.03f), 0.052f,
+       world_point(body, x + 0.03f, y + 0.065f), 0.038f);
   if (f->style & 2) { /* a cap's peak */
-    limb(body, top, place(body, x + 0.03f, y + 0.055f), 0.016f, place(body, x + 0.13f, y + 0.05f),
-         0.012f);
+    limb(body, top, world_point(body, x + 0.03f, y + 0.055f), 0.016f,
+         world_point(body, x + 0.13f, y + 0.05f), 0.012f);
   }
 }
 
@@ -130,11 +132,11 @@ static void person(const Body *body, float seconds) {
   leg(body, hip, phase, 0.86f);
   leg(body, hip, phase + 0.5f, 1);
   float belly = 0.078f + 0.045f * f->build;
-  Shape *torso = part(body, &shirt, place(body, 0, hip));
+  Shape *torso = part(body, &shirt, world_point(body, 0, hip));
   torso->blend = 0.03f * body->size * body->pen->scale;
   pen_turn(torso, 0.25f);
-  limb(body, torso, place(body, 0, hip + 0.02f), belly, place(body, lean, shoulder - 0.03f),
-       0.082f);
+  limb(body, torso, world_point(body, 0, hip + 0.02f), belly,
+       world_point(body, lean, shoulder - 0.03f), 0.082f);
   head(body, lean * 2 + 0.012f, 0.885f + bob, 0.03f * synth_sine(phase));
   arm(body, shoulder, phase, 1, dances && (f->style & 8));
 }
@@ -161,24 +163,25 @@ static void animal(const Body *body, float seconds) {
   dark.ink = 0;
   paw(body, -0.33f, 0.44f, phase + 0.25f, 0.84f);
   paw(body, 0.33f, 0.44f, phase + 0.75f, 0.84f);
-  Shape *tail = part(body, &patch, place(body, -0.45f, back));
-  limb(body, tail, place(body, -0.42f, back + 0.03f), 0.045f,
-       place(body, -0.66f, back + 0.22f + wag), 0.03f);
-  Shape *trunk = part(body, &fur, place(body, 0, back));
+  Shape *tail = part(body, &patch, world_point(body, -0.45f, back));
+  limb(body, tail, world_point(body, -0.42f, back + 0.03f), 0.045f,
+       world_point(body, -0.66f, back + 0.22f + wag), 0.03f);
+  Shape *trunk = part(body, &fur, world_point(body, 0, back));
   trunk->blend = 0.12f * body->size * body->pen->scale;
-  limb(body, trunk, place(body, -0.34f, back), fat, place(body, 0.34f, back + 0.02f), fat * 0.95f);
-  limb(body, trunk, place(body, 0.40f, back + 0.06f), 0.10f, place(body, 0.52f, back + neck + nod),
-       0.10f);
-  limb(body, trunk, place(body, 0.54f, back + neck + 0.03f + nod), 0.125f,
-       place(body, 0.72f, back + neck - 0.02f + nod), 0.072f);
-  Shape *saddle = part(body, &patch, place(body, -0.1f, back));
+  limb(body, trunk, world_point(body, -0.34f, back), fat, world_point(body, 0.34f, back + 0.02f),
+       fat * 0.95f);
+  limb(body, trunk, world_point(body, 0.40f, back + 0.06f), 0.10f,
+       world_point(body, 0.52f, back + neck + nod), 0.10f);
+  limb(body, trunk, world_point(body, 0.54f, back + neck + 0.03f + nod), 0.125f,
+       world_point(body, 0.72f, back + neck - 0.02f + nod), 0.072f);
+  Shape *saddle = part(body, &patch, world_point(body, -0.1f, back));
   saddle->material.ink = 0.6f;
-  limb(body, saddle, place(body, -0.18f, back + 0.03f), fat * 0.55f,
-       place(body, 0.05f, back + 0.05f), fat * 0.4f);
-  Shape *ear = part(body, &patch, place(body, 0.5f, back));
-  limb(body, ear, place(body, 0.50f, back + neck + 0.10f + nod), 0.045f,
-       place(body, 0.44f, back + neck + (f->style & 4 ? 0.24f : 0.0f) + nod), 0.03f);
-  Shape *eye = part(body, &dark, place(body, 0.6f, back));
+  limb(body, saddle, world_point(body, -0.18f, back + 0.03f), fat * 0.55f,
+       world_point(body, 0.05f, back + 0.05f), fat * 0.4f);
+  Shape *ear = part(body, &patch, world_point(body, 0.5f, back));
+  limb(body, ear, world_point(body, 0.50f, back + neck + 0.10f + nod), 0.045f,
+       world_point(body, 0.44f, back + neck + (f->style & 4 ? 0.24f : 0.0f) + nod), 0.03f);
+  Shape *eye = part(body, &dark, world_point(body, 0.6f, back));
   disc(body, eye, 0.60f, back + neck + 0.06f + nod, 0.022f);
   disc(body, eye, 0.775f, back + neck - 0.005f + nod, 0.03f);
   paw(body, -0.30f, 0.44f, phase, 1);
@@ -189,22 +192,22 @@ static void animal(const Body *body, float seconds) {
 
 static void wheel(const Body *body, float x, float turn) {
   Material tyre = cloth((Colour){0.16f, 0.16f, 0.19f}), hub = cloth((Colour){0.75f, 0.76f, 0.8f});
-  Shape *shape = part(body, &tyre, place(body, x, 0.17f));
+  Shape *shape = part(body, &tyre, world_point(body, x, 0.17f));
   disc(body, shape, x, 0.17f, 0.17f);
   hub.pattern = PATTERN_STRIPES;
   hub.second = (Colour){0.45f, 0.46f, 0.5f};
   hub.period = 0.09f * body->size;
   hub.ink = 0.6f;
-  shape = part(body, &hub, place(body, x, 0.17f));
+  shape = part(body, &hub, world_point(body, x, 0.17f));
   pen_turn(shape, turn * body->facing);
   disc(body, shape, x, 0.17f, 0.085f);
 }
 
-static void plan_quad(const Body *body, Shape *shape, const float plan[8]) {
+static void add_quad(const Body *body, Shape *shape, const float corners[8]) {
   float x[4], y[4];
-  for (int i = 0; i < 4; i++) { /* mirrored, the corners' order turns round */
+  for (int i = 0; i < 4; i++) { /* mirroring reverses the order of the corners */
     int from = body->facing > 0 ? i : 3 - i;
-    Joint corner = place(body, plan[2 * from], plan[2 * from + 1]);
+    Joint corner = world_point(body, corners[2 * from], corners[2 * from + 1]);
     x[i] = corner.x, y[i] = corner.y;
   }
   pen_quad(body->pen, shape, x, y);
@@ -231,16 +234,16 @@ static void car(const Body *body, float seconds) {
   lamp.ink = 0.6f;
   Body moved = *body;
   moved.y -= bump * body->size;
-  Shape *cabin = part(&moved, &paint, place(&moved, 0, 0.75f));
-  plan_quad(&moved, cabin, cabins[kind]);
-  Shape *pane = part(&moved, &glass, place(&moved, 0, 0.72f));
-  plan_quad(&moved, pane, panes[kind]);
+  Shape *cabin = part(&moved, &paint, world_point(&moved, 0, 0.75f));
+  add_quad(&moved, cabin, cabins[kind]);
+  Shape *pane = part(&moved, &glass, world_point(&moved, 0, 0.72f));
+  add_quad(&moved, pane, panes[kind]);
   paint.colour = f->style & 4 ? f->colours[1] : f->colours[0];
-  Shape *hull = part(&moved, &paint, place(&moved, 0, 0.36f));
-  Joint centre = place(&moved, 0, 0.37f);
+  Shape *hull = part(&moved, &paint, world_point(&moved, 0, 0.36f));
+  Joint centre = world_point(&moved, 0, 0.37f);
   pen_box(body->pen, hull, centre.x, centre.y, 1.0f * body->size, 0.20f * body->size,
           0.12f * body->size, 0);
-  Shape *light = part(&moved, &lamp, place(&moved, 0.9f, 0.4f));
+  Shape *light = part(&moved, &lamp, world_point(&moved, 0.9f, 0.4f));
   disc(&moved, light, 0.91f, 0.43f, 0.06f);
   wheel(body, -0.56f, turn / (6.2832f * 0.17f));
   wheel(body, 0.56f, turn / (6.2832f * 0.17f));
@@ -255,7 +258,7 @@ static void ball(const Body *body, float seconds) {
   skin.second = f->colours[1];
   skin.period = 0.55f * f->size;
   skin.roundness = 1;
-  Shape *shape = part(body, &skin, place(body, 0, 0.5f + rise));
+  Shape *shape = part(body, &skin, world_point(body, 0, 0.5f + rise));
   pen_turn(shape, f->phase + f->speed * seconds / (3.1416f * f->size));
   disc(body, shape, 0, 0.5f + rise, 0.5f);
 }
@@ -268,17 +271,19 @@ static void bird(const Body *body, float seconds) {
   beak.ink = 0.6f;
   float x, y;
   hang(0.0f, 0.1f, 0.45f + flap, 0.75f, &x, &y);
-  Shape *far_wing = part(body, &wing, place(body, 0, 0));
-  limb(body, far_wing, place(body, 0.05f, 0.1f), 0.16f, place(body, x * 0.8f, y), 0.05f);
-  Shape *trunk = part(body, &feather, place(body, 0, 0));
+  Shape *far_wing = part(body, &wing, world_point(body, 0, 0));
+  limb(body, far_wing, world_point(body, 0.05f, 0.1f), 0.16f, world_point(body, x * 0.8f, y),
+       0.05f);
+  Shape *trunk = part(body, &feather, world_point(body, 0, 0));
   trunk->blend = 0.1f * body->size * body->pen->scale;
-  limb(body, trunk, place(body, -0.5f, -0.02f), 0.07f, place(body, 0.25f, 0.05f), 0.2f);
+  limb(body, trunk, world_point(body, -0.5f, -0.02f), 0.07f, world_point(body, 0.25f, 0.05f), 0.2f);
   disc(body, trunk, 0.46f, 0.18f, 0.17f);
-  Shape *nib = part(body, &beak, place(body, 0.6f, 0.15f));
-  limb(body, nib, place(body, 0.62f, 0.16f), 0.06f, place(body, 0.76f, 0.12f), 0.025f);
+  Shape *nib = part(body, &beak, world_point(body, 0.6f, 0.15f));
+  limb(body, nib, world_point(body, 0.62f, 0.16f), 0.06f, world_point(body, 0.76f, 0.12f), 0.025f);
   hang(0.0f, 0.1f, 0.5f + flap * 1.3f, 0.8f, &x, &y);
-  Shape *near_wing = part(body, &wing, place(body, 0, 0));
-  limb(body, near_wing, place(body, 0, 0.08f), 0.18f, place(body, -0.25f - x, y), 0.05f);
+  Shape *near_wing = part(body, &wing, world_point(body, 0, 0));
+  limb(body, near_wing, world_point(body, 0, 0.08f), 0.18f, world_point(body, -0.25f - x, y),
+       0.05f);
 }
 
 void figure_pose(const Pen *pen, const Figure *figure, float seconds) {

@@ -1,4 +1,4 @@
-/* What stands about: trees, houses, clouds, rocks, posts, pictures on a wall, the sun. */
+/* Props: trees, houses, clouds, rocks, lamp posts, pictures on a wall, the sun. */
 #include "data/synth/scene.h"
 
 static Material backdrop(Colour colour, float grain, float grain_size) {
@@ -10,7 +10,8 @@ static Material backdrop(Colour colour, float grain, float grain_size) {
                     .ink = 0.85f};
 }
 
-static float draw(uint32_t seed, int which) { /* 0 to 1, of this prop alone */
+/* Random number `which` of a prop, 0 to 1. */
+static float prop_random(uint32_t seed, int which) {
   uint32_t h = (seed + 0x9E3779B9u * (uint32_t)which) * 0x85EBCA6Bu;
   h = (h ^ h >> 13) * 0xC2B2AE35u;
   return (float)((h ^ h >> 16) & 0xFFFF) / 65536.0f;
@@ -26,10 +27,10 @@ static void tree(const Pen *pen, const Prop *p, float seconds) {
   Shape *crown = pen_shape(pen, &leaves, p->x + sway, p->y - 0.7f * h, p->seed);
   crown->blend = 0.05f * w * pen->scale;
   for (int i = 0; i < 5; i++) {
-    float turn = 0.2f * (float)i + 0.1f * draw(p->seed, i), out = i ? 0.30f * w : 0;
+    float turn = 0.2f * (float)i + 0.1f * prop_random(p->seed, i), out = i ? 0.30f * w : 0;
     pen_circle(pen, crown, p->x + sway + out * synth_cosine(turn),
                p->y - 0.72f * h - 0.65f * out * synth_sine(turn),
-               w * (0.22f + 0.10f * draw(p->seed, 10 + i)));
+               w * (0.22f + 0.10f * prop_random(p->seed, 10 + i)));
   }
 }
 
@@ -85,7 +86,7 @@ static void cloud(const Pen *pen, const Prop *p, float seconds) {
   for (int i = 0; i < 5; i++) {
     float along = ((float)i - 2) * 0.2f * p->width;
     float radius =
-        p->height * (0.55f - 0.10f * (float)((i - 2) * (i - 2)) + 0.12f * draw(p->seed, i));
+        p->height * (0.55f - 0.10f * (float)((i - 2) * (i - 2)) + 0.12f * prop_random(p->seed, i));
     pen_circle(pen, shape, x + along, p->y - 0.3f * radius, radius > 0.02f ? radius : 0.02f);
   }
 }
@@ -98,7 +99,7 @@ static void rock(const Pen *pen, const Prop *p) {
   shape->blend = 0.12f * p->width * pen->scale;
   pen_capsule(pen, shape, p->x - 0.28f * p->width, p->y - 0.2f * p->height, 0.22f * p->width,
               p->x + 0.25f * p->width, p->y - 0.15f * p->height, 0.2f * p->width);
-  pen_circle(pen, shape, p->x + (draw(p->seed, 1) - 0.5f) * 0.4f * p->width,
+  pen_circle(pen, shape, p->x + (prop_random(p->seed, 1) - 0.5f) * 0.4f * p->width,
              p->y - 0.5f * p->height, 0.26f * p->width);
 }
 
@@ -111,7 +112,7 @@ static void post(const Pen *pen, const Prop *p) {
   pen_circle(pen, lamp, p->x, p->y - p->height, 0.045f);
 }
 
-/* A framed picture, or a window, on a wall. */
+/* A framed picture or a window on a wall. */
 static void picture(const Pen *pen, const Prop *p) {
   Material border = backdrop(p->colours[1], 0.2f, 0.02f),
            inside = backdrop(p->colours[0], 0.1f, 0.05f);

@@ -1,12 +1,13 @@
-/* The rendered scenes behind synth_clip: what a scene is, how it is posed at a moment, how a posed
- * frame becomes film and cel. Internal to data/synth*.c.
+/* Scenes for synth_clip: scene.c generates a scene at random and poses it at a time, figures.c and
+ * props.c add its objects with the functions of shapes.c, and render.c renders a posed frame as
+ * source and target. Internal to data/synth.
  *
- * A scene is drawn once from (seed, clip) and knows nothing of sizes or frame counts, so the same
- * clip at another size shows the same picture and a longer clip goes on where the shorter one ends.
- * World units are frame heights, y down, the origin in the middle of an unmoved camera.
+ * A scene depends only on (seed, clip), not on frame size or count: the same clip at another size
+ * shows the same picture, and a longer clip begins with the shorter one. World units are frame
+ * heights, y down, the origin in the middle of an unmoved camera.
  *
- * Nothing here calls libm but sqrtf, floorf and fabsf, which are exact, and products and sums are
- * not contracted: the bytes do not depend on compiler, processor or library version. */
+ * The bytes do not depend on compiler, processor or library version: of libm only sqrtf, floorf and
+ * fabsf are called, which are exact, and products and sums are not contracted. */
 #ifndef CELFORGE_DATA_SYNTH_SCENE_H
 #define CELFORGE_DATA_SYNTH_SCENE_H
 
@@ -16,7 +17,7 @@
 #include "base/error.h"
 #include "base/random.h"
 
-#ifdef __clang__ /* gcc in ISO mode does not contract */
+#ifdef __clang__ /* gcc does not contract in ISO mode */
 #pragma STDC FP_CONTRACT OFF
 #endif
 
@@ -29,9 +30,9 @@ enum { SHAPE_PRIMITIVES = 8, FRAME_SHAPES = 256 };
 
 typedef enum PrimitiveKind {
   PRIMITIVE_CAPSULE, /* a round-ended limb from (ax,ay) to (bx,by), radii ra and rb */
-  PRIMITIVE_BOX,     /* centre (ax,ay), half size (bx,by), corner radius ra, turned */
+  PRIMITIVE_BOX,     /* centre (ax,ay), half size (bx,by), corner radius ra, rotated */
   PRIMITIVE_QUAD,    /* four corners, clockwise on the screen, convex */
-  PRIMITIVE_RIDGE,   /* all below a wavy line: waves of height[], frequency[], phase[] at ay */
+  PRIMITIVE_RIDGE,   /* all below a wavy line at ay, the sum of three sine waves */
 } PrimitiveKind;
 
 typedef struct Primitive {
@@ -39,19 +40,20 @@ typedef struct Primitive {
   float ax, ay, bx, by, ra, rb;
   float cosine, sine;
   float x[4], y[4];                        /* of QUAD */
-  float height[3], frequency[3], phase[3]; /* of RIDGE: pixels, turns a pixel, turns */
+  float height[3], frequency[3], phase[3]; /* of RIDGE: pixels, turns per pixel, turns */
 } Primitive;
 
 typedef enum Pattern { PATTERN_PLAIN, PATTERN_STRIPES, PATTERN_WINDOWS } Pattern;
 
-/* What a thing is made of. `colour` is the cel's paint; film sees a duller, textured one. */
+/* The surface of a shape. `colour` is used unchanged in the target; the source has a duller,
+ * textured version. */
 typedef struct Material {
-  Colour colour, second; /* `second` fills every other stripe, or the windows */
+  Colour colour, second; /* `second`: of every other stripe, or of windows */
   Pattern pattern;
-  float period;            /* of the pattern, world units */
-  float grain, grain_size; /* film only: strength, and size in world units */
-  float roundness;         /* 1: lit like a limb, 0: lit like a backdrop */
-  float level;             /* of light, at the shape's origin, where it is not round */
+  float period;            /* of the pattern, in world units */
+  float grain, grain_size; /* source only: strength, and size in world units */
+  float roundness;         /* 1: shaded like a limb, 0: flat like a backdrop */
+  float level;             /* light at the shape's origin, for the flat part */
   float slope_x, slope_y;  /* change of level per world unit */
   float ink;               /* width of the outline, relative; 0: none */
 } Material;
@@ -60,12 +62,12 @@ typedef struct Shape {
   Material material;
   Primitive primitives[SHAPE_PRIMITIVES];
   int count;
-  bool shadow;          /* darkens what lies behind and has no colour of its own */
-  float blend;          /* pixels over which the primitives flow into each other */
-  float scale;          /* pixels to a world unit */
+  bool shadow;          /* darkens the shapes behind it and has no colour of its own */
+  float blend;          /* pixels over which the primitives blend into each other */
+  float scale;          /* pixels per world unit */
   float ox, oy, ux, uy; /* origin and axis of texture and pattern, pixels */
   uint32_t seed;        /* of the texture */
-  float x0, y0, x1, y1; /* what it may touch, pixels */
+  float x0, y0, x1, y1; /* bounding box, pixels */
 } Shape;
 
 typedef struct Frame {
@@ -73,9 +75,9 @@ typedef struct Frame {
   float ink;      /* half the width of a line, pixels */
   float light[3]; /* unit vector towards the light, z towards the camera */
   Colour sky_top, sky_bottom;
-  float horizon; /* pixel row where the sky's gradient ends */
-  Colour grade;  /* the colour of the light, on film and cel alike */
-  float lamp_x, lamp_y, lamp_radius, lamp_strength; /* a pool of light; pixels */
+  float horizon;                                    /* pixel row where the sky's gradient ends */
+  Colour grade;                                     /* colour of the light, in source and target */
+  float lamp_x, lamp_y, lamp_radius, lamp_strength; /* a circle of light; pixels */
   Shape shapes[FRAME_SHAPES];
   int count;
 } Frame;
@@ -92,13 +94,13 @@ typedef enum FigureKind {
 
 typedef struct Figure {
   FigureKind kind;
-  float x, y, size; /* where it stands at time 0, and its height */
-  float speed;      /* world units a second, signed: the way it faces */
-  float rate;       /* of its gait, turns a second */
+  float x, y, size; /* position at time 0, and height */
+  float speed;      /* world units per second; the sign is the direction it faces */
+  float rate;       /* of its gait, turns per second */
   float phase;      /* turns */
-  float vigour;     /* of its movements, about 1 */
-  float build;      /* thin 0 to stout 1 */
-  int style;        /* which variant */
+  float vigour;     /* amplitude of its movements, about 1 */
+  float build;      /* 0 thin, 1 stout */
+  int style;        /* variant: the bits choose details */
   Colour colours[5];
   Pattern pattern;
   uint32_t seed;
@@ -118,7 +120,7 @@ typedef enum PropKind {
 
 typedef struct Prop {
   PropKind kind;
-  float x, y, width, height, depth; /* depth: 0 moves with the camera, 1 stands in the world */
+  float x, y, width, height, depth; /* depth: 0 is fixed to the camera, 1 to the world */
   float phase, rate;                /* of its swaying */
   Colour colours[3];
   uint32_t seed;
@@ -127,23 +129,23 @@ typedef struct Prop {
 typedef struct Ridge {
   float y, depth;
   float height[3], frequency[3], phase[3]; /* world units */
-  float drift;                             /* world units a second: waves of a sea */
+  float drift;                             /* world units per second, for the waves of a sea */
   Material material;
   uint32_t seed;
 } Ridge;
 
 typedef struct Camera {
   float x, y, zoom;            /* at time 0 */
-  float pan_x, pan_y, zooming; /* a second */
+  float pan_x, pan_y, zooming; /* per second */
   float shake, shake_rate, phase;
 } Camera;
 
-/* What the film camera does to the picture; the cel knows nothing of it. */
+/* The camera's imperfections. They apply to the source only. */
 typedef struct Lens {
   float exposure;
   Colour balance;
   float vignette; /* darkening in the corners */
-  float defocus;  /* 0 to 1: weight of the neighbours */
+  float defocus;  /* 0 to 1: weight of neighbouring pixels */
   float noise;    /* standard deviation, 0 to 1 */
 } Lens;
 
@@ -162,26 +164,29 @@ typedef struct Scene {
   int ridge_count;
   Prop props[SCENE_PROPS];
   int prop_count;
-  int props_behind[SCENE_RIDGES + 1]; /* how many props stand behind ridge i */
+  int props_behind[SCENE_RIDGES + 1]; /* [i]: number of props behind ridge i */
   Figure figures[SCENE_FIGURES];
   int figure_count;
 } Scene;
 
-void scene_draw(uint64_t seed, int64_t clip, Scene *out);
-/* Where everything is `seconds` after the clip's start. */
+/* Generates the scene of clip `clip` from the seed. */
+void scene_generate(uint64_t seed, int64_t clip, Scene *out);
+/* Computes the shapes of the frame `seconds` after the clip's start. */
 void scene_pose(const Scene *scene, float seconds, int width, int height, Frame *out);
-/* u8 [height,width,3] both. `scratch` holds RENDER_PLANES * width * height floats. */
 enum { RENDER_PLANES = 11 };
-void frame_render(const Frame *frame, const Scene *scene, int index, float *scratch, uint8_t *film,
-                  uint8_t *cel);
+/* Renders frame `index` as source and target, both u8 [height,width,3]. `scratch` holds
+ * RENDER_PLANES * width * height floats. */
+void frame_render(const Frame *frame, const Scene *scene, int index, float *scratch,
+                  uint8_t *source, uint8_t *target);
 
-/* --- Posing: a pen that draws in the world units of one depth --------------------------------- */
+/* --- Posing: a pen that adds shapes in world units of one depth --------------------------------
+ */
 typedef struct Pen {
   Frame *frame;
-  float x, y, scale; /* pixel of the world's origin at this depth; pixels a unit */
+  float x, y, scale; /* pixel of the world's origin at this depth; pixels per unit */
 } Pen;
 
-/* A new shape in front of all others, its texture and pattern fixed to (x, y). */
+/* Adds an empty shape in front of all others, its texture and pattern fixed to (x, y). */
 Shape *pen_shape(const Pen *pen, const Material *material, float x, float y, uint32_t seed);
 void pen_capsule(const Pen *pen, Shape *shape, float ax, float ay, float ra, float bx, float by,
                  float rb);
@@ -190,16 +195,16 @@ void pen_box(const Pen *pen, Shape *shape, float x, float y, float half_width, f
              float corner, float turn);
 void pen_quad(const Pen *pen, Shape *shape, const float x[4], const float y[4]);
 void pen_ridge(const Pen *pen, Shape *shape, const Ridge *ridge, float shift);
-/* A flat shadow on the ground. */
+/* Adds a flat shadow on the ground. */
 void pen_shadow(const Pen *pen, float x, float y, float half_width);
-/* Turns the shape's texture and pattern. */
+/* Rotates the shape's texture and pattern. */
 void pen_turn(Shape *shape, float turn);
 
 void figure_pose(const Pen *pen, const Figure *figure, float seconds);
 void prop_pose(const Pen *pen, const Prop *prop, float seconds);
 
 /* --- Arithmetic ------------------------------------------------------------------------------- */
-float synth_sine(float turns); /* sin(2 pi turns), within 4e-6 */
+float synth_sine(float turns); /* sin(2 pi turns), with an error below 4e-6 */
 static inline float synth_cosine(float turns) {
   return synth_sine(turns + 0.25f);
 }

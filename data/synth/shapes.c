@@ -1,9 +1,9 @@
-/* Shapes in pixels from sizes in world units. */
+/* Adds shapes to a frame, converting world units to pixels. */
 #include <math.h>
 
 #include "data/synth/scene.h"
 
-/* The odd polynomial of sin on a quarter turn either side of 0. */
+/* A Taylor polynomial on [-1/4, 1/4] turns; other angles are reflected into that range. */
 float synth_sine(float turns) {
   float t = turns - floorf(turns + 0.5f); /* [-0.5, 0.5] */
   if (t > 0.25f) t = 0.5f - t;
@@ -21,7 +21,7 @@ static float pixel_y(const Pen *pen, float y) {
 
 Shape *pen_shape(const Pen *pen, const Material *material, float x, float y, uint32_t seed) {
   Frame *frame = pen->frame;
-  /* A full frame draws over its last shape: scenes are made to stay well below. */
+  /* A full frame would replace its last shape; scenes have far fewer. */
   Shape *shape = &frame->shapes[frame->count < FRAME_SHAPES ? frame->count++ : FRAME_SHAPES - 1];
   *shape = (Shape){
       .material = *material,
@@ -43,6 +43,7 @@ void pen_turn(Shape *shape, float turn) {
   shape->uy = synth_sine(turn);
 }
 
+/* Extends the bounding box by a circle of radius `margin`. */
 static void include(Shape *shape, float x, float y, float margin) {
   if (x - margin < shape->x0) shape->x0 = x - margin;
   if (y - margin < shape->y0) shape->y0 = y - margin;
@@ -50,20 +51,21 @@ static void include(Shape *shape, float x, float y, float margin) {
   if (y + margin > shape->y1) shape->y1 = y + margin;
 }
 
-static Primitive *add(Shape *shape, PrimitiveKind kind) {
-  int place = shape->count < SHAPE_PRIMITIVES ? shape->count++ : SHAPE_PRIMITIVES - 1;
-  shape->primitives[place] = (Primitive){.kind = kind};
-  return &shape->primitives[place];
+static Primitive *add_primitive(Shape *shape, PrimitiveKind kind) {
+  int index = shape->count < SHAPE_PRIMITIVES ? shape->count++ : SHAPE_PRIMITIVES - 1;
+  shape->primitives[index] = (Primitive){.kind = kind};
+  return &shape->primitives[index];
 }
 
-/* How far beyond its edge a shape may still paint: the line, a blend's bulge, one pixel. */
+/* Pixels beyond its edge that a shape may paint: the outline and its shading, the blending, one
+ * pixel. */
 static float reach(const Pen *pen, const Shape *shape) {
   return 2.2f * pen->frame->ink * shape->material.ink + shape->blend + 1.5f;
 }
 
 void pen_capsule(const Pen *pen, Shape *shape, float ax, float ay, float ra, float bx, float by,
                  float rb) {
-  Primitive *p = add(shape, PRIMITIVE_CAPSULE);
+  Primitive *p = add_primitive(shape, PRIMITIVE_CAPSULE);
   p->ax = pixel_x(pen, ax), p->ay = pixel_y(pen, ay), p->ra = ra * pen->scale;
   p->bx = pixel_x(pen, bx), p->by = pixel_y(pen, by), p->rb = rb * pen->scale;
   include(shape, p->ax, p->ay, p->ra + reach(pen, shape));
@@ -76,7 +78,7 @@ void pen_circle(const Pen *pen, Shape *shape, float x, float y, float radius) {
 
 void pen_box(const Pen *pen, Shape *shape, float x, float y, float half_width, float half_height,
              float corner, float turn) {
-  Primitive *p = add(shape, PRIMITIVE_BOX);
+  Primitive *p = add_primitive(shape, PRIMITIVE_BOX);
   p->ax = pixel_x(pen, x), p->ay = pixel_y(pen, y);
   p->bx = half_width * pen->scale, p->by = half_height * pen->scale;
   p->ra = corner * pen->scale;
@@ -88,7 +90,7 @@ void pen_box(const Pen *pen, Shape *shape, float x, float y, float half_width, f
 }
 
 void pen_quad(const Pen *pen, Shape *shape, const float x[4], const float y[4]) {
-  Primitive *p = add(shape, PRIMITIVE_QUAD);
+  Primitive *p = add_primitive(shape, PRIMITIVE_QUAD);
   for (int i = 0; i < 4; i++) {
     p->x[i] = pixel_x(pen, x[i]);
     p->y[i] = pixel_y(pen, y[i]);
@@ -97,7 +99,7 @@ void pen_quad(const Pen *pen, Shape *shape, const float x[4], const float y[4]) 
 }
 
 void pen_ridge(const Pen *pen, Shape *shape, const Ridge *ridge, float shift) {
-  Primitive *p = add(shape, PRIMITIVE_RIDGE);
+  Primitive *p = add_primitive(shape, PRIMITIVE_RIDGE);
   float tallest = 0;
   p->ay = pixel_y(pen, ridge->y);
   for (int i = 0; i < 3; i++) {

@@ -1,28 +1,29 @@
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
+#include "base/bulk_memory.h"
+#include "base/host.h"
 #include "base/memory.h"
 #include "data/build/build.h"
 #include "data/dataset/dataset.h"
 
 enum { MAX_FRAMES = 4096, MIN_SIDE = 8, MAX_SIDE = 8192, MAX_THREADS = 256 };
 
-static Status check(const SynthOptions *o, Error *error) {
+static Status check_options(const SynthOptions *o, Error *error) {
   if (o->clips < 1)
-    return error_set(error, ERROR_USAGE, "synth: %lld clips; allowed: 1 and more",
+    return error_set(error, ERROR_USAGE, "synth: --clips %lld: expected 1 or more",
                      (long long)o->clips);
   if (o->first_clip < 0)
-    return error_set(error, ERROR_USAGE, "synth: the first clip is %lld; allowed: 0 and more",
+    return error_set(error, ERROR_USAGE, "synth: --first-clip %lld: expected 0 or more",
                      (long long)o->first_clip);
   if (o->frames < 1 || o->frames > MAX_FRAMES)
-    return error_set(error, ERROR_USAGE, "synth: %d frames a clip; allowed: 1 to %d", o->frames,
+    return error_set(error, ERROR_USAGE, "synth: --frames %d: expected 1 to %d", o->frames,
                      MAX_FRAMES);
   if (o->width < MIN_SIDE || o->height < MIN_SIDE || o->width > MAX_SIDE || o->height > MAX_SIDE)
-    return error_set(error, ERROR_USAGE, "synth: size %dx%d; allowed: %dx%d to %dx%d", o->width,
+    return error_set(error, ERROR_USAGE, "synth: --size %dx%d: expected %dx%d to %dx%d", o->width,
                      o->height, MIN_SIDE, MIN_SIDE, MAX_SIDE, MAX_SIDE);
   if (o->threads < 0 || o->threads > MAX_THREADS)
-    return error_set(error, ERROR_USAGE, "synth: %d threads; allowed: 0 (every core) to %d",
+    return error_set(error, ERROR_USAGE, "synth: --threads %d: expected 0 (all processors) to %d",
                      o->threads, MAX_THREADS);
   return OK;
 }
@@ -35,43 +36,40 @@ static ClipName name_clip(uint64_t seed, int64_t clip) {
   return name;
 }
 
-/* Renders `count` clips, one a thread, into `films` and `cels`, `bytes` each. */
-static void render(const SynthOptions *o, int64_t first, int count, int threads, uint8_t *films,
-                   uint8_t *cels, size_t bytes) {
+/* Renders `count` clips in parallel into `sources` and `targets`, with `bytes` per clip. */
+static void render(const SynthOptions *o, int64_t first, int count, int threads, uint8_t *sources,
+                   uint8_t *targets, size_t bytes) {
   (void)threads; /* where the compiler has no OpenMP */
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (int i = 0; i < count; i++)
-    synth_clip(o->seed, first + i, o->frames, o->width, o->height, films + bytes * (size_t)i,
-               cels + bytes * (size_t)i);
+    synth_clip(o->seed, first + i, o->frames, o->width, o->height, sources + bytes * (size_t)i,
+               targets + bytes * (size_t)i);
 }
 
-/* Rounds of as many clips as there are threads, each written in order behind its rendering. */
+/* Renders as many clips at a time as there are threads, then writes them in order. */
 static Status write_clips(const SynthOptions *o, int64_t already, DatasetWriter *writer,
                           Error *error) {
   Status status = OK;
-  long cores = sysconf(_SC_NPROCESSORS_ONLN);
-  int threads = o->threads            ? o->threads
-                : cores < 1           ? 1
-                : cores > MAX_THREADS ? MAX_THREADS
-                                      : (int)cores;
+  int threads = o->threads ? o->threads : host_processor_count();
+  if (threads > MAX_THREADS) threads = MAX_THREADS;
   size_t bytes = (size_t)o->frames * (size_t)o->width * (size_t)o->height * 3;
-  void *films = NULL, *cels = NULL;
-  TRY(mem_bulk(bytes * (size_t)threads, "the rendered clips", &films, error));
-  TRY(mem_bulk(bytes * (size_t)threads, "the rendered clips", &cels, error));
+  void *sources = NULL, *targets = NULL;
+  TRY(mem_bulk(bytes * (size_t)threads, "the rendered clips", &sources, error));
+  TRY(mem_bulk(bytes * (size_t)threads, "the rendered clips", &targets, error));
   for (int64_t done = already; done < o->clips;) {
     int count = o->clips - done < threads ? (int)(o->clips - done) : threads;
-    render(o, o->first_clip + done, count, threads, films, cels, bytes);
+    render(o, o->first_clip + done, count, threads, sources, targets, bytes);
     for (int i = 0; i < count; i++) {
       ClipName name = name_clip(o->seed, o->first_clip + done + i);
-      TRY(dataset_writer_add(writer, (uint8_t *)films + bytes * (size_t)i,
-                             (uint8_t *)cels + bytes * (size_t)i, &name, error));
+      TRY(dataset_writer_add(writer, (uint8_t *)sources + bytes * (size_t)i,
+                             (uint8_t *)targets + bytes * (size_t)i, &name, error));
     }
     done += count;
     if (o->progress) o->progress(o->progress_context, done, o->clips, "clips");
   }
 done:
-  free(cels);
-  free(films);
+  free(targets);
+  free(sources);
   return status;
 }
 
@@ -80,7 +78,7 @@ Status synth_run(const SynthOptions *options, Error *error) {
   DatasetWriter *writer = NULL;
   int64_t already = 0;
   char *maker = NULL;
-  TRY(check(options, error));
+  TRY(check_options(options, error));
   DatasetSpec spec = {
       .shape = {.frames = options->frames,
                 .source_height = options->height,

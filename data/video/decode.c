@@ -1,3 +1,4 @@
+/* Demuxes and decodes videos. Damage is an error: FFmpeg would conceal it or skip it. */
 #include "data/video/internal.h"
 
 #if WITH_FFMPEG
@@ -22,18 +23,18 @@ typedef struct StreamReader {
   FrameFilter *filter;
   int width, height;      /* of every frame, before the filter */
   int64_t decoded;        /* frames */
-  int64_t packets, shown; /* of the video; shown: those that are not to be discarded */
-  int64_t reached;        /* the end of the latest packet of any stream, in AV_TIME_BASE */
-  char *fault;            /* what the demuxer passed over, or NULL */
-  bool pending;           /* `frame` was decoded to learn its format and not yet filtered */
+  int64_t packets, shown; /* video packets; of those, the ones that are displayed */
+  int64_t reached;        /* end time of the latest packet of any stream, in AV_TIME_BASE */
+  char *fault;            /* the first error the demuxer skipped, or NULL; owned */
+  bool pending;           /* `frame` was decoded for its format and is not yet filtered */
   bool no_more_frames;
 } StreamReader;
 
-Status video_demux(const char *path, AVFormatContext **out, Error *error) {
-  video_log_start();
-  video_log_forget();
+Status demuxer_open(const char *path, AVFormatContext **out, Error *error) {
+  ffmpeg_log_capture();
+  ffmpeg_log_clear();
   *out = NULL;
-  /* "file:" keeps a name with a colon from being taken for an address. */
+  /* "file:" keeps a name with a colon from being parsed as a URL. */
   char *url = mem_format("file:%s", path);
   AVDictionary *options = NULL;
   av_dict_set(&options, "protocol_whitelist", "file", 0);
@@ -42,27 +43,28 @@ Status video_demux(const char *path, AVFormatContext **out, Error *error) {
   free(url);
   if (code < 0) {
     bool system = code == AVERROR(ENOENT) || code == AVERROR(EACCES) || code == AVERROR(EIO);
-    return video_error(error, system ? ERROR_IO : ERROR_DATA, code, "%s: cannot be read as a video",
-                       path);
+    return ffmpeg_error(error, system ? ERROR_IO : ERROR_DATA, code, "%s: cannot open as a video",
+                        path);
   }
-  video_log_forget(); /* of the header: odd, perhaps, but the file can be opened */
+  ffmpeg_log_clear(); /* errors in the header, if the file can be opened, do not matter */
   code = avformat_find_stream_info(*out, NULL);
   if (code < 0) {
     avformat_close_input(out);
-    return video_error(error, ERROR_DATA, code, "%s: no stream can be understood", path);
+    return ffmpeg_error(error, ERROR_DATA, code, "%s: no stream can be decoded", path);
   }
   return OK;
 }
 
-/* Those that keep their word on damaged files: MPEG-4's frame threads abort the whole process
- * (FFmpeg 5.1), MPEG-2's slice threads refuse good files. Slice threads of H.264 keep no account of
- * errors. */
-static bool threads_are_sound(enum AVCodecID id) {
-  static const enum AVCodecID sound[] = {AV_CODEC_ID_H264, AV_CODEC_ID_HEVC,   AV_CODEC_ID_VP9,
-                                         AV_CODEC_ID_AV1,  AV_CODEC_ID_PRORES, AV_CODEC_ID_DNXHD,
-                                         AV_CODEC_ID_FFV1};
-  for (size_t i = 0; i < sizeof sound / sizeof *sound; i++)
-    if (sound[i] == id) return true;
+/* True for codecs whose frame threads are safe on damaged files. MPEG-4's abort the process (FFmpeg
+ * 5.1). Slice threads are not used at all: MPEG-2's reject good files, H.264's do not report
+ * errors.
+ */
+static bool frame_threads_are_safe(enum AVCodecID id) {
+  static const enum AVCodecID safe[] = {AV_CODEC_ID_H264, AV_CODEC_ID_HEVC,   AV_CODEC_ID_VP9,
+                                        AV_CODEC_ID_AV1,  AV_CODEC_ID_PRORES, AV_CODEC_ID_DNXHD,
+                                        AV_CODEC_ID_FFV1};
+  for (size_t i = 0; i < sizeof safe / sizeof *safe; i++)
+    if (safe[i] == id) return true;
   return false;
 }
 
@@ -70,8 +72,8 @@ static Status open_decoder(StreamReader *reader, Error *error) {
   const AVCodec *decoder = NULL;
   int index = av_find_best_stream(reader->format, AVMEDIA_TYPE_VIDEO, -1, -1, &decoder, 0);
   if (index < 0 || !decoder)
-    return video_error(error, ERROR_DATA, index, "%s: has no video that can be decoded",
-                       reader->path);
+    return ffmpeg_error(error, ERROR_DATA, index, "%s: no video stream that can be decoded",
+                        reader->path);
   reader->stream = reader->format->streams[index];
   reader->codec = avcodec_alloc_context3(decoder);
   reader->packet = av_packet_alloc();
@@ -80,60 +82,61 @@ static Status open_decoder(StreamReader *reader, Error *error) {
     return error_set(error, ERROR_INTERNAL, "%s: no memory for a decoder", reader->path);
   int code = avcodec_parameters_to_context(reader->codec, reader->stream->codecpar);
   reader->codec->pkt_timebase = reader->stream->time_base;
-  reader->codec->thread_count = threads_are_sound(decoder->id) ? 0 : 1;
+  reader->codec->thread_count = frame_threads_are_safe(decoder->id) ? 0 : 1;
   reader->codec->thread_type = FF_THREAD_FRAME;
-  /* A damaged picture must be an error, not a guess at what it showed. Concealment stays on: only
-   * then does the decoder keep account of what is missing and mark the frames it had to make up. */
+  /* A damaged frame must be an error. Concealment stays on nevertheless, since only then does the
+   * decoder mark the frames that it had to conceal. */
   reader->codec->err_recognition = AV_EF_CRCCHECK | AV_EF_BITSTREAM | AV_EF_BUFFER | AV_EF_EXPLODE;
   if (code >= 0) code = avcodec_open2(reader->codec, decoder, NULL);
   if (code < 0)
-    return video_error(error, ERROR_DATA, code, "%s: the %s decoder does not take it", reader->path,
-                       decoder->name);
+    return ffmpeg_error(error, ERROR_DATA, code, "%s: the %s decoder does not accept the stream",
+                        reader->path, decoder->name);
   return OK;
 }
 
-static Status broken(const StreamReader *reader, int code, Error *error) {
-  return video_error(error, ERROR_DATA, code, "%s: breaks at frame %lld", reader->path,
-                     (long long)reader->decoded);
+static Status decode_error(const StreamReader *reader, int code, Error *error) {
+  return ffmpeg_error(error, ERROR_DATA, code, "%s: damaged at frame %lld", reader->path,
+                      (long long)reader->decoded);
 }
 
-static Status passed_over(const StreamReader *reader, Error *error) {
-  return error_set(error, ERROR_DATA, "%s: breaks at or before frame %lld: %s", reader->path,
+static Status skipped_error(const StreamReader *reader, Error *error) {
+  return error_set(error, ERROR_DATA, "%s: damaged at or before frame %lld: %s", reader->path,
                    (long long)reader->decoded, reader->fault);
 }
 
-/* How much of a file's length may be missing at its end: stamps are not exact, and streams may end
- * apart. Where the demuxer found a fault there is less reason for patience. */
-static int64_t allowed_shortfall(const StreamReader *reader, int64_t promised) {
+/* Returns how much of a file's duration may be missing at its end, in AV_TIME_BASE: timestamps are
+ * not exact, and streams may end at different times. Two frames if the demuxer has skipped errors.
+ */
+static int64_t allowed_shortfall(const StreamReader *reader, int64_t expected) {
   const int64_t half_a_second = AV_TIME_BASE / 2;
   AVRational rate = reader->stream->avg_frame_rate;
   if (reader->fault && rate.num > 0 && rate.den > 0)
     return 2 * av_rescale_q(1, av_inv_q(rate), AV_TIME_BASE_Q);
-  return promised / 100 > half_a_second ? promised / 100 : half_a_second;
+  return expected / 100 > half_a_second ? expected / 100 : half_a_second;
 }
 
-/* Some demuxers take a hole in a file for its end, so what came is held against what the container
- * promised. */
+/* Compares the frames and duration read with the container's header, since some demuxers take a gap
+ * in the file for its end. */
 static Status check_length(const StreamReader *reader, Error *error) {
   const AVFormatContext *format = reader->format;
-  int64_t promised = format->duration, start = format->start_time;
+  int64_t expected = format->duration, start = format->start_time;
   if (reader->stream->nb_frames > reader->packets)
-    return error_set(error, ERROR_DATA, "%s: breaks at frame %lld of %lld: the file is cut short",
+    return error_set(error, ERROR_DATA, "%s: damaged at frame %lld of %lld: the file is truncated",
                      reader->path, (long long)reader->decoded,
                      (long long)reader->stream->nb_frames);
-  if (promised <= 0 || format->duration_estimation_method == AVFMT_DURATION_FROM_BITRATE)
-    return reader->fault ? passed_over(reader, error) : OK;
+  if (expected <= 0 || format->duration_estimation_method == AVFMT_DURATION_FROM_BITRATE)
+    return reader->fault ? skipped_error(reader, error) : OK;
   int64_t got = reader->reached - (start != AV_NOPTS_VALUE ? start : 0);
-  if (got + allowed_shortfall(reader, promised) >= promised) return OK;
+  if (got + allowed_shortfall(reader, expected) >= expected) return OK;
   return error_set(error, ERROR_DATA,
-                   "%s: breaks at frame %lld: %.2f of %.2f seconds could be read%s%s%s",
+                   "%s: damaged at frame %lld: only %.2f of %.2f s could be read%s%s%s",
                    reader->path, (long long)reader->decoded, (double)got / AV_TIME_BASE,
-                   (double)promised / AV_TIME_BASE, reader->fault ? " (" : "",
+                   (double)expected / AV_TIME_BASE, reader->fault ? " (" : "",
                    reader->fault ? reader->fault : "", reader->fault ? ")" : "");
 }
 
-/* Of these every packet is a frame. Of others some are fields, or frames that are never shown, or
- * refer to what a cut took away. */
+/* True for codecs in which every packet is a frame. In others a packet may be a field, a frame that
+ * is never displayed, or one that refers to frames an edit has removed. */
 static bool packets_are_frames(const AVCodecContext *codec) {
   const AVCodecDescriptor *descriptor = avcodec_descriptor_get(codec->codec_id);
   return codec->codec_id == AV_CODEC_ID_AV1 ||
@@ -144,37 +147,38 @@ static Status check_end(const StreamReader *reader, Error *error) {
   Status status = OK;
   TRY(check_length(reader, error));
   if (packets_are_frames(reader->codec) && reader->decoded < reader->shown)
-    FAIL(error, ERROR_DATA, "%s: breaks somewhere: of %lld frames only %lld could be decoded",
-         reader->path, (long long)reader->shown, (long long)reader->decoded);
+    FAIL(error, ERROR_DATA, "%s: damaged: only %lld of %lld frames could be decoded", reader->path,
+         (long long)reader->decoded, (long long)reader->shown);
 done:
   return status;
 }
 
-/* Kept at once, since the next call forgets it. */
-static void note_fault(StreamReader *reader) {
-  const char *said = video_log_of_demuxer();
-  if (said[0] && !reader->fault) reader->fault = mem_string(said);
+/* Keeps the demuxer's first error message; the next FFmpeg call clears it. */
+static void keep_fault(StreamReader *reader) {
+  const char *message = ffmpeg_log_demuxer_error();
+  if (message[0] && !reader->fault) reader->fault = mem_string(message);
 }
 
-static void note_packet(StreamReader *reader, const AVPacket *packet) {
-  int64_t stamp = packet->pts != AV_NOPTS_VALUE ? packet->pts : packet->dts;
+/* Counts a packet and extends the time reached. */
+static void count_packet(StreamReader *reader, const AVPacket *packet) {
+  int64_t timestamp = packet->pts != AV_NOPTS_VALUE ? packet->pts : packet->dts;
   if (packet->stream_index == reader->stream->index) {
     reader->packets++;
     reader->shown += packet->size > 0 && !(packet->flags & AV_PKT_FLAG_DISCARD);
   }
-  if (stamp == AV_NOPTS_VALUE) return;
+  if (timestamp == AV_NOPTS_VALUE) return;
   AVRational base = reader->format->streams[packet->stream_index]->time_base;
-  int64_t end = av_rescale_q(stamp + packet->duration, base, AV_TIME_BASE_Q);
+  int64_t end = av_rescale_q(timestamp + packet->duration, base, AV_TIME_BASE_Q);
   if (end > reader->reached) reader->reached = end;
 }
 
-/* The next packet of the video, or the end, to the decoder. */
+/* Sends the next video packet, or the end of the stream, to the decoder. */
 static Status feed(StreamReader *reader, Error *error) {
   Status status = OK;
   AVPacket *packet = reader->packet;
   for (;;) {
     int code = av_read_frame(reader->format, packet);
-    note_fault(reader);
+    keep_fault(reader);
     const AVIOContext *file = reader->format->pb;
     if (code == AVERROR_EOF && file && file->error < 0 && file->error != AVERROR_EOF)
       code = file->error;
@@ -182,25 +186,25 @@ static Status feed(StreamReader *reader, Error *error) {
       avcodec_send_packet(reader->codec, NULL);
       return OK;
     }
-    if (code < 0) return broken(reader, code, error);
-    note_packet(reader, packet);
+    if (code < 0) return decode_error(reader, code, error);
+    count_packet(reader, packet);
     if (packet->stream_index == reader->stream->index) break;
     av_packet_unref(packet);
   }
-  /* Behind a fault the demuxer has found its feet again; what lay between is lost. */
-  if (reader->fault) TRY(passed_over(reader, error));
+  /* The demuxer has resynchronised after an error; the data in between is lost. */
+  if (reader->fault) TRY(skipped_error(reader, error));
   int code = packet->flags & AV_PKT_FLAG_CORRUPT ? AVERROR_INVALIDDATA
                                                  : avcodec_send_packet(reader->codec, packet);
-  if (code < 0) status = broken(reader, code, error);
+  if (code < 0) status = decode_error(reader, code, error);
 done:
   av_packet_unref(packet);
   return status;
 }
 
-/* The next decoded frame into reader->frame, or no_more_frames. */
+/* Decodes the next frame into reader->frame, or sets no_more_frames. */
 static Status decode(StreamReader *reader, Error *error) {
   AVFrame *frame = reader->frame;
-  video_log_forget();
+  ffmpeg_log_clear();
   for (;;) {
     int code = avcodec_receive_frame(reader->codec, frame);
     if (code == AVERROR_EOF) {
@@ -212,9 +216,9 @@ static Status decode(StreamReader *reader, Error *error) {
       if (status != OK) return status;
       continue;
     }
-    if (code < 0) return broken(reader, code, error);
+    if (code < 0) return decode_error(reader, code, error);
     if (frame->flags & AV_FRAME_FLAG_CORRUPT || frame->decode_error_flags)
-      return broken(reader, AVERROR_INVALIDDATA, error);
+      return decode_error(reader, AVERROR_INVALIDDATA, error);
     frame->pts = frame->best_effort_timestamp;
     if (frame->pts == AV_NOPTS_VALUE) frame->pts = reader->decoded;
     frame->pict_type = AV_PICTURE_TYPE_NONE;
@@ -233,12 +237,12 @@ static int rotation_of(const AVStream *stream) {
   return degrees % 90 == 0 ? degrees : 0;
 }
 
-/* The graph follows from what the decoder really delivers. */
+/* Opens the filter graph for the format of the first decoded frame. */
 static Status open_filter(StreamReader *reader, VideoInfo *info, Error *error) {
   Status status = OK;
   AVRational rate = av_guess_frame_rate(reader->format, reader->stream, NULL);
   TRY(decode(reader, error));
-  if (reader->no_more_frames) FAIL(error, ERROR_DATA, "%s: holds no frame", reader->path);
+  if (reader->no_more_frames) FAIL(error, ERROR_DATA, "%s: no frames", reader->path);
   reader->pending = true;
   reader->width = reader->frame->width;
   reader->height = reader->frame->height;
@@ -246,8 +250,8 @@ static Status open_filter(StreamReader *reader, VideoInfo *info, Error *error) {
       .width = reader->frame->width,
       .height = reader->frame->height,
       .format = reader->frame->format,
-      .base_numerator = reader->stream->time_base.num,
-      .base_denominator = reader->stream->time_base.den,
+      .time_base_numerator = reader->stream->time_base.num,
+      .time_base_denominator = reader->stream->time_base.den,
       .rate_numerator = rate.num,
       .rate_denominator = rate.den,
       .aspect_numerator = reader->frame->sample_aspect_ratio.num,
@@ -255,8 +259,8 @@ static Status open_filter(StreamReader *reader, VideoInfo *info, Error *error) {
       .rotation = rotation_of(reader->stream),
   };
   TRY(frame_filter_open(&input, &reader->options, &reader->filter, error));
-  frame_filter_shape(reader->filter, &info->width, &info->height, &info->fps_numerator,
-                     &info->fps_denominator);
+  frame_filter_output(reader->filter, &info->width, &info->height, &info->fps_numerator,
+                      &info->fps_denominator);
 done:
   return status;
 }
@@ -268,26 +272,26 @@ Status stream_reader_open(const char *path, const VideoReaderOptions *options, V
   *state = reader;
   reader->path = mem_string(path);
   reader->options = *options;
-  TRY(video_demux(path, &reader->format, error));
-  note_fault(reader);
+  TRY(demuxer_open(path, &reader->format, error));
+  keep_fault(reader);
   TRY(open_decoder(reader, error));
   TRY(open_filter(reader, info, error));
   info->frames = reader->stream->nb_frames > 0 ? reader->stream->nb_frames : -1;
   info->has_audio = av_find_best_stream(reader->format, AVMEDIA_TYPE_AUDIO, -1, -1, NULL, 0) >= 0;
-  reader->options.filter = NULL; /* the caller's */
+  reader->options.filter = NULL; /* owned by the caller */
 done:
   return status;
 }
 
-/* One frame, or the end, from the decoder to the filter. */
-static Status advance(StreamReader *reader, Error *error) {
+/* Passes one frame, or the end, from the decoder to the filter. */
+static Status filter_next(StreamReader *reader, Error *error) {
   Status status = OK;
   AVFrame *frame = reader->frame;
   if (!reader->pending) TRY(decode(reader, error));
   reader->pending = false;
   if (reader->no_more_frames) return frame_filter_send(reader->filter, NULL, error);
   if (frame->width != reader->width || frame->height != reader->height)
-    FAIL(error, ERROR_DATA, "%s: frame %lld: the picture's size changes from %dx%d to %dx%d",
+    FAIL(error, ERROR_DATA, "%s: frame %lld: the frame size changes from %dx%d to %dx%d",
          reader->path, (long long)reader->decoded - 1, reader->width, reader->height, frame->width,
          frame->height);
   TRY(frame_filter_send(reader->filter, frame, error));
@@ -304,9 +308,10 @@ static Status stream_read(void *state, uint8_t *rgb, bool *end, Error *error) {
     TRY(frame_filter_receive(reader->filter, rgb, &got, end, error));
     if (got || *end) break;
     if (drained)
-      FAIL(error, ERROR_DATA, "%s: the filter graph neither ends nor delivers", reader->path);
+      FAIL(error, ERROR_DATA, "%s: the filter graph neither returns a frame nor ends",
+           reader->path);
     drained = reader->no_more_frames;
-    TRY(advance(reader, error));
+    TRY(filter_next(reader, error));
   }
 done:
   return status;
@@ -324,6 +329,6 @@ static void stream_reader_close(void *state) {
   free(reader);
 }
 
-const ReaderKind stream_reader = {stream_read, NULL, stream_reader_close};
+const VideoReaderOps stream_reader_ops = {stream_read, NULL, stream_reader_close};
 
 #endif

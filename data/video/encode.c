@@ -1,3 +1,4 @@
+/* Encodes and muxes videos. */
 #include "data/video/internal.h"
 
 #if WITH_FFMPEG
@@ -23,17 +24,17 @@ typedef struct StreamWriter {
   AVStream *stream; /* the format's */
   struct SwsContext *convert;
   AVFrame *frame;
-  AVFrame *picture; /* RGB with padded rows: swscale reads a few bytes beyond the last one */
+  AVFrame *picture; /* RGB with padded rows, since swscale reads a few bytes past the end */
   AVPacket *packet;
-  Sound *sound;   /* NULL: none */
-  Timing *timing; /* NULL: a constant rate */
+  AudioCopy *audio;            /* NULL: no audio */
+  FrameTimestamps *timestamps; /* NULL: constant frame rate */
   int64_t written, duration;
   bool header_written;
 } StreamWriter;
 
 static Status failed(const StreamWriter *writer, Status status, int code, const char *what,
                      Error *error) {
-  return video_error(error, status, code, "%s: %s", writer->path, what);
+  return ffmpeg_error(error, status, code, "%s: %s", writer->path, what);
 }
 
 /* --- Opening ---------------------------------------------------------------------------------- */
@@ -44,20 +45,20 @@ static Status open_container(StreamWriter *writer, Error *error) {
   const AVOutputFormat *kind = av_guess_format(NULL, writer->path, NULL);
   if (!kind || kind->flags & AVFMT_NOFILE)
     FAIL(error, ERROR_USAGE,
-         "%s: FFmpeg knows no video container of this name; .mp4, .mkv and .mov are some",
+         "%s: FFmpeg has no video container with this extension; use .mp4, .mkv or .mov",
          writer->path);
   TRY(atomic_file_open(writer->path, &writer->file, error));
   url = mem_format("file:%s", writer->file.temporary);
   int code = avformat_alloc_output_context2(&writer->format, kind, NULL, url);
   if (code >= 0) code = avio_open(&writer->format->pb, url, AVIO_FLAG_WRITE);
-  if (code < 0) status = failed(writer, ERROR_IO, code, "cannot be written", error);
+  if (code < 0) status = failed(writer, ERROR_IO, code, "cannot write", error);
 done:
   free(url);
   return status;
 }
 
-/* 4:2:0 wherever it can hold the size and the encoder takes it. */
-static enum AVPixelFormat pick_format(const AVCodec *encoder, int width, int height) {
+/* Chooses 4:2:0 for even sizes and 4:4:4 for odd ones, if the encoder supports it. */
+static enum AVPixelFormat choose_format(const AVCodec *encoder, int width, int height) {
   enum AVPixelFormat wanted = width % 2 || height % 2 ? AV_PIX_FMT_YUV444P : AV_PIX_FMT_YUV420P;
   if (!encoder->pix_fmts) return wanted;
   for (int i = 0; encoder->pix_fmts[i] != AV_PIX_FMT_NONE; i++)
@@ -65,12 +66,12 @@ static enum AVPixelFormat pick_format(const AVCodec *encoder, int width, int hei
   return avcodec_find_best_pix_fmt_of_list(encoder->pix_fmts, AV_PIX_FMT_RGB24, 0, NULL);
 }
 
-static void set_colours(AVCodecContext *codec, const TimingInfo *timing) {
-  if (timing) {
-    codec->color_range = (enum AVColorRange)timing->range;
-    codec->color_primaries = (enum AVColorPrimaries)timing->primaries;
-    codec->color_trc = (enum AVColorTransferCharacteristic)timing->transfer;
-    codec->colorspace = (enum AVColorSpace)timing->matrix;
+static void set_colours(AVCodecContext *codec, const VideoProperties *properties) {
+  if (properties) {
+    codec->color_range = (enum AVColorRange)properties->range;
+    codec->color_primaries = (enum AVColorPrimaries)properties->primaries;
+    codec->color_trc = (enum AVColorTransferCharacteristic)properties->transfer;
+    codec->colorspace = (enum AVColorSpace)properties->matrix;
     if (codec->colorspace == AVCOL_SPC_RGB) codec->colorspace = AVCOL_SPC_UNSPECIFIED;
     return;
   }
@@ -81,7 +82,7 @@ static void set_colours(AVCodecContext *codec, const TimingInfo *timing) {
 }
 
 static Status open_encoder(StreamWriter *writer, const VideoWriterOptions *options,
-                           const TimingInfo *timing, Error *error) {
+                           const VideoProperties *properties, Error *error) {
   const char *name = options->codec ? options->codec : "libx264";
   const AVCodec *encoder = avcodec_find_encoder_by_name(name);
   int quality = options->quality < 0 ? DEFAULT_QUALITY : options->quality;
@@ -92,21 +93,23 @@ static Status open_encoder(StreamWriter *writer, const VideoWriterOptions *optio
   if (!codec) return error_set(error, ERROR_INTERNAL, "%s: no memory for an encoder", writer->path);
   codec->width = options->width;
   codec->height = options->height;
-  codec->pix_fmt = pick_format(encoder, options->width, options->height);
+  codec->pix_fmt = choose_format(encoder, options->width, options->height);
   codec->framerate = (AVRational){options->fps_numerator, options->fps_denominator};
-  codec->time_base = timing ? (AVRational){timing->base_numerator, timing->base_denominator}
-                            : av_inv_q(codec->framerate);
-  if (timing)
-    codec->sample_aspect_ratio = (AVRational){timing->aspect_numerator, timing->aspect_denominator};
-  set_colours(codec, timing);
+  codec->time_base =
+      properties ? (AVRational){properties->time_base_numerator, properties->time_base_denominator}
+                 : av_inv_q(codec->framerate);
+  if (properties)
+    codec->sample_aspect_ratio =
+        (AVRational){properties->aspect_numerator, properties->aspect_denominator};
+  set_colours(codec, properties);
   if (writer->format->oformat->flags & AVFMT_GLOBALHEADER)
     codec->flags |= AV_CODEC_FLAG_GLOBAL_HEADER;
   if (!codec->priv_data || av_opt_set_double(codec->priv_data, "crf", quality, 0) < 0) {
-    codec->flags |= AV_CODEC_FLAG_QSCALE; /* the older codecs' name for a constant quality */
+    codec->flags |= AV_CODEC_FLAG_QSCALE; /* constant quality in older codecs */
     codec->global_quality = (quality < 1 ? 1 : quality) * FF_QP2LAMBDA;
   }
   int code = avcodec_open2(codec, encoder, NULL);
-  if (code < 0) return failed(writer, ERROR_USAGE, code, "the encoder does not start", error);
+  if (code < 0) return failed(writer, ERROR_USAGE, code, "cannot start the encoder", error);
   return OK;
 }
 
@@ -117,12 +120,13 @@ static Status add_video_stream(StreamWriter *writer, Error *error) {
   stream->avg_frame_rate = stream->r_frame_rate = writer->codec->framerate;
   stream->sample_aspect_ratio = writer->codec->sample_aspect_ratio;
   int code = avcodec_parameters_from_context(stream->codecpar, writer->codec);
-  if (code < 0) return failed(writer, ERROR_INTERNAL, code, "stream parameters", error);
+  if (code < 0)
+    return failed(writer, ERROR_INTERNAL, code, "cannot set the stream's parameters", error);
   return OK;
 }
 
-/* The matrix and range the encoder's tags promise. Untagged video is read with BT.601 by swscale,
- * so it is written with it. */
+/* Sets up the conversion with the matrix and range of the encoder's colour tags. swscale reads
+ * untagged video as BT.601, so it is written as BT.601. */
 static Status open_conversion(StreamWriter *writer, Error *error) {
   const AVCodecContext *codec = writer->codec;
   writer->convert = sws_getContext(
@@ -149,7 +153,7 @@ static Status open_conversion(StreamWriter *writer, Error *error) {
   writer->picture->height = codec->height;
   int code = av_frame_get_buffer(writer->frame, 0);
   if (code >= 0) code = av_frame_get_buffer(writer->picture, 0);
-  if (code < 0) return failed(writer, ERROR_INTERNAL, code, "a frame's buffer", error);
+  if (code < 0) return failed(writer, ERROR_INTERNAL, code, "cannot allocate a frame", error);
   return OK;
 }
 
@@ -157,28 +161,29 @@ Status stream_writer_open(const char *path, const VideoWriterOptions *options, v
                           Error *error) {
   Status status = OK;
   StreamWriter *writer = mem_new(1, sizeof *writer);
-  TimingInfo timing = {0};
+  VideoProperties properties = {0};
   *state = writer;
   writer->path = mem_string(path);
   writer->file.descriptor = -1;
-  video_log_start();
-  video_log_forget();
+  ffmpeg_log_capture();
+  ffmpeg_log_clear();
   if (options->fps_numerator < 1 || options->fps_denominator < 1)
-    FAIL(error, ERROR_USAGE, "%s: a video needs a rate; %d/%d frames a second is none", path,
+    FAIL(error, ERROR_USAGE, "%s: frame rate %d/%d; expected a positive number", path,
          options->fps_numerator, options->fps_denominator);
-  if (options->timing_from) TRY(timing_open(options->timing_from, &writer->timing, &timing, error));
+  if (options->timing_from)
+    TRY(frame_timestamps_open(options->timing_from, &writer->timestamps, &properties, error));
   TRY(open_container(writer, error));
-  TRY(open_encoder(writer, options, writer->timing ? &timing : NULL, error));
+  TRY(open_encoder(writer, options, writer->timestamps ? &properties : NULL, error));
   TRY(add_video_stream(writer, error));
   TRY(open_conversion(writer, error));
   if (options->audio_from)
-    TRY(sound_open(options->audio_from, writer->timing != NULL, writer->format, path,
-                   &writer->sound, error));
+    TRY(audio_copy_open(options->audio_from, writer->timestamps != NULL, writer->format, path,
+                        &writer->audio, error));
   int code = avformat_write_header(writer->format, NULL);
   if (code < 0) {
     bool full = code == AVERROR(ENOSPC) || code == AVERROR(EIO);
     status = failed(writer, full ? ERROR_IO : ERROR_USAGE, code,
-                    full ? "cannot be written" : "the container does not take the streams", error);
+                    full ? "cannot write" : "the container does not accept the streams", error);
     goto done;
   }
   writer->header_written = true;
@@ -188,29 +193,30 @@ done:
 
 /* --- Writing ---------------------------------------------------------------------------------- */
 
-/* All packets the encoder has ready, the sound up to each before it. */
+/* Writes all packets that the encoder has ready, each after the audio before it. */
 static Status drain(StreamWriter *writer, Error *error) {
   Status status = OK;
   AVPacket *packet = writer->packet;
   for (;;) {
     int code = avcodec_receive_packet(writer->codec, packet);
     if (code == AVERROR(EAGAIN) || code == AVERROR_EOF) return OK;
-    if (code < 0) return failed(writer, ERROR_INTERNAL, code, "encoding", error);
+    if (code < 0) return failed(writer, ERROR_INTERNAL, code, "cannot encode", error);
     if (packet->duration == 0) packet->duration = writer->duration;
     double seconds = (double)packet->dts * av_q2d(writer->codec->time_base);
-    if (writer->sound) TRY(sound_copy_until(writer->sound, seconds, error));
+    if (writer->audio) TRY(audio_copy_until(writer->audio, seconds, error));
     packet->stream_index = writer->stream->index;
     av_packet_rescale_ts(packet, writer->codec->time_base, writer->stream->time_base);
     code = av_interleaved_write_frame(writer->format, packet);
     if (code >= 0 && writer->format->pb->error < 0) code = writer->format->pb->error;
-    if (code < 0) return failed(writer, ERROR_IO, code, "cannot be written", error);
+    if (code < 0) return failed(writer, ERROR_IO, code, "cannot write", error);
   }
 done:
   av_packet_unref(packet);
   return status;
 }
 
-/* Rows go on with their last pixel: what swscale reads beyond the width may reach the border. */
+/* Copies a frame, repeating each row's last pixel, since swscale's reads past the width may affect
+ * the border. */
 static void fill_picture(AVFrame *picture, const uint8_t *rgb) {
   size_t bytes = (size_t)picture->width * 3, room = (size_t)picture->linesize[0];
   for (int y = 0; y < picture->height; y++) {
@@ -225,18 +231,19 @@ static Status stream_write(void *state, const uint8_t *rgb, const char *name, Er
   StreamWriter *writer = state;
   AVFrame *frame = writer->frame;
   const AVFrame *picture = writer->picture;
-  (void)name; /* of frames in folders */
-  video_log_forget();
+  (void)name; /* only frame folders use it */
+  ffmpeg_log_clear();
   int code = av_frame_make_writable(frame);
-  if (code < 0) return failed(writer, ERROR_INTERNAL, code, "a frame's buffer", error);
+  if (code < 0) return failed(writer, ERROR_INTERNAL, code, "cannot allocate a frame", error);
   fill_picture(writer->picture, rgb);
   sws_scale(writer->convert, (const uint8_t *const *)picture->data, picture->linesize, 0,
             picture->height, frame->data, frame->linesize);
   frame->pts = writer->written;
   writer->duration = 1;
-  if (writer->timing) TRY(timing_next(writer->timing, &frame->pts, &writer->duration, error));
+  if (writer->timestamps)
+    TRY(frame_timestamps_next(writer->timestamps, &frame->pts, &writer->duration, error));
   code = avcodec_send_frame(writer->codec, frame);
-  if (code < 0) return failed(writer, ERROR_INTERNAL, code, "encoding", error);
+  if (code < 0) return failed(writer, ERROR_INTERNAL, code, "cannot encode", error);
   writer->written++;
   TRY(drain(writer, error));
 done:
@@ -246,17 +253,17 @@ done:
 static Status stream_finish(void *state, Error *error) {
   Status status = OK;
   StreamWriter *writer = state;
-  if (writer->written == 0) FAIL(error, ERROR_DATA, "%s: no frames to write", writer->path);
-  video_log_forget();
+  if (writer->written == 0) FAIL(error, ERROR_DATA, "%s: no frames were written", writer->path);
+  ffmpeg_log_clear();
   avcodec_send_frame(writer->codec, NULL);
   TRY(drain(writer, error));
-  if (writer->sound) TRY(sound_copy_until(writer->sound, 1e300, error));
+  if (writer->audio) TRY(audio_copy_until(writer->audio, 1e300, error));
   int code = av_write_trailer(writer->format);
   writer->header_written = false;
   int closed = avio_closep(&writer->format->pb);
   if (code >= 0) code = closed;
   if (code < 0) {
-    status = failed(writer, ERROR_IO, code, "cannot be written", error);
+    status = failed(writer, ERROR_IO, code, "cannot write", error);
     goto done;
   }
   TRY(atomic_file_commit(&writer->file, error));
@@ -266,15 +273,15 @@ done:
 
 static void stream_writer_close(void *state) {
   StreamWriter *writer = state;
-  sound_close(writer->sound);
-  timing_close(writer->timing);
+  audio_copy_close(writer->audio);
+  frame_timestamps_close(writer->timestamps);
   sws_freeContext(writer->convert);
   av_frame_free(&writer->frame);
   av_frame_free(&writer->picture);
   av_packet_free(&writer->packet);
   avcodec_free_context(&writer->codec);
   if (writer->format) {
-    if (writer->header_written) av_write_trailer(writer->format); /* frees what the muxer holds */
+    if (writer->header_written) av_write_trailer(writer->format); /* frees the muxer's buffers */
     avio_closep(&writer->format->pb);
     avformat_free_context(writer->format);
   }
@@ -283,6 +290,6 @@ static void stream_writer_close(void *state) {
   free(writer);
 }
 
-const WriterKind stream_writer = {stream_write, stream_finish, stream_writer_close};
+const VideoWriterOps stream_writer_ops = {stream_write, stream_finish, stream_writer_close};
 
 #endif

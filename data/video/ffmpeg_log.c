@@ -1,3 +1,5 @@
+/* Keeps FFmpeg's messages for error texts instead of printing them. Also stands in for the other
+ * FFmpeg files in a build without FFmpeg. */
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -14,9 +16,9 @@
 static pthread_mutex_t log_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t log_once = PTHREAD_ONCE_INIT;
 static char last_message[512];
-/* Of this thread: one may read while another writes. */
+/* Of this thread: others may use FFmpeg at the same time. */
 static _Thread_local char own_message[sizeof last_message];
-/* A demuxer's, of the thread that reads: it resynchronises and goes on as if nothing had been. */
+/* A demuxer's, of this thread: after an error it resynchronises and reports success. */
 static _Thread_local char demuxer_message[sizeof last_message];
 
 static bool is_demuxer(void *context) {
@@ -48,22 +50,22 @@ static void install(void) {
   av_log_set_callback(keep_message);
 }
 
-void video_log_start(void) {
+void ffmpeg_log_capture(void) {
   pthread_once(&log_once, install);
 }
 
-void video_log_forget(void) {
+void ffmpeg_log_clear(void) {
   pthread_mutex_lock(&log_mutex);
   last_message[0] = '\0';
   pthread_mutex_unlock(&log_mutex);
   own_message[0] = demuxer_message[0] = '\0';
 }
 
-const char *video_log_of_demuxer(void) {
+const char *ffmpeg_log_demuxer_error(void) {
   return demuxer_message;
 }
 
-Status video_error(Error *error, Status status, int code, const char *format, ...) {
+Status ffmpeg_error(Error *error, Status status, int code, const char *format, ...) {
   char text[1024], reason[AV_ERROR_MAX_STRING_SIZE] = "", message[sizeof last_message];
   va_list arguments;
   va_start(arguments, format);
@@ -79,62 +81,61 @@ Status video_error(Error *error, Status status, int code, const char *format, ..
 
 #else
 
-/* A build without FFmpeg: pictures and folders of them work, videos and filters say why not. */
-
-static Status skipped_batches(Error *error, const char *what) {
-  return error_set(
-      error, ERROR_USAGE,
-      "%s: this celforge was built without FFmpeg (WITH_FFMPEG=0); use a folder of PNG "
-      "frames, or build with FFmpeg",
-      what);
+/* Without FFmpeg, images and frame folders work; videos and filters fail with this message. */
+static Status unsupported(Error *error, const char *what) {
+  return error_set(error, ERROR_USAGE,
+                   "%s: celforge was built without FFmpeg (WITH_FFMPEG=0); use a folder of PNG "
+                   "frames, or rebuild with "
+                   "FFmpeg",
+                   what);
 }
 
 Status stream_reader_open(const char *path, const VideoReaderOptions *options, VideoInfo *info,
                           void **state, Error *error) {
   (void)options, (void)info;
   *state = NULL;
-  return skipped_batches(error, path);
+  return unsupported(error, path);
 }
 
 Status stream_writer_open(const char *path, const VideoWriterOptions *options, void **state,
                           Error *error) {
   (void)options;
   *state = NULL;
-  return skipped_batches(error, path);
+  return unsupported(error, path);
 }
 
 Status frame_filter_open_rgb(int width, int height, const VideoReaderOptions *options,
                              FrameFilter **out, Error *error) {
   (void)width, (void)height;
   *out = NULL;
-  return skipped_batches(error, options->filter);
+  return unsupported(error, options->filter);
 }
 
 void frame_filter_close(FrameFilter *filter) {
   (void)filter;
 }
 
-void frame_filter_shape(const FrameFilter *filter, int *width, int *height, int *rate_numerator,
-                        int *rate_denominator) {
+void frame_filter_output(const FrameFilter *filter, int *width, int *height, int *rate_numerator,
+                         int *rate_denominator) {
   (void)filter, (void)width, (void)height, (void)rate_numerator, (void)rate_denominator;
 }
 
 Status frame_filter_send(FrameFilter *filter, struct AVFrame *frame, Error *error) {
   (void)filter, (void)frame;
-  return skipped_batches(error, "filter");
+  return unsupported(error, "filter");
 }
 
 Status frame_filter_send_rgb(FrameFilter *filter, const uint8_t *rgb, Error *error) {
   (void)filter, (void)rgb;
-  return skipped_batches(error, "filter");
+  return unsupported(error, "filter");
 }
 
 Status frame_filter_receive(FrameFilter *filter, uint8_t *rgb, bool *got, bool *end, Error *error) {
   (void)filter, (void)rgb, (void)got, (void)end;
-  return skipped_batches(error, "filter");
+  return unsupported(error, "filter");
 }
 
-const ReaderKind stream_reader = {0};
-const WriterKind stream_writer = {0};
+const VideoReaderOps stream_reader_ops = {0};
+const VideoWriterOps stream_writer_ops = {0};
 
 #endif

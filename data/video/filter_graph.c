@@ -1,3 +1,4 @@
+/* FFmpeg filter graphs: rotation, the user's graph, resize and conversion to RGB. */
 #include "data/video/internal.h"
 
 #if WITH_FFMPEG
@@ -17,55 +18,55 @@
 struct FrameFilter {
   AVFilterGraph *graph;
   AVFilterContext *source, *sink; /* the graph's */
-  AVFrame *filtered, *picture;    /* picture: what frame_filter_send_rgb fills */
-  int width, height;              /* of what comes out */
+  AVFrame *filtered, *picture;    /* picture: buffer of frame_filter_send_rgb */
+  int width, height;              /* of the output */
   int64_t sent, received;
-  int64_t end;  /* the time the last frame sent ends, in the source's time base */
-  int64_t pace; /* a frame's duration where it does not say */
+  int64_t end;              /* end time of the last frame sent, in the source's time base */
+  int64_t default_duration; /* of frames without one */
 };
 
-/* A filter behind `*last`, which it becomes. */
+/* Appends a filter after *last and makes it *last. */
 static Status append(FrameFilter *filter, AVFilterContext **last, const char *name,
                      const char *arguments, Error *error) {
   AVFilterContext *next = NULL;
   const AVFilter *kind = avfilter_get_by_name(name);
   if (!kind)
-    return error_set(error, ERROR_INTERNAL, "FFmpeg was built without its filter \"%s\"", name);
+    return error_set(error, ERROR_INTERNAL, "FFmpeg was built without the filter \"%s\"", name);
   int code = avfilter_graph_create_filter(&next, kind, name, arguments, NULL, filter->graph);
   if (code >= 0 && *last) code = avfilter_link(*last, 0, next, 0);
   if (code < 0)
-    return video_error(error, ERROR_INTERNAL, code, "FFmpeg's filter %s=%s", name,
-                       arguments ? arguments : "");
+    return ffmpeg_error(error, ERROR_INTERNAL, code, "cannot create FFmpeg filter %s=%s", name,
+                        arguments ? arguments : "");
   *last = next;
   return OK;
 }
 
-/* The user's own graph behind `*last`. */
+/* Appends the user's graph after *last. */
 static Status append_graph(FrameFilter *filter, AVFilterContext **last, const char *text,
                            Error *error) {
   Status status = OK;
   AVFilterInOut *inputs = NULL, *outputs = NULL;
   int code = avfilter_graph_parse2(filter->graph, text, &inputs, &outputs);
   if (code < 0) {
-    status = video_error(error, ERROR_USAGE, code, "filter graph \"%s\"", text);
+    status = ffmpeg_error(error, ERROR_USAGE, code, "filter graph \"%s\"", text);
     goto done;
   }
   if (!inputs || inputs->next || !outputs || outputs->next)
-    FAIL(error, ERROR_USAGE, "filter graph \"%s\": must have one open input and one open output",
+    FAIL(error, ERROR_USAGE, "filter graph \"%s\": expected one open input and one open output",
          text);
   code = avfilter_link(*last, 0, inputs->filter_ctx, (unsigned)inputs->pad_idx);
   if (code < 0) {
-    status = video_error(error, ERROR_USAGE, code, "filter graph \"%s\"", text);
+    status = ffmpeg_error(error, ERROR_USAGE, code, "filter graph \"%s\"", text);
     goto done;
   }
   AVFilterContext *end = outputs->filter_ctx;
-  if (outputs->pad_idx != 0) { /* what follows is linked to pad 0 */
+  if (outputs->pad_idx != 0) { /* the next filter is linked to pad 0 */
     AVFilterContext *pass = NULL;
     code = avfilter_graph_create_filter(&pass, avfilter_get_by_name("null"), "pass", NULL, NULL,
                                         filter->graph);
     if (code >= 0) code = avfilter_link(end, (unsigned)outputs->pad_idx, pass, 0);
     if (code < 0) {
-      status = video_error(error, ERROR_USAGE, code, "filter graph \"%s\"", text);
+      status = ffmpeg_error(error, ERROR_USAGE, code, "filter graph \"%s\"", text);
       goto done;
     }
     end = pass;
@@ -80,10 +81,11 @@ done:
 static Status append_source(FrameFilter *filter, const FilterInput *input, AVFilterContext **last,
                             Error *error) {
   char arguments[256];
-  int length = snprintf(
-      arguments, sizeof arguments, "video_size=%dx%d:pix_fmt=%d:time_base=%d/%d:pixel_aspect=%d/%d",
-      input->width, input->height, input->format, input->base_numerator, input->base_denominator,
-      input->aspect_numerator, input->aspect_denominator > 0 ? input->aspect_denominator : 1);
+  int length = snprintf(arguments, sizeof arguments,
+                        "video_size=%dx%d:pix_fmt=%d:time_base=%d/%d:pixel_aspect=%d/%d",
+                        input->width, input->height, input->format, input->time_base_numerator,
+                        input->time_base_denominator, input->aspect_numerator,
+                        input->aspect_denominator > 0 ? input->aspect_denominator : 1);
   if (input->rate_numerator > 0)
     snprintf(arguments + length, sizeof arguments - (size_t)length, ":frame_rate=%d/%d",
              input->rate_numerator, input->rate_denominator);
@@ -121,7 +123,7 @@ static Status build(FrameFilter *filter, const FilterInput *input,
   filter->filtered = av_frame_alloc();
   if (!filter->graph || !filter->filtered)
     FAIL(error, ERROR_INTERNAL, "no memory for a filter graph");
-  filter->graph->nb_threads = 1; /* the same frames whatever the machine */
+  filter->graph->nb_threads = 1; /* the same frames on every machine */
   filter->graph->scale_sws_opts = av_strdup("flags=bicubic+accurate_rnd+full_chroma_int");
   TRY(append_source(filter, input, &last, error));
   TRY(append_rotation(filter, input->rotation, &last, error));
@@ -132,8 +134,8 @@ static Status build(FrameFilter *filter, const FilterInput *input,
   filter->sink = last;
   int code = avfilter_graph_config(filter->graph, NULL);
   if (code < 0)
-    status = video_error(error, options->filter ? ERROR_USAGE : ERROR_INTERNAL, code,
-                         "filter graph \"%s\"", options->filter ? options->filter : "");
+    status = ffmpeg_error(error, options->filter ? ERROR_USAGE : ERROR_INTERNAL, code,
+                          "filter graph \"%s\"", options->filter ? options->filter : "");
 done:
   return status;
 }
@@ -141,18 +143,19 @@ done:
 Status frame_filter_open(const FilterInput *input, const VideoReaderOptions *options,
                          FrameFilter **out, Error *error) {
   FrameFilter *filter = mem_new(1, sizeof *filter);
-  video_log_start();
-  video_log_forget();
+  ffmpeg_log_capture();
+  ffmpeg_log_clear();
   *out = NULL;
   Status status = build(filter, input, options, error);
   if (status != OK) {
     frame_filter_close(filter);
     return status;
   }
-  filter->pace = input->rate_numerator > 0
-                     ? av_rescale_q(1, (AVRational){input->rate_denominator, input->rate_numerator},
-                                    (AVRational){input->base_numerator, input->base_denominator})
-                     : 0;
+  filter->default_duration =
+      input->rate_numerator > 0
+          ? av_rescale_q(1, (AVRational){input->rate_denominator, input->rate_numerator},
+                         (AVRational){input->time_base_numerator, input->time_base_denominator})
+          : 0;
   filter->width = av_buffersink_get_w(filter->sink);
   filter->height = av_buffersink_get_h(filter->sink);
   *out = filter;
@@ -165,8 +168,8 @@ Status frame_filter_open_rgb(int width, int height, const VideoReaderOptions *op
       .width = width,
       .height = height,
       .format = AV_PIX_FMT_RGB24,
-      .base_numerator = 1,
-      .base_denominator = 25,
+      .time_base_numerator = 1,
+      .time_base_denominator = 25,
       .rate_numerator = 25,
       .rate_denominator = 1,
       .aspect_numerator = 1,
@@ -190,8 +193,8 @@ void frame_filter_close(FrameFilter *filter) {
   free(filter);
 }
 
-void frame_filter_shape(const FrameFilter *filter, int *width, int *height, int *rate_numerator,
-                        int *rate_denominator) {
+void frame_filter_output(const FrameFilter *filter, int *width, int *height, int *rate_numerator,
+                         int *rate_denominator) {
   AVRational rate = av_buffersink_get_frame_rate(filter->sink);
   bool known = rate.num > 0 && rate.den > 0;
   *width = filter->width;
@@ -202,28 +205,29 @@ void frame_filter_shape(const FrameFilter *filter, int *width, int *height, int 
 
 Status frame_filter_send(FrameFilter *filter, AVFrame *frame, Error *error) {
   int code;
-  video_log_forget();
+  ffmpeg_log_clear();
   if (frame) {
-    int64_t duration = frame->pkt_duration > 0 ? frame->pkt_duration : filter->pace;
+    int64_t duration = frame->pkt_duration > 0 ? frame->pkt_duration : filter->default_duration;
     filter->end = frame->pts + duration;
     code = av_buffersrc_add_frame_flags(filter->source, frame, AV_BUFFERSRC_FLAG_KEEP_REF);
   } else {
-    code = av_buffersrc_close(filter->source, filter->end, 0); /* the last frame has its length */
+    code = av_buffersrc_close(filter->source, filter->end, 0); /* keeps the last frame's duration */
   }
   if (code < 0 && code != AVERROR_EOF)
-    return video_error(error, ERROR_DATA, code, "filtering frame %lld", (long long)filter->sent);
+    return ffmpeg_error(error, ERROR_DATA, code, "cannot filter frame %lld",
+                        (long long)filter->sent);
   if (frame) filter->sent++;
   return OK;
 }
 
 Status frame_filter_send_rgb(FrameFilter *filter, const uint8_t *rgb, Error *error) {
   AVFrame *picture = filter->picture;
-  /* The graph may still hold the frame before: a buffer of its own for each. */
+  /* The graph may still use the previous frame's buffer, so each frame has its own. */
   av_buffer_unref(&picture->buf[0]);
   int code = av_frame_get_buffer(picture, 0);
   if (code < 0)
-    return video_error(error, ERROR_INTERNAL, code, "a frame of %dx%d", picture->width,
-                       picture->height);
+    return ffmpeg_error(error, ERROR_INTERNAL, code, "no memory for a frame of %dx%d",
+                        picture->width, picture->height);
   for (int y = 0; y < picture->height; y++)
     memcpy(picture->data[0] + (ptrdiff_t)y * picture->linesize[0],
            rgb + (size_t)y * (size_t)picture->width * 3, (size_t)picture->width * 3);
@@ -235,7 +239,7 @@ Status frame_filter_receive(FrameFilter *filter, uint8_t *rgb, bool *got, bool *
   Status status = OK;
   AVFrame *frame = filter->filtered;
   *got = *end = false;
-  video_log_forget();
+  ffmpeg_log_clear();
   int code = av_buffersink_get_frame(filter->sink, frame);
   if (code == AVERROR(EAGAIN)) return OK;
   if (code == AVERROR_EOF) {
@@ -243,11 +247,11 @@ Status frame_filter_receive(FrameFilter *filter, uint8_t *rgb, bool *got, bool *
     return OK;
   }
   if (code < 0)
-    return video_error(error, ERROR_DATA, code, "filtering frame %lld",
-                       (long long)filter->received);
+    return ffmpeg_error(error, ERROR_DATA, code, "cannot filter frame %lld",
+                        (long long)filter->received);
   if (frame->width != filter->width || frame->height != filter->height)
-    FAIL(error, ERROR_DATA, "frame %lld behind the filter is %dx%d; those before it were %dx%d",
-         (long long)filter->received, frame->width, frame->height, filter->width, filter->height);
+    FAIL(error, ERROR_DATA, "frame %lld: the filter's frame size changes from %dx%d to %dx%d",
+         (long long)filter->received, filter->width, filter->height, frame->width, frame->height);
   for (int y = 0; y < frame->height; y++)
     memcpy(rgb + (size_t)y * (size_t)frame->width * 3,
            frame->data[0] + (ptrdiff_t)y * frame->linesize[0], (size_t)frame->width * 3);

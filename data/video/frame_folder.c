@@ -1,4 +1,4 @@
-/* Folders of PNG frames, in the order of their names, and single pictures as folders of one. */
+/* Reads and writes folders of PNG frames, in the order of their names, and single images. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,11 +12,11 @@
 /* --- Reading ---------------------------------------------------------------------------------- */
 
 typedef struct FolderReader {
-  char *folder; /* NULL for a picture */
+  char *folder; /* NULL for an image */
   char **names;
   size_t count, next;
   int width, height; /* of the files */
-  Image resized;     /* where no filter does it */
+  Image resized;     /* buffer, if resizing without a filter */
   FrameFilter *filter;
   bool sent_all;
 } FolderReader;
@@ -40,7 +40,7 @@ static Status list_frames(FolderReader *reader, Error *error) {
   reader->names = names;
   reader->count = kept;
   if (kept == 0)
-    return error_set(error, ERROR_DATA, "%s: a folder without PNG frames", reader->folder);
+    return error_set(error, ERROR_DATA, "%s: no PNG frames in this folder", reader->folder);
   return OK;
 }
 
@@ -53,8 +53,8 @@ static Status read_file(const FolderReader *reader, size_t index, Image *out, Er
   return status;
 }
 
-/* The size asked for; one side given keeps the aspect, rounded to even. */
-static void wanted_size(const VideoReaderOptions *options, int *width, int *height) {
+/* Replaces the size by the requested one. A single side keeps the aspect ratio, rounded to even. */
+static void apply_requested_size(const VideoReaderOptions *options, int *width, int *height) {
   int w = options->width, h = options->height;
   if (w && !h) h = (int)(((int64_t)*height * w + *width) / (2 * (int64_t)*width)) * 2;
   if (h && !w) w = (int)(((int64_t)*width * h + *height) / (2 * (int64_t)*height)) * 2;
@@ -87,10 +87,10 @@ Status folder_reader_open(const char *path, MediaKind kind, const VideoReaderOpt
   if (options->filter) {
     int numerator, denominator;
     TRY(frame_filter_open_rgb(first.width, first.height, options, &reader->filter, error));
-    frame_filter_shape(reader->filter, &info->width, &info->height, &numerator, &denominator);
+    frame_filter_output(reader->filter, &info->width, &info->height, &numerator, &denominator);
     goto done;
   }
-  wanted_size(options, &info->width, &info->height);
+  apply_requested_size(options, &info->width, &info->height);
   if (info->width != first.width || info->height != first.height)
     TRY(image_new(info->width, info->height, &reader->resized, error));
 done:
@@ -98,12 +98,12 @@ done:
   return status;
 }
 
-static Status next_picture(FolderReader *reader, Image *out, Error *error) {
+static Status next_image(FolderReader *reader, Image *out, Error *error) {
   Status status = read_file(reader, reader->next, out, error);
   if (status != OK) return status;
   const char *name = reader->names[reader->next++];
   if (out->width == reader->width && out->height == reader->height) return OK;
-  return error_set(error, ERROR_DATA, "%s%s%s: %dx%d; the frames before it are %dx%d",
+  return error_set(error, ERROR_DATA, "%s%s%s: %dx%d, expected %dx%d like the frames before",
                    reader->folder ? reader->folder : "", reader->folder ? "/" : "", name,
                    out->width, out->height, reader->width, reader->height);
 }
@@ -116,14 +116,14 @@ static Status read_filtered(FolderReader *reader, uint8_t *rgb, bool *end, Error
     TRY(frame_filter_receive(reader->filter, rgb, &got, end, error));
     if (got || *end) break;
     if (reader->sent_all)
-      FAIL(error, ERROR_DATA, "%s: the filter graph neither ends nor delivers",
+      FAIL(error, ERROR_DATA, "%s: the filter graph neither returns a frame nor ends",
            reader->folder ? reader->folder : reader->names[0]);
     if (reader->next == reader->count) {
       reader->sent_all = true;
       TRY(frame_filter_send(reader->filter, NULL, error));
       continue;
     }
-    TRY(next_picture(reader, &picture, error));
+    TRY(next_image(reader, &picture, error));
     TRY(frame_filter_send_rgb(reader->filter, picture.pixels, error));
     image_free(&picture);
   }
@@ -142,7 +142,7 @@ static Status folder_read(void *state, uint8_t *rgb, bool *end, Error *error) {
     *end = true;
     return OK;
   }
-  TRY(next_picture(reader, &picture, error));
+  TRY(next_image(reader, &picture, error));
   const Image *delivered = &picture;
   if (reader->resized.pixels) {
     image_resize(&picture, &reader->resized);
@@ -168,14 +168,14 @@ static void folder_reader_close(void *state) {
   free(reader);
 }
 
-const ReaderKind folder_reader = {folder_read, folder_frame_name, folder_reader_close};
+const VideoReaderOps folder_reader_ops = {folder_read, folder_frame_name, folder_reader_close};
 
 /* --- Writing ---------------------------------------------------------------------------------- */
 
 typedef struct FolderWriter {
-  char *path, *temporary; /* temporary: NULL for a picture, and once committed */
+  char *path, *temporary; /* temporary: NULL for an image, and after the rename */
   Image frame;
-  bool picture;
+  bool is_image;
   int64_t written;
 } FolderWriter;
 
@@ -184,17 +184,17 @@ Status folder_writer_open(const char *path, MediaKind kind, const VideoWriterOpt
   Status status = OK;
   FolderWriter *writer = mem_new(1, sizeof *writer);
   *state = writer;
-  writer->picture = kind == MEDIA_IMAGE;
+  writer->is_image = kind == MEDIA_IMAGE;
   writer->path = mem_string(path);
   size_t length = strlen(path);
   while (length > 1 && writer->path[length - 1] == '/') writer->path[--length] = '\0';
   TRY(image_new(options->width, options->height, &writer->frame, error));
-  if (writer->picture) goto done;
+  if (writer->is_image) goto done;
   if (path_exists(writer->path))
-    FAIL(error, ERROR_USAGE, "%s: is there already; name a new folder for the frames",
+    FAIL(error, ERROR_USAGE, "%s: already exists; choose a new folder for the frames",
          writer->path);
   char *temporary = mem_format("%s.tmp", writer->path);
-  status = folder_remove(temporary, error); /* what an interrupted run left */
+  status = folder_remove(temporary, error); /* of an interrupted run */
   if (status == OK) status = folder_create(temporary, error);
   if (status == OK)
     writer->temporary = temporary;
@@ -208,21 +208,22 @@ static Status folder_write(void *state, const uint8_t *rgb, const char *name, Er
   FolderWriter *writer = state;
   char numbered[32];
   memcpy(writer->frame.pixels, rgb, (size_t)writer->frame.width * (size_t)writer->frame.height * 3);
-  if (writer->picture) {
+  if (writer->is_image) {
     if (writer->written++ == 0) return OK;
     return error_set(error, ERROR_USAGE,
-                     "%s: a picture holds one frame, not %lld; name a folder or a video",
+                     "%s: %lld frames, but an image holds one; write a folder or a video",
                      writer->path, (long long)writer->written);
   }
   snprintf(numbered, sizeof numbered, "%06lld.png", (long long)writer->written);
   if (!name) name = numbered;
   if (strchr(name, '/') || !is_png(name))
-    return error_set(error, ERROR_USAGE, "%s: \"%s\" is no name for a PNG frame", writer->path,
-                     name);
+    return error_set(error, ERROR_USAGE, "%s: \"%s\": expected a file name ending in .png",
+                     writer->path, name);
   char *path = path_join(writer->temporary, name);
   Status status = OK;
   if (path_exists(path))
-    status = error_set(error, ERROR_USAGE, "%s: two frames are named \"%s\"", writer->path, name);
+    status =
+        error_set(error, ERROR_USAGE, "%s: two frames have the name \"%s\"", writer->path, name);
   else
     status = image_write_png(path, &writer->frame, error);
   free(path);
@@ -233,11 +234,12 @@ static Status folder_write(void *state, const uint8_t *rgb, const char *name, Er
 static Status folder_finish(void *state, Error *error) {
   FolderWriter *writer = state;
   if (writer->written == 0)
-    return error_set(error, ERROR_DATA, "%s: no frames to write", writer->path);
-  if (writer->picture)
+    return error_set(error, ERROR_DATA, "%s: no frames were written", writer->path);
+  if (writer->is_image)
     return writer->written == 1
                ? image_write_png(writer->path, &writer->frame, error)
-               : error_set(error, ERROR_USAGE, "%s: a picture holds one frame, not %lld",
+               : error_set(error, ERROR_USAGE,
+                           "%s: %lld frames, but an image holds one; write a folder or a video",
                            writer->path, (long long)writer->written);
   Status status = folder_commit(writer->temporary, writer->path, error);
   if (status == OK) {
@@ -256,4 +258,4 @@ static void folder_writer_close(void *state) {
   free(writer);
 }
 
-const WriterKind folder_writer = {folder_write, folder_finish, folder_writer_close};
+const VideoWriterOps folder_writer_ops = {folder_write, folder_finish, folder_writer_close};

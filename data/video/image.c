@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bulk_memory.h"
 #include "base/files.h"
 #include "base/memory.h"
 
@@ -17,9 +18,9 @@ Status image_new(int width, int height, Image *out, Error *error) {
   void *pixels = NULL;
   *out = (Image){0};
   if (width < 1 || height < 1 || width > MAX_SIDE || height > MAX_SIDE)
-    return error_set(error, ERROR_USAGE, "a picture of %dx%d; allowed: 1x1 to %dx%d", width, height,
-                     MAX_SIDE, MAX_SIDE);
-  Status status = mem_bulk((size_t)width * (size_t)height * 3, "a picture", &pixels, error);
+    return error_set(error, ERROR_USAGE, "image of %dx%d pixels; expected 1x1 to %dx%d", width,
+                     height, MAX_SIDE, MAX_SIDE);
+  Status status = mem_bulk((size_t)width * (size_t)height * 3, "an image", &pixels, error);
   if (status == OK) *out = (Image){width, height, pixels};
   return status;
 }
@@ -31,8 +32,8 @@ void image_free(Image *image) {
 
 /* --- PNG ------------------------------------------------------------------------------------- */
 
-/* Errors of libpng leave by longjmp, so what must survive one lives in a struct, and no function
- * that calls libpng behind setjmp keeps anything of its own. */
+/* libpng reports errors by longjmp, so all state that must survive one is in this struct, and
+ * functions that call libpng after setjmp have no local state. */
 
 typedef struct Png {
   png_structp png;
@@ -55,7 +56,7 @@ static void ignore_warning(png_structp png, png_const_charp message) {
   (void)message;
 }
 
-/* Every kind of PNG as 8-bit RGB. */
+/* Converts every kind of PNG to 8-bit RGB. */
 static void set_conversions(png_structp png, png_infop info) {
   int type = png_get_color_type(png, info);
   png_set_expand(png);
@@ -96,18 +97,18 @@ Status image_read_png(const char *path, Image *out, Error *error) {
   *out = (Image){0};
   state.file = fopen(path, "rbe");
   if (!state.file) return error_errno(error, errno, "%s: cannot open", path);
-  if (path_is_folder(path)) FAIL(error, ERROR_IO, "%s: is a folder, not a picture", path);
+  if (path_is_folder(path)) FAIL(error, ERROR_IO, "%s: is a folder, expected a PNG file", path);
   if (fread(signature, 1, 8, state.file) != 8 || png_sig_cmp(signature, 0, 8) != 0)
-    FAIL(error, ERROR_DATA, "%s: not a PNG file (its first bytes are others)", path);
+    FAIL(error, ERROR_DATA, "%s: not a PNG file: wrong signature", path);
   rewind(state.file);
   state.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &state, keep_reason, ignore_warning);
   if (state.png) state.info = png_create_info_struct(state.png);
-  if (!state.info) FAIL(error, ERROR_INTERNAL, "%s: libpng could not start", path);
-  if (!read_header(&state)) FAIL(error, ERROR_DATA, "%s: broken PNG: %s", path, state.reason);
+  if (!state.info) FAIL(error, ERROR_INTERNAL, "%s: cannot initialise libpng", path);
+  if (!read_header(&state)) FAIL(error, ERROR_DATA, "%s: damaged PNG: %s", path, state.reason);
   TRY(image_new((int)png_get_image_width(state.png, state.info),
                 (int)png_get_image_height(state.png, state.info), out, error));
   state.rows = row_pointers(out);
-  if (!read_rows(&state)) FAIL(error, ERROR_DATA, "%s: broken PNG: %s", path, state.reason);
+  if (!read_rows(&state)) FAIL(error, ERROR_DATA, "%s: damaged PNG: %s", path, state.reason);
 done:
   if (state.png) png_destroy_read_struct(&state.png, &state.info, NULL);
   free(state.rows);
@@ -119,7 +120,7 @@ done:
 static void write_bytes(png_structp png, png_bytep data, size_t size) {
   Png *state = png_get_io_ptr(png);
   if (atomic_file_write(state->target, data, size, &state->write_error) != OK)
-    png_error(png, "the file could not be written");
+    png_error(png, "cannot write the file");
 }
 
 static void flush_bytes(png_structp png) {
@@ -148,7 +149,7 @@ Status image_write_png(const char *path, const Image *image, Error *error) {
   state.rows = row_pointers(image);
   state.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &state, keep_reason, ignore_warning);
   if (state.png) state.info = png_create_info_struct(state.png);
-  if (!state.info) FAIL(error, ERROR_INTERNAL, "%s: libpng could not start", path);
+  if (!state.info) FAIL(error, ERROR_INTERNAL, "%s: cannot initialise libpng", path);
   if (!write_rows(&state, image)) {
     if (state.write_error.status != OK)
       FAIL(error, state.write_error.status, "%s", state.write_error.message);
@@ -164,55 +165,55 @@ done:
 
 /* --- Resizing --------------------------------------------------------------------------------- */
 
-/* The weights of one output pixel along one axis: a triangle as wide as the coarser grid, cut at
- * the borders, its sum 1. */
-typedef struct Taps {
+/* Weights of the input pixels of one output pixel along one axis: a triangle as wide as the coarser
+ * grid, cut at the borders, normalised to sum 1. */
+typedef struct ResizeWeights {
   int first, count;
   float *weights; /* [count] */
-} Taps;
+} ResizeWeights;
 
-static void set_taps(Taps *taps, int i, int from, int to) {
+static void compute_weights(ResizeWeights *row_weights, int i, int from, int to) {
   float ratio = (float)from / (float)to, reach = ratio > 1 ? ratio : 1, sum = 0;
   float centre = ((float)i + 0.5f) * ratio - 0.5f;
   int last = (int)floorf(centre + reach);
-  taps->first = (int)ceilf(centre - reach);
-  if (taps->first < 0) taps->first = 0;
+  row_weights->first = (int)ceilf(centre - reach);
+  if (row_weights->first < 0) row_weights->first = 0;
   if (last > from - 1) last = from - 1;
-  taps->count = last - taps->first + 1;
-  for (int k = 0; k < taps->count; k++) {
-    float weight = 1 - fabsf((float)(taps->first + k) - centre) / reach;
-    taps->weights[k] = weight > 0 ? weight : 0;
-    sum += taps->weights[k];
+  row_weights->count = last - row_weights->first + 1;
+  for (int k = 0; k < row_weights->count; k++) {
+    float weight = 1 - fabsf((float)(row_weights->first + k) - centre) / reach;
+    row_weights->weights[k] = weight > 0 ? weight : 0;
+    sum += row_weights->weights[k];
   }
-  for (int k = 0; k < taps->count; k++) taps->weights[k] /= sum;
+  for (int k = 0; k < row_weights->count; k++) row_weights->weights[k] /= sum;
 }
 
-/* For every output pixel of an axis, `*weights` holding them all. */
-static Taps *axis_taps(int from, int to, float **weights) {
-  int most = 2 * ((from > to ? from / to : 1) + 1) + 1;
-  Taps *taps = mem_new((size_t)to, sizeof *taps);
-  *weights = mem_new((size_t)to * (size_t)most, sizeof **weights);
+/* Returns the weights of every output pixel of an axis; *weights owns their memory. */
+static ResizeWeights *axis_weights(int from, int to, float **weights) {
+  int max_count = 2 * ((from > to ? from / to : 1) + 1) + 1;
+  ResizeWeights *row_weights = mem_new((size_t)to, sizeof *row_weights);
+  *weights = mem_new((size_t)to * (size_t)max_count, sizeof **weights);
   for (int i = 0; i < to; i++) {
-    taps[i].weights = *weights + (size_t)i * (size_t)most;
-    set_taps(&taps[i], i, from, to);
+    row_weights[i].weights = *weights + (size_t)i * (size_t)max_count;
+    compute_weights(&row_weights[i], i, from, to);
   }
-  return taps;
+  return row_weights;
 }
 
-/* One row of `from`'s width out of the rows under the taps. */
-static void blend_rows(const Image *from, const Taps *taps, float *row) {
+/* Computes the weighted sum of rows, as one row of the input's width. */
+static void blend_rows(const Image *from, const ResizeWeights *row_weights, float *row) {
   size_t values = (size_t)from->width * 3;
   memset(row, 0, values * sizeof *row);
-  for (int k = 0; k < taps->count; k++) {
-    const uint8_t *pixels = from->pixels + (size_t)(taps->first + k) * values;
-    for (size_t i = 0; i < values; i++) row[i] += taps->weights[k] * (float)pixels[i];
+  for (int k = 0; k < row_weights->count; k++) {
+    const uint8_t *pixels = from->pixels + (size_t)(row_weights->first + k) * values;
+    for (size_t i = 0; i < values; i++) row[i] += row_weights->weights[k] * (float)pixels[i];
   }
 }
 
 void image_resize(const Image *from, Image *to) {
   float *across_weights, *down_weights, *row = mem_new((size_t)from->width, 3 * sizeof *row);
-  Taps *across = axis_taps(from->width, to->width, &across_weights);
-  Taps *down = axis_taps(from->height, to->height, &down_weights);
+  ResizeWeights *across = axis_weights(from->width, to->width, &across_weights);
+  ResizeWeights *down = axis_weights(from->height, to->height, &down_weights);
   for (int y = 0; y < to->height; y++) {
     blend_rows(from, &down[y], row);
     uint8_t *out = to->pixels + (size_t)y * (size_t)to->width * 3;

@@ -1,38 +1,37 @@
-/* How data/video*.c share the work. Internal to them.
+/* Internal to data/video.
  *
- *   video.c          opens the right kind of reader or writer
- *   video_folder.c   folders of PNG frames and single pictures
- *   video_read.c     demuxing and decoding
- *   video_filter.c   filter graph, resize, conversion to RGB
- *   video_write.c    conversion from RGB, encoding, muxing
- *   video_tracks.c   what a written video takes from another: sound, time stamps
- *   video_log.c      FFmpeg's messages, kept instead of printed
+ *   video.c                  chooses the reader or writer
+ *   frame_folder.c           folders of PNG frames and single images
+ *   decode.c                 demuxing and decoding
+ *   filter_graph.c           filter graph, resize, conversion to RGB
+ *   encode.c                 conversion from RGB, encoding, muxing
+ *   audio_and_timestamps.c   audio and timestamps copied from another video
+ *   ffmpeg_log.c             FFmpeg's messages; stubs for a build without FFmpeg
  *
- * Only the last five include FFmpeg; without it they are left out but for an answer that says so.
- */
+ * Only the last five include FFmpeg headers. */
 #ifndef CELFORGE_DATA_VIDEO_INTERNAL_H
 #define CELFORGE_DATA_VIDEO_INTERNAL_H
 
 #include "base/error.h"
 #include "data/video/video.h"
 
-/* A reader or writer of one kind; `state` is its own. */
-typedef struct ReaderKind {
+/* The operations of a kind of reader or writer; `state` is its own. */
+typedef struct VideoReaderOps {
   Status (*read)(void *state, uint8_t *rgb, bool *end, Error *error);
   const char *(*frame_name)(const void *state); /* may be NULL */
   void (*close)(void *state);
-} ReaderKind;
+} VideoReaderOps;
 
-typedef struct WriterKind {
+typedef struct VideoWriterOps {
   Status (*write)(void *state, const uint8_t *rgb, const char *name, Error *error);
   Status (*finish)(void *state, Error *error); /* does not free */
-  void (*close)(void *state);                  /* removes what is unfinished, frees */
-} WriterKind;
+  void (*close)(void *state);                  /* removes unfinished output and frees */
+} VideoWriterOps;
 
-extern const ReaderKind folder_reader, stream_reader;
-extern const WriterKind folder_writer, stream_writer;
+extern const VideoReaderOps folder_reader_ops, stream_reader_ops;
+extern const VideoWriterOps folder_writer_ops, stream_writer_ops;
 
-/* Each sets *state, also when it fails: then close it. */
+/* These set *state also on failure; the caller then closes it. */
 Status folder_reader_open(const char *path, MediaKind kind, const VideoReaderOptions *options,
                           VideoInfo *info, void **state, Error *error);
 Status stream_reader_open(const char *path, const VideoReaderOptions *options, VideoInfo *info,
@@ -42,70 +41,78 @@ Status folder_writer_open(const char *path, MediaKind kind, const VideoWriterOpt
 Status stream_writer_open(const char *path, const VideoWriterOptions *options, void **state,
                           Error *error);
 
-/* --- A filter graph between frames of any format and RGB frames of one size. ------------------ */
+/* --- A filter graph from frames of any format to RGB frames of one size ------------------------
+ */
 typedef struct FrameFilter FrameFilter;
 struct AVFrame;
 
 typedef struct FilterInput {
-  int width, height, format; /* AVPixelFormat */
-  int base_numerator, base_denominator;
-  int rate_numerator, rate_denominator; /* 0/1: none */
-  int aspect_numerator, aspect_denominator;
-  int rotation; /* clockwise degrees to turn by: 0, 90, 180, 270 */
+  int width, height, format; /* format: AVPixelFormat */
+  int time_base_numerator, time_base_denominator;
+  int rate_numerator, rate_denominator;     /* frame rate; 0/1: unknown */
+  int aspect_numerator, aspect_denominator; /* of a pixel */
+  int rotation;                             /* clockwise: 0, 90, 180 or 270 degrees */
 } FilterInput;
 
-/* ERROR_USAGE with FFmpeg's own text where the graph is wrong. */
+/* Builds the graph. ERROR_USAGE with FFmpeg's message if options->filter is wrong. */
 Status frame_filter_open(const FilterInput *input, const VideoReaderOptions *options,
                          FrameFilter **out, Error *error);
-/* The same for RGB pictures, which come without time. */
+/* The same for RGB frames without timestamps. */
 Status frame_filter_open_rgb(int width, int height, const VideoReaderOptions *options,
                              FrameFilter **out, Error *error);
 void frame_filter_close(FrameFilter *filter);
-/* What comes out. A rate of 0/1: none is known. */
-void frame_filter_shape(const FrameFilter *filter, int *width, int *height, int *rate_numerator,
-                        int *rate_denominator);
-/* NULL says that no more will come. */
+/* Returns the size and frame rate of the output; the rate is 0/1 if unknown. */
+void frame_filter_output(const FrameFilter *filter, int *width, int *height, int *rate_numerator,
+                         int *rate_denominator);
+/* Sends a frame into the graph; NULL ends the stream. */
 Status frame_filter_send(FrameFilter *filter, struct AVFrame *frame, Error *error);
 Status frame_filter_send_rgb(FrameFilter *filter, const uint8_t *rgb, Error *error);
-/* *got is true and `rgb` written, or *end is true, or neither: send more. */
+/* Sets *got and writes `rgb`, or sets *end, or sets neither if the graph needs more input. */
 Status frame_filter_receive(FrameFilter *filter, uint8_t *rgb, bool *got, bool *end, Error *error);
 
-/* --- FFmpeg's messages ------------------------------------------------------------------------ */
-/* From here on FFmpeg prints nothing; its last error message of any thread is kept. */
-void video_log_start(void);
-void video_log_forget(void);
-/* What a demuxer complained of in this thread since then, or "". */
-const char *video_log_of_demuxer(void);
-/* ERROR_DATA and the like, with FFmpeg's word for `code` and its last message behind the text. */
-Status video_error(Error *error, Status status, int code, const char *format, ...)
+/* --- FFmpeg's messages -------------------------------------------------------------------------
+ */
+/* Stops FFmpeg from printing; its last error message is kept instead. */
+void ffmpeg_log_capture(void);
+/* Clears the messages kept. */
+void ffmpeg_log_clear(void);
+/* Returns the last error message of a demuxer in this thread since then, or "". */
+const char *ffmpeg_log_demuxer_error(void);
+/* Sets the error: the formatted text, FFmpeg's text for `code`, and its last message in
+ * parentheses. Returns `status`. */
+Status ffmpeg_error(Error *error, Status status, int code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* --- What a written video takes from others --------------------------------------------------- */
+/* --- Audio and timestamps copied from another video ---------------------------------------------
+ */
 struct AVFormatContext;
 
-typedef struct Sound Sound; /* copies audio packets into the output in step with its video */
-/* Adds a stream to `output` for each audio stream. *out is NULL where there is none. With `keep`
- * time stamps stay as they are, else they count from the start of the file's video. */
-Status sound_open(const char *path, bool keep, struct AVFormatContext *output,
-                  const char *output_path, Sound **out, Error *error);
+typedef struct AudioCopy AudioCopy; /* copies audio packets into the output as its video advances */
+/* Adds a stream to `output` for each audio stream of `path`. *out is NULL if there is none. With
+ * `keep_timestamps` they stay unchanged, else they count from the start of the file's video. */
+Status audio_copy_open(const char *path, bool keep_timestamps, struct AVFormatContext *output,
+                       const char *output_path, AudioCopy **out, Error *error);
 /* Writes all packets up to `seconds`. */
-Status sound_copy_until(Sound *sound, double seconds, Error *error);
-void sound_close(Sound *sound);
+Status audio_copy_until(AudioCopy *audio, double seconds, Error *error);
+void audio_copy_close(AudioCopy *audio);
 
-/* The frames' time stamps of a video's packets, sorted, and how its picture is to be understood. */
-typedef struct Timing Timing;
-typedef struct TimingInfo {
-  int base_numerator, base_denominator;
-  int rate_numerator, rate_denominator;
-  int aspect_numerator, aspect_denominator; /* of a pixel, as displayed; 0/1 unknown */
+/* The timestamps of a video's frames, read from its packets and sorted. */
+typedef struct FrameTimestamps FrameTimestamps;
+typedef struct VideoProperties {
+  int time_base_numerator, time_base_denominator;
+  int rate_numerator, rate_denominator;     /* frame rate; 0/1: unknown */
+  int aspect_numerator, aspect_denominator; /* of a pixel, as displayed; 0/1: unknown */
   int range, primaries, transfer, matrix;   /* AVColorRange and so on */
-} TimingInfo;
-Status timing_open(const char *path, Timing **out, TimingInfo *info, Error *error);
-/* Behind the last one they go on at the last one's pace. */
-Status timing_next(Timing *timing, int64_t *stamp, int64_t *duration, Error *error);
-void timing_close(Timing *timing);
+} VideoProperties;
+Status frame_timestamps_open(const char *path, FrameTimestamps **out, VideoProperties *info,
+                             Error *error);
+/* Returns the next frame's timestamp and duration, in the time base. After the last frame it
+ * continues with the last duration. */
+Status frame_timestamps_next(FrameTimestamps *timestamps, int64_t *timestamp, int64_t *duration,
+                             Error *error);
+void frame_timestamps_close(FrameTimestamps *timestamps);
 
-/* Opens a file for demuxing, nothing else than a file; *out is closed by avformat_close_input. */
-Status video_demux(const char *path, struct AVFormatContext **out, Error *error);
+/* Opens a local file for demuxing; the caller closes *out with avformat_close_input. */
+Status demuxer_open(const char *path, struct AVFormatContext **out, Error *error);
 
 #endif

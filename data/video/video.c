@@ -1,3 +1,4 @@
+/* Chooses the reader or writer for a path: video stream, frame folder or image. */
 #include "data/video/video.h"
 
 #include <stdlib.h>
@@ -9,13 +10,13 @@
 #include "data/video/internal.h"
 
 struct VideoReader {
-  const ReaderKind *kind;
+  const VideoReaderOps *ops;
   void *state;
   VideoInfo info;
 };
 
 struct VideoWriter {
-  const WriterKind *kind;
+  const VideoWriterOps *ops;
   void *state;
 };
 
@@ -31,10 +32,10 @@ MediaKind media_kind(const char *path) {
   return dot && dot != name ? MEDIA_VIDEO : MEDIA_FOLDER;
 }
 
-static Status check_size(const char *path, int width, int height, int least, Error *error) {
-  if (width < least || height < least || width > MAX_SIDE || height > MAX_SIDE)
-    return error_set(error, ERROR_USAGE, "%s: size %dx%d; allowed: %d to %d each way", path, width,
-                     height, least, MAX_SIDE);
+static Status check_size(const char *path, int width, int height, int minimum, Error *error) {
+  if (width < minimum || height < minimum || width > MAX_SIDE || height > MAX_SIDE)
+    return error_set(error, ERROR_USAGE, "%s: size %dx%d; expected %d to %d for each side", path,
+                     width, height, minimum, MAX_SIDE);
   return OK;
 }
 
@@ -51,7 +52,7 @@ Status video_open(const char *path, const VideoReaderOptions *options, VideoRead
   if (!path_exists(path)) FAIL(error, ERROR_IO, "%s: no such file or folder", path);
   MediaKind kind = media_kind(path);
   reader->info.kind = kind;
-  reader->kind = kind == MEDIA_VIDEO ? &stream_reader : &folder_reader;
+  reader->ops = kind == MEDIA_VIDEO ? &stream_reader_ops : &folder_reader_ops;
   if (kind == MEDIA_VIDEO)
     TRY(stream_reader_open(path, options, &reader->info, &reader->state, error));
   else
@@ -65,7 +66,7 @@ done:
 
 void video_close(VideoReader *reader) {
   if (!reader) return;
-  if (reader->state) reader->kind->close(reader->state);
+  if (reader->state) reader->ops->close(reader->state);
   free(reader);
 }
 
@@ -74,11 +75,11 @@ const VideoInfo *video_info(const VideoReader *reader) {
 }
 
 Status video_read(VideoReader *reader, uint8_t *rgb, bool *end, Error *error) {
-  return reader->kind->read(reader->state, rgb, end, error);
+  return reader->ops->read(reader->state, rgb, end, error);
 }
 
 const char *video_frame_name(const VideoReader *reader) {
-  return reader->kind->frame_name ? reader->kind->frame_name(reader->state) : NULL;
+  return reader->ops->frame_name ? reader->ops->frame_name(reader->state) : NULL;
 }
 
 /* --- Writing ---------------------------------------------------------------------------------- */
@@ -90,7 +91,7 @@ Status video_writer_open(const char *path, const VideoWriterOptions *options, Vi
   *out = NULL;
   TRY(check_size(path, options->width, options->height, 1, error));
   MediaKind kind = media_kind(path);
-  writer->kind = kind == MEDIA_VIDEO ? &stream_writer : &folder_writer;
+  writer->ops = kind == MEDIA_VIDEO ? &stream_writer_ops : &folder_writer_ops;
   if (kind == MEDIA_VIDEO)
     TRY(stream_writer_open(path, options, &writer->state, error));
   else
@@ -103,17 +104,17 @@ done:
 }
 
 Status video_write(VideoWriter *writer, const uint8_t *rgb, const char *name, Error *error) {
-  return writer->kind->write(writer->state, rgb, name, error);
+  return writer->ops->write(writer->state, rgb, name, error);
 }
 
 Status video_writer_finish(VideoWriter *writer, Error *error) {
-  Status status = writer->kind->finish(writer->state, error);
+  Status status = writer->ops->finish(writer->state, error);
   video_writer_abandon(writer);
   return status;
 }
 
 void video_writer_abandon(VideoWriter *writer) {
   if (!writer) return;
-  if (writer->state) writer->kind->close(writer->state);
+  if (writer->state) writer->ops->close(writer->state);
   free(writer);
 }

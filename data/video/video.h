@@ -1,6 +1,6 @@
-/* Videos as streams of RGB frames, in and out, through FFmpeg; folders of PNG frames and single
- * pictures likewise, which also work in a build without FFmpeg (then videos fail with a message
- * that says so). Frames are u8 [height,width,3]. Constant memory whatever the length. */
+/* Videos as streams of RGB frames, read and written through FFmpeg; and folders of PNG frames and
+ * single PNG images in the same way, also in a build without FFmpeg (where videos fail with a clear
+ * message). Frames are u8 [height,width,3]. Memory does not grow with the length. */
 #ifndef CELFORGE_DATA_VIDEO_VIDEO_H
 #define CELFORGE_DATA_VIDEO_VIDEO_H
 
@@ -13,55 +13,56 @@ typedef enum MediaKind { MEDIA_VIDEO, MEDIA_FOLDER, MEDIA_IMAGE } MediaKind;
 
 typedef struct VideoInfo {
   MediaKind kind;
-  int width, height;                  /* as delivered: behind filter and resize, rotation applied */
-  int fps_numerator, fps_denominator; /* 0/1 for folders and pictures */
-  int64_t frames; /* counted exactly for folders and pictures; the container's claim, or -1, for
-                     videos */
+  int width, height;                  /* of the frames read: after rotation, filter and resize */
+  int fps_numerator, fps_denominator; /* 0/1 for folders and images */
+  int64_t frames; /* exact for folders and images; for videos as the container reports, or -1 */
   bool has_audio;
 } VideoInfo;
 
 typedef struct VideoReaderOptions {
   const char *filter; /* an FFmpeg filter graph with one input and one output, or NULL */
-  int width, height;  /* resize to this behind the filter; 0: keep. One of them 0: keep the aspect,
-                         rounded to even */
+  int width, height;  /* size to resize to after the filter; 0: unchanged. A single 0 keeps the
+                         aspect ratio, rounded to even */
 } VideoReaderOptions;
 
 typedef struct VideoReader VideoReader;
+/* Opens a video, folder or image. `options` may be NULL. ERROR_IO if it cannot be opened,
+ * ERROR_DATA if it cannot be decoded, ERROR_USAGE with FFmpeg's message if the filter graph is
+ * wrong. */
 Status video_open(const char *path, const VideoReaderOptions *options, VideoReader **out,
                   Error *error);
 void video_close(VideoReader *reader);
 const VideoInfo *video_info(const VideoReader *reader);
-/* The next frame into `rgb`; *end is true, and nothing written, behind the last one. A stream that
- * breaks in the middle is ERROR_DATA naming the frame: also where FFmpeg would conceal what is
- * missing or find its way to what follows. A cut is noticed where the container says how long it is
- * (MPEG-TS and Ogg do not). */
+/* Reads the next frame into `rgb`. At the end it sets *end and writes nothing. ERROR_DATA, naming
+ * the frame, if the stream is damaged, also where FFmpeg would conceal the damage or resynchronise.
+ * Truncation is noticed if the container states its length (MPEG-TS and Ogg do not). */
 Status video_read(VideoReader *reader, uint8_t *rgb, bool *end, Error *error);
-/* For folders: the name of the frame just read ("0001.png"). NULL for videos. */
+/* Returns the file name of the frame just read from a folder ("0001.png"); NULL for videos. */
 const char *video_frame_name(const VideoReader *reader);
 
 typedef struct VideoWriterOptions {
   int width, height;
   int fps_numerator, fps_denominator;
-  const char *codec;       /* FFmpeg's name; NULL: libx264 */
+  const char *codec;       /* FFmpeg's encoder name; NULL: libx264 */
   int quality;             /* constant rate factor, 0 best; negative: 18 */
   const char *audio_from;  /* a video whose audio streams are copied unchanged, or NULL */
-  const char *timing_from; /* a video whose frame time stamps are kept (variable rates), or NULL */
+  const char *timing_from; /* a video whose frame timestamps and colour tags are copied (variable
+                              frame rates), or NULL */
 } VideoWriterOptions;
 
-/* Written under a temporary name, renamed by video_writer_finish. The kind follows from `path`:
- * a name ending in .png is a picture, one without an extension a folder, else a video whose
- * container FFmpeg knows by its extension. Odd sizes are kept (yuv444p where yuv420p cannot hold
- * them). */
 typedef struct VideoWriter VideoWriter;
+/* Opens the output under a temporary name, which video_writer_finish renames. `path` determines its
+ * kind: an image if it ends in .png, a folder if it has no extension, else a video in the container
+ * that FFmpeg knows by the extension. Odd sizes are kept, as yuv444p instead of yuv420p. */
 Status video_writer_open(const char *path, const VideoWriterOptions *options, VideoWriter **out,
                          Error *error);
-/* `name` is the frame's file name in a folder, or NULL: 000000.png and so on. */
+/* Writes a frame. `name` is its file name in a folder; NULL: 000000.png and so on. */
 Status video_write(VideoWriter *writer, const uint8_t *rgb, const char *name, Error *error);
-/* Frees, also on failure; then nothing stands under the final name. */
+/* Completes and renames the output. Frees the writer, also on failure, which leaves no output. */
 Status video_writer_finish(VideoWriter *writer, Error *error);
 void video_writer_abandon(VideoWriter *writer);
 
-/* The kind a path would be opened or written as. */
+/* Returns the kind as which a path is opened or written. */
 MediaKind media_kind(const char *path);
 
 #endif

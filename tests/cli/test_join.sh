@@ -1,5 +1,5 @@
 #!/bin/bash
-# join: one dataset of a folder of them, its files linked, or all clips written anew.
+# celforge join: joins a folder of datasets, by linking their files or rewriting all clips.
 set -u
 cd "$(dirname "$0")/../.."
 . tests/cli/support.sh
@@ -12,14 +12,14 @@ done
 
 succeeds "join" "$celforge" join all parts
 [ "all/shard-00003.h5" -ef "parts/2/shard-00001.h5" ]
-result $? "its files are the parts' own"
+result $? "its shards are links to the parts' files"
 run "$celforge" info all
 grep -q 'clips  *6 in 4 shards' "$work/out"
 result $? "six clips in four shards"
-refuses "a second time" 64 "all: already holds a dataset" "$celforge" join all parts
+refuses "join into an existing dataset" 64 "all: already holds a dataset" "$celforge" join all parts
 
-succeeds "join --clips-per-shard" "$celforge" join anew parts --clips-per-shard 6
-run "$celforge" info anew
+succeeds "join --clips-per-shard" "$celforge" join rewritten parts --clips-per-shard 6
+run "$celforge" info rewritten
 grep -q 'clips  *6 in 1 shard' "$work/out"
 result $? "six clips in one shard"
 
@@ -30,7 +30,7 @@ succeeds "without the parts: train" "$celforge" train tiny.yaml
 
 run "$celforge" synth mixed/1 --clips 1 --frames 2 --size 16x16
 run "$celforge" synth mixed/2 --clips 1 --frames 3 --size 16x16
-refuses "clips of two lengths" 65 "mixed/2: frames: 3; in mixed/1: 2" "$celforge" join both mixed
+refuses "clips of two lengths" 65 "mixed/2: frames is 3, expected 2 as in mixed/1" "$celforge" join both mixed
 [ ! -e both ]
 result $? "nothing is written"
 done_testing

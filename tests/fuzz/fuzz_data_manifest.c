@@ -1,4 +1,4 @@
-/* Any bytes as a dataset's manifest. */
+/* Parses any bytes as a dataset's manifest. */
 #include <stddef.h>
 #include <stdint.h>
 

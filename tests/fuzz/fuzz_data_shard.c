@@ -1,5 +1,4 @@
-/* Any bytes as a shard: the checks made when a dataset is opened, a clip's name, and the reading of
- * every clip. */
+/* Opens any bytes as a shard, as dataset_open does, and reads its clips and a clip's name. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -7,13 +6,13 @@
 
 #include "data/dataset/shard.h"
 
-/* HDF5 1.10 itself loses memory when it meets a damaged file. */
+/* Called by LeakSanitizer: HDF5 1.10 leaks memory when it reads a damaged file. */
 const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void) {
   return "leak:libhdf5";
 }
 
-/* HDF5 wants a file with a path; this one lies in memory and is used for every input. */
+/* HDF5 needs a file with a path; this one is in memory and reused for every input. */
 static char path[] = "/dev/shm/celforge-fuzz-XXXXXX";
 static int descriptor = -1;
 
@@ -26,11 +25,12 @@ static void read_clips(const Shard *shard) {
   ClipName name;
   uint8_t *sides[SIDES];
   for (int side = 0; side < SIDES; side++)
-    sides[side] = malloc(clip_side_bytes(&shard->head.shape, side));
-  ShardFile file = {path, descriptor, &shard->head.shape, &shard->layout,
-                    (const uint32_t(*)[SIDES])shard->sums};
-  for (int64_t i = 0; i < shard->head.clips && i < 4; i++) shard_read_clip(&file, i, sides, &error);
-  shard_clip_name(path, shard->head.clips - 1, &name, &error);
+    sides[side] = malloc(clip_side_bytes(&shard->header.shape, side));
+  ShardFile file = {path, descriptor, &shard->header.shape, &shard->layout,
+                    (const uint32_t(*)[SIDES])shard->checksums};
+  for (int64_t i = 0; i < shard->header.clips && i < 4; i++)
+    shard_read_clip(&file, i, sides, &error);
+  shard_clip_name(path, shard->header.clips - 1, &name, &error);
   for (int side = 0; side < SIDES; side++) free(sides[side]);
 }
 

@@ -1,6 +1,6 @@
-/* Any bytes as a video: read to its end, or refused with a message that names the file. FFmpeg
- * itself is not instrumented; what is looked for is whether anything gets through our settings that
- * takes the process down, never ends, or breaks a promise of data/video/video.h. */
+/* Reads any bytes as a video: it is read to its end, or rejected with a message that names the
+ * file. FFmpeg itself is not instrumented. The test looks for input that crashes the process, never
+ * ends, or breaks the contract of data/video/video.h, despite our settings. */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -9,9 +9,9 @@
 
 #include "data/video/video.h"
 
-enum { MOST_PIXELS = 1 << 20, MOST_FRAMES = 300 };
+enum { MAX_PIXELS = 1 << 20, MAX_FRAMES = 300 };
 
-/* FFmpeg wants a file with a path; this one lies in memory and is used for every input. */
+/* FFmpeg needs a file with a path; this one is in memory and reused for every input. */
 static char path[] = "/dev/shm/celforge-fuzz-XXXXXX";
 static int descriptor = -1;
 
@@ -27,10 +27,10 @@ static void read_frames(VideoReader *reader) {
   const VideoInfo *info = video_info(reader);
   Error error = {0};
   require(info->width > 0 && info->height > 0);
-  if ((int64_t)info->width * info->height > MOST_PIXELS) return;
+  if ((int64_t)info->width * info->height > MAX_PIXELS) return;
   uint8_t *rgb = malloc((size_t)info->width * (size_t)info->height * 3);
   bool end = false;
-  for (int i = 0; i < MOST_FRAMES && !end; i++) {
+  for (int i = 0; i < MAX_FRAMES && !end; i++) {
     Status status = video_read(reader, rgb, &end, &error);
     require(status == OK || (error.status == status && error.message[0]));
     if (status != OK) break;

@@ -1,7 +1,6 @@
 #!/usr/bin/python3
-"""Stock readers on the shards that `celforge synth` writes and `celforge join` takes over: h5py sees
-the documented arrays and attributes, the checksums are those of the decoded bytes, the manifest's
-offsets and chunk tables are where h5py finds the data, and h5dump reads it all."""
+"""Reads shards of `celforge synth` and `celforge join` with h5py and h5dump: arrays and attributes are
+as documented, checksums match the decoded bytes, and h5py finds the data at the manifest's offsets."""
 
 import json
 import os
@@ -30,7 +29,7 @@ def check(name, condition, detail=""):
 
 
 def skip(reason):
-    print(f"ok 1 - stock readers on shards # SKIP {reason}")
+    print(f"ok 1 - h5py reads shards # SKIP {reason}")
     sys.exit(0)
 
 
@@ -81,10 +80,10 @@ def check_shard(kind, folder, manifest, entry, index):
         check(f"{name} has the documented arrays", arrays == expected, str(arrays))
         sums = [[runs.crc32c(clips[side][i].tobytes()) for side in ("source", "target")]
                 for i in range(n)]
-        check(f"{name} has the checksums of its clips",
+        check(f"{name} has the checksums of the decoded clips",
               numpy.array_equal(numpy.array(sums, "uint32"), clips["crc32c"][...]))
         check(f"{name} names its clips", all(text(i) for i in clips["id"]))
-        check(f"{name} lies where the manifest says", offsets(clips, entry) == recorded(entry))
+        check(f"{name} has its data at the manifest's offsets", offsets(clips, entry) == recorded(entry))
 
 
 def offsets(clips, entry):

@@ -128,7 +128,7 @@ void guard_leave_out(Guard *guard) {
   int64_t *batches = mem_new((size_t)count + 1, sizeof *batches);
   for (int64_t i = 0; i < count; i++)
     batches[i] =
-        order_batch(guard->bad_first + i, guard->skipped_batches, guard->skipped_batch_count);
+        shuffle_batch_of_step(guard->bad_first + i, guard->skipped_batches, guard->skipped_batch_count);
   for (int64_t i = 0; i < count; i++) leave_out(guard, batches[i]);
   free(batches);
   guard->bad_count = 0;

@@ -62,7 +62,7 @@ int64_t guard_bad_steps(const Guard *guard, int64_t *first);
 /* The bad steps' batches are left out from now on: one more time that the run goes back. */
 void guard_leave_out(Guard *guard);
 int64_t guard_rollbacks(const Guard *guard);
-/* Numbers of batches, ascending (see order_batch); the guard's own, until the next call that
+/* Numbers of batches, ascending (see shuffle_batch_of_step); the guard's own, until the next call that
  * changes it. */
 const int64_t *guard_skipped_batches(const Guard *guard, int64_t *count);
 

@@ -19,7 +19,7 @@ static Status record_metrics(Run *run, const StepControls *controls, Error *erro
   StepResult result;
   TimeShares shares;
   double seconds;
-  int64_t corrupt = loader_stats(run->loader).corrupt;
+  int64_t corrupt = loader_corrupt_clips(run->loader);
   TRY(model_result(run->model, 0, &result, error));
   double *values = result.metrics;
   TRY(comm_all_reduce(run->comm, values, METRIC_COUNT, COMM_F64, COMM_SUM, error));

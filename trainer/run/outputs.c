@@ -161,7 +161,7 @@ Status run_copy_state(Run *run, Error *error) {
   const int64_t *skipped_batches = guard_skipped_batches(run->guard, &count);
   RunPosition position = {
       .step = run->step,
-      .samples = order_batch(run->step, skipped_batches, count) * run->config->train.global_batch,
+      .samples = shuffle_batch_of_step(run->step, skipped_batches, count) * run->config->train.global_batch,
       .dataset_uuid = dataset_info(run->dataset)->uuid,
       .guard = run->guard,
       .pending = &run->started[0].outcome,

@@ -115,7 +115,7 @@ static Status report(Run *run, const StartedStep *started, Error *error) {
   StepResult *results = mem_new((size_t)run->world_size, sizeof *results);
   int64_t count, samples = run->config->train.global_batch;
   const int64_t *skipped_batches = guard_skipped_batches(run->guard, &count);
-  int64_t first = order_batch(started->outcome.step, skipped_batches, count) * samples;
+  int64_t first = shuffle_batch_of_step(started->outcome.step, skipped_batches, count) * samples;
   TRY(comm_all_gather(run->comm, &started->result, sizeof *results, results, error));
   text_append(&text, "step %lld (samples %lld to %lld): ", (long long)started->outcome.step + 1,
               (long long)first, (long long)(first + samples - 1));

@@ -97,7 +97,7 @@ static Status open_loader(Run *run, Error *error) {
       .flip = config->data.flip,
       .threads = (int)config->data.threads,
       /* A step holds all its micro-batches at once. */
-      .batches_ahead = ahead > run->micro_batches ? ahead : run->micro_batches + 1,
+      .prefetch_batches = ahead > run->micro_batches ? ahead : run->micro_batches + 1,
       .on_corrupt = (OnCorrupt)config->data.on_corrupt,
       /* Its words name the clip: they come before the watchdog's. */
       .timeout = 0.9 * config->comm.timeout,

@@ -12,7 +12,7 @@
 #include "base/files.h"
 #include "base/memory.h"
 
-/* HDF5 1.10 itself loses memory when it meets a damaged file; LeakSanitizer asks this. */
+/* Called by LeakSanitizer: HDF5 1.10 leaks memory when it reads a damaged file. */
 const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void) {
   return "leak:libhdf5";
@@ -67,7 +67,7 @@ void add_clips(DatasetWriter *writer, const ClipShape *shape, int64_t first, int
   for (int64_t i = first; i < first + count; i++) {
     ClipName name = {.start_frame = i * 3};
     snprintf(name.id, sizeof name.id, "clip-%lld", (long long)i);
-    snprintf(name.origin, sizeof name.origin, "film %lld.mp4", (long long)(i / 2));
+    snprintf(name.origin, sizeof name.origin, "live %lld.mp4", (long long)(i / 2));
     clip_bytes(i, 0, source, source_bytes);
     clip_bytes(i, 1, target, target_bytes);
     if (dataset_writer_add(writer, source, target, &name, &error) != OK)

@@ -4,28 +4,29 @@
 
 #include "data/dataset/dataset.h"
 
-/* A new folder, and its removal with all in it. */
+/* Creates a new folder. */
 char *temporary_folder(void);
+/* Removes the folder with its contents and frees the path. */
 void remove_folder(char *path);
-/* Path of a file in the folder; one of 64 static buffers in turn. */
+/* Returns the path of a file in the folder, in one of 64 static buffers in turn. */
 const char *inside(const char *folder, const char *name);
 
-/* 3 frames, source 6x8 with 3 channels, target 12x16, 25 frames a second. */
+/* 3 frames, source 6x8 with 3 channels, target 12x16, 25 frames per second, 4 clips per shard. */
 DatasetSpec small_spec(void);
-/* The bytes of one side of clip `index`. */
+/* Computes the bytes of one side of clip `index`. */
 void clip_bytes(int64_t index, int side, uint8_t *out, size_t size);
 /* Adds clips first .. first+count-1. */
 void add_clips(DatasetWriter *writer, const ClipShape *shape, int64_t first, int64_t count);
-/* A whole dataset in `folder`/data. */
+/* Writes a dataset into `folder`/data. */
 void make_dataset(const char *folder, const DatasetSpec *spec, int64_t clips);
 
 /* Inverts the byte at `offset`. */
 void flip_byte(const char *path, int64_t offset);
 int64_t file_bytes(const char *path);
-/* The first place of `needle` in the file; fails the test where there is none. */
+/* Returns the offset of the first `needle` in the file; fails the test if there is none. */
 int64_t find_bytes(const char *path, const void *needle, size_t size);
 void assert_same_file(const char *a, const char *b);
-/* The message holds every one of the texts (NULL behind the last). */
+/* Asserts that the message contains all texts; NULL ends the list. */
 void assert_says(const Error *error, ...);
 
 #endif

@@ -50,7 +50,7 @@ static void assert_clip(const Dataset *dataset, int64_t index) {
   free(expected);
 }
 
-static void check_whole(const char *folder, bool deflate) {
+static void check_ten_clips(const char *folder, bool deflate) {
   Error error;
   ClipName name;
   Dataset *dataset = open_good(folder);
@@ -64,7 +64,7 @@ static void check_whole(const char *folder, bool deflate) {
   for (int64_t i = 9; i >= 0; i--) assert_clip(dataset, i);
   assert_int_equal(dataset_clip_name(dataset, 9, &name, &error), OK);
   assert_string_equal(name.id, "clip-9");
-  assert_string_equal(name.origin, "film 4.mp4");
+  assert_string_equal(name.origin, "live 4.mp4");
   assert_int_equal(name.start_frame, 27);
   uint8_t byte;
   assert_int_equal(dataset_read(dataset, 10, &byte, &byte, &error), ERROR_INTERNAL);
@@ -73,17 +73,17 @@ static void check_whole(const char *folder, bool deflate) {
   if (dataset_verify(inside(folder, "data"), NULL, &error) != OK) fail_msg("%s", error.message);
 }
 
-static void plain_clips_come_back(void **state) {
+static void plain_clips_round_trip(void **state) {
   DatasetSpec spec = small_spec();
   make_dataset(*state, &spec, 10);
-  check_whole(*state, false);
+  check_ten_clips(*state, false);
 }
 
-static void deflated_clips_come_back(void **state) {
+static void deflated_clips_round_trip(void **state) {
   DatasetSpec spec = small_spec();
   spec.deflate = true;
   make_dataset(*state, &spec, 10);
-  check_whole(*state, true);
+  check_ten_clips(*state, true);
 }
 
 /* Every file of two folders, which hold the same names. */
@@ -108,7 +108,7 @@ static void equal_runs_give_equal_bytes(void **state) {
     spec.deflate = deflate;
     char *one = temporary_folder(), *two = temporary_folder();
     make_dataset(one, &spec, 10);
-    usleep(1100000); /* HDF5 keeps times in whole seconds, if it is let */
+    usleep(1100000); /* HDF5 would store times in whole seconds by default */
     make_dataset(two, &spec, 10);
     assert_same_folders(inside(one, "data"), inside(two, "data"));
     remove_folder(one);
@@ -130,7 +130,7 @@ static void uuid_follows_the_spec(void **state) {
   remove_folder(other);
 }
 
-/* Stops after `clips` of 10 in every way there is, goes on, and must end with the same bytes. */
+/* Stops after `clips` of 10 clips, continues, and compares with an uninterrupted run. */
 static void continue_after(int64_t clips, bool deflate, bool partial_shard) {
   Error error;
   DatasetWriter *writer;
@@ -161,7 +161,7 @@ static void continue_after(int64_t clips, bool deflate, bool partial_shard) {
   remove_folder(broken);
 }
 
-static void interrupted_writing_goes_on(void **state) {
+static void interrupted_writing_continues_with_equal_bytes(void **state) {
   (void)state;
   const int64_t stops[] = {0, 1, 4, 7, 8, 10};
   for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
@@ -172,7 +172,7 @@ static void interrupted_writing_goes_on(void **state) {
   continue_after(6, true, true);
 }
 
-static void damaged_leftovers_are_written_again(void **state) {
+static void damaged_shards_of_an_interrupted_run_are_rewritten(void **state) {
   Error error;
   DatasetWriter *writer;
   int64_t already;
@@ -202,7 +202,7 @@ static Status open_writer(const char *folder, const DatasetSpec *spec, Error *er
   return status;
 }
 
-static void writer_refuses(void **state) {
+static void unusable_folders_and_specs_are_rejected(void **state) {
   Error error;
   DatasetSpec spec = small_spec();
   make_dataset(*state, &spec, 5);
@@ -212,10 +212,10 @@ static void writer_refuses(void **state) {
   unlink(inside(*state, "data/manifest.json"));
   spec.maker = "another";
   assert_int_equal(open_writer(data, &spec, &error), ERROR_USAGE);
-  assert_says(&error, "shard-00000.h5", "other settings", NULL);
+  assert_says(&error, "shard-00000.h5", "run with other options", NULL);
   assert_true(path_exists(inside(*state, "data/shard-00000.h5")));
   assert_int_equal(open_writer(*state, &spec, &error), ERROR_USAGE);
-  assert_says(&error, "\"data\"", "no part of a dataset", NULL);
+  assert_says(&error, "\"data\"", "not part of a dataset", NULL);
   spec.shape.source_channels = 4;
   assert_int_equal(open_writer(inside(*state, "new"), &spec, &error), ERROR_USAGE);
   assert_says(&error, "source channels is 4", NULL);
@@ -228,10 +228,10 @@ static void writer_refuses(void **state) {
   spec.deflate = true;
   spec.clips_per_shard = 16385;
   assert_int_equal(open_writer(inside(*state, "new"), &spec, &error), ERROR_USAGE);
-  assert_says(&error, "16385 compressed clips a shard", "0 to 16384", NULL);
+  assert_says(&error, "16385 compressed clips per shard", "0 to 16384", NULL);
 }
 
-static void writers_do_not_meet(void **state) {
+static void second_writer_is_rejected(void **state) {
   Error error;
   DatasetWriter *writer;
   int64_t already;
@@ -239,10 +239,10 @@ static void writers_do_not_meet(void **state) {
   const char *data = inside(*state, "data");
   assert_int_equal(dataset_writer_open(data, &spec, &writer, &already, &error), OK);
   assert_int_equal(open_writer(data, &spec, &error), ERROR_USAGE);
-  assert_says(&error, "another process", NULL);
+  assert_says(&error, "another process is writing", NULL);
   assert_int_equal(dataset_writer_finish(writer, &error), ERROR_DATA);
   assert_says(&error, "at least one", NULL);
-  assert_false(path_exists(inside(*state, "data"))); /* nothing was written, nothing is left */
+  assert_false(path_exists(inside(*state, "data"))); /* the empty folder was removed */
 }
 
 static void expect_open(const char *folder, ...) {
@@ -256,17 +256,17 @@ static void expect_open(const char *folder, ...) {
   va_end(texts);
 }
 
-static void missing_things_are_named(void **state) {
+static void missing_files_are_named(void **state) {
   DatasetSpec spec = small_spec();
   expect_open(*state, "data: no such folder", NULL);
   make_dataset(*state, &spec, 5);
   unlink(inside(*state, "data/shard-00001.h5"));
-  expect_open(*state, "shard-00001.h5: missing; the manifest lists it", NULL);
+  expect_open(*state, "shard-00001.h5: missing, but listed in the manifest", NULL);
   unlink(inside(*state, "data/manifest.json"));
-  expect_open(*state,
-              "not a dataset: no manifest.json; an interrupted synth, pack or join can be run "
-              "again to finish it",
-              NULL);
+  expect_open(
+      *state,
+      "not a dataset: no manifest.json; if synth, pack or join was interrupted, run it again",
+      NULL);
 }
 
 static void truncated_shards_are_named(void **state) {
@@ -275,7 +275,7 @@ static void truncated_shards_are_named(void **state) {
   const char *shard = inside(*state, "data/shard-00000.h5");
   int64_t bytes = file_bytes(shard);
   char expected[64];
-  snprintf(expected, sizeof expected, "has %lld bytes; the manifest says %lld",
+  snprintf(expected, sizeof expected, "%lld bytes, expected %lld (manifest)",
            (long long)bytes - 100, (long long)bytes);
   assert_int_equal(truncate(shard, bytes - 100), 0);
   expect_open(*state, "shard-00000.h5", expected, "truncated", NULL);
@@ -292,12 +292,12 @@ static void foreign_shards_are_named(void **state) {
   fwrite(noise, 1, bytes, file);
   fclose(file);
   free(noise);
-  expect_open(*state, "shard-00000.h5: is not an HDF5 file", NULL);
+  expect_open(*state, "shard-00000.h5: not an HDF5 file", NULL);
   char *other = temporary_folder();
-  spec.maker = "other --seed1"; /* as long, so that the file is */
+  spec.maker = "other --seed1"; /* of equal length, so that the file's size is equal */
   make_dataset(other, &spec, 5);
   rename(inside(other, "data/shard-00000.h5"), shard);
-  expect_open(*state, "shard-00000.h5: belongs to another dataset", NULL);
+  expect_open(*state, "shard-00000.h5: shard of another dataset", NULL);
   remove_folder(other);
 }
 
@@ -309,10 +309,10 @@ static void swapped_shards_are_named(void **state) {
   rename(a, between);
   rename(b, a);
   rename(between, b);
-  expect_open(*state, "shard-00000.h5: shard is 1; the manifest says 0", NULL);
+  expect_open(*state, "shard-00000.h5: shard is 1, expected 0 (manifest)", NULL);
 }
 
-/* A byte of a clip: found when it is read, and by verify, which lists all of them. */
+/* A flipped byte of a clip is found when the clip is read, and by verify, which lists it. */
 static void flipped_byte(const char *folder, bool deflate, int64_t offset) {
   Error error;
   Text report = {0};
@@ -323,7 +323,7 @@ static void flipped_byte(const char *folder, bool deflate, int64_t offset) {
   flip_byte(inside(folder, "data/shard-00001.h5"), offset);
   assert_int_equal(dataset_read(dataset, 5, source, target, &error), ERROR_DATA);
   assert_says(&error, "clip 5 of the dataset", "shard-00001.h5: clip 1 (source)", NULL);
-  if (!deflate) assert_says(&error, "CRC-32C found ", ", expected ", NULL);
+  if (!deflate) assert_says(&error, "CRC-32C is ", ", expected ", NULL);
   assert_clip(dataset, 4);
   assert_clip(dataset, 6);
   dataset_close(dataset);
@@ -332,7 +332,7 @@ static void flipped_byte(const char *folder, bool deflate, int64_t offset) {
   assert_int_equal(dataset_verify(inside(folder, "data"), &report, &error), ERROR_DATA);
   assert_says(&error, "2 checksums are wrong", NULL); /* the clip's and the file's */
   assert_non_null(strstr(report.data, "clip 1 (source)"));
-  assert_non_null(strstr(report.data, "the file's CRC-32C found "));
+  assert_non_null(strstr(report.data, "CRC-32C of the file is "));
   text_free(&report);
   free(source);
   free(target);
@@ -362,29 +362,29 @@ static void flipped_deflated_bytes_are_named(void **state) {
   flipped_byte(*state, true, offset + 40);
 }
 
-/* Any byte of what is not clips: refused when opened, or harmless. */
-static void flipped_structure_never_crashes(void **state) {
+/* Any flipped byte, of metadata too, is rejected when the dataset is opened, or does not matter. */
+static void flipped_metadata_never_crashes(void **state) {
   DatasetSpec spec = small_spec();
   make_dataset(*state, &spec, 4);
   char *path = mem_string(inside(*state, "data/shard-00000.h5"));
   int64_t bytes = file_bytes(path);
-  int refused = 0;
+  int rejected = 0;
   for (int64_t offset = 0; offset < bytes; offset += offset < 4096 ? 7 : 311) {
     Error error;
     Dataset *dataset = NULL;
     flip_byte(path, offset);
     Status status = dataset_open(inside(*state, "data"), &dataset, &error);
     assert_true(status == OK || status == ERROR_DATA);
-    refused += status != OK;
+    rejected += status != OK;
     dataset_close(dataset);
     flip_byte(path, offset);
   }
-  assert_true(refused > 10);
+  assert_true(rejected > 10);
   free(path);
   dataset_close(open_good(*state));
 }
 
-/* Replaces a text of the manifest by another. */
+/* Replaces the first occurrence of a text in the manifest. */
 static void edit_manifest(const char *folder, const char *from, const char *to) {
   Error error;
   char *data;
@@ -403,22 +403,22 @@ static void bad_manifests_are_named(void **state) {
   static const struct {
     const char *from, *to, *says;
   } edits[] = {
-      {"celforge-dataset", "other", "format is \"other\"; must be \"celforge-dataset\""},
+      {"celforge-dataset", "other", "format is \"other\", expected \"celforge-dataset\""},
       {"\"schema_version\": 1", "\"schema_version\": 3", "schema_version: is 3"},
       {"\"file\": ", "\"dataset_uuid\": \"x\", \"file\": ", "shards[0]: dataset_uuid is \"x\""},
       {"\"file\": ", "\"shard\": 0, \"file\": ", "shards[0].dataset_uuid: missing"},
       {"\"file\": ",
        "\"dataset_uuid\": \"00000000-0000-8000-8000-000000000000\", \"shard\": 0, \"file\": ",
-       "shard-00000.h5: belongs to another dataset"},
+       "shard-00000.h5: shard of another dataset"},
       {"\"file\": ", "\"dataset_uuid\": \"00000000-0000-8000-8000-000000000000\", \"file\": ",
        "shards[0].shard: missing"},
-      {"\"clips\": 5", "\"clips\": 6", "clips is 6; the shards hold 5"},
+      {"\"clips\": 5", "\"clips\": 6", "clips is 6, expected 5 (the sum over the shards)"},
       {"\"frames\": 3", "\"frames\": 0", "frames: is 0"},
-      {"\"frames\": 3", "\"frames\": 4", "frames is 3; the manifest says 4"},
-      {"25/1", "25", "fps is \"25\"; must be like \"25/1\""},
-      {"25/1", "24/1", "fps (numerator) is 25; the manifest says 24"},
+      {"\"frames\": 3", "\"frames\": 4", "frames is 3, expected 4 (manifest)"},
+      {"25/1", "25", "fps is \"25\", expected a form such as \"25/1\""},
+      {"25/1", "24/1", "fps numerator is 25, expected 24 (manifest)"},
       {"\"none\"", "\"zstd\"", "compression is \"zstd\""},
-      {"shard-00000.h5", "../shard-0.h5", "file is \"../shard-0.h5\"; must be \"shard-00000.h5\""},
+      {"shard-00000.h5", "../shard-0.h5", "file is \"../shard-0.h5\", expected \"shard-00000.h5\""},
       {"\"source_offset\": ", "\"source_offset\": 9", "source_offset"},
       {"\"source_offset\": ", "\"source_offset\": \"\", \"x\": ", "source_offset"},
       {"\"shards\"", "\"no\"", "shards: missing"},
@@ -434,8 +434,9 @@ static void bad_manifests_are_named(void **state) {
   }
 }
 
-/* No space left, played by a limit on the size of files: an error, no shard, no crash at exit. */
-static void full_disk_leaves_nothing_half(void **state) {
+/* A full disk, simulated by a limit on file sizes, gives an error, no shard and no crash at exit.
+ */
+static void full_disk_leaves_no_files(void **state) {
   struct rlimit before, small;
   Error error;
   DatasetWriter *writer;
@@ -459,7 +460,7 @@ static void full_disk_leaves_nothing_half(void **state) {
     Status status = OK;
     for (int i = 0; i < 4 && status == OK; i++)
       status = dataset_writer_add(writer, clip, clip, &name, &error);
-    setrlimit(RLIMIT_FSIZE, &before); /* what truncating the file gives back on a full disk */
+    setrlimit(RLIMIT_FSIZE, &before); /* on a full disk, truncating the file frees space */
     dataset_writer_abandon(writer);
     assert_int_equal(status, ERROR_IO);
     assert_says(&error, "shard-00000.h5: cannot write", "File too large", NULL);
@@ -481,7 +482,7 @@ static void too_many_shards_to_open(void **state) {
     Dataset *dataset = NULL;
     if (setrlimit(RLIMIT_NOFILE, &few) != 0) _exit(1);
     Status status = dataset_open(inside(*state, "data"), &dataset, &error);
-    bool said = strstr(error.message, "data: 20 shards are as many open files; the limit is 16");
+    bool said = strstr(error.message, "data: 20 shards need as many open files; the limit is 16");
     _exit(status == ERROR_IO && said ? 0 : 1);
   }
   int result = 0;
@@ -489,7 +490,7 @@ static void too_many_shards_to_open(void **state) {
   assert_true(WIFEXITED(result) && WEXITSTATUS(result) == 0);
 }
 
-static void descriptions_say_what_it_is(void **state) {
+static void descriptions_list_contents_and_origin(void **state) {
   Error error;
   Text text = {0};
   DatasetSpec spec = small_spec();
@@ -497,10 +498,10 @@ static void descriptions_say_what_it_is(void **state) {
   assert_int_equal(dataset_describe(inside(*state, "data"), &text, &error), OK);
   assert_non_null(strstr(text.data, "10 in 3 shards"));
   assert_non_null(strstr(text.data, "made by      test --seed 1"));
-  assert_non_null(strstr(text.data, "clip-0, from film 0.mp4, frame 0"));
+  assert_non_null(strstr(text.data, "clip-0, from live 0.mp4, frame 0"));
   text_clear(&text);
   assert_int_equal(dataset_describe(inside(*state, "data/shard-00002.h5"), &text, &error), OK);
-  assert_non_null(strstr(text.data, "its shard 2"));
+  assert_non_null(strstr(text.data, ", shard 2\n"));
   assert_non_null(strstr(text.data, "source       8x6, 3 channels"));
   assert_int_equal(dataset_describe(inside(*state, "nothing"), &text, &error), ERROR_DATA);
   text_free(&text);
@@ -509,25 +510,25 @@ static void descriptions_say_what_it_is(void **state) {
 int main(void) {
 #define WITH_FOLDER(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
   const struct CMUnitTest tests[] = {
-      WITH_FOLDER(plain_clips_come_back),
-      WITH_FOLDER(deflated_clips_come_back),
+      WITH_FOLDER(plain_clips_round_trip),
+      WITH_FOLDER(deflated_clips_round_trip),
       WITH_FOLDER(equal_runs_give_equal_bytes),
       WITH_FOLDER(uuid_follows_the_spec),
-      WITH_FOLDER(interrupted_writing_goes_on),
-      WITH_FOLDER(damaged_leftovers_are_written_again),
-      WITH_FOLDER(writer_refuses),
-      WITH_FOLDER(writers_do_not_meet),
-      WITH_FOLDER(missing_things_are_named),
+      WITH_FOLDER(interrupted_writing_continues_with_equal_bytes),
+      WITH_FOLDER(damaged_shards_of_an_interrupted_run_are_rewritten),
+      WITH_FOLDER(unusable_folders_and_specs_are_rejected),
+      WITH_FOLDER(second_writer_is_rejected),
+      WITH_FOLDER(missing_files_are_named),
       WITH_FOLDER(truncated_shards_are_named),
       WITH_FOLDER(foreign_shards_are_named),
       WITH_FOLDER(swapped_shards_are_named),
       WITH_FOLDER(flipped_bytes_are_named),
       WITH_FOLDER(flipped_deflated_bytes_are_named),
-      WITH_FOLDER(flipped_structure_never_crashes),
+      WITH_FOLDER(flipped_metadata_never_crashes),
       WITH_FOLDER(bad_manifests_are_named),
-      WITH_FOLDER(full_disk_leaves_nothing_half),
+      WITH_FOLDER(full_disk_leaves_no_files),
       WITH_FOLDER(too_many_shards_to_open),
-      WITH_FOLDER(descriptions_say_what_it_is),
+      WITH_FOLDER(descriptions_list_contents_and_origin),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

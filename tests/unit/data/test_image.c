@@ -16,7 +16,7 @@
 static Error error;
 static char output[4096];
 
-static void round_trip(void **state) {
+static void png_round_trip(void **state) {
   (void)state;
   Image image, read;
   assert_done(image_new(31, 7, &image, &error), &error);
@@ -30,8 +30,8 @@ static void round_trip(void **state) {
   image_free(&image);
 }
 
-/* Other kinds of PNG, made by ffmpeg, are read as ffmpeg reads them. */
-static void other_kinds(void **state) {
+/* Other kinds of PNG, written by ffmpeg, are read as ffmpeg reads them. */
+static void all_kinds_of_png_become_rgb(void **state) {
   (void)state;
   static const char *formats[] = {"gray", "gray16be", "rgb48be", "rgba", "ya8", "monob", "pal8"};
   if (!have_tool("ffmpeg")) skip();
@@ -59,22 +59,22 @@ static void other_kinds(void **state) {
   }
 }
 
-static void bad_files(void **state) {
+static void bad_files_are_rejected(void **state) {
   (void)state;
   Image image;
   char *bytes = NULL;
   size_t size;
   assert_int_equal(image_read_png(media_path("none.png"), &image, &error), ERROR_IO);
   assert_mentions(&error, "none.png");
-  assert_done(atomic_file_replace(media_path("text.png"), "no picture", 10, &error), &error);
+  assert_done(atomic_file_replace(media_path("text.png"), "not an image", 12, &error), &error);
   assert_int_equal(image_read_png(media_path("text.png"), &image, &error), ERROR_DATA);
   assert_mentions(&error, "text.png: not a PNG");
   media_make(media_path("a.png"), 1, 40, 40, 25);
   assert_done(file_read(media_path("a.png"), 1 << 20, &bytes, &size, &error), &error);
-  for (size_t cut = 8; cut < size - 12; cut += 97) { /* behind that only the end mark is missing */
+  for (size_t cut = 8; cut < size - 12; cut += 97) { /* after that only the end chunk is missing */
     assert_done(atomic_file_replace(media_path("cut.png"), bytes, cut, &error), &error);
     assert_int_equal(image_read_png(media_path("cut.png"), &image, &error), ERROR_DATA);
-    assert_mentions(&error, "cut.png: broken PNG");
+    assert_mentions(&error, "cut.png: damaged PNG");
     assert_null(image.pixels);
   }
   bytes[size / 2] = (char)(bytes[size / 2] ^ 0x10);
@@ -87,7 +87,7 @@ static void bad_files(void **state) {
   image_free(&image);
 }
 
-/* The definition, a weight at a time: a triangle as wide as the coarser of the two grids. */
+/* The definition: weights by a triangle as wide as the coarser of the two grids. */
 static double reference(const Image *from, int to_width, int to_height, int x, int y, int c) {
   double rx = (double)from->width / to_width, ry = (double)from->height / to_height;
   double sx = rx > 1 ? rx : 1, sy = ry > 1 ? ry : 1, sum = 0, weights = 0;
@@ -102,7 +102,7 @@ static double reference(const Image *from, int to_width, int to_height, int x, i
   return sum / weights;
 }
 
-static void resizing(void **state) {
+static void resizing_matches_the_definition(void **state) {
   (void)state;
   static const int sizes[][4] = {{13, 9, 26, 27}, {13, 9, 13, 9}, {40, 30, 10, 7},
                                  {5, 40, 17, 11}, {1, 1, 6, 4},   {9, 8, 1, 1}};
@@ -128,7 +128,8 @@ static void resizing(void **state) {
 #define TEST(function) cmocka_unit_test_setup_teardown(function, media_setup, media_teardown)
 
 int main(void) {
-  const struct CMUnitTest tests[] = {TEST(round_trip), TEST(other_kinds), TEST(bad_files),
-                                     TEST(resizing)};
+  const struct CMUnitTest tests[] = {TEST(png_round_trip), TEST(all_kinds_of_png_become_rgb),
+                                     TEST(bad_files_are_rejected),
+                                     TEST(resizing_matches_the_definition)};
   return cmocka_run_group_tests_name("image", tests, NULL, NULL);
 }

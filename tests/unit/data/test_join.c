@@ -1,4 +1,4 @@
-/* join: several datasets become one. */
+/* Joining datasets. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,7 +15,7 @@
 #include "data/build/build.h"
 #include "support_dataset.h"
 
-/* A part with clips first .. first+count-1. */
+/* Writes a part with clips first .. first+count-1. */
 static void make_part(const char *folder, const char *name, const DatasetSpec *spec, int64_t first,
                       int64_t count) {
   Error error = {0};
@@ -43,7 +43,7 @@ static char *make_parts(void) {
   return folder;
 }
 
-/* Where each shard of the whole comes from. */
+/* The joined shards and the parts' shards they come from. */
 static const char *const sources[4] = {"parts/a/shard-00000.h5", "parts/a/shard-00001.h5",
                                        "parts/b/shard-00000.h5", "parts/c/shard-00000.h5"};
 static const char *const shards[4] = {"whole/shard-00000.h5", "whole/shard-00001.h5",
@@ -58,8 +58,8 @@ static void must_join(const JoinOptions *o) {
   if (join_run(o, &error) != OK) fail_msg("%s", error.message);
 }
 
-/* A dataset of clips 0 .. 9, sound, with the names they had. */
-static void check_whole(const char *path, int shard_count) {
+/* Asserts that the dataset has clips 0 .. 9, intact and with their names. */
+static void check_joined(const char *path, int shard_count) {
   Error error = {0};
   Dataset *dataset = NULL;
   ClipName name;
@@ -92,7 +92,7 @@ static ino_t file_of(const char *path) {
   return info.st_ino;
 }
 
-/* --- Shard files as they are ------------------------------------------------------------------ */
+/* --- Linking and copying ---------------------------------------------------------------------- */
 
 static void check_linked(bool deflated) {
   char *folder = temporary_folder();
@@ -100,23 +100,23 @@ static void check_linked(bool deflated) {
   JoinOptions o = options(folder);
   o.count = 3;
   must_join(&o);
-  check_whole(o.out, 4);
+  check_joined(o.out, 4);
   for (int i = 0; i < 4; i++)
     assert_true(file_of(inside(folder, shards[i])) == file_of(inside(folder, sources[i])));
   Error error;
   assert_int_equal(folder_remove(o.parts, &error), OK);
-  check_whole(o.out, 4);
+  check_joined(o.out, 4);
   remove_folder(folder);
 }
 
-static void test_files_are_linked(void **state) {
+static void shard_files_are_linked(void **state) {
   (void)state;
   check_linked(false);
   check_linked(true);
 }
 
-/* A part may itself have been joined, and its files be links to elsewhere. */
-static void test_joined_again(void **state) {
+/* A part may be a joined dataset itself, with symbolic links as shards. */
+static void joined_datasets_can_be_joined_again(void **state) {
   (void)state;
   Error error;
   char *folder = make_parts();
@@ -130,13 +130,13 @@ static void test_joined_again(void **state) {
   assert_int_equal(symlink("../../elsewhere.h5", shard), 0);
   const JoinOptions again = {.out = inside(folder, "twice"), .parts = inside(folder, "more")};
   must_join(&again);
-  check_whole(again.out, 4);
+  check_joined(again.out, 4);
   assert_true(file_of(inside(folder, "twice/shard-00002.h5")) == file_of(elsewhere));
   remove_folder(folder);
 }
 
-/* What the dataset is called depends on its parts alone. */
-static void test_place_does_not_matter(void **state) {
+/* The manifest depends only on the parts, not on their paths. */
+static void manifest_does_not_depend_on_paths(void **state) {
   (void)state;
   char *here = make_parts(), *there = make_parts();
   const JoinOptions a = options(here), b = options(there);
@@ -147,7 +147,7 @@ static void test_place_does_not_matter(void **state) {
   remove_folder(there);
 }
 
-/* A file system of its own for the parts, or NULL. */
+/* Writes the parts to another file system; NULL if there is none. */
 static char *parts_elsewhere(const char *folder) {
   char *other = mem_format("/dev/shm/celforge-join-XXXXXX");
   struct stat a, b;
@@ -164,41 +164,41 @@ static char *parts_elsewhere(const char *folder) {
   return other;
 }
 
-static void test_files_are_copied(void **state) {
+static void shard_files_are_copied_across_file_systems(void **state) {
   (void)state;
   Error error = {0};
   char *folder = temporary_folder(), *other = parts_elsewhere(folder);
   if (!other) {
     remove_folder(folder);
-    print_message("# skipped: /dev/shm is no file system of its own\n");
+    print_message("# skipped: /dev/shm is on the same file system\n");
     skip();
   }
   JoinOptions o = options(folder);
   o.parts = inside(other, "parts");
   must_join(&o);
-  check_whole(o.out, 4);
+  check_joined(o.out, 4);
   for (int i = 0; i < 4; i++)
     assert_same_file(inside(folder, shards[i]), inside(other, sources[i]));
-  /* Whole copies of an interrupted join stay, others are made again. */
+  /* Intact copies of an interrupted join are kept, damaged ones are copied again. */
   ino_t kept = file_of(inside(folder, shards[0]));
   assert_int_equal(unlink(inside(folder, "whole/manifest.json")), 0);
   flip_byte(inside(folder, shards[2]), file_bytes(inside(folder, shards[2])) / 2);
   must_join(&o);
-  check_whole(o.out, 4);
+  check_joined(o.out, 4);
   assert_true(file_of(inside(folder, shards[0])) == kept);
   /* A part that is damaged is not copied. */
   assert_int_equal(folder_remove(o.out, &error), OK);
   flip_byte(inside(other, sources[2]), file_bytes(inside(other, sources[2])) / 2);
   assert_int_equal(join_run(&o, &error), ERROR_DATA);
-  assert_says(&error, sources[2], "CRC-32C found", NULL);
+  assert_says(&error, sources[2], "CRC-32C of the file is", NULL);
   assert_false(path_exists(inside(folder, "whole/manifest.json")));
   assert_false(path_exists(inside(folder, shards[2])));
   remove_folder(other);
   remove_folder(folder);
 }
 
-/* What an interruption leaves: shards without a manifest. */
-static void test_goes_on(void **state) {
+/* An interrupted join leaves shards without a manifest. */
+static void interrupted_join_continues(void **state) {
   (void)state;
   Error error = {0};
   char *folder = make_parts();
@@ -212,13 +212,13 @@ static void test_goes_on(void **state) {
   assert_int_equal(
       atomic_file_replace(inside(folder, "whole/shard-00001.h5.7.tmp"), "x", 1, &error), OK);
   must_join(&o);
-  check_whole(o.out, 4);
+  check_joined(o.out, 4);
   assert_same_file(first, manifest);
   assert_false(path_exists(inside(folder, "whole/shard-00001.h5.7.tmp")));
   remove_folder(folder);
 }
 
-static void test_written_among_the_parts(void **state) {
+static void output_may_lie_among_the_parts(void **state) {
   (void)state;
   char *folder = make_parts();
   JoinOptions o = options(folder);
@@ -227,32 +227,32 @@ static void test_written_among_the_parts(void **state) {
   must_join(&o);
   assert_int_equal(unlink(inside(folder, "parts/b-whole/manifest.json")), 0);
   must_join(&o);
-  check_whole(o.out, 4);
+  check_joined(o.out, 4);
   remove_folder(folder);
 }
 
-static void refused_over(const char *folder, const char *shard, const char *says) {
+static void expect_usage_error(const char *folder, const char *shard, const char *says) {
   Error error = {0};
   const JoinOptions o = options(folder);
   assert_int_equal(join_run(&o, &error), ERROR_USAGE);
   assert_says(&error, says, NULL);
-  assert_true(path_exists(inside(folder, shard))); /* it may be dear to somebody */
+  assert_true(path_exists(inside(folder, shard))); /* not touched */
 }
 
-static void test_what_is_not_ours_stays(void **state) {
+static void other_files_are_not_touched(void **state) {
   (void)state;
   Error error = {0};
   char *folder = make_parts();
   DatasetSpec spec = small_spec();
   spec.maker = "something else";
   make_part(folder, "whole", &spec, 0, 4);
-  refused_over(folder, "whole/manifest.json", "already holds a dataset");
+  expect_usage_error(folder, "whole/manifest.json", "already holds a dataset");
   assert_int_equal(unlink(inside(folder, "whole/manifest.json")), 0);
-  refused_over(folder, shards[0], "was left by a run with other settings");
+  expect_usage_error(folder, shards[0], "shard of an interrupted run with other options");
   assert_int_equal(rename(inside(folder, shards[0]), inside(folder, "whole/shard-00004.h5")), 0);
-  refused_over(folder, "whole/shard-00004.h5", "the parts have 4 shards in all");
+  expect_usage_error(folder, "whole/shard-00004.h5", "the parts have only 4 shards");
   assert_int_equal(rename(inside(folder, "whole/shard-00004.h5"), inside(folder, "whole/x")), 0);
-  refused_over(folder, "whole/x", "no part of a dataset");
+  expect_usage_error(folder, "whole/x", "not part of a dataset");
   assert_int_equal(folder_remove(inside(folder, "whole"), &error), OK);
   const JoinOptions o = options(folder);
   must_join(&o);
@@ -262,7 +262,7 @@ static void test_what_is_not_ours_stays(void **state) {
 /* --- All clips anew --------------------------------------------------------------------------- */
 
 /* In none of the parts does the last shard end where it ends in the whole. */
-static void test_written_anew(void **state) {
+static void clips_are_rewritten_on_request(void **state) {
   (void)state;
   char *folder = make_parts();
   DatasetSpec spec = small_spec();
@@ -273,16 +273,16 @@ static void test_written_anew(void **state) {
   JoinOptions o = options(folder);
   o.clips_per_shard = 4;
   must_join(&o);
-  check_whole(o.out, 3);
+  check_joined(o.out, 3);
   o.out = inside(folder, "deflated");
   o.clips_per_shard = 0;
   o.deflate = true;
   must_join(&o);
-  check_whole(o.out, 1);
+  check_joined(o.out, 1);
   remove_folder(folder);
 }
 
-static void test_writing_anew_goes_on(void **state) {
+static void interrupted_rewriting_continues(void **state) {
   (void)state;
   static const char *const files[] = {"shard-00000.h5", "shard-00001.h5", "shard-00002.h5",
                                       "manifest.json"};
@@ -306,7 +306,7 @@ static void test_writing_anew_goes_on(void **state) {
 
 /* --- Parts that do not fit -------------------------------------------------------------------- */
 
-static void assert_refused(const char *folder, int64_t count, const char *a, const char *b) {
+static void expect_data_error(const char *folder, int64_t count, const char *a, const char *b) {
   JoinOptions o = options(folder);
   o.count = count;
   Error error = {0};
@@ -315,57 +315,57 @@ static void assert_refused(const char *folder, int64_t count, const char *a, con
   assert_false(path_exists(o.out));
 }
 
-static void test_refused(void **state) {
+static void incompatible_parts_are_rejected(void **state) {
   (void)state;
   char *folder = make_parts();
-  assert_refused(folder, 4, "parts: holds 3 parts", "must be 4");
+  expect_data_error(folder, 4, "parts: 3 parts", "expected 4");
   DatasetSpec spec = small_spec();
   spec.shape.frames = 2;
   make_part(folder, "parts/d", &spec, 0, 1);
-  assert_refused(folder, 0, "parts/d: frames: 2", "parts/a: 3");
+  expect_data_error(folder, 0, "parts/d: frames is 2, expected 3", "parts/a");
   remove_folder(folder);
 
   folder = make_parts();
   spec = small_spec();
   spec.fps_numerator = 30;
   make_part(folder, "parts/d", &spec, 0, 1);
-  assert_refused(folder, 0, "parts/d: 30/1 frames a second", "parts/a: 25/1");
+  expect_data_error(folder, 0, "parts/d: frame rate 30/1, expected 25/1", "parts/a");
   remove_folder(folder);
 
   folder = make_parts();
   spec = small_spec();
   spec.deflate = true;
   make_part(folder, "parts/d", &spec, 0, 1);
-  assert_refused(folder, 0, "parts/d: clips are deflated", "parts/a: plain");
+  expect_data_error(folder, 0, "parts/d: clips are deflated, expected uncompressed", "parts/a");
   remove_folder(folder);
 
   folder = make_parts();
   assert_int_equal(unlink(inside(folder, "parts/b/manifest.json")), 0);
-  assert_refused(folder, 0, "parts/b", "not a dataset");
+  expect_data_error(folder, 0, "parts/b", "not a dataset");
   remove_folder(folder);
 
   folder = make_parts();
   assert_int_equal(unlink(inside(folder, "parts/a/shard-00001.h5")), 0);
-  assert_refused(folder, 0, "parts/a/shard-00001.h5", "missing");
+  expect_data_error(folder, 0, "parts/a/shard-00001.h5", "missing");
   remove_folder(folder);
 
   folder = temporary_folder();
-  assert_refused(folder, 0, "parts", "no such folder");
+  expect_data_error(folder, 0, "parts", "no such folder");
   remove_folder(folder);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_files_are_linked),
-      cmocka_unit_test(test_joined_again),
-      cmocka_unit_test(test_place_does_not_matter),
-      cmocka_unit_test(test_files_are_copied),
-      cmocka_unit_test(test_goes_on),
-      cmocka_unit_test(test_written_among_the_parts),
-      cmocka_unit_test(test_what_is_not_ours_stays),
-      cmocka_unit_test(test_written_anew),
-      cmocka_unit_test(test_writing_anew_goes_on),
-      cmocka_unit_test(test_refused),
+      cmocka_unit_test(shard_files_are_linked),
+      cmocka_unit_test(joined_datasets_can_be_joined_again),
+      cmocka_unit_test(manifest_does_not_depend_on_paths),
+      cmocka_unit_test(shard_files_are_copied_across_file_systems),
+      cmocka_unit_test(interrupted_join_continues),
+      cmocka_unit_test(output_may_lie_among_the_parts),
+      cmocka_unit_test(other_files_are_not_touched),
+      cmocka_unit_test(clips_are_rewritten_on_request),
+      cmocka_unit_test(interrupted_rewriting_continues),
+      cmocka_unit_test(incompatible_parts_are_rejected),
   };
   return cmocka_run_group_tests_name("join", tests, NULL, NULL);
 }

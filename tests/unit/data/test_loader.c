@@ -49,7 +49,7 @@ static LoaderOptions plain_options(void) {
                          .micro_batch = 2,
                          .world_size = 1,
                          .threads = 3,
-                         .batches_ahead = 4,
+                         .prefetch_batches = 4,
                          .timeout = 20};
 }
 
@@ -68,15 +68,15 @@ static Batch *next(Loader *loader) {
   return batch;
 }
 
-/* The same with a timeout that a busy machine may overstep. */
-static Batch *next_at_last(Loader *loader) {
+/* The same, but waits through any number of timeouts. */
+static Batch *next_despite_timeouts(Loader *loader) {
   Error error;
   Batch *batch = NULL;
   while (loader_next(loader, &batch, &error) != OK) assert_int_equal(error.status, ERROR_IO);
   return batch;
 }
 
-/* The plain reference: pixel by pixel. */
+/* The reference for crops and flips, one value at a time. */
 static uint8_t expected_pixel(const ClipShape *clip, int side, const uint8_t *bytes, int t, int y,
                               int x, int c) {
   int height = side ? clip->target_height : clip->source_height;
@@ -115,16 +115,16 @@ static void assert_batch(const Fixture *fixture, const LoaderOptions *o, const B
   assert_int_equal(augment_plan(clip, o->frames, o->crop_height, o->crop_width, o->crop_multiple,
                                 o->flip, &plan, &error),
                    OK);
-  int64_t micros = o->global_batch / o->micro_batch / o->world_size;
+  int64_t micro_batches = o->global_batch / o->micro_batch / o->world_size;
   for (int i = 0; i < batch->count; i++) {
-    int64_t number = order_batch(batch->step, o->skipped_batches, o->skipped_batch_count);
-    int64_t sample =
-        number * o->global_batch + (o->rank * micros + batch->micro) * o->micro_batch + i;
-    SamplePlace place = order_sample(o->seed, sample, CLIPS);
+    int64_t number = shuffle_batch_of_step(batch->step, o->skipped_batches, o->skipped_batch_count);
+    int64_t sample = number * o->global_batch +
+                     (o->rank * micro_batches + batch->micro_index) * o->micro_batch + i;
+    SamplePosition place = shuffle_sample(o->seed, sample, CLIPS);
     assert_int_equal(batch->samples[i], sample);
-    assert_int_equal(batch->places[i].epoch, place.epoch);
-    assert_int_equal(batch->places[i].position, place.position);
-    assert_int_equal(batch->places[i].clip, place.clip);
+    assert_int_equal(batch->positions[i].epoch, place.epoch);
+    assert_int_equal(batch->positions[i].position, place.position);
+    assert_int_equal(batch->positions[i].clip, place.clip);
     Augment augment = augment_draw(&plan, o->seed, sample);
     assert_side(clip, &plan.out, &augment, 0, place.clip,
                 batch->source + (size_t)i * clip_source_bytes(&plan.out));
@@ -136,26 +136,25 @@ static void assert_batch(const Fixture *fixture, const LoaderOptions *o, const B
 static void run_steps(const Fixture *fixture, const LoaderOptions *options, int64_t first,
                       int steps) {
   Loader *loader = open_loader(fixture, options, first);
-  int micros = (int)(options->global_batch / options->micro_batch / options->world_size);
+  int micro_batches = (int)(options->global_batch / options->micro_batch / options->world_size);
   for (int64_t step = first; step < first + steps; step++)
-    for (int micro = 0; micro < micros; micro++) {
+    for (int micro = 0; micro < micro_batches; micro++) {
       Batch *batch = next(loader);
       assert_int_equal(batch->step, step);
-      assert_int_equal(batch->micro, micro);
+      assert_int_equal(batch->micro_index, micro);
       assert_int_equal(batch->count, options->micro_batch);
-      assert_int_equal(batch->substituted, 0);
       assert_batch(fixture, options, batch);
       loader_release(loader, batch);
     }
   loader_close(loader);
 }
 
-static void whole_clips_come_in_order(void **state) {
+static void loads_whole_clips_in_order(void **state) {
   LoaderOptions options = plain_options();
   run_steps(*state, &options, 0, 6);
   run_steps(*state, &options, 1000000007, 2);
   options.threads = 1;
-  options.batches_ahead = 1;
+  options.prefetch_batches = 1;
   run_steps(*state, &options, 3, 4);
 }
 
@@ -172,14 +171,14 @@ static void crops_and_flips_match_the_reference(void **state) {
   run_steps(*state, &options, 0, 3); /* flips alone */
 }
 
-static void ranks_share_the_same_micro_batches(void **state) {
+static void micro_batches_are_the_same_for_every_world_size(void **state) {
   LoaderOptions options = plain_options();
   for (options.world_size = 2; options.world_size <= 4; options.world_size *= 2)
     for (options.rank = 0; options.rank < options.world_size; options.rank++)
       run_steps(*state, &options, 7, 3);
 }
 
-static void crops_take_every_place(void **state) {
+static void crop_offsets_are_uniform(void **state) {
   AugmentPlan plan;
   Error error;
   int seen_y[7] = {0}, seen_x[7] = {0}, seen_t[2] = {0}, flips = 0;
@@ -205,7 +204,8 @@ static void crops_take_every_place(void **state) {
   assert_in_range(flips, 888, 1112);
 }
 
-static void expect_refusal(const Fixture *fixture, const LoaderOptions *options, const char *says) {
+static void expect_usage_error(const Fixture *fixture, const LoaderOptions *options,
+                               const char *says) {
   Error error = {0};
   Loader *loader = NULL;
   assert_int_equal(loader_open(fixture->dataset, options, 0, &loader, &error), ERROR_USAGE);
@@ -213,25 +213,27 @@ static void expect_refusal(const Fixture *fixture, const LoaderOptions *options,
   assert_says(&error, says, NULL);
 }
 
-static void impossible_options_are_refused(void **state) {
+static void bad_options_are_rejected(void **state) {
   LoaderOptions options = plain_options();
   options.global_batch = 12;
   options.world_size = 4;
-  expect_refusal(*state, &options, "these numbers of ranks can: 1, 2, 3, 6");
+  expect_usage_error(*state, &options,
+                     "cannot be split over 4 ranks; possible world sizes: 1, 2, 3, 6");
   options = plain_options();
   options.micro_batch = 3;
-  expect_refusal(*state, &options, "a global batch of 8 cannot be cut into micro-batches of 3");
+  expect_usage_error(*state, &options,
+                     "a global batch of 8 clips is not a multiple of a micro-batch of 3");
   options = plain_options();
   options.crop_width = 17;
-  expect_refusal(*state, &options, "the crop's width is 17; the clips have only 16");
+  expect_usage_error(*state, &options, "the crop's width is 17; the clips have only 16");
   options.crop_width = 7;
-  expect_refusal(*state, &options, "must be a multiple of 2");
+  expect_usage_error(*state, &options, "expected a multiple of 2");
   options = plain_options();
   options.frames = 4;
-  expect_refusal(*state, &options, "data.frames is 4; the clips have only 3");
+  expect_usage_error(*state, &options, "data.frames is 4; the clips have only 3");
   options = plain_options();
   options.threads = 0;
-  expect_refusal(*state, &options, "0 loader threads");
+  expect_usage_error(*state, &options, "0 loader threads");
 }
 
 /* --- Corrupt clips ---------------------------------------------------------------------------- */
@@ -245,7 +247,7 @@ static void corrupt(const Fixture *fixture, int64_t clip) {
   flip_byte(path, find_bytes(path, bytes, sizeof bytes) + 1);
 }
 
-static void corrupt_clips_stop(void **state) {
+static void corrupt_clip_fails_by_default(void **state) {
   Error error;
   LoaderOptions options = plain_options();
   corrupt(*state, 6);
@@ -253,7 +255,7 @@ static void corrupt_clips_stop(void **state) {
   Status status = OK;
   Batch *batch;
   int64_t place = 0; /* of clip 6 in the first epoch */
-  while (order_sample(options.seed, place, CLIPS).clip != 6) place++;
+  while (shuffle_sample(options.seed, place, CLIPS).clip != 6) place++;
   for (int64_t i = 0; i < place / 2; i++) loader_release(loader, next(loader));
   for (int again = 0; again < 2; again++) {
     status = loader_next(loader, &batch, &error);
@@ -265,48 +267,47 @@ static void corrupt_clips_stop(void **state) {
   loader_close(loader);
 }
 
-/* The clips read for samples 0 .. count-1 by one of `ranks` ranks, in order of the samples. */
+/* Stores the clips read for samples 0 .. count-1 by all of `ranks` ranks. Returns how many corrupt
+ * clips the loaders report. */
 static int64_t read_clips(const Fixture *fixture, int ranks, int threads, int64_t *clips,
-                          int64_t count, int *substituted) {
+                          int64_t count) {
   LoaderOptions options = plain_options();
   options.on_corrupt = CORRUPT_SUBSTITUTE;
   options.world_size = ranks;
   options.threads = threads;
   int64_t corrupt_total = 0;
-  *substituted = 0;
   for (options.rank = 0; options.rank < ranks; options.rank++) {
     Loader *loader = open_loader(fixture, &options, 0);
     for (int64_t i = 0; i < count / ranks / options.micro_batch; i++) {
       Batch *batch = next(loader);
-      for (int k = 0; k < batch->count; k++) clips[batch->samples[k]] = batch->places[k].clip;
-      *substituted += batch->substituted;
+      for (int k = 0; k < batch->count; k++) clips[batch->samples[k]] = batch->positions[k].clip;
       loader_release(loader, batch);
     }
-    corrupt_total += loader_stats(loader).corrupt;
+    corrupt_total += loader_corrupt_clips(loader);
     loader_close(loader);
   }
   return corrupt_total;
 }
 
-static void substitutes_are_the_same_for_all_ranks(void **state) {
+static void substitutes_are_the_same_for_every_world_size(void **state) {
   enum { SAMPLES = 80 };
   int64_t one[SAMPLES], four[SAMPLES];
-  int substituted[2];
   corrupt(*state, 6);
   corrupt(*state, 1);
-  assert_true(read_clips(*state, 1, 3, one, SAMPLES, &substituted[0]) >= 16);
-  assert_true(read_clips(*state, 4, 2, four, SAMPLES, &substituted[1]) >= 16);
+  assert_true(read_clips(*state, 1, 3, one, SAMPLES) >= 16);
+  assert_true(read_clips(*state, 4, 2, four, SAMPLES) >= 16);
   assert_memory_equal(one, four, sizeof one);
-  assert_int_equal(substituted[0], 16); /* 8 epochs, two clips each */
-  assert_int_equal(substituted[1], 16);
+  int substitutes = 0;
   for (int64_t i = 0; i < SAMPLES; i++) {
-    int64_t clip = order_sample(11, i, CLIPS).clip;
+    int64_t clip = shuffle_sample(11, i, CLIPS).clip;
     assert_true(one[i] != 6 && one[i] != 1);
     if (clip != 6 && clip != 1) assert_int_equal(one[i], clip);
+    substitutes += one[i] != clip;
   }
+  assert_int_equal(substitutes, 16); /* 8 epochs, two clips each */
 }
 
-static void all_corrupt_fails(void **state) {
+static void fails_if_all_clips_are_corrupt(void **state) {
   Error error;
   LoaderOptions options = plain_options();
   options.on_corrupt = CORRUPT_SUBSTITUTE;
@@ -320,33 +321,32 @@ static void all_corrupt_fails(void **state) {
 
 /* --- Time ------------------------------------------------------------------------------------- */
 
-static void unreleased_batches_time_out(void **state) {
+static void batch_held_too_long_times_out(void **state) {
   Error error;
   LoaderOptions options = plain_options();
-  options.batches_ahead = 2;
+  options.prefetch_batches = 2;
   options.timeout = 0.2;
   Loader *loader = open_loader(*state, &options, 0);
   Batch *batches[3], *none;
-  for (int i = 0; i < 3; i++) batches[i] = next_at_last(loader);
+  for (int i = 0; i < 3; i++) batches[i] = next_despite_timeouts(loader);
   double begin = clock_seconds();
   assert_int_equal(loader_next(loader, &none, &error), ERROR_INTERNAL);
-  assert_says(&error, "step 0, micro-batch 3", "not released", NULL);
+  assert_says(&error, "step 0, micro-batch 3", "was not released", NULL);
   assert_true(clock_seconds() - begin >= 0.19);
-  assert_true(loader_stats(loader).seconds_waiting >= 0.19);
   for (int i = 0; i < 3; i++) loader_release(loader, batches[i]);
-  Batch *batch = next_at_last(loader);
-  assert_int_equal(batch->micro, 3);
-  loader_close(loader); /* with a batch lent out */
+  Batch *batch = next_despite_timeouts(loader);
+  assert_int_equal(batch->micro_index, 3);
+  loader_close(loader); /* with a batch still in use */
 }
 
-/* A deadline no thread can keep: the message says which batch, and goes on afterwards. */
-static void late_batches_time_out(void **state) {
+/* With a timeout too short for any thread, the message names the batch; a later call succeeds. */
+static void late_batch_times_out(void **state) {
   Error error;
   Status status = OK;
   LoaderOptions options = plain_options();
   options.timeout = 1e-9;
   options.global_batch = options.micro_batch = 4096;
-  options.batches_ahead = 1;
+  options.prefetch_batches = 1;
   for (int i = 0; i < 100 && status == OK; i++) {
     Batch *batch;
     Loader *loader = open_loader(*state, &options, 5);
@@ -362,10 +362,10 @@ static void late_batches_time_out(void **state) {
   assert_int_equal(status, ERROR_IO);
 }
 
-static void closing_does_not_wait(void **state) {
+static void closing_does_not_wait_for_prefetching(void **state) {
   LoaderOptions options = plain_options();
   options.threads = 8;
-  options.batches_ahead = 64;
+  options.prefetch_batches = 64;
   double begin = clock_seconds();
   for (int i = 0; i < 50; i++) {
     Loader *loader = open_loader(*state, &options, i);
@@ -378,42 +378,33 @@ static void closing_does_not_wait(void **state) {
   assert_true(clock_seconds() - begin < 120);
 }
 
-static void statistics_count(void **state) {
-  LoaderOptions options = plain_options();
-  const Fixture *fixture = *state;
-  const ClipShape *clip = &dataset_info(fixture->dataset)->shape;
-  Loader *loader = open_loader(fixture, &options, 0);
-  for (int i = 0; i < 20; i++) loader_release(loader, next(loader));
-  LoaderStats stats = loader_stats(loader);
-  assert_true(stats.clips >= 40);
-  assert_int_equal(stats.bytes_read,
-                   stats.clips * (int64_t)(clip_source_bytes(clip) + clip_target_bytes(clip)));
-  assert_int_equal(stats.corrupt, 0);
-  loader_close(loader);
-}
+typedef struct Releaser {
+  Loader *loader;
+  Queue *queue; /* of batches */
+} Releaser;
 
-/* Batches lent and released out of order by a second thread while the first goes on. */
 static void *release_all(void *argument) {
-  Queue *queue = argument;
-  void *item;
-  while (queue_pop(queue, &item)) loader_release(((Batch *)item)->loader, item);
+  Releaser *releaser = argument;
+  void *batch;
+  while (queue_pop(releaser->queue, &batch)) loader_release(releaser->loader, batch);
   return NULL;
 }
 
-static void stress(void **state) {
+static void batches_may_be_released_by_another_thread(void **state) {
   Error error;
   LoaderOptions options = plain_options();
   options.threads = 6;
-  options.batches_ahead = 7;
+  options.prefetch_batches = 7;
   options.flip = true;
   options.crop_width = options.crop_height = 8;
   Queue *queue = queue_new(4);
   pthread_t thread;
   Loader *loader = open_loader(*state, &options, 0);
-  assert_int_equal(thread_start(&thread, "release", release_all, queue, &error), OK);
+  Releaser releaser = {loader, queue};
+  assert_int_equal(thread_start(&thread, "release", release_all, &releaser, &error), OK);
   for (int64_t i = 0; i < 600; i++) {
     Batch *batch = next(loader);
-    assert_int_equal(batch->step * 4 + batch->micro, i);
+    assert_int_equal(batch->step * 4 + batch->micro_index, i);
     if (i % 37 == 0) assert_batch(*state, &options, batch);
     assert_true(queue_push(queue, batch));
   }
@@ -423,7 +414,7 @@ static void stress(void **state) {
   queue_free(queue);
 }
 
-static void left_out_batches_are_not_read(void **state) {
+static void skipped_batches_are_not_loaded(void **state) {
   int64_t skipped_batches[] = {1, 2, 6};
   for (int world_size = 1; world_size <= 4; world_size *= 2)
     for (int rank = 0; rank < world_size; rank++) {
@@ -458,20 +449,19 @@ int main(void) {
   setenv("CELFORGE_LOG", "error", 1);
 #define WITH_DATA(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
   const struct CMUnitTest tests[] = {
-      WITH_DATA(whole_clips_come_in_order),
+      WITH_DATA(loads_whole_clips_in_order),
       WITH_DATA(crops_and_flips_match_the_reference),
-      WITH_DATA(ranks_share_the_same_micro_batches),
-      WITH_DATA(left_out_batches_are_not_read),
-      WITH_DATA(crops_take_every_place),
-      WITH_DATA(impossible_options_are_refused),
-      WITH_DATA(corrupt_clips_stop),
-      WITH_DATA(substitutes_are_the_same_for_all_ranks),
-      WITH_DATA(all_corrupt_fails),
-      WITH_DATA(unreleased_batches_time_out),
-      WITH_DATA(late_batches_time_out),
-      WITH_DATA(closing_does_not_wait),
-      WITH_DATA(statistics_count),
-      WITH_DATA(stress),
+      WITH_DATA(micro_batches_are_the_same_for_every_world_size),
+      WITH_DATA(skipped_batches_are_not_loaded),
+      WITH_DATA(crop_offsets_are_uniform),
+      WITH_DATA(bad_options_are_rejected),
+      WITH_DATA(corrupt_clip_fails_by_default),
+      WITH_DATA(substitutes_are_the_same_for_every_world_size),
+      WITH_DATA(fails_if_all_clips_are_corrupt),
+      WITH_DATA(batch_held_too_long_times_out),
+      WITH_DATA(late_batch_times_out),
+      WITH_DATA(closing_does_not_wait_for_prefetching),
+      WITH_DATA(batches_may_be_released_by_another_thread),
       cmocka_unit_test(world_sizes_are_listed),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -29,7 +29,7 @@ static PackOptions options(const char *source, const char *target) {
                        .command = "test"};
 }
 
-/* A folder of `frames` frames whose every byte is base + index. */
+/* Writes a folder of frames; all bytes of frame i are base + i. */
 static void flat_folder(const char *path, int frames, int width, int height, int base) {
   VideoWriter *writer = NULL;
   VideoWriterOptions spec = {.width = width, .height = height};
@@ -68,7 +68,7 @@ static void close_packed(Clip *clip) {
   free(clip->target);
 }
 
-static void ranges(void **state) {
+static void ranges_are_parsed(void **state) {
   (void)state;
   static const char *bad[] = {"", ":", "5", "5:5", "6:5", "-1:5", "a:b", "1:2:3", "1 :2", "1:2x"};
   int64_t begin, end;
@@ -80,12 +80,12 @@ static void ranges(void **state) {
   assert_true(begin == 0 && end == 7);
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     assert_int_equal(pack_parse_range(bad[i], &begin, &end, &error), ERROR_USAGE);
-    assert_mentions(&error, "A:B");
+    assert_mentions(&error, "expected A:B");
   }
 }
 
-/* Which frames of which side stand where, for strides and ranges. */
-static void frames_in_place(void **state) {
+/* The right frames are in the right clips, for strides and ranges_are_parsed. */
+static void strides_and_ranges_cut_the_right_frames(void **state) {
   (void)state;
   static const struct {
     int stride, begin, end, clips;
@@ -122,7 +122,7 @@ static void frames_in_place(void **state) {
 static void sources_are_stacked(void **state) {
   (void)state;
   flat_folder(media_path("a"), 4, 8, 6, 10);
-  flat_folder(media_path("b"), 4, 16, 12, 50); /* resized to the target */
+  flat_folder(media_path("b"), 4, 16, 12, 50); /* resized to the target's size */
   flat_folder(media_path("toon"), 4, 8, 6, 100);
   PackOptions o = options(media_path("a"), media_path("toon"));
   o.sources[1] = media_path("b");
@@ -138,7 +138,7 @@ static void sources_are_stacked(void **state) {
   close_packed(&clip);
 }
 
-static void scaled_sources(void **state) {
+static void scale_shrinks_the_source(void **state) {
   (void)state;
   flat_folder(media_path("live"), 4, 32, 24, 10);
   PackOptions o = options(media_path("live"), NULL);
@@ -154,7 +154,7 @@ static void scaled_sources(void **state) {
   o.out = media_path("other");
   o.scale = 5;
   assert_int_equal(pack_run(&o, &error), ERROR_USAGE);
-  assert_mentions(&error, "32x24");
+  assert_mentions(&error, "--scale 5 does not divide the target size 32x24");
   assert_false(path_exists(media_path("other")));
 }
 
@@ -174,7 +174,7 @@ static void sizes_follow_the_target(void **state) {
   close_packed(&clip);
 }
 
-static void lengths_must_agree(void **state) {
+static void different_lengths_are_rejected(void **state) {
   (void)state;
   flat_folder(media_path("live"), 17, 8, 6, 10);
   flat_folder(media_path("toon"), 13, 8, 6, 100);
@@ -185,7 +185,7 @@ static void lengths_must_agree(void **state) {
     assert_mentions(&error, "live has 17 frames");
     assert_mentions(&error, "toon has 13 frames");
     assert_false(path_exists(media_path("data")));
-    /* Also where the difference lies behind the range. */
+    /* Also if they differ only after the range. */
     o.range_end = 8;
     assert_int_equal(pack_run(&o, &error), ERROR_DATA);
     assert_mentions(&error, "17 frames");
@@ -193,15 +193,15 @@ static void lengths_must_agree(void **state) {
   }
 }
 
-static void bad_options(void **state) {
+static void bad_options_are_rejected(void **state) {
   (void)state;
   flat_folder(media_path("live"), 3, 8, 6, 10);
   PackOptions o = options(media_path("live"), NULL);
   assert_int_equal(pack_run(&o, &error), ERROR_USAGE);
-  assert_mentions(&error, "neither a target nor a filter");
+  assert_mentions(&error, "source and target would be equal");
   o = options(media_path("live"), media_path("live"));
   assert_int_equal(pack_run(&o, &error), ERROR_DATA);
-  assert_mentions(&error, "too few for a clip of 4");
+  assert_mentions(&error, "a clip needs 4");
   o.frames = 0;
   assert_int_equal(pack_run(&o, &error), ERROR_USAGE);
   o = options(media_path("none"), media_path("live"));
@@ -214,7 +214,7 @@ static void bad_options(void **state) {
 
 #if WITH_FFMPEG
 
-static void filters_make_pairs(void **state) {
+static void filter_makes_the_target(void **state) {
   (void)state;
   media_make(media_path("live.mp4"), 10, 64, 48, 25);
   PackOptions o = options(media_path("live.mp4"), NULL);
@@ -233,8 +233,8 @@ static void filters_make_pairs(void **state) {
   close_packed(&clip);
 }
 
-/* The filter sees the frames before the range too, so what it remembers is right. */
-static void ranges_count_behind_filters(void **state) {
+/* The filter also gets the frames before the range, so that its state is right. */
+static void ranges_count_filtered_frames(void **state) {
   (void)state;
   media_make(media_path("live.mp4"), 20, 64, 48, 25);
   PackOptions o = options(media_path("live.mp4"), NULL);
@@ -260,8 +260,8 @@ static void ranges_count_behind_filters(void **state) {
   close_packed(&clip);
 }
 
-/* Whole shards were written by then. A folder that was there before stays, as empty as it was. */
-static void a_bad_pair_leaves_nothing(void **state) {
+/* The shards written before the failure are removed. A folder that existed before stays, empty. */
+static void bad_pair_leaves_no_files(void **state) {
   (void)state;
   char **names = NULL;
   size_t count = 1;
@@ -280,7 +280,7 @@ static void a_bad_pair_leaves_nothing(void **state) {
   folder_list_free(names, count);
 }
 
-static void filters_may_not_change_the_count(void **state) {
+static void filters_that_change_length_or_rate_are_rejected(void **state) {
   (void)state;
   media_make(media_path("live.mp4"), 20, 64, 48, 25);
   PackOptions o = options(media_path("live.mp4"), NULL);
@@ -299,7 +299,7 @@ static void filters_may_not_change_the_count(void **state) {
   assert_false(path_exists(media_path("data")));
 }
 
-static void rates_must_agree(void **state) {
+static void different_rates_are_rejected(void **state) {
   (void)state;
   media_make(media_path("live.mp4"), 8, 64, 48, 25);
   media_make(media_path("toon.mp4"), 8, 64, 48, 30);
@@ -323,19 +323,19 @@ static void rates_must_agree(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    TEST(ranges),
-    TEST(frames_in_place),
+    TEST(ranges_are_parsed),
+    TEST(strides_and_ranges_cut_the_right_frames),
     TEST(sources_are_stacked),
-    TEST(scaled_sources),
+    TEST(scale_shrinks_the_source),
     TEST(sizes_follow_the_target),
-    TEST(lengths_must_agree),
-    TEST(bad_options),
+    TEST(different_lengths_are_rejected),
+    TEST(bad_options_are_rejected),
 #if WITH_FFMPEG
-    TEST(filters_make_pairs),
-    TEST(ranges_count_behind_filters),
-    TEST(a_bad_pair_leaves_nothing),
-    TEST(filters_may_not_change_the_count),
-    TEST(rates_must_agree),
+    TEST(filter_makes_the_target),
+    TEST(ranges_count_filtered_frames),
+    TEST(bad_pair_leaves_no_files),
+    TEST(filters_that_change_length_or_rate_are_rejected),
+    TEST(different_rates_are_rejected),
 #endif
   };
   return cmocka_run_group_tests_name("pack", tests, NULL, NULL);

@@ -11,7 +11,7 @@
 #include "data/loader/shuffle.h"
 
 static int64_t clip_at(uint64_t seed, int64_t epoch, int64_t position, int64_t n) {
-  return order_sample(seed, epoch * n + position, n).clip;
+  return shuffle_sample(seed, epoch * n + position, n).clip;
 }
 
 static void assert_permutation(uint64_t seed, int64_t epoch, int64_t n) {
@@ -42,7 +42,7 @@ static void huge_counts_stay_in_range(void **state) {
   }
 }
 
-static int equal_places(uint64_t seed_a, int64_t epoch_a, uint64_t seed_b, int64_t epoch_b) {
+static int equal_positions(uint64_t seed_a, int64_t epoch_a, uint64_t seed_b, int64_t epoch_b) {
   const int64_t n = 1000;
   int equal = 0;
   for (int64_t i = 0; i < n; i++)
@@ -52,16 +52,17 @@ static int equal_places(uint64_t seed_a, int64_t epoch_a, uint64_t seed_b, int64
 
 static void epochs_and_seeds_differ(void **state) {
   (void)state;
-  assert_int_equal(equal_places(1, 0, 1, 0), 1000);
-  /* One fixed point is expected of two random permutations; 12 are all but impossible. */
-  assert_true(equal_places(1, 0, 1, 1) < 12);
-  assert_true(equal_places(1, 0, 2, 0) < 12);
-  assert_true(equal_places(1, 0, UINT64_C(1) << 63, 0) < 12);
-  assert_true(equal_places(1, 0, 1, INT64_C(1) << 40) < 12);
+  assert_int_equal(equal_positions(1, 0, 1, 0), 1000);
+  /* Two random permutations agree in one position on average; 12 are all but impossible. */
+  assert_true(equal_positions(1, 0, 1, 1) < 12);
+  assert_true(equal_positions(1, 0, 2, 0) < 12);
+  assert_true(equal_positions(1, 0, UINT64_C(1) << 63, 0) < 12);
+  assert_true(equal_positions(1, 0, 1, INT64_C(1) << 40) < 12);
 }
 
-/* Chi-square of where the clip at a position comes from over many epochs. With n-1 degrees of
- * freedom its mean is n-1 and its variance 2(n-1); five deviations are one in millions. */
+/* Chi-square test that every clip is equally often at a position, over many epochs. With n-1
+ * degrees of freedom the mean is n-1 and the variance 2(n-1); five deviations are one in millions.
+ */
 static void assert_uniform(int64_t n, int64_t position) {
   const int64_t epochs = 200 * n;
   int64_t *count = mem_new((size_t)n, sizeof *count);
@@ -86,8 +87,8 @@ static void positions_are_uniform(void **state) {
   }
 }
 
-/* Every order of three clips comes equally often. */
-static void small_orders_all_occur(void **state) {
+/* The 6 orders of three clips are equally likely. */
+static void orders_of_three_clips_are_uniform(void **state) {
   (void)state;
   int count[27] = {0};
   for (int64_t epoch = 0; epoch < 6000; epoch++)
@@ -101,33 +102,33 @@ static void small_orders_all_occur(void **state) {
   assert_int_equal(seen, 6);
 }
 
-static void samples_go_through_epochs(void **state) {
+static void sample_numbers_give_epoch_and_position(void **state) {
   (void)state;
   for (int64_t sample = 0; sample < 35; sample++) {
-    SamplePlace place = order_sample(4, sample, 10);
+    SamplePosition place = shuffle_sample(4, sample, 10);
     assert_int_equal(place.epoch, sample / 10);
     assert_int_equal(place.position, sample % 10);
   }
 }
 
-/* The order is part of what resume relies on: it may never change. */
-static void order_is_what_it_always_was(void **state) {
+/* Resuming relies on the order: it must never change. */
+static void order_never_changes(void **state) {
   (void)state;
   static const int64_t expected[8] = {271, 574, 445, 852, 534, 504, 95, 298};
   for (int64_t i = 0; i < 8; i++) assert_int_equal(clip_at(1, 2, i, 1000), expected[i]);
 }
 
-/* Batch by batch: each step takes the next one that is not left out. */
-static void left_out_batches_are_never_taken(void **state) {
+/* Each step takes the next batch that is not skipped. */
+static void steps_pass_over_skipped_batches(void **state) {
   (void)state;
   static const int64_t skipped_batches[] = {0, 3, 4, 5, 9, 11};
   const int64_t count = sizeof skipped_batches / sizeof *skipped_batches;
   int64_t batch = 0, next = 0;
   for (int64_t step = 0; step < 30; step++, batch++) {
     for (; next < count && skipped_batches[next] == batch; next++) batch++;
-    assert_int_equal(order_batch(step, skipped_batches, count), batch);
+    assert_int_equal(shuffle_batch_of_step(step, skipped_batches, count), batch);
   }
-  assert_int_equal(order_batch(17, NULL, 0), 17);
+  assert_int_equal(shuffle_batch_of_step(17, NULL, 0), 17);
 }
 
 int main(void) {
@@ -136,10 +137,10 @@ int main(void) {
       cmocka_unit_test(huge_counts_stay_in_range),
       cmocka_unit_test(epochs_and_seeds_differ),
       cmocka_unit_test(positions_are_uniform),
-      cmocka_unit_test(small_orders_all_occur),
-      cmocka_unit_test(samples_go_through_epochs),
-      cmocka_unit_test(order_is_what_it_always_was),
-      cmocka_unit_test(left_out_batches_are_never_taken),
+      cmocka_unit_test(orders_of_three_clips_are_uniform),
+      cmocka_unit_test(sample_numbers_give_epoch_and_position),
+      cmocka_unit_test(order_never_changes),
+      cmocka_unit_test(steps_pass_over_skipped_batches),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

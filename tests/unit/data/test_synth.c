@@ -17,13 +17,13 @@
 #include "data/dataset/dataset.h"
 #include "tests/unit/data/support_media.h"
 
-#define GOLDEN_FILM 0x621dd842u
-#define GOLDEN_CEL  0x9cf3e244u
+#define GOLDEN_SOURCE 0x621dd842u
+#define GOLDEN_TARGET 0x9cf3e244u
 
 enum { FRAMES = 4, SIZE = 48, BYTES = FRAMES * SIZE * SIZE * 3 };
 
 static Error error;
-static uint8_t film[BYTES], cel[BYTES], film_again[BYTES], cel_again[BYTES];
+static uint8_t source[BYTES], target[BYTES], source_again[BYTES], target_again[BYTES];
 
 static double luma(const uint8_t *p) {
   return 0.299 * p[0] + 0.587 * p[1] + 0.114 * p[2];
@@ -38,38 +38,38 @@ static double squared_difference(const uint8_t *a, const uint8_t *b, size_t pixe
   return sum;
 }
 
-/* The same bytes on every machine and compiler: a change here changes everybody's data. */
+/* The bytes are the same on every machine and compiler; changing them changes all users' data. */
 static void bytes_are_fixed(void **state) {
   (void)state;
-  synth_clip(7, 3, FRAMES, SIZE, SIZE, film, cel);
-  assert_int_equal(crc32c(0, film, BYTES), GOLDEN_FILM);
-  assert_int_equal(crc32c(0, cel, BYTES), GOLDEN_CEL);
+  synth_clip(7, 3, FRAMES, SIZE, SIZE, source, target);
+  assert_int_equal(crc32c(0, source, BYTES), GOLDEN_SOURCE);
+  assert_int_equal(crc32c(0, target, BYTES), GOLDEN_TARGET);
 }
 
-static void same_seed_same_clip(void **state) {
+static void equal_seeds_give_equal_bytes(void **state) {
   (void)state;
-  synth_clip(1, 5, FRAMES, SIZE, SIZE, film, cel);
-  synth_clip(1, 5, FRAMES, SIZE, SIZE, film_again, cel_again);
-  assert_memory_equal(film, film_again, BYTES);
-  assert_memory_equal(cel, cel_again, BYTES);
+  synth_clip(1, 5, FRAMES, SIZE, SIZE, source, target);
+  synth_clip(1, 5, FRAMES, SIZE, SIZE, source_again, target_again);
+  assert_memory_equal(source, source_again, BYTES);
+  assert_memory_equal(target, target_again, BYTES);
   /* A shorter clip is the beginning of the longer one. */
-  memset(film_again, 0, BYTES);
-  synth_clip(1, 5, 2, SIZE, SIZE, film_again, cel_again);
-  assert_memory_equal(film, film_again, BYTES / 2);
-  assert_memory_equal(cel, cel_again, BYTES / 2);
+  memset(source_again, 0, BYTES);
+  synth_clip(1, 5, 2, SIZE, SIZE, source_again, target_again);
+  assert_memory_equal(source, source_again, BYTES / 2);
+  assert_memory_equal(target, target_again, BYTES / 2);
 }
 
-static void others_differ(void **state) {
+static void other_clips_and_seeds_differ(void **state) {
   (void)state;
   double least = 1e9;
-  synth_clip(1, 0, 1, SIZE, SIZE, film, cel);
+  synth_clip(1, 0, 1, SIZE, SIZE, source, target);
   for (int clip = 1; clip < 40; clip++) {
-    synth_clip(1, clip, 1, SIZE, SIZE, film_again, cel_again);
-    double d = sqrt(squared_difference(cel, cel_again, SIZE * SIZE) / (SIZE * SIZE));
+    synth_clip(1, clip, 1, SIZE, SIZE, source_again, target_again);
+    double d = sqrt(squared_difference(target, target_again, SIZE * SIZE) / (SIZE * SIZE));
     if (d < least) least = d;
   }
-  synth_clip(2, 0, 1, SIZE, SIZE, film_again, cel_again);
-  double d = sqrt(squared_difference(cel, cel_again, SIZE * SIZE) / (SIZE * SIZE));
+  synth_clip(2, 0, 1, SIZE, SIZE, source_again, target_again);
+  double d = sqrt(squared_difference(target, target_again, SIZE * SIZE) / (SIZE * SIZE));
   assert_true(d > 15 && least > 15);
 }
 
@@ -77,29 +77,33 @@ static void frames_move(void **state) {
   (void)state;
   int moving = 0;
   for (int clip = 0; clip < 20; clip++) {
-    synth_clip(4, clip, FRAMES, SIZE, SIZE, film, cel);
-    moving += squared_difference(cel, cel + 3 * SIZE * SIZE * 3, SIZE * SIZE) / (SIZE * SIZE) > 50;
+    synth_clip(4, clip, FRAMES, SIZE, SIZE, source, target);
+    moving +=
+        squared_difference(target, target + 3 * SIZE * SIZE * 3, SIZE * SIZE) / (SIZE * SIZE) > 50;
   }
   assert_true(moving >= 15);
 }
 
-/* The task is neither done nor hopeless, and the two show the same thing. */
-static void film_resembles_cel(void **state) {
+/* Source and target are similar, but not too similar for learning. */
+static void source_resembles_target(void **state) {
   (void)state;
-  double squared = 0, products = 0, films = 0, cels = 0, film_squares = 0, cel_squares = 0, n = 0;
+  double squared = 0, products = 0, source_sum = 0, target_sum = 0, source_squares = 0,
+         target_squares = 0, n = 0;
   for (int clip = 0; clip < 60; clip++) {
-    synth_clip(1, clip, 1, SIZE, SIZE, film, cel);
-    squared += squared_difference(film, cel, SIZE * SIZE);
+    synth_clip(1, clip, 1, SIZE, SIZE, source, target);
+    squared += squared_difference(source, target, SIZE * SIZE);
     for (int p = 0; p < SIZE * SIZE; p++) {
-      double a = luma(film + 3 * p), b = luma(cel + 3 * p);
-      films += a, cels += b, film_squares += a * a, cel_squares += b * b, products += a * b, n++;
+      double a = luma(source + 3 * p), b = luma(target + 3 * p);
+      source_sum += a, target_sum += b, source_squares += a * a, target_squares += b * b,
+          products += a * b, n++;
     }
   }
   double psnr = 10 * log10(255 * 255 * n / squared);
-  double correlation = (products - films * cels / n) /
-                       sqrt((film_squares - films * films / n) * (cel_squares - cels * cels / n));
-  if (psnr < 13 || psnr > 17) fail_msg("the film scores %.2f dB against the cel", psnr);
-  if (correlation < 0.75) fail_msg("film and cel correlate by %.3f", correlation);
+  double correlation = (products - source_sum * target_sum / n) /
+                       sqrt((source_squares - source_sum * source_sum / n) *
+                            (target_squares - target_sum * target_sum / n));
+  if (psnr < 13 || psnr > 17) fail_msg("PSNR of source against target: %.2f dB", psnr);
+  if (correlation < 0.75) fail_msg("correlation of source and target: %.3f", correlation);
 }
 
 static int compare(const void *a, const void *b) {
@@ -107,8 +111,8 @@ static int compare(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-/* Most of a cel is a few flat tones; a film hardly repeats a colour. */
-static double share_of_commonest(const uint8_t *rgb, int most) {
+/* Returns the share of pixels that have one of the `most` most frequent colours. */
+static double share_of_frequent_colours(const uint8_t *rgb, int most) {
   static uint32_t colours[SIZE * SIZE], runs[SIZE * SIZE];
   size_t count = 0, sum = 0;
   for (int p = 0; p < SIZE * SIZE; p++)
@@ -123,18 +127,20 @@ static double share_of_commonest(const uint8_t *rgb, int most) {
   return (double)sum / (SIZE * SIZE);
 }
 
-static void cels_are_flat(void **state) {
+/* Targets consist of a few flat tones; sources hardly repeat a colour. */
+static void targets_are_flat(void **state) {
   (void)state;
   double flat = 0, grainy = 0;
   for (int clip = 0; clip < 20; clip++) {
-    synth_clip(9, clip, 1, SIZE, SIZE, film, cel);
-    flat += share_of_commonest(cel, 16) / 20;
-    grainy += share_of_commonest(film, 16) / 20;
+    synth_clip(9, clip, 1, SIZE, SIZE, source, target);
+    flat += share_of_frequent_colours(target, 16) / 20;
+    grainy += share_of_frequent_colours(source, 16) / 20;
   }
   if (flat < 0.5 || grainy > 0.2) fail_msg("16 colours cover %.2f, %.2f", flat, grainy);
 }
 
-static void odd_sizes(void **state) {
+/* Only sanitizers can fail it. */
+static void odd_sizes_render(void **state) {
   (void)state;
   static const int sizes[][2] = {{8, 8}, {9, 31}, {120, 17}};
   for (int i = 0; i < 3; i++) {
@@ -161,7 +167,8 @@ static SynthOptions options(const char *out, int threads) {
                         .command = "test"};
 }
 
-static void datasets(void **state) {
+/* The dataset does not depend on the number of threads. */
+static void dataset_equals_synth_clip(void **state) {
   (void)state;
   for (int threads = 1; threads <= 3; threads += 2) {
     const char *out = media_path(threads == 1 ? "one" : "three");
@@ -175,16 +182,16 @@ static void datasets(void **state) {
     assert_int_equal(info->fps_numerator, 25);
     assert_int_equal(info->shape.source_channels, 3);
     for (int i = 0; i < 7; i++) {
-      synth_clip(11, 2 + i, FRAMES, SIZE, SIZE, film, cel);
-      assert_done(dataset_read(dataset, i, film_again, cel_again, &error), &error);
-      assert_memory_equal(film, film_again, BYTES);
-      assert_memory_equal(cel, cel_again, BYTES);
+      synth_clip(11, 2 + i, FRAMES, SIZE, SIZE, source, target);
+      assert_done(dataset_read(dataset, i, source_again, target_again, &error), &error);
+      assert_memory_equal(source, source_again, BYTES);
+      assert_memory_equal(target, target_again, BYTES);
     }
     dataset_close(dataset);
   }
 }
 
-static void bad_options(void **state) {
+static void bad_options_are_rejected(void **state) {
   (void)state;
   SynthOptions o = options(media_path("a"), 1);
   o.clips = 0;
@@ -192,7 +199,7 @@ static void bad_options(void **state) {
   o = options(media_path("a"), 1);
   o.width = 4;
   assert_int_equal(synth_run(&o, &error), ERROR_USAGE);
-  assert_mentions(&error, "4x48");
+  assert_mentions(&error, "--size 4x48");
   o = options(media_path("a"), -1);
   assert_int_equal(synth_run(&o, &error), ERROR_USAGE);
   assert_false(path_exists(media_path("a")));
@@ -201,9 +208,14 @@ static void bad_options(void **state) {
 #define TEST(function) cmocka_unit_test_setup_teardown(function, media_setup, media_teardown)
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      TEST(bytes_are_fixed),    TEST(same_seed_same_clip), TEST(others_differ), TEST(frames_move),
-      TEST(film_resembles_cel), TEST(cels_are_flat),       TEST(odd_sizes),     TEST(datasets),
-      TEST(bad_options)};
+  const struct CMUnitTest tests[] = {TEST(bytes_are_fixed),
+                                     TEST(equal_seeds_give_equal_bytes),
+                                     TEST(other_clips_and_seeds_differ),
+                                     TEST(frames_move),
+                                     TEST(source_resembles_target),
+                                     TEST(targets_are_flat),
+                                     TEST(odd_sizes_render),
+                                     TEST(dataset_equals_synth_clip),
+                                     TEST(bad_options_are_rejected)};
   return cmocka_run_group_tests_name("synth", tests, NULL, NULL);
 }

@@ -19,15 +19,15 @@
 
 static Error error;
 
-/* --- Without FFmpeg too ----------------------------------------------------------------------- */
+/* --- Also without FFmpeg ---------------------------------------------------------------------- */
 
-static void kinds_of_paths(void **state) {
+static void media_kind_follows_from_the_path(void **state) {
   (void)state;
   assert_int_equal(media_kind("a/b.png"), MEDIA_IMAGE);
   assert_int_equal(media_kind("a/b.PNG"), MEDIA_IMAGE);
   assert_int_equal(media_kind("a.b/frames"), MEDIA_FOLDER);
   assert_int_equal(media_kind("a/frames/"), MEDIA_FOLDER);
-  assert_int_equal(media_kind("a/film.mp4"), MEDIA_VIDEO);
+  assert_int_equal(media_kind("a/clip.mp4"), MEDIA_VIDEO);
   assert_int_equal(media_kind(media_path("")), MEDIA_FOLDER);
 }
 
@@ -58,7 +58,7 @@ static void folders_round_trip(void **state) {
   video_close(reader);
 }
 
-static void folders_resize(void **state) {
+static void folder_frames_are_resized(void **state) {
   (void)state;
   VideoReader *reader = NULL;
   media_make(media_path("frames"), 1, 40, 20, 25);
@@ -69,7 +69,7 @@ static void folders_resize(void **state) {
   video_close(reader);
 }
 
-static void bad_folders(void **state) {
+static void bad_folders_are_rejected(void **state) {
   (void)state;
   VideoReader *reader = NULL;
   VideoWriter *writer = NULL;
@@ -79,13 +79,13 @@ static void bad_folders(void **state) {
   assert_mentions(&error, "none");
   assert_done(folder_create(media_path("empty"), &error), &error);
   assert_int_equal(video_open(media_path("empty"), NULL, &reader, &error), ERROR_DATA);
-  assert_mentions(&error, "without PNG frames");
+  assert_mentions(&error, "no PNG frames");
   assert_int_equal(video_writer_open(media_path("empty"), &options, &writer, &error), ERROR_USAGE);
-  assert_mentions(&error, "is there already");
+  assert_mentions(&error, "already exists");
   media_make(media_path("mixed"), 2, 8, 8, 25);
   media_make(media_path("mixed/000002.png"), 1, 9, 8, 25);
   assert_int_equal(media_count(media_path("mixed"), NULL, NULL, &error), -1);
-  assert_mentions(&error, "000002.png: 9x8");
+  assert_mentions(&error, "000002.png: 9x8, expected 8x8");
   assert_mentions(&error, "8x8");
   assert_done(video_writer_open(media_path("twice"), &options, &writer, &error), &error);
   assert_done(video_write(writer, rgb, "a.png", &error), &error);
@@ -96,7 +96,7 @@ static void bad_folders(void **state) {
   assert_false(path_exists(media_path("twice.tmp")));
 }
 
-static void pictures(void **state) {
+static void images_round_trip(void **state) {
   (void)state;
   uint8_t frame[12 * 6 * 3], read[12 * 6 * 3];
   VideoWriter *writer = NULL;
@@ -161,7 +161,7 @@ static void probe(const char *path, char *out, size_t size, const char *entries)
   assert_int_equal(code, 0);
 }
 
-static void ffprobe_agrees(void **state) {
+static void ffprobe_reads_our_videos(void **state) {
   (void)state;
   if (!have_tool("ffprobe")) skip();
   media_make(media_path("a.mp4"), 23, 64, 48, 30);
@@ -174,8 +174,8 @@ static void ffprobe_agrees(void **state) {
   assert_string_equal(output, "stream,33,21,yuv444p\n");
 }
 
-/* Another program decodes what we wrote to the pixels we decode. */
-static void ffmpeg_agrees(void **state) {
+/* ffmpeg decodes our video to the same pixels as we do. */
+static void ffmpeg_decodes_equal_pixels(void **state) {
   (void)state;
   static uint8_t ours[64 * 48 * 3], theirs[64 * 48 * 3];
   if (!have_tool("ffmpeg")) skip();
@@ -195,7 +195,7 @@ static void ffmpeg_agrees(void **state) {
   close_to(ours, theirs, sizeof ours, 8);
 }
 
-/* Reads `from` and writes the same frames to `to` with its sound and timing. */
+/* Copies the frames, audio and timestamps of `from` to `to`. */
 static void copy_video(const char *from, const char *to) {
   VideoReader *reader = NULL;
   VideoWriter *writer = NULL;
@@ -228,7 +228,7 @@ static void same_probe(const char *a, const char *b, const char *entries) {
   assert_true(strlen(output) > 10);
 }
 
-static void sound_is_copied(void **state) {
+static void audio_is_copied(void **state) {
   (void)state;
   static const char *containers[] = {"mp4", "mkv"};
   if (!have_tool("ffmpeg") || !have_tool("ffprobe")) skip();
@@ -259,7 +259,7 @@ static void sound_is_copied(void **state) {
   }
 }
 
-static void variable_rates_are_kept(void **state) {
+static void variable_frame_rates_are_kept(void **state) {
   (void)state;
   if (!have_tool("ffmpeg") || !have_tool("ffprobe")) skip();
   const char *from = media_path("from.mp4"), *to = media_path("to.mp4");
@@ -289,7 +289,7 @@ static void rotation_is_applied(void **state) {
   assert_int_equal(video_info(reader)->height, 64);
   bool end;
   assert_done(video_read(reader, rgb, &end, &error), &error);
-  /* As ffmpeg itself turns it. */
+  /* The pixels are those that ffmpeg rotates. */
   assert_int_equal(
       media_shell(output, sizeof output,
                   "ffmpeg -v error -i '%s' -frames:v 1 -f rawvideo -pix_fmt rgb24 '%s'",
@@ -305,14 +305,14 @@ static void rotation_is_applied(void **state) {
   video_close(reader);
 }
 
-static void filters(void **state) {
+static void filters_are_applied(void **state) {
   (void)state;
   static uint8_t last[64 * 48 * 3];
   VideoReader *reader = NULL;
   VideoReaderOptions options = {.filter = "split[a][b];[b]negate[c];[a][c]blend=all_mode=average"};
   media_make(media_path("a.mp4"), 10, 64, 48, 25);
   assert_int_equal(media_count(media_path("a.mp4"), &options, last, &error), 10);
-  assert_in_range(last[3000], 120, 134); /* a picture and its negative cancel */
+  assert_in_range(last[3000], 120, 134); /* an image and its negative cancel */
   options.filter = "fps=50";
   assert_done(video_open(media_path("a.mp4"), &options, &reader, &error), &error);
   assert_int_equal(video_info(reader)->fps_numerator, 50);
@@ -329,7 +329,7 @@ static void filters(void **state) {
   assert_in_range(last[0], 214, 216);
 }
 
-static void bad_filters(void **state) {
+static void bad_filters_are_rejected(void **state) {
   (void)state;
   VideoReader *reader = NULL;
   media_make(media_path("a.mp4"), 2, 64, 48, 25);
@@ -347,8 +347,8 @@ static void bad_filters(void **state) {
   }
 }
 
-/* A file may not grow beyond a limit: what a full disk does. */
-static void full_disk(void **state) {
+/* A full disk, simulated by a limit on file sizes. */
+static void full_disk_leaves_no_files(void **state) {
   (void)state;
   VideoWriter *writer = NULL;
   VideoWriterOptions options = {
@@ -380,7 +380,7 @@ static void full_disk(void **state) {
   folder_list_free(names, count);
 }
 
-static void bad_targets(void **state) {
+static void bad_outputs_are_rejected(void **state) {
   (void)state;
   VideoWriter *writer = NULL;
   VideoWriterOptions options = {
@@ -401,11 +401,11 @@ static void bad_targets(void **state) {
   char **names;
   size_t count;
   assert_done(folder_list(media_path(""), &names, &count, &error), &error);
-  assert_int_equal(count, 0); /* nothing half-written */
+  assert_int_equal(count, 0); /* no unfinished files */
   folder_list_free(names, count);
 }
 
-static void abandoned_leaves_nothing(void **state) {
+static void abandoned_writer_leaves_no_files(void **state) {
   (void)state;
   VideoWriter *writer = NULL;
   uint8_t rgb[16 * 16 * 3] = {0};
@@ -424,7 +424,7 @@ static void abandoned_leaves_nothing(void **state) {
 
 #else
 
-static void videos_say_why(void **state) {
+static void videos_fail_without_ffmpeg(void **state) {
   (void)state;
   VideoReader *reader = NULL;
   VideoWriter *writer = NULL;
@@ -446,25 +446,25 @@ static void videos_say_why(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    TEST(kinds_of_paths),
+    TEST(media_kind_follows_from_the_path),
     TEST(folders_round_trip),
-    TEST(folders_resize),
-    TEST(bad_folders),
-    TEST(pictures),
+    TEST(folder_frames_are_resized),
+    TEST(bad_folders_are_rejected),
+    TEST(images_round_trip),
 #if WITH_FFMPEG
     TEST(videos_round_trip),
-    TEST(ffprobe_agrees),
-    TEST(ffmpeg_agrees),
-    TEST(sound_is_copied),
-    TEST(variable_rates_are_kept),
+    TEST(ffprobe_reads_our_videos),
+    TEST(ffmpeg_decodes_equal_pixels),
+    TEST(audio_is_copied),
+    TEST(variable_frame_rates_are_kept),
     TEST(rotation_is_applied),
-    TEST(filters),
-    TEST(bad_filters),
-    TEST(full_disk),
-    TEST(bad_targets),
-    TEST(abandoned_leaves_nothing),
+    TEST(filters_are_applied),
+    TEST(bad_filters_are_rejected),
+    TEST(full_disk_leaves_no_files),
+    TEST(bad_outputs_are_rejected),
+    TEST(abandoned_writer_leaves_no_files),
 #else
-    TEST(videos_say_why),
+    TEST(videos_fail_without_ffmpeg),
 #endif
   };
   return cmocka_run_group_tests_name("video", tests, NULL, NULL);

@@ -1,4 +1,4 @@
-/* Videos that are damaged, or only look as if they were. */
+/* Damaged videos must be rejected, and unusual intact ones accepted. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -20,7 +20,7 @@
 static Error error;
 static char output[4096];
 
-static void bad_videos(void **state) {
+static void overwritten_videos_are_rejected(void **state) {
   (void)state;
   VideoReader *reader = NULL;
   char *bytes = NULL;
@@ -28,22 +28,21 @@ static void bad_videos(void **state) {
   assert_done(atomic_file_replace(media_path("text.mp4"), "hello, world\n", 13, &error), &error);
   assert_int_equal(video_open(media_path("text.mp4"), NULL, &reader, &error), ERROR_DATA);
   assert_mentions(&error, "text.mp4");
-  /* Matroska holds its header first: cut, it opens and ends early or breaks; overwritten, it
-   * breaks. */
+  /* Matroska has its header first, so that an overwritten file can still be opened. */
   media_make(media_path("a.mkv"), 40, 64, 48, 25);
   assert_done(file_read(media_path("a.mkv"), 1 << 24, &bytes, &size, &error), &error);
   for (size_t i = size / 2; i < size / 2 + size / 4; i++) bytes[i] = (char)(i * 37);
   assert_done(atomic_file_replace(media_path("b.mkv"), bytes, size, &error), &error);
   assert_int_equal(media_count(media_path("b.mkv"), NULL, NULL, &error), -1);
   assert_int_equal(error.status, ERROR_DATA);
-  assert_mentions(&error, "b.mkv: breaks at frame");
+  assert_mentions(&error, "b.mkv: damaged at frame");
   assert_done(atomic_file_replace(media_path("short.mp4"), bytes, 0, &error), &error);
   assert_int_equal(video_open(media_path("short.mp4"), NULL, &reader, &error), ERROR_DATA);
   free(bytes);
 }
 
-/* An index in front of a file promises frames that a cut took away. */
-static void cut_videos(void **state) {
+/* The index at the start of a truncated file lists frames that are missing. */
+static void truncated_videos_are_rejected(void **state) {
   (void)state;
   char *bytes = NULL;
   size_t size;
@@ -58,11 +57,11 @@ static void cut_videos(void **state) {
   free(bytes);
   assert_int_equal(media_count(media_path("cut.mp4"), NULL, NULL, &error), -1);
   assert_int_equal(error.status, ERROR_DATA);
-  assert_mentions(&error, "cut.mp4: breaks at frame");
+  assert_mentions(&error, "cut.mp4: damaged at frame");
 }
 
-/* Streams that are whole, but that a decoder set to be strict may take for damaged. */
-static void whole_videos_are_not_refused(void **state) {
+/* Intact streams that a decoder with strict settings might reject. */
+static void intact_videos_are_accepted(void **state) {
   (void)state;
   static const char *const made[][2] = {
       {"slices.mp4", "-c:v libx264 -x264-params slices=4 -bf 2"},
@@ -85,7 +84,7 @@ static void whole_videos_are_not_refused(void **state) {
     if (found != frames[i])
       fail_msg("%s: %lld frames: %s", made[i][0], (long long)found, found < 0 ? error.message : "");
   }
-  /* Frames before an edit's start are in the file, but not shown. */
+  /* Frames before an edit's start are in the file, but not displayed. */
   assert_int_equal(media_shell(output, sizeof output,
                                "ffmpeg -v error -ss 0.5 -i '%s' -c copy '%s' 2>&1",
                                media_path("later.mp4"), media_path("edit.mp4")),
@@ -99,7 +98,7 @@ static void whole_videos_are_not_refused(void **state) {
   assert_int_equal(media_count(media_path("edit.mp4"), NULL, NULL, &error), atoi(output));
 }
 
-/* Reads a copy in which the bytes from `at` are gone (`with` < 0) or are `with`. */
+/* Reads a copy in which `count` bytes from `at` are removed (`with` < 0) or set to `with`. */
 static int64_t count_damaged(const char *bytes, size_t size, size_t at, size_t count, int with,
                              const char *path) {
   char *damaged = memcpy(mem_new(size, 1), bytes, size);
@@ -116,9 +115,8 @@ static int64_t count_damaged(const char *bytes, size_t size, size_t at, size_t c
   return media_count(path, NULL, NULL, &error);
 }
 
-/* A demuxer finds its feet again behind a hole in a Matroska file: what lay between must be missed.
- */
-static void holes_are_told(void **state) {
+/* The demuxer resynchronises after a gap in a Matroska file; the missing frames must be noticed. */
+static void gaps_are_rejected(void **state) {
   (void)state;
   char *bytes = NULL;
   size_t size;
@@ -134,7 +132,7 @@ static void holes_are_told(void **state) {
       assert_mentions(&error, "b.mkv");
     }
   }
-  /* Nothing is missing where something lies behind the end. */
+  /* Extra bytes at the end are no damage. */
   bytes = mem_resize(bytes, size + 64, 1);
   memset(bytes + size, 0, 64);
   assert_done(atomic_file_replace(media_path("c.mkv"), bytes, size + 64, &error), &error);
@@ -142,12 +140,12 @@ static void holes_are_told(void **state) {
   free(bytes);
 }
 
-/* Some decoders of FFmpeg take the process down with a damaged file when they run threaded. */
-static void damaged_mpeg4_is_survived(void **state) {
+/* FFmpeg's threaded MPEG-4 decoder would abort the process on a damaged file. */
+static void damaged_mpeg4_does_not_crash(void **state) {
   (void)state;
   char *bytes = NULL;
   size_t size;
-  int refused = 0;
+  int rejected = 0;
   VideoWriter *writer = NULL;
   uint8_t rgb[128 * 96 * 3];
   const VideoWriterOptions options = {.width = 128,
@@ -164,9 +162,9 @@ static void damaged_mpeg4_is_survived(void **state) {
   assert_done(video_writer_finish(writer, &error), &error);
   assert_done(file_read(media_path("a.avi"), 1 << 24, &bytes, &size, &error), &error);
   for (int percent = 20; percent < 90; percent += 7)
-    refused +=
+    rejected +=
         count_damaged(bytes, size, size * (size_t)percent / 100, 40, 0xa5, media_path("b.avi")) < 0;
-  assert_in_range(refused, 5, 10);
+  assert_in_range(rejected, 5, 10);
   free(bytes);
 }
 
@@ -174,11 +172,9 @@ static void damaged_mpeg4_is_survived(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      TEST(bad_videos),
-      TEST(cut_videos),
-      TEST(whole_videos_are_not_refused),
-      TEST(holes_are_told),
-      TEST(damaged_mpeg4_is_survived),
+      TEST(overwritten_videos_are_rejected), TEST(truncated_videos_are_rejected),
+      TEST(intact_videos_are_accepted),      TEST(gaps_are_rejected),
+      TEST(damaged_mpeg4_does_not_crash),
   };
   return cmocka_run_group_tests_name("damaged videos", tests, NULL, NULL);
 }
