@@ -26,7 +26,7 @@ static Status read_state(const char *path, uint64_t size, uint32_t crc, json_t *
          (unsigned long long)size);
   uint32_t actual = crc32c(0, text, found);
   if (actual != crc)
-    FAIL(error, ERROR_DATA, "%s: CRC-32C is %08x; its manifest says %08x: the content has changed",
+    FAIL(error, ERROR_DATA, "%s: CRC-32C is %08x; its manifest says %08x: the file is damaged",
          path, actual, crc);
   TRY(json_parse(path, text, found, out, error));
 done:
@@ -34,14 +34,15 @@ done:
   return status;
 }
 
-/* One member of the manifest's "files". */
+/* Opens the file that one member of "files" in the manifest describes. */
 static Status open_file(Checkpoint *checkpoint, const char *name, const json_t *entry,
                         Error *error) {
   Status status = OK;
   int64_t size, crc;
   char *path = path_join(checkpoint->path, name);
   char *where = mem_format("%s/%s: files.%.80s", checkpoint->path, CHECKPOINT_MANIFEST, name);
-  if (name[0] == '.' || strchr(name, '/')) FAIL(error, ERROR_DATA, "%s: not a plain name", where);
+  if (name[0] == '.' || strchr(name, '/'))
+    FAIL(error, ERROR_DATA, "%s: must be a file name without a folder", where);
   TRY(json_get_int(entry, where, "bytes", 0, INT64_MAX, &size, error));
   TRY(json_get_int(entry, where, "crc32c", 0, UINT32_MAX, &crc, error));
   if (!path_exists(path) && errno == ENOENT)
@@ -61,7 +62,9 @@ done:
   return status;
 }
 
-Status checkpoint_open(const char *path, Checkpoint **out, Error *error) {
+/* Opens like checkpoint_open. *other_version: it failed because of the format version. */
+static Status open_checkpoint(const char *path, Checkpoint **out, bool *other_version,
+                              Error *error) {
   Status status = OK;
   const char *name;
   json_t *files, *entry;
@@ -69,19 +72,25 @@ Status checkpoint_open(const char *path, Checkpoint **out, Error *error) {
   checkpoint->path = mem_string(path);
   char *where = path_join(path, CHECKPOINT_MANIFEST);
   *out = NULL;
-  TRY(checkpoint_manifest_read(path, &checkpoint->manifest, &checkpoint->step, error));
+  TRY(checkpoint_manifest_read(path, &checkpoint->manifest, &checkpoint->step, other_version,
+                               error));
   TRY(json_get_object(checkpoint->manifest, where, "files", &files, error));
   json_object_foreach(files, name, entry) {
     TRY(open_file(checkpoint, name, entry, error));
   }
   if (!checkpoint->state)
-    FAIL(error, ERROR_DATA, "%s: files: %s is not among them", where, CHECKPOINT_STATE);
+    FAIL(error, ERROR_DATA, "%s: files: %s is missing", where, CHECKPOINT_STATE);
   *out = checkpoint;
   checkpoint = NULL;
 done:
   checkpoint_close(checkpoint);
   free(where);
   return status;
+}
+
+Status checkpoint_open(const char *path, Checkpoint **out, Error *error) {
+  bool other_version;
+  return open_checkpoint(path, out, &other_version, error);
 }
 
 void checkpoint_close(Checkpoint *checkpoint) {
@@ -103,40 +112,45 @@ const Safetensors *checkpoint_file(const Checkpoint *checkpoint, const char *nam
   return NULL;
 }
 
-/* --- Which one -------------------------------------------------------------------------------- */
+/* --- Choosing a checkpoint -------------------------------------------------------------------- */
 
-Status checkpoint_open_before(const char *folder, int64_t step, Checkpoint **out, Error *error) {
+Status checkpoint_open_up_to(const char *folder, int64_t step, Checkpoint **out, Error *error) {
   Status status = OK;
   int64_t *steps = NULL;
   size_t count = 0;
   *out = NULL;
   if (!path_exists(folder) && errno == ENOENT) return OK;
-  TRY(steps_list(folder, &steps, &count, error));
+  TRY(checkpoint_steps_list(folder, &steps, &count, error));
   while (count > 0 && steps[count - 1] > step) count--;
   for (size_t i = count; i-- > 0 && !*out;) {
-    char *name = step_name(steps[i], ""), *path = path_join(folder, name);
-    Error found;
-    if (checkpoint_open(path, out, &found) != OK)
-      log_warning("%s; %s", found.message,
-                  i > 0 ? "trying the checkpoint before it" : "there is none before it");
+    char *name = checkpoint_step_name(steps[i], ""), *path = path_join(folder, name);
+    Error found = {0};
+    bool other_version = false;
+    status = open_checkpoint(path, out, &other_version, &found);
     free(name);
     free(path);
+    if (other_version) FAIL(error, found.status, "%s", found.message);
+    if (status != OK)
+      log_warning("%s; %s", found.message,
+                  i > 0 ? "trying the previous checkpoint" : "there is no earlier checkpoint");
+    status = OK;
   }
   if (count > 0 && !*out)
-    FAIL(error, ERROR_DATA, "%s: none of its checkpoints can be used (tried %zu, reasons above)",
-         folder, count);
+    FAIL(error, ERROR_DATA, "%s: all checkpoints are damaged (tried %zu, reasons above)", folder,
+         count);
 done:
   free(steps);
   return status;
 }
 
 Status checkpoint_open_latest(const char *folder, Checkpoint **out, Error *error) {
-  return checkpoint_open_before(folder, INT64_MAX, out, error);
+  return checkpoint_open_up_to(folder, INT64_MAX, out, error);
 }
 
 static Status open_latest_of(const char *folder, Checkpoint **out, Error *error) {
   Status status = checkpoint_open_latest(folder, out, error);
-  if (status == OK && !*out) return error_set(error, ERROR_DATA, "%s: holds no checkpoint", folder);
+  if (status == OK && !*out)
+    return error_set(error, ERROR_DATA, "%s: contains no checkpoint", folder);
   return status;
 }
 
@@ -144,7 +158,7 @@ static bool holds_steps(const char *folder) {
   int64_t *steps;
   size_t count;
   Error ignored;
-  bool found = steps_list(folder, &steps, &count, &ignored) == OK && count > 0;
+  bool found = checkpoint_steps_list(folder, &steps, &count, &ignored) == OK && count > 0;
   free(steps);
   return found;
 }
@@ -155,11 +169,11 @@ Status checkpoint_open_path(const char *path, Checkpoint **out, Error *error) {
   char *folder = path_join(path, "checkpoints");
   *out = NULL;
   if (!path_exists(path)) {
-    status = error_errno(error, errno, "%s: cannot be taken for a checkpoint or a run", path);
+    status = error_errno(error, errno, "%s: cannot open as a checkpoint or a run", path);
     goto done;
   }
   if (!path_is_folder(path))
-    FAIL(error, ERROR_DATA, "%s: is a file; a checkpoint and a run are folders", path);
+    FAIL(error, ERROR_DATA, "%s: is a file; must be the folder of a checkpoint or a run", path);
   if (path_exists(manifest) || path_exists(state))
     status = checkpoint_open(path, out, error);
   else if (path_is_folder(folder))
@@ -167,7 +181,7 @@ Status checkpoint_open_path(const char *path, Checkpoint **out, Error *error) {
   else if (holds_steps(path))
     status = open_latest_of(path, out, error);
   else
-    FAIL(error, ERROR_DATA, "%s: neither a checkpoint (no %s) nor a run (no checkpoints/)", path,
+    FAIL(error, ERROR_DATA, "%s: is neither a checkpoint (no %s) nor a run (no checkpoints/)", path,
          CHECKPOINT_MANIFEST);
 done:
   free(manifest);
@@ -176,7 +190,7 @@ done:
   return status;
 }
 
-/* --- For people ------------------------------------------------------------------------------- */
+/* --- Description ------------------------------------------------------------------------------ */
 
 static void describe_shape(const NamedTensor *tensor, Text *out) {
   text_append(out, "    %-4s ", tensor_type_name(tensor->type));
@@ -189,13 +203,13 @@ static void describe_file(const char *name, const Safetensors *file, Text *out) 
   for (int i = 0; i < safetensors_count(file); i++)
     bytes += named_tensor_bytes(safetensors_tensor(file, i));
   text_append(out, "  %s: %d tensors, ", name, safetensors_count(file));
-  text_append_bytes_size(out, (double)bytes);
+  text_append_size(out, (double)bytes);
   text_append(out, "\n");
   for (int i = 0; i < safetensors_count(file); i++)
     describe_shape(safetensors_tensor(file, i), out);
 }
 
-/* A string of several lines (a config) is shown as it is, indented. */
+/* Appends the lines of a string (a config), indented. */
 static void describe_lines(const char *text, Text *out) {
   while (*text) {
     size_t length = strcspn(text, "\n");

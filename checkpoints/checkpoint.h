@@ -1,13 +1,21 @@
-/* Checkpoints: folders that are whole or absent, written by a thread in the background.
+/* Checkpoints: folders that are complete or absent, written by a background thread.
  *
  *   RUN/checkpoints/step-00012000/   *.safetensors, state.json, manifest.json
- *   RUN/checkpoints/latest           one line: the newest one's name
+ *   RUN/checkpoints/latest           one line: the name of the newest checkpoint
  *
- * Commit: everything is written into step-N.tmp and fsynced, manifest.json (size and CRC32C of
- * every file) last; then the folder is renamed and its parent fsynced; then `latest` is replaced;
- * then retention removes old ones (their manifest first), never fewer than two good ones, never the
- * one being resumed from. Whatever a kill leaves behind is either whole or not taken for a
- * checkpoint. */
+ * The commit protocol has four steps:
+ *
+ *   1. Write and fsync all files in step-N.tmp; manifest.json (size and CRC-32C of each file) last.
+ *   2. Rename the folder to step-N and fsync its parent.
+ *   3. Replace `latest` atomically.
+ *   4. Remove old checkpoints, manifest first. At least two valid ones always remain, and so does
+ *      the one that the run was resumed from.
+ *
+ * A process killed at any moment leaves a complete checkpoint or a folder that readers ignore.
+ *
+ * The manifest holds a format version. A checkpoint of another version is never skipped as if it
+ * were damaged: every function below that meets one fails with ERROR_DATA and names both versions,
+ * so that no run starts over, or overwrites it, without notice. */
 #ifndef CELFORGE_CHECKPOINTS_CHECKPOINT_H
 #define CELFORGE_CHECKPOINTS_CHECKPOINT_H
 
@@ -20,11 +28,10 @@
 
 enum {
   CHECKPOINT_MAX_FILES = 8,
-  CHECKPOINT_WAIT_SECONDS = 1800, /* for the write before: submit and close give up after it */
+  CHECKPOINT_WAIT_SECONDS = 1800, /* how long submit and close wait for the previous write */
 };
 
-/* One file of a checkpoint; `name` ends in ".safetensors". While a snapshot is being written its
- * tensors' data are the snapshot's own copies. */
+/* One tensor file of a checkpoint. `name` ends in ".safetensors". */
 typedef struct CheckpointFile {
   const char *name; /* "generator.safetensors" */
   const NamedTensor *tensors;
@@ -36,38 +43,44 @@ typedef struct CheckpointContent {
   const CheckpointFile *files;
   int file_count;
   const json_t *state;    /* becomes state.json */
-  const json_t *manifest; /* further members of manifest.json: dataset uuid, config, build */
-  /* Above 0: retention spares the newest good checkpoint of at most so many steps, however many
-   * newer ones there are, since the run may have to go back to it. */
-  int64_t keep_before;
+  const json_t *manifest; /* further members of manifest.json: dataset uuid, config; or NULL */
+  /* If above 0, retention also keeps the newest valid checkpoint of at most this step, because the
+   * run may have to roll back to it. */
+  int64_t rollback_step;
 } CheckpointContent;
 
 /* --- Writing ---------------------------------------------------------------------------------- */
 typedef struct CheckpointWriter CheckpointWriter;
 
-/* `folder` is RUN/checkpoints; made when missing, leftovers (*.tmp) removed. Keeps the newest
- * `keep` (at least 2) good ones and never removes `protected` ("step-00012000", or NULL): the one
- * the run was resumed from, which is taken to be good. Others that this writer has not written are
- * validated before they count. */
+/* Opens a writer for `folder`, RUN/checkpoints, which is created if missing; leftovers of killed
+ * writes (*.tmp) are removed. The writer keeps the newest `keep` (at least 2) valid checkpoints and
+ * never removes `protected` ("step-00012000", or NULL), from which the run was resumed and which is
+ * assumed to be valid. Checkpoints from earlier processes are validated before they count. Fails
+ * with ERROR_DATA if the folder holds a checkpoint of another format version. */
 Status checkpoint_writer_open(const char *folder, int keep, const char *protected,
                               CheckpointWriter **out, Error *error);
-/* Copies the content aside (the stall: one memory copy) and returns while a thread writes it. When
- * the one before is still being written, waits for it first. A failed write is reported once, by
- * the next call (a submit then takes nothing), and leaves older checkpoints alone.
- * Checkpoints of this step or a later one that lie there belong to a course the run has left (it
- * went back to an older one): they are renamed to step-N.left, with a warning, lest a resume take
- * them for the newest; only this writer's own last one, of the same step, is replaced. */
+/* Copies the content (the caller waits for one memory copy) and returns; a thread writes the copy.
+ * If the previous checkpoint is still being written, waits for it first. A failed write is reported
+ * once, by the next call on the writer (that submit then writes nothing), and leaves older
+ * checkpoints untouched.
+ * Existing checkpoints of this step or a later one come from before a rollback. They are renamed to
+ * step-N.left, with a warning, so that a resume does not take them for the newest. If the last
+ * checkpoint that this writer wrote is of the same step, it is replaced instead. */
 Status checkpoint_writer_submit(CheckpointWriter *writer, const CheckpointContent *content,
                                 Error *error);
-/* The failure of the last write, if it has ended and has not been reported; waits for nothing. */
+/* Returns the failure of the last write if it has not been reported yet. Does not wait. */
 Status checkpoint_writer_check(CheckpointWriter *writer, Error *error);
-/* Waits until nothing is being written, at most `timeout` seconds. */
+/* Waits at most `timeout` seconds until no write is in progress; ERROR_IO after that. */
 Status checkpoint_writer_wait(CheckpointWriter *writer, double timeout, Error *error);
-/* Waits at most CHECKPOINT_WAIT_SECONDS, then frees; a thread that hangs in a write longer than
- * that is left behind with what it uses. */
+/* Waits at most CHECKPOINT_WAIT_SECONDS for the last write, then frees the writer. A thread that
+ * hangs in a write for longer is detached, and its memory is not freed. NULL is allowed. */
 Status checkpoint_writer_close(CheckpointWriter *writer, Error *error);
 
 /* --- Reading ---------------------------------------------------------------------------------- */
+
+/* The name of the checkpoint of `step`, followed by `suffix`: "step-00012000". Caller frees. */
+char *checkpoint_step_name(int64_t step, const char *suffix);
+
 typedef struct Checkpoint {
   char *path; /* the checkpoint's folder */
   int64_t step;
@@ -77,25 +90,27 @@ typedef struct Checkpoint {
   Safetensors *files[CHECKPOINT_MAX_FILES];
 } Checkpoint;
 
-/* Opens one checkpoint folder, validating manifest, sizes, checksums, headers. ERROR_DATA
- * otherwise. */
+/* Opens one checkpoint folder and validates its manifest, and the sizes, checksums and headers of
+ * its files. ERROR_DATA if any of them is wrong. */
 Status checkpoint_open(const char *path, Checkpoint **out, Error *error);
-void checkpoint_close(Checkpoint *checkpoint);
+void checkpoint_close(Checkpoint *checkpoint); /* NULL is allowed */
+/* Returns NULL if the checkpoint has no file of this name. */
 const Safetensors *checkpoint_file(const Checkpoint *checkpoint, const char *name);
 
-/* The newest valid one in RUN/checkpoints. One that does not validate is named in the log with the
- * reason and the one before is tried. *out is NULL (and OK returned) where there is none at all;
- * ERROR_DATA where there are some and all are bad. */
+/* Opens the newest valid checkpoint in RUN/checkpoints. A damaged one is logged with the reason,
+ * and the previous one is tried. Returns OK with *out NULL if there is no checkpoint at all,
+ * ERROR_DATA if all are damaged or if one is of another format version. */
 Status checkpoint_open_latest(const char *checkpoints_folder, Checkpoint **out, Error *error);
-/* The same among those of at most `step` steps. */
-Status checkpoint_open_before(const char *checkpoints_folder, int64_t step, Checkpoint **out,
-                              Error *error);
+/* Does the same among the checkpoints of at most `step` steps. */
+Status checkpoint_open_up_to(const char *checkpoints_folder, int64_t step, Checkpoint **out,
+                             Error *error);
 
-/* What users give as --checkpoint or --resume PATH: a run's folder (its newest good one), its
- * checkpoints folder, or one checkpoint's folder. Missing or bad is an error. */
+/* Opens a path given as --checkpoint or --resume: a run folder or its checkpoints folder (both mean
+ * the newest valid checkpoint), or the folder of one checkpoint. ERROR_IO if the path is missing,
+ * ERROR_DATA if it holds no valid checkpoint. */
 Status checkpoint_open_path(const char *path, Checkpoint **out, Error *error);
 
-/* What a person wants to know of a checkpoint: step, files, tensors, sizes, config, dataset. */
+/* Appends a description for people: step, files, tensors, sizes, config, dataset. */
 Status checkpoint_describe(const char *path, Text *out, Error *error);
 
 #endif

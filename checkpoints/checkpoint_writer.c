@@ -1,3 +1,4 @@
+/* The background writer of checkpoints: commit protocol and retention. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -14,97 +15,98 @@
 struct CheckpointWriter {
   char *folder;
   int keep;
-  int64_t protected; /* a step; -1: none */
+  int64_t protected; /* step of the checkpoint never to remove; -1: none */
   pthread_t thread;
-  Snapshot snapshot; /* the thread's while `writing`, the caller's otherwise */
+  CheckpointSnapshot snapshot; /* owned by the thread while `writing`, by the caller otherwise */
 
-  /* Of the thread alone. */
-  int64_t *trusted; /* steps written by this writer or validated by it */
-  size_t trusted_count, trusted_capacity;
-  int64_t last_written; /* -1: none yet */
+  /* Used by the thread only. */
+  int64_t *valid_steps; /* checkpoints that this writer has written or validated */
+  size_t valid_count, valid_capacity;
+  int64_t last_written; /* step; -1: none yet */
 
-  pthread_mutex_t mutex; /* guards all below */
+  pthread_mutex_t mutex; /* protects the members below */
   pthread_cond_t changed;
   bool writing, closing;
-  Error failure; /* of the last write, until it is reported */
+  Error failure; /* of the last write; cleared when reported */
 };
 
 /* --- The thread: commit and retention --------------------------------------------------------- */
 
-static bool is_trusted(const CheckpointWriter *writer, int64_t step) {
-  for (size_t i = 0; i < writer->trusted_count; i++) {
-    if (writer->trusted[i] == step) return true;
+static bool is_known_valid(const CheckpointWriter *writer, int64_t step) {
+  for (size_t i = 0; i < writer->valid_count; i++) {
+    if (writer->valid_steps[i] == step) return true;
   }
   return false;
 }
 
-static void trust(CheckpointWriter *writer, int64_t step) {
-  if (is_trusted(writer, step)) return;
-  MEM_PUSH_SLOT(writer->trusted, writer->trusted_count, writer->trusted_capacity);
-  writer->trusted[writer->trusted_count++] = step;
+static void remember_valid(CheckpointWriter *writer, int64_t step) {
+  if (is_known_valid(writer, step)) return;
+  MEM_PUSH_SLOT(writer->valid_steps, writer->valid_count, writer->valid_capacity);
+  writer->valid_steps[writer->valid_count++] = step;
 }
 
-static void distrust(CheckpointWriter *writer, int64_t step) {
-  for (size_t i = 0; i < writer->trusted_count; i++) {
-    if (writer->trusted[i] == step) writer->trusted[i--] = writer->trusted[--writer->trusted_count];
+static void forget_valid(CheckpointWriter *writer, int64_t step) {
+  for (size_t i = 0; i < writer->valid_count; i++) {
+    if (writer->valid_steps[i] == step)
+      writer->valid_steps[i--] = writer->valid_steps[--writer->valid_count];
   }
 }
 
-static bool is_good(CheckpointWriter *writer, int64_t step) {
-  if (is_trusted(writer, step)) return true;
+static bool is_valid(CheckpointWriter *writer, int64_t step) {
+  if (is_known_valid(writer, step)) return true;
   Error error = {0};
   Checkpoint *checkpoint = NULL;
-  char *name = step_name(step, ""), *path = path_join(writer->folder, name);
-  bool good = checkpoint_open(path, &checkpoint, &error) == OK;
-  if (good)
-    trust(writer, step);
+  char *name = checkpoint_step_name(step, ""), *path = path_join(writer->folder, name);
+  bool valid = checkpoint_open(path, &checkpoint, &error) == OK;
+  if (valid)
+    remember_valid(writer, step);
   else
-    log_warning("%s; it is not counted among the checkpoints to keep", error.message);
+    log_warning("%s; it does not count towards checkpoint.keep", error.message);
   checkpoint_close(checkpoint);
   free(name);
   free(path);
-  return good;
+  return valid;
 }
 
-/* A run that went back writes lower steps than those that lie there. Left in place they would be
- * taken for the newest by the next resume. */
-static Status make_room(CheckpointWriter *writer, int64_t step, Error *error) {
+/* Moves checkpoints of `step` and later out of the way: after a rollback, the next resume would
+ * take them for the newest. */
+static Status set_later_aside(CheckpointWriter *writer, int64_t step, Error *error) {
   Status status = OK;
   int64_t *steps = NULL;
   size_t count;
-  TRY(steps_list(writer->folder, &steps, &count, error));
+  TRY(checkpoint_steps_list(writer->folder, &steps, &count, error));
   for (size_t i = 0; i < count; i++) {
     if (steps[i] < step) continue;
     if (steps[i] == step && step == writer->last_written)
-      TRY(step_remove(writer->folder, step, error));
+      TRY(checkpoint_step_remove(writer->folder, step, error));
     else
-      TRY(step_set_aside(writer->folder, steps[i], step, error));
-    distrust(writer, steps[i]);
+      TRY(checkpoint_step_set_aside(writer->folder, steps[i], step, error));
+    forget_valid(writer, steps[i]);
   }
 done:
   free(steps);
   return status;
 }
 
-/* Removes what is older than the newest `keep` good ones, but for the newest good one the
- * run may go back to. */
-static Status retain(CheckpointWriter *writer, Error *error) {
+/* Removes all checkpoints except the newest `keep` valid ones and those that the run may roll back
+ * to or was resumed from. */
+static Status apply_retention(CheckpointWriter *writer, Error *error) {
   Status status = OK;
   int64_t *steps = NULL;
   size_t count;
-  int good = 0;
-  int64_t keep_before = writer->snapshot.content.keep_before;
-  bool wanted = keep_before > 0;
-  TRY(steps_list(writer->folder, &steps, &count, error));
+  int kept = 0;
+  int64_t rollback_step = writer->snapshot.content.rollback_step;
+  bool needs_target = rollback_step > 0; /* a checkpoint to roll back to */
+  TRY(checkpoint_steps_list(writer->folder, &steps, &count, error));
   for (size_t i = count; i-- > 0;) {
-    bool before = wanted && steps[i] <= keep_before;
-    if (good < writer->keep || before) {
-      bool whole = is_good(writer, steps[i]);
-      good += whole;
-      if (before && whole) wanted = false;
+    bool may_be_target = needs_target && steps[i] <= rollback_step;
+    if (kept < writer->keep || may_be_target) {
+      bool valid = is_valid(writer, steps[i]);
+      kept += valid;
+      if (may_be_target && valid) needs_target = false;
     } else if (steps[i] != writer->protected) {
-      distrust(writer, steps[i]);
-      TRY(step_remove(writer->folder, steps[i], error));
+      forget_valid(writer, steps[i]);
+      TRY(checkpoint_step_remove(writer->folder, steps[i], error));
     }
   }
 done:
@@ -123,22 +125,22 @@ static Status write_latest(const CheckpointWriter *writer, const char *name, Err
 static Status write_checkpoint(CheckpointWriter *writer, Error *error) {
   Status status = OK;
   int64_t step = writer->snapshot.content.step;
-  char *name = step_name(step, ""), *final = path_join(writer->folder, name);
+  char *name = checkpoint_step_name(step, ""), *final = path_join(writer->folder, name);
   char *temporary = mem_format("%s.tmp", final);
   TRY(folder_remove(temporary, error));
   TRY(folder_create(temporary, error));
-  TRY(snapshot_write(&writer->snapshot, temporary, error));
-  TRY(make_room(writer, step, error));
+  TRY(checkpoint_snapshot_write(&writer->snapshot, temporary, error));
+  TRY(set_later_aside(writer, step, error));
   TRY(folder_commit(temporary, final, error));
-  trust(writer, step);
+  remember_valid(writer, step);
   writer->last_written = step;
   TRY(write_latest(writer, name, error));
-  TRY(retain(writer, error));
+  TRY(apply_retention(writer, error));
 done:
   if (status != OK) {
     Error ignored;
     error_context(error, "checkpoint of step %lld", (long long)step);
-    folder_remove(temporary, &ignored); /* gone already when the commit itself went well */
+    folder_remove(temporary, &ignored); /* does not exist if the commit succeeded */
   }
   free(name);
   free(final);
@@ -156,7 +158,7 @@ static void *run(void *argument) {
     pthread_mutex_unlock(&writer->mutex);
     Error error = {0};
     Status status = write_checkpoint(writer, &error);
-    snapshot_clear(&writer->snapshot);
+    checkpoint_snapshot_clear(&writer->snapshot);
     pthread_mutex_lock(&writer->mutex);
     if (status != OK) writer->failure = error;
     writer->writing = false;
@@ -166,9 +168,9 @@ static void *run(void *argument) {
   return NULL;
 }
 
-/* --- The caller's side ------------------------------------------------------------------------ */
+/* --- The calling thread ----------------------------------------------------------------------- */
 
-/* What a killed process has left. */
+/* Removes the temporary files of killed processes. */
 static Status remove_leftovers(const char *folder, Error *error) {
   Status status = OK;
   char **names = NULL;
@@ -193,8 +195,8 @@ done:
 static void free_writer(CheckpointWriter *writer) {
   pthread_cond_destroy(&writer->changed);
   pthread_mutex_destroy(&writer->mutex);
-  snapshot_free(&writer->snapshot);
-  free(writer->trusted);
+  checkpoint_snapshot_free(&writer->snapshot);
+  free(writer->valid_steps);
   free(writer->folder);
   free(writer);
 }
@@ -205,18 +207,18 @@ Status checkpoint_writer_open(const char *folder, int keep, const char *protecte
   CheckpointWriter *writer = mem_new(1, sizeof *writer);
   writer->folder = mem_string(folder);
   writer->keep = keep;
-  writer->protected = protected ? step_of_name(protected) : -1;
+  writer->protected = protected ? checkpoint_step_of_name(protected) : -1;
   writer->last_written = -1;
   pthread_mutex_init(&writer->mutex, NULL);
   condition_init(&writer->changed);
   *out = NULL;
-  if (keep < 2)
-    FAIL(error, ERROR_USAGE, "%s: %d checkpoints to keep; must be 2 or more", folder, keep);
+  if (keep < 2) FAIL(error, ERROR_USAGE, "%s: keep is %d; must be at least 2", folder, keep);
   if (protected && writer->protected < 0)
-    FAIL(error, ERROR_INTERNAL, "%s: \"%s\" is not a checkpoint's name", folder, protected);
+    FAIL(error, ERROR_INTERNAL, "%s: \"%s\" is not a checkpoint name", folder, protected);
   TRY(folder_create(folder, error));
+  TRY(checkpoint_refuse_other_versions(folder, error));
   TRY(remove_leftovers(folder, error));
-  if (writer->protected >= 0) trust(writer, writer->protected); /* the run was resumed from it */
+  if (writer->protected >= 0) remember_valid(writer, writer->protected);
   TRY(thread_start(&writer->thread, "checkpoints", run, writer, error));
   *out = writer;
   writer = NULL;
@@ -225,14 +227,14 @@ done:
   return status;
 }
 
-/* With the mutex held: takes over the failure there may be. */
+/* Returns and clears the failure of the last write. The mutex is held. */
 static Status take_failure(CheckpointWriter *writer, Error *error) {
   Error failure = writer->failure;
   writer->failure = (Error){0};
   return failure.status == OK ? OK : error_set(error, failure.status, "%s", failure.message);
 }
 
-/* With the mutex held: waits until nothing is written. */
+/* Waits until no write is in progress. The mutex is held. */
 static Status wait_idle(CheckpointWriter *writer, double timeout, Error *error) {
   double deadline = clock_seconds() + timeout;
   bool in_time = true;
@@ -254,12 +256,12 @@ Status checkpoint_writer_check(CheckpointWriter *writer, Error *error) {
 Status checkpoint_writer_submit(CheckpointWriter *writer, const CheckpointContent *content,
                                 Error *error) {
   Status status = OK;
-  TRY(snapshot_check(content, error));
+  TRY(checkpoint_snapshot_check(content, error));
   pthread_mutex_lock(&writer->mutex);
   status = wait_idle(writer, CHECKPOINT_WAIT_SECONDS, error);
   pthread_mutex_unlock(&writer->mutex);
   if (status != OK) goto done;
-  TRY(snapshot_take(&writer->snapshot, content, error));
+  TRY(checkpoint_snapshot_take(&writer->snapshot, content, error));
   pthread_mutex_lock(&writer->mutex);
   writer->writing = true;
   pthread_cond_broadcast(&writer->changed);

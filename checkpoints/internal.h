@@ -1,4 +1,4 @@
-/* Shared by the files of checkpoints/. */
+/* Declarations shared by the files of checkpoints/. */
 #ifndef CELFORGE_CHECKPOINTS_INTERNAL_H
 #define CELFORGE_CHECKPOINTS_INTERNAL_H
 
@@ -10,60 +10,71 @@
 #define CHECKPOINT_MANIFEST "manifest.json"
 #define CHECKPOINT_STATE    "state.json"
 #define CHECKPOINT_LATEST   "latest"
-enum { CHECKPOINT_VERSION = 1 };
+/* Version 1 was written by Celforge 0.1: its config has other keys, and its Adam counters are f32.
+ */
+enum { CHECKPOINT_VERSION = 2 };
 
 /* --- safetensors.c ---------------------------------------------------------------------------- */
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian");
 
-#define SAFETENSORS_METADATA "__metadata__" /* the one member of the header that is no tensor */
-/* Bytes of the number before the header, and the most that the header may have. */
+#define SAFETENSORS_METADATA "__metadata__" /* the only header member that is not a tensor */
+/* Bytes of the length field before the header; the maximum length of the header. */
 enum { SAFETENSORS_LENGTH = 8, SAFETENSORS_MAX_HEADER = 100000000 };
 
-/* Bytes of one element; 0 for an unknown type. */
+/* Returns the bytes of one element; 0 for an unknown type. */
 size_t tensor_type_size(TensorType type);
-/* As safetensors_open, but first holds length and CRC32C of the file against what is expected. */
+/* Opens like safetensors_open, after checking the length and CRC-32C of the file; ERROR_DATA if
+ * they differ from `size` and `crc`. */
 Status safetensors_open_checked(const char *path, uint64_t size, uint32_t crc, Safetensors **out,
                                 Error *error);
 
 /* --- steps.c: the folders step-N in RUN/checkpoints ------------------------------------------- */
 
-/* "step-00012000", with `suffix` behind it; caller frees. */
-char *step_name(int64_t step, const char *suffix);
-/* -1 when `name` is not exactly what step_name gives. */
-int64_t step_of_name(const char *name);
-/* The steps there are, ascending; caller frees. */
-Status steps_list(const char *folder, int64_t **steps, size_t *count, Error *error);
-/* Removes one, its manifest first, so that what a kill leaves is not taken for a checkpoint. */
-Status step_remove(const char *folder, int64_t step, Error *error);
-/* Renames one to step-N.left, or .left-2 and so on: whole, but out of the run's course. */
-Status step_set_aside(const char *folder, int64_t step, int64_t in_favour_of, Error *error);
+/* Returns -1 unless `name` is exactly what checkpoint_step_name(step, "") returns. */
+int64_t checkpoint_step_of_name(const char *name);
+/* Lists the steps of all step-N folders, ascending; caller frees. */
+Status checkpoint_steps_list(const char *folder, int64_t **steps, size_t *count, Error *error);
+/* Removes a checkpoint, manifest first: a removal that is cut short leaves no valid checkpoint. */
+Status checkpoint_step_remove(const char *folder, int64_t step, Error *error);
+/* Renames a checkpoint to step-N.left (.left-2, ...), so that no resume finds it, and warns that
+ * the run now saves step `saved_step`. */
+Status checkpoint_step_set_aside(const char *folder, int64_t step, int64_t saved_step,
+                                 Error *error);
 
-/* --- snapshot.c: content copied aside, and written -------------------------------------------- */
+/* --- snapshot.c: a copy of a checkpoint's content, and how it is written ---------------------- */
 
-typedef struct Snapshot {
-  CheckpointContent content; /* points to what follows */
+typedef struct CheckpointSnapshot {
+  CheckpointContent content; /* points to the members below */
   CheckpointFile files[CHECKPOINT_MAX_FILES];
-  void *data; /* every tensor's, kept from one snapshot to the next */
+  void *data; /* of all tensors; reused by the next snapshot */
   size_t capacity;
-} Snapshot;
+} CheckpointSnapshot;
 
-/* ERROR_INTERNAL for content that could not be written: names, ranks, reserved members. */
-Status snapshot_check(const CheckpointContent *content, Error *error);
-Status snapshot_take(Snapshot *snapshot, const CheckpointContent *content, Error *error);
-/* Frees all but the memory for the tensors. */
-void snapshot_clear(Snapshot *snapshot);
-void snapshot_free(Snapshot *snapshot);
-/* Writes every file and the manifest, fsynced, into the existing folder. */
-Status snapshot_write(const Snapshot *snapshot, const char *folder, Error *error);
+/* ERROR_INTERNAL for invalid content: file names, file count, reserved manifest members. */
+Status checkpoint_snapshot_check(const CheckpointContent *content, Error *error);
+Status checkpoint_snapshot_take(CheckpointSnapshot *snapshot, const CheckpointContent *content,
+                                Error *error);
+/* Frees everything except the memory for the tensors. */
+void checkpoint_snapshot_clear(CheckpointSnapshot *snapshot);
+void checkpoint_snapshot_free(CheckpointSnapshot *snapshot);
+/* Writes and fsyncs all files, the manifest last, in the existing `folder`. */
+Status checkpoint_snapshot_write(const CheckpointSnapshot *snapshot, const char *folder,
+                                 Error *error);
 
 /* --- manifest.c ------------------------------------------------------------------------------- */
 
-/* Over the canonical text of all members but "crc32c". */
+/* Returns the CRC-32C over the compact, key-sorted text of all members except "crc32c". */
 uint32_t checkpoint_manifest_crc(const json_t *manifest);
-/* Whether the commit protocol itself writes a member of this name. */
+/* Returns whether the writer itself sets a member of this name. */
 bool checkpoint_manifest_reserves(const char *key);
-/* Reads and checks it, all but what it says about the files. ERROR_DATA when missing or wrong. */
-Status checkpoint_manifest_read(const char *checkpoint, json_t **out, int64_t *step, Error *error);
+/* Reads the manifest of the checkpoint folder `checkpoint` and checks all members except "files".
+ * ERROR_DATA if it is missing, damaged or of another format version; *other_version tells the last
+ * case from the others. */
+Status checkpoint_manifest_read(const char *checkpoint, json_t **out, int64_t *step,
+                                bool *other_version, Error *error);
+/* Fails with ERROR_DATA if any step-N folder in `folder` holds a checkpoint of another format
+ * version. Damaged ones are ignored. */
+Status checkpoint_refuse_other_versions(const char *folder, Error *error);
 
 #endif

@@ -1,3 +1,4 @@
+/* manifest.json of a checkpoint: its checksum, its format version, reading it. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,26 +30,39 @@ uint32_t checkpoint_manifest_crc(const json_t *manifest) {
   return crc;
 }
 
-static Status check_format(const char *path, const json_t *manifest, Error *error) {
+static Status refuse_version(const char *checkpoint, int64_t version, Error *error) {
+  if (version == 1)
+    return error_set(error, ERROR_DATA,
+                     "%s: was written by Celforge 0.1 (checkpoint version 1); this version reads "
+                     "version %d: continue training with 0.1, or start a new run",
+                     checkpoint, CHECKPOINT_VERSION);
+  return error_set(error, ERROR_DATA,
+                   "%s: was written by a later Celforge (checkpoint version %lld); this version "
+                   "reads version %d: use the later one, or start a new run",
+                   checkpoint, (long long)version, CHECKPOINT_VERSION);
+}
+
+static Status check_format(const char *path, const json_t *manifest, int64_t *version,
+                           Error *error) {
   Status status = OK;
   const char *format;
-  int64_t version, crc;
+  int64_t crc;
   TRY(json_get_string(manifest, path, "format", &format, error));
   if (strcmp(format, CHECKPOINT_FORMAT) != 0)
     FAIL(error, ERROR_DATA, "%s: format is \"%.80s\"; must be \"%s\"", path, format,
          CHECKPOINT_FORMAT);
-  TRY(json_get_int(manifest, path, "version", 1, CHECKPOINT_VERSION, &version, error));
+  TRY(json_get_int(manifest, path, "version", 1, INT32_MAX, version, error));
   TRY(json_get_int(manifest, path, "crc32c", 0, UINT32_MAX, &crc, error));
   uint32_t actual = checkpoint_manifest_crc(manifest);
   if (actual != crc)
-    FAIL(error, ERROR_DATA, "%s: its own CRC-32C is %08x; it says %08x: the content has changed",
-         path, actual, (uint32_t)crc);
+    FAIL(error, ERROR_DATA, "%s: its CRC-32C is %08x; it should be %08x: the file is damaged", path,
+         actual, (uint32_t)crc);
 done:
   return status;
 }
 
-/* The last part of a path, without slashes behind it; caller frees. */
-static char *last_part(const char *path) {
+/* Returns the last component of a path, without trailing slashes; caller frees. */
+static char *last_component(const char *path) {
   size_t end = strlen(path);
   while (end > 0 && path[end - 1] == '/') end--;
   size_t begin = end;
@@ -56,29 +70,56 @@ static char *last_part(const char *path) {
   return mem_format("%.*s", (int)(end - begin), path + begin);
 }
 
-Status checkpoint_manifest_read(const char *checkpoint, json_t **out, int64_t *step, Error *error) {
+Status checkpoint_manifest_read(const char *checkpoint, json_t **out, int64_t *step,
+                                bool *other_version, Error *error) {
   Status status = OK;
+  int64_t version = 0;
   json_t *manifest = NULL;
-  char *path = path_join(checkpoint, CHECKPOINT_MANIFEST), *name = last_part(checkpoint);
+  char *path = path_join(checkpoint, CHECKPOINT_MANIFEST), *name = last_component(checkpoint);
   *out = NULL;
+  *other_version = false;
   if (!path_is_folder(checkpoint))
-    FAIL(error, ERROR_DATA, "%s: is not a checkpoint's folder", checkpoint);
+    FAIL(error, ERROR_DATA, "%s: is not a checkpoint folder", checkpoint);
   if (!path_exists(path) && errno == ENOENT)
     FAIL(error, ERROR_DATA,
-         "%s: has no %s: not a checkpoint, or its writing or removal was cut short", checkpoint,
-         CHECKPOINT_MANIFEST);
+         "%s: has no %s: not a checkpoint, or one whose writing or removal was interrupted",
+         checkpoint, CHECKPOINT_MANIFEST);
   TRY(json_read_file(path, MAX_MANIFEST_BYTES, &manifest, error));
-  TRY(check_format(path, manifest, error));
+  TRY(check_format(path, manifest, &version, error));
+  *other_version = version != CHECKPOINT_VERSION;
+  if (*other_version) TRY(refuse_version(checkpoint, version, error));
   TRY(json_get_int(manifest, path, "step", 0, INT64_MAX, step, error));
-  int64_t named = step_of_name(name); /* a copy may have any other name */
+  int64_t named = checkpoint_step_of_name(name); /* -1 for a copy with any other name */
   if (named >= 0 && named != *step)
-    FAIL(error, ERROR_DATA, "%s: is of step %lld, but its folder is named %s", path,
-         (long long)*step, name);
+    FAIL(error, ERROR_DATA, "%s: step is %lld, but the folder is named %s", path, (long long)*step,
+         name);
   *out = manifest;
   manifest = NULL;
 done:
   json_decref(manifest);
   free(path);
   free(name);
+  return status;
+}
+
+Status checkpoint_refuse_other_versions(const char *folder, Error *error) {
+  Status status = OK;
+  int64_t *steps = NULL;
+  size_t count;
+  TRY(checkpoint_steps_list(folder, &steps, &count, error));
+  for (size_t i = count; i-- > 0;) {
+    char *name = checkpoint_step_name(steps[i], ""), *path = path_join(folder, name);
+    json_t *manifest = NULL;
+    int64_t step;
+    bool other_version;
+    Error found = {0};
+    checkpoint_manifest_read(path, &manifest, &step, &other_version, &found);
+    json_decref(manifest);
+    free(name);
+    free(path);
+    if (other_version) FAIL(error, found.status, "%s", found.message);
+  }
+done:
+  free(steps);
   return status;
 }

@@ -37,13 +37,13 @@ enum { TENSOR_DIMS = 1, TENSOR_DATA_TYPE = 2, TENSOR_NAME = 8, TENSOR_RAW_DATA =
 enum { VALUE_NAME = 1, VALUE_TYPE = 2, VALUE_DOC_STRING = 3 };
 enum { TYPE_TENSOR = 1, TENSOR_TYPE_ELEMENT = 1, TENSOR_TYPE_SHAPE = 2 };
 enum { SHAPE_DIM = 1, DIMENSION_VALUE = 1, DIMENSION_PARAM = 2 };
-/* Its numbers of types of elements, and of attributes. */
+/* Element types (TensorProto.DataType) and attribute types (AttributeProto.AttributeType). */
 enum { ELEMENT_FLOAT = 1, ELEMENT_INT64 = 7 };
 static const int ATTRIBUTE_TYPES[] = {[ONNX_INT] = 2, [ONNX_STRING] = 3, [ONNX_INTS] = 7};
 
-static const uint64_t MAX_MESSAGE_BYTES = INT32_MAX; /* protobuf's own limit */
+static const uint64_t MAX_MESSAGE_BYTES = INT32_MAX; /* the limit of protobuf */
 
-/* All but its data, which stay where they are until they are written. */
+/* An encoded TensorProto without its data, which are written straight from the caller's memory. */
 typedef struct Initializer {
   Text head;
   const void *data;
@@ -51,13 +51,13 @@ typedef struct Initializer {
 } Initializer;
 
 struct OnnxModel {
-  Text head;  /* of the model: everything but the graph */
-  Text graph; /* of the graph: everything but the initializers */
+  Text head;  /* the encoded model without its graph */
+  Text graph; /* the encoded graph without its initializers */
   int initializer_count, initializer_capacity;
   Initializer *initializers;
 };
 
-/* --- Putting a model together ----------------------------------------------------------------- */
+/* --- Building a model ------------------------------------------------------------------------- */
 
 OnnxModel *onnx_new(const char *graph, const char *producer, const char *version,
                     const char *description) {
@@ -128,7 +128,7 @@ void onnx_initializer(OnnxModel *model, const NamedTensor *tensor) {
   protobuf_integer(&initializer->head, TENSOR_DATA_TYPE,
                    tensor->type == TENSOR_I64 ? ELEMENT_INT64 : ELEMENT_FLOAT);
   protobuf_string(&initializer->head, TENSOR_NAME, tensor->name);
-  protobuf_head(&initializer->head, TENSOR_RAW_DATA, initializer->size);
+  protobuf_length_prefix(&initializer->head, TENSOR_RAW_DATA, initializer->size);
 }
 
 static void put_attribute(Text *out, const OnnxAttribute *attribute) {
@@ -170,7 +170,7 @@ static uint64_t graph_bytes(const OnnxModel *model) {
     const Initializer *initializer = &model->initializers[i];
     Text head = {0};
     uint64_t size = initializer->head.length + initializer->size;
-    protobuf_head(&head, GRAPH_INITIALIZER, size);
+    protobuf_length_prefix(&head, GRAPH_INITIALIZER, size);
     bytes += head.length + size;
     text_free(&head);
   }
@@ -184,7 +184,7 @@ static Status write_graph(const OnnxModel *model, AtomicFile *file, Error *error
   for (int i = 0; i < model->initializer_count; i++) {
     const Initializer *initializer = &model->initializers[i];
     text_clear(&head);
-    protobuf_head(&head, GRAPH_INITIALIZER, initializer->head.length + initializer->size);
+    protobuf_length_prefix(&head, GRAPH_INITIALIZER, initializer->head.length + initializer->size);
     text_append_bytes(&head, initializer->head.data, initializer->head.length);
     TRY(atomic_file_write(file, head.data, head.length, error));
     TRY(atomic_file_write(file, initializer->data, initializer->size, error));
@@ -200,7 +200,7 @@ Status onnx_write(const OnnxModel *model, const char *path, Error *error) {
   Text head = {0};
   uint64_t graph = graph_bytes(model);
   text_append_bytes(&head, model->head.data, model->head.length);
-  protobuf_head(&head, MODEL_GRAPH, graph);
+  protobuf_length_prefix(&head, MODEL_GRAPH, graph);
   if (head.length + graph > MAX_MESSAGE_BYTES)
     FAIL(error, ERROR_USAGE,
          "%s: an ONNX file holds at most %llu bytes, this model takes %llu; export safetensors",

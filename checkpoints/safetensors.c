@@ -57,7 +57,7 @@ struct Safetensors {
   size_t mapped;
 };
 
-/* A name from the file as errors show it: short, and without control characters. */
+/* Formats a name from the file for an error message: truncated, without control characters. */
 typedef char ShownName[124];
 static const char *show(const char *name, ShownName buffer) {
   snprintf(buffer, sizeof(ShownName), "%.117s%s", name, strlen(name) > 117 ? "..." : "");
@@ -69,10 +69,10 @@ static const char *show(const char *name, ShownName buffer) {
 
 typedef struct Entry {
   NamedTensor tensor;
-  uint64_t begin, end; /* in the data */
+  uint64_t begin, end; /* byte offsets in the data */
 } Entry;
 
-static int compare_by_place(const void *a, const void *b) {
+static int compare_offsets(const void *a, const void *b) {
   const Entry *left = a, *right = b;
   if (left->begin != right->begin) return left->begin < right->begin ? -1 : 1;
   if (left->end != right->end) return left->end < right->end ? -1 : 1;
@@ -91,20 +91,19 @@ static Status parse_type(const char *where, const json_t *object, TensorType *ou
   Text known = {0};
   ShownName shown;
   for (int i = 0; i < TYPE_COUNT; i++) text_append(&known, "%s%s", i ? ", " : "", TYPES[i].name);
-  error_set(error, ERROR_DATA, "%s.dtype: is \"%s\"; known are %s", where, show(name, shown),
+  error_set(error, ERROR_DATA, "%s.dtype: is \"%s\"; known types: %s", where, show(name, shown),
             known.data);
   text_free(&known);
   return ERROR_DATA;
 }
 
-/* The array's integers, each from 0. */
+/* Reads an array of integers >= 0. */
 static Status parse_numbers(const char *where, const char *key, const json_t *array, int64_t *out,
                             Error *error) {
   for (size_t i = 0; i < json_array_size(array); i++) {
     json_t *value = json_array_get(array, i);
     if (!json_is_integer(value) || json_integer_value(value) < 0)
-      return error_set(error, ERROR_DATA, "%s.%s[%zu]: must be an integer from 0 on", where, key,
-                       i);
+      return error_set(error, ERROR_DATA, "%s.%s[%zu]: must be an integer >= 0", where, key, i);
     out[i] = json_integer_value(value);
   }
   return OK;
@@ -116,14 +115,14 @@ static Status parse_shape(const char *where, const json_t *object, NamedTensor *
   json_t *shape;
   TRY(json_get_array(object, where, "shape", &shape, error));
   if (json_array_size(shape) > TENSOR_MAX_RANK)
-    FAIL(error, ERROR_DATA, "%s.shape: has %zu dimensions; at most %d are read", where,
+    FAIL(error, ERROR_DATA, "%s.shape: has %zu dimensions; at most %d are supported", where,
          json_array_size(shape), TENSOR_MAX_RANK);
   tensor->rank = (int)json_array_size(shape);
   TRY(parse_numbers(where, "shape", shape, tensor->shape, error));
   *bytes = tensor_type_size(tensor->type);
   for (int i = 0; i < tensor->rank; i++) {
     if (__builtin_mul_overflow(*bytes, (uint64_t)tensor->shape[i], bytes))
-      FAIL(error, ERROR_DATA, "%s.shape: its product does not fit 64 bits", where);
+      FAIL(error, ERROR_DATA, "%s.shape: the size in bytes exceeds 64 bits", where);
   }
 done:
   return status;
@@ -132,7 +131,7 @@ done:
 static Status parse_entry(const char *where, const json_t *object, Entry *entry, Error *error) {
   Status status = OK;
   uint64_t bytes = 0;
-  int64_t place[2] = {0};
+  int64_t range[2] = {0};
   json_t *offsets;
   if (!json_is_object(object))
     FAIL(error, ERROR_DATA, "%s: must be an object with dtype, shape and data_offsets", where);
@@ -142,11 +141,11 @@ static Status parse_entry(const char *where, const json_t *object, Entry *entry,
   if (json_array_size(offsets) != 2)
     FAIL(error, ERROR_DATA, "%s.data_offsets: has %zu numbers; must be [begin, end]", where,
          json_array_size(offsets));
-  TRY(parse_numbers(where, "data_offsets", offsets, place, error));
+  TRY(parse_numbers(where, "data_offsets", offsets, range, error));
   if (json_object_size(object) != 3)
     FAIL(error, ERROR_DATA, "%s: has members other than dtype, shape and data_offsets", where);
-  entry->begin = (uint64_t)place[0];
-  entry->end = (uint64_t)place[1];
+  entry->begin = (uint64_t)range[0];
+  entry->end = (uint64_t)range[1];
   if (entry->end < entry->begin || entry->end - entry->begin != bytes)
     FAIL(error, ERROR_DATA,
          "%s.data_offsets: [%llu, %llu] for %llu bytes of %s: length and shape disagree", where,
@@ -192,7 +191,7 @@ static Status parse_entries(const char *name, json_t *header, Entry *entries, in
   return OK;
 }
 
-/* Sorted by place, the tensors must cover the data without gap, overlap or rest. */
+/* The tensors, sorted by offset, must cover the data without gaps, overlaps or trailing bytes. */
 static Status check_cover(const char *name, const Entry *entries, int count, uint64_t data_bytes,
                           Error *error) {
   uint64_t covered = 0;
@@ -219,11 +218,12 @@ static Status check_lengths(const char *name, const char *bytes, size_t size, ui
                      size);
   memcpy(length, bytes, SAFETENSORS_LENGTH);
   if (*length > SAFETENSORS_MAX_HEADER)
-    return error_set(error, ERROR_DATA, "%s: a header of %llu bytes; at most %d are allowed", name,
-                     (unsigned long long)*length, SAFETENSORS_MAX_HEADER);
+    return error_set(error, ERROR_DATA, "%s: its header has %llu bytes; at most %d are allowed",
+                     name, (unsigned long long)*length, SAFETENSORS_MAX_HEADER);
   if (*length > size - SAFETENSORS_LENGTH)
-    return error_set(error, ERROR_DATA, "%s: ends in its header: %llu bytes announced, %zu there",
-                     name, (unsigned long long)*length, size - SAFETENSORS_LENGTH);
+    return error_set(error, ERROR_DATA,
+                     "%s: ends inside its header: the header has %llu bytes, the file %zu", name,
+                     (unsigned long long)*length, size - SAFETENSORS_LENGTH);
   if (*length == 0 || bytes[SAFETENSORS_LENGTH] != '{')
     return error_set(error, ERROR_DATA, "%s: its header does not begin with {", name);
   return OK;
@@ -242,7 +242,7 @@ Status safetensors_parse(const char *name, const void *bytes, size_t size, Safet
   TRY(json_parse(name, text, length, &file->header, error));
   entries = mem_new(json_object_size(file->header) + 1, sizeof *entries);
   TRY(parse_entries(name, file->header, entries, &count, error));
-  qsort(entries, (size_t)count, sizeof *entries, compare_by_place);
+  qsort(entries, (size_t)count, sizeof *entries, compare_offsets);
   TRY(check_cover(name, entries, count, size - SAFETENSORS_LENGTH - length, error));
   file->tensors = mem_new((size_t)count + 1, sizeof *file->tensors);
   file->count = count;
@@ -258,7 +258,7 @@ done:
   return status;
 }
 
-/* The whole file, read-only; an empty one is mapped to NULL. */
+/* Maps the whole file read-only. *mapping is NULL for an empty file. */
 static Status map_file(const char *path, void **mapping, size_t *size, Error *error) {
   struct stat info;
   Status status = OK;

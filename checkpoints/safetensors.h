@@ -1,9 +1,9 @@
-/* safetensors files: named arrays behind a JSON header, read without copying the whole file first.
+/* safetensors files: named tensors after a JSON header. Files are memory-mapped, not copied.
  *
- * Format: u64 little-endian header length, that many bytes of JSON (space-padded to a multiple of
- * 8), then the data. https://github.com/huggingface/safetensors (format specification in its
- * README). A reader here accepts a file only if lengths, offsets, dtypes, shapes and names are
- * consistent to the last byte: no gaps, no overlaps, no duplicate keys, no trailing bytes. */
+ * Format: header length (u64, little-endian), the header (JSON, space-padded to a multiple of 8
+ * bytes), then the data. Specification: README of https://github.com/huggingface/safetensors.
+ * The reader accepts a file only if lengths, offsets, dtypes, shapes and names are consistent to
+ * the last byte: no gaps, no overlaps, no duplicate keys, no trailing bytes. */
 #ifndef CELFORGE_CHECKPOINTS_SAFETENSORS_H
 #define CELFORGE_CHECKPOINTS_SAFETENSORS_H
 
@@ -36,34 +36,35 @@ typedef struct NamedTensor {
   TensorType type;
   int rank;
   int64_t shape[TENSOR_MAX_RANK];
-  const void *data; /* row-major, little-endian; of a foreign file perhaps not aligned */
+  const void *data; /* row-major, little-endian; may be unaligned in files of other programs */
 } NamedTensor;
 
-const char *tensor_type_name(TensorType type); /* "F32" */
+/* Returns the name used in the header: "F32". */
+const char *tensor_type_name(TensorType type);
 /* Appends "[64, 1, 7, 7, 3]". */
 void tensor_shape_append(Text *out, const int64_t *shape, int rank);
-/* Product of shape and type; 0 for an empty tensor. */
+/* Returns element count times element size; 0 for an empty tensor. */
 size_t named_tensor_bytes(const NamedTensor *tensor);
 
-/* Writes and fsyncs `path` (not atomic by itself: checkpoints are committed as folders; give a
- * temporary name). Tensors are written widest type first, then by name. `metadata` is an object of
- * strings, or NULL. `crc` (may be NULL) receives the CRC32C and `size` (likewise) the length of the
- * whole file. */
+/* Writes and fsyncs `path`. The write is not atomic: pass a temporary name (checkpoints are
+ * committed as whole folders). Tensors are written widest type first, then by name. `metadata` is
+ * an object of strings, or NULL. `crc` receives the CRC-32C and `size` the length of the whole
+ * file; both may be NULL. ERROR_IO; ERROR_INTERNAL for invalid tensors. */
 Status safetensors_write(const char *path, const NamedTensor *tensors, int count,
                          const json_t *metadata, uint32_t *crc, uint64_t *size, Error *error);
 
 typedef struct Safetensors Safetensors;
-/* Maps the file; nobody may shorten it while it is open. ERROR_IO where it cannot be read,
- * ERROR_DATA naming tensor and member where the content is wrong. */
+/* Maps the file, which must not be truncated while it is open. ERROR_IO if it cannot be read,
+ * ERROR_DATA with tensor and member if the content is invalid. */
 Status safetensors_open(const char *path, Safetensors **out, Error *error);
-/* As safetensors_open, from memory that must outlive it; `name` stands for the file in errors. */
+/* Does the same from memory, which must outlive *out; `name` names the file in errors. */
 Status safetensors_parse(const char *name, const void *bytes, size_t size, Safetensors **out,
                          Error *error);
-void safetensors_close(Safetensors *file);
+void safetensors_close(Safetensors *file); /* NULL is allowed */
 int safetensors_count(const Safetensors *file);
-/* In file order; data points into the mapping. */
+/* Tensors are in file order; their data point into the mapping. NULL if `index` is out of range. */
 const NamedTensor *safetensors_tensor(const Safetensors *file, int index);
-/* NULL when there is none of that name. */
+/* Returns NULL if no tensor has this name. */
 const NamedTensor *safetensors_find(const Safetensors *file, const char *name);
 
 #endif

@@ -1,4 +1,4 @@
-/* Writing safetensors files. */
+/* The writer of safetensors files. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -12,7 +12,7 @@
 #include "base/text.h"
 #include "checkpoints/internal.h"
 
-enum { WRITE_BYTES = 4 << 20 };
+enum { CHUNK_BYTES = 4 << 20 };
 
 /* Widest type first, so that every tensor is aligned to its type; then by name. */
 static int compare_for_writing(const void *a, const void *b) {
@@ -22,7 +22,7 @@ static int compare_for_writing(const void *a, const void *b) {
   return strcmp((*left)->name, (*right)->name);
 }
 
-/* A promise of the caller, hence ERROR_INTERNAL. */
+/* The caller must pass valid tensors, hence ERROR_INTERNAL. */
 static Status check_tensor(const char *path, const NamedTensor *tensor, Error *error) {
   const char *name = tensor->name ? tensor->name : "(null)";
   if (!tensor->name || strcmp(name, SAFETENSORS_METADATA) == 0)
@@ -52,7 +52,7 @@ static json_t *describe_tensor(const NamedTensor *tensor, uint64_t begin, uint64
                    "data_offsets", (json_int_t)begin, (json_int_t)end);
 }
 
-/* Length and padded JSON, ready to be written. */
+/* Builds the length field and the padded JSON header. */
 static Status make_header(const char *path, const NamedTensor *const *sorted, int count,
                           const json_t *metadata, Text *out, Error *error) {
   Status status = OK;
@@ -69,10 +69,10 @@ static Status make_header(const char *path, const NamedTensor *const *sorted, in
     offset = end;
   }
   dump = json_dumps(header, JSON_COMPACT);
-  if (!dump) FAIL(error, ERROR_INTERNAL, "%s: the header cannot be written as JSON", path);
+  if (!dump) FAIL(error, ERROR_INTERNAL, "%s: the header is not valid JSON", path);
   uint64_t length = (strlen(dump) + 7) / 8 * 8;
   if (length > SAFETENSORS_MAX_HEADER)
-    FAIL(error, ERROR_INTERNAL, "%s: a header of %llu bytes; at most %d are allowed", path,
+    FAIL(error, ERROR_INTERNAL, "%s: its header has %llu bytes; at most %d are allowed", path,
          (unsigned long long)length, SAFETENSORS_MAX_HEADER);
   text_append_bytes(out, &length, SAFETENSORS_LENGTH);
   text_append_bytes(out, dump, strlen(dump));
@@ -83,13 +83,13 @@ done:
   return status;
 }
 
-/* Writes in pieces that are still in the cache when the checksum has read them. */
-static Status write_summed(int descriptor, const char *path, const void *data, size_t size,
-                           uint32_t *crc, uint64_t *total, Error *error) {
+/* Writes in chunks that are still in the CPU cache after the checksum has read them. */
+static Status write_with_checksum(int descriptor, const char *path, const void *data, size_t size,
+                                  uint32_t *crc, uint64_t *total, Error *error) {
   const char *bytes = data;
   *total += size;
   while (size > 0) {
-    size_t length = size < WRITE_BYTES ? size : WRITE_BYTES;
+    size_t length = size < CHUNK_BYTES ? size : CHUNK_BYTES;
     *crc = crc32c(*crc, bytes, length);
     Status status = file_write(descriptor, path, bytes, length, error);
     if (status != OK) return status;
@@ -119,10 +119,10 @@ Status safetensors_write(const char *path, const NamedTensor *tensors, int count
     status = error_errno(error, errno, "%s: cannot create", path);
     goto done;
   }
-  TRY(write_summed(descriptor, path, header.data, header.length, &sum, &total, error));
+  TRY(write_with_checksum(descriptor, path, header.data, header.length, &sum, &total, error));
   for (int i = 0; i < count; i++)
-    TRY(write_summed(descriptor, path, sorted[i]->data, named_tensor_bytes(sorted[i]), &sum, &total,
-                     error));
+    TRY(write_with_checksum(descriptor, path, sorted[i]->data, named_tensor_bytes(sorted[i]), &sum,
+                            &total, error));
   if (fsync(descriptor) != 0) status = error_errno(error, errno, "%s: cannot flush", path);
 done:
   if (descriptor >= 0) {

@@ -1,6 +1,8 @@
+/* A copy of a checkpoint's content, and writing it to a folder. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bulk_memory.h"
 #include "base/crc32c.h"
 #include "base/files.h"
 #include "base/json.h"
@@ -23,7 +25,7 @@ static Status check_file(const CheckpointContent *content, int index, Error *err
   if (length <= extension || strcmp(name + length - extension, EXTENSION) != 0 ||
       strchr(name, '/') || name[0] == '.')
     return error_set(error, ERROR_INTERNAL,
-                     "checkpoint of step %lld: file \"%s\": must be a plain name ending in %s",
+                     "checkpoint of step %lld: file \"%s\": must be a file name ending in %s",
                      (long long)content->step, name, EXTENSION);
   for (int i = 0; i < index; i++) {
     if (strcmp(content->files[i].name, name) == 0)
@@ -33,7 +35,7 @@ static Status check_file(const CheckpointContent *content, int index, Error *err
   return OK;
 }
 
-Status snapshot_check(const CheckpointContent *content, Error *error) {
+Status checkpoint_snapshot_check(const CheckpointContent *content, Error *error) {
   Status status = OK;
   const char *key;
   json_t *value;
@@ -65,7 +67,7 @@ static size_t content_bytes(const CheckpointContent *content) {
   return bytes;
 }
 
-/* Copies a file's tensors to *place, which moves on behind them. */
+/* Copies a file's tensors to *place and advances *place past them. */
 static void copy_file(const CheckpointFile *from, CheckpointFile *to, char **place) {
   NamedTensor *tensors = mem_new((size_t)from->tensor_count + 1, sizeof *tensors);
   for (int t = 0; t < from->tensor_count; t++) {
@@ -79,12 +81,13 @@ static void copy_file(const CheckpointFile *from, CheckpointFile *to, char **pla
   *to = (CheckpointFile){mem_string(from->name), tensors, from->tensor_count};
 }
 
-Status snapshot_take(Snapshot *snapshot, const CheckpointContent *content, Error *error) {
+Status checkpoint_snapshot_take(CheckpointSnapshot *snapshot, const CheckpointContent *content,
+                                Error *error) {
   size_t bytes = content_bytes(content);
   if (bytes > snapshot->capacity || !snapshot->data) {
     void *data;
     Status status =
-        mem_bulk(bytes + ALIGNMENT, "the copy a checkpoint is written from", &data, error);
+        mem_bulk(bytes + ALIGNMENT, "the copy that the checkpoint is written from", &data, error);
     if (status != OK) return status;
     free(snapshot->data);
     snapshot->data = data;
@@ -95,7 +98,7 @@ Status snapshot_take(Snapshot *snapshot, const CheckpointContent *content, Error
     copy_file(&content->files[f], &snapshot->files[f], &place);
   snapshot->content = (CheckpointContent){
       .step = content->step,
-      .keep_before = content->keep_before,
+      .rollback_step = content->rollback_step,
       .files = snapshot->files,
       .file_count = content->file_count,
       .state = json_deep_copy(content->state),
@@ -104,7 +107,7 @@ Status snapshot_take(Snapshot *snapshot, const CheckpointContent *content, Error
   return OK;
 }
 
-void snapshot_clear(Snapshot *snapshot) {
+void checkpoint_snapshot_clear(CheckpointSnapshot *snapshot) {
   for (int f = 0; f < snapshot->content.file_count; f++) {
     CheckpointFile *file = &snapshot->files[f];
     for (int t = 0; t < file->tensor_count; t++) free((char *)file->tensors[t].name);
@@ -116,17 +119,19 @@ void snapshot_clear(Snapshot *snapshot) {
   snapshot->content = (CheckpointContent){0};
 }
 
-void snapshot_free(Snapshot *snapshot) {
-  snapshot_clear(snapshot);
+void checkpoint_snapshot_free(CheckpointSnapshot *snapshot) {
+  checkpoint_snapshot_clear(snapshot);
   free(snapshot->data);
-  *snapshot = (Snapshot){0};
+  *snapshot = (CheckpointSnapshot){0};
 }
 
 /* --- Writing ---------------------------------------------------------------------------------- */
 
-static void list_file(json_t *files, const char *name, uint64_t size, uint32_t crc) {
-  json_object_set_new(
-      files, name, json_pack("{s:I, s:I}", "bytes", (json_int_t)size, "crc32c", (json_int_t)crc));
+static Status list_file(json_t *files, const char *name, uint64_t size, uint32_t crc,
+                        Error *error) {
+  return json_set(files, name,
+                  json_pack("{s:I, s:I}", "bytes", (json_int_t)size, "crc32c", (json_int_t)crc),
+                  name, error);
 }
 
 static Status write_json(const char *folder, const char *name, const json_t *value, uint64_t *size,
@@ -134,7 +139,7 @@ static Status write_json(const char *folder, const char *name, const json_t *val
   Status status = OK;
   Text text = {0};
   char *path = path_join(folder, name), *dump = json_dumps(value, JSON_INDENT(2));
-  if (!dump) FAIL(error, ERROR_INTERNAL, "%s: the value cannot be written as JSON", path);
+  if (!dump) FAIL(error, ERROR_INTERNAL, "%s: the value is not valid JSON", path);
   text_append_bytes(&text, dump, strlen(dump));
   text_append_bytes(&text, "\n", 1);
   TRY(atomic_file_replace(path, text.data, text.length, error));
@@ -147,7 +152,8 @@ done:
   return status;
 }
 
-Status snapshot_write(const Snapshot *snapshot, const char *folder, Error *error) {
+Status checkpoint_snapshot_write(const CheckpointSnapshot *snapshot, const char *folder,
+                                 Error *error) {
   Status status = OK;
   const CheckpointContent *content = &snapshot->content;
   json_t *files = json_object();
@@ -156,19 +162,20 @@ Status snapshot_write(const Snapshot *snapshot, const char *folder, Error *error
                 "step", (json_int_t)content->step, "files", files);
   uint64_t size = 0;
   uint32_t crc = 0;
+  TRY(json_built(manifest, CHECKPOINT_MANIFEST, error));
   for (int f = 0; f < content->file_count; f++) {
     const CheckpointFile *file = &content->files[f];
     char *path = path_join(folder, file->name);
     status = safetensors_write(path, file->tensors, file->tensor_count, NULL, &crc, &size, error);
     free(path);
     if (status != OK) goto done;
-    list_file(files, file->name, size, crc);
+    TRY(list_file(files, file->name, size, crc, error));
   }
   TRY(write_json(folder, CHECKPOINT_STATE, content->state, &size, &crc, error));
-  list_file(files, CHECKPOINT_STATE, size, crc);
+  TRY(list_file(files, CHECKPOINT_STATE, size, crc, error));
   json_object_update(manifest, (json_t *)content->manifest);
-  json_object_set_new(manifest, "crc32c",
-                      json_integer((json_int_t)checkpoint_manifest_crc(manifest)));
+  TRY(json_set(manifest, "crc32c", json_integer((json_int_t)checkpoint_manifest_crc(manifest)),
+               CHECKPOINT_MANIFEST, error));
   TRY(write_json(folder, CHECKPOINT_MANIFEST, manifest, &size, &crc, error));
 done:
   json_decref(manifest);

@@ -1,3 +1,4 @@
+/* The folders step-N in RUN/checkpoints: names, listing, removal. */
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
@@ -12,11 +13,11 @@
 
 enum { MAX_DIGITS = 18 }; /* fits int64_t */
 
-char *step_name(int64_t step, const char *suffix) {
+char *checkpoint_step_name(int64_t step, const char *suffix) {
   return mem_format("step-%08lld%s", (long long)step, suffix);
 }
 
-int64_t step_of_name(const char *name) {
+int64_t checkpoint_step_of_name(const char *name) {
   int64_t step = 0;
   if (strncmp(name, "step-", 5) != 0) return -1;
   size_t digits = strlen(name + 5);
@@ -25,9 +26,9 @@ int64_t step_of_name(const char *name) {
     if (!isdigit((unsigned char)name[5 + i])) return -1;
     step = step * 10 + (name[5 + i] - '0');
   }
-  char *proper = step_name(step, "");
-  bool same = strcmp(proper, name) == 0;
-  free(proper);
+  char *canonical = checkpoint_step_name(step, "");
+  bool same = strcmp(canonical, name) == 0;
+  free(canonical);
   return same ? step : -1;
 }
 
@@ -36,7 +37,7 @@ static int compare_steps(const void *a, const void *b) {
   return (left > right) - (left < right);
 }
 
-Status steps_list(const char *folder, int64_t **steps, size_t *count, Error *error) {
+Status checkpoint_steps_list(const char *folder, int64_t **steps, size_t *count, Error *error) {
   Status status = OK;
   char **names = NULL;
   size_t name_count = 0;
@@ -45,7 +46,7 @@ Status steps_list(const char *folder, int64_t **steps, size_t *count, Error *err
   TRY(folder_list(folder, &names, &name_count, error));
   int64_t *found = mem_new(name_count + 1, sizeof *found);
   for (size_t i = 0; i < name_count; i++) {
-    int64_t step = step_of_name(names[i]);
+    int64_t step = checkpoint_step_of_name(names[i]);
     if (step >= 0) found[(*count)++] = step;
   }
   qsort(found, *count, sizeof *found, compare_steps);
@@ -55,15 +56,15 @@ done:
   return status;
 }
 
-Status step_remove(const char *folder, int64_t step, Error *error) {
+Status checkpoint_step_remove(const char *folder, int64_t step, Error *error) {
   Status status = OK;
-  char *name = step_name(step, ""), *path = path_join(folder, name);
+  char *name = checkpoint_step_name(step, ""), *path = path_join(folder, name);
   char *manifest = path_join(path, CHECKPOINT_MANIFEST);
   if (unlink(manifest) != 0 && errno != ENOENT) {
     status = error_errno(error, errno, "%s: cannot remove", manifest);
     goto done;
   }
-  TRY(file_sync(path, error)); /* or the data may be gone before the manifest is */
+  TRY(file_sync(path, error)); /* the manifest must be gone before any data is */
   TRY(folder_remove(path, error));
 done:
   free(name);
@@ -72,9 +73,10 @@ done:
   return status;
 }
 
-Status step_set_aside(const char *folder, int64_t step, int64_t in_favour_of, Error *error) {
+Status checkpoint_step_set_aside(const char *folder, int64_t step, int64_t saved_step,
+                                 Error *error) {
   Status status = OK;
-  char *name = step_name(step, ""), *path = path_join(folder, name);
+  char *name = checkpoint_step_name(step, ""), *path = path_join(folder, name);
   char *aside = mem_format("%s.left", path);
   for (int i = 2; path_exists(aside); i++) {
     free(aside);
@@ -84,9 +86,10 @@ Status step_set_aside(const char *folder, int64_t step, int64_t in_favour_of, Er
     status = error_errno(error, errno, "%s: cannot rename to %s", path, aside);
     goto done;
   }
-  log_warning("%s: the run has gone back and now saves step %lld; kept as %s, remove it when it is "
-              "not needed",
-              path, (long long)in_favour_of, aside);
+  log_warning(
+      "%s: from before a rollback to an earlier step (the run now saves step %lld): renamed "
+      "to %s; remove it if it is not needed",
+      path, (long long)saved_step, aside);
 done:
   free(name);
   free(path);

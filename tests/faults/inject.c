@@ -1,16 +1,17 @@
-/* Preloaded into a training run (LD_PRELOAD), does harm to one rank of it at the N-th of certain
- * calls.
+/* A library to preload into a training run (LD_PRELOAD). It makes the N-th call of a kind fail on
+ * one rank.
  *
  *   INJECT_RANK    the rank
- *   INJECT_KIND    what:    data        its loader's N-th read of a shard does not return
- *                           collective  its communication thread's N-th all-reduce is never begun
- *                           agreement   its main thread's N-th all-gather is never begun
- *                           disk-full   from its N-th write below the run's folder on: ENOSPC
- *                           disk-error  the N-th that touches checkpoints or metrics fails: EIO
- *                           kill-write  it dies half-way in its N-th change of the checkpoints
- *                           count       nothing: at its end MARK.KIND holds how many calls there
- * were INJECT_AT      N, from 1 INJECT_FOLDER  the run's folder INJECT_MARK    a file that is made
- * at the moment of harm: clock (monotonic), what was called */
+ *   INJECT_KIND    data        the N-th read of a shard by a loader thread does not return
+ *                  collective  the N-th all-reduce of the communication thread is never started
+ *                  agreement   the N-th all-gather of the main thread is never started
+ *                  disk-full   all writes in the run folder from the N-th on fail with ENOSPC
+ *                  disk-error  the N-th change of checkpoints, metrics or events fails with EIO
+ *                  kill-write  the process is killed during its N-th change of the checkpoints
+ *                  count       nothing fails; at exit, MARK.KIND receives the number of calls
+ *   INJECT_AT      N, from 1
+ *   INJECT_FOLDER  the run folder
+ *   INJECT_MARK    a file that is written at the moment of the failure: clock (monotonic), call */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -43,14 +44,14 @@ static void *next_of(const char *name) {
   return function;
 }
 
-/* Past the functions below. */
+/* Writes a file without the functions that are replaced below. */
 static void put_file(const char *path, const char *text) {
   long file = syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
   if (file < 0 || syscall(SYS_write, file, text, strlen(text)) < 0) abort();
   syscall(SYS_close, file);
 }
 
-static void say_hit(const char *what) {
+static void record_hit(const char *what) {
   char temporary[PATH_MAX], text[PATH_MAX + 64];
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -60,12 +61,12 @@ static void say_hit(const char *what) {
   syscall(SYS_rename, temporary, mark);
 }
 
-/* Whether this is the call of kind `which` that is to go wrong. */
+/* Counts a call of kind `which`; returns whether this one must fail. */
 static bool is_time(int which, const char *what) {
   if (kind == NONE || (kind != which && kind != COUNT)) return false;
   long number = atomic_fetch_add(&calls[which], 1) + 1;
   if (kind == COUNT || number != at) return false;
-  say_hit(what);
+  record_hit(what);
   return true;
 }
 
@@ -79,7 +80,7 @@ __attribute__((constructor)) static void begin(void) {
   folder = getenv("INJECT_FOLDER");
   mark = getenv("INJECT_MARK");
   if (!wanted || !name || !number || !folder || !mark) return;
-  if (strcmp(program_invocation_short_name, "celforge") != 0) return; /* mpirun, a shell */
+  if (strcmp(program_invocation_short_name, "celforge") != 0) return; /* not mpirun, not a shell */
   if (strcmp(rank ? rank : "0", wanted) != 0) return;
   at = atol(number);
   for (int i = 0; i < NONE; i++)
@@ -96,7 +97,7 @@ __attribute__((destructor)) static void end(void) {
   }
 }
 
-/* --- A thread that reads, a thread that talks ----------------------------------------------------
+/* --- Reads and collectives ---------------------------------------------------------------------
  */
 
 static void path_of(int descriptor, char *path, size_t size) {
@@ -134,7 +135,7 @@ int MPI_Iallgather(const void *in, int in_count, MPI_Datatype in_type, void *out
   return next(in, in_count, in_type, out, out_count, out_type, comm, request);
 }
 
-/* --- A disk that fails, a process that dies writing ----------------------------------------------
+/* --- Writes ------------------------------------------------------------------------------------
  */
 
 static bool is_in_folder(const char *path) {
@@ -145,8 +146,8 @@ static bool is_checkpoint(const char *path) {
   return is_in_folder(path) && strstr(path, "/checkpoints/");
 }
 
-/* The errno that a change of `path` by `what` is to fail with, or 0. */
-static int harm(const char *what, const char *path) {
+/* Returns the errno with which the call `what` on `path` must fail, or 0. */
+static int failure_of(const char *what, const char *path) {
   char said[PATH_MAX + 32];
   if (kind == NONE || !is_in_folder(path)) return 0;
   snprintf(said, sizeof said, "%s %s", what, path);
@@ -158,7 +159,7 @@ static int harm(const char *what, const char *path) {
   return 0;
 }
 
-static bool dies(const char *what, const char *path) {
+static bool kills(const char *what, const char *path) {
   char said[PATH_MAX + 32];
   if (kind == NONE || !is_checkpoint(path)) return false;
   snprintf(said, sizeof said, "%s %s", what, path);
@@ -171,25 +172,25 @@ ssize_t write(int descriptor, const void *data, size_t size) {
   if (!next) *(void **)&next = next_of("write");
   if (kind == NONE) return next(descriptor, data, size);
   path_of(descriptor, path, sizeof path);
-  if (dies("write", path)) {
+  if (kills("write", path)) {
     if (next(descriptor, data, size / 2) < 0) abort();
     raise(SIGKILL);
   }
-  int trouble = harm("write", path);
-  if (trouble == 0) return next(descriptor, data, size);
-  errno = trouble;
+  int failure = failure_of("write", path);
+  if (failure == 0) return next(descriptor, data, size);
+  errno = failure;
   return -1;
 }
 
-/* For fsync and fdatasync, of which `next` is one. */
+/* Replaces fsync and fdatasync; `next` is the original. */
 static int flush(const char *what, int (*next)(int), int descriptor) {
   char path[PATH_MAX];
   if (kind == NONE) return next(descriptor);
   path_of(descriptor, path, sizeof path);
-  if (dies(what, path)) raise(SIGKILL);
-  int trouble = harm(what, path);
-  if (trouble == 0) return next(descriptor);
-  errno = trouble;
+  if (kills(what, path)) raise(SIGKILL);
+  int failure = failure_of(what, path);
+  if (failure == 0) return next(descriptor);
+  errno = failure;
   return -1;
 }
 
@@ -205,29 +206,29 @@ int fdatasync(int descriptor) {
   return flush("fdatasync", next, descriptor);
 }
 
-/* Before or behind it: an odd number of the call dies with the new name in place. */
+/* An odd call number kills the process after the rename, an even one before it. */
 int rename(const char *from, const char *to) {
   static int (*next)(const char *, const char *);
   if (!next) *(void **)&next = next_of("rename");
-  if (dies("rename", from)) {
+  if (kills("rename", from)) {
     if (at % 2) next(from, to);
     raise(SIGKILL);
   }
-  int trouble = harm("rename", from);
-  if (trouble == 0) return next(from, to);
-  errno = trouble;
+  int failure = failure_of("rename", from);
+  if (failure == 0) return next(from, to);
+  errno = failure;
   return -1;
 }
 
 int renameat2(int from_folder, const char *from, int to_folder, const char *to, unsigned flags) {
   static int (*next)(int, const char *, int, const char *, unsigned);
   if (!next) *(void **)&next = next_of("renameat2");
-  if (dies("renameat2", from)) {
+  if (kills("renameat2", from)) {
     if (at % 2) next(from_folder, from, to_folder, to, flags);
     raise(SIGKILL);
   }
-  int trouble = harm("renameat2", from);
-  if (trouble == 0) return next(from_folder, from, to_folder, to, flags);
-  errno = trouble;
+  int failure = failure_of("renameat2", from);
+  if (failure == 0) return next(from_folder, from, to_folder, to, flags);
+  errno = failure;
   return -1;
 }

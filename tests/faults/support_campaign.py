@@ -55,7 +55,7 @@ def ours():
     found = []
     for name in os.listdir("/proc"):
         try:
-            if name.isdigit() and int(name) != os.getpid() and runs.state_of(name) not in ("", "Z", "X"):
+            if name.isdigit() and int(name) != os.getpid() and runs.process_state(name) not in ("", "Z", "X"):
                 with open(f"/proc/{name}/environ", "rb") as file:
                     if TOKEN.encode() in file.read():
                         found.append(int(name))
@@ -82,7 +82,7 @@ class Life:
 
     def steps(self):
         """Done so far; what an earlier life did behind its last checkpoint does not count."""
-        return self.run.lines() if "training on" in self.run.said() else self.first
+        return self.run.metrics_line_count() if "training on" in self.run.log_text() else self.first
 
     def reach(self):
         """Waits for a random moment of a random step; False where the run ended before."""
@@ -117,14 +117,14 @@ class Life:
         finally:
             strays = ours()
             for pid in strays:
-                runs.tell(pid, signal.SIGKILL)
+                runs.send_signal(pid, signal.SIGKILL)
             reap()
         if os.path.exists(mark):
             with open(mark, encoding="utf-8") as file:
                 moment, self.note = file.read().strip().split(" ", 1)
             os.unlink(mark)
             self.hit_at = float(moment)
-        self.done = self.run.lines()
+        self.done = self.run.metrics_line_count()
         return [f"{len(strays)} processes left"] if strays else []
 
     def deadline(self):

@@ -30,7 +30,7 @@ class Kind:
 def expect(life, codes, *patterns):
     """What is missing."""
     wrong = [] if life.code in codes else [f"exit code {life.code}, not {' or '.join(map(str, codes))}"]
-    return wrong + [f"not said: {pattern}" for pattern in patterns if not re.search(pattern, life.run.said())]
+    return wrong + [f"not said: {pattern}" for pattern in patterns if not re.search(pattern, life.run.log_text())]
 
 
 def named(life):
@@ -50,7 +50,7 @@ class Kill(Kind):
     name, what = "kill", "`SIGKILL` to a rank"
 
     def harm(self, life):
-        if life.reach() and runs.tell(life.pids[life.rank], signal.SIGKILL):
+        if life.reach() and runs.send_signal(life.pids[life.rank], signal.SIGKILL):
             life.hit(f"SIGKILL to rank {life.rank}")
 
     def check(self, life):
@@ -69,7 +69,7 @@ class Node(Kind):
         if life.run.running():
             life.hit(f"SIGKILL to {len(pids)} processes")
             for pid in pids:
-                runs.tell(pid, signal.SIGKILL)
+                runs.send_signal(pid, signal.SIGKILL)
 
     def check(self, life):
         return expect(life, (-signal.SIGKILL,))
@@ -79,7 +79,7 @@ class Launcher(Kind):
     name, what, sizes = "launcher", "`SIGKILL` to `mpirun` alone", (2, 4)
 
     def harm(self, life):
-        if life.reach() and runs.tell(life.run.process.pid, signal.SIGKILL):
+        if life.reach() and runs.send_signal(life.run.process.pid, signal.SIGKILL):
             life.hit("SIGKILL to mpirun")
 
     def check(self, life):
@@ -93,12 +93,12 @@ class Stop(Kind):
         if not life.reach():
             return
         pid = life.pids[life.rank]
-        runs.tell(pid, signal.SIGSTOP)
-        runs.wait_until(lambda: runs.stands_still(pid), "a rank that stands still")
-        if runs.state_of(pid) == "T":
+        runs.send_signal(pid, signal.SIGSTOP)
+        runs.wait_until(lambda: runs.is_stopped(pid), "a rank that stands still")
+        if runs.process_state(pid) == "T":
             life.hit(f"SIGSTOP to rank {life.rank}")
         if life.hit_step >= STEPS - 1:  # nobody may be left who waits for it
-            runs.tell(pid, signal.SIGCONT)
+            runs.send_signal(pid, signal.SIGCONT)
             life.hit_at = None
 
     def check(self, life):
@@ -182,8 +182,8 @@ class Flip(Kind):
         if not life.reach():
             return
         begin = time.monotonic()
-        runs.tell(life.pids[life.rank], signal.SIGURG)
-        if life.run.wait_for(lambda: "flipped" in life.run.said()) or "flipped" in life.run.said():
+        runs.send_signal(life.pids[life.rank], signal.SIGURG)
+        if life.run.wait_for(lambda: "flipped" in life.run.log_text()) or "flipped" in life.run.log_text():
             life.hit(f"a bit of generator.{life.array} of rank {life.rank}")
             life.hit_at = begin
 
@@ -209,7 +209,7 @@ class Signal(Kind):
         if not life.reach():
             return
         pids = {"all": life.pids, "one": [life.pids[life.rank]], "launcher": [life.run.process.pid]}[life.target]
-        if any([runs.tell(pid, life.number) for pid in pids]):
+        if any([runs.send_signal(pid, life.number) for pid in pids]):
             life.hit(f"{life.number.name} to {life.target}")
 
     def check(self, life):
@@ -225,11 +225,11 @@ class Twice(Kind):
         pause = life.moments.random() * 0.01
         if not life.reach():
             return
-        first = any([runs.tell(pid, signal.SIGUSR1) for pid in life.pids])
+        first = any([runs.send_signal(pid, signal.SIGUSR1) for pid in life.pids])
         begin = time.monotonic()
         time.sleep(pause)
         for pid in life.pids:
-            runs.tell(pid, signal.SIGTERM)
+            runs.send_signal(pid, signal.SIGTERM)
         if first:
             life.hit(f"SIGUSR1, and SIGTERM after {pause * 1000:.1f} ms")
             life.hit_at = begin
@@ -248,9 +248,9 @@ class SignalKill(Kind):
         pause = life.moments.random() * 0.02
         if not life.reach():
             return
-        first = any([runs.tell(pid, signal.SIGUSR1) for pid in life.pids])
+        first = any([runs.send_signal(pid, signal.SIGUSR1) for pid in life.pids])
         time.sleep(pause)
-        runs.tell(life.pids[life.rank], signal.SIGKILL)
+        runs.send_signal(life.pids[life.rank], signal.SIGKILL)
         if first:
             life.hit(f"SIGUSR1, and SIGKILL to rank {life.rank} after {pause * 1000:.1f} ms")
 

@@ -1,11 +1,12 @@
 #!/usr/bin/python3
-"""Runs that are killed, stopped, moved to another number of ranks or find damaged checkpoints: what they
-end with is what an undisturbed run ends with. CELFORGE_TEST_SEED chooses the moments of the kills."""
+"""Runs that are killed, stopped, resumed on another number of ranks, or find damaged checkpoints: they end with the bytes of
+an uninterrupted run. CELFORGE_TEST_SEED selects the moments of the kills."""
 import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -16,12 +17,12 @@ from runs import Run  # noqa: E402
 SEED = int(os.environ.get("CELFORGE_TEST_SEED", random.SystemRandom().randrange(1 << 32)))
 KILLS = 10
 STEPS = 100
-ENDLESS = 1000000  # steps; what is asked to stop does not end before, however late it is asked
+ENDLESS = 1000000  # steps: a run that must not finish before it is stopped
 
 
-def half_checkpoints(run, checked):
-    """Under a final name: what is not whole. One whose removal began has lost its manifest, which only
-    the oldest may. `checked` holds the files that were found whole before."""
+def incomplete_checkpoints(run, checked):
+    """Incomplete checkpoints under a final name. One whose removal was interrupted has no manifest, which is allowed except
+    for the newest. `checked` holds the files that were complete before."""
     bad = []
     steps = run.checkpoints()
     for step in steps:
@@ -52,16 +53,16 @@ def is_writing(run):
         return False
 
 
-def live_and_die(run, moments, in_write):
-    """One life: started, killed a few steps on; True when it was killed before its end."""
-    before = run.lines()
+def start_and_kill(run, moments, in_write):
+    """Starts the run and kills it a few steps later; True if it was killed before its end."""
+    before = run.metrics_line_count()
     run.start()
-    if not run.wait_for(lambda: run.lines() != before):
+    if not run.wait_for(lambda: run.metrics_line_count() != before):
         return False
-    steps = run.lines() + moments.randrange(5)
-    if not run.wait_for(lambda: run.lines() >= steps):
+    steps = run.metrics_line_count() + moments.randrange(5)
+    if not run.wait_for(lambda: run.metrics_line_count() >= steps):
         return False
-    if in_write and not run.hold(lambda: is_writing(run), moments.random() * 0.001):
+    if in_write and not run.stop_ranks_when(lambda: is_writing(run), moments.random() * 0.001):
         return False
     if not in_write:
         time.sleep(moments.random() * 0.02)
@@ -69,23 +70,23 @@ def live_and_die(run, moments, in_write):
 
 
 def kill_again_and_again(run, moments, checked):
-    """Until the run is done; (kills in a step, kills in a write, half checkpoints)."""
+    """Repeats until the run is done; returns (kills in a step, kills in a write, incomplete checkpoints)."""
     kills, bad = [0, 0], []
     while run.running() or run.process.returncode != 0:
         in_write = kills[1] < kills[0]
         if sum(kills) >= KILLS:
             run.must_train()
-        elif live_and_die(run, moments, in_write):
+        elif start_and_kill(run, moments, in_write):
             kills[is_writing(run)] += 1
-            bad += half_checkpoints(run, checked)
+            bad += incomplete_checkpoints(run, checked)
         elif run.process.returncode != 0:
-            raise AssertionError(f"exit code {run.process.returncode}\n{run.said()}")
+            raise AssertionError(f"exit code {run.process.returncode}\n{run.log_text()}")
     return kills, bad
 
 
 def check_same_end(tap, run, undisturbed, what):
     differs = runs.difference(run.last_checkpoint(), undisturbed.last_checkpoint())
-    tap.check(not differs, f"{what} ends with the bytes of one left alone", f"different: {differs}")
+    tap.check(not differs, f"{what} ends with the bytes of an uninterrupted one", f"different: {differs}")
 
 
 def test_kills(tap, folder, precision):
@@ -96,25 +97,25 @@ def test_kills(tap, folder, precision):
                 "checkpoint.keep": 2}
     undisturbed = Run(os.path.join(folder, "undisturbed"), data, settings)
     code = undisturbed.train()
-    if precision != "f32" and code == 64 and "does not run on this device" in undisturbed.said():
+    if precision != "f32" and code == 64 and "does not run on this device" in undisturbed.log_text():
         tap.skip(f"{precision}: killed and resumed", f"this processor has no {precision}")
         return
-    tap.check(code == 0, f"{precision}: a run left alone", undisturbed.said())
+    tap.check(code == 0, f"{precision}: an uninterrupted run", undisturbed.log_text())
     total, checked, bad = [0, 0], set(), []
     while sum(total) < KILLS:
         run = Run(os.path.join(folder, f"killed-{sum(total)}"), data, settings)
         run.write_config()
         run.start()
-        run.kill()  # before it has done anything
+        run.kill()  # before the first step
         kills, found = kill_again_and_again(run, moments, checked)
         total = [total[0] + kills[0], total[1] + kills[1]]
         bad += found
         what = f"{precision}: a run killed {sum(kills)} times"
         check_same_end(tap, run, undisturbed, what)
-        tap.check(run.metrics() == undisturbed.metrics(), f"{what} has the same metrics, each step once")
+        tap.check(run.metrics() == undisturbed.metrics(), f"{what} has the same metrics, with each step once")
     print(f"# {precision}: {total[0]} kills in a step, {total[1]} in a checkpoint write, seed {SEED}")
-    tap.check(total[1] > 0, f"{precision}: some kills met a checkpoint write")
-    tap.check(not bad, f"{precision}: {len(checked)} files of checkpoints seen after kills, none of them half",
+    tap.check(total[1] > 0, f"{precision}: some kills hit a checkpoint write")
+    tap.check(not bad, f"{precision}: {len(checked)} checkpoint files exist after kills, none of them incomplete",
               "\n".join(bad))
 
 
@@ -140,38 +141,38 @@ def test_world_sizes(tap, folder):
     run, code, took = kill_a_rank(lambda number: Run(os.path.join(folder, f"moved-{number}"), data, settings), moments)
     tap.check(code not in (0, 75) and took < 60, "a killed rank ends the whole job", f"{code} after {took:.1f} s")
     run.start(ranks=1)
-    run.wait_for(lambda: "training on" in run.said() and run.lines() >= 20 + moments.randrange(4))
+    run.wait_for(lambda: "training on" in run.log_text() and run.metrics_line_count() >= 20 + moments.randrange(4))
     run.kill()
-    resumed = "resuming from" in run.said()
+    resumed = "resuming from" in run.log_text()
     code = run.train(ranks=4)
-    tap.check(code == 0 and resumed and "resuming from" in run.said(), "2, then 1, then 4 ranks do one run", run.said())
-    runs.check_same_losses(tap, undisturbed.metrics(), run.metrics(), "with the samples and the losses of 1 rank left alone")
+    tap.check(code == 0 and resumed and "resuming from" in run.log_text(), "2, then 1, then 4 ranks do one run", run.log_text())
+    runs.check_same_losses(tap, undisturbed.metrics(), run.metrics(), "with the samples and the losses of an uninterrupted run on 1 rank")
 
 
 def kill_a_rank(make, moments):
-    """One of two ranks; the run, its exit code, and seconds. A kill that comes when the run is done is no kill."""
+    """Kills one of two ranks; returns the run, its exit code and the seconds until its end. Repeats if the run had ended."""
     for number in range(5):
         run = make(number).start(ranks=2)
-        run.wait_for(lambda: run.lines() >= 4 + moments.randrange(4) and len(run.checkpoints()) > 1)
+        run.wait_for(lambda: run.metrics_line_count() >= 4 + moments.randrange(4) and len(run.checkpoints()) > 1)
         begin = time.monotonic()
-        killed = runs.tell(moments.choice(run.ranks() or [0]), signal.SIGKILL)
+        killed = runs.send_signal(moments.choice(run.ranks() or [0]), signal.SIGKILL)
         code = run.wait()
         if killed and code != 0:
             break
     return run, code, time.monotonic() - begin
 
 
-def stop_and_go_on(tap, folder, number, ranks, settings, moments):
+def stop_and_resume(tap, folder, number, ranks, settings, moments):
     name = f"{number.name}, {ranks} rank{'s' if ranks > 1 else ''}"
     data = runs.synth(os.path.join(folder, f"data-{number.name}"))
     settings = {**settings, "train.steps": ENDLESS, "checkpoint.every": 0, "metrics.every": 4,
-                "optim.lr_schedule": "constant"}  # so that nothing depends on train.steps
+                "optim.lr_schedule": "constant"}  # independent of train.steps
     run = Run(os.path.join(folder, number.name), data, settings).start(ranks)
     stop = 1 + moments.randrange(3)
-    run.wait_for(lambda: run.lines() >= stop)
+    run.wait_for(lambda: run.metrics_line_count() >= stop)
     time.sleep(moments.random() * 0.05)
     run.process.send_signal(number)
-    code, said, steps = run.wait(), run.said(), run.checkpoints()
+    code, said, steps = run.wait(), run.log_text(), run.checkpoints()
     step = steps[0] if len(steps) == 1 else -1
     tap.check(code == 75 and step >= 4 and f"stopped by a signal after step {step} of {ENDLESS}" in said,
               f"{name}: exit code 75 and a checkpoint of the step it stopped at",
@@ -179,18 +180,18 @@ def stop_and_go_on(tap, folder, number, ranks, settings, moments):
     run.settings["train.steps"] = settings["train.steps"] = step + 20
     undisturbed = Run(os.path.join(folder, f"undisturbed-{number.name}"), data, settings).must_train(ranks)
     code = run.train(ranks)
-    tap.check(code == 0 and f"at step {step}" in run.said(), f"{name}: goes on from there", run.said())
+    tap.check(code == 0 and f"at step {step}" in run.log_text(), f"{name}: resumes from there", run.log_text())
     check_same_end(tap, run, undisturbed, f"{name}: stopped and resumed, it")
     tap.check(run.metrics() == undisturbed.metrics(), f"{name}: and writes the same metrics")
 
 
 def test_signals(tap, folder):
-    """Asked to stop by a signal"""
+    """Stopped by a signal"""
     moments = random.Random(f"{SEED} signals")
-    stop_and_go_on(tap, folder, signal.SIGTERM, 1, {"loss.adversarial": "wgan-gp"}, moments)
-    stop_and_go_on(tap, folder, signal.SIGINT, 1, {"loss.adversarial_weight": 0, "loss.r1": 0}, moments)
+    stop_and_resume(tap, folder, signal.SIGTERM, 1, {"loss.adversarial": "wgan-gp"}, moments)
+    stop_and_resume(tap, folder, signal.SIGINT, 1, {"loss.adversarial_weight": 0, "loss.r1": 0}, moments)
     if shutil.which("mpirun"):
-        stop_and_go_on(tap, folder, signal.SIGUSR2, 2, {}, moments)
+        stop_and_resume(tap, folder, signal.SIGUSR2, 2, {}, moments)
     else:
         tap.skip("stopped on 2 ranks", "no mpirun")
 
@@ -219,11 +220,11 @@ def test_damage(tap, folder):
             run = Run(os.path.join(folder, f"{how}-{name}"), data, settings)
             shutil.copytree(undisturbed.folder, run.folder)
             damage(os.path.join(run.checkpoint(12), name), how, moments)
-            code, said = run.train(), run.said()
-            named = any("warning" in line and f"step-00000012/{name}" in line and "trying the checkpoint before" in line
+            code, said = run.train(), run.log_text()
+            named = any("warning" in line and f"step-00000012/{name}" in line and "trying the previous checkpoint" in line
                         for line in said.splitlines())
             tap.check(code == 0 and named and "step-00000008 at step 8" in said,
-                      f"{name} {how}: named, and the checkpoint before is taken", f"exit code {code}\n{said}")
+                      f"{name} {how}: named, and the previous checkpoint is used", f"exit code {code}\n{said}")
             differs = runs.difference(run.last_checkpoint(), undisturbed.last_checkpoint())
             tap.check(not differs, f"{name} {how}: and the end is the same", f"different: {differs}")
     run = Run(os.path.join(folder, "all"), data, settings)
@@ -231,8 +232,50 @@ def test_damage(tap, folder):
     for step in run.checkpoints():
         damage(os.path.join(run.checkpoint(step), "generator.safetensors"), "truncated", moments)
     code = run.train()
-    tap.check(code == 65 and "none of its checkpoints can be used" in run.said(), "all damaged: an error, no fresh start",
-              f"exit code {code}\n{run.said()}")
+    tap.check(code == 65 and "all checkpoints are damaged" in run.log_text(), "all damaged: an error, no new start",
+              f"exit code {code}\n{run.log_text()}")
+
+
+def set_version(checkpoint, version):
+    path = os.path.join(checkpoint, "manifest.json")
+    with open(path, encoding="utf-8") as file:
+        manifest = json.load(file)
+    manifest["version"] = version
+    del manifest["crc32c"]
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    manifest["crc32c"] = runs.crc32c(text.encode())
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(manifest, file)
+
+
+def test_other_version(tap, folder):
+    """Checkpoints of format version 1"""
+    data = runs.synth(os.path.join(folder, "data"))
+    old = Run(os.path.join(folder, "old"), data, {"train.steps": 8, "checkpoint.every": 4}).must_train()
+    set_version(old.checkpoint(8), 2)
+    tap.check(old.train() == 0, "a rewritten manifest is read", old.log_text())  # or set_version computes another checksum
+    for step in old.checkpoints():
+        set_version(old.checkpoint(step), 1)
+    before = sorted(os.listdir(old.path("checkpoints"))), old.last_checkpoint(), old.metrics()
+    sentence = (f"{old.checkpoint(8)}: was written by Celforge 0.1 (checkpoint version 1); this version reads version 2: "
+                "continue training with 0.1, or start a new run")
+
+    def refused(name, code, said):
+        tap.check(code == 65 and sentence in said, f"{name}: refused, exit code 65", f"exit code {code}\n{said}")
+
+    old.settings["train.steps"] = 12
+    refused("--resume auto", old.train(), old.log_text())
+    refused("--resume PATH", old.train(resume=old.checkpoint(8)), old.log_text())
+    tap.check((sorted(os.listdir(old.path("checkpoints"))), old.last_checkpoint(), old.metrics()) == before,
+              "the run folder is left unchanged")
+    new = Run(os.path.join(folder, "new"), data, {"train.steps": 4, "run.init": old.folder})
+    refused("run.init", new.train(), new.log_text())
+    for arguments in (["eval", "--checkpoint", old.folder, "--data", data], ["info", old.folder],
+                      ["translate", "--checkpoint", old.folder, data, os.path.join(folder, "out")],
+                      ["export", "--checkpoint", old.folder, "--format", "onnx", os.path.join(folder, "model.onnx")]):
+        done = subprocess.run([runs.CELFORGE, *arguments], capture_output=True, text=True, timeout=runs.LIMIT,
+                              env=runs.ENVIRONMENT, check=False)
+        refused(arguments[0], done.returncode, done.stdout + done.stderr)
 
 
 def test_explicit(tap, folder):
@@ -244,7 +287,7 @@ def test_explicit(tap, folder):
 
     def refused(name, code, words, resume, changes=None):
         run = Run(os.path.join(folder, "refused"), data, {**settings, **(changes or {})})
-        found, said = run.train(resume=resume), run.said()
+        found, said = run.train(resume=resume), run.log_text()
         tap.check(found == code and words in said, f"{name}: refused, exit code {code}", f"exit code {found}\n{said}")
         tap.check(not os.path.exists(run.path("checkpoints")), f"{name}: no checkpoint written")
         shutil.rmtree(run.folder, ignore_errors=True)
@@ -272,14 +315,14 @@ def test_explicit(tap, folder):
     back = Run(os.path.join(folder, "back"), data, settings)
     shutil.copytree(undisturbed.folder, back.folder)
     code = back.train(resume=back.checkpoint(4))
-    tap.check(code == 0 and "step-00000004 at step 4" in back.said(), "back to an older checkpoint", back.said())
-    check_same_end(tap, back, undisturbed, "a run that went back")
+    tap.check(code == 0 and "step-00000004 at step 4" in back.log_text(), "resumed from an older checkpoint", back.log_text())
+    check_same_end(tap, back, undisturbed, "a run resumed from an older checkpoint")
     code = back.train()
-    tap.check(code == 0 and "nothing to do: the run is at step 12 of 12" in back.said(), "a run that is done", back.said())
+    tap.check(code == 0 and "nothing to do: the run is at step 12 of 12" in back.log_text(), "a run that is done", back.log_text())
     longer = Run(back.folder, data, {**settings, "train.steps": 13})
     code = longer.train()
-    tap.check(code == 0 and "was written: train.steps is 13, was 12\n" in longer.said(), "what has changed is named",
-              longer.said())
+    tap.check(code == 0 and "was written: train.steps is 13, was 12\n" in longer.log_text(), "what has changed is named",
+              longer.log_text())
 
 
 def test_perceptual(tap, folder):
@@ -294,45 +337,45 @@ def test_perceptual(tap, folder):
     run = Run(os.path.join(folder, "run"), data, settings).must_train()
     tap.check(all(record["loss/perceptual"] > 0 for record in run.metrics()[1:]), "each step has their loss", run.metrics())
     size = sum(len(content) for content in run.last_checkpoint().values())
-    tap.check(size < 4 << 20, "checkpoints are without them", f"{size} bytes")
+    tap.check(size < 4 << 20, "checkpoints do not contain them", f"{size} bytes")
 
     ranks = 2 if shutil.which("mpirun") else 1
     resumed = Run(os.path.join(folder, "resumed"), data, {**settings, "loss.perceptual_weights": moved})
     code = resumed.train(ranks, resume=run.checkpoint(2))
-    tap.check(code == 0 and "config has changed" not in resumed.said(), "they may lie elsewhere", resumed.said())
-    check_same_end(tap, resumed, run, f"a run that goes on with them on {ranks} ranks")
+    tap.check(code == 0 and "config has changed" not in resumed.log_text(), "the file may be moved", resumed.log_text())
+    check_same_end(tap, resumed, run, f"a run that resumes with them on {ranks} ranks")
     for name, path, code, words in (("others", other, 64, "resuming would mix them"),
                                     ("a missing file", "nowhere", 74, "loss.perceptual_weights: nowhere: cannot open")):
         refused = Run(os.path.join(folder, "refused"), data, {**settings, "loss.perceptual_weights": path})
-        found, said = refused.train(ranks, resume=run.checkpoint(2)), refused.said()
+        found, said = refused.train(ranks, resume=run.checkpoint(2)), refused.log_text()
         tap.check(found == code and said.count(words) == 1, f"{name}: refused, exit code {code}", f"exit code {found}\n{said}")
 
 
 def test_folder(tap, folder):
-    """What a run's folder and its dataset are guarded against"""
+    """A second run in the same folder, and a dataset that was replaced"""
     data = runs.synth(os.path.join(folder, "data"))
     first = Run(os.path.join(folder, "run"), data, {"train.steps": 1000000, "checkpoint.every": 4}).start()
     first.wait_for(lambda: len(first.checkpoints()) > 1)
     second = Run(first.folder, data, {"train.steps": 20})
     second.log += "-second"
     code = second.train()
-    tap.check(code == 64 and "another run is using this folder" in second.said(), "a second run in a folder is refused",
-              f"exit code {code}\n{second.said()}")
-    tap.check(first.running(), "and the first goes on", first.said())
+    tap.check(code == 64 and "is used by another run" in second.log_text(), "a second run in a folder is refused",
+              f"exit code {code}\n{second.log_text()}")
+    tap.check(first.running(), "and the first continues", first.log_text())
     first.kill()
     code = second.train(resume="none")
-    tap.check(code == 64 and "--resume auto" in second.said(), "checkpoints of an earlier run are not overwritten",
-              f"exit code {code}\n{second.said()}")
+    tap.check(code == 64 and "--resume auto" in second.log_text(), "checkpoints of an earlier run are not overwritten",
+              f"exit code {code}\n{second.log_text()}")
     steps = second.checkpoints()
     shutil.rmtree(data)
     runs.synth(data, seed=2)
     code = second.train()
-    tap.check(code == 64 and "resuming would mix them" in second.said(), "a dataset changed under the run is refused",
-              f"exit code {code}\n{second.said()}")
+    tap.check(code == 64 and "resuming would mix them" in second.log_text(), "a dataset changed under the run is refused",
+              f"exit code {code}\n{second.log_text()}")
     tap.check(second.checkpoints() == steps, "and the checkpoints are left alone")
 
 
 if __name__ == "__main__":
     print(f"# CELFORGE_TEST_SEED={SEED}", flush=True)
-    runs.main([test_f32_kills, test_bf16_kills, test_world_sizes, test_signals, test_damage, test_explicit, test_perceptual,
-               test_folder])
+    runs.main([test_f32_kills, test_bf16_kills, test_world_sizes, test_signals, test_damage,
+           test_other_version, test_explicit, test_perceptual, test_folder])

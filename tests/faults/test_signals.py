@@ -23,7 +23,7 @@ STEPS = 30
 def tell(run, number):
     """To each rank, as a job's step is told."""
     for rank in run.ranks():
-        runs.tell(rank, number)
+        runs.send_signal(rank, number)
 
 
 # --- Early and late ----------------------------------------------------------------------------------------
@@ -43,11 +43,11 @@ def test_early(tap, folder):
             number += 1
         print(f"# {ranks} ranks: exit codes {codes}, {before_training} before training")
         tap.check(set(codes) <= {75, 0} and 75 in codes, f"{ranks} ranks: each ends with 75, or is done",
-                  f"{codes}\n{run.said()}")
+                  f"{codes}\n{run.log_text()}")
         code = run.train(ranks, resume)
         differs = runs.difference(run.last_checkpoint(), undisturbed.last_checkpoint())
         tap.check(code == 0 and not differs, f"{ranks} ranks: and the end is that of a run left alone",
-                  f"exit code {code}, different: {differs}\n{run.said()}")
+                  f"exit code {code}, different: {differs}\n{run.log_text()}")
         tap.check(run.metrics() == undisturbed.metrics() or ranks > 1, f"{ranks} ranks: with the same metrics")
 
 
@@ -62,7 +62,7 @@ def stop_early(run, ranks, moments):
         if run.running():
             tell(run, moments.choice((signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)))
         codes.append(run.wait())
-        before_training += "before training began; nothing is lost" in run.said()
+        before_training += "before training began; nothing is lost" in run.log_text()
         resume = "auto" if run.checkpoints() else "none"
     return codes, before_training, resume
 
@@ -102,12 +102,12 @@ def test_samples(tap, folder):
         run, code, took = stop_in_a_sheet(lambda name: Run(os.path.join(folder, name), data, settings), ranks)
         tap.check(code == 75 and run.checkpoints() == [2] and not os.listdir(run.path("samples")),
                   f"{ranks} ranks: the sheet is left, the step is saved ({took:.1f} s)",
-                  f"exit code {code}, {run.checkpoints()}\n{run.said()}")
+                  f"exit code {code}, {run.checkpoints()}\n{run.log_text()}")
         code = run.train(ranks)
         found = sorted(os.listdir(run.path("samples")))
         same = found == sheets and all(open(run.path("samples", name), "rb").read()
                                        == open(undisturbed.path("samples", name), "rb").read() for name in sheets)
-        tap.check(code == 0 and same, f"{ranks} ranks: going on draws it, as if nothing had been", f"{found}\n{run.said()}")
+        tap.check(code == 0 and same, f"{ranks} ranks: going on draws it, as if nothing had been", f"{found}\n{run.log_text()}")
         differs = runs.difference(run.last_checkpoint(), undisturbed.last_checkpoint())
         tap.check(not differs, f"{ranks} ranks: and ends with the same bytes", differs)
 
@@ -116,7 +116,7 @@ def stop_in_a_sheet(make, ranks):
     """The run, its exit code, seconds. Where nobody looks for as long as a sheet takes, it is drawn: then once more."""
     for number in range(5):
         run = make(f"stopped-{ranks}-{number}").start(ranks)
-        run.wait_for(lambda: run.lines() >= 2)  # the sheet is next
+        run.wait_for(lambda: run.metrics_line_count() >= 2)  # the sheet is next
         time.sleep(0.1 / 2 ** number)
         begin = time.monotonic()
         tell(run, signal.SIGUSR1)
@@ -148,7 +148,7 @@ def is_quiet(run):
             whole = len(names) == 3 and [file.read().strip()] == names[2:] and ".tmp" not in "".join(names)
     except FileNotFoundError:
         return False
-    due = run.lines() // run.settings["checkpoint.every"] * run.settings["checkpoint.every"]
+    due = run.metrics_line_count() // run.settings["checkpoint.every"] * run.settings["checkpoint.every"]
     return whole and due in (0, run.checkpoints()[-1])
 
 
@@ -159,21 +159,21 @@ def test_twice(tap, folder):
     for ranks in (1, 2) if MPIRUN else (1,):
         run = Run(os.path.join(folder, f"twice-{ranks}"), data, settings).start(ranks)
         # Nothing is being written or about to be.
-        run.hold(lambda: is_quiet(run))
+        run.stop_ranks_when(lambda: is_quiet(run))
         before = bytes_of(run.path("checkpoints"))
         for number in (signal.SIGUSR1, signal.SIGTERM):  # both are there when it goes on
             tell(run, number)
         begin = time.monotonic()
-        run.go_on()
+        run.continue_ranks()
         code = run.wait()
         took = time.monotonic() - begin
         after = bytes_of(run.path("checkpoints"))
         tap.check(code in (128 + signal.SIGTERM, 128 + signal.SIGUSR1) and took < 30,
-                  f"{ranks} ranks: ends at once ({took:.2f} s), with 128 + its number", f"exit code {code}\n{run.said()}")
+                  f"{ranks} ranks: ends at once ({took:.2f} s), with 128 + its number", f"exit code {code}\n{run.log_text()}")
         tap.check(before == after, f"{ranks} ranks: what is on the disk is left alone",
                   f"{sorted(before)}\n{sorted(after)}")
         run.settings["train.steps"] = run.checkpoints()[-1] + 3
-        tap.check(run.train(ranks) == 0, f"{ranks} ranks: and can be gone on from", run.said())
+        tap.check(run.train(ranks) == 0, f"{ranks} ranks: and can be gone on from", run.log_text())
 
 
 # --- A full disk -------------------------------------------------------------------------------------------
@@ -226,11 +226,11 @@ def test_full_disk(tap, folder):
                 run.config = os.path.join(folder, f"{what}-{ranks}.yaml")
                 run.start(ranks)
                 # Neither is a checkpoint about to be removed, nor is the next one before more metrics than fit.
-                run.hold(lambda: is_quiet(run) and run.lines() % every < every // 2)
+                run.stop_ranks_when(lambda: is_quiet(run) and run.metrics_line_count() % every < every // 2)
                 begin = time.monotonic()
                 disk.fill(spare)
-                run.go_on()
-                code, said = run.wait(), run.said()
+                run.continue_ranks()
+                code, said = run.wait(), run.log_text()
                 took = time.monotonic() - begin
                 tap.check(code == 74 and len(re.findall("(celforge|error): .*No space left", said)) == 1 and re.search(words, said)
                           and took < 60,
@@ -240,9 +240,9 @@ def test_full_disk(tap, folder):
                 steps = run.checkpoints()
                 run.settings["train.steps"] = steps[-1] + 2
                 code = run.train(ranks)
-                tap.check(code == 0 and f"at step {steps[-1]}" in run.said()
-                          and "trying the checkpoint before" not in run.said(),
-                          f"{ranks} ranks: full at the {what}: the last checkpoint is good", run.said())
+                tap.check(code == 0 and f"at step {steps[-1]}" in run.log_text()
+                          and "trying the previous checkpoint" not in run.log_text(),
+                          f"{ranks} ranks: full at the {what}: the last checkpoint is good", run.log_text())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-/* Any bytes as a safetensors file: refused with a message, or consistent to the last byte. */
+/* Parses arbitrary bytes as a safetensors file: rejected with a message, or consistent to the last
+ * byte. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +21,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const NamedTensor *tensor = safetensors_tensor(file, i);
     size_t bytes = named_tensor_bytes(tensor);
     const volatile uint8_t *first = tensor->data;
-    if (bytes > 0) (void)(first[0] + first[bytes - 1]); /* inside, or the sanitizer says */
+    if (bytes > 0)
+      (void)(first[0] + first[bytes - 1]); /* a sanitizer reports reads out of bounds */
     if (safetensors_find(file, tensor->name) != tensor) abort();
     total += bytes;
   }

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""TensorBoard's event files, read by the tensorboard package: every number is that of metrics.jsonl, every image the
-sample sheet, and of a run that was killed, or went back, each step is there once."""
+"""TensorBoard event files, read by the tensorboard package: scalars equal metrics.jsonl, images equal the sample sheets, and
+each step appears once, even if the run was killed or rolled back."""
 import base64
 import json
 import os
@@ -17,7 +17,7 @@ import runs  # noqa: E402
 import packages  # noqa: E402
 from runs import Run  # noqa: E402
 
-# What reading event files takes of tensorboard; its server needs more.
+# The packages needed to read event files; the server of tensorboard needs more.
 REQUIREMENTS = ["tensorboard==2.20.0", "protobuf==5.29.5", "numpy==2.2.6", "absl-py==2.1.0"]
 TENSORBOARD = packages.fetch("tensorboard-2.20.0", REQUIREMENTS, "--no-deps")
 
@@ -56,8 +56,8 @@ def images_of(run):
 
 
 def first_difference(found, wanted):
-    """Between scalars by key, in words; None where f32 makes all of it. A line has 9 digits of a number, so an event's
-    f32 may be the one beside."""
+    """The first difference between scalars, None if there is none. A line holds 9 digits, so the f32 of an event may be off by
+    one unit in the last place."""
     if sorted(found) != sorted(wanted):
         return f"keys {sorted(found)}, not {sorted(wanted)}"
     for key, pairs in wanted.items():
@@ -71,7 +71,7 @@ def first_difference(found, wanted):
 
 
 def check_all(tap, run, what):
-    """What both readers keep is what metrics.jsonl and the sheets hold; what was read."""
+    """Checks that both readers show the contents of metrics.jsonl and the sheets; returns what they read."""
     found, wanted, sheets = read(run), scalars_of(run), images_of(run)
     for reader in ("purged", "server"):
         wrong = first_difference(found[reader]["scalars"], wanted)
@@ -83,15 +83,15 @@ def check_all(tap, run, what):
 
 
 def test_run(tap, folder):
-    """A run left alone"""
+    """An uninterrupted run"""
     data = runs.synth(os.path.join(folder, "data"))
     ranks = 2 if shutil.which("mpirun") else 1
     run = Run(os.path.join(folder, "run"), data, {"train.steps": 12, "samples.every": 4}).must_train(ranks)
     found = check_all(tap, run, f"{ranks} ranks")
-    tap.check(found["all"] == found["purged"], "nothing is void")
+    tap.check(found["all"] == found["purged"], "no event is discarded")
     tap.check(len(found["all"]["images"]["samples"]) == 3 and len(found["all"]["scalars"]["loss/g"]) == 12
-              and ("straggler/rank" in found["all"]["scalars"]) == (ranks == 2), "and nothing is missing")
-    tap.check(len(event_files(run)) == 1, "rank 0 alone has written", event_files(run))
+              and ("straggler/rank" in found["all"]["scalars"]) == (ranks == 2), "no event is missing")
+    tap.check(len(event_files(run)) == 1, "only rank 0 writes events", event_files(run))
 
 
 def steps_of(found, key="loss/g"):
@@ -99,56 +99,56 @@ def steps_of(found, key="loss/g"):
 
 
 def test_kill(tap, folder):
-    """Killed in a write, behind its last checkpoint, and resumed"""
+    """Killed while writing an event after its last checkpoint, and resumed"""
     data = runs.synth(os.path.join(folder, "data"))
     run = Run(os.path.join(folder, "run"), data, {"train.steps": 1000000, "checkpoint.every": 8, "samples.every": 2})
     run.start()
-    caught = run.hold(lambda: run.checkpoints() and run.lines() > run.checkpoints()[-1] + 3)
+    caught = run.stop_ranks_when(lambda: run.checkpoints() and run.metrics_line_count() > run.checkpoints()[-1] + 3)
     run.kill()
-    saved, killed = run.checkpoints()[-1], run.lines()
+    saved, killed = run.checkpoints()[-1], run.metrics_line_count()
     (first,) = event_files(run)
     os.truncate(run.path("tensorboard", first), os.path.getsize(run.path("tensorboard", first)) - 5)
     run.settings["train.steps"] = killed + 5
     run.must_train()
-    tap.check(caught and f"at step {saved}" in run.said() and killed > saved + 3, "a run goes on from before its last line",
-              run.said())
+    tap.check(caught and f"at step {saved}" in run.log_text() and killed > saved + 3, "the run resumes at an earlier step than its last line",
+              run.log_text())
     tap.check(event_files(run)[0] == first and len(event_files(run)) == 2, "in a second file", event_files(run))
     found = check_all(tap, run, "resumed")
     twice = [step for step in steps_of(found["all"]) if steps_of(found["all"]).count(step) == 2]
     tap.check(set(range(saved + 1, killed - 1)) <= set(twice) and min(twice) == saved + 1,
-              f"void are the first file's steps behind {saved}, and no others", twice)
+              f"readers discard the steps after {saved} of the first file, and no others", twice)
     code = run.train()
-    tap.check(code == 0 and len(event_files(run)) == 3, "resumed when it is done", run.said())
-    check_all(tap, run, "resumed when it is done")
+    tap.check(code == 0 and len(event_files(run)) == 3, "resumed after its last step", run.log_text())
+    check_all(tap, run, "resumed after its last step")
 
 
 def test_rollback(tap, folder):
-    """A run that goes back to its last checkpoint, twice"""
+    """A run that rolls back to its last checkpoint twice"""
     data = runs.synth(os.path.join(folder, "data"))
     sane = {"train.steps": 8, "checkpoint.every": 4, "samples.every": 1, "guard.max_skips": 3, "guard.max_rollbacks": 2,
             "optim.clip": 0, "optim.lr_schedule": "constant", "model.norm": "none", "model.discriminator_norm": "none"}
     run = Run(os.path.join(folder, "run"), data, sane).must_train()
     run.settings.update({"train.steps": 40, "optim.generator_lr": 1, "optim.discriminator_lr": 1})
-    code, said = run.train(), run.said()
-    tap.check(code == 70 and said.count("went back to step 8, ") == 2, "a run goes back twice and gives up", said)
+    code, said = run.train(), run.log_text()
+    tap.check(code == 70 and said.count("rolled back to step 8, ") == 2, "a run rolls back twice and fails", said)
     found = read(run)
     behind = [step for step in steps_of(found["all"], "lr/g") if step > 8]
     kept = [step for step in steps_of(found["purged"], "lr/g") if step > 8]
-    tap.check(behind.count(9) == 3 and kept and kept == list(range(9, kept[-1] + 1)), "step 9 came three times, and counts once",
+    tap.check(behind.count(9) == 3 and kept and kept == list(range(9, kept[-1] + 1)), "step 9 was written three times, and is shown once",
               f"{behind}, of which {kept} are kept")
     wrong = first_difference(found["purged"]["scalars"], scalars_of(run))
     tap.check(not wrong, "every scalar, each step once", wrong)
     run.settings.update({**runs.TINY, **sane, "optim.generator_lr": 2e-4, "optim.discriminator_lr": 2e-4, "train.steps": 20})
     run.must_train()
-    check_all(tap, run, "and sane again")
+    check_all(tap, run, "with a usable learning rate again")
 
 
 def test_off(tap, folder):
     """metrics.tensorboard: false"""
     data = runs.synth(os.path.join(folder, "data"))
     run = Run(os.path.join(folder, "run"), data, {"train.steps": 2, "samples.every": 2, "metrics.tensorboard": False}).must_train()
-    tap.check(run.lines() == 2 and os.listdir(run.path("samples")), "a run without, with its lines and its sheet")
-    tap.check(not os.path.exists(run.path("tensorboard")), "leaves no event files")
+    tap.check(run.metrics_line_count() == 2 and os.listdir(run.path("samples")), "metrics and sheets are written")
+    tap.check(not os.path.exists(run.path("tensorboard")), "no event files are written")
 
 
 def test_unread(tap, folder):

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bulk_memory.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -12,22 +13,20 @@
 static const char OPTIMIZER_FILE[] = "optimizer.safetensors";
 static const char PERCEPTUAL_CHECKSUM[] = "perceptual_crc32c"; /* in state.json */
 
-enum { COUNTERS = 3 }; /* of a network: see graph_adam */
-
 /* --- Tensor lists ----------------------------------------------------------------------------- */
 
 /* A host copy of a flat array. */
 typedef struct FlatCopy {
   const Buffer *buffer;
   int64_t count;
-  float *values;
+  void *values; /* [count], of the dtype of the buffer */
 } FlatCopy;
 
-/* Flat arrays as named tensors. */
+/* Flat arrays, and the named tensors in them. */
 typedef struct TensorList {
   int count, capacity;
   NamedTensor *tensors;
-  FlatCopy *arrays; /* that `tensors` point into */
+  FlatCopy *arrays; /* hold the data of `tensors` */
   int array_count, array_capacity;
 } TensorList;
 
@@ -38,10 +37,10 @@ static void list_free(TensorList *list) {
   free(list->arrays);
 }
 
-static Status list_add_array(TensorList *list, const Buffer *buffer, int64_t count, float **values,
+static Status list_add_array(TensorList *list, const Buffer *buffer, int64_t count, void **values,
                              Error *error) {
-  Status status = mem_bulk((size_t)count * sizeof **values, "a snapshot of the weights",
-                           (void **)values, error);
+  Status status = mem_bulk((size_t)count * dtype_size(buffer->dtype),
+                           "a snapshot of the training state", values, error);
   if (status != OK) return status;
   MEM_PUSH_SLOT(list->arrays, list->array_count, list->array_capacity);
   list->arrays[list->array_count++] = (FlatCopy){buffer, count, *values};
@@ -55,7 +54,7 @@ static void list_add_tensor(TensorList *list, NamedTensor tensor) {
 
 static Status list_add_flat(TensorList *list, const Buffer *buffer, const Parameters *parameters,
                             const char *prefix, Error *error) {
-  float *flat;
+  void *flat;
   Status status = list_add_array(list, buffer, buffer->count, &flat, error);
   for (int i = 0; status == OK && i < parameters->count; i++) {
     const Parameter *parameter = &parameters->items[i];
@@ -66,13 +65,13 @@ static Status list_add_flat(TensorList *list, const Buffer *buffer, const Parame
 }
 
 static Status list_add_counters(TensorList *list, const Parameters *parameters, Error *error) {
-  float *values;
-  Status status = list_add_array(list, &parameters->counters, COUNTERS, &values, error);
+  void *values;
+  Status status = list_add_array(list, &parameters->counters, ADAM_COUNTER_COUNT, &values, error);
   if (status == OK)
     list_add_tensor(list, (NamedTensor){.name = mem_format("%s.counters", parameters->network),
-                                        .type = TENSOR_F32,
+                                        .type = TENSOR_I64,
                                         .rank = 1,
-                                        .shape = {COUNTERS},
+                                        .shape = {ADAM_COUNTER_COUNT},
                                         .data = values});
   return status;
 }
@@ -89,7 +88,7 @@ done:
   return status;
 }
 
-/* What the buffers hold now. */
+/* Copies the current contents of the buffers. */
 static Status list_download(TensorList *list, Error *error) {
   Status status = OK;
   for (int i = 0; i < list->array_count; i++) {
@@ -102,7 +101,7 @@ done:
 
 /* --- Saving ----------------------------------------------------------------------------------- */
 
-/* The config without what may differ between two places the same run is kept in. */
+/* Returns the config without paths: a run may be moved to another folder. */
 static Config portable(const Config *config) {
   Config copy = *config;
   copy.run.dir[0] = '\0';
@@ -111,102 +110,118 @@ static Config portable(const Config *config) {
   return copy;
 }
 
-static json_t *state_json(Model *model, const RunPosition *position) {
-  const Guard *guard = position->guard;
-  json_t *state =
-      json_pack("{s:I, s:I, s:I, s:o}", "step", (json_int_t)position->step, "samples",
-                (json_int_t)position->samples, "seed", (json_int_t)model_config(model)->run.seed,
-                "guard", guard_save(guard, position->pending));
-  if (model_perceptual(model)->total > 0)
-    json_object_set_new(state, PERCEPTUAL_CHECKSUM,
-                        json_integer((json_int_t)model_perceptual_checksum(model)));
-  return state;
+static Status build_state(Gan *model, const TrainingPosition *position, json_t **out,
+                          Error *error) {
+  Status status = OK;
+  json_t *guard = NULL, *state = NULL;
+  TRY(guard_save(position->guard, position->pending, &guard, error));
+  state = json_pack("{s:I, s:I, s:I, s:O}", "step", (json_int_t)position->step, "samples",
+                    (json_int_t)position->samples, "seed", (json_int_t)gan_config(model)->run.seed,
+                    "guard", guard);
+  TRY(json_built(state, "state.json", error));
+  if (gan_perceptual_network(model)->total > 0)
+    TRY(json_set(state, PERCEPTUAL_CHECKSUM,
+                 json_integer((json_int_t)gan_perceptual_checksum(model)), "state.json", error));
+  *out = state;
+  state = NULL;
+done:
+  json_decref(guard);
+  json_decref(state);
+  return status;
 }
 
-/* Of those that the run may have to go back to before, or 0. */
-static int64_t first_bad_step(const RunPosition *position) {
-  int64_t first, count = guard_bad_steps(position->guard, &first);
-  if (!outcome_is_bad(position->pending)) return 0;
+/* Returns the first of the consecutive skipped steps, before which the run may have to roll back; 0
+ * if the last step was good. */
+static int64_t first_skipped_step(const TrainingPosition *position) {
+  int64_t first, count = guard_consecutive_skips(position->guard, &first);
+  if (!outcome_was_skipped(position->pending)) return 0;
   return count > 0 ? first : position->pending->step;
 }
 
-struct StateCopy {
-  Model *model;
-  TensorList weights, judges, moments;
+struct TrainingSnapshot {
+  Gan *model;
+  TensorList generator, discriminator, optimizer;
   CheckpointFile files[3];
   CheckpointContent content;
 };
 
-static void list_file(StateCopy *copy, const char *name, const TensorList *list) {
-  copy->files[copy->content.file_count++] = (CheckpointFile){name, list->tensors, list->count};
+static void list_file(TrainingSnapshot *snapshot, const char *name, const TensorList *list) {
+  snapshot->files[snapshot->content.file_count++] =
+      (CheckpointFile){name, list->tensors, list->count};
 }
 
-Status state_copy_new(Model *model, StateCopy **out, Error *error) {
+Status training_snapshot_new(Gan *model, TrainingSnapshot **out, Error *error) {
   Status status = OK;
-  Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
+  Parameters *generator = gan_generator(model), *discriminator = gan_discriminator(model);
   const Parameters *spectral = discriminator->spectral;
-  StateCopy *copy = mem_new(1, sizeof *copy);
+  TrainingSnapshot *snapshot = mem_new(1, sizeof *snapshot);
   *out = NULL;
-  copy->model = model;
-  copy->content.files = copy->files;
-  TRY(list_add_flat(&copy->weights, &generator->master, generator, "", error));
-  TRY(list_add_flat(&copy->weights, &generator->ema, generator, "ema.", error));
-  TRY(list_add_moments(&copy->moments, generator, error));
-  list_file(copy, GENERATOR_FILE, &copy->weights);
+  snapshot->model = model;
+  snapshot->content.files = snapshot->files;
+  TRY(list_add_flat(&snapshot->generator, &generator->master, generator, "", error));
+  TRY(list_add_flat(&snapshot->generator, &generator->ema, generator, "ema.", error));
+  TRY(list_add_moments(&snapshot->optimizer, generator, error));
+  list_file(snapshot, GENERATOR_FILE, &snapshot->generator);
   if (discriminator->total > 0) {
-    TRY(list_add_flat(&copy->judges, &discriminator->master, discriminator, "", error));
-    if (spectral) TRY(list_add_flat(&copy->judges, &spectral->master, spectral, "", error));
-    TRY(list_add_moments(&copy->moments, discriminator, error));
-    list_file(copy, DISCRIMINATOR_FILE, &copy->judges);
+    TRY(list_add_flat(&snapshot->discriminator, &discriminator->master, discriminator, "", error));
+    if (spectral)
+      TRY(list_add_flat(&snapshot->discriminator, &spectral->master, spectral, "", error));
+    TRY(list_add_moments(&snapshot->optimizer, discriminator, error));
+    list_file(snapshot, DISCRIMINATOR_FILE, &snapshot->discriminator);
   }
-  list_file(copy, OPTIMIZER_FILE, &copy->moments);
-  *out = copy;
-  copy = NULL;
+  list_file(snapshot, OPTIMIZER_FILE, &snapshot->optimizer);
+  *out = snapshot;
+  snapshot = NULL;
 done:
-  state_copy_free(copy);
+  training_snapshot_free(snapshot);
   return status;
 }
 
-static void forget_position(StateCopy *copy) {
-  json_decref((json_t *)copy->content.state);
-  json_decref((json_t *)copy->content.manifest);
-  copy->content.state = copy->content.manifest = NULL;
+static void clear_position(TrainingSnapshot *snapshot) {
+  json_decref((json_t *)snapshot->content.state);
+  json_decref((json_t *)snapshot->content.manifest);
+  snapshot->content.state = snapshot->content.manifest = NULL;
 }
 
-Status state_copy(StateCopy *copy, const RunPosition *position, Error *error) {
+Status training_snapshot_take(TrainingSnapshot *snapshot, const TrainingPosition *position,
+                              Error *error) {
   Status status = OK;
-  const Config *config = model_config(copy->model);
-  ClipShape shape = model_shape(copy->model);
-  CheckpointContent *content = &copy->content;
+  const Config *config = gan_config(snapshot->model);
+  ClipShape shape = gan_clip_shape(snapshot->model);
+  CheckpointContent *content = &snapshot->content;
   Text text = {0};
-  forget_position(copy);
-  const Config copied = portable(config);
-  config_write(&config_schema, &copied, false, &text);
+  json_t *state = NULL;
+  clear_position(snapshot);
+  const Config saved = portable(config);
+  config_write(&config_schema, &saved, false, &text);
   content->step = position->step;
-  content->keep_before = first_bad_step(position);
-  content->state = state_json(copy->model, position);
+  content->rollback_step = first_skipped_step(position);
+  TRY(build_state(snapshot->model, position, &state, error));
+  content->state = state;
   content->manifest =
       json_pack("{s:s, s:s, s:I}", "dataset_uuid", position->dataset_uuid, "config", text.data,
                 "scale", (json_int_t)(shape.target_height / shape.source_height));
-  TRY(list_download(&copy->weights, error));
-  TRY(list_download(&copy->judges, error));
-  TRY(list_download(&copy->moments, error));
+  TRY(json_built(content->manifest, "manifest.json", error));
+  TRY(list_download(&snapshot->generator, error));
+  TRY(list_download(&snapshot->discriminator, error));
+  TRY(list_download(&snapshot->optimizer, error));
 done:
   text_free(&text);
   return status;
 }
 
-Status state_submit(const StateCopy *copy, CheckpointWriter *writer, Error *error) {
-  return checkpoint_writer_submit(writer, &copy->content, error);
+Status training_snapshot_submit(const TrainingSnapshot *snapshot, CheckpointWriter *writer,
+                                Error *error) {
+  return checkpoint_writer_submit(writer, &snapshot->content, error);
 }
 
-void state_copy_free(StateCopy *copy) {
-  if (!copy) return;
-  list_free(&copy->weights);
-  list_free(&copy->judges);
-  list_free(&copy->moments);
-  forget_position(copy);
-  free(copy);
+void training_snapshot_free(TrainingSnapshot *snapshot) {
+  if (!snapshot) return;
+  list_free(&snapshot->generator);
+  list_free(&snapshot->discriminator);
+  list_free(&snapshot->optimizer);
+  clear_position(snapshot);
+  free(snapshot);
 }
 
 /* --- Restoring -------------------------------------------------------------------------------- */
@@ -214,17 +229,17 @@ void state_copy_free(StateCopy *copy) {
 typedef struct Restoring {
   Comm *comm;
   const Checkpoint *checkpoint;
-  float *flat; /* any one of the networks' arrays */
+  float *flat; /* one flat array; as long as the longest */
 } Restoring;
 
-/* From here on all ranks together; `checkpoint` is NULL on all but rank 0. A rank that fails alone
- * makes that common at once: ranks that went different ways would wait for each other. */
+/* All ranks call the functions below together; `checkpoint` is NULL except on rank 0. A failure of
+ * one rank is agreed on at once: otherwise the others would wait for it in the next collective. */
 
 static Status restore_flat(const Restoring *from, const char *file_name, const char *prefix,
                            const Parameters *parameters, Buffer *buffer, Error *error) {
   Status status = OK;
   size_t bytes = (size_t)buffer->count * sizeof *from->flat;
-  memset(from->flat, 0, bytes); /* also what lies between the parameters */
+  memset(from->flat, 0, bytes); /* including the padding between parameters */
   if (from->checkpoint)
     status = checkpoint_load_parameters(from->checkpoint, file_name, prefix, parameters, from->flat,
                                         error);
@@ -238,16 +253,17 @@ done:
 static Status restore_counters(const Restoring *from, Parameters *parameters, Error *error) {
   Status status = OK;
   Comm *comm = from->comm;
-  float values[COUNTERS] = {0};
+  AdamCounters values = {0};
   char *name = mem_format("%s.counters", parameters->network);
-  NamedTensor like = {.type = TENSOR_F32, .rank = 1, .shape = {COUNTERS}};
+  NamedTensor like = {.type = TENSOR_I64, .rank = 1, .shape = {ADAM_COUNTER_COUNT}};
   const NamedTensor *found = NULL;
   if (from->checkpoint)
     status = checkpoint_find_tensor(from->checkpoint, OPTIMIZER_FILE, name, &like, &found, error);
-  if (found) memcpy(values, found->data, sizeof values);
+  if (found) memcpy(&values, found->data, sizeof values);
   TRY(comm_agree(comm, status, error));
-  TRY(comm_broadcast(comm, values, sizeof values, 0, error));
-  TRY(comm_agree(comm, buffer_upload(&parameters->counters, 0, values, COUNTERS, error), error));
+  TRY(comm_broadcast(comm, &values, sizeof values, 0, error));
+  TRY(comm_agree(comm, buffer_upload(&parameters->counters, 0, &values, ADAM_COUNTER_COUNT, error),
+                 error));
 done:
   free(name);
   return status;
@@ -277,10 +293,9 @@ static int64_t longest_array(const Parameters *parameters) {
   return own > most ? own : most;
 }
 
-static Status restore_networks(Model *model, Comm *comm, const Checkpoint *checkpoint,
-                               Error *error) {
+static Status restore_networks(Gan *model, Comm *comm, const Checkpoint *checkpoint, Error *error) {
   Status status = OK;
-  Parameters *generator = model_generator(model), *discriminator = model_discriminator(model);
+  Parameters *generator = gan_generator(model), *discriminator = gan_discriminator(model);
   int64_t most = longest_array(generator);
   if (longest_array(discriminator) > most) most = longest_array(discriminator);
   Restoring from = {.comm = comm, .checkpoint = checkpoint};
@@ -296,13 +311,14 @@ done:
   return status;
 }
 
-static Status check_same_int(const char *key, int64_t now, int64_t then, Error *error) {
+static Status check_same_int(const ConfigSources *sources, const char *key, int64_t now,
+                             int64_t then, Error *error) {
   if (now == then) return OK;
-  return config_error(key, error, "%lld, but the checkpoint was written with %lld", (long long)now,
-                      (long long)then);
+  return config_error(sources, key, error, "%lld, but the checkpoint was written with %lld",
+                      (long long)now, (long long)then);
 }
 
-/* "train.steps is 20, was 10; ...": where two configs differ; nothing where they do not. */
+/* Appends the differences between two configs: "train.steps is 20, was 10; ...". */
 static void append_changes(const Config *now, const Config *then, Text *out) {
   Text ours = {0}, theirs = {0};
   for (size_t i = 0; i < config_schema.count; i++) {
@@ -319,19 +335,19 @@ static void append_changes(const Config *now, const Config *then, Text *out) {
   text_free(&theirs);
 }
 
-/* What must not change under a run, and a line in the log for what did. */
-static Status check_config(const Config *now, const Checkpoint *checkpoint,
-                           const char *dataset_uuid, Error *error) {
+/* Rejects changes of keys that a run must keep, and logs other changes. */
+static Status check_config(const Config *now, const ConfigSources *sources,
+                           const Checkpoint *checkpoint, const char *dataset_uuid, Error *error) {
   Status status = OK;
   Config then;
   Text changes = {0};
   const char *uuid = NULL;
   TRY(checkpoint_config(checkpoint, &then, error));
-  TRY(check_same_int("run.seed", now->run.seed, then.run.seed, error));
-  TRY(check_same_int("train.global_batch", now->train.global_batch, then.train.global_batch,
-                     error));
+  TRY(check_same_int(sources, "run.seed", now->run.seed, then.run.seed, error));
+  TRY(check_same_int(sources, "train.global_batch", now->train.global_batch,
+                     then.train.global_batch, error));
   if (now->model.spectral_norm != then.model.spectral_norm)
-    TRY(config_error("model.spectral_norm", error,
+    TRY(config_error(sources, "model.spectral_norm", error,
                      now->model.spectral_norm ? "true, but the checkpoint was written with false"
                                               : "false, but the checkpoint was written with true"));
   TRY(json_get_string(checkpoint->manifest, checkpoint->path, "dataset_uuid", &uuid, error));
@@ -349,46 +365,46 @@ done:
   return status;
 }
 
-static bool is_of(const Parameters *parameters, const char *name) {
+static bool has_parameter(const Parameters *parameters, const char *name) {
   if (parameters_find(parameters, name)) return true;
   return parameters->spectral && parameters_find(parameters->spectral, name);
 }
 
-/* A layer that the config has not any more would be lost without a word. */
-static Status check_nothing_lost(const Parameters *parameters, const Checkpoint *checkpoint,
-                                 const char *file_name, Error *error) {
-  static const char AVERAGED[] = "ema.";
-  const size_t length = sizeof AVERAGED - 1;
+/* Rejects tensors that no network of this config has: a removed layer would be lost silently. */
+static Status check_no_extra_tensors(const Parameters *parameters, const Checkpoint *checkpoint,
+                                     const char *file_name, Error *error) {
+  static const char EMA_PREFIX[] = "ema.";
+  const size_t length = sizeof EMA_PREFIX - 1;
   const Safetensors *file = checkpoint_file(checkpoint, file_name);
   for (int i = 0; file && parameters->total > 0 && i < safetensors_count(file); i++) {
     const char *name = safetensors_tensor(file, i)->name;
-    if (!is_of(parameters, strncmp(name, AVERAGED, length) == 0 ? name + length : name))
+    if (!has_parameter(parameters, strncmp(name, EMA_PREFIX, length) == 0 ? name + length : name))
       return error_set(error, ERROR_USAGE,
-                       "%s/%s: has tensor \"%s\", which this config's networks have not; model.* "
-                       "must be as when the checkpoint was written",
+                       "%s/%s: has tensor \"%s\", which the networks of this config lack; model.* "
+                       "must be the same as when the checkpoint was written",
                        checkpoint->path, file_name, name);
   }
   return OK;
 }
 
-/* A run that begins or ends to ask for loss.perceptual has changed its config; one that goes on has
- * the same network. */
-static Status check_perceptual(Model *model, const Checkpoint *checkpoint, Error *error) {
+/* loss.perceptual may be switched on or off by a resumed run, but its weights must not change. */
+static Status check_perceptual(Gan *model, const ConfigSources *sources,
+                               const Checkpoint *checkpoint, Error *error) {
   int64_t saved = 0;
-  uint32_t own = model_perceptual_checksum(model);
-  if (model_perceptual(model)->total == 0) return OK;
+  uint32_t own = gan_perceptual_checksum(model);
+  if (gan_perceptual_network(model)->total == 0) return OK;
   if (!json_object_get(checkpoint->state, PERCEPTUAL_CHECKSUM)) return OK;
   Status status = json_get_int(checkpoint->state, checkpoint->path, PERCEPTUAL_CHECKSUM, 0,
                                UINT32_MAX, &saved, error);
   if (status != OK || saved == (int64_t)own) return status;
-  return config_error("loss.perceptual_weights", error,
+  return config_error(sources, "loss.perceptual_weights", error,
                       "%s holds weights of CRC-32C %08x, but %s was trained with those of %08x; "
                       "resuming would mix them",
-                      model_config(model)->loss.perceptual_weights, own, checkpoint->path,
+                      gan_config(model)->loss.perceptual_weights, own, checkpoint->path,
                       (unsigned)saved);
 }
 
-/* The text of state.json's "guard" on every rank; length 0 where there is none. Caller frees. */
+/* Broadcasts the text of "guard" in state.json; *length is 0 if there is none. Caller frees. */
 static Status share_guard(Comm *comm, const Checkpoint *checkpoint, char **text, uint64_t *length,
                           Error *error) {
   Status status = OK;
@@ -402,8 +418,8 @@ done:
   return status;
 }
 
-static Status restore_guard(Guard *guard, Comm *comm, const Checkpoint *checkpoint, bool going_back,
-                            StepOutcome *pending, Error *error) {
+static Status restore_guard(GradientGuard *guard, Comm *comm, const Checkpoint *checkpoint,
+                            bool rolling_back, StepOutcome *pending, Error *error) {
   static const char where[] = "state.json: guard";
   Status status = OK;
   char *text = NULL;
@@ -411,7 +427,7 @@ static Status restore_guard(Guard *guard, Comm *comm, const Checkpoint *checkpoi
   json_t *saved = NULL;
   TRY(share_guard(comm, checkpoint, &text, &length, error));
   if (length > 0) status = json_parse(where, text, length, &saved, error);
-  if (status == OK) status = guard_restore(guard, saved, where, going_back, pending, error);
+  if (status == OK) status = guard_restore(guard, saved, where, rolling_back, pending, error);
   if (status != OK && checkpoint) error_context(error, "%s", checkpoint->path);
   status = comm_agree(comm, status, error);
 done:
@@ -420,25 +436,27 @@ done:
   return status;
 }
 
-Status state_restore(Model *model, Guard *guard, Comm *comm, const Checkpoint *checkpoint,
-                     const char *dataset_uuid, bool going_back, ResumePoint *point, Error *error) {
+Status training_state_restore(Gan *model, GradientGuard *guard, Comm *comm,
+                              const Checkpoint *checkpoint, const char *dataset_uuid,
+                              const ConfigSources *sources, bool rolling_back, ResumePoint *point,
+                              Error *error) {
   Status status = OK;
   *point = (ResumePoint){.pending.step = -1};
   if (checkpoint) {
-    status = check_config(model_config(model), checkpoint, dataset_uuid, error);
-    if (status == OK) status = check_perceptual(model, checkpoint, error);
+    status = check_config(gan_config(model), sources, checkpoint, dataset_uuid, error);
+    if (status == OK) status = check_perceptual(model, sources, checkpoint, error);
     if (status == OK)
-      status = check_nothing_lost(model_generator(model), checkpoint, GENERATOR_FILE, error);
+      status = check_no_extra_tensors(gan_generator(model), checkpoint, GENERATOR_FILE, error);
     if (status == OK)
       status =
-          check_nothing_lost(model_discriminator(model), checkpoint, DISCRIMINATOR_FILE, error);
+          check_no_extra_tensors(gan_discriminator(model), checkpoint, DISCRIMINATOR_FILE, error);
     if (status == OK)
       status = json_get_int(checkpoint->state, checkpoint->path, "step", 0, INT64_MAX, &point->step,
                             error);
   }
   TRY(comm_agree(comm, status, error));
   TRY(comm_broadcast(comm, &point->step, sizeof point->step, 0, error));
-  TRY(restore_guard(guard, comm, checkpoint, going_back, &point->pending, error));
+  TRY(restore_guard(guard, comm, checkpoint, rolling_back, &point->pending, error));
   TRY(restore_networks(model, comm, checkpoint, error));
 done:
   return status;

@@ -1,16 +1,17 @@
-/* A run's state in a checkpoint, and back.
+/* Saving the training state to a checkpoint, and restoring it.
  *
- *   generator.safetensors      NAME (master weights, our layout), ema.NAME
- *   discriminator.safetensors  NAME, with spectral norm weights' NAME_u, NAME_v, NAME_sigma (see
- *                              engine/parameters/spectral_norm.h); absent without discriminators
+ *   generator.safetensors      NAME (master weights, in our layout), ema.NAME
+ *   discriminator.safetensors  NAME, and NAME_u, NAME_v, NAME_sigma of weights with spectral norm
+ *                              (engine/parameters/spectral_norm.h); no file without discriminators
  *   optimizer.safetensors      NETWORK.moment1.NAME, NETWORK.moment2.NAME, NETWORK.counters
- *   state.json                 step, samples (the next one's number), seed, guard (see guard.h),
- *                              perceptual_crc32c (of the weights of loss.perceptual, if any)
- *   manifest.json              config (YAML), dataset uuid, scale of the output over the source
+ *   state.json                 step, samples (number of the next sample), seed, guard
+ *                              (gradient_guard.h), perceptual_crc32c (CRC-32C of the weights of
+ *                              loss.perceptual, if it is used)
+ *   manifest.json              config (YAML), dataset uuid, scale (output size / source size)
  *
- * All of it is a function of config, data and step: an undisturbed run and one resumed anywhere
- * write the same bytes. Convolution weights are [O,T,H,W,I] (PyTorch's is [O,I,T,H,W]); vectors are
- * [C]. */
+ * All of it is a function of config, data and step: an uninterrupted run and one that was resumed
+ * write the same bytes. Convolution weights are [O,T,H,W,I] (PyTorch's are [O,I,T,H,W]), vectors
+ * [C]; both are f32. Counters are i64 [3]. */
 #ifndef CELFORGE_TRAINER_RUN_CHECKPOINT_STATE_H
 #define CELFORGE_TRAINER_RUN_CHECKPOINT_STATE_H
 
@@ -18,44 +19,50 @@
 #include "comm/comm.h"
 #include "trainer/run/gradient_guard.h"
 
-/* What belongs to a state beside the model's arrays. */
-typedef struct RunPosition {
-  int64_t step;             /* steps done: the next one's number */
-  int64_t samples;          /* the number of the next step's first sample */
-  const char *dataset_uuid; /* what the run learns from */
-  const Guard *guard;
-  const StepOutcome *pending; /* the last step's, which the guard has not observed */
-} RunPosition;
+/* The part of the training state that is not in the model. */
+typedef struct TrainingPosition {
+  int64_t step;             /* steps done */
+  int64_t samples;          /* number of the first sample of the next step */
+  const char *dataset_uuid; /* of the training data */
+  const GradientGuard *guard;
+  const StepOutcome *pending; /* of the last step, which the guard has not observed yet */
+} TrainingPosition;
 
-/* A copy of the state on the host, as a checkpoint holds it. Its memory is taken once: pages that
- * are new to the process cost the kernel several times what filling them takes. The model outlives
- * it. */
-typedef struct StateCopy StateCopy;
-Status state_copy_new(Model *model, StateCopy **out, Error *error);
-/* Takes over the state as it is now, in place of what was there. */
-Status state_copy(StateCopy *copy, const RunPosition *position, Error *error);
-/* Hands a copy to the writer, which keeps nothing of it. */
-Status state_submit(const StateCopy *copy, CheckpointWriter *writer, Error *error);
-void state_copy_free(StateCopy *copy); /* NULL is allowed */
+/* A copy of the training state in host memory, laid out as a checkpoint. The memory is allocated
+ * once and reused: page faults on fresh memory cost several times as much as the copy. The model
+ * must outlive it. */
+typedef struct TrainingSnapshot TrainingSnapshot;
+Status training_snapshot_new(Gan *model, TrainingSnapshot **out, Error *error);
+/* Copies the current state, replacing the previous copy. */
+Status training_snapshot_take(TrainingSnapshot *snapshot, const TrainingPosition *position,
+                              Error *error);
+/* Submits the copy to the writer, which copies it again and keeps no pointer to it. */
+Status training_snapshot_submit(const TrainingSnapshot *snapshot, CheckpointWriter *writer,
+                                Error *error);
+void training_snapshot_free(TrainingSnapshot *snapshot); /* NULL is allowed */
 
-/* The state of a run that begins: initial weights, everything else 0. The model may have been
- * trained before. Where run.init names a checkpoint, rank 0's `from` (NULL on the others), weights
- * of its networks take the place of those of the same name: master, and EMA for EMA. Tensors that
- * it does not hold stay as they were drawn, and the log says how many; one of another shape is
- * ERROR_USAGE, as is a checkpoint that holds none of the generator's. The same status on every
- * rank. */
-Status state_begin(Model *model, Comm *comm, const Checkpoint *from, Error *error);
+/* Sets the initial state: initialised weights, everything else 0. The model may have been trained
+ * before. If run.init is set, `init` on rank 0 is that checkpoint (NULL on other ranks): its
+ * weights replace those of the same name, and its EMA weights the EMA weights. Tensors that it
+ * lacks stay initialised randomly; the log says how many. ERROR_USAGE for a tensor of another
+ * shape, or if it has no tensor of the generator. `sources` (or NULL) locates config keys in
+ * errors. All ranks return the same status. */
+Status training_state_initialize(Gan *model, Comm *comm, const Checkpoint *init,
+                                 const ConfigSources *sources, Error *error);
 
 typedef struct ResumePoint {
-  int64_t step;
+  int64_t step; /* steps done */
   StepOutcome pending;
 } ResumePoint;
 
-/* Fills the model (allocated) and the guard on every rank from rank 0's `checkpoint` (NULL on the
- * others), which must fit the config: network shapes, spectral norm, seed, global batch, dataset
- * and the weights of loss.perceptual must agree (ERROR_USAGE naming what differs); other
- * differences are logged. `going_back`: see guard_restore. The same status on every rank. */
-Status state_restore(Model *model, Guard *guard, Comm *comm, const Checkpoint *checkpoint,
-                     const char *dataset_uuid, bool going_back, ResumePoint *point, Error *error);
+/* Restores model (allocated) and guard on every rank from the checkpoint of rank 0 (NULL on other
+ * ranks). ERROR_USAGE, naming the difference, if network shapes, spectral norm, seed, global batch,
+ * dataset or the weights of loss.perceptual differ from the config; other differences are logged.
+ * `sources` (or NULL) locates config keys in errors. `rolling_back`: see guard_restore. All ranks
+ * return the same status. */
+Status training_state_restore(Gan *model, GradientGuard *guard, Comm *comm,
+                              const Checkpoint *checkpoint, const char *dataset_uuid,
+                              const ConfigSources *sources, bool rolling_back, ResumePoint *point,
+                              Error *error);
 
 #endif

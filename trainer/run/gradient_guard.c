@@ -1,5 +1,6 @@
 #include "trainer/run/gradient_guard.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,204 +9,236 @@
 #include "base/statistics.h"
 #include "data/loader/shuffle.h"
 
-enum { LEAST_GOOD = 32 };
-static const double NORMAL_MAD = 0.6745; /* the MAD of a normal distribution of deviation 1 */
-static const double LEAST_SCALE = 0.05;
-static const char *const NETWORK_KEYS[GUARD_NETWORKS] = {"generator", "discriminator"};
+enum { MIN_NORMS = 32 };                 /* in a window, before there is a limit */
+static const double NORMAL_MAD = 0.6745; /* the MAD of the standard normal distribution */
+static const double MIN_SCALE = 0.05;
+static const char STATE_NAME[] = "state.json: guard"; /* in errors */
+static const char *const NETWORK_KEYS[GUARD_NETWORK_COUNT] = {"generator", "discriminator"};
 
-/* Norms of good steps. */
+/* Gradient norms of good steps. */
 typedef struct Window {
-  double *norms; /* [size], a ring */
+  double *norms; /* [window_size], a ring buffer */
   int64_t count, next;
 } Window;
 
-struct Guard {
-  int64_t size; /* of a window */
-  double outlier;
+struct GradientGuard {
+  int64_t window_size;
+  double max_deviations;
   int64_t max_skips;
   StepKind kind; /* of the steps in the windows */
-  Window windows[GUARD_NETWORKS];
-  int64_t bad_first, bad_count; /* the bad steps in a row */
+  Window windows[GUARD_NETWORK_COUNT];
+  int64_t first_skip, consecutive_skips; /* the first step of the row, and how many */
   int64_t *skipped_batches;
   int64_t skipped_batch_count, skipped_batch_capacity;
   int64_t rollbacks;
 };
 
-Guard *guard_new(const Config *config) {
-  Guard *guard = mem_new(1, sizeof *guard);
-  guard->size = config->guard.window;
-  guard->outlier = config->guard.max_deviations;
+GradientGuard *guard_new(const Config *config) {
+  GradientGuard *guard = mem_new(1, sizeof *guard);
+  guard->window_size = config->guard.window;
+  guard->max_deviations = config->guard.max_deviations;
   guard->max_skips = config->guard.max_skips;
-  for (int i = 0; i < GUARD_NETWORKS; i++)
-    guard->windows[i].norms = mem_new((size_t)guard->size + 1, sizeof(double));
+  for (int i = 0; i < GUARD_NETWORK_COUNT; i++)
+    guard->windows[i].norms = mem_new((size_t)guard->window_size + 1, sizeof(double));
   return guard;
 }
 
-void guard_free(Guard *guard) {
+void guard_free(GradientGuard *guard) {
   if (!guard) return;
-  for (int i = 0; i < GUARD_NETWORKS; i++) free(guard->windows[i].norms);
+  for (int i = 0; i < GUARD_NETWORK_COUNT; i++) free(guard->windows[i].norms);
   free(guard->skipped_batches);
   free(guard);
 }
 
 /* --- Limits ----------------------------------------------------------------------------------- */
 
-static double limit_of(const Guard *guard, const Window *window) {
-  int64_t least = guard->size < LEAST_GOOD ? guard->size : LEAST_GOOD;
-  if (window->count == 0 || window->count < least) return 0;
+/* Returns 0 while there is no limit. FLT_MAX is the largest norm that a float can hold. */
+static double limit_of(const GradientGuard *guard, const Window *window) {
+  int64_t needed = guard->window_size < MIN_NORMS ? guard->window_size : MIN_NORMS;
+  if (window->count == 0 || window->count < needed) return 0;
   double *values = mem_new((size_t)window->count, sizeof *values);
   for (int64_t i = 0; i < window->count; i++) values[i] = log(window->norms[i]);
-  double middle = median(values, window->count);
-  for (int64_t i = 0; i < window->count; i++) values[i] = fabs(values[i] - middle);
-  double scale = fmax(median(values, window->count) / NORMAL_MAD, LEAST_SCALE);
+  double center = median(values, window->count);
+  for (int64_t i = 0; i < window->count; i++) values[i] = fabs(values[i] - center);
+  double scale = fmax(median(values, window->count) / NORMAL_MAD, MIN_SCALE);
   free(values);
-  return exp(middle + guard->outlier * scale);
+  return fmin(exp(center + guard->max_deviations * scale), (double)FLT_MAX);
 }
 
-void guard_limits(const Guard *guard, StepControls *controls) {
-  bool known = controls->kind == guard->kind;
-  double generator = known ? limit_of(guard, &guard->windows[GUARD_GENERATOR]) : 0;
-  double discriminator = known ? limit_of(guard, &guard->windows[GUARD_DISCRIMINATOR]) : 0;
-  controls->generator_limit = (float)generator;
-  controls->discriminator_limit = controls->regularise ? 0 : (float)discriminator;
+void guard_set_limits(const GradientGuard *guard, StepControls *controls) {
+  bool same_kind = controls->kind == guard->kind;
+  double generator = same_kind ? limit_of(guard, &guard->windows[GUARD_GENERATOR]) : 0;
+  double discriminator = same_kind ? limit_of(guard, &guard->windows[GUARD_DISCRIMINATOR]) : 0;
+  controls->generator_max_norm = (float)generator;
+  controls->discriminator_max_norm = controls->apply_r1 ? 0 : (float)discriminator;
 }
 
 /* --- Outcomes --------------------------------------------------------------------------------- */
 
-bool outcome_is_bad(const StepOutcome *outcome) {
+bool outcome_was_skipped(const StepOutcome *outcome) {
   if (outcome->step < 0) return false;
-  for (int i = 0; i < GUARD_NETWORKS; i++)
-    if (outcome->of[i].updated && outcome->of[i].skipped) return true;
+  for (int i = 0; i < GUARD_NETWORK_COUNT; i++)
+    if (outcome->networks[i].updated && outcome->networks[i].skipped) return true;
   return false;
 }
 
-static void window_add(const Guard *guard, Window *window, double norm) {
-  if (guard->size == 0 || !(norm > 0)) return; /* 0 has no logarithm and is no news */
+static void window_add(const GradientGuard *guard, Window *window, double norm) {
+  if (guard->window_size == 0 || !(norm > 0)) return; /* 0 has no logarithm */
   window->norms[window->next] = norm;
-  window->next = (window->next + 1) % guard->size;
-  if (window->count < guard->size) window->count++;
+  window->next = (window->next + 1) % guard->window_size;
+  if (window->count < guard->window_size) window->count++;
 }
 
-static void windows_clear(Guard *guard) {
-  for (int i = 0; i < GUARD_NETWORKS; i++) guard->windows[i].count = guard->windows[i].next = 0;
+static void windows_clear(GradientGuard *guard) {
+  for (int i = 0; i < GUARD_NETWORK_COUNT; i++)
+    guard->windows[i].count = guard->windows[i].next = 0;
 }
 
-GuardVerdict guard_observe(Guard *guard, const StepOutcome *outcome) {
-  if (outcome->step < 0) return GUARD_GOOD;
-  if (outcome_is_bad(outcome)) {
-    if (guard->bad_count++ == 0) guard->bad_first = outcome->step;
-    return guard->bad_count >= guard->max_skips ? GUARD_GO_BACK : GUARD_BAD;
+GuardAction guard_observe(GradientGuard *guard, const StepOutcome *outcome) {
+  if (outcome->step < 0) return GUARD_CONTINUE;
+  if (outcome_was_skipped(outcome)) {
+    if (guard->consecutive_skips++ == 0) guard->first_skip = outcome->step;
+    return guard->consecutive_skips >= guard->max_skips ? GUARD_ROLL_BACK : GUARD_REPORT_SKIP;
   }
-  guard->bad_count = 0;
+  guard->consecutive_skips = 0;
   if (outcome->kind != guard->kind) windows_clear(guard);
   guard->kind = outcome->kind;
-  for (int i = 0; i < GUARD_NETWORKS; i++) {
-    bool other = outcome->regularised && i == GUARD_DISCRIMINATOR;
-    if (outcome->of[i].updated && !other)
-      window_add(guard, &guard->windows[i], outcome->of[i].norm);
+  for (int i = 0; i < GUARD_NETWORK_COUNT; i++) {
+    bool other_loss = outcome->regularised && i == GUARD_DISCRIMINATOR;
+    if (outcome->networks[i].updated && !other_loss)
+      window_add(guard, &guard->windows[i], outcome->networks[i].norm);
   }
-  return GUARD_GOOD;
+  return GUARD_CONTINUE;
 }
 
-int64_t guard_bad_steps(const Guard *guard, int64_t *first) {
-  *first = guard->bad_first;
-  return guard->bad_count;
+int64_t guard_consecutive_skips(const GradientGuard *guard, int64_t *first) {
+  *first = guard->first_skip;
+  return guard->consecutive_skips;
 }
 
-/* --- Leaving out ------------------------------------------------------------------------------ */
+/* --- Skipped batches -------------------------------------------------------------------------- */
 
-static void leave_out(Guard *guard, int64_t batch) {
-  int64_t place = guard->skipped_batch_count;
+static void skip_batch(GradientGuard *guard, int64_t batch) {
+  int64_t i = guard->skipped_batch_count;
   MEM_PUSH_SLOT(guard->skipped_batches, guard->skipped_batch_count, guard->skipped_batch_capacity);
-  for (; place > 0 && guard->skipped_batches[place - 1] > batch; place--)
-    guard->skipped_batches[place] = guard->skipped_batches[place - 1];
-  guard->skipped_batches[place] = batch;
+  for (; i > 0 && guard->skipped_batches[i - 1] > batch; i--)
+    guard->skipped_batches[i] = guard->skipped_batches[i - 1];
+  guard->skipped_batches[i] = batch;
   guard->skipped_batch_count++;
 }
 
-void guard_leave_out(Guard *guard) {
-  int64_t count = guard->bad_count;
+void guard_skip_batches(GradientGuard *guard) {
+  int64_t count = guard->consecutive_skips;
   int64_t *batches = mem_new((size_t)count + 1, sizeof *batches);
   for (int64_t i = 0; i < count; i++)
-    batches[i] =
-        shuffle_batch_of_step(guard->bad_first + i, guard->skipped_batches, guard->skipped_batch_count);
-  for (int64_t i = 0; i < count; i++) leave_out(guard, batches[i]);
+    batches[i] = shuffle_batch_of_step(guard->first_skip + i, guard->skipped_batches,
+                                       guard->skipped_batch_count);
+  for (int64_t i = 0; i < count; i++) skip_batch(guard, batches[i]);
   free(batches);
-  guard->bad_count = 0;
+  guard->consecutive_skips = 0;
   guard->rollbacks++;
 }
 
-int64_t guard_rollbacks(const Guard *guard) {
+int64_t guard_rollbacks(const GradientGuard *guard) {
   return guard->rollbacks;
 }
 
-const int64_t *guard_skipped_batches(const Guard *guard, int64_t *count) {
+const int64_t *guard_skipped_batches(const GradientGuard *guard, int64_t *count) {
   *count = guard->skipped_batch_count;
   return guard->skipped_batches;
 }
 
 /* --- Saving ----------------------------------------------------------------------------------- */
 
-/* JSON has no infinity and no NaN: null stands for both, which are treated alike. */
+/* JSON has no NaN and no infinity; both are saved as null and restored as NaN. */
 static json_t *save_number(double value) {
   return isfinite(value) ? json_real(value) : json_null();
 }
 
-static json_t *save_pending(const StepOutcome *pending) {
-  if (pending->step < 0) return json_null();
-  json_t *saved = json_pack("{s:I, s:i}", "step", (json_int_t)pending->step, "kind", pending->kind);
-  if (pending->regularised) json_object_set_new(saved, "regularised", json_true());
-  for (int i = 0; i < GUARD_NETWORKS; i++) {
-    const NetworkOutcome *of = &pending->of[i];
-    json_object_set_new(saved, NETWORK_KEYS[i],
-                        json_pack("{s:b, s:b, s:o, s:f}", "updated", of->updated, "skipped",
-                                  of->skipped, "norm", save_number(of->norm), "limit", of->limit));
-  }
-  return saved;
+static Status save_network(const NetworkOutcome *network, json_t **out, Error *error) {
+  *out = json_pack("{s:b, s:b, s:o, s:f}", "updated", network->updated, "skipped", network->skipped,
+                   "norm", save_number(network->norm), "limit", network->limit);
+  return json_built(*out, STATE_NAME, error);
 }
 
-json_t *guard_save(const Guard *guard, const StepOutcome *pending) {
-  json_t *windows = json_object(), *skipped_batches = json_array();
-  for (int i = 0; i < GUARD_NETWORKS; i++) {
-    const Window *window = &guard->windows[i];
+static Status save_pending(const StepOutcome *pending, json_t **out, Error *error) {
+  Status status = OK;
+  *out = pending->step < 0
+             ? json_null()
+             : json_pack("{s:I, s:i}", "step", (json_int_t)pending->step, "kind", pending->kind);
+  if (pending->step < 0) goto done;
+  TRY(json_built(*out, STATE_NAME, error));
+  if (pending->regularised) TRY(json_set(*out, "regularised", json_true(), STATE_NAME, error));
+  for (int i = 0; i < GUARD_NETWORK_COUNT; i++) {
+    json_t *network;
+    TRY(save_network(&pending->networks[i], &network, error));
+    TRY(json_set(*out, NETWORK_KEYS[i], network, STATE_NAME, error));
+  }
+done:
+  return status;
+}
+
+/* The norms of a window, oldest first. */
+static Status save_window(const GradientGuard *guard, const Window *window, json_t *out,
+                          Error *error) {
+  Status status = OK;
+  for (int64_t k = 0; k < window->count; k++) {
+    int64_t i = (window->next - window->count + k + guard->window_size) % guard->window_size;
+    TRY(json_append(out, json_real(window->norms[i]), STATE_NAME, error));
+  }
+done:
+  return status;
+}
+
+Status guard_save(const GradientGuard *guard, const StepOutcome *pending, json_t **out,
+                  Error *error) {
+  Status status = OK;
+  json_t *windows = json_object(), *skipped_batches = json_array(), *outcome = NULL;
+  *out = NULL;
+  for (int i = 0; i < GUARD_NETWORK_COUNT; i++) {
     json_t *norms = json_array();
-    for (int64_t k = 0; k < window->count; k++) { /* the oldest first */
-      int64_t place = (window->next - window->count + k + guard->size) % guard->size;
-      json_array_append_new(norms, json_real(window->norms[place]));
-    }
-    json_object_set_new(windows, NETWORK_KEYS[i], norms);
+    TRY(json_set(windows, NETWORK_KEYS[i], norms, STATE_NAME, error));
+    TRY(save_window(guard, &guard->windows[i], norms, error));
   }
   for (int64_t i = 0; i < guard->skipped_batch_count; i++)
-    json_array_append_new(skipped_batches, json_integer((json_int_t)guard->skipped_batches[i]));
-  return json_pack("{s:i, s:o, s:o, s:I, s:I, s:I, s:o}", "kind", guard->kind, "good_norms",
-                   windows, "pending", save_pending(pending), "bad_first",
-                   (json_int_t)(guard->bad_count ? guard->bad_first : 0), "bad_steps",
-                   (json_int_t)guard->bad_count, "rollbacks", (json_int_t)guard->rollbacks,
+    TRY(json_append(skipped_batches, json_integer((json_int_t)guard->skipped_batches[i]),
+                    STATE_NAME, error));
+  TRY(save_pending(pending, &outcome, error));
+  *out = json_pack("{s:i, s:O, s:O, s:I, s:I, s:I, s:O}", "kind", guard->kind, "good_norms",
+                   windows, "pending", outcome, "bad_first",
+                   (json_int_t)(guard->consecutive_skips ? guard->first_skip : 0), "bad_steps",
+                   (json_int_t)guard->consecutive_skips, "rollbacks", (json_int_t)guard->rollbacks,
                    "skipped_batches", skipped_batches);
+  TRY(json_built(*out, STATE_NAME, error));
+done:
+  json_decref(windows);
+  json_decref(skipped_batches);
+  json_decref(outcome);
+  return status;
 }
 
 /* --- Restoring -------------------------------------------------------------------------------- */
 
 static Status restore_kind(const json_t *saved, const char *where, StepKind *kind, Error *error) {
   int64_t value = 0;
-  Status status = json_get_int(saved, where, "kind", STEP_GAN, STEP_WARMUP, &value, error);
+  Status status = json_get_int(saved, where, "kind", STEP_GAN, STEP_PRETRAIN, &value, error);
   *kind = (StepKind)value;
   return status;
 }
 
-static Status restore_network(const json_t *saved, const char *where, NetworkOutcome *of,
+static Status restore_network(const json_t *saved, const char *where, NetworkOutcome *network,
                               Error *error) {
   Status status = OK;
   const json_t *updated = json_object_get(saved, "updated");
   const json_t *skipped = json_object_get(saved, "skipped");
   if (!json_is_boolean(updated) || !json_is_boolean(skipped))
     FAIL(error, ERROR_DATA, "%s: \"updated\" and \"skipped\" must be true or false", where);
-  of->updated = json_is_true(updated);
-  of->skipped = json_is_true(skipped);
-  of->norm = (double)NAN;
+  network->updated = json_is_true(updated);
+  network->skipped = json_is_true(skipped);
+  network->norm = (double)NAN;
   if (!json_is_null(json_object_get(saved, "norm")))
-    TRY(json_get_double(saved, where, "norm", &of->norm, error));
-  TRY(json_get_double(saved, where, "limit", &of->limit, error));
+    TRY(json_get_double(saved, where, "norm", &network->norm, error));
+  TRY(json_get_double(saved, where, "limit", &network->limit, error));
 done:
   return status;
 }
@@ -214,26 +247,27 @@ static Status restore_pending(const json_t *saved, const char *where, StepOutcom
                               Error *error) {
   Status status = OK;
   if (json_is_null(json_object_get(saved, "pending"))) return OK;
-  json_t *object, *of;
+  json_t *object, *network;
   TRY(json_get_object(saved, where, "pending", &object, error));
   TRY(restore_kind(object, where, &pending->kind, error));
   pending->regularised = json_is_true(json_object_get(object, "regularised"));
-  for (int i = 0; i < GUARD_NETWORKS; i++) {
-    TRY(json_get_object(object, where, NETWORK_KEYS[i], &of, error));
-    TRY(restore_network(of, where, &pending->of[i], error));
+  for (int i = 0; i < GUARD_NETWORK_COUNT; i++) {
+    TRY(json_get_object(object, where, NETWORK_KEYS[i], &network, error));
+    TRY(restore_network(network, where, &pending->networks[i], error));
   }
   TRY(json_get_int(object, where, "step", 0, INT64_MAX, &pending->step, error));
 done:
   return status;
 }
 
-/* A window that has become smaller keeps the newest. */
-static Status restore_windows(Guard *guard, const json_t *saved, const char *where, Error *error) {
+/* A window that is smaller than the saved one keeps the newest norms. */
+static Status restore_windows(GradientGuard *guard, const json_t *saved, const char *where,
+                              Error *error) {
   Status status = OK;
   size_t index;
   json_t *windows, *norms, *norm;
   TRY(json_get_object(saved, where, "good_norms", &windows, error));
-  for (int i = 0; i < GUARD_NETWORKS; i++) {
+  for (int i = 0; i < GUARD_NETWORK_COUNT; i++) {
     TRY(json_get_array(windows, where, NETWORK_KEYS[i], &norms, error));
     json_array_foreach(norms, index, norm) {
       if (!json_is_number(norm) || !(json_number_value(norm) > 0))
@@ -246,7 +280,8 @@ done:
   return status;
 }
 
-static Status restore_left_out(Guard *guard, const json_t *saved, const char *where, Error *error) {
+static Status restore_skipped_batches(GradientGuard *guard, const json_t *saved, const char *where,
+                                      Error *error) {
   Status status = OK;
   size_t index;
   json_t *batches, *batch;
@@ -255,27 +290,27 @@ static Status restore_left_out(Guard *guard, const json_t *saved, const char *wh
   TRY(json_get_array(saved, where, "skipped_batches", &batches, error));
   json_array_foreach(batches, index, batch) {
     if (!json_is_integer(batch) || json_integer_value(batch) < 0)
-      FAIL(error, ERROR_DATA, "%s: skipped_batches[%zu]: must be a batch's number", where, index);
-    leave_out(guard, json_integer_value(batch));
+      FAIL(error, ERROR_DATA, "%s: skipped_batches[%zu]: must be a batch number", where, index);
+    skip_batch(guard, json_integer_value(batch));
   }
 done:
   return status;
 }
 
-Status guard_restore(Guard *guard, const json_t *saved, const char *where, bool going_back,
-                     StepOutcome *pending, Error *error) {
+Status guard_restore(GradientGuard *guard, const json_t *saved, const char *where,
+                     bool rolling_back, StepOutcome *pending, Error *error) {
   Status status = OK;
   *pending = (StepOutcome){.step = -1};
   windows_clear(guard);
-  guard->bad_first = guard->bad_count = 0;
-  if (!going_back) guard->skipped_batch_count = guard->rollbacks = 0;
+  guard->first_skip = guard->consecutive_skips = 0;
+  if (!rolling_back) guard->skipped_batch_count = guard->rollbacks = 0;
   if (!saved) return OK;
   TRY(restore_kind(saved, where, &guard->kind, error));
   TRY(restore_windows(guard, saved, where, error));
   TRY(restore_pending(saved, where, pending, error));
-  TRY(json_get_int(saved, where, "bad_first", 0, INT64_MAX, &guard->bad_first, error));
-  TRY(json_get_int(saved, where, "bad_steps", 0, INT64_MAX, &guard->bad_count, error));
-  if (!going_back) TRY(restore_left_out(guard, saved, where, error));
+  TRY(json_get_int(saved, where, "bad_first", 0, INT64_MAX, &guard->first_skip, error));
+  TRY(json_get_int(saved, where, "bad_steps", 0, INT64_MAX, &guard->consecutive_skips, error));
+  if (!rolling_back) TRY(restore_skipped_batches(guard, saved, where, error));
 done:
   return status;
 }

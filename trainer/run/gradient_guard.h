@@ -1,76 +1,89 @@
-/* Which steps a run does not learn from, and when it goes back.
+/* The gradient guard: which steps are skipped, and when the run rolls back.
  *
- * A step's update of a network is skipped where its gradient's norm is not finite or above the
- * limit the step was given. The limit follows from the norms of the last guard.window good steps:
+ * The update of a network is skipped if the norm of its gradient is not finite, or is above the
+ * limit that the step was given. The limit follows from the norms of the last guard.window good
+ * steps, those whose updates were applied:
  *
- *     limit = exp(m + guard.max_deviations * max(MAD / 0.6745, 0.05))
+ *     limit = exp(m + guard.max_deviations * max(MAD / 0.6745, 0.05)), at most FLT_MAX
  *
- * with m the median of the logarithms and MAD the median of their distances from m: a modified
- * z-score of guard.max_deviations (Iglewicz, Hoaglin: "How to Detect and Handle Outliers", ASQC
- * 1993, section 3.3), one-sided, whose scale is never taken to be below 5 %. Bad steps never enter
- * the window. There is no limit until it holds 32 good steps (or is full), and warm-up and GAN
- * steps are never judged by each other. Nor is the discriminators' gradient of a step with R1 now
- * and then, which is that of another loss: it must be finite.
+ * where m is the median of the logarithms of the norms, and MAD the median of their distances from
+ * m. This is a one-sided test of the modified z-score (Iglewicz, Hoaglin: "How to Detect and Handle
+ * Outliers", ASQC 1993, section 3.3) whose scale is at least 5 %. Skipped steps never enter the
+ * window. There is no limit until the window holds 32 norms (or is full). Pretraining and GAN steps
+ * are not compared with each other: the window restarts when the kind of step changes. With
+ * loss.r1_interval > 1, discriminator gradients of steps with R1 have another loss: they only have
+ * to be finite.
  *
- * The limit of step k comes from the outcomes of the steps up to k-2, which are known without
- * waiting for the device. Norms are those of the gradients averaged over all ranks, so every rank
- * and every world size decides alike. What is saved with a checkpoint makes a resumed run decide as
- * one left alone does.
+ * The limit of step k follows from the outcomes of the steps up to k-2, which are known without
+ * waiting for the device. Norms are those of the all-reduced gradients, so the decisions are the
+ * same on every rank and for every world size. The state is saved with each checkpoint, so a
+ * resumed run makes the same decisions as an uninterrupted one.
  *
- * After guard.max_skips bad steps in a row the run is to go back to a state from before the first
- * of them, and their batches are left out of the order from then on. */
+ * After guard.max_skips skipped steps in a row, the run must roll back to a state from before the
+ * first of them. The batches of these steps are skipped from then on. */
 #ifndef CELFORGE_TRAINER_RUN_GRADIENT_GUARD_H
 #define CELFORGE_TRAINER_RUN_GRADIENT_GUARD_H
 
 #include "base/json.h"
 #include "trainer/gan/gan.h"
 
-typedef enum GuardNetwork { GUARD_GENERATOR, GUARD_DISCRIMINATOR, GUARD_NETWORKS } GuardNetwork;
+typedef enum GuardNetwork {
+  GUARD_GENERATOR,
+  GUARD_DISCRIMINATOR,
+  GUARD_NETWORK_COUNT
+} GuardNetwork;
 
 typedef struct NetworkOutcome {
-  bool updated; /* the step computed an update of it */
-  bool skipped; /* which was not applied */
-  double norm;  /* of its gradient; NaN where none was computed */
-  double limit; /* the largest that was allowed; 0: any finite one */
+  bool updated; /* the step computed an update of this network */
+  bool skipped; /* ... which was not applied */
+  double norm;  /* of the gradient; NaN if none was computed */
+  double limit; /* the largest norm that was allowed; 0: any finite one */
 } NetworkOutcome;
 
 typedef struct StepOutcome {
-  int64_t step; /* 0: the run's first; below 0: there is none */
+  int64_t step; /* from 0; negative: no step */
   StepKind kind;
   bool regularised; /* see StepControls */
-  NetworkOutcome of[GUARD_NETWORKS];
+  NetworkOutcome networks[GUARD_NETWORK_COUNT];
 } StepOutcome;
 
-bool outcome_is_bad(const StepOutcome *outcome);
+/* Returns whether the update of any network was skipped. */
+bool outcome_was_skipped(const StepOutcome *outcome);
 
-typedef struct Guard Guard;
+typedef struct GradientGuard GradientGuard;
 
-Guard *guard_new(const Config *config);
-void guard_free(Guard *guard);
+GradientGuard *guard_new(const Config *config);
+void guard_free(GradientGuard *guard); /* NULL is allowed */
 
-/* Fills the limits of the step these are the controls of. */
-void guard_limits(const Guard *guard, StepControls *controls);
+/* Sets the gradient-norm limits of the step with these controls. */
+void guard_set_limits(const GradientGuard *guard, StepControls *controls);
 
-typedef enum GuardVerdict { GUARD_GOOD, GUARD_BAD, GUARD_GO_BACK } GuardVerdict;
-/* Takes in the outcome of the next step, each step once and in order. */
-GuardVerdict guard_observe(Guard *guard, const StepOutcome *outcome);
+typedef enum GuardAction {
+  GUARD_CONTINUE,    /* the step was good */
+  GUARD_REPORT_SKIP, /* the step was skipped */
+  GUARD_ROLL_BACK    /* the step was skipped, and guard.max_skips is reached */
+} GuardAction;
+/* Observes the outcome of a step. Call it once for each step, in order. */
+GuardAction guard_observe(GradientGuard *guard, const StepOutcome *outcome);
 
-/* The bad steps in a row that end with the last one observed: the first one's number and how many;
- * 0 where the last one was good. */
-int64_t guard_bad_steps(const Guard *guard, int64_t *first);
+/* Returns how many steps in a row were skipped, up to the last one observed; 0 if that one was
+ * good. *first receives the number of the first of them. */
+int64_t guard_consecutive_skips(const GradientGuard *guard, int64_t *first);
 
-/* The bad steps' batches are left out from now on: one more time that the run goes back. */
-void guard_leave_out(Guard *guard);
-int64_t guard_rollbacks(const Guard *guard);
-/* Numbers of batches, ascending (see shuffle_batch_of_step); the guard's own, until the next call that
- * changes it. */
-const int64_t *guard_skipped_batches(const Guard *guard, int64_t *count);
+/* Counts a rollback, and skips the batches of the consecutive skipped steps from now on. */
+void guard_skip_batches(GradientGuard *guard);
+int64_t guard_rollbacks(const GradientGuard *guard);
+/* Returns the numbers of all skipped batches (see shuffle_batch_of_step), ascending. The array
+ * belongs to the guard and is valid until the next call that changes it. */
+const int64_t *guard_skipped_batches(const GradientGuard *guard, int64_t *count);
 
-/* All of it but the config, and the outcome that has not been observed yet, for state.json. */
-json_t *guard_save(const Guard *guard, const StepOutcome *pending);
-/* The reverse; `where` names the source in errors (ERROR_DATA). NULL stands for a run's beginning.
- * With `going_back` what is left out, and how often the run went back, stay as they are. */
-Status guard_restore(Guard *guard, const json_t *saved, const char *where, bool going_back,
-                     StepOutcome *pending, Error *error);
+/* Saves the state, and the outcome `pending` that has not been observed yet, for state.json.
+ * Caller releases *out. ERROR_INTERNAL if a number is not finite. */
+Status guard_save(const GradientGuard *guard, const StepOutcome *pending, json_t **out,
+                  Error *error);
+/* Restores what guard_save saved; `where` names the source in errors (ERROR_DATA). NULL restores
+ * the initial state. `rolling_back` keeps the skipped batches and the number of rollbacks. */
+Status guard_restore(GradientGuard *guard, const json_t *saved, const char *where,
+                     bool rolling_back, StepOutcome *pending, Error *error);
 
 #endif

@@ -1,6 +1,6 @@
-/* How a run's gradients travel between its ranks: over MPI from the CPU's memory, over MPI from a
- * GPU by way of the host (so that ranks can share one GPU), or over NCCL. Fills the table the
- * engine calls all-reduces through. */
+/* Gradient sync: all-reduces gradients between the ranks. Gradients in host memory go over MPI,
+ * those on a GPU over NCCL, or over MPI through the host if several ranks share one GPU. Fills the
+ * table of collectives that the engine calls. */
 #ifndef CELFORGE_TRAINER_RUN_GRADIENT_SYNC_H
 #define CELFORGE_TRAINER_RUN_GRADIENT_SYNC_H
 
@@ -9,24 +9,27 @@
 #include "engine/program/program.h"
 #include "trainer/config/config.h"
 
-typedef struct Exchange Exchange;
+typedef struct GradientSync GradientSync;
 
-/* Every rank together; all arguments outlive it. */
-Status exchange_open(const Config *config, Comm *comm, Backend *backend, Exchange **out,
-                     Error *error);
-/* Behind model_release_captures and before model_free: it lets go of the gradients' memory. */
-void exchange_close(Exchange *exchange);
-/* Gives up what is under way, so that this process can end: before comm_abort. */
-void exchange_abort(Exchange *exchange);
+/* All ranks call this together. All arguments must outlive it. */
+Status gradient_sync_open(const Config *config, Comm *comm, Backend *backend, GradientSync **out,
+                          Error *error);
+/* Call it after gan_release_captures and before gan_free: it deregisters the memory of the
+ * gradients. NULL is allowed. */
+void gradient_sync_close(GradientSync *sync);
+/* Aborts collectives in progress, so that this process can exit. Call it before comm_abort. NULL is
+ * allowed. */
+void gradient_sync_abort(GradientSync *sync);
 
-/* NULL where nothing has to travel. Valid until exchange_close. */
-const Collectives *exchange_collectives(const Exchange *exchange);
-/* Once a network's flat gradient is allocated: NCCL is told of it. */
-Status exchange_register(Exchange *exchange, const Parameters *parameters, Error *error);
-/* ERROR_INTERNAL where a collective on the device has failed since; waits for nothing. */
-Status exchange_check(Exchange *exchange, Error *error);
-/* Seconds this rank's computing has stood waiting for gradients since the run began: exposed
- * communication. Call it once a step where a device is used; it counts what has ended there. */
-Status exchange_exposed_seconds(Exchange *exchange, double *seconds, Error *error);
+/* Returns NULL if nothing has to be all-reduced. Valid until gradient_sync_close. */
+const Collectives *gradient_sync_collectives(const GradientSync *sync);
+/* Registers the flat gradient of a network, which must be allocated, with NCCL. */
+Status gradient_sync_register(GradientSync *sync, const Parameters *parameters, Error *error);
+/* ERROR_INTERNAL if a collective on the device has failed asynchronously. Does not wait. */
+Status gradient_sync_check(GradientSync *sync, Error *error);
+/* Returns the exposed communication in seconds: how long this rank has waited for gradients since
+ * the run began. With NCCL, call it once per step; it adds the waits that have ended on the device.
+ */
+Status gradient_sync_exposed_seconds(GradientSync *sync, double *seconds, Error *error);
 
 #endif

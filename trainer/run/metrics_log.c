@@ -5,111 +5,184 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/files.h"
-#include "base/json.h"
 #include "base/memory.h"
 #include "base/text.h"
 
-enum { MAX_BYTES = 1 << 30 };
+enum { BLOCK_BYTES = 1 << 16, MAX_LINE_BYTES = 1 << 20 };
 
 struct MetricsLog {
   char *path;
   int descriptor;
 };
 
-/* The step that a line belongs to, or INT64_MAX for one that cannot be read. */
-static int64_t step_of_line(const MetricsLog *log, const char *line, size_t length) {
-  Error unused;
-  json_t *record = NULL;
-  int64_t step = INT64_MAX;
-  if (json_parse(log->path, line, length, &record, &unused) == OK &&
-      json_get_int(record, log->path, "step", 0, INT64_MAX, &step, &unused) != OK)
-    step = INT64_MAX;
-  json_decref(record);
-  return step;
-}
+/* --- Reading lines from the end --------------------------------------------------------------- */
 
-/* The length of the lines up to the last one of a step up to `last`; steps ascend. */
-static size_t length_up_to(const MetricsLog *log, const char *data, size_t size, int64_t last) {
-  const char *newline = size > 0 ? memrchr(data, '\n', size) : NULL;
-  while (newline) {
-    const char *before = newline > data ? memrchr(data, '\n', (size_t)(newline - data)) : NULL;
-    const char *line = before ? before + 1 : data;
-    if (step_of_line(log, line, (size_t)(newline - line)) <= last)
-      return (size_t)(newline - data) + 1;
-    newline = before;
-  }
-  return 0;
-}
+/* Reads a file backwards, block by block. */
+typedef struct BackwardReader {
+  int descriptor;
+  const char *path;
+  int64_t begin, end; /* offsets of the block in the file */
+  char *block;        /* [BLOCK_BYTES] */
+} BackwardReader;
 
-static Status cut(const MetricsLog *log, int64_t step, Error *error) {
+/* Finds the last newline before offset `end`; *newline is -1 if there is none. */
+static Status find_newline(BackwardReader *reader, int64_t end, int64_t *newline, Error *error) {
   Status status = OK;
-  char *data = NULL;
-  size_t size = 0;
-  if (path_exists(log->path)) TRY(file_read(log->path, MAX_BYTES, &data, &size, error));
-  size_t keep = length_up_to(log, data, size, step);
-  if (keep < size) TRY(atomic_file_replace(log->path, data, keep, error));
+  *newline = -1;
+  while (end > 0 && *newline < 0) {
+    if (end <= reader->begin || end > reader->end) {
+      reader->end = end;
+      reader->begin = end > BLOCK_BYTES ? end - BLOCK_BYTES : 0;
+      TRY(file_pread(reader->descriptor, reader->path, reader->block,
+                     (size_t)(reader->end - reader->begin), (uint64_t)reader->begin, error));
+    }
+    const char *found = memrchr(reader->block, '\n', (size_t)(end - reader->begin));
+    if (found) *newline = reader->begin + (found - reader->block);
+    end = reader->begin;
+  }
 done:
-  free(data);
   return status;
 }
 
-Status metrics_open(const char *run_dir, int64_t step, MetricsLog **out, Error *error) {
+/* Parses the line from offset `begin` to `end`. ERROR_DATA if it is not a JSON object. */
+static Status parse_line(const BackwardReader *reader, int64_t begin, int64_t end, json_t **out,
+                         Error *error) {
+  Status status = OK;
+  char *line = NULL;
+  size_t length = (size_t)(end - begin);
+  *out = NULL;
+  if (length > MAX_LINE_BYTES)
+    FAIL(error, ERROR_DATA, "%s: a line has %zu bytes; at most %d are allowed", reader->path,
+         length, MAX_LINE_BYTES);
+  line = mem_new(length + 1, 1);
+  TRY(file_pread(reader->descriptor, reader->path, line, length, (uint64_t)begin, error));
+  TRY(json_parse(reader->path, line, length, out, error));
+done:
+  free(line);
+  return status;
+}
+
+/* Returns whether the line is a record of at most step `last`. */
+static bool is_up_to(const BackwardReader *reader, int64_t begin, int64_t end, int64_t last) {
+  Error ignored;
+  json_t *record = NULL;
+  int64_t step;
+  bool result = parse_line(reader, begin, end, &record, &ignored) == OK &&
+                json_get_int(record, reader->path, "step", 0, INT64_MAX, &step, &ignored) == OK &&
+                step <= last;
+  json_decref(record);
+  return result;
+}
+
+static Status open_reader(int descriptor, const char *path, BackwardReader *reader, int64_t *size,
+                          Error *error) {
+  struct stat info;
+  if (fstat(descriptor, &info) != 0) return error_errno(error, errno, "%s: cannot stat", path);
+  if (!S_ISREG(info.st_mode)) return error_set(error, ERROR_IO, "%s: is not a regular file", path);
+  *size = info.st_size;
+  *reader = (BackwardReader){descriptor, path, 0, 0, mem_new(BLOCK_BYTES, 1)};
+  return OK;
+}
+
+Status metrics_log_read_last(const char *path, json_t **out, Error *error) {
+  Status status = OK;
+  BackwardReader reader = {0};
+  int64_t size = 0, newline, previous;
+  *out = NULL;
+  int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0 && errno == ENOENT) return OK;
+  if (descriptor < 0) return error_errno(error, errno, "%s: cannot open", path);
+  TRY(open_reader(descriptor, path, &reader, &size, error));
+  TRY(find_newline(&reader, size, &newline, error));
+  if (newline < 0) goto done;
+  TRY(find_newline(&reader, newline, &previous, error));
+  TRY(parse_line(&reader, previous + 1, newline, out, error));
+done:
+  free(reader.block);
+  close(descriptor);
+  return status;
+}
+
+/* --- Opening ---------------------------------------------------------------------------------- */
+
+/* Truncates the file after the last line of a step <= `step`. Lines that cannot be parsed, and a
+ * last line without a newline, are removed: the process was killed while it wrote them. */
+static Status truncate_after(const MetricsLog *log, int64_t step, Error *error) {
+  Status status = OK;
+  BackwardReader reader = {0};
+  int64_t size = 0, newline, previous;
+  TRY(open_reader(log->descriptor, log->path, &reader, &size, error));
+  TRY(find_newline(&reader, size, &newline, error));
+  while (newline >= 0) {
+    TRY(find_newline(&reader, newline, &previous, error));
+    if (is_up_to(&reader, previous + 1, newline, step)) break;
+    newline = previous;
+  }
+  if (newline + 1 == size) goto done;
+  if (ftruncate(log->descriptor, newline + 1) != 0 || fsync(log->descriptor) != 0)
+    status = error_errno(error, errno, "%s: cannot truncate", log->path);
+done:
+  free(reader.block);
+  return status;
+}
+
+Status metrics_log_open(const char *run_dir, int64_t step, MetricsLog **out, Error *error) {
   Status status = OK;
   MetricsLog *log = mem_new(1, sizeof *log);
-  log->descriptor = -1;
   log->path = path_join(run_dir, "metrics.jsonl");
-  TRY(cut(log, step, error));
-  log->descriptor = open(log->path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
+  log->descriptor = open(log->path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
   if (log->descriptor < 0) {
-    status = error_errno(error, errno, "%s", log->path);
+    status = error_errno(error, errno, "%s: cannot open", log->path);
     goto done;
   }
+  TRY(truncate_after(log, step, error));
   *out = log;
   log = NULL;
 done:
-  metrics_close(log);
+  metrics_log_close(log);
   return status;
 }
 
 /* --- Numbers ---------------------------------------------------------------------------------- */
 
-typedef struct Taker {
-  MetricsTake *take;
+typedef struct Target {
+  MetricsVisitor *visit;
   void *context;
-} Taker;
+} Target;
 
-static void give_real(const Taker *to, const char *key, double value) {
-  if (isfinite(value)) to->take(to->context, &(MetricsNumber){.key = key, .real = value});
+static void visit_real(const Target *to, const char *key, double value) {
+  if (isfinite(value)) to->visit(to->context, &(MetricsNumber){.key = key, .real = value});
 }
 
-static void give_count(const Taker *to, const char *key, int64_t value) {
-  to->take(to->context, &(MetricsNumber){.key = key, .is_count = true, .count = value});
+static void visit_count(const Target *to, const char *key, int64_t value) {
+  to->visit(to->context, &(MetricsNumber){.key = key, .is_count = true, .count = value});
 }
 
-void metrics_numbers(const MetricsRecord *record, MetricsTake *take, void *context) {
-  const Taker to = {take, context};
+void metrics_visit(const MetricsRecord *record, MetricsVisitor *visit, void *context) {
+  const Target to = {visit, context};
   for (Metric metric = 0; metric < METRIC_COUNT; metric++)
-    give_real(&to, model_metric_name(metric), record->values[metric]);
-  give_real(&to, "clips_per_second", record->clips_per_second);
-  give_real(&to, "step_seconds", record->seconds_per_step);
-  give_real(&to, "gflops", record->gflops);
-  give_real(&to, "lr/g", record->generator_lr);
-  give_real(&to, "lr/d", record->discriminator_lr);
-  give_real(&to, "time/compute", record->computing);
-  give_real(&to, "time/data", record->time_data);
-  give_real(&to, "time/comm_exposed", record->time_comm_exposed);
+    visit_real(&to, gan_metric_name(metric), record->values[metric]);
+  visit_real(&to, "clips_per_second", record->clips_per_second);
+  visit_real(&to, "step_seconds", record->seconds_per_step);
+  visit_real(&to, "gflops", record->gflops);
+  visit_real(&to, "lr/g", record->generator_lr);
+  visit_real(&to, "lr/d", record->discriminator_lr);
+  visit_real(&to, "time/compute", record->time_compute);
+  visit_real(&to, "time/data", record->time_data);
+  visit_real(&to, "time/comm_exposed", record->time_comm_exposed);
   if (record->straggler_rank >= 0) {
-    give_count(&to, "straggler/rank", record->straggler_rank);
-    give_real(&to, "straggler/seconds", record->straggler_seconds);
+    visit_count(&to, "straggler/rank", record->straggler_rank);
+    visit_real(&to, "straggler/seconds", record->straggler_seconds);
   }
-  give_count(&to, "skipped/g", record->skipped_generator);
-  give_count(&to, "skipped/d", record->skipped_discriminator);
-  give_count(&to, "corrupt", record->corrupt);
-  give_count(&to, "rollbacks", record->rollbacks);
-  give_count(&to, "skipped_batches", record->skipped_batches);
+  visit_count(&to, "skipped/g", record->skipped_generator);
+  visit_count(&to, "skipped/d", record->skipped_discriminator);
+  visit_count(&to, "corrupt", record->corrupt);
+  visit_count(&to, "rollbacks", record->rollbacks);
+  visit_count(&to, "skipped_batches", record->skipped_batches);
 }
 
 /* --- Lines ------------------------------------------------------------------------------------ */
@@ -121,22 +194,22 @@ static void append_number(void *line, const MetricsNumber *number) {
     text_append(line, ", \"%s\": %.9g", number->key, number->real);
 }
 
-Status metrics_write(MetricsLog *log, const MetricsRecord *record, Error *error) {
+Status metrics_log_write(MetricsLog *log, const MetricsRecord *record, Error *error) {
   Text line = {0};
   text_append(&line, "{\"step\": %lld", (long long)record->step);
-  metrics_numbers(record, append_number, &line);
+  metrics_visit(record, append_number, &line);
   text_append(&line, "}\n");
   Status status = file_write(log->descriptor, log->path, line.data, line.length, error);
   text_free(&line);
   return status;
 }
 
-Status metrics_sync(MetricsLog *log, Error *error) {
+Status metrics_log_sync(MetricsLog *log, Error *error) {
   if (fdatasync(log->descriptor) == 0) return OK;
   return error_errno(error, errno, "%s", log->path);
 }
 
-void metrics_close(MetricsLog *log) {
+void metrics_log_close(MetricsLog *log) {
   if (!log) return;
   if (log->descriptor >= 0) close(log->descriptor);
   free(log->path);

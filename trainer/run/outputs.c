@@ -1,4 +1,4 @@
-/* What rank 0 of a training run reads and writes below run.dir. */
+/* The files of a run in run.dir, which rank 0 reads and writes. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "trainer/run/run.h"
+#include "trainer/run/status_line.h"
 
 static char *checkpoints_folder(const Run *run) {
   return path_join(run->config->run.dir, "checkpoints");
@@ -32,10 +33,11 @@ Status run_lock_folder(Run *run, Error *error) {
   }
   if (flock(run->lock, LOCK_EX | LOCK_NB) == 0) goto done;
   if (errno == EWOULDBLOCK)
-    FAIL(error, ERROR_USAGE, "%s: another run is using this folder; choose another run.dir",
+    FAIL(error, ERROR_USAGE, "%s: is used by another run; choose another run.dir",
          run->config->run.dir);
   if (cannot_lock(errno))
-    log_warning("%s: this file system has no locks: nothing keeps a second run out", path);
+    log_warning("%s: this file system has no locks: make sure that no other run uses this folder",
+                path);
   else
     status = error_errno(error, errno, "%s: cannot lock", path);
 done:
@@ -43,9 +45,9 @@ done:
   return status;
 }
 
-/* --- Which checkpoint ------------------------------------------------------------------------- */
+/* --- Choosing a checkpoint -------------------------------------------------------------------- */
 
-/* A run that ended before its first checkpoint leaves an empty folder. */
+/* Fails unless the folder is empty, as a run that ended before its first checkpoint leaves it. */
 static Status refuse_earlier_run(const Run *run, const char *folder, Error *error) {
   Status status = OK;
   char **names = NULL;
@@ -53,15 +55,15 @@ static Status refuse_earlier_run(const Run *run, const char *folder, Error *erro
   if (path_exists(folder)) TRY(folder_list(folder, &names, &count, error));
   if (count > 0)
     FAIL(error, ERROR_USAGE,
-         "%s: holds the checkpoints of an earlier run; go on with --resume auto, or choose another "
-         "run.dir",
+         "%s: contains checkpoints of an earlier run; continue it with --resume auto, or choose "
+         "another run.dir",
          run->config->run.dir);
 done:
   folder_list_free(names, count);
   return status;
 }
 
-Status run_choose_checkpoint(Run *run, const char *resume, Checkpoint **out, Error *error) {
+Status run_open_resume_checkpoint(Run *run, const char *resume, Checkpoint **out, Error *error) {
   Status status = OK;
   char *folder = checkpoints_folder(run);
   *out = NULL;
@@ -69,7 +71,7 @@ Status run_choose_checkpoint(Run *run, const char *resume, Checkpoint **out, Err
     if (path_is_folder(folder)) TRY(checkpoint_open_latest(folder, out, error));
   } else if (strcmp(resume, "none") != 0) {
     TRY(checkpoint_open_path(resume, out, error));
-    run->origin = mem_string((*out)->path);
+    run->external_checkpoint = mem_string((*out)->path);
   } else {
     TRY(refuse_earlier_run(run, folder, error));
   }
@@ -78,12 +80,12 @@ done:
   return status;
 }
 
-Status run_choose_before(Run *run, int64_t step, Checkpoint **out, Error *error) {
+Status run_open_rollback_checkpoint(Run *run, int64_t step, Checkpoint **out, Error *error) {
   Status status = OK;
   char *folder = checkpoints_folder(run);
   TRY(checkpoint_writer_wait(run->checkpoints, run->config->comm.checkpoint_timeout, error));
-  TRY(checkpoint_open_before(folder, step, out, error));
-  if (!*out && run->origin) TRY(checkpoint_open(run->origin, out, error));
+  TRY(checkpoint_open_up_to(folder, step, out, error));
+  if (!*out && run->external_checkpoint) TRY(checkpoint_open(run->external_checkpoint, out, error));
 done:
   free(folder);
   return status;
@@ -101,34 +103,39 @@ static Status write_config(Run *run, Error *error) {
   return status;
 }
 
+static void append_details(const void *record, Text *line) {
+  status_line_append(record, line);
+}
+
 Status run_reopen_metrics(Run *run, Error *error) {
   Status status = OK;
   const Config *config = run->config;
-  metrics_close(run->metrics);
+  metrics_log_close(run->metrics);
   tensorboard_close(run->tensorboard);
   progress_end(run->progress);
   run->metrics = NULL;
   run->tensorboard = NULL;
   run->record = (MetricsRecord){0};
   run->progress = progress_new("train", run->step, config->train.steps);
-  TRY(metrics_open(config->run.dir, run->step, &run->metrics, error));
+  progress_set_details(run->progress, append_details, &run->record);
+  TRY(metrics_log_open(config->run.dir, run->step, &run->metrics, error));
   if (config->metrics.tensorboard)
     TRY(tensorboard_open(config->run.dir, run->step, &run->tensorboard, error));
 done:
   return status;
 }
 
-Status run_write_record(Run *run, Error *error) {
+Status run_write_metrics(Run *run, Error *error) {
   Status status = OK;
-  TRY(metrics_write(run->metrics, &run->record, error));
+  TRY(metrics_log_write(run->metrics, &run->record, error));
   if (run->tensorboard) TRY(tensorboard_write(run->tensorboard, &run->record, error));
 done:
   return status;
 }
 
-/* The name of `checkpoint` where it is one of the run's own, else NULL. Caller frees. */
+/* Returns the name of `checkpoint` if it is in the folder of this run, else NULL. Caller frees. */
 static char *own_name(const char *folder, const Checkpoint *checkpoint) {
-  char *name = mem_format("step-%08lld", (long long)checkpoint->step);
+  char *name = checkpoint_step_name(checkpoint->step, "");
   char *path = path_join(folder, name);
   bool same = path_is_same(checkpoint->path, path);
   free(path);
@@ -145,8 +152,8 @@ Status run_open_outputs(Run *run, const Checkpoint *checkpoint, Error *error) {
   TRY(write_config(run, error));
   TRY(folder_create(samples, error));
   TRY(checkpoint_writer_open(folder, (int)config->checkpoint.keep, from, &run->checkpoints, error));
-  run->sampler =
-      inference_of_parameters(config, model_generator(run->model), READ_EMA, run->backend);
+  run->sample_inference =
+      inference_from_parameters(config, gan_generator(run->model), READ_EMA, run->backend);
   TRY(run_reopen_metrics(run, error));
 done:
   free(from);
@@ -155,36 +162,41 @@ done:
   return status;
 }
 
-Status run_copy_state(Run *run, Error *error) {
+Status run_take_snapshot(Run *run, Error *error) {
   Status status = OK;
   int64_t count;
   const int64_t *skipped_batches = guard_skipped_batches(run->guard, &count);
-  RunPosition position = {
+  TrainingPosition position = {
       .step = run->step,
-      .samples = shuffle_batch_of_step(run->step, skipped_batches, count) * run->config->train.global_batch,
+      .samples = shuffle_batch_of_step(run->step, skipped_batches, count) *
+                 run->config->train.global_batch,
       .dataset_uuid = dataset_info(run->dataset)->uuid,
       .guard = run->guard,
-      .pending = &run->started[0].outcome,
+      .pending = &run->recent_steps[0].outcome,
   };
-  /* A resumed run relies on what is written up to here. */
-  TRY(metrics_sync(run->metrics, error));
+  /* A run that resumes from this checkpoint continues these files. */
+  TRY(metrics_log_sync(run->metrics, error));
   if (run->tensorboard) TRY(tensorboard_sync(run->tensorboard, error));
-  if (!run->copy) TRY(state_copy_new(run->model, &run->copy, error));
-  TRY(state_copy(run->copy, &position, error));
+  if (!run->snapshot) TRY(training_snapshot_new(run->model, &run->snapshot, error));
+  TRY(training_snapshot_take(run->snapshot, &position, error));
 done:
   return status;
 }
 
-static char *samples_path(const Run *run) {
-  return mem_format("%s/samples/step-%08lld.png", run->config->run.dir, (long long)run->step);
+/* RUN/samples/step-00012000.png; caller frees. */
+static char *sample_sheet_path(const Run *run) {
+  char *name = checkpoint_step_name(run->step, ".png");
+  char *path = mem_format("%s/samples/%s", run->config->run.dir, name);
+  free(name);
+  return path;
 }
 
-Status run_write_samples(Run *run, Error *error) {
+Status run_write_sample_sheet(Run *run, Error *error) {
   Status status = OK;
   bool written;
-  char *path = samples_path(run);
-  TRY(samples_write(run->dataset, run->sampler, (int)run->config->samples.clips, path, &written,
-                    error));
+  char *path = sample_sheet_path(run);
+  TRY(sample_sheet_write(run->dataset, run->sample_inference, (int)run->config->samples.clips, path,
+                         &written, error));
   if (written && run->tensorboard)
     TRY(tensorboard_write_sheet(run->tensorboard, run->step, path, error));
 done:
@@ -192,12 +204,12 @@ done:
   return status;
 }
 
-Status run_write_owed_samples(Run *run, Error *error) {
+Status run_write_missed_sample_sheet(Run *run, Error *error) {
   Status status = OK;
   int64_t every = run->config->samples.every;
-  char *path = samples_path(run);
+  char *path = sample_sheet_path(run);
   if (every > 0 && run->step > 0 && run->step % every == 0 && !path_exists(path))
-    status = run_write_samples(run, error);
+    status = run_write_sample_sheet(run, error);
   free(path);
   return status;
 }

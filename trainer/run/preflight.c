@@ -8,50 +8,40 @@
 #include <unistd.h>
 
 #include "base/crc32c.h"
+#include "base/host.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "comm/launcher.h"
 
-enum { READ_BYTES = 1 << 20, NAMED_RANKS = 4, PLACE_SIZE = 640 };
+enum { READ_BYTES = 1 << 20, MAX_NAMED_RANKS = 4, DIFFERENCE_SIZE = 640 };
 
-/* What a rank is started with; compared with rank 0's. */
+/* What must be the same on all ranks, and the host, which is named if it is not. */
 typedef struct Identity {
-  char host[64], dataset[40];
-  uint32_t program, config; /* CRC-32C of the program's file, of the config as text */
+  char host[HOST_NAME_SIZE], dataset[40];
+  uint32_t program, config; /* CRC-32C of the program file, of the config text */
 } Identity;
 
 /* --- The number of ranks ---------------------------------------------------------------------- */
-
-/* Open MPI's before 5 and since, and Hydra's (MPICH, Intel). */
-static bool started_by_mpirun(void) {
-  return getenv("OMPI_MCA_orte_launch") || getenv("PRTE_LAUNCHED") || getenv("HYDI_CONTROL_FD");
-}
-
-/* How many tasks srun started this one among; 0: it was not srun that started it. */
-static int step_tasks(void) {
-  const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
-  return tasks && !started_by_mpirun() ? atoi(tasks) : 0;
-}
 
 static Status alone_error(int connected, Error *error) {
   const char *task = getenv("SLURM_PROCID"), *node = getenv("SLURMD_NODENAME");
   return error_set(error, ERROR_USAGE,
                    "srun started %d tasks, but MPI connects %d: task %s on node %s would train "
-                   "alone; use srun --mpi=pmix (srun --mpi=list names what there is), or mpirun",
-                   step_tasks(), connected, task ? task : "?", node ? node : "?");
+                   "alone; use srun --mpi=pmix (srun --mpi=list shows the choices), or mpirun",
+                   launcher_srun_tasks(), connected, task ? task : "?", node ? node : "?");
 }
 
-Status launch_check_environment(Error *error) {
-  bool connected = getenv("PMIX_RANK") || getenv("PMI_RANK");
-  return step_tasks() > 1 && !connected ? alone_error(1, error) : OK;
+Status preflight_check_environment(Error *error) {
+  return launcher_srun_tasks() > 1 && !launcher_offers_pmi() ? alone_error(1, error) : OK;
 }
 
-Status launch_refuse(int *argc, char ***argv, Status status, Error *error) {
-  if (launch_check_environment(NULL) != OK) return status;
-  return comm_open_failed(argc, argv, status, error);
+Status preflight_fail_together(int *argc, char ***argv, Status status, Error *error) {
+  if (preflight_check_environment(NULL) != OK) return status;
+  return comm_report_startup_failure(argc, argv, status, error);
 }
 
 static Status check_world_size(int size, Error *error) {
-  int tasks = step_tasks();
+  int tasks = launcher_srun_tasks();
   return tasks > 0 && tasks != size ? alone_error(size, error) : OK;
 }
 
@@ -79,7 +69,7 @@ done:
 
 static Status identify(const Text *config, const char *dataset, Identity *out, Error *error) {
   *out = (Identity){.config = crc32c(0, config->data, config->length)};
-  if (gethostname(out->host, sizeof out->host - 1) != 0) strcpy(out->host, "unknown host");
+  host_name(out->host);
   snprintf(out->dataset, sizeof out->dataset, "%s", dataset);
   return program_crc32c(&out->program, error);
 }
@@ -96,24 +86,25 @@ static bool dataset_differs(const Identity *a, const Identity *b) {
   return strcmp(a->dataset, b->dataset) != 0;
 }
 
-/* "rank 1 on b, rank 3 on d and 12 more"; returns the first of them, 0 where there is none. */
+/* Appends the ranks that differ from rank 0: "rank 1 on b, rank 3 on d and 12 more". Returns the
+ * first of them, 0 if there is none. */
 static int list_differing(const Identity *ranks, int size, Differs differs, Text *out) {
   int count = 0, first = 0;
   for (int r = 1; r < size; r++) {
     if (!differs(&ranks[0], &ranks[r])) continue;
     if (first == 0) first = r;
-    if (count++ < NAMED_RANKS)
+    if (count++ < MAX_NAMED_RANKS)
       text_append(out, "%srank %d on %s", count > 1 ? ", " : "", r, ranks[r].host);
   }
-  if (count > NAMED_RANKS) text_append(out, " and %d more", count - NAMED_RANKS);
+  if (count > MAX_NAMED_RANKS) text_append(out, " and %d more", count - MAX_NAMED_RANKS);
   return first;
 }
 
 /* --- Configs ---------------------------------------------------------------------------------- */
 
-/* The first line in which two configs as text differ: "train.steps is 20, on rank 0 it is 10". Both
- * have the same keys in the same order: they come from the same program. */
-static void describe_difference(const char *own, const char *first, char out[PLACE_SIZE]) {
+/* Describes the first line in which two config texts differ: "train.steps is 20, on rank 0 it is
+ * 10". The same program wrote both, so they have the same keys in the same order. */
+static void describe_difference(const char *own, const char *first, char out[DIFFERENCE_SIZE]) {
   int section = 0;
   const char *heading = own;
   out[0] = '\0';
@@ -122,7 +113,7 @@ static void describe_difference(const char *own, const char *first, char out[PLA
     if (length != other || memcmp(own, first, (size_t)length) != 0) {
       int name = (int)strcspn(own, ":"), indent = (int)strspn(own, " ");
       int value = name + (int)strspn(own + name, ": ");
-      snprintf(out, PLACE_SIZE, "%.*s.%.*s is %.*s, on rank 0 it is %.*s", section, heading,
+      snprintf(out, DIFFERENCE_SIZE, "%.*s.%.*s is %.*s, on rank 0 it is %.*s", section, heading,
                name - indent, own + indent, length - value > 200 ? 200 : length - value,
                own + value, other - value > 200 ? 200 : other - value, first + value);
       return;
@@ -136,9 +127,9 @@ static void describe_difference(const char *own, const char *first, char out[PLA
   }
 }
 
-/* Where the config of rank `differing` departs from rank 0's, in words, on every rank. */
-static Status find_difference(Comm *comm, const Text *config, int differing, char out[PLACE_SIZE],
-                              Error *error) {
+/* Describes how the config of rank `differing` differs from that of rank 0, on every rank. */
+static Status find_difference(Comm *comm, const Text *config, int differing,
+                              char out[DIFFERENCE_SIZE], Error *error) {
   Status status = OK;
   uint64_t length = config->length;
   char *first = NULL;
@@ -148,18 +139,18 @@ static Status find_difference(Comm *comm, const Text *config, int differing, cha
   if (comm_rank(comm) == 0) memcpy(first, config->data, length);
   TRY(comm_broadcast(comm, first, length, 0, error));
   if (comm_rank(comm) == differing) describe_difference(config->data, first, out);
-  TRY(comm_broadcast(comm, out, PLACE_SIZE, differing, error));
+  TRY(comm_broadcast(comm, out, DIFFERENCE_SIZE, differing, error));
 done:
   free(first);
   return status;
 }
 
-/* --- All of it -------------------------------------------------------------------------------- */
+/* --- The check -------------------------------------------------------------------------------- */
 
 static Status compare(Comm *comm, const Identity *ranks, const Text *config, Error *error) {
   Status status = OK;
   Text who = {0};
-  char difference[PLACE_SIZE];
+  char difference[DIFFERENCE_SIZE];
   int size = comm_size(comm), rank;
   if ((rank = list_differing(ranks, size, program_differs, &who)) > 0)
     FAIL(error, ERROR_USAGE,
@@ -175,7 +166,7 @@ static Status compare(Comm *comm, const Identity *ranks, const Text *config, Err
   }
   if ((rank = list_differing(ranks, size, dataset_differs, &who)) > 0)
     FAIL(error, ERROR_USAGE,
-         "the ranks see different datasets below the same data.path: %s (%s) and rank 0 on %s "
+         "the ranks have different datasets at data.path: %s (%s) and rank 0 on %s "
          "(%s); copy the same dataset to every node",
          who.data, ranks[rank].dataset, ranks[0].host, ranks[0].dataset);
 done:
@@ -183,7 +174,7 @@ done:
   return status;
 }
 
-Status launch_check(const Config *config, Comm *comm, const char *dataset_uuid, Error *error) {
+Status preflight_check(const Config *config, Comm *comm, const char *dataset_uuid, Error *error) {
   Status status = OK;
   int size = comm_size(comm);
   Identity own, *ranks = mem_new((size_t)size, sizeof *ranks);

@@ -3,10 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bulk_memory.h"
 #include "base/crc32c.h"
 #include "base/memory.h"
 
-enum { ARRAYS = 13 }; /* at most: six of two networks, one that is fixed */
+enum { MAX_ARRAYS = 13 }; /* at most: six of each of two networks, and the perceptual network */
 
 /* A flat array of a network. */
 typedef struct FlatArray {
@@ -17,7 +18,7 @@ typedef struct FlatArray {
 } FlatArray;
 
 typedef struct Digests {
-  CommDigest *items; /* names are their own */
+  CommDigest *items; /* with names that the list owns */
   int count, capacity;
 } Digests;
 
@@ -26,14 +27,13 @@ static void digests_free(Digests *digests) {
   free(digests->items);
 }
 
-static void digests_add(Digests *digests, char *name, const float *values, int64_t count) {
+static void digests_add(Digests *digests, char *name, const void *values, size_t bytes) {
   MEM_PUSH_SLOT(digests->items, digests->count, digests->capacity);
-  digests->items[digests->count++] =
-      (CommDigest){name, crc32c(0, values, (size_t)count * sizeof *values)};
+  digests->items[digests->count++] = (CommDigest){name, crc32c(0, values, bytes)};
 }
 
-static int list_arrays(Model *model, FlatArray *arrays) {
-  Parameters *networks[] = {model_generator(model), model_discriminator(model)};
+static int list_arrays(Gan *model, FlatArray *arrays) {
+  Parameters *networks[] = {gan_generator(model), gan_discriminator(model)};
   int count = 0;
   for (int i = 0; i < 2; i++) {
     const Parameters *network = networks[i];
@@ -46,44 +46,45 @@ static int list_arrays(Model *model, FlatArray *arrays) {
     const Parameters *spectral = network->spectral;
     if (spectral) arrays[count++] = (FlatArray){spectral, &spectral->master, "master", true};
   }
-  const Parameters *fixed = model_perceptual(model);
+  const Parameters *fixed = gan_perceptual_network(model);
   if (fixed->total > 0) arrays[count++] = (FlatArray){fixed, &fixed->master, "master", true};
   return count;
 }
 
-static Status download(const FlatArray *array, float **out, Error *error) {
-  void *values;
-  Status status = mem_bulk((size_t)array->buffer->count * sizeof(float), "a copy of the weights",
-                           &values, error);
+static size_t array_bytes(const FlatArray *array) {
+  return (size_t)array->buffer->count * dtype_size(array->buffer->dtype);
+}
+
+static Status download(const FlatArray *array, void **out, Error *error) {
+  Status status = mem_bulk(array_bytes(array), "a copy of the weights", out, error);
   if (status != OK) return status;
-  *out = values;
   return buffer_download(array->buffer, 0, *out, array->buffer->count, error);
 }
 
 static Status add_array(const FlatArray *array, Digests *digests, Error *error) {
-  float *values = NULL;
+  void *values = NULL;
   Status status = download(array, &values, error);
   if (status == OK)
     digests_add(digests, mem_format("%s.%s", array->parameters->network, array->part), values,
-                array->buffer->count);
+                array_bytes(array));
   free(values);
   return status;
 }
 
 static Status add_tensors(const FlatArray *array, Digests *digests, Error *error) {
   const Parameters *parameters = array->parameters;
-  float *values = NULL;
+  void *values = NULL;
   Status status = download(array, &values, error);
   for (int i = 0; status == OK && i < parameters->count; i++) {
     const Parameter *item = &parameters->items[i];
     digests_add(digests, mem_format("%s.%s.%s", parameters->network, array->part, item->name),
-                values + item->offset, item->count);
+                (const float *)values + item->offset, (size_t)item->count * sizeof(float));
   }
   free(values);
   return status;
 }
 
-/* Which of the arrays are not the same on every rank: the same answer on all. */
+/* Sets differs[i] if array i is not the same on every rank; all ranks get the same result. */
 static Status find_differing(Comm *comm, const Digests *arrays, bool *differs, Error *error) {
   Status status = OK;
   for (int i = 0; i < arrays->count; i++) {
@@ -96,17 +97,18 @@ done:
   return status;
 }
 
-/* Puts the tensors that differ behind the message that names the arrays. */
-static Status name_tensors(Comm *comm, const FlatArray *list, const Digests *arrays, Error *error) {
+/* Appends the tensors that differ to the message, which names the arrays. */
+static Status append_tensors(Comm *comm, const FlatArray *list, const Digests *arrays,
+                             Error *error) {
   Status status = OK;
   Digests tensors = {0};
-  bool differs[ARRAYS] = {false};
-  Error found = {0}, trouble = {0};
-  TRY(find_differing(comm, arrays, differs, &trouble));
+  bool differs[MAX_ARRAYS] = {false};
+  Error found = {0}, failure = {0};
+  TRY(find_differing(comm, arrays, differs, &failure));
   for (int i = 0; i < arrays->count && status == OK; i++)
-    if (differs[i] && list[i].has_tensors) status = add_tensors(&list[i], &tensors, &trouble);
-  TRY(comm_agree(comm, status, &trouble));
-  if (tensors.count > 0 && comm_same(comm, tensors.items, tensors.count, &found) != OK) {
+    if (differs[i] && list[i].has_tensors) status = add_tensors(&list[i], &tensors, &failure);
+  TRY(comm_agree(comm, status, &failure));
+  if (tensors.count > 0 && comm_compare_digests(comm, tensors.items, tensors.count, &found) != OK) {
     char *both = mem_format("%s. Tensor by tensor: %s", error->message, found.message);
     error_set(error, ERROR_INTERNAL, "%s", both);
     free(both);
@@ -116,16 +118,16 @@ done:
   return ERROR_INTERNAL;
 }
 
-Status replicas_check(Model *model, Comm *comm, Error *error) {
+Status replicas_check(Gan *model, Comm *comm, Error *error) {
   Status status = OK;
-  FlatArray list[ARRAYS];
+  FlatArray list[MAX_ARRAYS];
   Digests arrays = {0};
   if (comm_size(comm) == 1) return OK;
   int count = list_arrays(model, list);
   for (int i = 0; i < count && status == OK; i++) status = add_array(&list[i], &arrays, error);
   TRY(comm_agree(comm, status, error));
-  status = comm_same(comm, arrays.items, arrays.count, error);
-  if (status == ERROR_INTERNAL) status = name_tensors(comm, list, &arrays, error);
+  status = comm_compare_digests(comm, arrays.items, arrays.count, error);
+  if (status == ERROR_INTERNAL) status = append_tensors(comm, list, &arrays, error);
 done:
   digests_free(&arrays);
   return status;

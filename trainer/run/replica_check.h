@@ -1,5 +1,5 @@
-/* Whether all ranks hold the same state. They start alike and apply the same averaged gradients, so
- * a difference means that memory, a device or a build has failed one of them. */
+/* Checks that all ranks hold the same state. They start with the same weights and apply the same
+ * all-reduced gradients, so a difference means faulty memory, a faulty device or another build. */
 #ifndef CELFORGE_TRAINER_RUN_REPLICA_CHECK_H
 #define CELFORGE_TRAINER_RUN_REPLICA_CHECK_H
 
@@ -10,6 +10,6 @@
  * over the ranks, and where one differs those of its tensors. Called by all ranks together; all get
  * the same ERROR_INTERNAL, which names arrays, tensors and ranks. With one rank there is nothing to
  * do. */
-Status replicas_check(Model *model, Comm *comm, Error *error);
+Status replicas_check(Gan *model, Comm *comm, Error *error);
 
 #endif

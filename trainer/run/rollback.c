@@ -1,4 +1,4 @@
-/* Steps that go wrong: what they did, where it began, and going back. */
+/* Skipped steps: reading outcomes back, reporting them, rolling the run back. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,127 +9,128 @@
 #include "base/thread.h"
 #include "trainer/run/run.h"
 
-static const char *const NETWORK_NAMES[GUARD_NETWORKS] = {"generator", "discriminator"};
-static const Metric NORMS[GUARD_NETWORKS] = {METRIC_NORM_G, METRIC_NORM_D};
-static const Metric LOSSES[GUARD_NETWORKS] = {METRIC_LOSS_G, METRIC_LOSS_D};
+static const char *const NETWORK_NAMES[GUARD_NETWORK_COUNT] = {"generator", "discriminator"};
+static const Metric NORMS[GUARD_NETWORK_COUNT] = {METRIC_NORM_G, METRIC_NORM_D};
+static const Metric LOSSES[GUARD_NETWORK_COUNT] = {METRIC_LOSS_G, METRIC_LOSS_D};
 
 static const NetworkResult *result_of(const StepResult *result, int network) {
   return network == GUARD_GENERATOR ? &result->generator : &result->discriminator;
 }
 
 static const Parameters *network_of(const Run *run, int network) {
-  return network == GUARD_GENERATOR ? model_generator(run->model) : model_discriminator(run->model);
+  return network == GUARD_GENERATOR ? gan_generator(run->model) : gan_discriminator(run->model);
 }
 
 /* --- Outcomes --------------------------------------------------------------------------------- */
 
-void run_note_step(Run *run, const StepControls *controls) {
-  run->started[1] = run->started[0];
-  run->started[0] = (StartedStep){
-      .outcome = {.step = run->step,
-                  .kind = controls->kind,
-                  .regularised = controls->regularise,
-                  .of = {[GUARD_GENERATOR] = {.limit = (double)controls->generator_limit},
-                         [GUARD_DISCRIMINATOR] = {.limit = (double)controls->discriminator_limit}}},
-  };
+void run_record_step_start(Run *run, const StepControls *controls) {
+  StepOutcome outcome = {
+      .step = run->step,
+      .kind = controls->kind,
+      .regularised = controls->apply_r1,
+      .networks = {[GUARD_GENERATOR] = {.limit = (double)controls->generator_max_norm},
+                   [GUARD_DISCRIMINATOR] = {.limit = (double)controls->discriminator_max_norm}}};
+  run->recent_steps[1] = run->recent_steps[0];
+  run->recent_steps[0] = (RecentStep){.outcome = outcome};
 }
 
-/* Reads what the model says of the last step (`ago` 0) or the one before (1), if it is not known.
- */
-static Status know(Run *run, int ago, Error *error) {
+/* Reads the outcome of the last step (`age` 0) or the one before (1) back, unless it is known. */
+static Status read_outcome(Run *run, int age, Error *error) {
   Status status = OK;
-  StartedStep *started = &run->started[ago];
-  if (started->known) goto done;
-  StepResult *result = &started->result;
-  TRY(model_result(run->model, ago, result, error));
-  for (int i = 0; i < GUARD_NETWORKS; i++) {
-    NetworkOutcome *of = &started->outcome.of[i];
-    of->updated = result->computed[NORMS[i]];
-    of->norm = result->metrics[NORMS[i]];
-    of->skipped = of->updated && result_of(result, i)->skipped_in_a_row > 0;
+  RecentStep *step = &run->recent_steps[age];
+  StepResult *result = &step->result;
+  if (step->is_read) goto done;
+  TRY(gan_step_result(run->model, age, result, error));
+  for (int i = 0; i < GUARD_NETWORK_COUNT; i++) {
+    NetworkOutcome *network = &step->outcome.networks[i];
+    network->updated = result->computed[NORMS[i]];
+    network->norm = result->metrics[NORMS[i]];
+    network->skipped = network->updated && result_of(result, i)->skipped_in_a_row > 0;
   }
-  started->known = started->has_result = true;
+  step->is_read = step->has_result = true;
 done:
   return status;
 }
 
-Status run_know_last_step(Run *run, Error *error) {
-  return know(run, 0, error);
+Status run_read_last_step(Run *run, Error *error) {
+  return read_outcome(run, 0, error);
 }
 
-Status run_is_in_trouble(Run *run, bool *out, Error *error) {
-  Status status = know(run, 0, error);
-  *out = outcome_is_bad(&run->started[0].outcome);
+Status run_last_step_was_skipped(Run *run, bool *out, Error *error) {
+  Status status = read_outcome(run, 0, error);
+  *out = outcome_was_skipped(&run->recent_steps[0].outcome);
   return status;
 }
 
-/* --- Naming ----------------------------------------------------------------------------------- */
+/* --- Reports ---------------------------------------------------------------------------------- */
 
 /* "the discriminator's gradient norm 84 is above the limit 12, worst in image0.conv1.weight" */
-static void describe_network(const Run *run, const StartedStep *started, int network, Text *out) {
-  const NetworkOutcome *of = &started->outcome.of[network];
-  int worst = started->has_result ? result_of(&started->result, network)->worst : -1;
+static void describe_gradient(const Run *run, const RecentStep *step, int network, Text *out) {
+  const NetworkOutcome *outcome = &step->outcome.networks[network];
+  int worst = step->has_result ? result_of(&step->result, network)->worst_parameter : -1;
   text_append(out, "the %s's gradient ", NETWORK_NAMES[network]);
-  if (isfinite(of->norm))
-    text_append(out, "norm %.4g is above the limit %.4g", of->norm, of->limit);
+  if (isfinite(outcome->norm))
+    text_append(out, "norm %.4g is above the limit %.4g", outcome->norm, outcome->limit);
   else
     text_append(out, "is not finite");
   if (worst >= 0) text_append(out, ", worst in %s", network_of(run, network)->items[worst].name);
 }
 
-/* Which rank's loss stands out. `results` is every rank's. */
+/* Names the rank with a non-finite loss, or else with the largest. `results`: [world_size]. */
 static void describe_loss(const Run *run, const StepResult *results, int network, Text *out) {
   Metric loss = LOSSES[network];
   int largest = 0;
   for (int r = 0; r < run->world_size; r++) {
-    const char *bad = model_first_bad_loss(&results[r]);
+    const char *bad = step_result_nonfinite_loss(&results[r]);
     if (bad) {
-      text_append(out, "; %s is not finite on rank %d (%s)", bad, r, timing_host(run->timing, r));
+      text_append(out, "; %s is not finite on rank %d (%s)", bad, r,
+                  step_timing_host(run->timing, r));
       return;
     }
     if (results[r].metrics[loss] > results[largest].metrics[loss]) largest = r;
   }
-  text_append(out, "; %s is %.4g", model_metric_name(loss), results[largest].metrics[loss]);
+  text_append(out, "; %s is %.4g", gan_metric_name(loss), results[largest].metrics[loss]);
   if (run->world_size > 1)
-    text_append(out, " on rank %d (%s), the largest", largest, timing_host(run->timing, largest));
+    text_append(out, " on rank %d (%s), the largest", largest,
+                step_timing_host(run->timing, largest));
 }
 
-/* Who learns nothing: a network whose own gradient is good has been updated, as ever. */
+/* Each network is skipped by its own gradient: the step may still have updated the other one. */
 static void describe_consequence(const StepOutcome *outcome, Text *out) {
   int skipped = 0, updated = 0, last = 0;
-  for (int i = 0; i < GUARD_NETWORKS; i++) {
-    updated += outcome->of[i].updated;
-    skipped += outcome->of[i].skipped;
-    if (outcome->of[i].skipped) last = i;
+  for (int i = 0; i < GUARD_NETWORK_COUNT; i++) {
+    updated += outcome->networks[i].updated;
+    skipped += outcome->networks[i].skipped;
+    if (outcome->networks[i].skipped) last = i;
   }
   if (skipped < updated)
-    text_append(out, "the %s learns nothing from it", NETWORK_NAMES[last]);
+    text_append(out, "the %s is not updated", NETWORK_NAMES[last]);
   else
-    text_append(out, "nothing is learned from it");
+    text_append(out, "no network is updated");
 }
 
-/* Every rank calls it for the same step, and has the words then. */
-static Status report(Run *run, const StartedStep *started, Error *error) {
+/* Describes a skipped step in run->skip_report and warns of it. Called by all ranks together. */
+static Status report_skip(Run *run, const RecentStep *step, Error *error) {
   Status status = OK;
   Text text = {0};
   StepResult *results = mem_new((size_t)run->world_size, sizeof *results);
   int64_t count, samples = run->config->train.global_batch;
   const int64_t *skipped_batches = guard_skipped_batches(run->guard, &count);
-  int64_t first = shuffle_batch_of_step(started->outcome.step, skipped_batches, count) * samples;
-  TRY(comm_all_gather(run->comm, &started->result, sizeof *results, results, error));
-  text_append(&text, "step %lld (samples %lld to %lld): ", (long long)started->outcome.step + 1,
+  int64_t first = shuffle_batch_of_step(step->outcome.step, skipped_batches, count) * samples;
+  TRY(comm_all_gather(run->comm, &step->result, sizeof *results, results, error));
+  text_append(&text, "step %lld (samples %lld to %lld): ", (long long)step->outcome.step + 1,
               (long long)first, (long long)(first + samples - 1));
-  const char *between = "";
-  for (int i = 0; i < GUARD_NETWORKS; i++) {
-    if (!started->outcome.of[i].skipped) continue;
-    text_append(&text, "%s", between);
-    describe_network(run, started, i, &text);
-    if (started->has_result) describe_loss(run, results, i, &text);
-    between = "; ";
+  const char *separator = "";
+  for (int i = 0; i < GUARD_NETWORK_COUNT; i++) {
+    if (!step->outcome.networks[i].skipped) continue;
+    text_append(&text, "%s", separator);
+    describe_gradient(run, step, i, &text);
+    if (step->has_result) describe_loss(run, results, i, &text);
+    separator = "; ";
   }
-  snprintf(run->trouble, sizeof run->trouble, "%s", text.data);
+  snprintf(run->skip_report, sizeof run->skip_report, "%s", text.data);
   text_append(&text, "; ");
-  describe_consequence(&started->outcome, &text);
+  describe_consequence(&step->outcome, &text);
   if (run->rank == 0) log_warning("%s", text.data);
 done:
   text_free(&text);
@@ -137,19 +138,28 @@ done:
   return status;
 }
 
-/* --- Going back ------------------------------------------------------------------------------- */
-
-static Status give_up(Run *run, int64_t bad_steps, Error *error) {
-  run->common_failure = true;
-  return error_set(
-      error, ERROR_INTERNAL,
-      "%lld steps in a row were skipped (guard.max_skips), after the run had gone back "
-      "%lld times (guard.max_rollbacks); the last one: %s. What is saved is from "
-      "before them",
-      (long long)bad_steps, (long long)guard_rollbacks(run->guard), run->trouble);
+Status run_report_last_step(Run *run, Error *error) {
+  Status status = OK;
+  const RecentStep *last = &run->recent_steps[0];
+  TRY(read_outcome(run, 0, error));
+  if (outcome_was_skipped(&last->outcome)) TRY(report_skip(run, last, error));
+done:
+  return status;
 }
 
-/* Rank 0's `checkpoint` is the one to go back to; none: the beginning. */
+/* --- Rolling back ----------------------------------------------------------------------------- */
+
+static Status fail_after_rollbacks(Run *run, int64_t skipped_steps, Error *error) {
+  run->failure_is_shared = true;
+  return error_set(error, ERROR_INTERNAL,
+                   "%lld steps in a row were skipped (guard.max_skips), after %lld rollbacks "
+                   "(guard.max_rollbacks); the last one: %s. The last checkpoint is from before "
+                   "these steps",
+                   (long long)skipped_steps, (long long)guard_rollbacks(run->guard),
+                   run->skip_report);
+}
+
+/* `checkpoint` of rank 0 is the one to roll back to; NULL: the initial state. */
 static Status restore(Run *run, const Checkpoint *checkpoint, Error *error) {
   Status status = OK;
   bool found = checkpoint != NULL;
@@ -157,30 +167,30 @@ static Status restore(Run *run, const Checkpoint *checkpoint, Error *error) {
   TRY(run_restore(run, checkpoint, found, true, error));
   if (run->rank == 0) status = run_reopen_metrics(run, error);
   status = run_agree(run, status, error);
-  timing_restart(run->timing);
-  run->read_at = clock_seconds();
+  step_timing_restart(run->timing);
+  run->data_ready_at = clock_seconds();
   if (run->rank == 0 && status == OK)
-    log_warning("went back to step %lld, %s: %lld of %lld times (guard.max_rollbacks)",
-                (long long)run->step, checkpoint ? checkpoint->path : "the beginning",
+    log_warning("rolled back to step %lld, %s: rollback %lld of %lld (guard.max_rollbacks)",
+                (long long)run->step, checkpoint ? checkpoint->path : "the initial state",
                 (long long)guard_rollbacks(run->guard),
                 (long long)run->config->guard.max_rollbacks);
 done:
   return status;
 }
 
-static Status go_back(Run *run, Error *error) {
+static Status roll_back(Run *run, Error *error) {
   Status status = OK;
   Checkpoint *checkpoint = NULL;
-  int64_t first_bad, bad_steps = guard_bad_steps(run->guard, &first_bad);
+  int64_t first, count = guard_consecutive_skips(run->guard, &first);
   if (guard_rollbacks(run->guard) >= run->config->guard.max_rollbacks)
-    return give_up(run, bad_steps, error);
+    return fail_after_rollbacks(run, count, error);
   if (run->rank == 0)
-    log_warning("steps %lld to %lld were skipped, %lld in a row (guard.max_skips): the run goes "
-                "back to before them and leaves their samples out from now on",
-                (long long)first_bad + 1, (long long)(first_bad + bad_steps), (long long)bad_steps);
-  heartbeat_phase(run->heartbeat, PHASE_START, run->step);
-  guard_leave_out(run->guard);
-  if (run->rank == 0) status = run_choose_before(run, first_bad, &checkpoint, error);
+    log_warning("steps %lld to %lld were skipped, %lld in a row (guard.max_skips): rolling back to "
+                "before them; training skips their samples from now on",
+                (long long)first + 1, (long long)(first + count), (long long)count);
+  heartbeat_set_phase(run->heartbeat, PHASE_START, run->step);
+  guard_skip_batches(run->guard);
+  if (run->rank == 0) status = run_open_rollback_checkpoint(run, first, &checkpoint, error);
   TRY(run_agree(run, status, error));
   TRY(restore(run, checkpoint, error));
 done:
@@ -188,25 +198,17 @@ done:
   return status;
 }
 
-Status run_watch_end(Run *run, Error *error) {
+Status run_guard_step(Run *run, bool *rolled_back, Error *error) {
   Status status = OK;
-  const StartedStep *last = &run->started[0];
-  TRY(know(run, 0, error));
-  if (outcome_is_bad(&last->outcome)) TRY(report(run, last, error));
-done:
-  return status;
-}
-
-Status run_watch(Run *run, bool *went_back, Error *error) {
-  Status status = OK;
-  *went_back = false;
-  TRY(know(run, 1, error));
-  GuardVerdict verdict = guard_observe(run->guard, &run->started[1].outcome);
-  if (verdict == GUARD_GOOD) goto done;
-  TRY(report(run, &run->started[1], error));
-  if (verdict == GUARD_BAD) goto done;
-  TRY(go_back(run, error));
-  *went_back = true;
+  const RecentStep *step = &run->recent_steps[1];
+  *rolled_back = false;
+  TRY(read_outcome(run, 1, error));
+  GuardAction action = guard_observe(run->guard, &step->outcome);
+  if (action == GUARD_CONTINUE) goto done;
+  TRY(report_skip(run, step, error));
+  if (action == GUARD_REPORT_SKIP) goto done;
+  TRY(roll_back(run, error));
+  *rolled_back = true;
 done:
   return status;
 }

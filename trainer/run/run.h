@@ -1,5 +1,9 @@
-/* A training run's parts, for the files that make it up: train.c (the loop), run_setup.c (its
- * beginning and end), run_files.c (what rank 0 writes), run_guard.c (steps that go wrong). */
+/* The state of a training run, shared by the files that implement it:
+ *
+ *   loop.c      the training loop
+ *   setup.c     opening, starting and ending a run; agreement between ranks
+ *   outputs.c   checkpoints, metrics and sample sheets in run.dir (rank 0)
+ *   rollback.c  skipped steps, and rolling back to a checkpoint */
 #ifndef CELFORGE_TRAINER_RUN_RUN_H
 #define CELFORGE_TRAINER_RUN_RUN_H
 
@@ -14,102 +18,105 @@
 #include "trainer/run/tensorboard.h"
 #include "trainer/run/train.h"
 
-enum { TROUBLE_SIZE = 1024 };
+enum { SKIP_REPORT_SIZE = 1024 };
 
-/* One of the last two steps. */
-typedef struct StartedStep {
-  StepOutcome outcome; /* norms and skips only once `known` */
-  bool known, has_result;
-  StepResult result; /* this rank's */
-} StartedStep;
+/* One of the last two steps. Its result is read back from the device late, so that the host does
+ * not wait for each step. */
+typedef struct RecentStep {
+  StepOutcome outcome; /* norms and skips are valid once `is_read` */
+  bool is_read;        /* the outcome is known: read back, or restored from a checkpoint */
+  bool has_result;     /* `result` is valid: the step was computed by this process */
+  StepResult result;   /* of this rank */
+} RecentStep;
 
 typedef struct Run {
   const Config *config;
+  const ConfigSources *sources; /* of the config, or NULL */
   Comm *comm;
-  int rank, world_size, micro_batches; /* micro-batches of this rank */
+  int rank, world_size, micro_batches; /* micro-batches per step of this rank */
   Backend *backend;
-  Exchange *exchange;
+  GradientSync *gradient_sync;
   Heartbeat *heartbeat;
   Dataset *dataset;
   Loader *loader;
-  Model *model;
-  Guard *guard;
-  Timing *timing;
+  Gan *model;
+  GradientGuard *guard;
+  StepTiming *timing;
   int64_t step;               /* steps done */
   int64_t saved_step;         /* steps done at the last checkpoint */
-  StartedStep started[2];     /* the last one, and the one before */
-  int64_t recorded_step;      /* of the last line of metrics */
-  double exposed;             /* seconds, of exchange_exposed_seconds */
-  double read_at;             /* clock_seconds when the last step's batches were there */
-  bool common_failure;        /* all ranks return the same error: nobody has to be told */
-  char trouble[TROUBLE_SIZE]; /* the last skipped step, in words, the same on every rank */
-  /* rank 0 alone: */
-  int lock;
-  char *origin; /* a checkpoint outside run.dir that the run was resumed from, or NULL */
+  int64_t recorded_step;      /* steps done at the last metrics record */
+  RecentStep recent_steps[2]; /* the last step, and the one before it */
+  double exposed_seconds;     /* exposed communication since the run began */
+  double data_ready_at;       /* clock_seconds when the batches of the last step had been read */
+  bool failure_is_shared;     /* every rank returns the same error, so none has to be aborted */
+  char skip_report[SKIP_REPORT_SIZE]; /* describes the last skipped step; the same on every rank */
+  /* The members below are used by rank 0 only. */
+  int lock;                  /* descriptor of RUN/lock, or -1 */
+  char *external_checkpoint; /* path given to --resume, or NULL */
   CheckpointWriter *checkpoints;
-  StateCopy *copy; /* NULL before the first checkpoint */
+  TrainingSnapshot *snapshot; /* NULL before the first checkpoint */
   MetricsLog *metrics;
-  Tensorboard *tensorboard; /* NULL: metrics.tensorboard is false */
+  Tensorboard *tensorboard; /* NULL if metrics.tensorboard is false */
   Progress *progress;
-  Inference *sampler;
+  Inference *sample_inference;
   MetricsRecord record; /* the last one written */
 } Run;
 
-/* --- run_setup.c ------------------------------------------------------------------------------ */
+/* --- setup.c ---------------------------------------------------------------------------------- */
 
-/* Makes a rank's status common to all (comm_agree), and remembers that it is. */
+/* Makes the worst status of all ranks that of every rank (comm_agree). */
 Status run_agree(Run *run, Status own, Error *error);
-/* Whether any rank has been asked to stop: the same answer on all. Fails where a rank's writer has
- * failed in the background. */
-Status run_agree_to_stop(Run *run, bool *stop, Error *error);
+/* Synchronises the stop flag: *stop is true on every rank if any rank has received a signal. Fails
+ * if a checkpoint write of rank 0 has failed in the background. */
+Status run_sync_stop_flag(Run *run, bool *stop, Error *error);
 
-/* Everything that can be wrong with config and data is found here, before a byte is written.
- * STOPPED after a signal. */
+/* Opens dataset, device and model. Validates config and data before anything is written. STOPPED
+ * after a signal. */
 Status run_set_up(Run *run, Error *error);
-/* Allocates, initialises or resumes, and opens what rank 0 writes. */
-Status run_begin(Run *run, const char *resume, Error *error);
-/* Makes the state that of `checkpoint` (rank 0's; NULL where `resumed` is false: the beginning),
- * and the loader go on from there. */
-Status run_restore(Run *run, const Checkpoint *checkpoint, bool resumed, bool going_back,
+/* Allocates the model, initialises or resumes it, and opens the outputs of rank 0. */
+Status run_start(Run *run, const char *resume, Error *error);
+/* Restores model, guard and step from `checkpoint` (NULL except on rank 0), or the initial state if
+ * `from_checkpoint` is false, and reopens the loader at that step. `rolling_back`: see
+ * guard_restore. */
+Status run_restore(Run *run, const Checkpoint *checkpoint, bool from_checkpoint, bool rolling_back,
                    Error *error);
-/* The last checkpoint is on the disk when it returns OK or STOPPED. */
+/* Waits until the last checkpoint is on disk. Returns `status`, or the error of that write. */
 Status run_finish(Run *run, Status status, Error *error);
 void run_tear_down(Run *run);
 
-/* --- run_files.c (rank 0) --------------------------------------------------------------------- */
+/* --- outputs.c (rank 0) ----------------------------------------------------------------------- */
 
-/* Two runs in one folder would overwrite each other. */
+/* Locks run.dir: two runs in one folder would overwrite each other. ERROR_USAGE if it is locked. */
 Status run_lock_folder(Run *run, Error *error);
-/* The checkpoint to go on from, or NULL for a run that starts. */
-Status run_choose_checkpoint(Run *run, const char *resume, Checkpoint **out, Error *error);
-/* The newest good one of at most `step` steps, or the one the run came from; NULL: the beginning.
- */
-Status run_choose_before(Run *run, int64_t step, Checkpoint **out, Error *error);
+/* Opens the checkpoint that --resume selects. *out is NULL if the run starts from step 0. */
+Status run_open_resume_checkpoint(Run *run, const char *resume, Checkpoint **out, Error *error);
+/* Opens the newest valid checkpoint of at most `step` steps, or the one that the run was resumed
+ * from. *out is NULL if there is none: roll back to the initial state. */
+Status run_open_rollback_checkpoint(Run *run, int64_t step, Checkpoint **out, Error *error);
 Status run_open_outputs(Run *run, const Checkpoint *checkpoint, Error *error);
-/* Metrics and progress go on from run->step. */
+/* Reopens metrics and progress at run->step; records of later steps are removed. */
 Status run_reopen_metrics(Run *run, Error *error);
-/* run->record, wherever metrics are written. */
-Status run_write_record(Run *run, Error *error);
-/* run->copy is what a checkpoint of run->step is to hold; the metrics up to there are on the disk
- * then. */
-Status run_copy_state(Run *run, Error *error);
-/* Gives up without an error after a signal. */
-Status run_write_samples(Run *run, Error *error);
-/* The sheet of run->step, where a signal kept it from being written. */
-Status run_write_owed_samples(Run *run, Error *error);
+/* Writes run->record to metrics.jsonl and TensorBoard. */
+Status run_write_metrics(Run *run, Error *error);
+/* Copies the state of run->step to run->snapshot, after fsyncing the metrics up to that step. */
+Status run_take_snapshot(Run *run, Error *error);
+/* Writes the sample sheet of run->step. Returns OK without one if a signal arrives meanwhile. */
+Status run_write_sample_sheet(Run *run, Error *error);
+/* Writes the sample sheet of run->step if it is due but missing because of a signal. */
+Status run_write_missed_sample_sheet(Run *run, Error *error);
 
-/* --- run_guard.c ------------------------------------------------------------------------------ */
+/* --- rollback.c ------------------------------------------------------------------------------- */
 
-/* A step with these controls starts. */
-void run_note_step(Run *run, const StepControls *controls);
-/* Takes in the outcome of the step before the last, says so where it was skipped, and goes back to
- * a checkpoint where the guard wants that. */
-Status run_watch(Run *run, bool *went_back, Error *error);
-/* Behind the run's last step: says so where it was skipped. */
-Status run_watch_end(Run *run, Error *error);
-/* Whether the last step was skipped. */
-Status run_is_in_trouble(Run *run, bool *out, Error *error);
-/* What the guard has not observed yet is known when it returns. */
-Status run_know_last_step(Run *run, Error *error);
+/* Records that a step with these controls starts. */
+void run_record_step_start(Run *run, const StepControls *controls);
+/* Passes the outcome of the step before the last to the guard, reports it if it was skipped, and
+ * rolls the run back if the guard demands it. */
+Status run_guard_step(Run *run, bool *rolled_back, Error *error);
+/* Reports the last step of the run if it was skipped. */
+Status run_report_last_step(Run *run, Error *error);
+/* Returns in *out whether the last step was skipped. */
+Status run_last_step_was_skipped(Run *run, bool *out, Error *error);
+/* Reads the outcome of the last step back, so that a checkpoint can hold it. */
+Status run_read_last_step(Run *run, Error *error);
 
 #endif

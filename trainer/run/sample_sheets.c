@@ -3,18 +3,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bulk_memory.h"
 #include "base/log.h"
-#include "base/memory.h"
 #include "base/signals.h"
 #include "data/video/image.h"
 
-enum { GAP = 2, TILES = 3 }; /* pixels between tiles; source, output, target */
+enum { GAP = 2, TILES = 3 }; /* pixels between tiles; tiles per frame: source, output, target */
 
 typedef struct Sheet {
   ClipShape shape;
-  int moments; /* frames shown of a clip: the first and the last, or the only one */
-  uint8_t *source, *target, *output_bytes; /* a clip, a clip, a frame */
-  float *output;                           /* a frame */
+  int frames;                              /* shown of a clip: 2 (the first and the last), or 1 */
+  uint8_t *source, *target, *output_bytes; /* one clip, one clip, one frame */
+  float *output;                           /* one frame */
   Image image;
 } Sheet;
 
@@ -29,13 +29,13 @@ static void sheet_free(Sheet *sheet) {
 static Status sheet_new(const ClipShape *shape, int rows, Sheet *sheet, Error *error) {
   Status status = OK;
   sheet->shape = *shape;
-  sheet->moments = shape->frames > 1 ? 2 : 1;
+  sheet->frames = shape->frames > 1 ? 2 : 1;
   size_t frame = (size_t)shape->target_height * (size_t)shape->target_width * 3;
   TRY(mem_bulk(clip_source_bytes(shape), "a clip", (void **)&sheet->source, error));
   TRY(mem_bulk(clip_target_bytes(shape), "a clip", (void **)&sheet->target, error));
   TRY(mem_bulk(frame, "a frame", (void **)&sheet->output_bytes, error));
   TRY(mem_bulk(frame * sizeof(float), "a frame", (void **)&sheet->output, error));
-  int columns = TILES * sheet->moments;
+  int columns = TILES * sheet->frames;
   TRY(image_new(columns * (shape->target_width + GAP) - GAP,
                 rows * (shape->target_height + GAP) - GAP, &sheet->image, error));
   memset(sheet->image.pixels, 255, (size_t)sheet->image.width * (size_t)sheet->image.height * 3);
@@ -52,7 +52,7 @@ static void place(Sheet *sheet, int row, int column, const uint8_t *frame) {
     memcpy(sheet->image.pixels + (top + y) * stride + left, frame + y * width, width);
 }
 
-/* The first three channels of a source frame, at the target's size. */
+/* Places the first three channels of a source frame, resized to the size of the target. */
 static Status place_source(Sheet *sheet, int row, int column, const uint8_t *frame, Error *error) {
   Status status = OK;
   const ClipShape *s = &sheet->shape;
@@ -73,12 +73,12 @@ done:
 static Status place_clip(Sheet *sheet, Inference *inference, int row, Error *error) {
   Status status = OK;
   const ClipShape *s = &sheet->shape;
-  InferenceShape shape = {
-      1, s->source_height, s->source_width, s->source_channels, s->target_height, s->target_width};
+  InferenceShape shape = {s->source_height, s->source_width, s->source_channels, s->target_height,
+                          s->target_width};
   size_t source_frame = clip_source_bytes(s) / (size_t)s->frames;
   size_t target_frame = clip_target_bytes(s) / (size_t)s->frames;
   TRY(inference_stream_begin(inference, &shape, error));
-  for (int t = 0; t < s->frames && !signals_ask_to_stop(); t++) {
+  for (int t = 0; t < s->frames && !signals_stop_requested(); t++) {
     const uint8_t *source = sheet->source + (size_t)t * source_frame;
     TRY(inference_stream_frame(inference, source, sheet->output, error));
     if (t != 0 && t != s->frames - 1) continue;
@@ -92,22 +92,22 @@ done:
   return status;
 }
 
-Status samples_write(const Dataset *dataset, Inference *inference, int clips, const char *path,
-                     bool *written, Error *error) {
+Status sample_sheet_write(const Dataset *dataset, Inference *inference, int clips, const char *path,
+                          bool *written, Error *error) {
   Status status = OK;
   Sheet sheet = {0};
   *written = false;
   const DatasetInfo *info = dataset_info(dataset);
   int rows = clips < info->clips ? clips : (int)info->clips;
   TRY(sheet_new(&info->shape, rows, &sheet, error));
-  for (int row = 0; row < rows && !signals_ask_to_stop(); row++) {
+  for (int row = 0; row < rows && !signals_stop_requested(); row++) {
     Error bad = {0};
     if (dataset_read(dataset, row * info->clips / rows, sheet.source, sheet.target, &bad) == OK)
       TRY(place_clip(&sheet, inference, row, error));
-    else /* whether a bad clip ends the run is the loader's to decide */
-      log_warning("%s: a row stays empty: %s", path, bad.message);
+    else /* data.on_corrupt applies to the loader only */
+      log_warning("%s: a row is empty: %s", path, bad.message);
   }
-  if (signals_ask_to_stop()) goto done;
+  if (signals_stop_requested()) goto done;
   TRY(image_write_png(path, &sheet.image, error));
   *written = true;
 done:

@@ -5,10 +5,11 @@
 #include "data/dataset/dataset.h"
 #include "trainer/infer/inference.h"
 
-/* `clips` clips spread evenly over the dataset, a row each: source, output, target of the first and
- * of the last frame. Writes a PNG, whole or not at all: *written says which. Between frames it
- * gives up where the process has been asked to stop. */
-Status samples_write(const Dataset *dataset, Inference *inference, int clips, const char *path,
-                     bool *written, Error *error);
+/* Writes a PNG with one row for each of `clips` clips, spread evenly over the dataset: source,
+ * output and target of the first and of the last frame. The file is written atomically. *written is
+ * false, without an error, if a signal arrives meanwhile. ERROR_IO if the file cannot be written.
+ */
+Status sample_sheet_write(const Dataset *dataset, Inference *inference, int clips, const char *path,
+                          bool *written, Error *error);
 
 #endif

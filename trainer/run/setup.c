@@ -1,10 +1,10 @@
-/* The beginning and the end of a training run. */
+/* Setting up, starting and ending a training run. */
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/bulk_memory.h"
 #include "base/files.h"
 #include "base/log.h"
-#include "base/memory.h"
 #include "base/signals.h"
 #include "trainer/gan/device.h"
 #include "trainer/gan/device_memory.h"
@@ -12,20 +12,20 @@
 #include "trainer/run/preflight.h"
 #include "trainer/run/run.h"
 
-/* --- What ranks tell each other --------------------------------------------------------------- */
+/* --- Agreement between ranks ------------------------------------------------------------------ */
 
 Status run_agree(Run *run, Status own, Error *error) {
   Status status = comm_agree(run->comm, own, error);
-  if (status != OK) run->common_failure = true;
+  if (status != OK) run->failure_is_shared = true;
   return status;
 }
 
-Status run_agree_to_stop(Run *run, bool *stop, Error *error) {
+Status run_sync_stop_flag(Run *run, bool *stop, Error *error) {
   enum { STOP = 1, FAILED = 2 };
   Status status = OK, own = OK;
   Error failure = {0};
   if (run->checkpoints) own = checkpoint_writer_check(run->checkpoints, &failure);
-  int64_t flag = own != OK ? FAILED : signals_ask_to_stop() ? STOP : 0;
+  int64_t flag = own != OK ? FAILED : signals_stop_requested() ? STOP : 0;
   TRY(comm_all_reduce(run->comm, &flag, 1, COMM_I64, COMM_MAX, error));
   *stop = flag == STOP;
   if (flag != FAILED) goto done;
@@ -35,24 +35,25 @@ done:
   return status;
 }
 
-/* The end of a part of the beginning: no rank goes on alone, none after a signal. */
-static Status end_part(Run *run, Status own, Error *error) {
+/* Ends a phase of the start: fails on all ranks if one has failed, or has received a signal. */
+static Status agree_to_continue(Run *run, Status own, Error *error) {
   Status status = OK;
   bool stop = false;
   TRY(run_agree(run, own, error));
-  TRY(run_agree_to_stop(run, &stop, error));
+  TRY(run_sync_stop_flag(run, &stop, error));
   if (!stop) goto done;
-  run->common_failure = true;
-  status = error_set(error, STOPPED,
-                     "stopped by a signal before training began; nothing is lost, start it again");
+  run->failure_is_shared = true;
+  status =
+      error_set(error, STOPPED,
+                "stopped by a signal before training started; nothing is lost, start it again");
 done:
   return status;
 }
 
 /* --- Set-up ----------------------------------------------------------------------------------- */
 
-/* The sums of a kernel depend on how many threads share them: a run that is to leave the same bytes
- * on any number of ranks must not let the host decide. */
+/* Compute threads of this rank; 0: let OpenMP decide. The sums of a kernel depend on the number of
+ * threads, so a run that must be reproducible for any number of ranks uses a fixed one. */
 static int threads_per_rank(const Run *run) {
   const Config *config = run->config;
   if (config->train.threads > 0) return (int)config->train.threads;
@@ -62,28 +63,29 @@ static int threads_per_rank(const Run *run) {
   return share > 0 ? share : 1;
 }
 
-/* What is asked for and never comes. */
-static void warn_of_idle_keys(const Run *run) {
+/* Warns about config keys that have no effect in this run. */
+static void warn_of_unused_keys(const Run *run) {
   const Config *config = run->config;
   int64_t steps = config->train.steps - config->optim.pretrain_steps,
           every = config->loss.r1_interval;
   if (run->rank == 0 && config->loss.r1 > 0 && every > 1 && steps < every)
     log_warning(
-        "loss.r1_interval is %lld, and the run has %lld steps behind its warm-up: none has R1",
+        "loss.r1_interval is %lld, but the run has only %lld steps after pretraining: R1 is never "
+        "applied",
         (long long)every, (long long)(steps > 0 ? steps : 0));
 }
 
 static Status open_device(Run *run, Error *error) {
   Status status = OK;
   TRY(device_open(run->config, run->comm, threads_per_rank(run), &run->backend, error));
-  TRY(exchange_open(run->config, run->comm, run->backend, &run->exchange, error));
+  TRY(gradient_sync_open(run->config, run->comm, run->backend, &run->gradient_sync, error));
 done:
   return status;
 }
 
 static Status open_loader(Run *run, Error *error) {
   const Config *config = run->config;
-  int ahead = (int)config->data.prefetch;
+  int prefetch = (int)config->data.prefetch;
   LoaderOptions options = {
       .seed = (uint64_t)config->run.seed,
       .global_batch = config->train.global_batch,
@@ -96,10 +98,10 @@ static Status open_loader(Run *run, Error *error) {
       .crop_multiple = 1,
       .flip = config->data.flip,
       .threads = (int)config->data.threads,
-      /* A step holds all its micro-batches at once. */
-      .prefetch_batches = ahead > run->micro_batches ? ahead : run->micro_batches + 1,
+      /* A step holds all its micro-batches at the same time. */
+      .prefetch_batches = prefetch > run->micro_batches ? prefetch : run->micro_batches + 1,
       .on_corrupt = (OnCorrupt)config->data.on_corrupt,
-      /* Its words name the clip: they come before the watchdog's. */
+      /* Shorter than the watchdog's, because the error of the loader names the clip. */
       .timeout = 0.9 * config->comm.timeout,
   };
   options.skipped_batches = guard_skipped_batches(run->guard, &options.skipped_batch_count);
@@ -111,18 +113,18 @@ static Status open_loader(Run *run, Error *error) {
 }
 
 static Status plan_model(Run *run, Error *error) {
-  const Collectives *collectives = exchange_collectives(run->exchange);
-  ModelOptions options = {.shape = loader_shape(run->loader),
-                          .micro_batches = run->micro_batches,
-                          .all_reduce = collectives != NULL,
-                          .collectives = collectives};
-  return model_plan(run->config, run->backend, &options, &run->model, error);
+  const Collectives *collectives = gradient_sync_collectives(run->gradient_sync);
+  GanOptions options = {.shape = loader_shape(run->loader),
+                        .micro_batches = run->micro_batches,
+                        .all_reduce = collectives != NULL,
+                        .collectives = collectives};
+  return gan_plan(run->config, run->backend, &options, &run->model, error);
 }
 
-/* Rank 0 reads, so that all ranks have the same bytes. */
+/* Rank 0 reads the weights and broadcasts them, so that all ranks have the same bytes. */
 static Status read_perceptual(Run *run, Error *error) {
   Status status = OK;
-  const Parameters *network = model_perceptual(run->model);
+  const Parameters *network = gan_perceptual_network(run->model);
   size_t bytes = (size_t)network->total * sizeof(float);
   float *weights = NULL;
   if (bytes == 0) goto done;
@@ -132,7 +134,7 @@ static Status read_perceptual(Run *run, Error *error) {
     status = mem_bulk(bytes, "the weights of loss.perceptual", (void **)&weights, error);
   TRY(run_agree(run, status, error));
   TRY(comm_broadcast(run->comm, weights, bytes, 0, error));
-  model_take_perceptual(run->model, weights);
+  gan_set_perceptual_weights(run->model, weights);
   weights = NULL;
 done:
   free(weights);
@@ -142,24 +144,24 @@ done:
 Status run_set_up(Run *run, Error *error) {
   Status status = OK;
   const Config *config = run->config;
-  TRY(run_agree(run, config_check(config, run->world_size, error), error));
-  warn_of_idle_keys(run);
+  TRY(run_agree(run, config_check(config, run->sources, run->world_size, error), error));
+  warn_of_unused_keys(run);
   run->micro_batches =
       (int)(config->train.global_batch / config->train.micro_batch / run->world_size);
   run->guard = guard_new(config);
-  TRY(timing_new(run->comm, &run->timing, error));
-  TRY(end_part(run, dataset_open(config->data.path, &run->dataset, error), error));
-  TRY(run_agree(run, launch_check(config, run->comm, dataset_info(run->dataset)->uuid, error),
+  TRY(step_timing_new(run->comm, &run->timing, error));
+  TRY(agree_to_continue(run, dataset_open(config->data.path, &run->dataset, error), error));
+  TRY(run_agree(run, preflight_check(config, run->comm, dataset_info(run->dataset)->uuid, error),
                 error));
-  TRY(end_part(run, open_device(run, error), error));
+  TRY(agree_to_continue(run, open_device(run, error), error));
   TRY(run_agree(run, open_loader(run, error), error));
-  TRY(end_part(run, plan_model(run, error), error));
-  TRY(end_part(run, read_perceptual(run, error), error));
+  TRY(agree_to_continue(run, plan_model(run, error), error));
+  TRY(agree_to_continue(run, read_perceptual(run, error), error));
 done:
   return status;
 }
 
-/* --- Beginning -------------------------------------------------------------------------------- */
+/* --- Start ------------------------------------------------------------------------------------ */
 
 static Status start_heartbeat(Run *run, Error *error) {
   const Config *config = run->config;
@@ -183,43 +185,45 @@ static Status start_heartbeat(Run *run, Error *error) {
 
 static Status allocate(Run *run, Error *error) {
   Status status = OK;
-  TRY(memory_allocate(&run->model, error));
-  TRY(exchange_register(run->exchange, model_generator(run->model), error));
-  TRY(exchange_register(run->exchange, model_discriminator(run->model), error));
+  TRY(device_memory_allocate(&run->model, error));
+  TRY(gradient_sync_register(run->gradient_sync, gan_generator(run->model), error));
+  TRY(gradient_sync_register(run->gradient_sync, gan_discriminator(run->model), error));
 done:
   return status;
 }
 
-/* run.init, which rank 0 reads. */
-static Status begin(Run *run, Error *error) {
+/* Sets the initial state; rank 0 opens the checkpoint of run.init, if any. */
+static Status initialize(Run *run, Error *error) {
   Status status = OK;
-  const char *init = run->config->run.init;
-  Checkpoint *from = NULL;
-  if (run->rank == 0 && init[0]) status = checkpoint_open_path(init, &from, error);
+  const char *path = run->config->run.init;
+  Checkpoint *init = NULL;
+  if (run->rank == 0 && path[0]) status = checkpoint_open_path(path, &init, error);
   if (status != OK) error_context(error, "run.init");
   TRY(run_agree(run, status, error));
-  TRY(run_agree(run, state_begin(run->model, run->comm, from, error), error));
+  TRY(run_agree(run, training_state_initialize(run->model, run->comm, init, run->sources, error),
+                error));
 done:
-  checkpoint_close(from);
+  checkpoint_close(init);
   return status;
 }
 
-Status run_restore(Run *run, const Checkpoint *checkpoint, bool resumed, bool going_back,
+Status run_restore(Run *run, const Checkpoint *checkpoint, bool from_checkpoint, bool rolling_back,
                    Error *error) {
   Status status = OK;
   ResumePoint point = {.pending.step = -1};
-  if (resumed) {
+  if (from_checkpoint) {
     TRY(run_agree(run,
-                  state_restore(run->model, run->guard, run->comm, checkpoint,
-                                dataset_info(run->dataset)->uuid, going_back, &point, error),
+                  training_state_restore(run->model, run->guard, run->comm, checkpoint,
+                                         dataset_info(run->dataset)->uuid, run->sources,
+                                         rolling_back, &point, error),
                   error));
   } else {
-    TRY(guard_restore(run->guard, NULL, NULL, going_back, &point.pending, error));
-    TRY(begin(run, error));
+    TRY(guard_restore(run->guard, NULL, NULL, rolling_back, &point.pending, error));
+    TRY(initialize(run, error));
   }
   run->step = run->saved_step = run->recorded_step = point.step;
-  run->started[0] = (StartedStep){.outcome = point.pending, .known = true};
-  run->started[1] = (StartedStep){.outcome.step = -1, .known = true};
+  run->recent_steps[0] = (RecentStep){.outcome = point.pending, .is_read = true};
+  run->recent_steps[1] = (RecentStep){.outcome.step = -1, .is_read = true};
   TRY(run_agree(run, open_loader(run, error), error));
 done:
   return status;
@@ -231,29 +235,29 @@ static Status open_outputs(Run *run, const Checkpoint *checkpoint, Error *error)
   if (checkpoint) log_info("resuming from %s at step %lld", checkpoint->path, (long long)run->step);
   if (run->config->comm.reduce == COMM_REDUCE_REPRODUCIBLE && run->config->train.threads == 0)
     log_info("comm.reduce: reproducible: one compute thread per rank; set train.threads for more, "
-             "alike for every number of ranks");
+             "to the same value for every number of ranks");
   TRY(run_open_outputs(run, checkpoint, error));
-  TRY(run_write_owed_samples(run, error));
+  TRY(run_write_missed_sample_sheet(run, error));
 done:
   return status;
 }
 
-Status run_begin(Run *run, const char *resume, Error *error) {
+Status run_start(Run *run, const char *resume, Error *error) {
   Status status = OK;
   Checkpoint *checkpoint = NULL;
   bool resumed = false;
   if (run->rank == 0) {
     status = run_lock_folder(run, error);
-    if (status == OK) status = run_choose_checkpoint(run, resume, &checkpoint, error);
+    if (status == OK) status = run_open_resume_checkpoint(run, resume, &checkpoint, error);
     resumed = checkpoint != NULL;
   }
   TRY(run_agree(run, status, error));
   TRY(comm_broadcast(run->comm, &resumed, sizeof resumed, 0, error));
   TRY(start_heartbeat(run, error));
-  TRY(end_part(run, allocate(run, error), error));
+  TRY(agree_to_continue(run, allocate(run, error), error));
   TRY(run_restore(run, checkpoint, resumed, false, error));
-  TRY(end_part(run, open_outputs(run, checkpoint, error), error));
-  timing_restart(run->timing);
+  TRY(agree_to_continue(run, open_outputs(run, checkpoint, error), error));
+  step_timing_restart(run->timing);
 done:
   checkpoint_close(checkpoint);
   return status;
@@ -261,36 +265,36 @@ done:
 
 /* --- End -------------------------------------------------------------------------------------- */
 
-/* Rank 0's failure to write is everybody's, but does not hide an error that there was before. */
+/* A failed write of rank 0 fails all ranks, unless there was an earlier error. */
 Status run_finish(Run *run, Status status, Error *error) {
   Error late = {0};
-  bool in_order = status == OK || status == STOPPED;
-  heartbeat_phase(run->heartbeat, PHASE_CHECKPOINT, run->step);
+  bool succeeded = status == OK || status == STOPPED;
+  heartbeat_set_phase(run->heartbeat, PHASE_CHECKPOINT, run->step);
   Status closed = checkpoint_writer_close(run->checkpoints, &late);
   run->checkpoints = NULL;
-  if (!in_order) return status;
+  if (!succeeded) return status;
   closed = run_agree(run, closed, &late);
   if (closed != OK) *error = late;
-  if (status == STOPPED) run->common_failure = true;
-  heartbeat_phase(run->heartbeat, PHASE_END, run->step);
+  if (status == STOPPED) run->failure_is_shared = true;
+  heartbeat_set_phase(run->heartbeat, PHASE_END, run->step);
   return closed != OK ? closed : status;
 }
 
 void run_tear_down(Run *run) {
   progress_end(run->progress);
-  inference_free(run->sampler);
-  state_copy_free(run->copy);
-  metrics_close(run->metrics);
+  inference_free(run->sample_inference);
+  training_snapshot_free(run->snapshot);
+  metrics_log_close(run->metrics);
   tensorboard_close(run->tensorboard);
   loader_close(run->loader);
-  /* Captured graphs hold on to the communicators, and those to the gradients' memory. */
-  model_release_captures(run->model);
-  exchange_close(run->exchange);
-  model_free(run->model);
+  /* Captured graphs refer to the communicators, and these to the memory of the gradients. */
+  gan_release_captures(run->model);
+  gradient_sync_close(run->gradient_sync);
+  gan_free(run->model);
   dataset_close(run->dataset);
   guard_free(run->guard);
-  timing_free(run->timing);
+  step_timing_free(run->timing);
   if (run->backend) run->backend->free(run->backend);
   if (run->lock >= 0) close(run->lock);
-  free(run->origin);
+  free(run->external_checkpoint);
 }

@@ -1,4 +1,4 @@
-/* The progress line of a training run: the numbers behind the step count. */
+/* The progress line of a training run: the numbers after the step count. */
 #ifndef CELFORGE_TRAINER_RUN_STATUS_LINE_H
 #define CELFORGE_TRAINER_RUN_STATUS_LINE_H
 

@@ -1,4 +1,4 @@
-/* Where a run's time goes, rank by rank, and who holds the others up. */
+/* Step timing: how each rank spends its time, and which rank is a straggler. */
 #ifndef CELFORGE_TRAINER_RUN_STEP_TIMING_H
 #define CELFORGE_TRAINER_RUN_STEP_TIMING_H
 
@@ -6,41 +6,42 @@
 
 #include "comm/comm.h"
 
-/* One rank's seconds over some steps. */
+/* The seconds of one rank over some steps. */
 typedef struct StepSeconds {
-  double all;       /* everything, also sample sheets and checkpoints */
-  double computing; /* steps without what follows */
-  double data;      /* waiting for batches */
-  double exposed;   /* waiting for gradients, or for the other ranks */
+  double total;        /* wall time, including sample sheets and checkpoints */
+  double compute;      /* in steps, without the two below */
+  double data;         /* waiting for batches */
+  double comm_exposed; /* waiting for gradients or for other ranks */
 } StepSeconds;
 
 typedef struct TimeShares {
-  double computing, data, exposed; /* of all the time, 0 to 1; means over the ranks */
-  int slowest; /* the rank that the others wait for: most computing and waiting for data */
-  double straggler_seconds; /* its seconds of that, in all */
+  double compute, data, comm_exposed; /* fractions of the total, 0 to 1, averaged over all ranks */
+  int straggler_rank;                 /* the rank with the most seconds of compute and data */
+  double straggler_seconds;           /* the sum of these two on that rank */
 } TimeShares;
-/* `size` >= 1 ranks. */
-TimeShares timing_shares(const StepSeconds *ranks, int size);
+/* Computes the shares of `size` >= 1 ranks. */
+TimeShares time_shares(const StepSeconds *ranks, int size);
 
-/* The slowest rank where its seconds of computing and waiting for data (`busy`, [size]) are more
- * than one and a half times the median's (of an even number of ranks the lower of the middle two),
- * else -1; *times is by how much. */
-int timing_straggler(const double *busy, int size, double *times);
+/* Returns the rank with the most busy seconds (compute and data; `busy` is [size]) if it has more
+ * than 1.5 times those of the median rank, else -1. *ratio receives that factor. For an even number
+ * of ranks, the median leaves the slowest rank out: of two ranks, it is the other one. */
+int find_straggler(const double *busy, int size, double *ratio);
 
-typedef struct Timing Timing;
+typedef struct StepTiming StepTiming;
 
-/* Called by all ranks together, as is timing_gather. */
-Status timing_new(Comm *comm, Timing **out, Error *error);
-void timing_free(Timing *timing);
-/* Adds seconds of this rank's (see StepSeconds). */
-void timing_add(Timing *timing, double computing, double data, double exposed);
-/* The shares since the gathering before (or timing_restart), the same on every rank, and how many
- * seconds that is on this one. Every ten seconds or more it looks for a straggler and warns of it,
- * by rank and host: of the same one again after ten minutes at the soonest. */
-Status timing_gather(Timing *timing, TimeShares *out, double *seconds, Error *error);
-/* Forgets what was measured since the last gathering. */
-void timing_restart(Timing *timing);
-/* The name of the host a rank runs on; the timing's own. */
-const char *timing_host(const Timing *timing, int rank);
+/* All ranks call this together. */
+Status step_timing_new(Comm *comm, StepTiming **out, Error *error);
+void step_timing_free(StepTiming *timing);
+/* Adds seconds of this rank (see StepSeconds). */
+void step_timing_add(StepTiming *timing, double compute, double data, double comm_exposed);
+/* Gathers the shares since the previous call (or step_timing_restart), which are the same on every
+ * rank; *seconds receives the wall time of that interval on this rank. Looks for a straggler at
+ * most every ten seconds and warns of it, by rank and host, at most every ten minutes for the same
+ * rank. All ranks call this together. */
+Status step_timing_gather(StepTiming *timing, TimeShares *out, double *seconds, Error *error);
+/* Discards the measurements since the last step_timing_gather. */
+void step_timing_restart(StepTiming *timing);
+/* Returns the host name of a rank; valid until step_timing_free. */
+const char *step_timing_host(const StepTiming *timing, int rank);
 
 #endif

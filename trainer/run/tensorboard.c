@@ -8,6 +8,7 @@
 
 #include "base/crc32c.h"
 #include "base/files.h"
+#include "base/host.h"
 #include "base/memory.h"
 #include "base/protobuf.h"
 #include "base/thread.h"
@@ -32,12 +33,12 @@ enum {
   IMAGE_ENCODED = 4,
 };
 
-enum { MAX_PNG_BYTES = 1 << 30 }; /* protobuf's readers take messages of up to 2 GiB */
+enum { MAX_PNG_BYTES = 1 << 30 }; /* protobuf messages are limited to 2 GiB */
 
 static const char FILE_VERSION[] = "brain.Event:2";
 static const char PREFIX[] = "events.out.tfevents.";
 static const char SHEET_TAG[] = "samples";
-static const long long LAST_SECOND = 9999999999; /* that a name of ten digits can hold */
+static const long long LAST_SECOND = 9999999999; /* ten digits in the file name */
 
 struct Tensorboard {
   char *path;
@@ -48,7 +49,7 @@ struct Tensorboard {
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian");
 
-/* Masked, since a CRC of data that holds its own CRC says little. */
+/* Masked because the CRC of data that contains its own CRC is weak. */
 static void put_checksum(Text *out, const void *data, size_t size) {
   uint32_t crc = crc32c(0, data, size);
   uint32_t masked = (crc >> 15 | crc << 17) + 0xa282ead8U;
@@ -67,7 +68,7 @@ static Status write_record(const Tensorboard *board, const Text *data, Error *er
   return status;
 }
 
-/* `content` is the event's field `field`, a message or a string; frees it. */
+/* Writes an event with `content`, a message or a string, in field `field`. Frees `content`. */
 static Status write_event(const Tensorboard *board, int64_t step, int field, Text *content,
                           Error *error) {
   Text event = {0};
@@ -81,8 +82,9 @@ static Status write_event(const Tensorboard *board, int64_t step, int field, Tex
 
 /* --- Opening ---------------------------------------------------------------------------------- */
 
-/* Readers go through a folder's files in the order of their names and never back: two starts within
- * a second, or on hosts whose clocks differ, must not put the later one first. */
+/* Chooses a timestamp for the file name that is later than those of all existing files: readers go
+ * through the files once, in the order of their names, and several processes may start within one
+ * second, or on hosts whose clocks differ. */
 static Status choose_second(const char *folder, long long *second, Error *error) {
   Status status = OK;
   char **names = NULL;
@@ -102,17 +104,17 @@ done:
 static Status create_file(Tensorboard *board, const char *folder, Error *error) {
   Status status = OK;
   long long second;
-  char host[256] = "";
+  char host[HOST_NAME_SIZE];
   TRY(folder_create(folder, error));
   TRY(choose_second(folder, &second, error));
-  if (gethostname(host, sizeof host - 1) != 0) strcpy(host, "localhost");
+  host_name(host);
   board->path = mem_format("%s/%s%010lld.%s.%d", folder, PREFIX, second, host, (int)getpid());
   board->descriptor = open(board->path, O_WRONLY | O_APPEND | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (board->descriptor < 0) {
     status = error_errno(error, errno, "%s", board->path);
     goto done;
   }
-  TRY(file_sync(folder, error)); /* the name, for tensorboard_sync */
+  TRY(file_sync(folder, error)); /* so that tensorboard_sync only has to flush the file */
 done:
   return status;
 }
@@ -126,7 +128,7 @@ Status tensorboard_open(const char *run_dir, int64_t step, Tensorboard **out, Er
   TRY(create_file(board, folder, error));
   text_append(&version, "%s", FILE_VERSION);
   TRY(write_event(board, 0, EVENT_FILE_VERSION, &version, error));
-  /* A start drops what is of its own step too; that of `step` is to stay. */
+  /* A start also discards events of its own step, and those of `step` are kept. */
   protobuf_integer(&session, SESSION_LOG_STATUS, SESSION_LOG_START);
   TRY(write_event(board, step + 1, EVENT_SESSION_LOG, &session, error));
   *out = board;
@@ -149,25 +151,25 @@ static void put_scalar(void *summary, const MetricsNumber *number) {
 
 Status tensorboard_write(Tensorboard *board, const MetricsRecord *record, Error *error) {
   Text summary = {0};
-  metrics_numbers(record, put_scalar, &summary);
+  metrics_visit(record, put_scalar, &summary);
   return write_event(board, record->step, EVENT_SUMMARY, &summary, error);
 }
 
-/* A big-endian number of a PNG. */
-static uint32_t number_at(const char *data, size_t offset) {
+static uint32_t big_endian_at(const char *data, size_t offset) {
   const uint8_t *bytes = (const uint8_t *)data + offset;
   return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
 }
 
-/* A PNG begins with eight bytes that say so, and the chunk IHDR, which begins with its size. */
+/* A PNG starts with an eight-byte signature and the chunk IHDR, which starts with width and height.
+ */
 static Status put_image(Text *value, const char *path, const char *png, size_t size, Error *error) {
   enum { WIDTH_AT = 16, HEIGHT_AT = 20, HEAD = 24 };
   static const char BEGIN[] = "\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
   Text image = {0};
   if (size < HEAD || memcmp(png, BEGIN, WIDTH_AT) != 0)
     return error_set(error, ERROR_DATA, "%s: not a PNG file", path);
-  protobuf_integer(&image, IMAGE_HEIGHT, number_at(png, HEIGHT_AT));
-  protobuf_integer(&image, IMAGE_WIDTH, number_at(png, WIDTH_AT));
+  protobuf_integer(&image, IMAGE_HEIGHT, big_endian_at(png, HEIGHT_AT));
+  protobuf_integer(&image, IMAGE_WIDTH, big_endian_at(png, WIDTH_AT));
   protobuf_integer(&image, IMAGE_COLORSPACE, IMAGE_COLORSPACE_RGB);
   protobuf_bytes(&image, IMAGE_ENCODED, png, size);
   protobuf_message(value, VALUE_IMAGE, &image);

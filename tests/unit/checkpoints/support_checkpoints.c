@@ -13,7 +13,7 @@
 Error error;
 
 static char *folder;
-static char **paths; /* handed out in this test */
+static char **paths; /* returned to this test */
 static size_t path_count, path_capacity;
 
 void must_ok(Status status, const char *file, int line) {
@@ -87,7 +87,7 @@ TestContent make_content(int64_t step, int64_t elements) {
   return made;
 }
 
-/* Pointers between the parts are set at the last moment: a TestContent is moved by value. */
+/* Sets the pointers between the members: a TestContent is returned by value. */
 static const CheckpointContent *linked(TestContent *made) {
   made->files[0] = (CheckpointFile){"generator.safetensors", made->tensors[0], 3};
   made->files[1] = (CheckpointFile){"optimizer.safetensors", made->tensors[1], 3};
@@ -121,7 +121,8 @@ void check_content(const Checkpoint *checkpoint, int64_t elements) {
 Status submit(CheckpointWriter *writer, int64_t step, int64_t elements) {
   TestContent made = make_content(step, elements);
   Status status = checkpoint_writer_submit(writer, linked(&made), &error);
-  memset(made.values, 0xff, (size_t)elements * sizeof *made.values); /* training goes on */
+  memset(made.values, 0xff,
+         (size_t)elements * sizeof *made.values); /* as the next training step does */
   free_content(&made);
   return status;
 }

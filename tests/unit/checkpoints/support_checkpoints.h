@@ -1,4 +1,5 @@
-/* What the tests of checkpoints share: a folder of their own, content to write, damage to do. */
+/* Shared by the tests of checkpoints: a temporary folder, content to write, ways to damage files.
+ */
 #ifndef CELFORGE_TESTS_UNIT_CHECKPOINTS_SUPPORT_H
 #define CELFORGE_TESTS_UNIT_CHECKPOINTS_SUPPORT_H
 
@@ -13,23 +14,23 @@
 
 #include "checkpoints/checkpoint.h"
 
-extern Error error; /* what every call of the tests fills */
+extern Error error; /* filled by every call in the tests */
 
 #define MUST_OK(call)                 must_ok((call), __FILE__, __LINE__)
 #define MUST_FAIL(call, status, text) must_fail((call), (status), (text), __FILE__, __LINE__)
 void must_ok(Status status, const char *file, int line);
-/* The call failed with `status`, and the message holds `text`. */
+/* Asserts that the call failed with `status` and a message that contains `text`. */
 void must_fail(Status found, Status status, const char *text, const char *file, int line);
 
-/* cmocka's setup and teardown: an empty folder of the test's own. */
+/* Setup and teardown for cmocka: create and remove a temporary folder. */
 int make_folder(void **state);
 int remove_folder(void **state);
-/* Paths in it; valid until the test ends. */
+/* Paths in the folder; valid until the test ends. */
 const char *in_folder(const char *name);
 const char *step_path(int64_t step);
 const char *step_file(int64_t step, const char *name);
 
-/* Content of step `step` whose every value is a function of the step, `elements` in each file. */
+/* Content whose values are a function of the step; `elements` values in each file. */
 typedef struct TestContent {
   CheckpointContent content;
   CheckpointFile files[2];
@@ -38,10 +39,10 @@ typedef struct TestContent {
 } TestContent;
 TestContent make_content(int64_t step, int64_t elements);
 void free_content(TestContent *content);
-/* Whether an opened checkpoint holds exactly what make_content gave. */
+/* Asserts that an opened checkpoint holds exactly the content of make_content. */
 void check_content(const Checkpoint *checkpoint, int64_t elements);
 
-/* Submits the step; what was submitted is overwritten and freed at once. */
+/* Submits the step, then overwrites and frees the submitted memory. */
 Status submit(CheckpointWriter *writer, int64_t step, int64_t elements);
 /* Submits the step and waits until it is written. */
 void write_step(CheckpointWriter *writer, int64_t step, int64_t elements);
@@ -50,7 +51,7 @@ void write_bytes(const char *path, const void *data, size_t size);
 void flip_bit(const char *path, size_t byte, int bit);
 size_t size_of(const char *path);
 
-/* What was logged while `call` ran; caller frees. Standard error is redirected meanwhile. */
+/* Returns the log output of `call`, captured by redirecting standard error; caller frees. */
 char *logged_by(void (*call)(void *), void *argument);
 
 #endif

@@ -1,5 +1,5 @@
-/* Reading checkpoints: whatever is missing, cut or flipped is named, and the one before is taken.
- */
+/* Reading checkpoints: missing, truncated or damaged files are named, and the previous checkpoint
+ * is used; a checkpoint of another format version is refused instead. */
 #include "support_checkpoints.h"
 
 #include <stdio.h>
@@ -9,10 +9,11 @@
 
 #include "base/files.h"
 #include "base/memory.h"
+#include "checkpoints/internal.h"
 
 enum { ELEMENTS = 1000 };
 
-/* checkpoints/ with the steps given; 0 ends the list. */
+/* Writes checkpoints of these steps; 0 ends the list. */
 static void make_steps(const int64_t *steps) {
   CheckpointWriter *writer;
   MUST_OK(checkpoint_writer_open(in_folder("checkpoints"), 9, NULL, &writer, &error));
@@ -42,7 +43,7 @@ static void open_latest(void *result) {
   MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), result, &error));
 }
 
-/* The newest, 200, is bad: it must be named with the reason, and 100 taken. */
+/* The newest, 200, is damaged: it must be named with the reason, and 100 opened instead. */
 static void must_fall_back(const char *reason) {
   Checkpoint *checkpoint = NULL;
   MUST_FAIL(checkpoint_open(step_path(200), &checkpoint, &error), ERROR_DATA, reason);
@@ -51,7 +52,7 @@ static void must_fall_back(const char *reason) {
   char *log = logged_by(open_latest, &checkpoint);
   assert_non_null(strstr(log, "warning: "));
   assert_non_null(strstr(log, reason));
-  assert_non_null(strstr(log, "trying the checkpoint before it"));
+  assert_non_null(strstr(log, "trying the previous checkpoint"));
   free(log);
   assert_non_null(checkpoint);
   assert_int_equal(checkpoint->step, 100);
@@ -117,7 +118,8 @@ static void test_state_missing(void **state) {
 static void test_manifest_missing(void **state) {
   (void)state;
   unlink(step_file(200, "manifest.json"));
-  must_fall_back("has no manifest.json: not a checkpoint, or its writing or removal was cut short");
+  must_fall_back("has no manifest.json: not a checkpoint, or one whose writing or removal was "
+                 "interrupted");
 }
 
 static void test_manifest_bad_json(void **state) {
@@ -135,19 +137,72 @@ static void test_manifest_truncated(void **state) {
 static void test_manifest_changed(void **state) {
   (void)state;
   replace(step_file(200, "manifest.json"), "0c6f-uuid", "0c7f-uuid");
-  must_fall_back("manifest.json: its own CRC-32C is ");
+  must_fall_back("manifest.json: its CRC-32C is ");
 }
 
-static void test_manifest_foreign(void **state) {
+static void test_manifest_of_another_format(void **state) {
   (void)state;
   replace(step_file(200, "manifest.json"), "celforge checkpoint", "other checkpoint");
   must_fall_back("format is \"other checkpoint\"; must be \"celforge checkpoint\"");
 }
 
-static void test_manifest_of_later_version(void **state) {
+/* A version that does not match the checksum is damage, not another version. */
+static void test_damaged_version(void **state) {
   (void)state;
-  replace(step_file(200, "manifest.json"), "\"version\": 1", "\"version\": 2");
-  must_fall_back("version: is 2; must be an integer from 1 to 1");
+  replace(step_file(200, "manifest.json"), "\"version\": 2", "\"version\": 3");
+  must_fall_back("manifest.json: its CRC-32C is ");
+}
+
+static void set_version(int64_t step, int version) {
+  const char *path = step_file(step, "manifest.json");
+  json_t *manifest;
+  MUST_OK(json_read_file(path, 1 << 20, &manifest, &error));
+  json_object_set_new(manifest, "version", json_integer(version));
+  json_object_set_new(manifest, "crc32c",
+                      json_integer((json_int_t)checkpoint_manifest_crc(manifest)));
+  MUST_OK(json_write_file(path, manifest, &error));
+  json_decref(manifest);
+}
+
+static void test_other_versions_are_refused(void **state) {
+  (void)state;
+  Checkpoint *checkpoint;
+  CheckpointWriter *writer = NULL;
+  char *old =
+      mem_format("%s: was written by Celforge 0.1 (checkpoint version 1); this version reads "
+                 "version 2: continue training with 0.1, or start a new run",
+                 step_path(200));
+  set_version(200, 1);
+  MUST_FAIL(checkpoint_open(step_path(200), &checkpoint, &error), ERROR_DATA, old);
+  MUST_FAIL(checkpoint_open_path(in_folder(""), &checkpoint, &error), ERROR_DATA, old);
+  MUST_FAIL(checkpoint_open_latest(in_folder("checkpoints"), &checkpoint, &error), ERROR_DATA, old);
+  assert_null(checkpoint);
+  MUST_FAIL(checkpoint_writer_open(in_folder("checkpoints"), 2, NULL, &writer, &error), ERROR_DATA,
+            old);
+  assert_null(writer);
+  MUST_OK(checkpoint_open_up_to(in_folder("checkpoints"), 199, &checkpoint, &error));
+  assert_int_equal(checkpoint->step, 100);
+  checkpoint_close(checkpoint);
+  set_version(200, 3);
+  MUST_FAIL(checkpoint_open_latest(in_folder("checkpoints"), &checkpoint, &error), ERROR_DATA,
+            "step-00000200: was written by a later Celforge (checkpoint version 3)");
+  free(old);
+}
+
+static void open_latest_into_status(void *result) {
+  Checkpoint *checkpoint = NULL;
+  *(Status *)result = checkpoint_open_latest(in_folder("checkpoints"), &checkpoint, &error);
+  assert_null(checkpoint);
+}
+
+/* The newest is damaged, and the previous one is of version 1: still no fresh start. */
+static void test_other_version_behind_a_damaged_checkpoint(void **state) {
+  (void)state;
+  Status status = OK;
+  set_version(100, 1);
+  unlink(step_file(200, "manifest.json"));
+  free(logged_by(open_latest_into_status, &status));
+  MUST_FAIL(status, ERROR_DATA, "step-00000100: was written by Celforge 0.1");
 }
 
 static void test_renamed_to_another_step(void **state) {
@@ -155,11 +210,11 @@ static void test_renamed_to_another_step(void **state) {
   assert_int_equal(rename(step_path(100), step_path(300)), 0);
   Checkpoint *checkpoint;
   MUST_FAIL(checkpoint_open(step_path(300), &checkpoint, &error), ERROR_DATA,
-            "is of step 100, but its folder is named step-00000300");
+            "step is 100, but the folder is named step-00000300");
 }
 
-/* Any single bit of any file. */
-static void test_any_flip_is_seen(void **state) {
+/* Flips single bits all over each file. */
+static void test_any_bit_flip_is_detected(void **state) {
   (void)state;
   static const char *const files[] = {"manifest.json", "state.json", "generator.safetensors",
                                       "optimizer.safetensors"};
@@ -172,7 +227,7 @@ static void test_any_flip_is_seen(void **state) {
       flip_bit(path, byte, bit);
       Status status = checkpoint_open(step_path(200), &checkpoint, &error);
       flip_bit(path, byte, bit);
-      if (status == OK) fail_msg("%s: byte %zu, bit %d went unseen", files[f], byte, bit);
+      if (status == OK) fail_msg("%s: byte %zu, bit %d was not detected", files[f], byte, bit);
     }
   }
   Checkpoint *checkpoint;
@@ -180,46 +235,40 @@ static void test_any_flip_is_seen(void **state) {
   checkpoint_close(checkpoint);
 }
 
-static void open_latest_of_bad(void *result) {
-  *(Status *)result = OK;
-  Checkpoint *checkpoint;
-  *(Status *)result = checkpoint_open_latest(in_folder("checkpoints"), &checkpoint, &error);
-  assert_null(checkpoint);
-}
-
-static void test_all_bad(void **state) {
+static void test_all_damaged(void **state) {
   (void)state;
   Status status;
   flip_bit(step_file(100, "state.json"), 5, 0);
   unlink(step_file(200, "manifest.json"));
-  char *log = logged_by(open_latest_of_bad, &status);
-  MUST_FAIL(status, ERROR_DATA, "checkpoints: none of its checkpoints can be used (tried 2");
+  char *log = logged_by(open_latest_into_status, &status);
+  MUST_FAIL(status, ERROR_DATA, "checkpoints: all checkpoints are damaged (tried 2");
   assert_non_null(strstr(log, "step-00000200: has no manifest.json"));
   assert_non_null(strstr(log, "step-00000100/state.json: CRC-32C"));
   free(log);
 }
 
-static void test_none(void **state) {
+static void test_no_checkpoint(void **state) {
   (void)state;
   Checkpoint *checkpoint = (Checkpoint *)1;
-  MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), &checkpoint, &error)); /* no folder */
+  MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), &checkpoint,
+                                 &error)); /* the folder is missing */
   assert_null(checkpoint);
   MUST_OK(folder_create(in_folder("checkpoints"), &error));
   MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), &checkpoint, &error));
   assert_null(checkpoint);
   MUST_FAIL(checkpoint_open_path(in_folder("."), &checkpoint, &error), ERROR_DATA,
-            "checkpoints: holds no checkpoint");
+            "checkpoints: contains no checkpoint");
   MUST_OK(folder_create(in_folder("elsewhere"), &error));
   MUST_FAIL(checkpoint_open_path(in_folder("elsewhere"), &checkpoint, &error), ERROR_DATA,
-            "elsewhere: neither a checkpoint (no manifest.json) nor a run (no checkpoints/)");
+            "elsewhere: is neither a checkpoint (no manifest.json) nor a run (no checkpoints/)");
   MUST_FAIL(checkpoint_open_path(in_folder("gone"), &checkpoint, &error), ERROR_IO,
-            "gone: cannot be taken for a checkpoint or a run: No such file");
+            "gone: cannot open as a checkpoint or a run: No such file");
   write_bytes(in_folder("file"), "x", 1);
   MUST_FAIL(checkpoint_open_path(in_folder("file"), &checkpoint, &error), ERROR_DATA,
-            "file: is a file; a checkpoint and a run are folders");
+            "file: is a file; must be the folder of a checkpoint or a run");
 }
 
-/* Only exact names count: no .tmp, no .left, no step of another width. */
+/* Only exact names count: not .tmp, not .left, not a step number of another width. */
 static void test_only_exact_names(void **state) {
   (void)state;
   static const char *const names[] = {
@@ -248,7 +297,7 @@ static void test_paths(void **state) {
     assert_int_equal(checkpoint->step, 200);
     checkpoint_close(checkpoint);
   }
-  assert_int_equal(rename(step_path(100), in_folder("best")), 0); /* kept under another name */
+  assert_int_equal(rename(step_path(100), in_folder("best")), 0); /* a copy with another name */
   MUST_OK(checkpoint_open_path(in_folder("best"), &checkpoint, &error));
   assert_int_equal(checkpoint->step, 100);
   checkpoint_close(checkpoint);
@@ -288,12 +337,14 @@ int main(void) {
       ON_TWO(test_manifest_bad_json),
       ON_TWO(test_manifest_truncated),
       ON_TWO(test_manifest_changed),
-      ON_TWO(test_manifest_foreign),
-      ON_TWO(test_manifest_of_later_version),
+      ON_TWO(test_manifest_of_another_format),
+      ON_TWO(test_damaged_version),
+      ON_TWO(test_other_versions_are_refused),
+      ON_TWO(test_other_version_behind_a_damaged_checkpoint),
       ON_TWO(test_renamed_to_another_step),
-      ON_TWO(test_any_flip_is_seen),
-      ON_TWO(test_all_bad),
-      cmocka_unit_test_setup_teardown(test_none, make_folder, remove_folder),
+      ON_TWO(test_any_bit_flip_is_detected),
+      ON_TWO(test_all_damaged),
+      cmocka_unit_test_setup_teardown(test_no_checkpoint, make_folder, remove_folder),
       ON_TWO(test_only_exact_names),
       ON_TWO(test_paths),
       ON_TWO(test_describe),

@@ -1,5 +1,5 @@
-/* safetensors files: round trips, and everything a reader must refuse. With arguments it reads or
- * writes files for tests/interop/test_safetensors.py (see `interop`). */
+/* safetensors files: round trips, and the files that the reader must reject. With arguments it
+ * reads or writes files for tests/interop/test_safetensors.py (see `interop`). */
 #include "support_checkpoints.h"
 
 #include <stdio.h>
@@ -145,7 +145,7 @@ static void test_lengths(void **state) {
   MUST_FAIL(safetensors_parse("x", bytes, 8, &file, &error), ERROR_DATA, "does not begin with {");
   bytes[0] = 9;
   MUST_FAIL(safetensors_parse("x", bytes, 16, &file, &error), ERROR_DATA,
-            "ends in its header: 9 bytes announced, 8 there");
+            "ends inside its header: the header has 9 bytes, the file 8");
   memset(bytes, 0xff, 8);
   MUST_FAIL(safetensors_parse("x", bytes, 16, &file, &error), ERROR_DATA, "at most 100000000");
   MUST_FAIL(parse(" {}", 0), ERROR_DATA, "does not begin with {");
@@ -175,14 +175,15 @@ static void test_bad_headers(void **state) {
        "duplicate object key"},
       {"{\"a\":1}", 0, "x: \"a\": must be an object"},
       {"{\"a\":{}}", 0, "x: \"a\".dtype: missing"},
-      {"{\"a\":" ENTRY("F8", "[1]", "[0,1]") "}", 1, "\"a\".dtype: is \"F8\"; known are F32, BF16"},
+      {"{\"a\":" ENTRY("F8", "[1]", "[0,1]") "}", 1,
+       "\"a\".dtype: is \"F8\"; known types: F32, BF16"},
       {"{\"a\":{\"dtype\":1,\"shape\":[],\"data_offsets\":[0,1]}}", 1, "dtype: is 1; must be"},
       {"{\"a\":" ENTRY("U8", "1", "[0,1]") "}", 1, "\"a\".shape: is 1; must be an array"},
-      {"{\"a\":" ENTRY("U8", "[1.0]", "[0,1]") "}", 1, "shape[0]: must be an integer from 0 on"},
-      {"{\"a\":" ENTRY("U8", "[-1]", "[0,1]") "}", 1, "shape[0]: must be an integer from 0 on"},
+      {"{\"a\":" ENTRY("U8", "[1.0]", "[0,1]") "}", 1, "shape[0]: must be an integer >= 0"},
+      {"{\"a\":" ENTRY("U8", "[-1]", "[0,1]") "}", 1, "shape[0]: must be an integer >= 0"},
       {"{\"a\":" ENTRY("U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]") "}", 1, "9 dimensions; at most 8"},
-      {"{\"a\":" ENTRY("F32", "[4611686018427387904]", "[0,0]") "}", 0, "does not fit 64 bits"},
-      {"{\"a\":" ENTRY("U8", "[4294967296,4294967296]", "[0,0]") "}", 0, "does not fit 64 bits"},
+      {"{\"a\":" ENTRY("F32", "[4611686018427387904]", "[0,0]") "}", 0, "exceeds 64 bits"},
+      {"{\"a\":" ENTRY("U8", "[4294967296,4294967296]", "[0,0]") "}", 0, "exceeds 64 bits"},
       {"{\"a\":" ENTRY("U8", "[99999999999999999999]", "[0,1]") "}", 1, "too big integer"},
       {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1, "\"a\".data_offsets: missing"},
       {"{\"a\":" ENTRY("U8", "[1]", "[0]") "}", 1, "has 1 numbers; must be [begin, end]"},
@@ -209,7 +210,7 @@ static void test_bad_headers(void **state) {
     MUST_FAIL(parse(cases[i].header, cases[i].data_bytes), ERROR_DATA, cases[i].message);
 }
 
-/* A name from a foreign file cannot write lines of its own into the log. */
+/* Control characters in a tensor name must not reach the log. */
 static void test_names_in_messages(void **state) {
   (void)state;
   MUST_FAIL(parse("{\"a\\n\\u001b[2J\":1}", 0), ERROR_DATA, "x: \"a??[2J\": must be");
@@ -230,14 +231,15 @@ static void test_good_headers(void **state) {
   MUST_OK(parse("{\"__metadata__\":{}}", 0));
 }
 
-/* Whatever is cut off, it is not taken. */
+/* A file truncated to any length is rejected. */
 static void test_every_truncation(void **state) {
   (void)state;
   size_t size;
   Safetensors *file;
   char *bytes = build("{\"a\":" ENTRY("F32", "[2,2]", "[0,16]") "}", 16, &size);
   for (size_t length = 0; length < size; length++) {
-    char *cut = mem_new(length + 1, 1); /* of its own, so that a sanitizer sees its end */
+    char *cut =
+        mem_new(length + 1, 1); /* an allocation of this length, so that a sanitizer sees its end */
     memcpy(cut, bytes, length);
     assert_int_equal(safetensors_parse("x", cut, length, &file, &error), ERROR_DATA);
     free(cut);
@@ -245,7 +247,7 @@ static void test_every_truncation(void **state) {
   free(bytes);
 }
 
-/* --- For other readers and writers ------------------------------------------------------------ */
+/* --- Exchange with other programs ------------------------------------------------------------- */
 
 static void print_hex(const void *data, size_t size) {
   const unsigned char *bytes = data;
@@ -303,7 +305,7 @@ static Status write_every_type(const char *path) {
   return safetensors_write(path, tensors, 15, NULL, NULL, NULL, &error);
 }
 
-/* The numbers 0, 1, 2, ... under a few names. */
+/* Tensors with a few unusual names; their data are 0, 1, 2, ... */
 static Status write_floats(const char *path) {
   float values[24];
   for (int i = 0; i < 24; i++) values[i] = (float)i;

@@ -24,7 +24,7 @@ static CheckpointWriter *open_writer(int keep, const char *protected) {
   return writer;
 }
 
-/* What lies in checkpoints/, "latest" left out, as "a b c". */
+/* Compares the names in checkpoints/, without "latest" and "step-", with "a b c". */
 static void must_hold(const char *expected) {
   char **names;
   size_t count;
@@ -60,8 +60,8 @@ static void test_retention(void **state) {
   MUST_OK(checkpoint_writer_close(writer, &error));
 }
 
-/* The snapshot is a copy, the call before is waited for, and nothing is lost at the end. */
-static void test_submits_follow_each_other(void **state) {
+/* A submit waits for the previous write, and close for the last one. */
+static void test_submits_are_written_in_order(void **state) {
   (void)state;
   CheckpointWriter *writer = open_writer(2, NULL);
   for (int64_t step = 1; step <= 8; step++) MUST_OK(submit(writer, step, step * 50000));
@@ -71,7 +71,7 @@ static void test_submits_follow_each_other(void **state) {
   must_open(8, 8 * 50000);
 }
 
-static void test_protected_stays(void **state) {
+static void test_protected_checkpoint_is_kept(void **state) {
   (void)state;
   CheckpointWriter *writer = open_writer(2, NULL);
   write_step(writer, 10, ELEMENTS);
@@ -87,8 +87,8 @@ static void write_40(void *writer) {
   write_step(writer, 40, ELEMENTS);
 }
 
-/* keep = 2 of which one is rotten: the good one before it must not go. */
-static void test_bad_ones_do_not_count(void **state) {
+/* keep = 2, and the newest is damaged: the valid one before it must be kept. */
+static void test_damaged_checkpoints_do_not_count(void **state) {
   (void)state;
   CheckpointWriter *writer = open_writer(4, NULL);
   for (int64_t step = 10; step <= 30; step += 10) write_step(writer, step, ELEMENTS);
@@ -97,7 +97,7 @@ static void test_bad_ones_do_not_count(void **state) {
   writer = open_writer(2, NULL);
   char *log = logged_by(write_40, writer);
   assert_non_null(strstr(log, "step-00000030/generator.safetensors: CRC-32C"));
-  assert_non_null(strstr(log, "not counted among the checkpoints to keep"));
+  assert_non_null(strstr(log, "does not count towards checkpoint.keep"));
   free(log);
   must_hold("00000020 00000030 00000040");
   write_step(writer, 50, ELEMENTS);
@@ -105,39 +105,39 @@ static void test_bad_ones_do_not_count(void **state) {
   MUST_OK(checkpoint_writer_close(writer, &error));
 }
 
-static void write_before(CheckpointWriter *writer, int64_t step, int64_t keep_before) {
+static void write_in_trouble(CheckpointWriter *writer, int64_t step, int64_t rollback_step) {
   TestContent made = make_content(step, ELEMENTS);
   made.files[0] = (CheckpointFile){"generator.safetensors", made.tensors[0], 3};
   made.content.files = made.files;
   made.content.file_count = 1;
-  made.content.keep_before = keep_before;
+  made.content.rollback_step = rollback_step;
   MUST_OK(checkpoint_writer_submit(writer, &made.content, &error));
   MUST_OK(checkpoint_writer_wait(writer, 60, &error));
   free_content(&made);
 }
 
-/* A run in trouble since step 25: what it may have to go back to stays, however many follow. */
-static void test_what_the_run_may_go_back_to_stays(void **state) {
+/* Steps have been skipped since step 25: the checkpoint to roll back to is kept. */
+static void test_rollback_target_is_kept(void **state) {
   (void)state;
   Checkpoint *checkpoint = NULL;
   CheckpointWriter *writer = open_writer(2, NULL);
   for (int64_t step = 10; step <= 20; step += 10) write_step(writer, step, ELEMENTS);
-  for (int64_t step = 26; step <= 29; step++) write_before(writer, step, 25);
+  for (int64_t step = 26; step <= 29; step++) write_in_trouble(writer, step, 25);
   must_hold("00000020 00000028 00000029");
-  MUST_OK(checkpoint_open_before(in_folder("checkpoints"), 25, &checkpoint, &error));
+  MUST_OK(checkpoint_open_up_to(in_folder("checkpoints"), 25, &checkpoint, &error));
   assert_int_equal(checkpoint->step, 20);
   checkpoint_close(checkpoint);
-  MUST_OK(checkpoint_open_before(in_folder("checkpoints"), 28, &checkpoint, &error));
+  MUST_OK(checkpoint_open_up_to(in_folder("checkpoints"), 28, &checkpoint, &error));
   assert_int_equal(checkpoint->step, 28);
   checkpoint_close(checkpoint);
-  MUST_OK(checkpoint_open_before(in_folder("checkpoints"), 19, &checkpoint, &error));
+  MUST_OK(checkpoint_open_up_to(in_folder("checkpoints"), 19, &checkpoint, &error));
   assert_null(checkpoint);
   write_step(writer, 40, ELEMENTS);
   must_hold("00000029 00000040");
   MUST_OK(checkpoint_writer_close(writer, &error));
 }
 
-static void test_leftovers_go(void **state) {
+static void test_temporary_files_are_removed(void **state) {
   (void)state;
   MUST_OK(folder_create(in_folder("checkpoints/step-00000030.tmp/deep"), &error));
   write_bytes(in_folder("checkpoints/step-00000030.tmp/deep/x"), "x", 1);
@@ -151,8 +151,8 @@ static void write_25(void *writer) {
   write_step(writer, 25, ELEMENTS);
 }
 
-/* Resumed from 20, the run saves 25: 30 is of a course it has left, and must not be resumed. */
-static void test_a_run_that_goes_back(void **state) {
+/* Resumed from 20, the run saves 25: 30 is from before the rollback and must not be resumed. */
+static void test_later_checkpoints_are_set_aside(void **state) {
   (void)state;
   Checkpoint *checkpoint;
   CheckpointWriter *writer = open_writer(3, NULL);
@@ -161,14 +161,15 @@ static void test_a_run_that_goes_back(void **state) {
   writer = open_writer(3, "step-00000020");
   char *log = logged_by(write_25, writer);
   assert_non_null(
-      strstr(log, "step-00000030: the run has gone back and now saves step 25; kept as "));
+      strstr(log, "step-00000030: from before a rollback to an earlier step (the run now saves "
+                  "step 25): renamed to "));
   free(log);
   must_hold("00000010 00000020 00000025 00000030.left");
   MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), &checkpoint, &error));
   assert_int_equal(checkpoint->step, 25);
   checkpoint_close(checkpoint);
   write_step(writer, 30, 2 * ELEMENTS);
-  write_step(writer, 30, 3 * ELEMENTS); /* its own last one is replaced */
+  write_step(writer, 30, 3 * ELEMENTS); /* the last one it wrote is replaced */
   must_hold("00000020 00000025 00000030 00000030.left");
   must_open(30, 3 * ELEMENTS);
   log = logged_by(write_25, writer);
@@ -177,13 +178,13 @@ static void test_a_run_that_goes_back(void **state) {
   MUST_OK(checkpoint_writer_close(writer, &error));
 }
 
-static void test_refusals(void **state) {
+static void test_invalid_arguments_are_rejected(void **state) {
   (void)state;
   CheckpointWriter *writer;
   MUST_FAIL(checkpoint_writer_open(in_folder("checkpoints"), 1, NULL, &writer, &error), ERROR_USAGE,
-            "checkpoints: 1 checkpoints to keep; must be 2 or more");
+            "checkpoints: keep is 1; must be at least 2");
   MUST_FAIL(checkpoint_writer_open(in_folder("checkpoints"), 2, "30", &writer, &error),
-            ERROR_INTERNAL, "\"30\" is not a checkpoint's name");
+            ERROR_INTERNAL, "\"30\" is not a checkpoint name");
   write_bytes(in_folder("file"), "x", 1);
   MUST_FAIL(checkpoint_writer_open(in_folder("file"), 2, NULL, &writer, &error), ERROR_IO,
             "file: cannot create the folder: Not a directory");
@@ -199,9 +200,9 @@ static void test_refusals(void **state) {
   REFUSED("two files named generator.safetensors");
   content.file_count = 1;
   twice[0].name = "a/b.safetensors";
-  REFUSED("must be a plain name ending in .safetensors");
+  REFUSED("must be a file name ending in .safetensors");
   twice[0].name = "weights";
-  REFUSED("must be a plain name ending in .safetensors");
+  REFUSED("must be a file name ending in .safetensors");
   twice[0] = file;
   content.file_count = 9;
   REFUSED("9 files; at most 8");
@@ -217,7 +218,7 @@ static void test_refusals(void **state) {
   MUST_OK(checkpoint_writer_close(writer, &error));
 }
 
-/* After the failed write of 30: reported once, 10 and 20 as they were, and 40 can be written. */
+/* The failed write of 30 is reported once and leaves 10 and 20 unchanged. */
 static void check_failed_write(CheckpointWriter *writer, const char *reason) {
   MUST_FAIL(checkpoint_writer_wait(writer, 60, &error), ERROR_IO, reason);
   assert_non_null(strstr(error.message, "checkpoint of step 30: "));
@@ -227,7 +228,7 @@ static void check_failed_write(CheckpointWriter *writer, const char *reason) {
   MUST_OK(checkpoint_writer_wait(writer, 60, &error));
 }
 
-/* A limit on file length stops the write wherever we are, root or not. */
+/* RLIMIT_FSIZE makes a write fail, also for root. */
 static void test_failed_write(void **state) {
   (void)state;
   struct rlimit before, small;
@@ -251,8 +252,8 @@ static void test_failed_write(void **state) {
   MUST_OK(checkpoint_writer_close(writer, &error));
 }
 
-/* The failure of a write nobody waited for comes with the next submit, which takes nothing. */
-static void test_failure_is_told_by_the_next_submit(void **state) {
+/* The next submit reports the failure and writes nothing. */
+static void test_next_submit_reports_the_failure(void **state) {
   (void)state;
   CheckpointWriter *writer = open_writer(2, NULL);
   write_bytes(in_folder("checkpoints/step-00000010.tmp"), "in the way", 10);
@@ -264,8 +265,8 @@ static void test_failure_is_told_by_the_next_submit(void **state) {
   must_open(20, ELEMENTS);
 }
 
-/* It is there to be seen without another submit, once, and without a wait. */
-static void test_failure_is_told_when_asked(void **state) {
+/* checkpoint_writer_check reports the failure once, without waiting. */
+static void test_check_reports_the_failure(void **state) {
   (void)state;
   CheckpointWriter *writer = open_writer(2, NULL);
   MUST_OK(checkpoint_writer_check(writer, &error));
@@ -281,7 +282,7 @@ static void test_failure_is_told_when_asked(void **state) {
   MUST_OK(checkpoint_writer_close(writer, &error));
 }
 
-/* Also when the test has failed half-way. */
+/* A teardown, so that it also runs after a failed test. */
 static int unmount_and_remove(void **state) {
   umount2(in_folder("checkpoints"), MNT_DETACH);
   return remove_folder(state);
@@ -311,7 +312,7 @@ static void test_wait_has_a_deadline(void **state) {
   MUST_OK(submit(writer, 10, 4000000));
   double began = clock_seconds();
   Status status = checkpoint_writer_wait(writer, 0.001, &error);
-  if (status != OK) { /* a disk that wrote 32 MB in a millisecond would be no error */
+  if (status != OK) { /* OK if the disk wrote 32 MB within a millisecond */
     assert_true(clock_seconds() - began < 60);
     MUST_FAIL(status, ERROR_IO, "a checkpoint is still being written after 0.0 s");
   }
@@ -325,7 +326,7 @@ static int64_t elements_of(int64_t step) {
 }
 
 /* Writes checkpoints from `step` on until it is killed. */
-static void write_for_ever(int64_t step) {
+static void write_until_killed(int64_t step) {
   CheckpointWriter *writer;
   if (checkpoint_writer_open(in_folder("checkpoints"), 2, NULL, &writer, &error) != OK) _exit(1);
   while (submit(writer, step, elements_of(step)) == OK) step++;
@@ -341,13 +342,13 @@ static void test_kills(void **state) {
   write_step(writer, newest, elements_of(newest));
   double duration = clock_seconds() - began;
   MUST_OK(checkpoint_writer_close(writer, &error));
-  /* Thirty kills, and more where the disk has become slower than it was: the fewer checkpoints come
-   * to their end, the later are the kills. */
+  /* Thirty kills, and more if the disk has become slower: as long as no checkpoint is completed,
+   * the kills come later and later. */
   for (int round = 0; round < 30 || newest <= 10; round++) {
     assert_true(round < 300);
     pid_t child = fork();
     assert_true(child >= 0);
-    if (child == 0) write_for_ever(newest + 1);
+    if (child == 0) write_until_killed(newest + 1);
     usleep((useconds_t)(random_uniform(&random) * 4 * duration * 1e6));
     assert_int_equal(kill(child, SIGKILL), 0);
     int result;
@@ -357,7 +358,7 @@ static void test_kills(void **state) {
     Checkpoint *checkpoint;
     MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), &checkpoint, &error));
     assert_non_null(checkpoint);
-    assert_true(checkpoint->step >= newest); /* nothing that was whole is lost */
+    assert_true(checkpoint->step >= newest); /* no complete checkpoint is lost */
     if (checkpoint->step == newest) duration *= 1.1;
     newest = checkpoint->step;
     assert_null(strstr(checkpoint->path, ".tmp"));
@@ -371,16 +372,16 @@ static void test_kills(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       IN_FOLDER(test_retention),
-      IN_FOLDER(test_submits_follow_each_other),
-      IN_FOLDER(test_protected_stays),
-      IN_FOLDER(test_bad_ones_do_not_count),
-      IN_FOLDER(test_what_the_run_may_go_back_to_stays),
-      IN_FOLDER(test_leftovers_go),
-      IN_FOLDER(test_a_run_that_goes_back),
-      IN_FOLDER(test_refusals),
+      IN_FOLDER(test_submits_are_written_in_order),
+      IN_FOLDER(test_protected_checkpoint_is_kept),
+      IN_FOLDER(test_damaged_checkpoints_do_not_count),
+      IN_FOLDER(test_rollback_target_is_kept),
+      IN_FOLDER(test_temporary_files_are_removed),
+      IN_FOLDER(test_later_checkpoints_are_set_aside),
+      IN_FOLDER(test_invalid_arguments_are_rejected),
       IN_FOLDER(test_failed_write),
-      IN_FOLDER(test_failure_is_told_by_the_next_submit),
-      IN_FOLDER(test_failure_is_told_when_asked),
+      IN_FOLDER(test_next_submit_reports_the_failure),
+      IN_FOLDER(test_check_reports_the_failure),
       cmocka_unit_test_setup_teardown(test_full_disk, make_folder, unmount_and_remove),
       IN_FOLDER(test_wait_has_a_deadline),
       IN_FOLDER(test_kills),

@@ -1,8 +1,9 @@
-/* launch_check. Alone: its cmocka tests. With arguments, as one rank under mpirun:
+/* Preflight checks. Without arguments it runs the cmocka tests. tests/distributed/test_preflight.sh
+ * runs it as a rank under mpirun:
  *
- *     test_launch UUID [KEY=VALUE ...]
+ *     test_preflight UUID [KEY=VALUE ...]
  *
- * calls it with that dataset and config, and says on rank 0 what it returned. */
+ * calls preflight_check with this dataset and config, and rank 0 prints the result. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,7 +23,7 @@ static Status check(const char *tasks, Error *error) {
   setenv("SLURM_STEP_NUM_TASKS", tasks, 1);
   setenv("SLURM_PROCID", "2", 1);
   setenv("SLURMD_NODENAME", "node7", 1);
-  Status status = launch_check(&config, group, uuid, error);
+  Status status = preflight_check(&config, group, uuid, error);
   unsetenv("SLURM_STEP_NUM_TASKS");
   unsetenv("SLURM_PROCID");
   unsetenv("SLURMD_NODENAME");
@@ -32,7 +33,7 @@ static Status check(const char *tasks, Error *error) {
 static void test_alone(void **state) {
   (void)state;
   Error error = {0};
-  assert_int_equal(launch_check(&config, group, uuid, &error), OK);
+  assert_int_equal(preflight_check(&config, group, uuid, &error), OK);
 }
 
 static void test_step_of_one(void **state) {
@@ -62,20 +63,20 @@ static void test_mpirun_counts_itself(void **state) {
   }
 }
 
-/* What srun --mpi=none starts, and what a plugin adds. */
+/* srun --mpi=none sets none of these variables; a plugin adds one. */
 static void test_environment(void **state) {
   (void)state;
   static const char *const ways[] = {"PMIX_RANK", "PMI_RANK", "OMPI_MCA_orte_launch"};
   Error error = {0};
-  assert_int_equal(launch_check_environment(&error), OK);
+  assert_int_equal(preflight_check_environment(&error), OK);
   setenv("SLURM_STEP_NUM_TASKS", "1", 1);
-  assert_int_equal(launch_check_environment(&error), OK);
+  assert_int_equal(preflight_check_environment(&error), OK);
   setenv("SLURM_STEP_NUM_TASKS", "3", 1);
-  assert_int_equal(launch_check_environment(&error), ERROR_USAGE);
+  assert_int_equal(preflight_check_environment(&error), ERROR_USAGE);
   assert_non_null(strstr(error.message, "srun started 3 tasks, but MPI connects 1"));
   for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
     setenv(ways[i], "0", 1);
-    assert_int_equal(launch_check_environment(&error), OK);
+    assert_int_equal(preflight_check_environment(&error), OK);
     unsetenv(ways[i]);
   }
   unsetenv("SLURM_STEP_NUM_TASKS");
@@ -84,11 +85,11 @@ static void test_environment(void **state) {
 static int as_rank(int argc, char **argv) {
   Error error = {0};
   Status status = OK;
-  for (int i = 2; i < argc; i++) TRY(config_assign(&config_schema, argv[i], &config, &error));
-  status = launch_check(&config, group, argv[1], &error);
+  for (int i = 2; i < argc; i++) TRY(config_assign(&config_schema, argv[i], &config, NULL, &error));
+  status = preflight_check(&config, group, argv[1], &error);
 done:
   if (comm_rank(group) == 0) printf("status %d: %s\n", (int)status, error.message);
-  fflush(stdout); /* the first rank that leaves with an error ends the others */
+  fflush(stdout); /* mpirun kills the others when the first rank exits with an error */
   comm_close(group);
   return (int)status;
 }
@@ -108,7 +109,7 @@ int main(int argc, char **argv) {
     return (int)error.status;
   }
   if (argc > 1) return as_rank(argc, argv);
-  int failed = cmocka_run_group_tests_name("launch", tests, NULL, NULL);
+  int failed = cmocka_run_group_tests_name("preflight", tests, NULL, NULL);
   comm_close(group);
   return failed;
 }

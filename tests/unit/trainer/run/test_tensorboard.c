@@ -1,5 +1,4 @@
-/* TensorBoard's event files: every byte of one, put together here by other means; their names; what
- * cannot be written. */
+/* TensorBoard event files: each byte, compared with an independent encoder; file names; errors. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -48,7 +47,7 @@ static Tensorboard *open_board(int64_t step) {
   return board;
 }
 
-/* The names of the event files; there must be `count`. */
+/* Lists the event files and asserts that there are `count`. */
 static char **list_events(size_t count) {
   char **names = NULL;
   size_t found = 0;
@@ -65,7 +64,7 @@ static char *read_only_file(size_t *size) {
   return data;
 }
 
-/* --- A file's bytes, from their definition ---------------------------------------------------- */
+/* --- An independent encoder ------------------------------------------------------------------- */
 
 static void put(Text *out, const void *bytes, size_t size) {
   text_append_bytes(out, bytes, size);
@@ -84,7 +83,7 @@ static void put_varint(Text *out, uint64_t value) {
   put_byte(out, (int)value);
 }
 
-/* CRC-32C, a bit at a time, masked. */
+/* CRC-32C, computed bit by bit, masked. */
 static void put_checksum(Text *out, const char *bytes, size_t size) {
   uint32_t crc = 0xffffffff;
   for (size_t i = 0; i < size; i++) {
@@ -95,8 +94,8 @@ static void put_checksum(Text *out, const char *bytes, size_t size) {
   put_little(out, (sum / 32768 + sum % 32768 * 131072 + 2726488792) % 4294967296, 4);
 }
 
-/* A record whose event holds `content` behind the tag `tag`. Its wall time is that of the record at
- * the same place in `real`, once that has been looked at. */
+/* Appends a record with `content` in the field with this tag. The wall time is taken from the
+ * record at the same position in `real`, after a plausibility check. */
 static void put_record(Text *out, const char *real, size_t size, int64_t step, int tag,
                        const Text *content) {
   Text event = {0};
@@ -119,7 +118,7 @@ static void put_record(Text *out, const char *real, size_t size, int64_t step, i
   text_free(&event);
 }
 
-/* The file's version, and that steps from `first` on are void. */
+/* Appends the version record, and the session start that discards events from `first` on. */
 static void put_beginning(Text *out, const char *real, size_t size, int64_t first) {
   Text version = {0}, start = {0};
   put(&version, "brain.Event:2", 13);
@@ -201,7 +200,7 @@ static void test_numbers(void **state) {
   free(real);
 }
 
-static void test_a_sheet(void **state) {
+static void test_sheet(void **state) {
   (void)state;
   Image image = {0};
   char *png = NULL;
@@ -237,7 +236,7 @@ static void test_a_sheet(void **state) {
   free(png);
 }
 
-/* Starts within a second, and behind a host whose clock is ahead. */
+/* Several starts within one second, and one after a host whose clock is ahead. */
 static void test_names_ascend(void **state) {
   (void)state;
   enum { STARTS = 4 };
@@ -262,7 +261,7 @@ static void test_names_ascend(void **state) {
   free(past);
 }
 
-static void test_no_folder(void **state) {
+static void test_missing_folder(void **state) {
   (void)state;
   Tensorboard *board = NULL;
   assert_int_equal(atomic_file_replace(events, "a file", 6, &error), OK);
@@ -271,7 +270,7 @@ static void test_no_folder(void **state) {
   assert_null(board);
 }
 
-static void test_a_write_that_fails(void **state) {
+static void test_failed_write(void **state) {
   (void)state;
   struct rlimit before, none = {0};
   Tensorboard *board = open_board(0);
@@ -287,7 +286,7 @@ static void test_a_write_that_fails(void **state) {
   tensorboard_close(board);
 }
 
-static void test_what_is_no_sheet(void **state) {
+static void test_invalid_sheets(void **state) {
   (void)state;
   static const char short_one[] = "\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0";
   static const char gif[] = "GIF89a, and so on, and so on";
@@ -312,11 +311,11 @@ static void test_what_is_no_sheet(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_numbers, set_up, tear_down),
-      cmocka_unit_test_setup_teardown(test_a_sheet, set_up, tear_down),
+      cmocka_unit_test_setup_teardown(test_sheet, set_up, tear_down),
       cmocka_unit_test_setup_teardown(test_names_ascend, set_up, tear_down),
-      cmocka_unit_test_setup_teardown(test_no_folder, set_up, tear_down),
-      cmocka_unit_test_setup_teardown(test_a_write_that_fails, set_up, tear_down),
-      cmocka_unit_test_setup_teardown(test_what_is_no_sheet, set_up, tear_down),
+      cmocka_unit_test_setup_teardown(test_missing_folder, set_up, tear_down),
+      cmocka_unit_test_setup_teardown(test_failed_write, set_up, tear_down),
+      cmocka_unit_test_setup_teardown(test_invalid_sheets, set_up, tear_down),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
