@@ -1,4 +1,4 @@
-/* All-reduce of one chunk: its mean over the ranks.
+/* All-reduce of one chunk of gradients.
  *
  * In f32, MPI sums the chunk, in one stage over all ranks or, reproducibly, in stages of two ranks:
  * a sum of two terms is the same on either rank, so the result is that of a fixed tree whatever

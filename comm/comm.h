@@ -104,11 +104,11 @@ typedef struct CommDigest {
  * The group stays usable. */
 Status comm_compare_digests(Comm *comm, const CommDigest *items, int count, Error *error);
 
-/* Starts an in-place all-reduce: data = mean over the ranks of `count` F32 or BF16 elements (BF16
- * is summed in f32 and rounded once). Returns at once if CommOptions.overlap is set; `data` must
- * not be touched until comm_all_reduce_mean_wait, which waits for all that were started. Every rank
- * makes the same calls in the same order. The result is the same on every rank, and in every run
- * with as many ranks. At most 4096 may be pending. */
+/* Starts an in-place all-reduce: `data` receives the mean of the ranks' `count` F32 or BF16
+ * elements (BF16 is summed in f32 and rounded once). Returns at once if CommOptions.overlap is set;
+ * `data` must not be touched until comm_all_reduce_mean_wait, which waits for all that were
+ * started. Every rank makes the same calls in the same order. The result is the same on every rank,
+ * and in every run with as many ranks. At most 4096 may be pending. */
 Status comm_all_reduce_mean_start(Comm *comm, void *data, int64_t count, CommType type,
                                   Error *error);
 Status comm_all_reduce_mean_wait(Comm *comm, Error *error);

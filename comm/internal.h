@@ -85,7 +85,7 @@ typedef struct Chunk {
   void *first, *second; /* [CHUNK_ELEMENTS] f32 each: what MPI writes */
 } Chunk;
 
-/* Computes the mean of chunks over the ranks, in one of the ways that CommOptions describes. */
+/* All-reduces chunks to their mean, in one of the ways that CommOptions describes. */
 typedef struct Reducer {
   int rank, size, stage_count;
   MPI_Comm stages[MAX_STAGES]; /* of two ranks each (reproducible), or one of all */
@@ -99,7 +99,8 @@ Status reducer_open(Comm *comm, Reducer *reducer, Error *error);
 void reducer_close(Reducer *reducer);
 /* Bytes per element as it is sent: 2 as bfloat16, else 4. */
 size_t reducer_element_bytes(const Reducer *reducer, CommType type);
-/* chunk->data = its mean over the ranks; every rank makes the same calls in the same order. */
+/* Reduce chunk->data to the mean of all ranks' chunks. Every rank makes the same calls in the same
+ * order. */
 Status chunk_start(Reducer *reducer, Chunk *chunk, const Operation *operation, Error *error);
 Status chunk_finish(Reducer *reducer, Chunk *chunk, const Operation *operation, double timeout,
                     Error *error);

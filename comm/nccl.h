@@ -43,8 +43,8 @@ void nccl_abort(Nccl *nccl);
  * saves NCCL copies. Every rank makes the same calls with the same sizes. */
 Status nccl_register(Nccl *nccl, void *data, size_t bytes, Error *error);
 
-/* Enqueues data = mean over the ranks of `count` F32 or BF16 elements of device memory. `stream` is
- * the caller's cudaStream_t. Every rank makes the same calls in the same order. */
+/* Enqueues an in-place all-reduce to the mean of `count` F32 or BF16 elements of device memory.
+ * `stream` is the caller's cudaStream_t. Every rank makes the same calls in the same order. */
 Status nccl_all_reduce_mean_start(Nccl *nccl, void *data, int64_t count, CommType type,
                                   void *stream, Error *error);
 Status nccl_all_reduce_mean_wait(Nccl *nccl, void *stream, Error *error);

@@ -12,18 +12,19 @@
 
 enum { MAX_LISTED = 16 };
 
-void snapshot_new(int size, HeartbeatSnapshot *snapshot) {
+void heartbeat_snapshot_new(int size, HeartbeatSnapshot *snapshot) {
   *snapshot = (HeartbeatSnapshot){.size = size};
   snapshot->first_beats = mem_new((size_t)size, sizeof *snapshot->first_beats);
   snapshot->records = mem_new((size_t)size, sizeof *snapshot->records);
 }
 
-void snapshot_free(HeartbeatSnapshot *snapshot) {
+void heartbeat_snapshot_free(HeartbeatSnapshot *snapshot) {
   free(snapshot->first_beats);
   free(snapshot->records);
 }
 
-void snapshot_read_first(HeartbeatSnapshot *snapshot, const char *folder, const char *run) {
+void heartbeat_snapshot_read_first(HeartbeatSnapshot *snapshot, const char *folder,
+                                   const char *run) {
   for (int i = 0; i < snapshot->size; i++) {
     HeartbeatRecord record = heartbeat_file_read(folder, i, run);
     snapshot->first_beats[i] = record.valid ? record.beat : -1;
@@ -31,7 +32,8 @@ void snapshot_read_first(HeartbeatSnapshot *snapshot, const char *folder, const 
   snapshot->first_read_at = clock_seconds();
 }
 
-void snapshot_read_second(HeartbeatSnapshot *snapshot, const char *folder, const char *run) {
+void heartbeat_snapshot_read_second(HeartbeatSnapshot *snapshot, const char *folder,
+                                    const char *run) {
   for (int i = 0; i < snapshot->size; i++)
     snapshot->records[i] = heartbeat_file_read(folder, i, run);
 }
@@ -40,7 +42,7 @@ bool record_is_waiting(const HeartbeatRecord *record) {
   return record->waiting[0] != '\0' || record->phase == PHASE_REDUCE;
 }
 
-bool snapshot_is_alive(const HeartbeatSnapshot *snapshot, int rank) {
+bool heartbeat_snapshot_is_alive(const HeartbeatSnapshot *snapshot, int rank) {
   const HeartbeatRecord *record = &snapshot->records[rank];
   return record->valid && record->beat != snapshot->first_beats[rank];
 }
@@ -99,7 +101,7 @@ static int64_t most_operations_started(const HeartbeatSnapshot *snapshot) {
   int64_t most = 0;
   for (int i = 0; i < snapshot->size; i++) {
     const HeartbeatRecord *record = &snapshot->records[i];
-    if (!snapshot_is_alive(snapshot, i) || !record_is_waiting(record)) return 0;
+    if (!heartbeat_snapshot_is_alive(snapshot, i) || !record_is_waiting(record)) return 0;
     if (record->operations_started > most) most = record->operations_started;
   }
   return most;
@@ -117,7 +119,7 @@ static bool is_comm_stalled(const HeartbeatSnapshot *snapshot, int rank) {
 }
 
 static RankStatus rank_status(const HeartbeatSnapshot *snapshot, int rank) {
-  if (!snapshot_is_alive(snapshot, rank)) return RANK_SILENT;
+  if (!heartbeat_snapshot_is_alive(snapshot, rank)) return RANK_SILENT;
   if (!record_is_waiting(&snapshot->records[rank])) return RANK_BUSY;
   return is_comm_stalled(snapshot, rank) ? RANK_COMM_STALLED : RANK_WAITING;
 }
@@ -182,7 +184,7 @@ static void append_groups(const HeartbeatSnapshot *snapshot, RankStatus status, 
 void diagnose(const HeartbeatSnapshot *snapshot, const Timeout *timeout, Text *report) {
   double now = clock_wall_seconds();
   const HeartbeatRecord *self = &snapshot->records[timeout->rank];
-  int silent = count_ranks(snapshot, RANK_SILENT), count_listed = 0;
+  int silent = count_ranks(snapshot, RANK_SILENT), lines = 0;
   RankStatus behind = silent > 0                             ? RANK_SILENT
                       : count_ranks(snapshot, RANK_BUSY) > 0 ? RANK_BUSY
                                                              : RANK_COMM_STALLED;
@@ -190,13 +192,13 @@ void diagnose(const HeartbeatSnapshot *snapshot, const Timeout *timeout, Text *r
   text_append(report, "no progress: rank %d of %d has been ", timeout->rank, snapshot->size);
   append_location(self, now, report);
   text_append(report, ", past its deadline of %g s; the run ends\n", timeout->deadline);
-  for (int i = 0; i < snapshot->size && count_listed < MAX_LISTED; i++) {
+  for (int i = 0; i < snapshot->size && lines < MAX_LISTED; i++) {
     if (rank_status(snapshot, i) != behind) continue;
     append_behind(snapshot, i, self->host, now, report);
-    count_listed++;
+    lines++;
   }
-  if (count > count_listed)
-    text_append(report, "behind: %d more, see %s\n", count - count_listed, timeout->folder);
+  if (count > lines)
+    text_append(report, "behind: %d more, see %s\n", count - lines, timeout->folder);
   if (count == 0)
     text_append(report, "no rank is behind: all wait for each other; the network between them is "
                         "cut, or they are in different collectives\n");

@@ -60,7 +60,7 @@ static void *run_guard(void *argument) {
 
 /* --- The heartbeat thread --------------------------------------------------------------------- */
 
-static void mark_iteration(Heartbeat *heartbeat) {
+static void record_iteration(Heartbeat *heartbeat) {
   atomic_store(&heartbeat->last_iteration, (uint64_t)(clock_seconds() * 1e9));
 }
 
@@ -69,7 +69,7 @@ static void *run_heartbeat(void *argument) {
   double next = clock_seconds() + heartbeat->every, suspended, length;
   do {
     double now = clock_seconds();
-    mark_iteration(heartbeat);
+    record_iteration(heartbeat);
     if (now >= next) {
       next = now + heartbeat->every;
       heartbeat_write(heartbeat);
@@ -114,18 +114,18 @@ static Heartbeat *heartbeat_new(Comm *comm, const HeartbeatOptions *options) {
   self->started = clock_wall_seconds();
   host_name(self->host);
   heartbeat->peers = mem_new((size_t)comm->size, sizeof *heartbeat->peers);
-  snapshot_new(comm->size, &heartbeat->snapshot);
+  heartbeat_snapshot_new(comm->size, &heartbeat->snapshot);
   pthread_mutex_init(&heartbeat->mutex, NULL);
   condition_init(&heartbeat->changed);
   presence_set_phase(&comm->presence, PHASE_START, 0);
-  mark_iteration(heartbeat);
+  record_iteration(heartbeat);
   return heartbeat;
 }
 
 static void heartbeat_free(Heartbeat *heartbeat) {
   pthread_cond_destroy(&heartbeat->changed);
   pthread_mutex_destroy(&heartbeat->mutex);
-  snapshot_free(&heartbeat->snapshot);
+  heartbeat_snapshot_free(&heartbeat->snapshot);
   free(heartbeat->peers);
   free(heartbeat->folder);
   free(heartbeat->diagnosis_path);

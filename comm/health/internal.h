@@ -57,13 +57,15 @@ typedef struct Timeout {
   const char *write_error; /* why this rank cannot write into the folder, or NULL */
 } Timeout;
 
-void snapshot_new(int size, HeartbeatSnapshot *snapshot);
-void snapshot_free(HeartbeatSnapshot *snapshot);
-void snapshot_read_first(HeartbeatSnapshot *snapshot, const char *folder, const char *run);
-void snapshot_read_second(HeartbeatSnapshot *snapshot, const char *folder, const char *run);
+void heartbeat_snapshot_new(int size, HeartbeatSnapshot *snapshot);
+void heartbeat_snapshot_free(HeartbeatSnapshot *snapshot);
+void heartbeat_snapshot_read_first(HeartbeatSnapshot *snapshot, const char *folder,
+                                   const char *run);
+void heartbeat_snapshot_read_second(HeartbeatSnapshot *snapshot, const char *folder,
+                                    const char *run);
 bool record_is_waiting(const HeartbeatRecord *record);
 /* Valid after both readings. */
-bool snapshot_is_alive(const HeartbeatSnapshot *snapshot, int rank);
+bool heartbeat_snapshot_is_alive(const HeartbeatSnapshot *snapshot, int rank);
 /* Appends lines, each with its newline: what has timed out, which ranks are behind, what the others
  * do. */
 void diagnose(const HeartbeatSnapshot *snapshot, const Timeout *timeout, Text *report);

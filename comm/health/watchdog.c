@@ -134,7 +134,7 @@ static double extended_deadline(const Heartbeat *heartbeat, double since) {
   double until = 0;
   for (int i = 0; i < heartbeat->size; i++) {
     const HeartbeatRecord *record = &heartbeat->snapshot.records[i];
-    if (i == heartbeat->rank || !snapshot_is_alive(&heartbeat->snapshot, i) ||
+    if (i == heartbeat->rank || !heartbeat_snapshot_is_alive(&heartbeat->snapshot, i) ||
         record_is_waiting(record))
       continue;
     until = fmax(until, since + heartbeat->deadlines[record->phase]);
@@ -146,7 +146,7 @@ static double extended_deadline(const Heartbeat *heartbeat, double since) {
 static void complete_snapshot(Heartbeat *heartbeat) {
   HeartbeatSnapshot *snapshot = &heartbeat->snapshot;
   heartbeat_write(heartbeat);
-  snapshot_read_second(snapshot, heartbeat->folder, heartbeat->self.run);
+  heartbeat_snapshot_read_second(snapshot, heartbeat->folder, heartbeat->self.run);
   snapshot->records[heartbeat->rank] = heartbeat->self;
   snapshot->first_beats[heartbeat->rank] = -1;
 }
@@ -169,7 +169,7 @@ void watchdog_check_deadline(Heartbeat *heartbeat) {
   double expiry = fmax(location.since + deadline, heartbeat->extended_until);
   double report_at = expiry + turn * REPORT_STAGGER;
   if (now >= (turn < STAGGERED_RANKS ? report_at - gap : report_at) && snapshot->first_read_at == 0)
-    snapshot_read_first(snapshot, heartbeat->folder, heartbeat->self.run);
+    heartbeat_snapshot_read_first(snapshot, heartbeat->folder, heartbeat->self.run);
   if (now < expiry) return;
   watchdog_exit_if_diagnosed(heartbeat);
   if (now < report_at || now < snapshot->first_read_at + gap) return;

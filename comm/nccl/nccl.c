@@ -127,8 +127,8 @@ static Status open_tree(Nccl *nccl, Error *error) {
     const int color = nccl->rank & ~(1 << level);
     NCCL_TRY(nccl->group,
              ncclCommSplit(nccl->group, color, nccl->rank, &nccl->pairs[level], &config));
-    TRY(finish_call(nccl, nccl->pairs[level], ncclInProgress, "ncclCommSplit", error));
     nccl->levels = level + 1;
+    TRY(finish_call(nccl, nccl->pairs[level], ncclInProgress, "ncclCommSplit", error));
   }
 done:
   return status;

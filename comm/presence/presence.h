@@ -1,4 +1,4 @@
-/* What a rank's main thread is doing: its phase, its step, and the collective in which it waits for
+/* The state of a rank's main thread: its phase, its step, and the collective in which it waits for
  * other ranks. The main thread writes it; the heartbeat threads read it. All functions are
  * lock-free and may be called from any thread. */
 #ifndef CELFORGE_COMM_PRESENCE_PRESENCE_H

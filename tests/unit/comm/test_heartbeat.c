@@ -121,7 +121,7 @@ static void test_only_heartbeat_files_are_removed(void **state) {
 /* Four ranks, all alive and waiting in a barrier. */
 static HeartbeatSnapshot new_snapshot(void) {
   HeartbeatSnapshot snapshot;
-  snapshot_new(4, &snapshot);
+  heartbeat_snapshot_new(4, &snapshot);
   for (int i = 0; i < 4; i++) {
     HeartbeatRecord *record = &snapshot.records[i];
     *record = EXAMPLE;
@@ -142,7 +142,7 @@ static void check_report(HeartbeatSnapshot *snapshot, const char *const *expecte
   for (; *expected; expected++)
     if (!strstr(report.data, *expected)) fail_msg("no \"%s\" in:\n%s", *expected, report.data);
   text_free(&report);
-  snapshot_free(snapshot);
+  heartbeat_snapshot_free(snapshot);
 }
 
 static void test_diagnosis_names_the_rank_that_does_not_wait(void **state) {
