@@ -1,5 +1,4 @@
-"""What the tests of whole training runs share: TAP, small configs, celforge as a process, and what a
-run leaves behind."""
+"""Support for tests of whole training runs: TAP, small configs, celforge as a process, and the files of a run folder."""
 import json
 import math
 import os
@@ -15,11 +14,11 @@ import time
 sys.dont_write_bytecode = True
 
 CELFORGE = os.path.abspath(os.path.join(os.environ.get("BUILD", "build"), "celforge"))
-LIMIT = 600  # seconds any one run may take; an emulated GPU on a busy machine takes minutes
+LIMIT = 600  # seconds per run; an emulated GPU on a busy machine takes minutes
 
 ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
 
-# A GAN step with everything in it that draws random numbers, in a few milliseconds.
+# A GAN step of a few milliseconds that uses every source of random numbers.
 TINY = {
     "run.seed": 7,
     "data.flip": True,
@@ -63,16 +62,16 @@ def crc32c(data):
     return crc ^ 0xFFFFFFFF
 
 
-# The convolutions of VGG19 that loss.perceptual reads: torchvision's places and their widths.
+# The convolutions of VGG19 that loss.perceptual reads: torchvision's layer index, output channels.
 PERCEPTUAL_LAYERS = [(0, 64), (2, 64), (5, 128), (7, 128), (10, 256), (12, 256), (14, 256), (16, 256), (19, 512), (21, 512),
                      (23, 512), (25, 512), (28, 512)]
 
-STARTED = []  # processes, killed by the clean-up
+STARTED = []  # processes that main() kills after each test
 
 
-def tell(pid, number):
-    """Sends a signal; False where there is nobody any more."""
-    if state_of(pid) in ("", "Z", "X"):
+def send_signal(pid, number):
+    """Sends a signal. Returns False if the process has ended."""
+    if process_state(pid) in ("", "Z", "X"):
         return False
     try:
         os.kill(pid, number)
@@ -81,8 +80,8 @@ def tell(pid, number):
     return True
 
 
-def state_of(pid, thread=None):
-    """The letter of proc(5); "" where there is none."""
+def process_state(pid, thread=None):
+    """Returns the state letter of proc(5), or "" if the process does not exist."""
     try:
         with open(f"/proc/{pid}/task/{thread or pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[0]
@@ -90,19 +89,19 @@ def state_of(pid, thread=None):
         return ""
 
 
-def stands_still(pid):
-    """Whether no thread of it runs or waits for a disk."""
+def is_stopped(pid):
+    """Returns True if no thread of the process runs or waits for a disk."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except (FileNotFoundError, ProcessLookupError):
         return True
-    return all(state_of(pid, thread) in ("", "T", "t", "Z", "X") for thread in threads)
+    return all(process_state(pid, thread) in ("", "T", "t", "Z", "X") for thread in threads)
 
 
 def wait_until(condition, what):
     deadline = time.monotonic() + LIMIT
     while not condition():
-        assert time.monotonic() < deadline, f"waited {LIMIT} s in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out after {LIMIT} s waiting for {what}"
         time.sleep(0.0005)
 
 
@@ -127,7 +126,7 @@ class Tap:
 
 
 def main(tests):
-    """Runs test(tap, folder) for each test, each in a folder of its own."""
+    """Runs test(tap, folder) for each test, each in a temporary folder of its own. Its docstring names it in failures."""
     tap = Tap()
     if not os.access(CELFORGE, os.X_OK):
         tap.check(False, f"{CELFORGE} is not built")
@@ -139,7 +138,7 @@ def main(tests):
         except (OSError, ValueError, KeyError, AssertionError, subprocess.SubprocessError) as error:
             tap.check(False, test.__doc__, f"{type(error).__name__}: {error}")
         finally:
-            for process in STARTED:  # what a test that failed has left
+            for process in STARTED:  # left by a test that failed
                 if process.poll() is None:
                     process.kill()
             STARTED.clear()
@@ -147,23 +146,23 @@ def main(tests):
     tap.end()
 
 
-def without_gpu():
-    """Why there is no GPU to test on, or None."""
+def reason_without_gpu():
+    """Returns the reason why no GPU can be used, or None."""
     keys = {"train.device": "cuda", "loss.adversarial_weight": 0, "model.channels": 4, "model.blocks": 0}
     settings = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
     probe = subprocess.run([CELFORGE, "bench", "step", "configs/demo.yaml", *settings, "--steps", "1", "--frames", "1",
                             "--size", "32x32"], capture_output=True, timeout=LIMIT, env=ENVIRONMENT, text=True, check=False)
-    said = (probe.stderr.strip().splitlines() or [""])[-1]
-    return said if probe.returncode == 64 and "train.device: cuda" in said else None
+    message = (probe.stderr.strip().splitlines() or [""])[-1]
+    return message if probe.returncode == 64 and "train.device: cuda" in message else None
 
 
 def main_on_gpu(tests):
-    """The same where there is a GPU; elsewhere each is skipped."""
-    why = without_gpu() if os.access(CELFORGE, os.X_OK) else None
-    if not why:
+    """Like main(), but skips every test if there is no GPU."""
+    reason = reason_without_gpu() if os.access(CELFORGE, os.X_OK) else None
+    if not reason:
         main(tests)
     for number, test in enumerate(tests, 1):
-        print(f"ok {number} - {test.__doc__} # SKIP {why}")
+        print(f"ok {number} - {test.__doc__} # SKIP {reason}")
     print(f"1..{len(tests)}")
 
 
@@ -175,7 +174,7 @@ def synth(folder, seed=1, size="32x32"):
 
 
 def write_perceptual_weights(path, seed):
-    """Random ones, in bf16, of either sign and 2^-6 to 2^-4: the upper byte has seven bits of the exponent."""
+    """Writes random VGG19 weights in bf16 with absolute values of 2^-6 to 2^-4 (upper byte: sign, seven bits of exponent)."""
     noise, header, offset, inputs = random.Random(seed), {}, 0, 3
     for place, width in PERCEPTUAL_LAYERS:
         for name, shape in (("weight", [width, inputs, 3, 3]), ("bias", [width])):
@@ -194,7 +193,7 @@ def write_perceptual_weights(path, seed):
 
 
 class Run:
-    """A run's folder and the processes that work in it, one after the other."""
+    """A run folder, and the training processes that use it, one at a time."""
 
     def __init__(self, folder, data, settings):
         self.folder = folder
@@ -203,8 +202,8 @@ class Run:
         self.log = folder + ".log"
         self.process = None
         self.count = 1  # of ranks
-        self.environment = {}  # on top of ENVIRONMENT
-        self.without = ()  # what of it is left out
+        self.environment = {}  # added to ENVIRONMENT
+        self.unset_variables = ()  # removed from it
 
     def write_config(self):
         sections = {}
@@ -220,7 +219,8 @@ class Run:
         command = [CELFORGE, "train", self.config, "--resume", resume]
         if ranks > 1:
             command = ["mpirun", "--oversubscribe", "-np", str(ranks)] + command
-        environment = {key: value for key, value in {**ENVIRONMENT, **self.environment}.items() if key not in self.without}
+        variables = {**ENVIRONMENT, **self.environment}
+        environment = {key: value for key, value in variables.items() if key not in self.unset_variables}
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         STARTED.append(self.process)
@@ -232,18 +232,18 @@ class Run:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            return f"no end within {LIMIT} s"
+            return f"timed out after {LIMIT} s"
 
     def train(self, ranks=1, resume="auto"):
         return self.start(ranks, resume).wait()
 
     def must_train(self, ranks=1, resume="auto"):
         code = self.train(ranks, resume)
-        assert code == 0, f"exit code {code}\n{self.said()}"
+        assert code == 0, f"exit code {code}\n{self.log_text()}"
         return self
 
     def ranks(self):
-        """Process ids of the ranks there are: mpirun's children, or the process itself."""
+        """Returns the process ids of the ranks that run: mpirun's children, or the process itself."""
         if self.count == 1:
             return [self.process.pid]
         try:
@@ -256,37 +256,38 @@ class Run:
         return self.process.poll() is None
 
     def wait_for(self, condition):
-        """Until the condition holds (True) or the process has ended (False)."""
+        """Waits until the condition holds (returns True) or the process has ended (False)."""
         deadline = time.monotonic() + LIMIT
         while self.running():
             if condition():
                 return True
-            assert time.monotonic() < deadline, f"waited {LIMIT} s in vain\n{self.said()}"
+            assert time.monotonic() < deadline, f"timed out after {LIMIT} s\n{self.log_text()}"
             time.sleep(0.0005)
         return False
 
-    def hold(self, condition, delay=0.0):
-        """Stops all ranks where the condition holds, until go_on(); False where the run ended before it was caught.
-        Nobody's being late changes what is done by then."""
+    def stop_ranks_when(self, condition, delay=0.0):
+        """Stops all ranks while the condition holds, until continue_ranks(). Returns False if the run ended first. The
+        condition is checked again once all have stopped, so a slow machine does not change the state they stop in."""
         while self.wait_for(condition):
             time.sleep(delay)
-            pids = [pid for pid in self.ranks() if tell(pid, signal.SIGSTOP)]
-            wait_until(lambda: all(map(stands_still, pids)), "ranks that stand still")
+            pids = [pid for pid in self.ranks() if send_signal(pid, signal.SIGSTOP)]
+            wait_until(lambda: all(map(is_stopped, pids)), "all ranks to stop")
             if len(pids) == self.count and self.running() and condition():
                 return True
-            self.go_on()
+            self.continue_ranks()
             time.sleep(0.001)
         return False
 
-    def go_on(self):
+    def continue_ranks(self):
         for pid in self.ranks():
-            tell(pid, signal.SIGCONT)
+            send_signal(pid, signal.SIGCONT)
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
         return self.wait()
 
-    def said(self):
+    def log_text(self):
+        """Returns stdout and stderr of the last process so far."""
         with open(self.log, encoding="utf-8", errors="replace") as file:
             return file.read()
 
@@ -296,7 +297,7 @@ class Run:
         return os.path.join(self.folder, *parts)
 
     def checkpoints(self):
-        """Steps of what bears a checkpoint's final name, oldest first."""
+        """Returns the steps of all complete checkpoints (those under a final name), oldest first."""
         try:
             names = os.listdir(self.path("checkpoints"))
         except FileNotFoundError:
@@ -307,7 +308,7 @@ class Run:
         return self.path("checkpoints", f"step-{step:08d}")
 
     def last_checkpoint(self):
-        """Its name, and the bytes of each of its files."""
+        """Returns {file name: bytes} of the newest checkpoint; "" maps to the checkpoint's own name."""
         folder = self.checkpoint(self.checkpoints()[-1])
         content = {"": os.path.basename(folder)}
         for name in sorted(os.listdir(folder)):
@@ -315,8 +316,8 @@ class Run:
                 content[name] = file.read()
         return content
 
-    def lines(self):
-        """How many lines of metrics there are now."""
+    def metrics_line_count(self):
+        """Returns the current number of lines in metrics.jsonl."""
         try:
             with open(self.path("metrics.jsonl"), "rb") as file:
                 return file.read().count(b"\n")
@@ -324,7 +325,7 @@ class Run:
             return 0
 
     def metrics(self):
-        """What is a function of config and data in each line of metrics."""
+        """Returns the records of metrics.jsonl without times and rates: what depends on config and data alone."""
         with open(self.path("metrics.jsonl"), encoding="utf-8") as file:
             records = [json.loads(line) for line in file]
         timed = ("clips_per_second", "step_seconds", "gflops", "time/", "straggler/")
@@ -332,17 +333,17 @@ class Run:
 
 
 def difference(left, right):
-    """Which files of two last checkpoints differ, in words; empty where none does."""
+    """Lists the files that differ between two results of last_checkpoint(), as text; empty if none does."""
     names = sorted(set(left) | set(right))
     return ", ".join(f"{name or 'name'}" for name in names if left.get(name) != right.get(name))
 
 
 def deviations(left, right):
-    """The largest relative differences of losses and of gradient norms between two lists of metrics, and where
-    the first is."""
+    """Returns the largest relative deviations of losses and of gradient norms between two lists of metrics, and the
+    step and loss with the largest one."""
     if [sorted(record) for record in left] != [sorted(record) for record in right]:
-        return float("inf"), float("inf"), "other steps or keys"
-    loss, norm, where = 0.0, 0.0, "nowhere"
+        return float("inf"), float("inf"), "steps or keys differ"
+    loss, norm, where = 0.0, 0.0, "no difference"
     for one, other in zip(left, right):
         for key, value in one.items():
             deviation = abs(value - other[key]) / max(abs(value), 1e-30) if value != other[key] else 0.0

@@ -215,7 +215,7 @@ static void initial_values_depend_on_names(void **state) {
     const char *network, *name;
     uint64_t seed;
     bool first;
-  } draws[] = {{"net", "w", 1, true},
+  } cases[] = {{"net", "w", 1, true},
                {"net", "w", 1, false},
                {"net", "v", 1, true},
                {"other", "w", 1, true},
@@ -226,12 +226,12 @@ static void initial_values_depend_on_names(void **state) {
     Error error = {0};
     PlainBackend plain = plain_backend(1 << 20);
     Graph *g = graph_new();
-    parameters_init(&p, draws[i].network, DTYPE_F32);
-    if (!draws[i].first) parameters_weight(&p, g, READ_COMPUTE, "before", shape_vector(3), 1);
-    parameters_weight(&p, g, READ_COMPUTE, draws[i].name, shape_vector(COUNT), 1);
+    parameters_init(&p, cases[i].network, DTYPE_F32);
+    if (!cases[i].first) parameters_weight(&p, g, READ_COMPUTE, "before", shape_vector(3), 1);
+    parameters_weight(&p, g, READ_COMPUTE, cases[i].name, shape_vector(COUNT), 1);
     allocate(&p, &plain);
-    assert_int_equal(parameters_initialize(&p, draws[i].seed, &error), OK);
-    int64_t offset = parameters_find(&p, draws[i].name)->offset;
+    assert_int_equal(parameters_initialize(&p, cases[i].seed, &error), OK);
+    int64_t offset = parameters_find(&p, cases[i].name)->offset;
     assert_int_equal(buffer_download(&p.master, offset, values[i], COUNT, &error), OK);
     graph_free(g);
     parameters_free(&p);

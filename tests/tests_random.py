@@ -1,11 +1,11 @@
-"""Random numbers and the order of samples from their definitions (base/random.h, data/loader/shuffle.h)."""
+"""Random numbers and the shuffled order of clips, computed from their definitions (base/random.h, data/loader/shuffle.h)."""
 
 WORD = 0xFFFFFFFF
-ORDER, INTERPOLATION = 2, 8  # purposes
+SHUFFLE, INTERPOLATION = 2, 8  # RandomPurpose
 
 
 def philox(counter, key):
-    """Philox4x32-10 of Salmon et al."""
+    """Philox4x32-10 of Salmon et al. (SC 2011): four 32-bit words of a counter and a key."""
     x0, x1, x2, x3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -16,23 +16,23 @@ def philox(counter, key):
 
 
 def order_clip(seed, position, count, epoch=0):
-    """The clip at a position of an epoch of `count` clips."""
-    key = philox((seed, 0, ORDER, 0), (0, 0))[:2]
-    half = 3
-    while 1 << 2 * half < count:
-        half += 1
-    mask, value = (1 << half) - 1, position
+    """Returns the clip at a position of an epoch of `count` clips."""
+    key = philox((seed, 0, SHUFFLE, 0), (0, 0))[:2]
+    half_bits = 3
+    while 1 << 2 * half_bits < count:
+        half_bits += 1
+    mask, value = (1 << half_bits) - 1, position
     while True:
-        left, right = value >> half, value & mask
+        left, right = value >> half_bits, value & mask
         for number in range(8):
             left, right = right, (left ^ philox((right, number, epoch, 0), key)[0]) & mask
-        value = left << half | right
+        value = left << half_bits | right
         if value < count:
             return value
 
 
 def uniform(seed, purpose, index):
-    """The first number in [0, 1) of a stream."""
+    """Returns the first number of a stream, in [0, 1)."""
     key = philox((seed, 0, purpose, 0), (0, 0))[:2]
     high, low = philox((0, 0, index, 0), key)[:2]
     return ((high << 32 | low) >> 11) * 2.0**-53
