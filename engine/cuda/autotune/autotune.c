@@ -6,9 +6,9 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/thread.h"
+#include "engine/cuda/autotune/cache_lock.h"
 #include "engine/cuda/autotune/plan_cache.h"
 #include "engine/cuda/autotune/plan_search.h"
-#include "engine/cuda/autotune/shared_build.h"
 
 /* A choice, with the descriptors that its plan refers to. */
 typedef struct Entry {

@@ -17,7 +17,7 @@
  *
  * Choices are kept in CACHE/cudnn/, a JSON file for each key: the convolution, the device, cuDNN's
  * version and the constraints. A file that is damaged, has another key or is rejected by cuDNN is
- * replaced. Ranks that share the folder build each plan once and read the others' (shared_build.h):
+ * replaced. Ranks that share the folder build each plan once and read the others' (cache_lock.h):
  * a first start is as many times shorter, and all ranks use the same engines. */
 #ifndef CELFORGE_ENGINE_CUDA_AUTOTUNE_AUTOTUNE_H
 #define CELFORGE_ENGINE_CUDA_AUTOTUNE_AUTOTUNE_H

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/crc32c.h"
@@ -13,21 +14,22 @@
 #include "base/log.h"
 #include "base/memory.h"
 
+/* --- Locks ------------------------------------------------------------------------------------ */
 struct CacheLock {
   int descriptor;
 };
 
 /* Keys with equal checksums share a lock, as they share a cache file. */
-static struct flock lock_of(const char *key, short type) {
-  return (struct flock){.l_type = type,
-                        .l_whence = SEEK_SET,
-                        .l_start = (off_t)crc32c(0, key, strlen(key)),
-                        .l_len = 1};
+static int set_lock(int descriptor, int command, const char *key, short type) {
+  struct flock lock = {.l_type = type,
+                       .l_whence = SEEK_SET,
+                       .l_start = (off_t)crc32c(0, key, strlen(key)),
+                       .l_len = 1};
+  return fcntl(descriptor, command, &lock);
 }
 
 CacheLock *cache_lock_open(const char *folder) {
   Error error = {0};
-  struct flock probe = lock_of("", F_WRLCK);
   if (folder_create(folder, &error) != OK) {
     log_debug("cuDNN: convolution plans are not shared between ranks: %s", error.message);
     return NULL;
@@ -35,7 +37,7 @@ CacheLock *cache_lock_open(const char *folder) {
   CacheLock *lock = NULL;
   char *path = path_join(folder, "lock");
   const int descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (descriptor >= 0 && fcntl(descriptor, F_OFD_GETLK, &probe) == 0) {
+  if (descriptor >= 0 && set_lock(descriptor, F_OFD_GETLK, "", F_WRLCK) == 0) {
     lock = mem_new(1, sizeof *lock);
     lock->descriptor = descriptor;
   } else {
@@ -54,19 +56,69 @@ void cache_lock_close(CacheLock *lock) {
 }
 
 bool cache_lock_try(CacheLock *lock, const char *key) {
-  if (!lock) return true;
-  const struct flock request = lock_of(key, F_WRLCK);
-  if (fcntl(lock->descriptor, F_OFD_SETLK, &request) == 0) return true;
+  if (!lock || set_lock(lock->descriptor, F_OFD_SETLK, key, F_WRLCK) == 0) return true;
   return errno != EAGAIN && errno != EACCES; /* the file system failed: build without the lock */
 }
 
-bool cache_lock_is_free(CacheLock *lock, const char *key) {
-  struct flock request = lock_of(key, F_WRLCK);
-  return !lock || fcntl(lock->descriptor, F_OFD_GETLK, &request) != 0 || request.l_type == F_UNLCK;
+void cache_lock_release(CacheLock *lock, const char *key) {
+  if (lock) set_lock(lock->descriptor, F_OFD_SETLK, key, F_UNLCK);
 }
 
-void cache_lock_release(CacheLock *lock, const char *key) {
-  if (!lock) return;
-  const struct flock request = lock_of(key, F_UNLCK);
-  fcntl(lock->descriptor, F_OFD_SETLK, &request);
+/* --- Building --------------------------------------------------------------------------------- */
+typedef enum EntryState { ENTRY_PENDING, ENTRY_READY, ENTRY_FINISHED } EntryState;
+
+typedef struct Entries {
+  const SharedBuild *work;
+  CacheLock *lock;
+  int left;           /* not finished */
+  EntryState *states; /* [work->count] */
+} Entries;
+
+/* In any thread; leaves an entry pending that another process has locked. */
+static void load_or_build(void *context, int i, const CudnnTarget *target) {
+  const Entries *entries = context;
+  const SharedBuild *work = entries->work;
+  if (entries->states[i] == ENTRY_FINISHED) return;
+  if (!work->load(work->context, i, target)) {
+    if (!cache_lock_try(entries->lock, work->key(work->context, i))) return;
+    if (!work->load(work->context, i, target)) work->build(work->context, i, target);
+  }
+  entries->states[i] = ENTRY_READY;
+}
+
+static void finish(void *context, int i) {
+  Entries *entries = context;
+  const SharedBuild *work = entries->work;
+  if (entries->states[i] != ENTRY_READY) return;
+  work->finish(work->context, i);
+  cache_lock_release(entries->lock, work->key(work->context, i));
+  entries->states[i] = ENTRY_FINISHED;
+  entries->left--;
+}
+
+void shared_build_run(const SharedBuild *work, BuildThreads *threads, const CudnnTarget *target,
+                      CacheLock **lock, double timeout) {
+  static const double POLL_SECONDS = 0.02;
+  Entries entries = {.work = work, .lock = *lock, .left = work->count};
+  const BuildWork round = {
+      .count = work->count, .context = &entries, .build = load_or_build, .finish = finish};
+  entries.states = mem_new((size_t)work->count + 1, sizeof *entries.states);
+  /* Pauses are counted, not measured: time in which this process is stopped does not count. */
+  for (double waited = 0; entries.left > 0;) {
+    const int before = entries.left;
+    build_threads_run(threads, target, &round);
+    if (entries.left < before) {
+      waited = 0;
+    } else if (waited < timeout) {
+      nanosleep(&(struct timespec){.tv_nsec = (long)(POLL_SECONDS * 1e9)}, NULL);
+      waited += POLL_SECONDS;
+    } else {
+      log_warning("cuDNN: waited %.0f s for %d convolution plans that other ranks have locked; "
+                  "building them here, without sharing plans. Check whether a rank is stopped",
+                  timeout, entries.left);
+      cache_lock_close(*lock);
+      *lock = entries.lock = NULL;
+    }
+  }
+  free(entries.states);
 }
