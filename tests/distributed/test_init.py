@@ -47,21 +47,21 @@ def test_weights(tap, folder):
               ratios)
     averages = Run(os.path.join(folder, "averages"), data,
                    {**NO_LEARNING, "train.steps": 1, "optim.ema": 0.999999999, "run.init": first.checkpoint(8)}).must_train()
-    tap.check(network(averages) == network(first), "EMA weights start with the other run's EMA weights", averages.said())
+    tap.check(network(averages) == network(first), "EMA weights start with the other run's EMA weights", averages.log_text())
     fresh = Run(os.path.join(folder, "fresh"), data, NO_LEARNING).must_train()
     tap.check(learned(network(fresh)) != learned(network(first)), "without run.init the weights are random")
 
     said = "run.init: model.spectral_norm is false here and true in "
-    tap.check(said not in second.said(), "no warning about spectral norm if both runs use it", second.said())
+    tap.check(said not in second.log_text(), "no warning about spectral norm if both runs use it", second.log_text())
     without = Run(os.path.join(folder, "without"), data,
                   {**NO_LEARNING, "model.spectral_norm": False, "run.init": first.folder}).must_train(2)
-    tap.check(without.said().count(said) == 1, "a run without spectral norm logs one warning", without.said())
+    tap.check(without.log_text().count(said) == 1, "a run without spectral norm logs one warning", without.log_text())
 
     shutil.move(first.folder, first.folder + "-moved")
     second.settings["train.steps"] = 8
     code = second.train()
-    tap.check(code == 0 and "resuming from" in second.said() and "run.init" not in second.said(),
-              "a resumed run does not read run.init", second.said())
+    tap.check(code == 0 and "resuming from" in second.log_text() and "run.init" not in second.log_text(),
+              "a resumed run does not read run.init", second.log_text())
 
 
 def test_partial(tap, folder):
@@ -74,14 +74,14 @@ def test_partial(tap, folder):
     kept = all(new[name] == value for name, value in old.items())
     tap.check(kept and any(name.startswith("block1.") for name in new) and len(new) > len(old), "missing tensors are initialised randomly")
     said = f"run.init: {len(old)} of the generator's {len(new)} tensors are from"
-    tap.check(said in second.said(), "the log counts the generator's tensors", second.said())
+    tap.check(said in second.log_text(), "the log counts the generator's tensors", second.log_text())
     discriminators = len(learned(network(first, "discriminator"))), len(learned(network(second, "discriminator")))
-    tap.check(f"{discriminators[0]} of the discriminator's {discriminators[1]} tensors" in second.said(),
-              "the log counts the discriminator's tensors", second.said())
+    tap.check(f"{discriminators[0]} of the discriminator's {discriminators[1]} tensors" in second.log_text(),
+              "the log counts the discriminator's tensors", second.log_text())
     spread = Run(os.path.join(folder, "spread"), data, more)
     code = spread.train(ranks=2)
     tap.check(code == 0 and not runs.difference(spread.last_checkpoint(), second.last_checkpoint()),
-              "two ranks start with the same weights as one", spread.said())
+              "two ranks start with the same weights as one", spread.log_text())
 
 
 def test_coarse_to_fine(tap, folder):
@@ -131,7 +131,7 @@ def test_rejected(tap, folder):
 
     def rejected(name, code, words, init, changes=None, ranks=1):
         run = Run(os.path.join(folder, "rejected"), data, {**NO_LEARNING, "run.init": init, **(changes or {})})
-        found, said = run.train(ranks=ranks), run.said()
+        found, said = run.train(ranks=ranks), run.log_text()
         tap.check(found == code and words in said, f"{name}: rejected, exit code {code}", f"exit code {found}\n{said}")
         tap.check(not os.path.exists(run.path("checkpoints")), f"{name}: no checkpoint written")
         shutil.rmtree(run.folder, ignore_errors=True)

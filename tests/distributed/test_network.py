@@ -165,7 +165,7 @@ class TwoHosts:
 
     def must_train(self, run):
         code = self.start(run).wait()
-        assert code == 0, f"exit code {code}\n{run.said()}"
+        assert code == 0, f"exit code {code}\n{run.log_text()}"
         return run
 
 
@@ -219,9 +219,9 @@ def check_slow(tap, folder, data, two, undisturbed):
         if is_visible:
             break
     tap.check(forwarded > 100 and two.link.lost > 0, "the link forwards and loses packets")
-    tap.check(is_visible, "a slow link shows as exposed communication in the metrics", slow.said())
-    tap.check("error" not in slow.said() and "no progress" not in slow.said(), "a slow link causes no error",
-              slow.said())
+    tap.check(is_visible, "a slow link shows as exposed communication in the metrics", slow.log_text())
+    tap.check("error" not in slow.log_text() and "no progress" not in slow.log_text(), "a slow link causes no error",
+              slow.log_text())
     for run, what in ((fast, "two hosts"), (slow, "two hosts over a slow link")):
         differs = runs.difference(run.last_checkpoint(), undisturbed.last_checkpoint())
         tap.check(not differs, f"{what} end with the bytes of one rank alone", differs)
@@ -246,7 +246,7 @@ def is_alive(pid):
 def check_cut(tap, folder, data, two, undisturbed):
     run = two.start(Run(os.path.join(folder, "cut"), data, SETTINGS))
     cut_step = 7 + two.link.random.randrange(STEPS // 2)
-    run.wait_for(lambda: run.lines() >= cut_step)
+    run.wait_for(lambda: run.metrics_line_count() >= cut_step)
     pids = pids_of(run)
     two.link.loss = 1.0
     begin = time.monotonic()
@@ -259,17 +259,17 @@ def check_cut(tap, folder, data, two, undisturbed):
           f"with {code}")
     tap.check(ranks_took <= DEADLINE + SLACK,
               f"after the link is cut both ranks end within {DEADLINE} s (plus {SLACK} s)",
-              f"{ranks_took:.1f} s\n{run.said()}")
+              f"{ranks_took:.1f} s\n{run.log_text()}")
     tap.check(code not in (0, 75) and took <= DEADLINE + LAUNCHER_SECONDS + SLACK, "the launcher exits with an error",
               f"{code} after {took:.1f} s")
-    said = run.said() + diagnosis_of(run)
+    said = run.log_text() + diagnosis_of(run)
     tap.check(re.search(r"no progress: rank [01] of 2 has been in \w+ \(.*\) since [0-9:]+ \(\d+ s\), step \d+", said)
               and "the network" in said and "cut" in said, "the diagnosis reports the cut link", said)
     two.link.loss = 0.0
     steps = run.checkpoints()
     two.must_train(run)
-    tap.check(f"at step {steps[-1]}" in run.said(), "with the link restored the run resumes from its last checkpoint",
-              run.said())
+    tap.check(f"at step {steps[-1]}" in run.log_text(), "with the link restored the run resumes from its last checkpoint",
+              run.log_text())
     differs = runs.difference(run.last_checkpoint(), undisturbed.last_checkpoint())
     tap.check(not differs, "the resumed run leaves the bytes of an undisturbed one", differs)
 

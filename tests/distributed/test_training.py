@@ -54,7 +54,7 @@ def test_reproducible(tap, folder):
     """comm.reduce: reproducible, with the default number of threads"""
     data = runs.synth(os.path.join(folder, "data"))
     one = make_reproducible(folder, data, "one", "2", "f32").must_train(1, "none")
-    said = one.said()
+    said = one.log_text()
     tap.check("training on cpu: 1 thread," in said and "one compute thread per rank; set train.threads" in said,
               "each rank computes with one thread and logs it", said)
     for ranks, threads in ((2, "1"), (4, "3")):
@@ -72,8 +72,8 @@ def test_reproducible(tap, folder):
     three = make_reproducible(folder, data, "three", "1", "f32")
     three.settings["train.global_batch"] = 12
     code = three.train(3, "none")
-    tap.check(code == 64 and "power of two" in three.said(), "3 ranks are rejected: not a power of two",
-              f"exit code {code}\n{three.said()}")
+    tap.check(code == 64 and "power of two" in three.log_text(), "3 ranks are rejected: not a power of two",
+              f"exit code {code}\n{three.log_text()}")
 
 
 def test_reproducible_bf16(tap, folder):
@@ -81,10 +81,10 @@ def test_reproducible_bf16(tap, folder):
     data = runs.synth(os.path.join(folder, "data"))
     one = make_reproducible(folder, data, "one", "1", "bf16")
     code = one.train(1, "none")
-    if code == 64 and "bf16 does not run on this device" in one.said():
+    if code == 64 and "bf16 does not run on this device" in one.log_text():
         tap.skip("bf16 on 1, 2 and 4 ranks", "this processor has no bf16")
         return
-    tap.check(code == 0, f"{LONG} steps in bf16", one.said())
+    tap.check(code == 0, f"{LONG} steps in bf16", one.log_text())
     for ranks in (2, 4):
         other = make_reproducible(folder, data, f"ranks-{ranks}", "1", "bf16").must_train(ranks, "none")
         differs = runs.difference(one.last_checkpoint(), other.last_checkpoint())
@@ -93,12 +93,12 @@ def test_reproducible_bf16(tap, folder):
 
 def slow_down(run, pid, share, until):
     """Suspends the process for a share of the time. Returns the metrics records written meanwhile."""
-    begin, deadline = run.lines(), time.monotonic() + 60
+    begin, deadline = run.metrics_line_count(), time.monotonic() + 60
     while run.running() and not until(begin) and time.monotonic() < deadline:
         for number, seconds in ((signal.SIGSTOP, share), (signal.SIGCONT, 1 - share)):
-            runs.tell(pid, number)
+            runs.send_signal(pid, number)
             time.sleep(0.05 * seconds)
-    end = run.lines()
+    end = run.metrics_line_count()
     with open(run.path("metrics.jsonl"), encoding="utf-8") as file:
         return [json.loads(line) for line in file.readlines()[begin + 1:end]]
 
@@ -123,16 +123,16 @@ def test_straggler(tap, folder):
     data = runs.synth(os.path.join(folder, "data"))
     run = runs.Run(os.path.join(folder, "run"), data, {"train.steps": 1000000, "metrics.every": 10})
     run.start(2, "none")
-    run.wait_for(lambda: run.lines() > 1)
+    run.wait_for(lambda: run.metrics_line_count() > 1)
     warned, records = "warning: rank 1 on", []
     # On a busy machine the slowdown may come late, and the other rank may be slow as well: retried.
     for _ in range(5):
         if not shows_straggler(records):
-            records = slow_down(run, run.ranks()[1], 0.8, lambda begin: run.lines() > begin + 12)
+            records = slow_down(run, run.ranks()[1], 0.8, lambda begin: run.metrics_line_count() > begin + 12)
     for _ in range(2):
-        slow_down(run, run.ranks()[1], 0.8, lambda _: warned in run.said())
+        slow_down(run, run.ranks()[1], 0.8, lambda _: warned in run.log_text())
     run.process.send_signal(signal.SIGUSR1)
-    code, said = run.wait(), run.said()
+    code, said = run.wait(), run.log_text()
     named, waited, within = summarise(records)
     tap.check(records and named > 0.8 * len(records),
               "the metrics name the straggler", f"{named} of {len(records)} lines")
@@ -152,19 +152,19 @@ def test_deadlines(tap, folder):
     settings = {"train.steps": 1, "samples.every": 1, "samples.clips": 6, "data.frames": 2, "data.crop_height": 32,
                 "data.crop_width": 32, "comm.timeout": 1, "comm.heartbeat": 0.2}
     run = runs.Run(os.path.join(folder, "sheet"), data, settings).start(2, "none")
-    run.wait_for(lambda: run.lines() == 1)
+    run.wait_for(lambda: run.metrics_line_count() == 1)
     begin = time.monotonic()
     code = run.wait()
     took = time.monotonic() - begin
     tap.check(code == 0 and os.listdir(run.path("samples")),
-              f"writing a sample sheet ({took:.1f} s) may take longer than comm.timeout (1 s)", f"exit code {code}\n{run.said()}")
+              f"writing a sample sheet ({took:.1f} s) may take longer than comm.timeout (1 s)", f"exit code {code}\n{run.log_text()}")
     for stopped in (0, 1):
         run = runs.Run(os.path.join(folder, f"stopped-{stopped}"), data,
                        {**settings, "train.steps": 1000000, "samples.every": 0, "comm.timeout": 4}).start(2, "none")
-        run.wait_for(lambda: run.lines() >= 20)
+        run.wait_for(lambda: run.metrics_line_count() >= 20)
         os.kill(run.ranks()[stopped], signal.SIGSTOP)
         begin = time.monotonic()
-        code, said = run.wait(), run.said()
+        code, said = run.wait(), run.log_text()
         took = time.monotonic() - begin
         tap.check(code == 70 and took < 60 and f"behind: rank {stopped} (host" in said,
                   f"a suspended rank {stopped} is named, and the run ends ({took:.1f} s)", f"exit code {code}\n{said}")
@@ -178,15 +178,15 @@ def test_threads(tap, folder):
         return
     for name, ranks, cores in (("all", 1, own), ("bound", 1, {min(own)}), ("shared", 2, own), ("both-bound", 2, {min(own)})):
         run = runs.Run(os.path.join(folder, name), data, {"train.steps": 1, "train.threads": 0})
-        run.without = ("OMP_NUM_THREADS",)
+        run.unset_variables = ("OMP_NUM_THREADS",)
         os.sched_setaffinity(0, cores)
         try:
             run.must_train(ranks, "none")
         finally:
             os.sched_setaffinity(0, own)
         wanted = max(1, len(cores) // ranks)
-        tap.check(f"training on cpu: {wanted} thread{'s' if wanted > 1 else ''}," in run.said(),
-                  f"{name}: {ranks} rank{'s' if ranks > 1 else ''} on {len(cores)} of {len(own)} processors", run.said())
+        tap.check(f"training on cpu: {wanted} thread{'s' if wanted > 1 else ''}," in run.log_text(),
+                  f"{name}: {ranks} rank{'s' if ranks > 1 else ''} on {len(cores)} of {len(own)} processors", run.log_text())
 
 
 def test_rejected_world_size(tap, folder):
@@ -194,8 +194,8 @@ def test_rejected_world_size(tap, folder):
     data = runs.synth(os.path.join(folder, "data"))
     run = runs.Run(os.path.join(folder, "three"), data, {"train.steps": 2})
     code = run.train(3, "none")
-    tap.check(code == 64 and "cannot be split over 3 ranks; possible world sizes: 1, 2, 4" in run.said(),
-              "3 ranks are rejected, and the error lists possible numbers", f"exit code {code}\n{run.said()}")
+    tap.check(code == 64 and "cannot be split over 3 ranks; possible world sizes: 1, 2, 4" in run.log_text(),
+              "3 ranks are rejected, and the error lists possible numbers", f"exit code {code}\n{run.log_text()}")
     tap.check(not os.path.exists(run.folder), "the run folder is not created")
 
 
