@@ -1,6 +1,5 @@
-/* Runs a kernel: block after block, the threads of a block as fibers that change at barriers and
- * warp operations. A thread that has nothing to wait for runs through without a fiber of its own.
- */
+/* Runs a kernel block by block. The threads of a block are fibers that switch at barriers and warp
+ * operations; threads that never wait share one fiber. */
 #include "tests/emulator/device.h"
 
 #include <pthread.h>
@@ -19,8 +18,8 @@
 #error "the emulator's fibers are written for x86-64"
 #endif
 
-/* Saves what the System V ABI has a callee save, leaves the stack pointer in *save, goes on with
- * the stack `to`, which was left by the same function or made by new_fiber. */
+/* Saves the callee-saved registers of the System V ABI and the stack pointer in *save, and
+ * continues on the stack `to`, which was saved by this function or created by new_fiber. */
 extern "C" void emulator_switch(void **save, void *to);
 asm(R"(
   .text
@@ -67,11 +66,11 @@ enum ThreadState { FRESH, READY, AT_BARRIER, IN_WARP, ENDED };
 struct Thread {
   ThreadState state;
   Fiber *fiber;
-  EmulatorPlace place; /* where it waits */
-  unsigned mask;       /* in a warp operation: for whom */
-  bool votes;          /* it votes; else it exchanges */
+  EmulatorSourceLine source_line; /* at which it waits */
+  unsigned mask;                  /* warp operation: the lanes that take part */
+  bool votes;                     /* warp operation: vote; else exchange */
   int source;
-  uint64_t value; /* given, then received */
+  uint64_t value; /* of this lane, then the result */
 };
 
 struct Block {
@@ -80,18 +79,18 @@ struct Block {
   std::vector<Thread> threads;
   std::vector<unsigned> ready; /* a queue: [first_ready, size) */
   size_t first_ready;
-  unsigned fresh, ended, at_barrier; /* numbers of threads */
+  unsigned fresh, ended, at_barrier; /* counts of threads */
   int barrier_sum;
-  bool backwards; /* the order in which threads start */
+  bool backwards; /* threads start in descending order */
   unsigned current;
 };
 
-int barrier(int value, EmulatorPlace place);
-uint64_t exchange(unsigned mask, uint64_t value, int source, EmulatorPlace place);
-unsigned vote(unsigned mask, bool value, EmulatorPlace place);
+int barrier(int value, EmulatorSourceLine source_line);
+uint64_t exchange(unsigned mask, uint64_t value, int source, EmulatorSourceLine source_line);
+unsigned vote(unsigned mask, bool value, EmulatorSourceLine source_line);
 
 EmulatorDevice device_state = {{}, {}, {}, {}, nullptr, barrier, exchange, vote};
-/* Never freed: the device's thread runs to the end of the process. */
+/* Never freed: the device thread runs until the process exits. */
 Block &block = *new Block;
 Fiber main_fiber, *running;
 std::vector<Fiber *> &free_fibers = *new std::vector<Fiber *>;
@@ -116,12 +115,12 @@ void print_thread(unsigned index) {
   const Thread &thread = block.threads[index];
   fprintf(stderr, "  thread %u %s", index, state_name(thread));
   if (thread.state == AT_BARRIER || thread.state == IN_WARP)
-    fprintf(stderr, " %s:%d", thread.place.file, thread.place.line);
+    fprintf(stderr, " %s:%d", thread.source_line.file, thread.source_line.line);
   if (thread.state == IN_WARP) fprintf(stderr, ", lanes %08x", thread.mask);
   fputc('\n', stderr);
 }
 
-[[noreturn]] void broken(const char *what) {
+[[noreturn]] void kernel_error(const char *what) {
   fprintf(stderr, "emulator: %s\n  kernel %s\n  block (%u, %u, %u) of (%u, %u, %u), %u threads\n",
           what, block.launch->name, device_state.block.x, device_state.block.y,
           device_state.block.z, block.launch->blocks.x, block.launch->blocks.y,
@@ -129,7 +128,8 @@ void print_thread(unsigned index) {
   unsigned shown = 0;
   for (unsigned i = 0; i < block.launch->threads && shown < 16; i++) {
     const Thread &last = block.threads[i ? i - 1 : 0], &thread = block.threads[i];
-    const bool same = i > 0 && thread.state == last.state && thread.place.line == last.place.line;
+    const bool same =
+        i > 0 && thread.state == last.state && thread.source_line.line == last.source_line.line;
     if (same && i + 1 < block.launch->threads) continue;
     print_thread(i);
     shown++;
@@ -165,7 +165,7 @@ Fiber *new_fiber() {
   fiber->bottom = memory + page;
   fiber->size = STACK;
   void **top = reinterpret_cast<void **>(memory + page + STACK);
-  *--top = nullptr; /* fiber_main returns to nowhere: it does not */
+  *--top = nullptr; /* return address of fiber_main, which never returns */
   *--top = reinterpret_cast<void *>(fiber_main);
   top -= 6; /* registers */
   fiber->pointer = top;
@@ -190,8 +190,8 @@ void start_fresh() {
   switch_to(fiber);
 }
 
-/* From a thread that waits, or a fiber that is free, to what can go on. */
-void go_elsewhere() {
+/* Switches from a waiting thread, or a free fiber, to a thread that can run. */
+void switch_away() {
   if (block.first_ready < block.ready.size()) {
     const unsigned next = block.ready[block.first_ready++];
     become(next);
@@ -201,7 +201,7 @@ void go_elsewhere() {
   } else if (block.ended == block.launch->threads) {
     switch_to(&main_fiber);
   } else {
-    broken("threads wait for others that do not come");
+    kernel_error("deadlock: threads wait for threads that have ended or wait elsewhere");
   }
 }
 
@@ -218,7 +218,7 @@ void fiber_main() {
       continue;
     }
     free_fibers.push_back(running);
-    go_elsewhere();
+    switch_away();
   }
 }
 
@@ -233,29 +233,30 @@ void make_ready(unsigned index) {
   block.ready.push_back(index);
 }
 
-bool is_same(EmulatorPlace a, EmulatorPlace b) {
+bool is_same(EmulatorSourceLine a, EmulatorSourceLine b) {
   return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
 }
 
-Thread &wait_here(ThreadState state, EmulatorPlace place) {
+Thread &wait_here(ThreadState state, EmulatorSourceLine source_line) {
   Thread &self = block.threads[block.current];
   self.state = state;
-  self.place = place;
+  self.source_line = source_line;
   self.fiber = running;
   return self;
 }
 
-int barrier(int value, EmulatorPlace place) {
-  Thread &self = wait_here(AT_BARRIER, place);
+int barrier(int value, EmulatorSourceLine source_line) {
+  Thread &self = wait_here(AT_BARRIER, source_line);
   block.barrier_sum += value != 0;
   if (++block.at_barrier < block.launch->threads) {
-    go_elsewhere();
+    switch_away();
     return static_cast<int>(self.value);
   }
   const int sum = block.barrier_sum;
   for (unsigned i = 0; i < block.launch->threads; i++) {
     Thread &thread = block.threads[i];
-    if (!is_same(thread.place, place)) broken("threads wait at different barriers");
+    if (!is_same(thread.source_line, source_line))
+      kernel_error("threads wait at different barriers");
     thread.value = static_cast<uint64_t>(sum);
     if (i != block.current) make_ready(i);
   }
@@ -281,43 +282,45 @@ bool has_all_lanes(const Thread &self) {
     const Thread &other = block.threads[warp_first() + lane];
     if (other.state != IN_WARP || other.mask != self.mask || other.votes != self.votes)
       return false;
-    if (!is_same(other.place, self.place)) broken("lanes of a warp meet at different places");
+    if (!is_same(other.source_line, self.source_line))
+      kernel_error("lanes of a warp wait at different warp operations");
   }
   return true;
 }
 
-/* What each lane gets, from what each gave. */
-void answer_lanes(const Thread &self) {
-  uint64_t given[LANES] = {0};
+/* Computes the result of each lane from the values of all. */
+void deliver_values(const Thread &self) {
+  uint64_t values[LANES] = {0};
   unsigned votes = 0;
   for (unsigned lane = 0; lane < warp_count(); lane++) {
     if (!(self.mask >> lane & 1)) continue;
-    given[lane] = block.threads[warp_first() + lane].value;
-    votes |= given[lane] ? 1u << lane : 0;
+    values[lane] = block.threads[warp_first() + lane].value;
+    votes |= values[lane] ? 1u << lane : 0;
   }
   for (unsigned lane = 0; lane < warp_count(); lane++) {
     if (!(self.mask >> lane & 1)) continue;
     Thread &thread = block.threads[warp_first() + lane];
     const unsigned source = static_cast<unsigned>(thread.source);
     if (!thread.votes && (source >= warp_count() || !(self.mask >> source & 1)))
-      broken("a lane asks for the value of one that is not taking part");
-    thread.value = thread.votes ? votes : given[source];
+      kernel_error("a lane reads the value of a lane that does not take part");
+    thread.value = thread.votes ? votes : values[source];
   }
 }
 
-uint64_t meet_lanes(unsigned mask, bool votes, uint64_t value, int source, EmulatorPlace place) {
-  Thread &self = wait_here(IN_WARP, place);
+uint64_t warp_operation(unsigned mask, bool votes, uint64_t value, int source,
+                        EmulatorSourceLine source_line) {
+  Thread &self = wait_here(IN_WARP, source_line);
   self.mask = warp_count() == LANES ? mask : mask & ((1u << warp_count()) - 1);
   self.votes = votes;
   self.value = value;
   self.source = source;
   if (!(self.mask >> (block.current & (LANES - 1)) & 1))
-    broken("a lane that is not in its own mask");
+    kernel_error("a lane is not in its own mask");
   if (!has_all_lanes(self)) {
-    go_elsewhere();
+    switch_away();
     return self.value;
   }
-  answer_lanes(self);
+  deliver_values(self);
   for (unsigned lane = 0; lane < warp_count(); lane++) {
     const unsigned index = warp_first() + lane;
     if (self.mask >> lane & 1 && index != block.current) make_ready(index);
@@ -326,12 +329,12 @@ uint64_t meet_lanes(unsigned mask, bool votes, uint64_t value, int source, Emula
   return self.value;
 }
 
-uint64_t exchange(unsigned mask, uint64_t value, int source, EmulatorPlace place) {
-  return meet_lanes(mask, false, value, source, place);
+uint64_t exchange(unsigned mask, uint64_t value, int source, EmulatorSourceLine source_line) {
+  return warp_operation(mask, false, value, source, source_line);
 }
 
-unsigned vote(unsigned mask, bool value, EmulatorPlace place) {
-  return static_cast<unsigned>(meet_lanes(mask, true, value, 0, place));
+unsigned vote(unsigned mask, bool value, EmulatorSourceLine source_line) {
+  return static_cast<unsigned>(warp_operation(mask, true, value, 0, source_line));
 }
 
 /* --- Kernels ---------------------------------------------------------------------------------- */
@@ -348,7 +351,7 @@ void run_block(unsigned x, unsigned y, unsigned z) {
   start_fresh();
 }
 
-/* The stack that the device's thread runs on. */
+/* Finds the stack of the device thread. */
 void describe_main_fiber() {
   pthread_attr_t attributes;
   void *bottom = nullptr;
@@ -361,7 +364,8 @@ void describe_main_fiber() {
 
 } // namespace
 
-/* Blocks and threads come in either order, so that one that relies on it shows. */
+/* Blocks and threads run in ascending or descending order, alternately at random, so that a kernel
+ * that relies on one order fails. */
 void run_kernel(const EmulatorLaunch &launch, const void *parameters) {
   static uint64_t launches = 0;
   const uint64_t order = ++launches * 0x9e3779b97f4a7c15u >> 61;
@@ -390,7 +394,8 @@ EmulatorDevice *emulator_device = &device_state;
 
 cudaError_t emulator_allow_shared(void (*kernel)(), int bytes) {
   if (bytes < 0 || bytes > 227 << 10)
-    return fail(cudaErrorInvalidValue, "%d bytes of shared memory for a block", bytes);
+    return fail(cudaErrorInvalidValue, "%d bytes of shared memory per block, at most %d", bytes,
+                227 << 10);
   Guard guard(lock());
   allowed_shared[kernel] = bytes;
   return cudaSuccess;

@@ -1,4 +1,4 @@
-/* Capturing streams as graphs: forks and joins by events, and what is not allowed meanwhile. */
+/* Capturing streams as graphs: forks and joins by events, and calls that a capture forbids. */
 #include "tests/emulator/device.h"
 
 #include <algorithm>
@@ -9,8 +9,8 @@
 namespace emulator {
 namespace {
 
-/* The capture that this thread began, in the thread-local or global mode. */
-thread_local std::shared_ptr<Capture> of_this_thread;
+/* The capture that this thread began in thread-local or global mode. */
+thread_local std::shared_ptr<Capture> thread_capture;
 
 void add_needs(std::vector<int> &needs, const std::vector<int> &more) {
   for (int need : more) {
@@ -18,8 +18,8 @@ void add_needs(std::vector<int> &needs, const std::vector<int> &more) {
   }
 }
 
-/* Everything that the nodes in `tail` come behind, and themselves. */
-std::vector<bool> before(const Nodes &nodes, const std::vector<int> &tail) {
+/* Marks the nodes in `tail` and all that they depend on. */
+std::vector<bool> ancestors(const Nodes &nodes, const std::vector<int> &tail) {
   std::vector<bool> found(nodes.size());
   for (int node : tail) found[static_cast<size_t>(node)] = true;
   for (size_t i = nodes.size(); i-- > 0;) {
@@ -29,7 +29,7 @@ std::vector<bool> before(const Nodes &nodes, const std::vector<int> &tail) {
   return found;
 }
 
-void leave(const std::shared_ptr<Capture> &capture) {
+void detach_streams(const std::shared_ptr<Capture> &capture) {
   for (CUstream_st *stream : capture->streams) {
     stream->capture.reset();
     stream->tail.clear();
@@ -47,9 +47,9 @@ void add_node(CUstream_st *stream, Run run) {
 
 cudaError_t refuse_in_capture(const char *call) {
   count(call);
-  if (!of_this_thread) return cudaSuccess;
-  of_this_thread->broken = true;
-  return fail(cudaErrorStreamCaptureUnsupported, "%s: not while a stream is being captured", call);
+  if (!thread_capture) return cudaSuccess;
+  thread_capture->invalidated = true;
+  return fail(cudaErrorStreamCaptureUnsupported, "%s: not allowed during stream capture", call);
 }
 
 cudaError_t refuse_first_launch(cudaStream_t handle, void (*kernel)(), const char *name) {
@@ -61,9 +61,9 @@ cudaError_t refuse_first_launch(cudaStream_t handle, void (*kernel)(), const cha
     loaded->insert(kernel);
     return cudaSuccess;
   }
-  stream->capture->broken = true;
+  stream->capture->invalidated = true;
   return fail(cudaErrorStreamCaptureUnsupported,
-              "kernel %s: its first launch, which loads it, is in a capture", name);
+              "kernel %s: first launch is in a capture; launch it once before, to load it", name);
 }
 
 } // namespace emulator
@@ -83,10 +83,11 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned
   CUstream_st *stream = stream_of(handle);
   if (event->capture) {
     if (event->capture->streams.empty())
-      return fail(cudaErrorCapturedEvent, "cudaStreamWaitEvent: the event's capture has ended");
+      return fail(cudaErrorCapturedEvent,
+                  "cudaStreamWaitEvent: the capture of the event has ended");
     if (stream->capture && stream->capture != event->capture)
       return fail(cudaErrorStreamCaptureIsolation,
-                  "cudaStreamWaitEvent: an event of another capture");
+                  "cudaStreamWaitEvent: the event belongs to another capture");
     if (!stream->capture) {
       stream->capture = event->capture;
       stream->capture->streams.push_back(stream);
@@ -95,14 +96,14 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned
     add_needs(stream->tail, event->tail);
     return cudaSuccess;
   }
-  if (!event->mark) return cudaSuccess;
+  if (!event->event_record) return cudaSuccess;
   if (stream->capture) {
-    stream->capture->broken = true;
+    stream->capture->invalidated = true;
     return fail(
         cudaErrorStreamCaptureIsolation,
-        "cudaStreamWaitEvent: a captured stream waits for an event from before its capture");
+        "cudaStreamWaitEvent: a captured stream waits for an event recorded before its capture");
   }
-  push(stream, Item{Item::WAIT, nullptr, event->mark, nullptr});
+  push(stream, Item{Item::WAIT, nullptr, event->event_record, nullptr});
   return cudaSuccess;
 }
 
@@ -110,14 +111,14 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMo
   Guard guard(lock());
   if (!stream)
     return fail(cudaErrorStreamCaptureUnsupported, "the default stream cannot be captured");
-  if (stream->capture || of_this_thread)
+  if (stream->capture || thread_capture)
     return fail(cudaErrorStreamCaptureUnsupported,
-                "cudaStreamBeginCapture: a capture is under way");
+                "cudaStreamBeginCapture: a capture is already active");
   stream->capture = std::make_shared<Capture>();
   stream->capture->origin = stream;
   stream->capture->streams.push_back(stream);
   stream->tail.clear();
-  if (mode != cudaStreamCaptureModeRelaxed) of_this_thread = stream->capture;
+  if (mode != cudaStreamCaptureModeRelaxed) thread_capture = stream->capture;
   return cudaSuccess;
 }
 
@@ -126,15 +127,17 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
   *graph = nullptr;
   const std::shared_ptr<Capture> capture = stream ? stream->capture : nullptr;
   if (!capture || capture->origin != stream)
-    return fail(cudaErrorStreamCaptureUnmatched, "cudaStreamEndCapture: no capture began here");
-  const std::vector<bool> joined = before(capture->nodes, stream->tail);
-  leave(capture);
-  if (of_this_thread == capture) of_this_thread.reset();
-  if (capture->broken)
-    return fail(cudaErrorStreamCaptureInvalidated, "cudaStreamEndCapture: the capture was broken");
+    return fail(cudaErrorStreamCaptureUnmatched,
+                "cudaStreamEndCapture: no capture began on this stream");
+  const std::vector<bool> joined = ancestors(capture->nodes, stream->tail);
+  detach_streams(capture);
+  if (thread_capture == capture) thread_capture.reset();
+  if (capture->invalidated)
+    return fail(cudaErrorStreamCaptureInvalidated,
+                "cudaStreamEndCapture: the capture was invalidated");
   if (std::find(joined.begin(), joined.end(), false) != joined.end())
     return fail(cudaErrorStreamCaptureUnjoined,
-                "cudaStreamEndCapture: work of a forked stream was not joined");
+                "cudaStreamEndCapture: a forked stream was not joined");
   *graph = new CUgraph_st{std::make_shared<const Nodes>(std::move(capture->nodes)),
                           std::move(capture->held)};
   return cudaSuccess;
@@ -143,9 +146,9 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
   Guard guard(lock());
   const auto &capture = stream_of(stream)->capture;
-  *status = !capture          ? cudaStreamCaptureStatusNone
-            : capture->broken ? cudaStreamCaptureStatusInvalidated
-                              : cudaStreamCaptureStatusActive;
+  *status = !capture               ? cudaStreamCaptureStatusNone
+            : capture->invalidated ? cudaStreamCaptureStatusInvalidated
+                                   : cudaStreamCaptureStatusActive;
   return cudaSuccess;
 }
 
@@ -173,8 +176,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t handle) {
   Guard guard(lock());
   CUstream_st *stream = stream_of(handle);
   if (stream->capture) {
-    stream->capture->broken = true;
-    return fail(cudaErrorStreamCaptureUnsupported, "cudaGraphLaunch: a graph within a capture");
+    stream->capture->invalidated = true;
+    return fail(cudaErrorStreamCaptureUnsupported, "cudaGraphLaunch: not supported in a capture");
   }
   const size_t count = executable->nodes->size();
   auto run =
@@ -183,7 +186,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t handle) {
   return cudaSuccess;
 }
 
-/* What is under way keeps its nodes. */
+/* Launched graphs share ownership of their nodes. */
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
   delete executable;
   return cudaSuccess;

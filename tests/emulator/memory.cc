@@ -1,7 +1,7 @@
-/* Device and pinned memory. What the host must not touch is closed while no device work runs:
- * device memory is one region whose pages are protected. In a build with AddressSanitizer it is of
- * the heap and poisoned instead, and what leaves an allocation or comes too late for it is found as
- * well. New memory holds 0xFF bytes: not a number. */
+/* Device and pinned memory. Device memory is one region whose pages are protected while no device
+ * work runs, so that a host access crashes. With AddressSanitizer it is heap memory, poisoned
+ * instead, which also finds accesses out of bounds and after free. New memory is filled with 0xFF:
+ * NaN. */
 #include "tests/emulator/device.h"
 
 #include <sys/mman.h>
@@ -27,7 +27,7 @@ struct Memory {
   std::map<uintptr_t, Allocation> allocations;
   size_t used = 0; /* of the device */
   bool open = false;
-  uintptr_t region = 0, top = 0; /* of device memory, and the end of what was ever allocated */
+  uintptr_t region = 0, top = 0; /* of device memory; the highest address ever allocated */
 };
 
 Memory &memory() {
@@ -46,7 +46,7 @@ uintptr_t address(const void *pointer) {
   return reinterpret_cast<uintptr_t>(pointer);
 }
 
-/* Where `at` lies; allocations.end() where in none. */
+/* The allocation that contains `at`, or allocations.end(). */
 std::map<uintptr_t, Allocation>::const_iterator find(uintptr_t at) {
   const auto &allocations = memory().allocations;
   auto next = allocations.upper_bound(at);
@@ -156,7 +156,8 @@ cudaError_t release(void *pointer, bool pinned, const char *call) {
   Memory &m = memory();
   const auto found = m.allocations.find(address(pointer));
   if (found == m.allocations.end() || found->second.pinned != pinned)
-    return fail(cudaErrorInvalidValue, "%s: %p was not allocated, or otherwise", call, pointer);
+    return fail(cudaErrorInvalidValue, "%s: %p is not allocated, or as another kind of memory",
+                call, pointer);
   const Allocation allocation = found->second;
   m.allocations.erase(found);
   if (!pinned) m.used -= allocation.bytes;
@@ -168,7 +169,7 @@ cudaError_t release(void *pointer, bool pinned, const char *call) {
   return cudaSuccess;
 }
 
-/* One side of a copy: `device` says where the copy's kind has it. */
+/* Checks one side of a copy; `device`: the copy's kind says that it is device memory. */
 cudaError_t check_side(const void *pointer, size_t bytes, bool device, bool pageable_too,
                        const char *call) {
   Guard guard(lock());
@@ -178,10 +179,10 @@ cudaError_t check_side(const void *pointer, size_t bytes, bool device, bool page
     return fail(cudaErrorInvalidValue, "%s: %p is %sdevice memory", call, pointer,
                 device ? "not " : "");
   if (!known && !pageable_too)
-    return fail(cudaErrorInvalidValue, "%s: %p is pageable memory, the copy asynchronous", call,
-                pointer);
+    return fail(cudaErrorInvalidValue,
+                "%s: %p is pageable memory; asynchronous copies need pinned memory", call, pointer);
   if (known && bytes > found->second.bytes - (address(pointer) - found->first))
-    return fail(cudaErrorInvalidValue, "%s: %zu bytes at %p leave their allocation", call, bytes,
+    return fail(cudaErrorInvalidValue, "%s: %zu bytes at %p exceed their allocation", call, bytes,
                 pointer);
   return cudaSuccess;
 }
@@ -291,7 +292,7 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
   return append_checked(copy, false, stream, "cudaMemcpy2DAsync");
 }
 
-/* Waits for its own stream alone, the default one. */
+/* Waits for the default stream only, on which it runs. */
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
   if (cudaError_t error = refuse_in_capture("cudaMemcpy")) return error;
   const Copy copy = {to, bytes, from, bytes, bytes, 1, kind};

@@ -1,4 +1,4 @@
-/* The devices there are, and the names of errors. */
+/* Device properties, and names of errors. */
 #include "tests/emulator/device.h"
 
 #include <cstdio>
@@ -33,7 +33,7 @@ cudaError_t cudaGetDevice(int *device) {
   return cudaSuccess;
 }
 
-/* Few multiprocessors: kernels that fill the device with blocks stay quick. */
+/* Few multiprocessors, so that kernels that fill the device launch few blocks. */
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device) {
   if (cudaError_t error = check_device(device)) return error;
   size_t free_bytes = 0;

@@ -1,4 +1,4 @@
-/* Streams, events, and the thread that is the device. */
+/* Streams, events, and the device thread. */
 #include "tests/emulator/device.h"
 
 #include <pthread.h>
@@ -19,10 +19,11 @@
 namespace emulator {
 namespace {
 
-/* A host that leaves the device alone for so long may be waiting for something else. */
+/* After this time without a call of the host, the device runs on its own: the host may be waiting
+ * for another process. */
 const std::chrono::milliseconds IDLE(20);
-/* A host that asks gets its answer within this, whatever the device is busy with. */
-const std::chrono::milliseconds ANSWER(2);
+/* The longest time that a polling host (cudaEventQuery) waits for the device. */
+const std::chrono::milliseconds POLL(2);
 
 /* Never freed: the device's thread runs to the end of the process. */
 struct State {
@@ -31,8 +32,8 @@ struct State {
   std::vector<CUstream_st *> streams;
   CUstream_st default_stream;
   std::vector<const std::function<bool()> *> waits; /* of host threads */
-  int credit = 0;                                   /* items that may run though nobody waits */
-  bool idle = false;                                /* the host does something else */
+  int credit = 0;                                   /* items that may run though no host waits */
+  bool idle = false;                                /* the host has made no call for IDLE */
   bool started = false;
   uint64_t calls = 0;
   uint64_t random = 0x9e3779b97f4a7c15u;
@@ -57,25 +58,25 @@ bool is_pending() {
                      [](const CUstream_st *stream) { return !stream->items.empty(); });
 }
 
-bool is_wanted() {
+bool may_run() {
   const State &s = state();
   return s.idle || s.credit > 0 ||
          std::any_of(s.waits.begin(), s.waits.end(),
                      [](const std::function<bool()> *reached) { return !(*reached)(); });
 }
 
-/* Whether a waiting thread of the host has something to find out. */
-bool has_news() {
+/* True if a waiting host thread should wake up. */
+bool host_can_continue() {
   const State &s = state();
   return s.credit == 0 ||
          std::any_of(s.waits.begin(), s.waits.end(),
                      [](const std::function<bool()> *reached) { return (*reached)(); });
 }
 
-bool can_go_on(const CUstream_st *stream) {
+bool is_ready(const CUstream_st *stream) {
   if (stream->items.empty()) return false;
   const Item &item = stream->items.front();
-  return item.kind != Item::WAIT || item.mark->done;
+  return item.kind != Item::WAIT || item.event_record->done;
 }
 
 /* Runs `run` without the lock: the host may add to the queues meanwhile. */
@@ -87,7 +88,7 @@ bool run_unlocked(Guard &guard, const Run &run) {
   return done;
 }
 
-/* One of the graph's nodes that need nothing more. */
+/* Runs one node whose dependencies are done, a random one; false if none made progress. */
 bool run_graph(Guard &guard, GraphRun &graph) {
   const Nodes &nodes = *graph.nodes;
   const size_t count = nodes.size(), first = count ? random_number() % count : 0;
@@ -106,7 +107,7 @@ bool run_graph(Guard &guard, GraphRun &graph) {
   return count == 0;
 }
 
-/* Whether something got done. */
+/* Runs the first item of a stream; false if it made no progress. */
 bool run_head(Guard &guard, CUstream_st *stream) {
   const Item item = stream->items.front();
   switch (item.kind) {
@@ -114,8 +115,8 @@ bool run_head(Guard &guard, CUstream_st *stream) {
     if (!run_unlocked(guard, item.run)) return false;
     break;
   case Item::RECORD:
-    item.mark->done = true;
-    item.mark->time = seconds();
+    item.event_record->done = true;
+    item.event_record->time = seconds();
     break;
   case Item::WAIT:
     break;
@@ -132,7 +133,7 @@ bool run_some(Guard &guard) {
   State &s = state();
   std::vector<CUstream_st *> ready;
   for (CUstream_st *stream : s.streams) {
-    if (can_go_on(stream)) ready.push_back(stream);
+    if (is_ready(stream)) ready.push_back(stream);
   }
   while (!ready.empty()) {
     const size_t at = random_number() % ready.size();
@@ -145,7 +146,7 @@ bool run_some(Guard &guard) {
   return false;
 }
 
-void wait_for_reason(Guard &guard) {
+void wait_for_work(Guard &guard) {
   State &s = state();
   s.idle = false;
   s.credit = 0;
@@ -161,14 +162,14 @@ void device() {
   State &s = state();
   Guard guard(s.lock);
   for (;;) {
-    if (!is_pending() || !is_wanted()) {
-      wait_for_reason(guard);
+    if (!is_pending() || !may_run()) {
+      wait_for_work(guard);
       continue;
     }
     memory_open();
-    while (is_pending() && is_wanted()) {
+    while (is_pending() && may_run()) {
       const bool going = run_some(guard);
-      if (is_wanted() && has_news()) s.changed.notify_all();
+      if (may_run() && host_can_continue()) s.changed.notify_all();
       if (!going) s.changed.wait_for(guard, std::chrono::microseconds(100));
     }
     memory_close();
@@ -260,12 +261,12 @@ void wait_until(Guard &guard, const std::function<bool()> &reached) {
   s.waits.erase(std::find(s.waits.begin(), s.waits.end(), &reached));
 }
 
-void go_on_a_little(Guard &guard) {
+void make_progress(Guard &guard) {
   State &s = state();
   s.calls++;
   s.credit += static_cast<int>(random_number() % 16);
   s.changed.notify_all();
-  s.changed.wait_for(guard, ANSWER, [&] { return s.credit == 0 || !is_pending(); });
+  s.changed.wait_for(guard, POLL, [&] { return s.credit == 0 || !is_pending(); });
 }
 
 void wait_for_all(Guard &guard) {
@@ -330,7 +331,9 @@ cudaError_t cudaStreamCreate(cudaStream_t *stream) {
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   Guard guard(lock());
-  if (!stream) return fail(cudaErrorInvalidResourceHandle, "the default stream is not destroyed");
+  if (!stream)
+    return fail(cudaErrorInvalidResourceHandle,
+                "cudaStreamDestroy: the default stream cannot be destroyed");
   wait_until(guard, [=] { return is_empty(stream); });
   auto &streams = state().streams;
   streams.erase(std::find(streams.begin(), streams.end(), stream));
@@ -349,7 +352,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
 cudaError_t cudaStreamQuery(cudaStream_t handle) {
   if (cudaError_t error = refuse_in_capture("cudaStreamQuery")) return error;
   Guard guard(lock());
-  go_on_a_little(guard);
+  make_progress(guard);
   return is_empty(stream_of(handle)) ? cudaSuccess : cudaErrorNotReady;
 }
 
@@ -390,7 +393,7 @@ cudaError_t cudaEventCreate(cudaEvent_t *event) {
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete event; /* marks live on in the streams */
+  delete event; /* streams share ownership of its records */
   return cudaSuccess;
 }
 
@@ -402,30 +405,32 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {
     event->tail = stream->tail;
     return cudaSuccess;
   }
-  event->mark = std::make_shared<Mark>();
-  push(stream, Item{Item::RECORD, nullptr, event->mark, nullptr});
+  event->event_record = std::make_shared<EventRecord>();
+  push(stream, Item{Item::RECORD, nullptr, event->event_record, nullptr});
   return cudaSuccess;
 }
 
-/* With the external flag a captured record is a node of the graph: the event can be waited for and
- * read from outside, and each launch records it again. */
+/* With the external flag a record in a capture becomes a node of the graph: each launch records the
+ * event, and code outside of the graph can wait for it and read its time. */
 cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t handle, unsigned flags) {
   {
     Guard guard(lock());
     CUstream_st *stream = stream_of(handle);
     if (stream->capture && flags == cudaEventRecordExternal) {
       event->capture.reset();
-      event->mark = std::make_shared<Mark>();
-      add_node(stream, [mark = event->mark] {
-        mark->time = seconds();
-        mark->done = true;
+      if (!event->event_record) /* else graphs share the event */
+        event->event_record = std::make_shared<EventRecord>();
+      add_node(stream, [event_record = event->event_record] {
+        event_record->time = seconds();
+        event_record->done = true;
         return true;
       });
       return cudaSuccess;
     }
   }
   if (flags != cudaEventRecordDefault)
-    return fail(cudaErrorInvalidValue, "cudaEventRecordWithFlags: external, but of no capture");
+    return fail(cudaErrorInvalidValue,
+                "cudaEventRecordWithFlags: cudaEventRecordExternal is for captures only");
   return cudaEventRecord(event, handle);
 }
 
@@ -438,7 +443,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (cudaError_t error = refuse_in_capture("cudaEventSynchronize")) return error;
   if (cudaError_t error = refuse_captured(event, "cudaEventSynchronize")) return error;
   Guard guard(lock());
-  if (const auto mark = event->mark) wait_until(guard, [=] { return mark->done; });
+  if (const auto event_record = event->event_record)
+    wait_until(guard, [=] { return event_record->done; });
   return cudaSuccess;
 }
 
@@ -446,15 +452,16 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (cudaError_t error = refuse_in_capture("cudaEventQuery")) return error;
   if (cudaError_t error = refuse_captured(event, "cudaEventQuery")) return error;
   Guard guard(lock());
-  go_on_a_little(guard);
-  return !event->mark || event->mark->done ? cudaSuccess : cudaErrorNotReady;
+  make_progress(guard);
+  return !event->event_record || event->event_record->done ? cudaSuccess : cudaErrorNotReady;
 }
 
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to) {
   Guard guard(lock());
-  if (!from->timed || !to->timed || !from->mark || !to->mark)
-    return fail(cudaErrorInvalidResourceHandle, "cudaEventElapsedTime: an event without a time");
-  if (!from->mark->done || !to->mark->done) return cudaErrorNotReady;
-  *milliseconds = static_cast<float>(1e3 * (to->mark->time - from->mark->time));
+  if (!from->timed || !to->timed || !from->event_record || !to->event_record)
+    return fail(cudaErrorInvalidResourceHandle,
+                "cudaEventElapsedTime: an event has no timing or was not recorded");
+  if (!from->event_record->done || !to->event_record->done) return cudaErrorNotReady;
+  *milliseconds = static_cast<float>(1e3 * (to->event_record->time - from->event_record->time));
   return cudaSuccess;
 }

@@ -14,7 +14,7 @@
 int gpu_run_tests(const struct CMUnitTest *tests, size_t count, int (*set_up)(void **state),
                   int (*tear_down)(void **state)) {
   Error why = {0};
-  if (backend_cuda_devices(&why) > 0)
+  if (backend_cuda_device_count(&why) > 0)
     return _cmocka_run_group_tests("tests", tests, count, set_up, tear_down);
   printf("1..%zu\n", count);
   for (size_t i = 0; i < count; i++)
@@ -26,11 +26,11 @@ void gpu_skip(const char *reason) {
   printf("# skipped: %s\n", reason);
   fflush(stdout);
   skip();
-  abort(); /* cmocka does not say that skip never returns */
+  abort(); /* cmocka does not declare skip as noreturn */
 }
 
 bool gpu_is_emulated(void) {
-  const CudaOptions options = {.plain_streams = true, .timeout = 60};
+  const CudaOptions options = {.no_graphs = true, .timeout = 60};
   Backend *backend = NULL;
   Error error;
   if (backend_cuda_new(&options, &backend, &error) != OK) return false;

@@ -1,4 +1,4 @@
-/* What the tests that need a GPU share. */
+/* Helpers of tests that need a GPU. */
 #ifndef CELFORGE_TESTS_GPU_SUPPORT_GPU_H
 #define CELFORGE_TESTS_GPU_SUPPORT_GPU_H
 
@@ -7,16 +7,15 @@
 
 struct CMUnitTest;
 
-/* Runs the tests, or, where there is no GPU, reports each as skipped with the reason. What main
- * returns. */
+/* Runs the tests; without a GPU, reports each as skipped, with the reason. Returns the exit code.
+ */
 int gpu_run_tests(const struct CMUnitTest *tests, size_t count, int (*set_up)(void **state),
                   int (*tear_down)(void **state));
 
-/* Skips the test it is called in, and says why. */
+/* Skips the running test and prints the reason. */
 void gpu_skip(const char *reason) __attribute__((noreturn));
 
-/* Whether the GPU is the emulator's: threads are fibers of the CPU, so a test takes smaller cases.
- */
+/* True if the GPU is emulated: tests then use smaller cases. */
 bool gpu_is_emulated(void);
 
 #endif

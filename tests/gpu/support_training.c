@@ -23,8 +23,7 @@ static void must(Status status) {
   if (status != OK) fail_msg("%s", error.message);
 }
 
-/* --- A model on a device, and its batches ------------------------------------------------------
- */
+/* --- A GAN and its batches -------------------------------------------------------------------- */
 
 static Config small_config(const char *const *assignments) {
   static const char *const SMALL[] = {"model.channels=8",
@@ -48,9 +47,10 @@ static Config small_config(const char *const *assignments) {
                                       NULL};
   Config config;
   must(config_set_defaults(&config_schema, &config, &error));
-  for (int i = 0; SMALL[i]; i++) must(config_assign(&config_schema, SMALL[i], &config, &error));
+  for (int i = 0; SMALL[i]; i++)
+    must(config_assign(&config_schema, SMALL[i], &config, NULL, &error));
   for (int i = 0; assignments[i]; i++)
-    must(config_assign(&config_schema, assignments[i], &config, &error));
+    must(config_assign(&config_schema, assignments[i], &config, NULL, &error));
   return config;
 }
 
@@ -59,21 +59,21 @@ Training *training_new(const CudaOptions *cuda, const char *const *assignments) 
   training->config = small_config(assignments);
   must(cuda ? backend_cuda_new(cuda, &training->backend, &error)
             : backend_cpu_new(2, &training->backend, &error));
-  ModelOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
-                          .micro_batches = BATCH / (int)training->config.train.micro_batch};
-  must(model_plan(&training->config, training->backend, &options, &training->model, &error));
-  must(model_allocate(training->model, &error));
-  must(model_initialize(training->model, &error));
+  GanOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
+                        .micro_batches = BATCH / (int)training->config.train.micro_batch};
+  must(gan_plan(&training->config, training->backend, &options, &training->model, &error));
+  must(gan_allocate(training->model, &error));
+  must(gan_initialize(training->model, &error));
   return training;
 }
 
 void training_free(Training *training) {
-  model_free(training->model);
+  gan_free(training->model);
   training->backend->free(training->backend);
   free(training);
 }
 
-static void draw_clips(int64_t step, uint8_t *source, uint8_t *target) {
+static void synthesize_clips(int64_t step, uint8_t *source, uint8_t *target) {
   Random random = random_stream(5, RANDOM_TEST, (uint64_t)step, 0);
   double phase = 6.28 * (double)(random_u32(&random) % 1000) / 1000;
   for (int i = 0; i < BATCH * PIXELS; i++) {
@@ -89,37 +89,36 @@ void training_step(Training *training, int64_t step) {
   static const int64_t samples[BATCH] = {0, 1};
   int micro = (int)training->config.train.micro_batch;
   MicroBatch batches[BATCH];
-  draw_clips(step, source, target);
+  synthesize_clips(step, source, target);
   for (int i = 0; i * micro < BATCH; i++)
     batches[i] =
         (MicroBatch){source + i * micro * PIXELS, target + i * micro * PIXELS, samples + i * micro};
   StepControls controls = schedule_at(&training->config, step);
-  must(model_step(training->model, &controls, batches, &error));
+  must(gan_step(training->model, &controls, batches, &error));
 }
 
 StepResult training_result(const Training *training, int ago) {
   StepResult result;
-  must(model_result(training->model, ago, &result, &error));
+  must(gan_step_result(training->model, ago, &result, &error));
   return result;
 }
 
-/* --- Its state ---------------------------------------------------------------------------------
- */
+/* --- State ------------------------------------------------------------------------------------ */
 
 Parameters *training_network(const Training *training, int network) {
-  return network == 0 ? model_generator(training->model) : model_discriminator(training->model);
+  return network == 0 ? gan_generator(training->model) : gan_discriminator(training->model);
 }
 
 TrainingArrays training_arrays(const Training *training, int network) {
   Parameters *of = training_network(training, network);
   TrainingArrays arrays = {4, {&of->master, &of->counters, &of->moment1, &of->moment2}};
-  if (of->ema.data) arrays.of[arrays.count++] = &of->ema;
-  if (of->spectral) arrays.of[arrays.count++] = &of->spectral->master;
+  if (of->ema.data) arrays.items[arrays.count++] = &of->ema;
+  if (of->spectral) arrays.items[arrays.count++] = &of->spectral->master;
   return arrays;
 }
 
-float *training_download(const Buffer *buffer) {
-  float *values = mem_new((size_t)buffer->count, sizeof *values);
+void *training_download(const Buffer *buffer) {
+  void *values = mem_new((size_t)buffer->count, dtype_size(buffer->dtype));
   must(buffer_download(buffer, 0, values, buffer->count, &error));
   return values;
 }
@@ -129,8 +128,8 @@ void training_copy_state(Training *to, const Training *from) {
     TrainingArrays targets = training_arrays(to, network);
     TrainingArrays sources = training_arrays(from, network);
     for (int i = 0; i < targets.count; i++) {
-      float *values = training_download(sources.of[i]);
-      must(buffer_upload(targets.of[i], 0, values, targets.of[i]->count, &error));
+      void *values = training_download(sources.items[i]);
+      must(buffer_upload(targets.items[i], 0, values, targets.items[i]->count, &error));
       free(values);
     }
     must(parameters_refresh(training_network(to, network), &error));

@@ -1,46 +1,48 @@
-/* A small GAN on a device, the batches of its steps, and its state, for tests of whole steps. */
+/* A small GAN on one device, with synthetic batches and access to its state, for tests of whole
+ * training steps. All functions fail the test on an error. */
 #ifndef CELFORGE_TESTS_GPU_SUPPORT_TRAINING_H
 #define CELFORGE_TESTS_GPU_SUPPORT_TRAINING_H
 
 #include "trainer/gan/gan.h"
 
-/* Deterministic, so that what a step leaves can be compared byte for byte. */
+/* Deterministic, so that states can be compared byte for byte. */
 extern const CudaOptions TRAINING_CUDA;
 
 typedef struct Training {
   Config config;
   Backend *backend;
-  Model *model;
+  Gan *model;
 } Training;
 
-/* `cuda` NULL: on the CPU. `assignments`, up to NULL, change the config. Whatever goes wrong, here
- * and below, fails the test. */
+/* `cuda` NULL: on the CPU. `assignments`: changes of the config, "key=value", up to NULL. The
+ * caller frees it. */
 Training *training_new(const CudaOptions *cuda, const char *const *assignments);
 void training_free(Training *training);
 
-/* Starts step `step` of a run: its controls, and a batch that the number determines. */
+/* Starts step `step`, with the schedule's controls and a batch that depends on the number alone. */
 void training_step(Training *training, int64_t step);
+/* The result of the last step (ago 0) or the one before (1). */
 StepResult training_result(const Training *training, int ago);
 
-/* The generator's, the discriminators'. */
+/* Network 0 is the generator, network 1 the discriminators. */
 enum { TRAINING_NETWORKS = 2 };
 Parameters *training_network(const Training *training, int network);
 
-/* What a step reads and leaves of a network; the generator alone has an average, the discriminators
- * spectral norm. */
+/* The buffers of a network that a step reads and writes. Only the generator has an EMA; only the
+ * discriminators have spectral norm. */
 enum { TRAINING_ARRAYS = 5 };
 typedef struct TrainingArrays {
   int count;
-  Buffer *of[TRAINING_ARRAYS]; /* master first, then counters, moments, the fifth */
+  Buffer *items[TRAINING_ARRAYS]; /* master, counters, moment 1, moment 2, EMA or spectral norm */
 } TrainingArrays;
 TrainingArrays training_arrays(const Training *training, int network);
 
-/* From now on `to` goes on as `from` would. */
+/* Copies the whole state, so that `to` continues exactly as `from` would. */
 void training_copy_state(Training *to, const Training *from);
-/* Every weight is rounded another way: by up to one unit in its last place. */
+/* Perturbs every weight by up to one unit in the last place. */
 void training_perturb(Training *training, uint64_t seed);
 
-/* The elements of an f32 buffer; to be freed. */
-float *training_download(const Buffer *buffer);
+/* The elements of a buffer, in its dtype. The caller frees them. */
+void *training_download(const Buffer *buffer);
 
 #endif

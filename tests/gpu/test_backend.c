@@ -1,5 +1,5 @@
-/* The CUDA backend's core: memory, order of copies and kernels, readbacks, captures, and what it
- * says when memory or time runs out. Copies on the device stand for kernels. */
+/* The core of the CUDA backend: memory, the order of copies and kernels, readbacks, captures, and
+ * errors on lack of memory and on timeout. Device-to-device copies take the place of kernels. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -28,9 +28,8 @@ static void check(cudaError_t code) {
   if (code != cudaSuccess) fail_msg("%s", cudaGetErrorString(code));
 }
 
-static Backend *open_backend(bool plain_streams, double timeout) {
-  const CudaOptions options = {
-      .deterministic = true, .plain_streams = plain_streams, .timeout = timeout};
+static Backend *open_backend(bool no_graphs, double timeout) {
+  const CudaOptions options = {.deterministic = true, .no_graphs = no_graphs, .timeout = timeout};
   Backend *backend = NULL;
   must(backend_cuda_new(&options, &backend, &error));
   return backend;
@@ -53,8 +52,8 @@ static void *device_memory(Backend *backend, size_t bytes) {
   return memory;
 }
 
-/* What stands for a kernel: behind all that was started, before all that comes. */
-static void move(Backend *backend, void *to, const void *from, size_t bytes) {
+/* Takes the place of a kernel: a copy in stream order. */
+static void copy_on_device(Backend *backend, void *to, const void *from, size_t bytes) {
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, backend->stream));
 }
 
@@ -77,16 +76,16 @@ static void check_round_trip(Backend *backend, size_t bytes) {
   free(back);
 }
 
-static void test_copies_of_every_size(void **state) {
+static void test_upload_and_download_of_every_size(void **state) {
   Backend *backend = *state;
   const size_t mib = 1 << 20;
   const size_t sizes[] = {0, 1, 63, 4096, 8 * mib - 1, 8 * mib, 8 * mib + 1, 25 * mib + 5};
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) check_round_trip(backend, sizes[i]);
 }
 
-/* More uploads than there is staging for, each read by a copy on the device before the next
- * overwrites it, from one host buffer that changes at once. */
-static void test_uploads_keep_the_order(void **state) {
+/* More uploads than staging slots, each read by a copy on the device before the next overwrites it,
+ * from one host buffer that changes right after each upload. */
+static void test_uploads_run_in_stream_order(void **state) {
   enum { ROUNDS = 40, BYTES = 1000 };
   Backend *backend = *state;
   unsigned char *input = device_memory(backend, BYTES);
@@ -96,7 +95,7 @@ static void test_uploads_keep_the_order(void **state) {
     fill(sent, BYTES, i);
     must(backend->upload(backend, input, sent, BYTES, &error));
     memset(sent, 0xee, BYTES);
-    move(backend, kept + (size_t)i * BYTES, input, BYTES);
+    copy_on_device(backend, kept + (size_t)i * BYTES, input, BYTES);
   }
   for (unsigned i = 0; i < ROUNDS; i++) {
     fill(wanted, BYTES, i);
@@ -107,7 +106,7 @@ static void test_uploads_keep_the_order(void **state) {
   backend->release(backend, kept);
 }
 
-static void test_no_memory_says_what_was_asked_and_what_is_free(void **state) {
+static void test_out_of_memory_reports_requested_and_free_bytes(void **state) {
   Backend *backend = *state;
   void *memory = NULL;
   Error refused = {0};
@@ -130,7 +129,7 @@ static void check_readback(Backend *backend, Readback *readback, float wanted) {
   assert_true(value == wanted);
 }
 
-static void test_readbacks_hold_their_moment(void **state) {
+static void test_readback_returns_the_value_at_its_start(void **state) {
   enum { COUNT = 3 };
   Backend *backend = *state;
   float *memory = device_memory(backend, sizeof *memory);
@@ -182,7 +181,7 @@ static void forked_free(Backend *backend, Forked *forked) {
 
 static void enqueue_forked(Backend *backend, const Forked *forked, bool joined) {
   const cudaStream_t stream = backend->stream;
-  move(backend, forked->y, forked->x, sizeof(float));
+  copy_on_device(backend, forked->y, forked->x, sizeof(float));
   check(cudaEventRecord(forked->fork, stream));
   check(cudaStreamWaitEvent(forked->side, forked->fork, 0));
   check(
@@ -209,7 +208,7 @@ static void *capture_forked(Backend *backend, const Forked *forked) {
   return captured;
 }
 
-static void test_a_capture_runs_when_started_and_as_often(void **state) {
+static void test_capture_runs_only_when_launched(void **state) {
   Backend *backend = *state;
   Forked forked = forked_new(backend);
   send(backend, forked.x, 1);
@@ -226,7 +225,7 @@ static void test_a_capture_runs_when_started_and_as_often(void **state) {
   forked_free(backend, &forked);
 }
 
-static void test_after_a_failed_capture_another_works(void **state) {
+static void test_capture_works_after_a_failed_capture(void **state) {
   Backend *backend = *state;
   Forked forked = forked_new(backend);
   Error refused = {0};
@@ -245,7 +244,8 @@ static void test_after_a_failed_capture_another_works(void **state) {
   forked_free(backend, &forked);
 }
 
-/* total += 2 x + 1, and the mean of x, five times with another x each: sums[2 * i]. */
+/* Runs total += 2 x + 1 and the mean of x, for five values of x. sums[2 * i] is the mean, sums[2 *
+ * i + 1] an element of total. */
 static void run_program(Backend *backend, float *sums) {
   enum { COUNT = 1000 };
   Buffer x = buffer_describe("x", DTYPE_F32, COUNT),
@@ -280,7 +280,7 @@ static void run_program(Backend *backend, float *sums) {
   buffer_free(&sum);
 }
 
-static void test_a_captured_program_gives_what_a_plain_one_does(void **state) {
+static void test_captured_program_equals_uncaptured_program(void **state) {
   Backend *backend = *state, *plain = open_backend(true, 60);
   float captured_sums[10], plain_sums[10];
   assert_null(plain->capture_begin);
@@ -298,14 +298,14 @@ static void CUDART_CB hold(void *flag) {
   while (!atomic_load((atomic_bool *)flag)) nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
 }
 
-static void test_an_upload_does_not_wait_for_kernels(void **state) {
+static void test_upload_does_not_wait_for_kernels(void **state) {
   enum { BYTES = 20 << 20 };
   Backend *backend = *state;
   atomic_bool go = false;
   unsigned char *sent = mem_new(BYTES, 1), *back = mem_new(BYTES, 1);
   void *memory = device_memory(backend, BYTES);
   fill(sent, BYTES, 3);
-  must(backend->upload(backend, memory, sent, BYTES, &error)); /* makes the staging */
+  must(backend->upload(backend, memory, sent, BYTES, &error)); /* allocates the staging slots */
   must(backend->synchronize(backend, &error));
   check(cudaLaunchHostFunc(backend->stream, hold, &go));
   must(backend->upload(backend, memory, sent, BYTES, &error));
@@ -317,7 +317,7 @@ static void test_an_upload_does_not_wait_for_kernels(void **state) {
   free(back);
 }
 
-static void test_a_device_that_hangs_is_given_up(void **state) {
+static void test_hung_device_is_an_error_after_the_timeout(void **state) {
   (void)state;
   Backend *backend = open_backend(false, 0.2);
   atomic_bool go = false;
@@ -343,7 +343,7 @@ static void test_a_device_that_hangs_is_given_up(void **state) {
 
 /* --- Opening ---------------------------------------------------------------------------------- */
 
-static void test_a_device_that_is_not_there(void **state) {
+static void test_missing_device_is_a_usage_error(void **state) {
   (void)state;
   const CudaOptions options = {.device = 4096, .timeout = 60};
   Backend *backend = NULL;
@@ -353,7 +353,7 @@ static void test_a_device_that_is_not_there(void **state) {
   assert_non_null(strstr(refused.message, "4096"));
 }
 
-static void test_the_description_names_the_device(void **state) {
+static void test_description_names_the_device(void **state) {
   Backend *backend = *state;
   const char *text = backend->describe(backend);
   print_message("# %s\n", text);
@@ -365,17 +365,17 @@ static void test_the_description_names_the_device(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_copies_of_every_size),
-      cmocka_unit_test(test_uploads_keep_the_order),
-      cmocka_unit_test(test_no_memory_says_what_was_asked_and_what_is_free),
-      cmocka_unit_test(test_readbacks_hold_their_moment),
-      cmocka_unit_test(test_a_capture_runs_when_started_and_as_often),
-      cmocka_unit_test(test_after_a_failed_capture_another_works),
-      cmocka_unit_test(test_a_captured_program_gives_what_a_plain_one_does),
-      cmocka_unit_test(test_an_upload_does_not_wait_for_kernels),
-      cmocka_unit_test(test_a_device_that_hangs_is_given_up),
-      cmocka_unit_test(test_a_device_that_is_not_there),
-      cmocka_unit_test(test_the_description_names_the_device),
+      cmocka_unit_test(test_upload_and_download_of_every_size),
+      cmocka_unit_test(test_uploads_run_in_stream_order),
+      cmocka_unit_test(test_out_of_memory_reports_requested_and_free_bytes),
+      cmocka_unit_test(test_readback_returns_the_value_at_its_start),
+      cmocka_unit_test(test_capture_runs_only_when_launched),
+      cmocka_unit_test(test_capture_works_after_a_failed_capture),
+      cmocka_unit_test(test_captured_program_equals_uncaptured_program),
+      cmocka_unit_test(test_upload_does_not_wait_for_kernels),
+      cmocka_unit_test(test_hung_device_is_an_error_after_the_timeout),
+      cmocka_unit_test(test_missing_device_is_a_usage_error),
+      cmocka_unit_test(test_description_names_the_device),
   };
   return gpu_run_tests(tests, sizeof tests / sizeof *tests, set_up, tear_down);
 }

@@ -1,5 +1,5 @@
-/* The emulator finds what it is there to find: each mistake is made in a process of its own.
- * Skipped on a real device, where most of them go unnoticed. */
+/* The emulator detects common mistakes in kernels and in the use of streams, captures and NCCL.
+ * Each mistake runs in a process of its own. Skipped on a real device, where most go unnoticed. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,16 +17,16 @@
 
 #include "engine/cuda/nvrtc/nvrtc.h"
 
-enum { BYTES = 4096, SAID = 4000 };
+enum { BYTES = 4096, OUTPUT_SIZE = 4000 };
 
-typedef int Mistake(void); /* the process's exit code */
+typedef int Mistake(void); /* returns the exit code of its process */
 
 typedef struct Outcome {
-  int code; /* -1: it did not exit by itself */
-  char said[SAID];
+  int code; /* exit code; -1: ended by a signal */
+  char output[OUTPUT_SIZE];
 } Outcome;
 
-/* `seed` decides which stream goes first. */
+/* Runs it in a child process; `seed` determines the order of streams. */
 static Outcome run_alone(Mistake *mistake, int seed) {
   Outcome outcome = {.code = -1};
   int pipes[2], state = 0;
@@ -41,13 +41,14 @@ static Outcome run_alone(Mistake *mistake, int seed) {
     dup2(pipes[1], STDERR_FILENO);
     close(pipes[0]);
     snprintf(text, sizeof text, "%d", seed);
-    signal(SIGSEGV, SIG_DFL); /* cmocka's would go on with the next test */
+    signal(SIGSEGV, SIG_DFL); /* cmocka's handlers would continue with the next test */
     signal(SIGABRT, SIG_DFL);
     setenv("EMULATOR_SEED", text, 1);
     _exit(mistake());
   }
   close(pipes[1]);
-  while (got < SAID - 1 && (part = read(pipes[0], outcome.said + got, SAID - 1 - got)) > 0)
+  while (got < OUTPUT_SIZE - 1 &&
+         (part = read(pipes[0], outcome.output + got, OUTPUT_SIZE - 1 - got)) > 0)
     got += (size_t)part;
   close(pipes[0]);
   assert_int_equal(waitpid(child, &state, 0), child);
@@ -59,7 +60,7 @@ static void skip_on_a_device(void) {
   struct cudaDeviceProp info;
   if (cudaGetDeviceProperties(&info, 0) == cudaSuccess && strcmp(info.name, "emulated GPU") == 0)
     return;
-  print_message("SKIP: this is not the emulator\n");
+  print_message("SKIP: for the emulator only\n");
   skip();
 }
 
@@ -73,16 +74,16 @@ static void *device_memory(size_t bytes) {
 
 static int launch(const char *source) {
   Error error = {0};
-  Jit *jit = NULL;
-  JitKernel *kernel = NULL;
+  Nvrtc *nvrtc = NULL;
+  NvrtcKernel *kernel = NULL;
   float *memory = device_memory(BYTES);
-  Status status = jit_new(9, 0, NULL, &jit, &error);
-  if (status == OK) status = jit_kernel(jit, "tested", source, &kernel, &error);
+  Status status = nvrtc_new(9, 0, NULL, &nvrtc, &error);
+  if (status == OK) status = nvrtc_kernel(nvrtc, "tested", source, &kernel, &error);
   if (status == OK)
-    status = jit_launch(kernel, (dim3){2, 1, 1}, 64, 0, (const void *)&memory, NULL, &error);
+    status = nvrtc_launch(kernel, (dim3){2, 1, 1}, 64, 0, (const void *)&memory, NULL, &error);
   if (status != OK) fprintf(stderr, "%s\n", error.message);
   const cudaError_t code = cudaDeviceSynchronize();
-  jit_free(jit);
+  nvrtc_free(nvrtc);
   return status != OK || code != cudaSuccess;
 }
 
@@ -90,7 +91,7 @@ static int launch(const char *source) {
   "struct P { float *x; };\n"                                                                      \
   "extern \"C\" __global__ void tested(const struct P p) {\n" #__VA_ARGS__ "\n}\n"
 
-static int right_kernel(void) {
+static int correct_kernel(void) {
   return launch(KERNEL(__shared__ float sum[64]; sum[threadIdx.x] = 1; __syncthreads();
                        float v = __shfl_xor_sync(~0u, sum[63 - threadIdx.x], 1);
                        p.x[blockIdx.x * blockDim.x + threadIdx.x] = v;));
@@ -104,36 +105,36 @@ static int missing_lane(void) {
   return launch(KERNEL(if (threadIdx.x < 40) p.x[threadIdx.x] = __shfl_xor_sync(~0u, 1.0f, 1);));
 }
 
-static void test_a_right_kernel_runs(void **state) {
+static void test_correct_kernel_runs(void **state) {
   (void)state;
   skip_on_a_device();
-  const Outcome outcome = run_alone(right_kernel, 1);
-  print_message("%s", outcome.said);
+  const Outcome outcome = run_alone(correct_kernel, 1);
+  print_message("%s", outcome.output);
   assert_int_equal(outcome.code, 0);
 }
 
-static void test_a_thread_that_misses_a_barrier(void **state) {
+static void test_thread_missing_at_a_barrier_is_reported(void **state) {
   (void)state;
   skip_on_a_device();
   const Outcome outcome = run_alone(missed_barrier, 1);
   assert_int_not_equal(outcome.code, 0);
-  assert_non_null(strstr(outcome.said, "kernel tested"));
-  assert_non_null(strstr(outcome.said, "thread 7 has ended"));
+  assert_non_null(strstr(outcome.output, "kernel tested"));
+  assert_non_null(strstr(outcome.output, "thread 7 has ended"));
 }
 
-static void test_a_lane_that_misses_a_shuffle(void **state) {
+static void test_lane_missing_in_a_shuffle_is_reported(void **state) {
   (void)state;
   skip_on_a_device();
   const Outcome outcome = run_alone(missing_lane, 1);
   assert_int_not_equal(outcome.code, 0);
-  assert_non_null(strstr(outcome.said, "waits for its warp's values"));
+  assert_non_null(strstr(outcome.output, "waits for its warp's values"));
 }
 
 /* --- Memory ----------------------------------------------------------------------------------- */
 
 static int host_reads_device_memory(void) {
   const volatile float *memory = device_memory(BYTES);
-  return memory[3] == 0; /* exits with 0 where nobody minds: it holds no number */
+  return memory[3] == 0; /* exit code 0 if the access is not detected: the memory holds NaN */
 }
 
 static int copy_past_the_end(void) {
@@ -148,7 +149,7 @@ static int pageable_asynchronous_copy(void) {
          cudaErrorInvalidValue;
 }
 
-static void test_memory_that_must_not_be_touched(void **state) {
+static void test_invalid_memory_accesses_are_rejected(void **state) {
   (void)state;
   skip_on_a_device();
   assert_int_not_equal(run_alone(host_reads_device_memory, 1).code, 0);
@@ -158,7 +159,7 @@ static void test_memory_that_must_not_be_touched(void **state) {
 
 /* --- Order ------------------------------------------------------------------------------------ */
 
-/* Two streams, the second reads what the first writes. 1: it read the wrong thing. */
+/* The second of two streams reads what the first writes. Returns 1 if it read another value. */
 static int read_across_streams(bool with_event) {
   cudaStream_t a, b;
   cudaEvent_t event;
@@ -185,7 +186,7 @@ static int with_event(void) {
   return read_across_streams(true);
 }
 
-static void test_a_missing_event_shows(void **state) {
+static void test_missing_event_between_streams_shows(void **state) {
   (void)state;
   int wrong = 0;
   skip_on_a_device();
@@ -206,7 +207,7 @@ static int wait_in_a_capture(void) {
   return waited == cudaErrorStreamCaptureUnsupported && ended != cudaSuccess && !graph;
 }
 
-static void test_waiting_within_a_capture_is_refused(void **state) {
+static void test_waiting_in_a_capture_is_rejected(void **state) {
   (void)state;
   skip_on_a_device();
   assert_int_equal(run_alone(wait_in_a_capture, 1).code, 1);
@@ -215,24 +216,24 @@ static void test_waiting_within_a_capture_is_refused(void **state) {
 static int first_launch_in_a_capture(void) {
   static const char source[] = KERNEL(p.x[threadIdx.x] = 1;);
   Error error = {0};
-  Jit *jit = NULL;
-  JitKernel *kernel = NULL;
+  Nvrtc *nvrtc = NULL;
+  NvrtcKernel *kernel = NULL;
   cudaStream_t stream;
   cudaGraph_t graph = NULL;
   float *memory = device_memory(BYTES);
-  if (jit_new(9, 0, NULL, &jit, &error) != OK ||
-      jit_kernel(jit, "tested", source, &kernel, &error) != OK)
+  if (nvrtc_new(9, 0, NULL, &nvrtc, &error) != OK ||
+      nvrtc_kernel(nvrtc, "tested", source, &kernel, &error) != OK)
     return 2;
   cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
   cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
   const Status launched =
-      jit_launch(kernel, (dim3){1, 1, 1}, 32, 0, (const void *)&memory, stream, &error);
+      nvrtc_launch(kernel, (dim3){1, 1, 1}, 32, 0, (const void *)&memory, stream, &error);
   const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
-  jit_free(jit);
+  nvrtc_free(nvrtc);
   return launched != OK && ended != cudaSuccess && !graph;
 }
 
-static int external_event_of_no_capture(void) {
+static int external_event_outside_of_a_capture(void) {
   cudaStream_t stream;
   cudaEvent_t event;
   cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
@@ -240,17 +241,16 @@ static int external_event_of_no_capture(void) {
   return cudaEventRecordWithFlags(event, stream, cudaEventRecordExternal) == cudaErrorInvalidValue;
 }
 
-static void test_what_a_capture_must_not_hold_is_refused(void **state) {
+static void test_first_launch_and_external_event_in_a_capture_are_rejected(void **state) {
   (void)state;
   skip_on_a_device();
   assert_int_equal(run_alone(first_launch_in_a_capture, 1).code, 1);
-  assert_int_equal(run_alone(external_event_of_no_capture, 1).code, 1);
+  assert_int_equal(run_alone(external_event_outside_of_a_capture, 1).code, 1);
 }
 
-/* --- NCCL ---------------------------------------------------------------------------------------
- */
+/* --- NCCL ------------------------------------------------------------------------------------- */
 
-static ncclComm_t alone(void) {
+static ncclComm_t single_rank_communicator(void) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   ncclUniqueId id;
   ncclComm_t comm = NULL;
@@ -263,10 +263,10 @@ static ncclComm_t alone(void) {
   return comm;
 }
 
-static int ends_before_its_graph(void) {
+static int finalize_before_the_graph_is_destroyed(void) {
   cudaStream_t stream;
   cudaGraph_t graph = NULL;
-  ncclComm_t comm = alone();
+  ncclComm_t comm = single_rank_communicator();
   float *memory = device_memory(BYTES);
   cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
   cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
@@ -277,31 +277,31 @@ static int ends_before_its_graph(void) {
   return ncclCommFinalize(comm) == ncclInProgress;
 }
 
-static int ends_behind_its_memory(void) {
+static int deregister_freed_memory(void) {
   void *handle = NULL, *memory = device_memory(BYTES);
-  ncclComm_t comm = alone();
+  ncclComm_t comm = single_rank_communicator();
   if (ncclCommRegister(comm, memory, BYTES, &handle) != ncclSuccess) return 2;
   cudaFree(memory);
   return ncclCommDeregister(comm, handle) == ncclInvalidUsage;
 }
 
-static void test_a_communicator_outlives_graphs_and_not_memory(void **state) {
+static void test_nccl_use_after_free_is_rejected(void **state) {
   (void)state;
   skip_on_a_device();
-  assert_int_equal(run_alone(ends_before_its_graph, 1).code, 1);
-  assert_int_equal(run_alone(ends_behind_its_memory, 1).code, 1);
+  assert_int_equal(run_alone(finalize_before_the_graph_is_destroyed, 1).code, 1);
+  assert_int_equal(run_alone(deregister_freed_memory, 1).code, 1);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_what_a_capture_must_not_hold_is_refused),
-      cmocka_unit_test(test_a_communicator_outlives_graphs_and_not_memory),
-      cmocka_unit_test(test_a_right_kernel_runs),
-      cmocka_unit_test(test_a_thread_that_misses_a_barrier),
-      cmocka_unit_test(test_a_lane_that_misses_a_shuffle),
-      cmocka_unit_test(test_memory_that_must_not_be_touched),
-      cmocka_unit_test(test_a_missing_event_shows),
-      cmocka_unit_test(test_waiting_within_a_capture_is_refused),
+      cmocka_unit_test(test_first_launch_and_external_event_in_a_capture_are_rejected),
+      cmocka_unit_test(test_nccl_use_after_free_is_rejected),
+      cmocka_unit_test(test_correct_kernel_runs),
+      cmocka_unit_test(test_thread_missing_at_a_barrier_is_reported),
+      cmocka_unit_test(test_lane_missing_in_a_shuffle_is_reported),
+      cmocka_unit_test(test_invalid_memory_accesses_are_rejected),
+      cmocka_unit_test(test_missing_event_between_streams_shows),
+      cmocka_unit_test(test_waiting_in_a_capture_is_rejected),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
-/* Tensors of more than 2^31 elements on the CUDA backend: what a kernel makes of the last rows of
- * a large tensor is what it makes of these rows alone. Small tensors of the same form are tried
- * everywhere, large ones where the device has the memory. */
+/* Tensors of more than 2^31 elements on the CUDA backend: the last rows of the output must equal
+ * the output for these rows alone. The same check runs on small tensors everywhere, on large ones
+ * if the device has the memory. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,7 +18,7 @@
 #include "engine/backend/backend.h"
 #include "tests/gpu/support_gpu.h"
 
-/* A row is WIDTH pixels of CHANNELS bf16 numbers; the last LAST rows are looked at. */
+/* A row is WIDTH pixels of CHANNELS bf16 elements; the last LAST rows are compared. */
 enum { WIDTH = 256, CHANNELS = 64, ROW = WIDTH * CHANNELS, LAST = 4 };
 static const int64_t SMALL_ROWS = 24, LARGE_ROWS = ((int64_t)1 << 31) / ROW + 8;
 
@@ -35,17 +35,17 @@ static Shape rows_shape(int64_t rows) {
   return shape_make(1, 1, rows, WIDTH, CHANNELS);
 }
 
-/* How many rows the result has behind those of the input, and which op it is. */
-typedef struct Form {
+/* An op, and how many rows its output has more than its input. */
+typedef struct Case {
   const char *name;
   Op op;
-  int64_t begin, more; /* rows of the output before the first of the input; in all */
-} Form;
+  int64_t extra_rows;
+} Case;
 
-static Form form_of(OpKind kind) {
+static Case case_of(OpKind kind) {
   static char name[] = "large";
-  Form form = {.name = op_kind_name(kind), .op = {.kind = kind, .name = name}};
-  Op *op = &form.op;
+  Case test = {.name = op_kind_name(kind), .op = {.kind = kind, .name = name}};
+  Op *op = &test.op;
   op->input_count = op->output_count = 1;
   if (kind == OP_NORM || kind == OP_NORM_BACKWARD) {
     op->attributes.norm = (NormAttributes){.kind = NORM_RMS, .groups = 1, .epsilon = 1e-3f};
@@ -53,18 +53,18 @@ static Form form_of(OpKind kind) {
   } else if (kind == OP_PAD) {
     op->attributes.pad.before.dim[AXIS_H] = op->attributes.pad.after.dim[AXIS_H] = 1;
     op->attributes.pad.mode = PAD_REFLECT;
-    form.more = 2;
+    test.extra_rows = 2;
   } else if (kind == OP_AVERAGE_POOL) {
     op->attributes.pool.size = 3;
     op->attributes.pool.stride = op->attributes.pool.pad = 1;
   } else if (kind == OP_MAX_POOL || kind == OP_MAX_POOL_BACKWARD) {
-    op->attributes.max_pool.size = 1; /* y is like x */
+    op->attributes.max_pool.size = 1; /* y has the shape of x */
     op->input_count = kind == OP_MAX_POOL ? 1 : 2;
   } else if (kind == OP_SLICE) {
     op->attributes.slice.begin.dim[AXIS_H] = 1;
-    form.more = -1;
+    test.extra_rows = -1;
   }
-  return form;
+  return test;
 }
 
 static void *allocate(size_t bytes) {
@@ -74,22 +74,31 @@ static void *allocate(size_t bytes) {
   return memory;
 }
 
-/* Runs the op on a tensor whose last 2 LAST rows are `content` and all others zero, and gives the
- * last LAST rows of the result. */
-static void run_rows(const Form *form, int64_t rows, const uint16_t *content, uint16_t *result) {
+static void upload_zeros(char *memory, size_t bytes) {
+  enum { CHUNK = 1 << 26 };
+  char *zeros = mem_new(1, CHUNK);
+  Error error = {0};
+  for (size_t at = 0; at < bytes; at += CHUNK)
+    must(backend->upload(backend, memory + at, zeros, bytes - at < CHUNK ? bytes - at : CHUNK,
+                         &error),
+         &error);
+  free(zeros);
+}
+
+/* Runs the op on a tensor whose last 2 LAST rows are `content` and all others zero; `result` gets
+ * the last LAST rows of the output. */
+static void run_rows(const Case *test, int64_t rows, const uint16_t *content, uint16_t *result) {
   const size_t row_bytes = ROW * sizeof(uint16_t);
-  const int64_t out_rows = rows + form->more;
+  const int64_t out_rows = rows + test->extra_rows;
   Tensor x = {.shape = rows_shape(rows), .dtype = DTYPE_BF16}, inputs[2] = {x, x};
   Tensor y = {.shape = rows_shape(out_rows), .dtype = DTYPE_BF16};
-  Op fill = {.kind = OP_FILL, .name = form->op.name, .input_count = 1};
-  Kernel *zero = NULL, *kernel = NULL;
+  Kernel *kernel = NULL;
   Error error = {0};
-  must(backend->kernel_new(backend, &fill, &x, NULL, &zero, &error), &error);
-  must(backend->kernel_new(backend, &form->op, inputs, &y, &kernel, &error), &error);
+  must(backend->kernel_new(backend, &test->op, inputs, &y, &kernel, &error), &error);
   inputs[0].data = inputs[1].data = allocate((size_t)rows * row_bytes);
   y.data = allocate((size_t)out_rows * row_bytes);
   void *workspace = allocate(kernel->workspace + 64);
-  must(zero->run(zero, inputs, NULL, NULL, &error), &error);
+  upload_zeros(inputs[0].data, (size_t)rows * row_bytes);
   must(backend->upload(backend, (char *)inputs[0].data + (size_t)(rows - 2 * LAST) * row_bytes,
                        content, 2 * LAST * row_bytes, &error),
        &error);
@@ -97,7 +106,6 @@ static void run_rows(const Form *form, int64_t rows, const uint16_t *content, ui
   must(backend->download(backend, result, (char *)y.data + (size_t)(out_rows - LAST) * row_bytes,
                          LAST * row_bytes, &error),
        &error);
-  zero->free(zero);
   kernel->free(kernel);
   backend->release(backend, inputs[0].data);
   backend->release(backend, y.data);
@@ -117,11 +125,11 @@ static void check_rows(int64_t rows) {
   Random random = random_stream(1, RANDOM_TEST, 4, 0);
   for (int64_t i = 0; i < 2 * LAST * ROW; i++) content[i] = bf16_from_f32(random_normal(&random));
   for (int i = 0; i < KINDS; i++) {
-    const Form form = form_of(kinds[i]);
-    run_rows(&form, 2 * LAST, content, expected);
-    run_rows(&form, rows, content, found);
+    const Case test = case_of(kinds[i]);
+    run_rows(&test, 2 * LAST, content, expected);
+    run_rows(&test, rows, content, found);
     if (memcmp(expected, found, LAST * ROW * sizeof *found) != 0)
-      fail_msg("%s: the last rows of %lld differ from the same rows alone", form.name,
+      fail_msg("%s: the last rows of %lld differ from the same rows alone", test.name,
                (long long)rows);
   }
   free(content);
@@ -129,26 +137,26 @@ static void check_rows(int64_t rows) {
   free(found);
 }
 
-static void test_small(void **state) {
+static void test_last_rows_of_small_tensors(void **state) {
   (void)state;
   check_rows(SMALL_ROWS);
 }
 
-/* Two tensors of 4 GiB; asked for before, so that a small device skips instead of failing. */
-static void test_large(void **state) {
+/* Needs two tensors of 4 GiB; allocates as much first, so that a small device skips the test. */
+static void test_last_rows_of_tensors_beyond_2_31_elements(void **state) {
   (void)state;
   void *memory = NULL;
   if (backend->allocate(backend, (size_t)9 << 30, "a test's tensors", &memory, NULL) != OK) {
-    gpu_skip("less than 9 GiB of device memory");
+    gpu_skip("needs 9 GiB of free device memory");
   }
   backend->release(backend, memory);
   check_rows(LARGE_ROWS);
 }
 
-/* Norms of pixels count places in 32 bits: what has longer sides is refused, not left unwritten. */
-static void test_sides(void **state) {
+/* RMS norm computes positions in 32 bits: longer sides must be an error. */
+static void test_rms_norm_rejects_sides_beyond_its_limit(void **state) {
   (void)state;
-  Form form = form_of(OP_NORM);
+  Case test = case_of(OP_NORM);
   const int64_t sides[] = {INT32_MAX / 2, INT32_MAX / 2 + 1, (int64_t)1 << 32};
   for (int i = 0; i < 6; i++) {
     const int64_t side = sides[i / 2];
@@ -156,17 +164,17 @@ static void test_sides(void **state) {
     const Tensor x = {.shape = shape, .dtype = DTYPE_BF16};
     Kernel *kernel = NULL;
     Error error = {0};
-    const Status status = backend->kernel_new(backend, &form.op, &x, &x, &kernel, &error);
+    const Status status = backend->kernel_new(backend, &test.op, &x, &x, &kernel, &error);
     assert_int_equal(status, i < 2 ? OK : ERROR_INTERNAL);
     if (status == OK) kernel->free(kernel);
-    if (status != OK) assert_non_null(strstr(error.message, "at most 1073741823 a side"));
+    if (status != OK) assert_non_null(strstr(error.message, "at most 1073741823 per side"));
   }
 }
 
 static int set_up(void **state) {
   (void)state;
   const CudaOptions options = {
-      .deterministic = true, .plain_streams = true, .cache = cache, .timeout = 60};
+      .deterministic = true, .no_graphs = true, .cache = cache, .timeout = 60};
   Error error = {0};
   if (!mkdtemp(cache)) return 1;
   if (backend_cuda_new(&options, &backend, &error) == OK) return 0;
@@ -182,9 +190,9 @@ static int tear_down(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_small),
-      cmocka_unit_test(test_large),
-      cmocka_unit_test(test_sides),
+      cmocka_unit_test(test_last_rows_of_small_tensors),
+      cmocka_unit_test(test_last_rows_of_tensors_beyond_2_31_elements),
+      cmocka_unit_test(test_rms_norm_rejects_sides_beyond_its_limit),
   };
   return gpu_run_tests(tests, sizeof tests / sizeof *tests, set_up, tear_down);
 }

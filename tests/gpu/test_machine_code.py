@@ -1,11 +1,12 @@
 #!/usr/bin/python3
-"""The machine code of the CUDA kernels, read without a GPU: registers, spills, resident blocks, 16-byte accesses,
-FP64, 64-bit division, barriers. For each architecture of the build: the kernels of its objects and those that NVRTC
-makes for every config. A kernel that is new gets an entry in PROMISES.
+"""Checks the machine code of all CUDA kernels without a GPU: registers, spills, occupancy, 16-byte accesses, FP64,
+64-bit division, barriers. For each architecture of the build it reads the kernels of the object files and those that
+NVRTC compiles for every config. A new kernel needs an entry in REQUIREMENTS.
 
-Prints a table of TUNED's as comments: registers, shared memory, blocks and warps on a multiprocessor, instructions.
+Prints a table for TUNED as comments: registers, shared memory, blocks and warps per multiprocessor, instructions.
 """
 import collections
+import glob
 import os
 import re
 import shutil
@@ -16,92 +17,92 @@ import tempfile
 
 os.chdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 BUILD = os.environ.get("BUILD", "build")
-TUNED = 90  # the architecture that kernels were timed on
+TUNED = 90  # the architecture on which kernels were tuned
 failed = number = 0
 
-# --- What a kernel promises: the first entry whose pattern its name matches holds -------------------------------------
-# warps: that must fit on a multiprocessor at once (TUNED). wide: l, s: has 16-byte loads, stores. fp64, division (of
-# 64-bit integers, a call of 100 instructions), barriers, stack: may have them. together (TUNED): so many loads (of 16
-# bytes, where wide says l) stand without a jump between them, so that they are under way at once: behind a jump a load
-# waits for what stands in front of it.
-FIELDS = "pattern warps wide fp64 division barriers stack together"
-Promise = collections.namedtuple("Promise", FIELDS, defaults=("", False, False, False, False, 0))
-PROMISES = [
-    # On small tensors, when a backend starts.
-    Promise(r"reference_", 0, fp64=True, division=True, barriers=True, stack=True),
+# --- Requirements: the first entry whose pattern matches the kernel's name applies ------------------------------------
+# warps: at least so many must be resident on a multiprocessor (TUNED). vectors: "l", "s": has 16-byte loads, stores.
+# fp64, division (of 64-bit integers: a call of 100 instructions), barriers, stack: allowed. in_flight (TUNED): at least
+# so many loads (of 16 bytes, if vectors has "l") without a jump between them, so that they are in flight at once; a load
+# after a jump waits for those before it.
+FIELDS = "pattern warps vectors fp64 division barriers stack in_flight"
+Requirement = collections.namedtuple("Requirement", FIELDS, defaults=("", False, False, False, False, 0))
+REQUIREMENTS = [
+    # Self-test: small tensors, when a backend is opened.
+    Requirement(r"reference_", 0, fp64=True, division=True, barriers=True, stack=True),
     # One thread.
-    Promise(r"adam_plan", 0, fp64=True),
-    Promise(r"adam_kernel|fill_kernel|store_kernel", 40, "s"),
-    # Tensors beyond 2^32 accesses divide in 64 bits.
-    Promise(r"movement_kernel<16, unsigned int>", 64, "ls"),
-    Promise(r"movement_kernel<\d+, unsigned int>", 64),
-    Promise(r"movement_kernel", 40, division=True),
-    Promise(r"map_copy_kernel<16, \d+, unsigned int>", 64, "ls"),
-    Promise(r"map_sum_kernel<(unsigned short, 8|float, 4), [48], unsigned int>", 40, "ls"),
-    Promise(r"map_sum_kernel<.*, 6, 1, unsigned int>", 40),
-    Promise(r"map_\w+<.*, unsigned int>", 48),
-    Promise(r"map_\w+", 40, division=True),
-    # Windows of 2 x 2: all of one, and in the backward pass its gradient, are under way at once.
-    Promise(r"max_pool_kernel<(unsigned short, 8|float, 4), 2>", 48, "ls", together=4),
-    Promise(r"max_pool_backward_kernel<(unsigned short, 8|float, 4), 2>", 40, "ls", together=5),
-    Promise(r"max_pool_kernel<\w+( \w+)?, 1, 2>", 48, together=4),
-    Promise(r"max_pool_backward_kernel<\w+( \w+)?, 1, 2>", 48, together=5),
-    Promise(r"max_pool_\w+<(unsigned short, 8|float, 4), 0>", 32, "ls"),
-    Promise(r"max_pool_\w+<", 48),
-    Promise(r"pad_crop_kernel<.*, [48], unsigned int>", 64, "ls"),
-    Promise(r"pad_crop_kernel<.*, unsigned int>", 64),
-    Promise(r"pad_crop_kernel", 40, division=True),
-    Promise(r"im2col_packs_kernel<.*, 1, unsigned int>", 48),
-    Promise(r"im2col_packs_kernel<.*, unsigned int>", 48, "ls"),
-    Promise(r"im2col_packs_kernel", 32, division=True),
-    Promise(r"im2col_rows_kernel", 64, "s", barriers=True, together=4),
-    Promise(r"col2im_kernel<.*, 1, unsigned int>", 64, together=2),
-    Promise(r"col2im_kernel<.*, [346], unsigned int>", 64, together=6),
-    Promise(r"col2im_kernel", 32, division=True),
-    Promise(r"permute_kernel", 32, division=True),
-    Promise(r"column_parts_kernel<(unsigned short, 8|float, 4)>", 40, "l", division=True, barriers=True),
-    Promise(r"column_\w+", 40, division=True, barriers=True),
-    Promise(r"rms_forward_kernel<(unsigned short, 8|float, 4), 1,", 32, "ls", together=4),  # two pixels, and residuals
-    Promise(r"rms_forward_kernel<(unsigned short, 8|float, 4), 2,", 24, "ls", together=4),
-    Promise(r"rms_forward_kernel<(unsigned short, 8|float, 4), 4,", 16, "ls", together=8),
-    Promise(r"rms_forward_kernel", 32),
-    Promise(r"rms_backward_kernel<unsigned short, 8, 4,", 8, "ls", barriers=True, together=8),
-    Promise(r"rms_backward_kernel<(unsigned short, 8|float, 4), 4,", 16, "ls", barriers=True, together=8),
-    Promise(r"rms_backward_kernel<(unsigned short, 8|float, 4), 2,", 16, "ls", barriers=True, together=4),
-    Promise(r"rms_backward_kernel<(unsigned short, 8|float, 4), 1,", 24, "ls", barriers=True, together=2),
-    Promise(r"rms_backward_kernel", 32, barriers=True),
-    Promise(r"wide_(forward|backward)_kernel<(unsigned short, 8|float, 4)>", 40, "ls", barriers=True),
-    Promise(r"wide_(forward|backward)_kernel", 40, barriers=True),
-    Promise(r"wide_partials_kernel", 40, division=True),
-    Promise(r"frames_\w+_kernel<(unsigned short, 8|float, 4)>", 24, "ls"),
-    # The compiler divides once a thread, for the trips of a loop that it unrolls.
-    Promise(r"frames_\w+_kernel", 40, division=True),
-    Promise(r"^(moments|gradient_sums)_kernel<(unsigned short, 8|float, 4)>", 24, "l", division=True, barriers=True),
-    Promise(r"^(moments|gradient_sums)_kernel", 40, division=True, barriers=True),
-    Promise(r"group_\w+_kernel", 40, barriers=True),
-    Promise(r"parameters_kernel", 64, barriers=True),
-    Promise(r"finish_kernel", 64, fp64=True, division=True, barriers=True),
-    Promise(r"pieces_kernel", 40, "l", fp64=True, barriers=True),
-    Promise(r"ranges_kernel", 40, fp64=True, barriers=True),
+    Requirement(r"adam_decide", 0, fp64=True),
+    Requirement(r"adam_kernel|store_kernel", 40, "s"),
+    # Tensors of more than 2^32 accesses divide in 64 bits.
+    Requirement(r"concat_slice_kernel<16, unsigned int>", 64, "ls"),
+    Requirement(r"concat_slice_kernel<\d+, unsigned int>", 64),
+    Requirement(r"concat_slice_kernel", 40, division=True),
+    Requirement(r"resample_copy_kernel<16, \d+, unsigned int>", 64, "ls"),
+    Requirement(r"resample_sum_kernel<(unsigned short, 8|float, 4), [48], unsigned int>", 40, "ls"),
+    Requirement(r"resample_sum_kernel<.*, 6, 1, unsigned int>", 40),
+    Requirement(r"resample_\w+<.*, unsigned int>", 48),
+    Requirement(r"resample_\w+", 40, division=True),
+    # 2 x 2 windows: all loads of a window, and in the backward pass its gradient, are in flight at once.
+    Requirement(r"max_pool_kernel<(unsigned short, 8|float, 4), 2>", 48, "ls", in_flight=4),
+    Requirement(r"max_pool_backward_kernel<(unsigned short, 8|float, 4), 2>", 40, "ls", in_flight=5),
+    Requirement(r"max_pool_kernel<\w+( \w+)?, 1, 2>", 48, in_flight=4),
+    Requirement(r"max_pool_backward_kernel<\w+( \w+)?, 1, 2>", 48, in_flight=5),
+    Requirement(r"max_pool_\w+<(unsigned short, 8|float, 4), 0>", 32, "ls"),
+    Requirement(r"max_pool_\w+<", 48),
+    Requirement(r"pad_crop_kernel<.*, [48], unsigned int>", 64, "ls"),
+    Requirement(r"pad_crop_kernel<.*, unsigned int>", 64),
+    Requirement(r"pad_crop_kernel", 40, division=True),
+    Requirement(r"im2col_packs_kernel<.*, 1, unsigned int>", 48),
+    Requirement(r"im2col_packs_kernel<.*, unsigned int>", 48, "ls"),
+    Requirement(r"im2col_packs_kernel", 32, division=True),
+    Requirement(r"im2col_rows_kernel", 64, "s", barriers=True, in_flight=4),
+    Requirement(r"col2im_kernel<.*, 1, unsigned int>", 64, in_flight=2),
+    Requirement(r"col2im_kernel<.*, [346], unsigned int>", 64, in_flight=6),
+    Requirement(r"col2im_kernel", 32, division=True),
+    Requirement(r"permute_kernel", 32, division=True),
+    Requirement(r"column_parts_kernel<(unsigned short, 8|float, 4)>", 40, "l", division=True, barriers=True),
+    Requirement(r"column_\w+", 40, division=True, barriers=True),
+    Requirement(r"rms_forward_kernel<(unsigned short, 8|float, 4), 1,", 32, "ls", in_flight=4),  # two pixels and their residuals
+    Requirement(r"rms_forward_kernel<(unsigned short, 8|float, 4), 2,", 24, "ls", in_flight=4),
+    Requirement(r"rms_forward_kernel<(unsigned short, 8|float, 4), 4,", 16, "ls", in_flight=8),
+    Requirement(r"rms_forward_kernel", 32),
+    Requirement(r"rms_backward_kernel<unsigned short, 8, 4,", 8, "ls", barriers=True, in_flight=8),
+    Requirement(r"rms_backward_kernel<(unsigned short, 8|float, 4), 4,", 16, "ls", barriers=True, in_flight=8),
+    Requirement(r"rms_backward_kernel<(unsigned short, 8|float, 4), 2,", 16, "ls", barriers=True, in_flight=4),
+    Requirement(r"rms_backward_kernel<(unsigned short, 8|float, 4), 1,", 24, "ls", barriers=True, in_flight=2),
+    Requirement(r"rms_backward_kernel", 32, barriers=True),
+    Requirement(r"rms_wide_(forward|backward)_kernel<(unsigned short, 8|float, 4)>", 40, "ls", barriers=True),
+    Requirement(r"rms_wide_(forward|backward)_kernel", 40, barriers=True),
+    Requirement(r"rms_wide_partials_kernel", 40, division=True),
+    Requirement(r"instance_norm_\w+_kernel<(unsigned short, 8|float, 4)>", 24, "ls"),
+    # The compiler divides once per thread, for the trip count of a loop that it unrolls.
+    Requirement(r"instance_norm_\w+_kernel", 40, division=True),
+    Requirement(r"^instance_(moments|gradient_sums)_kernel<(unsigned short, 8|float, 4)>", 24, "l", division=True, barriers=True),
+    Requirement(r"^instance_(moments|gradient_sums)_kernel", 40, division=True, barriers=True),
+    Requirement(r"group_\w+_kernel", 40, barriers=True),
+    Requirement(r"norm_parameter_gradients_kernel", 64, barriers=True),
+    Requirement(r"reduce_finish_kernel", 64, fp64=True, division=True, barriers=True),
+    Requirement(r"segment_chunks_kernel", 40, "l", fp64=True, barriers=True),
+    Requirement(r"segment_totals_kernel", 40, fp64=True, barriers=True),
     # Generated.
-    Promise(r"^pointwise", 32, "s"),
-    Promise(r"^reduce_(rows|periodic|blocked)", 24, "l", fp64=True, division=True, barriers=True),
-    Promise(r"^reduce_scatter", 32, fp64=True, division=True, barriers=True),
+    Requirement(r"^pointwise", 32, "s"),
+    Requirement(r"^reduce_(rows|periodic|blocked)", 24, "l", fp64=True, division=True, barriers=True),
+    Requirement(r"^reduce_scatter", 32, fp64=True, division=True, barriers=True),
 ]
 
-# What the compiler does on one architecture alone, and may: (architecture, kernels, field).
-ALLOWED = [
-    # Keeps to 32 registers, with which all warps are resident, for 4 bytes that are read back once a pixel. For channels
-    # above 128 that are no multiple of 8.
-    (80, r"wide_backward_kernel<unsigned short, 1>", "stack"),
-    # Once a thread, as above.
-    (100, r"frames_\w+_kernel<float, 4>", "division"),
+# Exceptions for one architecture: (architecture, pattern, field).
+EXCEPTIONS = [
+    # The compiler spills 4 bytes per pixel to stay at 32 registers, with which all warps are resident. For more than 128
+    # channels that are not a multiple of 8.
+    (80, r"rms_wide_backward_kernel<unsigned short, 1>", "stack"),
+    # Once per thread, as above.
+    (100, r"instance_norm_\w+_kernel<float, 4>", "division"),
 ]
 
-# --- Cubins: ELF files as NVIDIA's tools describe them ("CUDA Binary Utilities") --------------------------------------
+# --- Cubins: ELF files, see NVIDIA's "CUDA Binary Utilities" ----------------------------------------------------------
 EM_CUDA = 190
 MAX_THREADS, FRAME_SIZE, REGISTERS = 0x05, 0x11, 0x2F  # attributes of .nv.info
-Kernel = collections.namedtuple("Kernel", "name threads registers stack shared size counts calls together")
+Kernel = collections.namedtuple("Kernel", "name threads registers stack shared size counts calls in_flight")
 
 
 def sections_of(image):
@@ -116,7 +117,8 @@ def bytes_of(image, head):
 
 
 def attributes(info):
-    """(attribute, payload) of a .nv.info section: format, attribute, and a 16-bit value or a payload of that size."""
+    """(attribute, payload) of a .nv.info section. An entry has a format, an attribute, and a 16-bit value or a payload of
+    that size."""
     at = 0
     while at + 4 <= len(info):
         form, attribute, value = struct.unpack_from("<BBH", info, at)
@@ -125,11 +127,10 @@ def attributes(info):
         at += 4 + len(payload)
 
 
-# What is counted of an instruction of 128 bits, told by its lowest 12 bits (9 for arithmetic: the others say where
-# operands lie); bits 73 to 75 hold how wide an access is: 4 to 6 are 4, 8 and 16 bytes. Checked below against NVIDIA's
-# disassembler, where there is one.
+# Opcodes of 128-bit instructions, their lowest 12 bits (9 for arithmetic, since the others encode the kind of operands).
+# Bits 73 to 75 are the width of an access: 4 to 6 are 4, 8 and 16 bytes. check_against_disassembler verifies them.
 MEMORY = {0x981: "LDG", 0x986: "STG", 0x983: "LDL", 0x387: "STL"}
-JUMPS = {0x947: "BRA", 0x547: "BRA"}  # the latter, of sm_100, by a uniform predicate
+JUMPS = {0x947: "BRA", 0x547: "BRA"}  # the second, on sm_100, has a uniform predicate
 OTHERS = {0xB1D: "BAR", 0x944: "CALL", **JUMPS}
 ARITHMETIC = {0x029: "DADD", 0x028: "DMUL", 0x02B: "DFMA", 0x02A: "DSETP"}
 
@@ -146,8 +147,8 @@ def count_instructions(code):
     return counts
 
 
-def loads_together(code):
-    """The longest row of global loads without a jump between them: those of 16 bytes, and all."""
+def loads_in_flight(code):
+    """The largest number of global loads without a jump between them: (16-byte loads, all loads)."""
     longest, row = [0, 0], [0, 0]
     for low, high in struct.iter_unpack("<QQ", code):
         if low & 0xFFF in JUMPS:
@@ -159,7 +160,7 @@ def loads_together(code):
 
 
 def kernels_of(image):
-    """The kernels of a cubin; names are mangled."""
+    """The kernels of a cubin, with mangled names."""
     sections = sections_of(image)
     by_name = dict(sections)
     strings = bytes_of(image, by_name[".strtab"])
@@ -182,13 +183,13 @@ def kernels_of(image):
         calls = [re.sub(r"^\$__internal_\d+_\$", "", s) for s, i in symbols if i == index and "__internal_" in s]
         code, values = bytes_of(image, head), of_kernel[name]
         counts = count_instructions(code)
-        kernel = Kernel(name, threads, values[REGISTERS], values[FRAME_SIZE], shared, len(code), counts, calls, loads_together(code))
+        kernel = Kernel(name, threads, values[REGISTERS], values[FRAME_SIZE], shared, len(code), counts, calls, loads_in_flight(code))
         found.append(kernel)
     return found
 
 
 def cubins_in(data):
-    """(architecture, image) of every cubin that lies in the bytes of a file."""
+    """(architecture, image) of every cubin in the bytes of a file."""
     for match in re.finditer(b"\x7fELF\x02\x01", data):
         image = data[match.start() :]
         if struct.unpack_from("<H", image, 18)[0] == EM_CUDA:
@@ -207,11 +208,11 @@ REGISTER_FILE, SHARED_MEMORY, MOST_WARPS, MOST_BLOCKS = 65536, 228 << 10, 64, 32
 
 
 def blocks_of(kernel):
-    """How many blocks a multiprocessor holds: registers are dealt out to warps by 256, warps to its four parts."""
+    """Resident blocks per multiprocessor. Registers are allocated to warps in units of 256, warps to four partitions."""
     warps = (kernel.threads + 31) // 32
-    of_warp = (kernel.registers * 32 + 255) // 256 * 256
-    by_registers = REGISTER_FILE // of_warp // 4 * 4 // warps
-    by_shared = SHARED_MEMORY // max(kernel.shared, 1024)  # the system takes 1 KiB a block
+    per_warp = (kernel.registers * 32 + 255) // 256 * 256
+    by_registers = REGISTER_FILE // per_warp // 4 * 4 // warps
+    by_shared = SHARED_MEMORY // max(kernel.shared, 1024)  # the driver reserves 1 KiB per block
     return min(by_registers, by_shared, MOST_WARPS // warps, MOST_BLOCKS)
 
 
@@ -233,14 +234,14 @@ def skip(name, reason):
     print(f"ok {number} - {name} # SKIP {reason}")
 
 
-def promise_of(kernel, arch):
-    promise = next((p for p in PROMISES if re.search(p.pattern, kernel.name)), None)
-    fields = [field for a, pattern, field in ALLOWED if a == arch and re.search(pattern, kernel.name)]
-    return promise and promise._replace(**dict.fromkeys(fields, True))
+def requirement_of(kernel, arch):
+    requirement = next((p for p in REQUIREMENTS if re.search(p.pattern, kernel.name)), None)
+    fields = [field for a, pattern, field in EXCEPTIONS if a == arch and re.search(pattern, kernel.name)]
+    return requirement and requirement._replace(**dict.fromkeys(fields, True))
 
 
 def print_table(title, kernels):
-    print(f"# {title}: registers, shared bytes, blocks and warps on a multiprocessor, instructions")
+    print(f"# {title}: registers, shared bytes, blocks and warps per multiprocessor, instructions")
     for kernel in sorted(kernels):
         blocks = blocks_of(kernel) if kernel.threads else 0
         print(
@@ -251,72 +252,75 @@ def print_table(title, kernels):
 
 def check(what, kernels, arch):
     what = f"sm_{arch}: {what}"
-    pairs = [(kernel, promise_of(kernel, arch)) for kernel in kernels]
-    unknown = [kernel.name for kernel, promise in pairs if promise is None]
-    report(f"{what}: each of {len(kernels)} is in the list of promises", unknown if kernels else ["there is none"])
+    pairs = [(kernel, requirement_of(kernel, arch)) for kernel in kernels]
+    unknown = [kernel.name for kernel, requirement in pairs if requirement is None]
+    report(f"{what}: all {len(kernels)} have requirements", unknown if kernels else ["no kernels found"])
     pairs = [(k, p) for k, p in pairs if p]
 
-    def verdict(name, broken, words):
-        report(f"{what}: {name}", [f"{k.name}: {words(k, p)}" for k, p in pairs if broken(k, p)])
+    def check_all(name, fails, describe):
+        report(f"{what}: {name}", [f"{k.name}: {describe(k, p)}" for k, p in pairs if fails(k, p)])
 
-    verdict(
-        "nothing is spilled",
+    check_all(
+        "no register spills",
         lambda k, p: not p.stack and (k.stack > 0 or k.counts["LDL"] or k.counts["STL"]),
         lambda k, p: f"{k.stack} bytes of stack, {k.counts['LDL']} loads and {k.counts['STL']} stores of local memory",
     )
-    verdict(
-        "accesses are of 16 bytes",
-        lambda k, p: ("l" in p.wide and not k.counts["LDG.128"]) or ("s" in p.wide and not k.counts["STG.128"]),
+    check_all(
+        "loads and stores are 16 bytes wide",
+        lambda k, p: ("l" in p.vectors and not k.counts["LDG.128"]) or ("s" in p.vectors and not k.counts["STG.128"]),
         lambda k, p: f"{k.counts['LDG.128']} wide loads of {k.counts['LDG.128'] + k.counts['LDG']}, "
         f"{k.counts['STG.128']} wide stores of {k.counts['STG.128'] + k.counts['STG']}",
     )
-    verdict(
-        "no FP64 but where sums want it",
+    check_all(
+        "FP64 only in sums",
         lambda k, p: not p.fp64 and any(k.counts[name] for name in ARITHMETIC.values()),
         lambda k, p: f"{sum(k.counts[name] for name in ARITHMETIC.values())} FP64 instructions",
     )
-    verdict(
-        "no division of 64-bit integers where many are done",
+    check_all(
+        "no 64-bit integer division in inner loops",
         lambda k, p: not p.division and any(re.search(r"(div|rem)_[su]64", call) for call in k.calls),
         lambda k, p: ", ".join(k.calls),
     )
-    verdict(
-        "barriers only where threads exchange",
+    check_all(
+        "barriers only in kernels that exchange data",
         lambda k, p: not p.barriers and k.counts["BAR"],
         lambda k, p: f"{k.counts['BAR']} barriers",
     )
     if arch != TUNED:
         return
-    verdict(
-        "as many warps are resident as hide the memory's latency",
+    check_all(
+        "enough resident warps to hide memory latency",
         lambda k, p: p.warps > 0 and (k.threads == 0 or blocks_of(k) * k.threads // 32 < p.warps),
         lambda k, p: f"{k.registers} registers, {k.threads} threads: fewer than {p.warps} warps",
     )
-    verdict(
-        "loads are under way together",
-        lambda k, p: k.together["l" not in p.wide] < p.together,
-        lambda k, p: f"{k.together['l' not in p.wide]} loads without a jump between them, {p.together} expected",
+    check_all(
+        "enough loads in flight",
+        lambda k, p: k.in_flight["l" not in p.vectors] < p.in_flight,
+        lambda k, p: f"{k.in_flight['l' not in p.vectors]} loads without a jump between them, {p.in_flight} expected",
     )
 
 
-# --- What is read -----------------------------------------------------------------------------------------------------
+# --- Input ------------------------------------------------------------------------------------------------------------
+
+
+def cuda_objects():
+    return sorted(glob.glob(f"{BUILD}/obj/engine/cuda/**/*.cu.o", recursive=True))
 
 
 def built_kernels():
-    """The kernels of each architecture."""
-    found, folder = collections.defaultdict(list), f"{BUILD}/obj/engine/cuda"
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-        if name.endswith(".cu.o"):
-            with open(f"{folder}/{name}", "rb") as file:
-                for arch, image in cubins_in(file.read()):
-                    found[arch] += kernels_of(image)
+    """The kernels of the object files, by architecture."""
+    found = collections.defaultdict(list)
+    for path in cuda_objects():
+        with open(path, "rb") as file:
+            for arch, image in cubins_in(file.read()):
+                found[arch] += kernels_of(image)
     return {arch: demangle(found[arch]) for arch in sorted(found)}
 
 
 def generated_kernels(arch):
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([f"{BUILD}/tests/gpu/test_jit", "--keep", folder, str(arch)], check=True, capture_output=True)
+        subprocess.run([f"{BUILD}/tests/gpu/test_nvrtc", "--keep", folder, str(arch)], check=True, capture_output=True)
         for name in sorted(os.listdir(folder)):
             with open(f"{folder}/{name}", "rb") as file:
                 for made_for, image in cubins_in(file.read()):
@@ -326,7 +330,7 @@ def generated_kernels(arch):
 
 
 def disassembled(path, arch):
-    """What NVIDIA's disassembler says of a file: for each kernel, registers and counts, as above."""
+    """Registers and instruction counts of each kernel of a file, by NVIDIA's cuobjdump."""
     tool = shutil.which("cuobjdump") or shutil.which("/usr/local/cuda/bin/cuobjdump")
     run = lambda *flags: subprocess.run([tool, *flags, path], capture_output=True, text=True, check=True).stdout
     found = {}
@@ -342,20 +346,18 @@ def disassembled(path, arch):
 
 
 def check_against_disassembler(archs):
-    name = "registers and instructions as cuobjdump tells them"
+    name = "registers and instruction counts equal those of cuobjdump"
     if not (shutil.which("cuobjdump") or shutil.which("/usr/local/cuda/bin/cuobjdump")):
-        return skip(name, "no cuobjdump here")
-    problems, folder = [], f"{BUILD}/obj/engine/cuda"
-    for file_name in sorted(os.listdir(folder)):
-        if not file_name.endswith(".cu.o"):
-            continue
-        told = {arch: disassembled(f"{folder}/{file_name}", arch) for arch in archs}
-        with open(f"{folder}/{file_name}", "rb") as file:
+        return skip(name, "cuobjdump not found")
+    problems = []
+    for path in cuda_objects():
+        expected = {arch: disassembled(path, arch) for arch in archs}
+        with open(path, "rb") as file:
             for arch, image in cubins_in(file.read()):
                 for kernel in kernels_of(image):
-                    if told[arch].pop(kernel.name, None) != (kernel.registers, kernel.counts):
+                    if expected[arch].pop(kernel.name, None) != (kernel.registers, kernel.counts):
                         problems.append(f"sm_{arch}: {kernel.name}")
-        problems += [f"sm_{arch}: {name}" for arch in archs for name in told[arch]]
+        problems += [f"sm_{arch}: {name}" for arch in archs for name in expected[arch]]
     return report(name, problems)
 
 

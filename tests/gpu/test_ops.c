@@ -1,6 +1,6 @@
-/* The CUDA backend: each kind of op with the random cases of tests/unit/engine/support_cases.c
- * against loops in double, poisoned outputs, every kernel run twice; then first and second
- * derivatives of small networks, with and without fusion. */
+/* Every kind of op on the CUDA backend, with the random cases of tests/unit/engine/support_cases.c,
+ * against loops in double (outputs are filled with NaN first, and every kernel runs twice); then
+ * first and second derivatives of small networks, with and without fusion. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,10 +17,10 @@
 #include "tests/unit/engine/support_gradients.h"
 
 enum { TESTS = CASE_FAMILIES + GRADIENT_CASES };
-/* Of each family: a pointwise or reduce case is a program of its own to compile. */
-enum { MOST_CASES = 50 }; /* or GPU_CASES */
+/* Cases per family, or GPU_CASES. Each pointwise or reduce case compiles a kernel of its own. */
+enum { DEFAULT_CASES = 50 };
 
-/* GPU_KERNELS=ours: without convolutions, for tools that watch every access of every kernel. */
+/* GPU_KERNELS=ours: leaves out convolutions, for compute-sanitizer's racecheck and initcheck. */
 static bool only_ours;
 
 static Backend *backend;
@@ -28,7 +28,7 @@ static char cache[] = "/tmp/celforge-test-XXXXXX"; /* compiled kernels */
 
 static void test_family(void **state) {
   const char *cases = getenv("GPU_CASES");
-  family_check(*state, cases ? atoi(cases) : MOST_CASES, &backend, 1);
+  family_check(*state, cases ? atoi(cases) : DEFAULT_CASES, &backend, 1);
 }
 
 static void test_gradient(void **state) {
@@ -38,8 +38,8 @@ static void test_gradient(void **state) {
 static int set_up(void **state) {
   (void)state;
   const CudaOptions options = {.deterministic = true,
-                               .plain_streams = true,
-                               .untested = only_ours,
+                               .no_graphs = true,
+                               .skip_selftest = only_ours,
                                .cache = cache,
                                .timeout = 60};
   Error error = {0};

@@ -1,5 +1,5 @@
-/* The profile of a program on a GPU: marks give times, in order; a profiled program computes what
- * it does otherwise, started op by op and captured, and every op has a time. */
+/* Profiling on a GPU: timing events are in order; a profiled program computes the same results,
+ * both op by op and captured, and every op has a time. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -20,35 +20,35 @@ static void must(Status status) {
   if (status != OK) fail_msg("%s", error.message);
 }
 
-static Backend *open_backend(bool plain_streams) {
-  const CudaOptions options = {.plain_streams = plain_streams, .timeout = 60};
+static Backend *open_backend(bool no_graphs) {
+  const CudaOptions options = {.no_graphs = no_graphs, .timeout = 60};
   Backend *backend = NULL;
   must(backend_cuda_new(&options, &backend, &error));
   return backend;
 }
 
-static void marks_are_in_order(void **state) {
+static void timing_events_are_in_order(void **state) {
   (void)state;
   Backend *backend = open_backend(false);
   double first = -1, both = -1;
-  assert_int_equal(backend->marked_seconds(backend, 0, 1, &first, &error), ERROR_INTERNAL);
-  for (int i = 0; i < 40; i++) must(backend->mark(backend, i, &error));
-  must(backend->marked_seconds(backend, 0, 1, &first, &error));
-  must(backend->marked_seconds(backend, 0, 39, &both, &error));
+  assert_int_equal(backend->event_seconds(backend, 0, 1, &first, &error), ERROR_INTERNAL);
+  for (int i = 0; i < 40; i++) must(backend->record_event(backend, i, &error));
+  must(backend->event_seconds(backend, 0, 1, &first, &error));
+  must(backend->event_seconds(backend, 0, 39, &both, &error));
   assert_true(first >= 0 && both >= first && both < 60);
-  assert_int_equal(backend->marked_seconds(backend, 0, 1000, &first, &error), ERROR_INTERNAL);
+  assert_int_equal(backend->event_seconds(backend, 0, 1000, &first, &error), ERROR_INTERNAL);
   backend->free(backend);
 }
 
-/* sum += value, a counter of runs; and its global norm. */
-static Program *plan(Backend *backend, Arena *arena, Buffer *value, Buffer *sum, Buffer *norm) {
+/* sum += value, which counts runs, and the mean of value. */
+static Program *plan(Backend *backend, Arena *arena, Buffer *value, Buffer *sum, Buffer *mean) {
   Program *program = NULL;
   Graph *graph = graph_new();
   const Shape shape = shape_vector(COUNT);
   Value target = graph_view(graph, sum, 0, shape);
   graph_accumulate(graph, graph_view(graph, value, 0, shape), target);
   graph_store(graph, graph_mean(graph, graph_view(graph, value, 0, shape)),
-              graph_view(graph, norm, 0, shape_scalar()));
+              graph_view(graph, mean, 0, shape_scalar()));
   const ProgramOptions options = {.name = "test", .arena = arena};
   must(program_plan(graph, backend, &options, &program, &error));
   graph_free(graph);
@@ -68,19 +68,19 @@ static void check_sum(const Buffer *sum, float expected) {
   for (int i = 0; i < COUNT; i++) assert_true(values[i] == expected);
 }
 
-static void check_profile(bool plain_streams) {
-  Backend *backend = open_backend(plain_streams);
+static void check_profile(bool no_graphs) {
+  Backend *backend = open_backend(no_graphs);
   Arena *arena = arena_new();
   Buffer value = buffer_describe("value", DTYPE_F32, COUNT);
   Buffer sum = buffer_describe("sum", DTYPE_F32, COUNT);
-  Buffer norm = buffer_describe("norm", DTYPE_F32, 1);
+  Buffer mean = buffer_describe("mean", DTYPE_F32, 1);
   float ones[COUNT];
   for (int i = 0; i < COUNT; i++) ones[i] = 1;
   must(buffer_allocate(&value, backend, &error));
   must(buffer_allocate(&sum, backend, &error));
-  must(buffer_allocate(&norm, backend, &error));
+  must(buffer_allocate(&mean, backend, &error));
   must(buffer_upload(&value, 0, ones, COUNT, &error));
-  Program *program = plan(backend, arena, &value, &sum, &norm);
+  Program *program = plan(backend, arena, &value, &sum, &mean);
   run_all(program, backend);
   program_profile(program, true);
   const double wall = run_all(program, backend);
@@ -95,26 +95,26 @@ static void check_profile(bool plain_streams) {
   program_free(program);
   buffer_free(&value);
   buffer_free(&sum);
-  buffer_free(&norm);
+  buffer_free(&mean);
   arena_free(arena);
   backend->free(backend);
 }
 
-static void op_by_op(void **state) {
+static void profile_of_an_uncaptured_program(void **state) {
   (void)state;
   check_profile(true);
 }
 
-static void captured(void **state) {
+static void profile_of_a_captured_program(void **state) {
   (void)state;
   check_profile(false);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(marks_are_in_order),
-      cmocka_unit_test(op_by_op),
-      cmocka_unit_test(captured),
+      cmocka_unit_test(timing_events_are_in_order),
+      cmocka_unit_test(profile_of_an_uncaptured_program),
+      cmocka_unit_test(profile_of_a_captured_program),
   };
   return gpu_run_tests(tests, sizeof tests / sizeof *tests, NULL, NULL);
 }

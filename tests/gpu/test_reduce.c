@@ -1,5 +1,5 @@
-/* Long sums in every form a reduction takes, against sums in double, and by indices beyond 32 bits.
- * (Random shapes and programs: test_ops.) */
+/* Long sums by every template of a reduction (KernelTemplate), against sums in double, and with
+ * indices beyond 32 bits. test_ops has random shapes and programs. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -94,7 +94,7 @@ static void check_sum(Shape full, unsigned axes, DType dtype) {
   double *expected = mem_new((size_t)outputs, sizeof *expected);
   char text[SHAPE_TEXT_SIZE];
   for (int64_t i = 0; i < count; i++) {
-    const float value = (float)random_uniform(&random); /* all of one sign: sums grow */
+    const float value = (float)random_uniform(&random); /* positive, so that sums grow */
     if (dtype == DTYPE_F32) ((float *)x.data)[i] = value;
     if (dtype == DTYPE_BF16) ((uint16_t *)x.data)[i] = bf16_from_f32(value);
   }
@@ -117,36 +117,36 @@ static void check_both(Shape full, unsigned axes) {
   check_sum(full, axes, DTYPE_BF16);
 }
 
-static void test_rows(void **state) {
+static void test_sums_of_rows(void **state) {
   (void)state;
   check_both(shape_make(1, 1, 1, 1000, 3001), 0x1f);
-  check_both(shape_make(3, 1, 100, 100, 16), 0x1e); /* for each sample */
-  check_both(shape_make(2, 5, 33, 7, 3), 0x1c);     /* for each frame, odd */
-  check_both(shape_make(1, 2, 50, 50, 64), 0x10);   /* for each pixel */
+  check_both(shape_make(3, 1, 100, 100, 16), 0x1e); /* per sample */
+  check_both(shape_make(2, 5, 33, 7, 3), 0x1c);     /* per frame, odd lengths */
+  check_both(shape_make(1, 2, 50, 50, 64), 0x10);   /* per pixel */
 }
 
-static void test_few_lanes(void **state) {
+static void test_sums_of_few_lanes(void **state) {
   (void)state;
   static const int64_t lanes[] = {2, 3, 64, 96, 250};
   for (int i = 0; i < 5; i++) check_both(shape_make(2, 3, 60, 31, lanes[i]), 0x0f);
-  check_both(shape_make(3, 2, 31, 31, 3), 0x0e); /* channels for each sample, odd rows */
+  check_both(shape_make(3, 2, 31, 31, 3), 0x0e); /* channels per sample, odd rows */
 }
 
-static void test_many_lanes(void **state) {
+static void test_sums_of_many_lanes(void **state) {
   (void)state;
   check_both(shape_make(1, 1, 9, 7, 2500), 0x0f);
   check_both(shape_make(1, 1, 40, 16, 4096), 0x0f);
   check_both(shape_make(2, 8, 30, 31, 5), 0x02); /* over time */
 }
 
-static void test_scattered_axes(void **state) {
+static void test_sums_over_scattered_axes(void **state) {
   (void)state;
   check_both(shape_make(3, 8, 6, 20, 11), 0x15);
   check_both(shape_make(3, 200, 6, 20, 3), 0x0a);
 }
 
-/* The outer product of two vectors, 2^32 elements that lie nowhere, summed over its columns. */
-static void test_more_elements_than_32_bits_count(void **state) {
+/* The outer product of two vectors, 2^32 elements that are never stored, summed over its rows. */
+static void test_more_than_2_32_elements(void **state) {
   (void)state;
   if (gpu_is_emulated()) gpu_skip("the emulator would take hours");
   enum { LENGTH = 1 << 16 };
@@ -175,7 +175,7 @@ static void test_more_elements_than_32_bits_count(void **state) {
 
 static int set_up(void **state) {
   (void)state;
-  const CudaOptions options = {.deterministic = true, .plain_streams = true, .timeout = 60};
+  const CudaOptions options = {.deterministic = true, .no_graphs = true, .timeout = 60};
   if (backend_cuda_new(&options, &backend, &error) == OK) return 0;
   fprintf(stderr, "# %s\n", error.message);
   return 1;
@@ -189,11 +189,11 @@ static int tear_down(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_rows),
-      cmocka_unit_test(test_few_lanes),
-      cmocka_unit_test(test_many_lanes),
-      cmocka_unit_test(test_scattered_axes),
-      cmocka_unit_test(test_more_elements_than_32_bits_count),
+      cmocka_unit_test(test_sums_of_rows),
+      cmocka_unit_test(test_sums_of_few_lanes),
+      cmocka_unit_test(test_sums_of_many_lanes),
+      cmocka_unit_test(test_sums_over_scattered_axes),
+      cmocka_unit_test(test_more_than_2_32_elements),
   };
   return gpu_run_tests(tests, sizeof tests / sizeof *tests, set_up, tear_down);
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""tests/gpu/run itself, with small scripts in the place of the tests: what passes, fails, hangs and crashes is told in
-the table, none takes the time of the others, and a signal ends it with the table."""
+"""tests/gpu/run with small scripts in place of the tests: its table reports passed, failed, hung and crashed tests, a
+hung test leaves time for the others, and the table is written on a signal."""
 import json
 import os
 import signal
@@ -19,7 +19,7 @@ SCRIPTS = {
     "tests/gpu/test_backend": "echo 'ok 1 - one'; echo 'ok 2 - two # SKIP no reason'",
     "tests/gpu/test_ops": "echo 'ok 1 - one'; echo 'conv3d [2,4,8]: 1, 2 expected' >&2; echo 'not ok 2 - two'; echo '# ops.c:7'; exit 1",
     "tests/gpu/test_convolution": "echo 'ok 1 - one'; sleep 314 & echo $! >$BUILD/child; wait",
-    "tests/gpu/test_training": "echo 'ok 1 - one'; echo 'about to fall'; kill -SEGV $$",
+    "tests/gpu/test_training": "echo 'ok 1 - one'; echo 'about to crash'; kill -SEGV $$",
     "tests/gpu/test_reduce": "echo 'ok 1 - one'",
 }
 LIMIT = 60
@@ -47,8 +47,8 @@ def results(out):
         return {part["name"]: part for part in json.load(file)["parts"]}
 
 
-def hanging(build):
-    """Whether the process that a hanging test started is still there."""
+def child_is_alive(build):
+    """True if the process that the hanging test started is still alive."""
     with open(os.path.join(build, "child"), encoding="ascii") as file:
         child = file.read().strip()
     try:
@@ -65,17 +65,17 @@ def test_outcomes(tap, folder, jobs):
     found = results(out)
     counts = {name: tuple(part[key] for key in ("passed", "failed", "skipped")) for name, part in found.items()}
     expected = {"backend": (1, 0, 1), "ops": (1, 1, 0), "convolution": (1, 1, 0), "training": (1, 1, 0), "reduce": (1, 0, 0)}
-    tap.check(counts == expected, "passed, failed and skipped are counted, and one that hangs leaves time for the others", counts)
-    said = "--- ops: not ok 2 - two\n    conv3d [2,4,8]: 1, 2 expected\n    # ops.c:7\n"
-    tap.check(said in text, "the table holds what a failed test says", text)
-    tap.check("about to fall" in text and "ended by SIGSEGV" in text, "and the last words of one that crashes", text)
-    tap.check("not done after" in found["convolution"]["note"] and not hanging(build),
-              "one that hangs is ended at its limit, with what it started", found["convolution"])
+    tap.check(counts == expected, "counts passed, failed and skipped tests; a hung test leaves time for the others", counts)
+    expected = "--- ops: not ok 2 - two\n    conv3d [2,4,8]: 1, 2 expected\n    # ops.c:7\n"
+    tap.check(expected in text, "the table has the output of a failed test", text)
+    tap.check("about to crash" in text and "ended by SIGSEGV" in text, "the table has the last output of a crashed test", text)
+    tap.check("timed out after" in found["convolution"]["note"] and not child_is_alive(build),
+              "a hung test is ended at its time limit, with its child processes", found["convolution"])
     names = sorted(os.listdir(out))
     with tarfile.open(os.path.join(out, "logs.tar.gz")) as archive:
         logs = archive.getnames()
     tap.check(process.returncode == 1 and names == ["logs.tar.gz", "summary.json", "table.txt"] and "logs/ops.log" in logs,
-              "few files come of it", f"{process.returncode} {names} {logs}")
+              "exit code 1; writes logs.tar.gz, summary.json and table.txt", f"{process.returncode} {names} {logs}")
 
 
 def test_signal(tap, folder, jobs):
@@ -92,9 +92,9 @@ def test_signal(tap, folder, jobs):
     text, _ = process.communicate(timeout=LIMIT)
     rest = results(out)["reduce"]
     tap.check("a signal ended the run" in text and results(out)["backend"]["passed"] == 1
-              and rest.get("note") == ("did not begin" if jobs == 1 else ""),
-              "a signal ends the run with the table of what was done", text)
-    tap.check(not hanging(build), "and the processes of the part that ran")
+              and rest.get("note") == ("not started" if jobs == 1 else ""),
+              "a signal ends the run, with a table of the results so far", text)
+    tap.check(not child_is_alive(build), "a signal ends the processes of the running part")
 
 
 def main():
@@ -105,7 +105,7 @@ def main():
                 test(tap, folder, jobs)
     process = subprocess.run([sys.executable, os.path.join(ROOT, "tests/gpu/run"), "nonsense"], capture_output=True, text=True,
                              timeout=LIMIT, check=False)
-    tap.check(process.returncode == 1 and "unknown: nonsense" in process.stderr, "a part that is not there is refused", process.stderr)
+    tap.check(process.returncode == 1 and "unknown part: nonsense" in process.stderr, "an unknown part is an error", process.stderr)
     tap.end()
 
 

@@ -1,5 +1,6 @@
-/* Whole GAN steps on the CUDA backend: from the CPU's state and on their own beside the CPU's,
- * twice with equal bytes, captured and plain, with micro-batches, with recomputation. */
+/* Whole GAN training steps on the CUDA backend. Each step is compared with the CPU's from the same
+ * state, and free-running training with the CPU's drift; results must be byte-identical in equal
+ * runs, with and without CUDA graphs, and with recomputation; micro-batches must add up. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,7 +18,7 @@
 #include "tests/gpu/support_gpu.h"
 #include "tests/gpu/support_training.h"
 
-/* Of a run; fewer where threads are fibers of the CPU, which take a second or two a step. */
+/* Steps per run; fewer on the emulator, which takes seconds for each. */
 enum { STEPS = 20, EMULATED_STEPS = 5 };
 
 static int steps = STEPS;
@@ -27,10 +28,9 @@ static void must(Status status) {
   if (status != OK) fail_msg("%s", error.message);
 }
 
-/* --- Comparing ---------------------------------------------------------------------------------
- */
+/* --- Comparisons ------------------------------------------------------------------------------ */
 
-/* |a - b| / (|b| + floor) */
+/* The relative deviation |a - b| / (|b| + floor), with Euclidean norms. */
 static double deviation(const float *a, const float *b, int64_t count, double floor) {
   double difference = 0, norm = 0;
   for (int64_t i = 0; i < count; i++) {
@@ -48,95 +48,98 @@ static double distance(const Buffer *a, const Buffer *b) {
   return result;
 }
 
-/* That of one of a step's numbers. */
+/* The relative deviation of one metric of a step. */
 static double metric_deviation(const StepResult *a, const StepResult *b, Metric metric) {
   assert_int_equal(a->computed[metric], b->computed[metric]);
   if (!b->computed[metric]) return 0;
   double x = a->metrics[metric], y = b->metrics[metric];
-  if (!isfinite(x) || !isfinite(y)) fail_msg("%s: %g and %g", model_metric_name(metric), x, y);
+  if (!isfinite(x) || !isfinite(y)) fail_msg("%s: %g and %g", gan_metric_name(metric), x, y);
   return fabs(x - y) / (fabs(y) + 1e-3);
 }
 
 static void assert_near(const char *what, double value, double limit) {
   printf("# %s: %.3g (at most %g)\n", what, value, limit);
-  if (!(value <= limit)) fail_msg("%s: %g, at most %g is allowed", what, value, limit);
+  if (!(value <= limit)) fail_msg("%s: %g, at most %g", what, value, limit);
 }
 
 static void assert_same_bytes(const Buffer *a, const Buffer *b) {
-  float *x = training_download(a), *y = training_download(b);
-  int different = memcmp(x, y, (size_t)a->count * sizeof *x);
+  void *x = training_download(a), *y = training_download(b);
+  int different = memcmp(x, y, (size_t)a->count * dtype_size(a->dtype));
   free(x);
   free(y);
-  if (different) fail_msg("%s: not the same bytes", a->name);
+  if (different) fail_msg("%s: bytes differ", a->name);
 }
 
 static void assert_same_state(const Training *a, const Training *b) {
   for (int network = 0; network < TRAINING_NETWORKS; network++) {
     TrainingArrays x = training_arrays(a, network), y = training_arrays(b, network);
-    for (int i = 0; i < x.count; i++) assert_same_bytes(x.of[i], y.of[i]);
+    for (int i = 0; i < x.count; i++) assert_same_bytes(x.items[i], y.items[i]);
   }
 }
 
-/* --- Step by step beside the CPU ----------------------------------------------------------------
- */
+/* --- Each step against the CPU, from the same state ------------------------------------------- */
 
 typedef enum Quantity { LOSSES, NORMS, GRADIENTS, MOMENTS, WEIGHTS, QUANTITIES } Quantity;
 
 static const char *const QUANTITY_NAMES[QUANTITIES] = {"losses", "gradient norms", "gradients",
                                                        "moments", "weights"};
 
-/* Of the steps' deviations the median and the largest. Where a ReLU or a sign in a loss lies at the
- * edge of rounding, one pixel's gradient is another, on any device: a few steps of twenty stand out
- * a hundredfold. The median does not see them, and shows what the kernels do on every step. Losses
- * have no such edges. The limits are up to ten times what twenty steps on the CPU and the emulator
- * meet when they start from weights that are rounded another way. */
+/* Limits of the median and of the largest deviation of all steps. Rounding may flip the sign at a
+ * ReLU or in a loss and so change one pixel's gradient, on any device: in a few of twenty steps the
+ * deviation is a hundred times larger. The median ignores them and shows the kernels' accuracy.
+ * Losses have no such discontinuities. The limits are up to ten times the deviations that twenty
+ * steps on the CPU and the emulator have when they start from perturbed weights
+ * (training_perturb). */
 typedef struct Limits {
-  double typical, worst;
+  double median, largest;
 } Limits;
 
-typedef struct Track {
+/* The largest deviation of a quantity in each step, and the tensor or metric that has it. */
+typedef struct Deviations {
   double of_step[STEPS];
   const char *where[STEPS];
-} Track;
+} Deviations;
 
-static void note(Track *track, int step, double value, const char *where) {
+static void record(Deviations *deviations, int step, double value, const char *where) {
   if (isnan(value)) value = (double)INFINITY;
-  if (value <= track->of_step[step]) return;
-  track->of_step[step] = value;
-  track->where[step] = where;
+  if (value <= deviations->of_step[step]) return;
+  deviations->of_step[step] = value;
+  deviations->where[step] = where;
 }
 
-/* Tensor by tensor, lest a small one that is wrong hides behind the large. What is below a
- * hundredth of the whole is measured by that: sums that cancel, such as a bias behind which there
- * is a norm, are rounding and little else. */
-static void note_tensors(Track *track, int step, const Parameters *parameters, const Buffer *gpu,
-                         const Buffer *cpu) {
+/* Compares tensor by tensor, so that an error in a small tensor is not hidden by large ones.
+ * Tensors whose norm is below a hundredth of the whole are compared relative to that: gradients
+ * that cancel, such as that of a bias before a norm, are mostly rounding. */
+static void record_tensors(Deviations *deviations, int step, const Parameters *parameters,
+                           const Buffer *gpu, const Buffer *cpu) {
   float *a = training_download(gpu), *b = training_download(cpu);
   double whole = 0;
   for (int64_t i = 0; i < parameters->total; i++) whole += (double)b[i] * (double)b[i];
   for (int i = 0; i < parameters->count; i++) {
     const Parameter *of = &parameters->items[i];
     double value = deviation(a + of->offset, b + of->offset, of->count, 1e-2 * sqrt(whole));
-    note(track, step, value, of->name);
+    record(deviations, step, value, of->name);
   }
   free(a);
   free(b);
 }
 
-static void note_step(Track *tracks, int step, const Training *gpu, const Training *cpu) {
+static void record_step(Deviations *deviations, int step, const Training *gpu,
+                        const Training *cpu) {
   StepResult x = training_result(gpu, 0), y = training_result(cpu, 0);
   for (Metric i = 0; i < METRIC_COUNT; i++)
-    note(&tracks[i == METRIC_NORM_G || i == METRIC_NORM_D ? NORMS : LOSSES], step,
-         metric_deviation(&x, &y, i), model_metric_name(i));
+    record(&deviations[i == METRIC_NORM_G || i == METRIC_NORM_D ? NORMS : LOSSES], step,
+           metric_deviation(&x, &y, i), gan_metric_name(i));
   for (int network = 0; network < TRAINING_NETWORKS; network++) {
     Parameters *a = training_network(gpu, network), *b = training_network(cpu, network);
     assert_same_bytes(&a->counters, &b->counters);
-    note_tensors(&tracks[GRADIENTS], step, b, &a->gradient, &b->gradient);
-    note_tensors(&tracks[MOMENTS], step, b, &a->moment1, &b->moment1);
-    note_tensors(&tracks[MOMENTS], step, b, &a->moment2, &b->moment2);
-    /* As a whole: Adam moves a weight by its rate either way though its gradient is nearly 0. */
-    note(&tracks[WEIGHTS], step, distance(&a->master, &b->master), b->master.name);
-    if (b->ema.data) note(&tracks[WEIGHTS], step, distance(&a->ema, &b->ema), b->ema.name);
+    record_tensors(&deviations[GRADIENTS], step, b, &a->gradient, &b->gradient);
+    record_tensors(&deviations[MOMENTS], step, b, &a->moment1, &b->moment1);
+    record_tensors(&deviations[MOMENTS], step, b, &a->moment2, &b->moment2);
+    /* All weights together: Adam moves a weight by the learning rate even if its gradient is almost
+     * 0, in a direction that depends on rounding. */
+    record(&deviations[WEIGHTS], step, distance(&a->master, &b->master), b->master.name);
+    if (b->ema.data) record(&deviations[WEIGHTS], step, distance(&a->ema, &b->ema), b->ema.name);
   }
 }
 
@@ -145,35 +148,35 @@ static int by_size(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-static void assert_track(const char *what, const Track *track, Limits limits) {
+static void assert_within(const char *what, const Deviations *deviations, Limits limits) {
   double sorted[STEPS];
   char text[128];
   int worst = 0;
   for (int step = 0; step < steps; step++)
-    if (track->of_step[step] > track->of_step[worst]) worst = step;
-  memcpy(sorted, track->of_step, sizeof sorted);
+    if (deviations->of_step[step] > deviations->of_step[worst]) worst = step;
+  memcpy(sorted, deviations->of_step, sizeof sorted);
   qsort(sorted, (size_t)steps, sizeof *sorted, by_size);
   snprintf(text, sizeof text, "%s, median of the steps", what);
-  assert_near(text, sorted[steps / 2], limits.typical);
+  assert_near(text, sorted[steps / 2], limits.median);
   snprintf(text, sizeof text, "%s, step %d, %s", what, worst,
-           track->where[worst] ? track->where[worst] : "all");
-  assert_near(text, sorted[steps - 1], limits.worst);
+           deviations->where[worst] ? deviations->where[worst] : "all");
+  assert_near(text, sorted[steps - 1], limits.largest);
 }
 
-/* Every step starts from the CPU's state, so that a deviation is this step's own. */
-static void check_lockstep(const char *const *assignments, double first, const Limits *limits) {
+/* Every step starts from the CPU's state, so that deviations do not accumulate. */
+static void check_each_step(const char *const *assignments, double first, const Limits *limits) {
   Training *gpu = training_new(&TRAINING_CUDA, assignments);
   Training *cpu = training_new(NULL, assignments);
-  Track tracks[QUANTITIES] = {0};
+  Deviations deviations[QUANTITIES] = {0};
   for (int step = 0; step < steps; step++) {
     training_copy_state(gpu, cpu);
     training_step(gpu, step);
     training_step(cpu, step);
-    note_step(tracks, step, gpu, cpu);
+    record_step(deviations, step, gpu, cpu);
   }
   assert_near("losses and norms of the first step",
-              fmax(tracks[LOSSES].of_step[0], tracks[NORMS].of_step[0]), first);
-  for (int i = 0; i < QUANTITIES; i++) assert_track(QUANTITY_NAMES[i], &tracks[i], limits[i]);
+              fmax(deviations[LOSSES].of_step[0], deviations[NORMS].of_step[0]), first);
+  for (int i = 0; i < QUANTITIES; i++) assert_within(QUANTITY_NAMES[i], &deviations[i], limits[i]);
   training_free(gpu);
   training_free(cpu);
 }
@@ -184,51 +187,50 @@ static const Limits LIMITS_F32[QUANTITIES] = {[LOSSES] = {2e-6, 5e-6},
                                               [MOMENTS] = {1e-5, 5e-3},
                                               [WEIGHTS] = {6e-8, 2e-5}};
 
-static void every_step_is_the_cpus_f32(void **state) {
+static void each_step_matches_the_cpu_f32(void **state) {
   (void)state;
-  check_lockstep((const char *const[]){"train.precision=f32", NULL}, 2e-5, LIMITS_F32);
+  check_each_step((const char *const[]){"train.precision=f32", NULL}, 2e-5, LIMITS_F32);
 }
 
-/* What critics say is the difference of what is much larger; their last bias has no gradient but
- * for rounding, which a large epsilon keeps small. */
-static void every_step_is_the_cpus_recurrent_wasserstein(void **state) {
+/* Wasserstein losses are small differences of large discriminator outputs. The gradient of the last
+ * bias is rounding alone; a large epsilon keeps its Adam update small. */
+static void each_step_matches_the_cpu_recurrent_wgan_gp(void **state) {
   (void)state;
   const char *const assignments[] = {"model.temporal=convgru", "loss.adversarial=wgan-gp",
                                      "optim.epsilon=1e-4", NULL};
   Limits limits[QUANTITIES];
   memcpy(limits, LIMITS_F32, sizeof limits);
   limits[LOSSES] = (Limits){1e-4, 1e-3};
-  check_lockstep(assignments, 2e-5, limits);
+  check_each_step(assignments, 2e-5, limits);
 }
 
-static void every_step_is_the_cpus_pix2pixhd(void **state) {
+static void each_step_matches_the_cpu_pix2pixhd(void **state) {
   (void)state;
   static const char *const assignments[] = {"model.generator=pix2pixhd", "model.temporal=none",
                                             "model.norm=instance",       "model.downsamplings=2",
-                                            "model.local_enhancers=1",         NULL};
-  check_lockstep(assignments, 2e-5, LIMITS_F32);
+                                            "model.local_enhancers=1",   NULL};
+  check_each_step(assignments, 2e-5, LIMITS_F32);
 }
 
-static void every_step_is_the_cpus_bf16(void **state) {
+static void each_step_matches_the_cpu_bf16(void **state) {
   (void)state;
-  check_lockstep((const char *const[]){"train.precision=bf16", NULL}, 2e-2,
-                 (const Limits[]){[LOSSES] = {5e-3, 1e-2},
-                                  [NORMS] = {5e-3, 2e-2},
-                                  [GRADIENTS] = {0.2, 0.5},
-                                  [MOMENTS] = {0.1, 0.4},
-                                  [WEIGHTS] = {2e-4, 2e-3}});
+  check_each_step((const char *const[]){"train.precision=bf16", NULL}, 2e-2,
+                  (const Limits[]){[LOSSES] = {5e-3, 1e-2},
+                                   [NORMS] = {5e-3, 2e-2},
+                                   [GRADIENTS] = {0.2, 0.5},
+                                   [MOMENTS] = {0.1, 0.4},
+                                   [WEIGHTS] = {2e-4, 2e-3}});
 }
 
-/* --- Beside the CPU, each on its own ------------------------------------------------------------
- */
+/* --- Free-running training against the CPU ---------------------------------------------------- */
 
-/* How far two trainings came apart. */
+/* The difference between two trainings after all steps. */
 typedef struct Drift {
-  double metrics; /* the most of all steps */
+  double metrics; /* the largest deviation in any step */
   double weights[TRAINING_NETWORKS];
 } Drift;
 
-/* `a` beside `b`; with a seed, all of a's weights are rounded another way before every step. */
+/* The drift of `a` from `b`. seed > 0: perturbs the weights of `a` before every step. */
 static Drift drift_of(Training *a, Training *b, uint64_t seed) {
   Drift drift = {0};
   for (int step = 0; step < steps; step++) {
@@ -253,16 +255,16 @@ static Drift drift_from_cpu(const CudaOptions *cuda, const char *precision, uint
   return drift;
 }
 
-/* Roundings grow from step to step, so how far a device may come from the CPU is how far the CPU
- * comes from itself. Of 64 such runs in f32 the largest deviations were 1e-6 to 9e-3, 4.5e-3 in the
- * middle; one in 500 is beyond three times the largest of five others. `floor` is what is allowed
- * where none of them drifts. */
+/* Rounding differences grow from step to step, so the limit is the CPU's drift from itself under
+ * perturbed weights: FACTOR times the largest of RUNS runs, at least `floor`. In 64 such runs in
+ * f32 the largest deviations were 1e-6 to 9e-3, median 4.5e-3; one run in 500 exceeds three times
+ * the largest of five others. */
 static void check_drift(const char *precision, Drift floor) {
   enum { RUNS = 5, FACTOR = 3 };
   Drift limit = floor, gpu = drift_from_cpu(&TRAINING_CUDA, precision, 0);
   for (uint64_t seed = 1; seed <= RUNS; seed++) {
     Drift own = drift_from_cpu(NULL, precision, seed);
-    printf("# the CPU beside itself: %.3g, weights %.3g %.3g\n", own.metrics, own.weights[0],
+    printf("# drift of the CPU from itself: %.3g, weights %.3g %.3g\n", own.metrics, own.weights[0],
            own.weights[1]);
     limit.metrics = fmax(limit.metrics, FACTOR * own.metrics);
     for (int i = 0; i < TRAINING_NETWORKS; i++)
@@ -273,21 +275,21 @@ static void check_drift(const char *precision, Drift floor) {
   assert_near("discriminators", gpu.weights[1], limit.weights[1]);
 }
 
-static void a_run_drifts_as_the_cpus_f32(void **state) {
+static void drift_is_within_the_cpus_own_f32(void **state) {
   (void)state;
   check_drift("train.precision=f32", (Drift){2e-3, {1e-3, 1e-3}});
 }
 
-static void a_run_drifts_as_the_cpus_bf16(void **state) {
+static void drift_is_within_the_cpus_own_bf16(void **state) {
   (void)state;
   check_drift("train.precision=bf16", (Drift){2e-1, {5e-2, 5e-2}});
 }
 
-/* --- Equal bytes --------------------------------------------------------------------------------
- */
+/* --- Byte-identical results ------------------------------------------------------------------- */
 
-/* `options` and `assignments` must not change a byte of what TRAINING_CUDA alone leaves. */
-static void check_same(const CudaOptions *options, const char *const *assignments) {
+/* Training with `options` and `assignments` must leave the same bytes as with TRAINING_CUDA alone.
+ */
+static void check_identical(const CudaOptions *options, const char *const *assignments) {
   const char *const none[] = {NULL};
   Training *a = training_new(&TRAINING_CUDA, none), *b = training_new(options, assignments);
   for (int step = 0; step < steps; step++) {
@@ -302,21 +304,21 @@ static void check_same(const CudaOptions *options, const char *const *assignment
   training_free(b);
 }
 
-static void equal_runs_leave_equal_bytes(void **state) {
+static void equal_runs_are_byte_identical(void **state) {
   (void)state;
-  check_same(&TRAINING_CUDA, (const char *const[]){NULL});
+  check_identical(&TRAINING_CUDA, (const char *const[]){NULL});
 }
 
-static void a_captured_step_is_a_plain_one(void **state) {
+static void cuda_graphs_change_no_byte(void **state) {
   (void)state;
   CudaOptions plain = TRAINING_CUDA;
-  plain.plain_streams = true;
-  check_same(&plain, (const char *const[]){NULL});
+  plain.no_graphs = true;
+  check_identical(&plain, (const char *const[]){NULL});
 }
 
-static void recomputing_changes_no_byte(void **state) {
+static void recomputation_changes_no_byte(void **state) {
   (void)state;
-  check_same(&TRAINING_CUDA, (const char *const[]){"train.recompute=true", NULL});
+  check_identical(&TRAINING_CUDA, (const char *const[]){"train.recompute=true", NULL});
 }
 
 static void micro_batches_add_up(void **state) {
@@ -330,58 +332,59 @@ static void micro_batches_add_up(void **state) {
   }
   assert_near(
       "moments of two micro-batches",
-      distance(&model_generator(halves->model)->moment1, &model_generator(whole->model)->moment1),
+      distance(&gan_generator(halves->model)->moment1, &gan_generator(whole->model)->moment1),
       1e-2);
   training_free(whole);
   training_free(halves);
 }
 
-/* --- What a step asks of the device -------------------------------------------------------------
- */
+/* --- CUDA calls of a step --------------------------------------------------------------------- */
 
-/* Of the emulator; not there on a real device. */
+/* Defined by the emulator; NULL on a real device. */
 extern uint64_t emulator_calls(const char *name) __attribute__((weak));
 
-/* What allocates, waits, loads code, or starts work beside the captured step. */
-static const char *const NEVER[] = {"cudaMalloc",
-                                    "cudaFree",
-                                    "cudaHostAlloc",
-                                    "cudaFreeHost",
-                                    "cudaMemcpy",
-                                    "cudaMemset",
-                                    "cudaDeviceSynchronize",
-                                    "cudaStreamSynchronize",
-                                    "cudaStreamQuery",
-                                    "cudaEventSynchronize",
-                                    "cudaEventCreateWithFlags",
-                                    "cudaGraphInstantiate",
-                                    "kernel"};
-enum { NEVERS = sizeof NEVER / sizeof *NEVER };
+/* Calls that a captured step must not make: they allocate, wait, load code or launch kernels. */
+static const char *const FORBIDDEN[] = {"cudaMalloc",
+                                        "cudaFree",
+                                        "cudaHostAlloc",
+                                        "cudaFreeHost",
+                                        "cudaMemcpy",
+                                        "cudaMemset",
+                                        "cudaDeviceSynchronize",
+                                        "cudaStreamSynchronize",
+                                        "cudaStreamQuery",
+                                        "cudaEventSynchronize",
+                                        "cudaEventCreateWithFlags",
+                                        "cudaGraphInstantiate",
+                                        "kernel"};
+enum { FORBIDDEN_CALLS = sizeof FORBIDDEN / sizeof *FORBIDDEN };
 
 static void CUDART_CB hold(void *flag) {
   while (!atomic_load((atomic_bool *)flag)) nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
 }
 
-/* The first of them that was called since `before`; NULL: none, or there is nobody who counts. */
-static const char *called_since(const uint64_t before[NEVERS]) {
-  for (int i = 0; i < NEVERS && emulator_calls; i++)
-    if (emulator_calls(NEVER[i]) != before[i]) return NEVER[i];
+/* The first forbidden call since `before`; NULL if there is none, or on a real device. */
+static const char *called_since(const uint64_t before[FORBIDDEN_CALLS]) {
+  for (int i = 0; i < FORBIDDEN_CALLS && emulator_calls; i++)
+    if (emulator_calls(FORBIDDEN[i]) != before[i]) return FORBIDDEN[i];
   return NULL;
 }
 
-/* With the device held back a step can be started, and the one before be read: nothing waits for
- * the device, and (as the emulator counts) the step is one launch, with R1 or without. */
-static void a_step_is_one_launch_and_waits_for_nothing(void **state) {
+/* While a host function blocks the device, a step can be started and the result of the step before
+ * be read: neither waits for the device. The emulator counts one graph launch per step, with R1 and
+ * without. */
+static void a_step_is_one_graph_launch_and_does_not_wait(void **state) {
   (void)state;
-  enum { FIRST = 8 }; /* steps, until all there is to capture is */
-  uint64_t before[NEVERS] = {0}, launches = 0;
+  enum { FIRST = 8 }; /* by then all variants of the step are captured */
+  uint64_t before[FORBIDDEN_CALLS] = {0}, launches = 0;
   const char *const assignments[] = {"model.channels=4", "model.image_scales=1", NULL};
   Training *training = training_new(&TRAINING_CUDA, assignments);
   for (int step = 0; step < FIRST; step++) training_step(training, step);
   must(training->backend->synchronize(training->backend, &error));
   for (int step = FIRST; step < FIRST + 2; step++) {
     atomic_bool go = false;
-    for (int i = 0; i < NEVERS && emulator_calls; i++) before[i] = emulator_calls(NEVER[i]);
+    for (int i = 0; i < FORBIDDEN_CALLS && emulator_calls; i++)
+      before[i] = emulator_calls(FORBIDDEN[i]);
     if (emulator_calls) launches = emulator_calls("cudaGraphLaunch");
     assert_int_equal(cudaLaunchHostFunc(training->backend->stream, hold, &go), cudaSuccess);
     training_step(training, step);
@@ -389,7 +392,7 @@ static void a_step_is_one_launch_and_waits_for_nothing(void **state) {
     assert_true(isfinite(result.metrics[METRIC_LOSS_G]));
     const char *called = called_since(before);
     if (emulator_calls) launches = emulator_calls("cudaGraphLaunch") - launches;
-    atomic_store(&go, true); /* first of all: what fails waits for the device */
+    atomic_store(&go, true); /* before any check: a failing test waits for the device */
     if (called) fail_msg("a step calls %s", called);
     if (emulator_calls) assert_int_equal(launches, 1);
     training_result(training, 0);
@@ -399,16 +402,16 @@ static void a_step_is_one_launch_and_waits_for_nothing(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(a_step_is_one_launch_and_waits_for_nothing),
-      cmocka_unit_test(every_step_is_the_cpus_f32),
-      cmocka_unit_test(every_step_is_the_cpus_bf16),
-      cmocka_unit_test(every_step_is_the_cpus_recurrent_wasserstein),
-      cmocka_unit_test(every_step_is_the_cpus_pix2pixhd),
-      cmocka_unit_test(a_run_drifts_as_the_cpus_f32),
-      cmocka_unit_test(a_run_drifts_as_the_cpus_bf16),
-      cmocka_unit_test(equal_runs_leave_equal_bytes),
-      cmocka_unit_test(a_captured_step_is_a_plain_one),
-      cmocka_unit_test(recomputing_changes_no_byte),
+      cmocka_unit_test(a_step_is_one_graph_launch_and_does_not_wait),
+      cmocka_unit_test(each_step_matches_the_cpu_f32),
+      cmocka_unit_test(each_step_matches_the_cpu_bf16),
+      cmocka_unit_test(each_step_matches_the_cpu_recurrent_wgan_gp),
+      cmocka_unit_test(each_step_matches_the_cpu_pix2pixhd),
+      cmocka_unit_test(drift_is_within_the_cpus_own_f32),
+      cmocka_unit_test(drift_is_within_the_cpus_own_bf16),
+      cmocka_unit_test(equal_runs_are_byte_identical),
+      cmocka_unit_test(cuda_graphs_change_no_byte),
+      cmocka_unit_test(recomputation_changes_no_byte),
       cmocka_unit_test(micro_batches_add_up),
   };
   if (gpu_is_emulated()) steps = EMULATED_STEPS;

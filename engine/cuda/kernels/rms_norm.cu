@@ -247,7 +247,7 @@ __global__ void __launch_bounds__(NORM_THREADS, resident_blocks(N *K))
   Position position = first_position(p, lane.pixel);
   if (PREFETCH) next.load(p, lane, lane.pixel, position);
   for (int64_t pixel = lane.pixel; lane.of_warp(pixel) < p.pixels; pixel += lane.step) {
-    if (PREFETCH && N == 8) pixel = opaque(pixel); /* saves registers */
+    if (PREFETCH && N == 8) pixel = hide_from_optimizer(pixel); /* saves registers */
     if (PREFETCH) {
       row = next;
       position = next_position(p, position);

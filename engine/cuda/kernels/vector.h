@@ -158,7 +158,7 @@ template <int N, typename T> __device__ inline void store_wide(T *to, const floa
 
 /* Returns `value` in a way that hides it from the optimizer. Applied to a loop counter it stops the
  * compiler from precomputing addresses, which would save few instructions and cost registers. */
-__device__ inline int64_t opaque(int64_t value) {
+__device__ inline int64_t hide_from_optimizer(int64_t value) {
 #ifdef __CUDA_ARCH__
   asm volatile("" : "+l"(value));
 #endif

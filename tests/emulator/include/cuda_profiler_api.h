@@ -1,4 +1,4 @@
-/* What tells a profiler where to look: nothing looks on here. */
+/* Profiler ranges do nothing in the emulator. */
 #ifndef CELFORGE_TESTS_EMULATOR_CUDA_PROFILER_API_H
 #define CELFORGE_TESTS_EMULATOR_CUDA_PROFILER_API_H
 

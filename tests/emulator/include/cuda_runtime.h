@@ -1,8 +1,8 @@
-/* The part of the CUDA runtime's interface that Celforge uses, for machines without a GPU. Streams
- * are queues whose work runs on the CPU, late and in any order that their events allow; kernels are
- * compiled by the host's C++ compiler, with fibers as threads (emulator_kernel.h). What is an error
- * on CUDA and easy to do by mistake is an error here. Names, types and meanings are those of the
- * CUDA Runtime API's reference manual.
+/* The part of the CUDA runtime API that Celforge uses, emulated on the CPU. Streams are queues
+ * whose work runs as late as possible and in a random order that events allow; kernels are compiled
+ * by the host's C++ compiler and run their threads as fibers (emulator_kernel.h). Common mistakes
+ * that are errors in CUDA are errors here. Names, types and meanings are those of the CUDA Runtime
+ * API reference manual.
  *
  * Environment: EMULATOR_SEED (order of streams), EMULATOR_DEVICES (1), EMULATOR_MEMORY (bytes). */
 #ifndef CELFORGE_TESTS_EMULATOR_CUDA_RUNTIME_H

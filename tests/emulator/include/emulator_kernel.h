@@ -1,6 +1,6 @@
-/* What kernels see: CUDA's words, vectors, barriers, shuffles and a few functions, in plain C++.
- * Included by cuda_runtime.h. The threads of a block are fibers of one thread of the host, so that
- * a shared array can be a static one and an atomic a plain addition. */
+/* Device code in plain C++: CUDA's keywords, vector types, barriers, shuffles and intrinsics.
+ * Included by cuda_runtime.h. The threads of a block are fibers of one host thread, so a shared
+ * array is a static one, and an atomic operation a plain one. */
 #ifndef CELFORGE_TESTS_EMULATOR_KERNEL_H
 #define CELFORGE_TESTS_EMULATOR_KERNEL_H
 
@@ -17,7 +17,7 @@
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
 /* --- The block that is running ---------------------------------------------------------------- */
-struct EmulatorPlace {
+struct EmulatorSourceLine {
   const char *file;
   int line;
 };
@@ -26,11 +26,12 @@ struct EmulatorDevice {
   uint3 thread, block;
   dim3 block_size, grid_size;
   void *shared; /* dynamic */
-  /* Waits for the whole block; gives how many threads came with a `value` other than 0. */
-  int (*barrier)(int value, EmulatorPlace place);
-  /* Wait for the lanes of `mask`; give the value of lane `source`, and the mask of set votes. */
-  uint64_t (*exchange)(unsigned mask, uint64_t value, int source, EmulatorPlace place);
-  unsigned (*vote)(unsigned mask, bool value, EmulatorPlace place);
+  /* Waits for the whole block; returns the number of threads that passed a `value` other than 0. */
+  int (*barrier)(int value, EmulatorSourceLine source_line);
+  /* Both wait for the lanes of `mask`. exchange returns the value of lane `source`, vote the mask
+   * of lanes that voted true. */
+  uint64_t (*exchange)(unsigned mask, uint64_t value, int source, EmulatorSourceLine source_line);
+  unsigned (*vote)(unsigned mask, bool value, EmulatorSourceLine source_line);
 };
 extern "C" EmulatorDevice *emulator_device;
 
@@ -40,43 +41,44 @@ extern "C" EmulatorDevice *emulator_device;
 #define gridDim   (emulator_device->grid_size)
 static const int warpSize = 32;
 
-/* `TYPE *NAME` at the block's dynamic shared memory: engine/cuda/kernels/launch.h has the one of
- * nvcc. */
+/* Declares `TYPE *NAME`, the block's dynamic shared memory; engine/cuda/kernels/launch.h has the
+ * definition for nvcc. */
 #define DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(emulator_device->shared)
 
-#define EMULATOR_PLACE_PARAMETER const char *file = __builtin_FILE(), int line = __builtin_LINE()
-#define EMULATOR_PLACE                                                                             \
-  EmulatorPlace {                                                                                  \
+#define EMULATOR_SOURCE_LINE_PARAMETER                                                             \
+  const char *file = __builtin_FILE(), int line = __builtin_LINE()
+#define EMULATOR_SOURCE_LINE                                                                       \
+  EmulatorSourceLine {                                                                             \
     file, line                                                                                     \
   }
 
 /* --- Barriers and warps ----------------------------------------------------------------------- */
-static inline void __syncthreads(EMULATOR_PLACE_PARAMETER) {
-  emulator_device->barrier(0, EMULATOR_PLACE);
+static inline void __syncthreads(EMULATOR_SOURCE_LINE_PARAMETER) {
+  emulator_device->barrier(0, EMULATOR_SOURCE_LINE);
 }
-static inline int __syncthreads_count(int value, EMULATOR_PLACE_PARAMETER) {
-  return emulator_device->barrier(value, EMULATOR_PLACE);
+static inline int __syncthreads_count(int value, EMULATOR_SOURCE_LINE_PARAMETER) {
+  return emulator_device->barrier(value, EMULATOR_SOURCE_LINE);
 }
-static inline int __syncthreads_or(int value, EMULATOR_PLACE_PARAMETER) {
-  return emulator_device->barrier(value, EMULATOR_PLACE) > 0;
+static inline int __syncthreads_or(int value, EMULATOR_SOURCE_LINE_PARAMETER) {
+  return emulator_device->barrier(value, EMULATOR_SOURCE_LINE) > 0;
 }
-static inline int __syncthreads_and(int value, EMULATOR_PLACE_PARAMETER) {
-  return emulator_device->barrier(!value, EMULATOR_PLACE) == 0;
+static inline int __syncthreads_and(int value, EMULATOR_SOURCE_LINE_PARAMETER) {
+  return emulator_device->barrier(!value, EMULATOR_SOURCE_LINE) == 0;
 }
-static inline void __syncwarp(unsigned mask = 0xffffffffu, EMULATOR_PLACE_PARAMETER) {
-  emulator_device->vote(mask, false, EMULATOR_PLACE);
+static inline void __syncwarp(unsigned mask = 0xffffffffu, EMULATOR_SOURCE_LINE_PARAMETER) {
+  emulator_device->vote(mask, false, EMULATOR_SOURCE_LINE);
 }
-static inline unsigned __ballot_sync(unsigned mask, int value, EMULATOR_PLACE_PARAMETER) {
-  return emulator_device->vote(mask, value != 0, EMULATOR_PLACE);
+static inline unsigned __ballot_sync(unsigned mask, int value, EMULATOR_SOURCE_LINE_PARAMETER) {
+  return emulator_device->vote(mask, value != 0, EMULATOR_SOURCE_LINE);
 }
-static inline int __any_sync(unsigned mask, int value, EMULATOR_PLACE_PARAMETER) {
-  return emulator_device->vote(mask, value != 0, EMULATOR_PLACE) != 0;
+static inline int __any_sync(unsigned mask, int value, EMULATOR_SOURCE_LINE_PARAMETER) {
+  return emulator_device->vote(mask, value != 0, EMULATOR_SOURCE_LINE) != 0;
 }
-static inline int __all_sync(unsigned mask, int value, EMULATOR_PLACE_PARAMETER) {
-  return emulator_device->vote(mask, value == 0, EMULATOR_PLACE) == 0;
+static inline int __all_sync(unsigned mask, int value, EMULATOR_SOURCE_LINE_PARAMETER) {
+  return emulator_device->vote(mask, value == 0, EMULATOR_SOURCE_LINE) == 0;
 }
-static inline unsigned __activemask(EMULATOR_PLACE_PARAMETER) {
-  return emulator_device->vote(0xffffffffu, true, EMULATOR_PLACE);
+static inline unsigned __activemask(EMULATOR_SOURCE_LINE_PARAMETER) {
+  return emulator_device->vote(0xffffffffu, true, EMULATOR_SOURCE_LINE);
 }
 
 static inline int emulator_lane() {
@@ -84,40 +86,41 @@ static inline int emulator_lane() {
 }
 
 template <typename T>
-static inline T emulator_shuffle(unsigned mask, T value, int source, EmulatorPlace place) {
+static inline T emulator_shuffle(unsigned mask, T value, int source,
+                                 EmulatorSourceLine source_line) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8, "CUDA shuffles four or eight bytes");
   uint64_t bits = 0;
   memcpy(&bits, &value, sizeof value);
-  bits = emulator_device->exchange(mask, bits, source, place);
+  bits = emulator_device->exchange(mask, bits, source, source_line);
   memcpy(&value, &bits, sizeof value);
   return value;
 }
 template <typename T>
 static inline T __shfl_sync(unsigned mask, T value, int source, int width = 32,
-                            EMULATOR_PLACE_PARAMETER) {
+                            EMULATOR_SOURCE_LINE_PARAMETER) {
   const int base = emulator_lane() & ~(width - 1);
-  return emulator_shuffle(mask, value, base + (source & (width - 1)), EMULATOR_PLACE);
+  return emulator_shuffle(mask, value, base + (source & (width - 1)), EMULATOR_SOURCE_LINE);
 }
 template <typename T>
 static inline T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32,
-                               EMULATOR_PLACE_PARAMETER) {
+                               EMULATOR_SOURCE_LINE_PARAMETER) {
   const int lane = emulator_lane(), source = lane - static_cast<int>(delta);
   const int base = lane & ~(width - 1);
-  return emulator_shuffle(mask, value, source < base ? lane : source, EMULATOR_PLACE);
+  return emulator_shuffle(mask, value, source < base ? lane : source, EMULATOR_SOURCE_LINE);
 }
 template <typename T>
 static inline T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32,
-                                 EMULATOR_PLACE_PARAMETER) {
+                                 EMULATOR_SOURCE_LINE_PARAMETER) {
   const int lane = emulator_lane(), source = lane + static_cast<int>(delta);
   const int end = (lane & ~(width - 1)) + width;
-  return emulator_shuffle(mask, value, source >= end ? lane : source, EMULATOR_PLACE);
+  return emulator_shuffle(mask, value, source >= end ? lane : source, EMULATOR_SOURCE_LINE);
 }
 template <typename T>
 static inline T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32,
-                                EMULATOR_PLACE_PARAMETER) {
+                                EMULATOR_SOURCE_LINE_PARAMETER) {
   const int lane = emulator_lane(), source = lane ^ bits;
   const int end = (lane & ~(width - 1)) + width;
-  return emulator_shuffle(mask, value, source >= end ? lane : source, EMULATOR_PLACE);
+  return emulator_shuffle(mask, value, source >= end ? lane : source, EMULATOR_SOURCE_LINE);
 }
 
 static inline void __threadfence() {}
@@ -280,7 +283,7 @@ static inline double __dadd_rn(double x, double y) {
 static inline double __dmul_rn(double x, double y) {
   return x * y;
 }
-/* glibc's inner names are CUDA's fast functions. */
+/* Macros, since glibc declares functions of these names. */
 #define __expf expf
 #define __logf logf
 #define __powf powf
@@ -351,7 +354,7 @@ static inline double max(double a, double b) {
 
 /* --- Launches --------------------------------------------------------------------------------- */
 struct EmulatorLaunch {
-  const char *name; /* kept as it is: a constant, or owned by who loaded it */
+  const char *name; /* not copied: a literal, or in a loaded library */
   void (*entry)(void (*kernel)(), const void *parameters);
   void (*kernel)();
   size_t parameter_bytes;

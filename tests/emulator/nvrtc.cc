@@ -1,5 +1,5 @@
-/* engine/cuda/nvrtc/nvrtc.h by the host's compiler: the generated source becomes a shared library
- * whose kernel runs as any other of the emulator. */
+/* Implements engine/cuda/nvrtc/nvrtc.h with the host's compiler: the generated source is compiled
+ * to a shared library, whose kernel the emulator runs like any other. */
 #include <dlfcn.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -49,7 +49,7 @@ std::string compiler() {
          " -isystem " + quoted(INCLUDES) + " -include cuda_runtime.h -c -x c++";
 }
 
-/* FNV-1a, 64 bits: what the compiled code depends on. */
+/* Hash (FNV-1a, 64 bits) of everything that the compiled code depends on. */
 std::string key_of(const std::string &source) {
   static const std::string headers = read(std::string(INCLUDES) + "/cuda_runtime.h") +
                                      read(std::string(INCLUDES) + "/emulator_kernel.h");
@@ -69,87 +69,87 @@ std::string with_entry(const std::string &name, const std::string &source) {
          name +
          "\", emulator_entry<P>, reinterpret_cast<void (*)()>(kernel), sizeof(P), {}, 0, 0}; }\n"
          "EmulatorDevice *emulator_device;\n"
-         "extern \"C\" EmulatorLaunch emulator_jit_launch() { return emulator_describe(" +
+         "extern \"C\" EmulatorLaunch emulator_nvrtc_launch() { return emulator_describe(" +
          name + "); }\n";
 }
 
-/* The command's status; what it said in `said`. */
-int run(const std::string &command, std::string &said) {
+/* Runs a command; returns its exit status, and stdout and stderr in `output`. */
+int run(const std::string &command, std::string &output) {
   FILE *pipe = popen((command + " 2>&1").c_str(), "r");
-  char piece[512];
+  char chunk[512];
   if (!pipe) return -1;
-  while (fgets(piece, sizeof piece, pipe)) said += piece;
+  while (fgets(chunk, sizeof chunk, pipe)) output += chunk;
   const int status = pclose(pipe);
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-/* Makes the library `path`, whole or not at all. It is linked without the sanitizers' libraries:
- * they are in the process. */
+/* Compiles the library `path` atomically. It is linked without the sanitizer libraries, which the
+ * process has loaded. */
 Status compile(const std::string &name, const std::string &source, const std::string &path,
                Error *error) {
   const std::string base = path + "." + std::to_string(getpid());
-  std::string said;
+  std::string output;
   Status status = OK;
   if (!write(base + ".cc", with_entry(name, source)))
     return error_set(error, ERROR_IO, "%s.cc: cannot be written", base.c_str());
   const int code = run(compiler() + " -o " + quoted(base + ".o") + " " + quoted(base + ".cc") +
                            " && g++ -shared -o " + quoted(base + ".so") + " " + quoted(base + ".o"),
-                       said);
+                       output);
   if (code != 0 || rename((base + ".so").c_str(), path.c_str()) != 0)
     status = error_set(error, ERROR_INTERNAL, "kernel %s does not compile:\n%s", name.c_str(),
-                       said.c_str());
+                       output.c_str());
   for (const char *ending : {".cc", ".o", ".so"}) unlink((base + ending).c_str());
   return status;
 }
 
 } // namespace
 
-struct JitKernel {
+struct NvrtcKernel {
   EmulatorLaunch launch;
   void *library;
 };
 
-struct Jit {
+struct Nvrtc {
   std::string folder;
   bool is_temporary;
-  std::map<std::string, JitKernel *> kernels;
+  std::map<std::string, NvrtcKernel *> kernels;
 };
 
 static Status make_temporary(std::string &folder, Error *error) {
-  const char *place = getenv("TMPDIR");
-  folder = std::string(place ? place : "/tmp") + "/emulated-kernels-XXXXXX";
+  const char *source_line = getenv("TMPDIR");
+  folder = std::string(source_line ? source_line : "/tmp") + "/emulated-kernels-XXXXXX";
   if (mkdtemp(&folder[0])) return OK;
   return error_errno(error, errno, "%s", folder.c_str());
 }
 
-Status jit_new(int, int, const char *folder, Jit **out, Error *error) {
+Status nvrtc_new(int, int, const char *folder, Nvrtc **out, Error *error) {
   Status status = OK;
-  Jit *jit = new Jit{folder ? folder : "", !folder, {}};
+  Nvrtc *nvrtc = new Nvrtc{folder ? folder : "", !folder, {}};
   *out = nullptr;
-  TRY(folder ? folder_create(folder, error) : make_temporary(jit->folder, error));
-  *out = jit;
-  jit = nullptr;
+  TRY(folder ? folder_create(folder, error) : make_temporary(nvrtc->folder, error));
+  *out = nvrtc;
+  nvrtc = nullptr;
 done:
-  delete jit;
+  delete nvrtc;
   return status;
 }
 
-void jit_free(Jit *jit) {
-  if (!jit) return;
+void nvrtc_free(Nvrtc *nvrtc) {
+  if (!nvrtc) return;
   cudaDeviceSynchronize();
-  for (const auto &item : jit->kernels) {
+  for (const auto &item : nvrtc->kernels) {
     dlclose(item.second->library);
     delete item.second;
   }
-  if (jit->is_temporary) folder_remove(jit->folder.c_str(), nullptr);
-  delete jit;
+  if (nvrtc->is_temporary) folder_remove(nvrtc->folder.c_str(), nullptr);
+  delete nvrtc;
 }
 
-static bool load(const std::string &path, JitKernel &kernel) {
+static bool load(const std::string &path, NvrtcKernel &kernel) {
   kernel.library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!kernel.library) return false;
   void *const device = dlsym(kernel.library, "emulator_device");
-  void *const launch = dlsym(kernel.library, "emulator_jit_launch");
+  void *const launch = dlsym(kernel.library, "emulator_nvrtc_launch");
   if (!device || !launch) {
     dlclose(kernel.library);
     return false;
@@ -159,12 +159,13 @@ static bool load(const std::string &path, JitKernel &kernel) {
   return true;
 }
 
-Status jit_kernel(Jit *jit, const char *name, const char *source, JitKernel **out, Error *error) {
+Status nvrtc_kernel(Nvrtc *nvrtc, const char *name, const char *source, NvrtcKernel **out,
+                    Error *error) {
   const std::string key = key_of(std::string(name) + "\n" + source);
-  const std::string path = jit->folder + "/emulated-" + key + ".so";
-  const auto found = jit->kernels.find(key);
-  JitKernel made = {};
-  *out = found != jit->kernels.end() ? found->second : nullptr;
+  const std::string path = nvrtc->folder + "/emulated-" + key + ".so";
+  const auto found = nvrtc->kernels.find(key);
+  NvrtcKernel made = {};
+  *out = found != nvrtc->kernels.end() ? found->second : nullptr;
   if (*out) return OK;
   if (access(path.c_str(), R_OK) != 0 || !load(path, made)) {
     const Status status = compile(name, source, path, error);
@@ -172,12 +173,12 @@ Status jit_kernel(Jit *jit, const char *name, const char *source, JitKernel **ou
     if (!load(path, made))
       return error_set(error, ERROR_INTERNAL, "%s: %s", path.c_str(), dlerror());
   }
-  *out = jit->kernels[key] = new JitKernel(made);
+  *out = nvrtc->kernels[key] = new NvrtcKernel(made);
   return OK;
 }
 
-Status jit_launch(const JitKernel *kernel, dim3 blocks, unsigned threads, size_t shared_bytes,
-                  const void *parameters, cudaStream_t stream, Error *error) {
+Status nvrtc_launch(const NvrtcKernel *kernel, dim3 blocks, unsigned threads, size_t shared_bytes,
+                    const void *parameters, cudaStream_t stream, Error *error) {
   EmulatorLaunch launch = kernel->launch;
   launch.blocks = blocks;
   launch.threads = threads;
@@ -186,18 +187,18 @@ Status jit_launch(const JitKernel *kernel, dim3 blocks, unsigned threads, size_t
   return code == cudaSuccess ? OK : cuda_error(code, launch.name, __FILE__, __LINE__, error);
 }
 
-Status jit_compile(const char *name, const char *source, int major, int minor, size_t *code_bytes,
-                   Error *error) {
+Status nvrtc_compile(const char *name, const char *source, int major, int minor, size_t *code_bytes,
+                     Error *error) {
   Status status = OK;
-  Jit *jit = nullptr;
+  Nvrtc *nvrtc = nullptr;
   struct stat info = {};
   std::string path;
-  TRY(jit_new(major, minor, nullptr, &jit, error));
-  path = jit->folder + "/compiled.so";
+  TRY(nvrtc_new(major, minor, nullptr, &nvrtc, error));
+  path = nvrtc->folder + "/compiled.so";
   TRY(compile(name, source, path, error));
   stat(path.c_str(), &info);
   *code_bytes = static_cast<size_t>(info.st_size);
 done:
-  jit_free(jit);
+  nvrtc_free(nvrtc);
   return status;
 }
