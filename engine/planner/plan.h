@@ -69,9 +69,10 @@ bool plan_unchanged_between(const Plan *plan, Value value, int slot_a, int slot_
 /* The same for all inputs of `op`, which may then be moved to slot `to`. */
 bool plan_inputs_unchanged_between(const Plan *plan, int op, int to);
 
-/* --- Fusion (engine/planner/fuse.c, fuse_pointwise.c, compose_pointwise.c) -------------------- */
-void plan_fuse(Plan *plan);
+/* --- Fusion (engine/planner/fuse.c, fuse_pointwise.c, compose_pointwise.c, bind_stores.c) ----- */
+void plan_fuse(Plan *plan); /* includes the two below */
 void plan_fuse_pointwise(Plan *plan);
+void plan_bind_stores(Plan *plan);
 
 /* Composes the pointwise op `producer` with `consumer` (pointwise or reduce), which reads it, into
  * one op

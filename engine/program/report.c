@@ -15,7 +15,7 @@ static void append_number(Text *out, int width, double value, Unit unit) {
   if (value == 0) {
     text_append(&cell, "-");
   } else if (unit == UNIT_BYTES) {
-    text_append_bytes_size(&cell, value);
+    text_append_size(&cell, value);
   } else {
     text_append_count(&cell, value);
   }
