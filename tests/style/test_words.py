@@ -43,6 +43,12 @@ RULES = [
     ("old config keys", r"\b(generator_rate|discriminator_rate|decay_from|rate_floor|rate_warmup|l1_warmup|fade_in|r1_every"
      r"|plan_threads|data\.ahead|cuda\.tune|guard\.outlier|optim\.schedule|model\.(downs|enhancers))\b", "the new key"),
     ("old metrics", r"\b(rate/[gd]|wait/(data|comm)|slowest/\w+)", "lr/g, time/data, straggler/rank"),
+    ("comm_same", r"\bcomm_same\b", "compare digests"),
+    ("look, seen, standing", r"(?-i:struct (Look|Seen|Standing|Expiry)\b)", "HeartbeatSnapshot, PeerState, RankStatus, Timeout"),
+    ("plot, play", r"(?-i:\b(Plot|Play|Stretch|Waking)\b)", "segments, Simulator, Segment, event"),
+    ("near, far", r"\b(near|far)\.(latency_us|bandwidth|adapters)\b", "intra_node, inter_node"),
+    ("taps as channels", r"\btaps as channels\b|\btaps\.(h|cu)\b", "im2col"),
+    ("draw", r"\bweights? (is|are|were) drawn\b|\bdraws? (the )?weights\b", "initialise"),
     ("is had", r"\b(is|are|was|were|be) had\b", "obtained"),
     ("is said to", r"\b(is|are) said to\b", "passed to"),
     ("goes on", r"\b(goes|go|went) on (with|from|where|at|as|behind|while|to)\b|\bgoes on[.;:,]", "continues, resumes"),
@@ -55,6 +61,9 @@ RULES = [
 
 # {rule: [(path pattern, reason)]}
 EXCEPTIONS = {
+    "mark": [(r"^base/config/yaml\.c$", "libyaml's names for positions: start_mark, problem_mark")],
+    "old config keys": [(r"^trainer/config/config\.c$", "the table that refuses old keys and names the new ones")],
+    "near, far": [(r"^trainer/scaling/cluster_model\.c$", "the table that refuses old keys of cluster files")],
 }
 
 
