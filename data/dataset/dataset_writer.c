@@ -98,7 +98,7 @@ static int64_t clips_per_shard(const DatasetSpec *spec) {
 }
 
 /* Fills in the header of all shards and the manifest, with the UUID that follows from both. */
-static void describe_dataset(DatasetWriter *writer, const DatasetSpec *spec) {
+static void init_headers(DatasetWriter *writer, const DatasetSpec *spec) {
   const ClipShape *s = &spec->shape;
   ShardHeader *header = &writer->header;
   *header = (ShardHeader){.shape = spec->shape,
@@ -130,7 +130,7 @@ Status dataset_writer_open(const char *folder, const DatasetSpec *spec, DatasetW
   *out = NULL;
   *already = 0;
   TRY(check_spec(folder, spec, error));
-  describe_dataset(writer, spec);
+  init_headers(writer, spec);
   TRY(dataset_folder_open(folder, &writer->folder, &shards, &count, error));
   for (size_t i = 0; i < count; i++) TRY(keep_or_remove_shard(writer, shards[i], error));
   *already = writer->manifest.info.clips;

@@ -114,7 +114,7 @@ static Status parse_uuid(const json_t *object, const char *where, const char *ke
   return OK;
 }
 
-static Status parse_head(const json_t *root, const char *name, Manifest *out, Error *error) {
+static Status parse_header(const json_t *root, const char *name, Manifest *out, Error *error) {
   Status status = OK;
   DatasetInfo *info = &out->info;
   int64_t version;
@@ -244,7 +244,7 @@ Status manifest_parse(const char *name, const char *text, size_t size, Manifest 
   json_t *root = NULL;
   *out = (Manifest){0};
   TRY(json_parse(name, text, size, &root, error));
-  TRY(parse_head(root, name, out, error));
+  TRY(parse_header(root, name, out, error));
   TRY(parse_shards(root, name, out, error));
 done:
   json_decref(root);
@@ -293,7 +293,7 @@ static void set_chunks(json_t *shard, int side, const ShardLayout *layout) {
   free(key_offsets);
 }
 
-static bool is_own(const Manifest *manifest, int index) {
+static bool is_own_shard(const Manifest *manifest, int index) {
   const ManifestShard *shard = &manifest->shards[index];
   return shard->number == index && strcmp(shard->uuid, manifest->info.uuid) == 0;
 }
@@ -305,7 +305,7 @@ static json_t *shard_entry(const Manifest *manifest, int index) {
   json_t *shard =
       json_pack("{ss sI sI sI}", "file", name, "clips", (json_int_t)layout->clips, "bytes",
                 (json_int_t)layout->bytes, "crc32c", (json_int_t)layout->crc32c);
-  if (!is_own(manifest, index)) {
+  if (!is_own_shard(manifest, index)) {
     json_object_set_new(shard, "dataset_uuid", json_string(manifest->shards[index].uuid));
     json_object_set_new(shard, "shard", json_integer((json_int_t)manifest->shards[index].number));
   }
@@ -329,7 +329,7 @@ Status manifest_write(const char *folder, const Manifest *manifest, Error *error
   json_t *shards = json_array();
   int version = SCHEMA_OWN_SHARDS;
   for (int i = 0; i < info->shards; i++) {
-    if (!is_own(manifest, i)) version = SCHEMA_JOINED_SHARDS;
+    if (!is_own_shard(manifest, i)) version = SCHEMA_JOINED_SHARDS;
     json_array_append_new(shards, shard_entry(manifest, i));
   }
   json_t *root = json_pack("{ss si ss ss sI si so so ss ss so}", "format", MANIFEST_FORMAT,

@@ -30,7 +30,7 @@ struct ShardWriter {
   size_t packed_bytes;
 };
 
-static Status failed(const ShardWriter *writer, Error *error, const char *what) {
+static Status write_error(const ShardWriter *writer, Error *error, const char *what) {
   return hdf5_error(error, ERROR_IO, writer->path, "cannot write %s", what);
 }
 
@@ -40,7 +40,7 @@ static Status write_attribute(const ShardWriter *writer, const char *name, hid_t
   hid_t space = H5Screate(H5S_SCALAR);
   hid_t attribute = H5Acreate2(writer->h5, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
   if (attribute < 0 || H5Awrite(attribute, memory_type, value) < 0)
-    status = failed(writer, error, name);
+    status = write_error(writer, error, name);
   if (attribute >= 0) H5Aclose(attribute);
   H5Sclose(space);
   return status;
@@ -106,7 +106,7 @@ static Status create_array(ShardWriter *writer, int side, Error *error) {
   hid_t array = H5Dcreate2(writer->group, side_name(side), H5T_STD_U8LE, space, H5P_DEFAULT, how,
                            H5P_DEFAULT);
   writer->arrays[side] = array;
-  if (array < 0) status = failed(writer, error, side_name(side));
+  if (array < 0) status = write_error(writer, error, side_name(side));
   H5Pclose(how);
   H5Sclose(space);
   return status;
@@ -121,12 +121,12 @@ static Status create_file(ShardWriter *writer, Error *error) {
   H5Pset_alignment(access, ALIGNED_FROM, DATA_ALIGNMENT);
   writer->h5 = H5Fcreate(writer->file.temporary, H5F_ACC_TRUNC, how, access);
   if (writer->h5 < 0) {
-    status = failed(writer, error, "the file");
+    status = write_error(writer, error, "the file");
     goto done;
   }
   writer->group = H5Gcreate2(writer->h5, "clips", H5P_DEFAULT, group_how, H5P_DEFAULT);
   if (writer->group < 0) {
-    status = failed(writer, error, "the group \"clips\"");
+    status = write_error(writer, error, "the group \"clips\"");
     goto done;
   }
   TRY(write_header(writer, error));
@@ -175,7 +175,7 @@ static Status write_chunk(ShardWriter *writer, int side, const uint8_t *data, Er
     return error_set(error, ERROR_INTERNAL, "%s: cannot compress clip %lld: %s", writer->path,
                      (long long)writer->clips, zError(result));
   if (H5Dwrite_chunk(writer->arrays[side], H5P_DEFAULT, 0, place, packed, writer->packed) < 0)
-    return failed(writer, error, side_name(side));
+    return write_error(writer, error, side_name(side));
   return OK;
 }
 
@@ -195,7 +195,7 @@ static Status write_plain(ShardWriter *writer, int side, const uint8_t *data, Er
   select_clip(writer->arrays[side], writer->clips, &file_space, &memory_space);
   if (H5Dwrite(writer->arrays[side], H5T_NATIVE_UINT8, memory_space, file_space, H5P_DEFAULT,
                data) < 0)
-    status = failed(writer, error, side_name(side));
+    status = write_error(writer, error, side_name(side));
   H5Sclose(memory_space);
   H5Sclose(file_space);
   return status;
@@ -236,7 +236,7 @@ static Status write_table(const ShardWriter *writer, const char *name, hid_t typ
   H5Pset_obj_track_times(how, false);
   hid_t table = H5Dcreate2(writer->group, name, type, space, H5P_DEFAULT, how, H5P_DEFAULT);
   if (table < 0 || H5Dwrite(table, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0)
-    status = failed(writer, error, name);
+    status = write_error(writer, error, name);
   if (table >= 0) H5Dclose(table);
   H5Pclose(how);
   H5Sclose(space);
@@ -274,7 +274,7 @@ done:
 }
 
 static Status close_file(ShardWriter *writer, Error *error) {
-  if (H5Fclose(writer->h5) < 0) return failed(writer, error, "the end of the file");
+  if (H5Fclose(writer->h5) < 0) return write_error(writer, error, "the end of the file");
   writer->h5 = H5I_INVALID_HID;
   return OK;
 }

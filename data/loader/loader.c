@@ -136,10 +136,10 @@ static void fill_slot(Worker *worker, Slot *slot, int64_t number) {
   Batch *batch = &slot->batch;
   batch->step = loader->first_step + number / loader->micros_per_step;
   batch->micro_index = (int)(number % loader->micros_per_step);
-  int64_t in_global_batch = (int64_t)options->rank * loader->micros_per_step + batch->micro_index;
-  int64_t global_batch =
+  int64_t micro_number = (int64_t)options->rank * loader->micros_per_step + batch->micro_index;
+  int64_t batch_number =
       shuffle_batch_of_step(batch->step, loader->skipped_batches, options->skipped_batch_count);
-  int64_t first = global_batch * options->global_batch + in_global_batch * options->micro_batch;
+  int64_t first = batch_number * options->global_batch + micro_number * options->micro_batch;
   slot->status = OK;
   for (int i = 0; i < batch->count && slot->status == OK; i++) {
     if (atomic_load(&loader->closing)) return;

@@ -30,7 +30,7 @@ static Material cloth(Colour colour) {
                     .ink = 1};
 }
 
-static Shape *part(const Body *body, const Material *material, Joint origin) {
+static Shape *add_part(const Body *body, const Material *material, Joint origin) {
   return pen_shape(body->pen, material, origin.x, origin.y, body->figure->seed);
 }
 
@@ -44,7 +44,7 @@ static void disc(const Body *body, Shape *shape, float x, float y, float radius)
 }
 
 /* Computes the end of a bone that hangs from (x, y) at `turn` (0: down, positive: forwards). */
-static void hang(float x, float y, float turn, float length, float *end_x, float *end_y) {
+static void bone_end(float x, float y, float turn, float length, float *end_x, float *end_y) {
   *end_x = x + length * synth_sine(turn);
   *end_y = y - length * synth_cosine(turn);
 }
@@ -54,10 +54,10 @@ static void hang(float x, float y, float turn, float length, float *end_x, float
 static void two_bones(const Body *body, const Material *material, float *x, float *y, float upper,
                       float lower, float length, float thick, float thin) {
   float knee_x, knee_y, end_x, end_y;
-  hang(*x, *y, upper, length, &knee_x, &knee_y);
-  hang(knee_x, knee_y, lower, length, &end_x, &end_y);
+  bone_end(*x, *y, upper, length, &knee_x, &knee_y);
+  bone_end(knee_x, knee_y, lower, length, &end_x, &end_y);
   Joint top = world_point(body, *x, *y), knee = world_point(body, knee_x, knee_y);
-  Shape *shape = part(body, material, top);
+  Shape *shape = add_part(body, material, top);
   shape->blend = 0.03f * body->size * body->pen->scale;
   limb(body, shape, top, thick, knee, mix(thick, thin, 0.5f));
   limb(body, shape, knee, mix(thick, thin, 0.5f), world_point(body, end_x, end_y), thin);
@@ -75,7 +75,7 @@ static void leg(const Body *body, float hip_y, float phase, float dim) {
   Material shoe = cloth(colour_scale(f->colours[4], dim));
   float x = 0, y = hip_y, thick = 0.052f + 0.022f * f->build;
   two_bones(body, &trousers, &x, &y, swing, swing - bend, 0.225f, thick, 0.034f);
-  Shape *shape = part(body, &shoe, world_point(body, x, y));
+  Shape *shape = add_part(body, &shoe, world_point(body, x, y));
   limb(body, shape, world_point(body, x - 0.005f, y - 0.012f), 0.030f,
        world_point(body, x + 0.062f, y - 0.018f), 0.024f);
 }
@@ -88,7 +88,7 @@ static void arm(const Body *body, float shoulder_y, float phase, float dim, bool
   Material skin = cloth(colour_scale(f->colours[0], dim));
   float x = 0, y = shoulder_y;
   two_bones(body, &sleeve, &x, &y, swing, swing + bend, 0.155f, 0.040f + 0.014f * f->build, 0.027f);
-  Shape *shape = part(body, &skin, world_point(body, x, y));
+  Shape *shape = add_part(body, &skin, world_point(body, x, y));
   disc(body, shape, x, y, 0.033f);
 }
 
@@ -100,18 +100,18 @@ static void head(const Body *body, float x, float y, float tilt) {
   eye.ink = 0;
   hair.grain = 0.3f;
   if (f->style & 1) { /* long hair, behind */
-    Shape *back = part(body, &hair, world_point(body, x, y));
+    Shape *back = add_part(body, &hair, world_point(body, x, y));
     limb(body, back, world_point(body, x - 0.03f, y + 0.02f), r,
          world_point(body, x - 0.07f - tilt, y - 0.13f), 0.045f);
   }
-  Shape *face = part(body, &skin, world_point(body, x, y));
+  Shape *face = add_part(body, &skin, world_point(body, x, y));
   face->blend = 0.02f * body->size * body->pen->scale;
   disc(body, face, x, y, r);
   disc(body, face, x + r * 0.95f, y - 0.015f, 0.016f);
-  Shape *spot = part(body, &eye, world_point(body, x, y));
+  Shape *spot = add_part(body, &eye, world_point(body, x, y));
   limb(body, spot, world_point(body, x + 0.045f, y + 0.016f), 0.011f,
        world_point(body, x + 0.045f, y - 0.006f), 0.011f);
-  Shape *top = part(body, &hair, world_point(body, x, y));
+  Shape *top = add_part(body, &hair, world_point(body, x, y));
   limb(body, top, world_point(body, x - 0.05f, y + 0.03f), 0.052f,
        world_point(body, x + 0.03f, y + 0.065f), 0.038f);
   if (f->style & 2) { /* a cap's peak */
@@ -132,9 +132,9 @@ static void person(const Body *body, float seconds) {
   leg(body, hip, phase, 0.86f);
   leg(body, hip, phase + 0.5f, 1);
   float belly = 0.078f + 0.045f * f->build;
-  Shape *torso = part(body, &shirt, world_point(body, 0, hip));
+  Shape *torso = add_part(body, &shirt, world_point(body, 0, hip));
   torso->blend = 0.03f * body->size * body->pen->scale;
-  pen_turn(torso, 0.25f);
+  pen_rotate(torso, 0.25f);
   limb(body, torso, world_point(body, 0, hip + 0.02f), belly,
        world_point(body, lean, shoulder - 0.03f), 0.082f);
   head(body, lean * 2 + 0.012f, 0.885f + bob, 0.03f * synth_sine(phase));
@@ -163,10 +163,10 @@ static void animal(const Body *body, float seconds) {
   dark.ink = 0;
   paw(body, -0.33f, 0.44f, phase + 0.25f, 0.84f);
   paw(body, 0.33f, 0.44f, phase + 0.75f, 0.84f);
-  Shape *tail = part(body, &patch, world_point(body, -0.45f, back));
+  Shape *tail = add_part(body, &patch, world_point(body, -0.45f, back));
   limb(body, tail, world_point(body, -0.42f, back + 0.03f), 0.045f,
        world_point(body, -0.66f, back + 0.22f + wag), 0.03f);
-  Shape *trunk = part(body, &fur, world_point(body, 0, back));
+  Shape *trunk = add_part(body, &fur, world_point(body, 0, back));
   trunk->blend = 0.12f * body->size * body->pen->scale;
   limb(body, trunk, world_point(body, -0.34f, back), fat, world_point(body, 0.34f, back + 0.02f),
        fat * 0.95f);
@@ -174,14 +174,14 @@ static void animal(const Body *body, float seconds) {
        world_point(body, 0.52f, back + neck + nod), 0.10f);
   limb(body, trunk, world_point(body, 0.54f, back + neck + 0.03f + nod), 0.125f,
        world_point(body, 0.72f, back + neck - 0.02f + nod), 0.072f);
-  Shape *saddle = part(body, &patch, world_point(body, -0.1f, back));
+  Shape *saddle = add_part(body, &patch, world_point(body, -0.1f, back));
   saddle->material.ink = 0.6f;
   limb(body, saddle, world_point(body, -0.18f, back + 0.03f), fat * 0.55f,
        world_point(body, 0.05f, back + 0.05f), fat * 0.4f);
-  Shape *ear = part(body, &patch, world_point(body, 0.5f, back));
+  Shape *ear = add_part(body, &patch, world_point(body, 0.5f, back));
   limb(body, ear, world_point(body, 0.50f, back + neck + 0.10f + nod), 0.045f,
        world_point(body, 0.44f, back + neck + (f->style & 4 ? 0.24f : 0.0f) + nod), 0.03f);
-  Shape *eye = part(body, &dark, world_point(body, 0.6f, back));
+  Shape *eye = add_part(body, &dark, world_point(body, 0.6f, back));
   disc(body, eye, 0.60f, back + neck + 0.06f + nod, 0.022f);
   disc(body, eye, 0.775f, back + neck - 0.005f + nod, 0.03f);
   paw(body, -0.30f, 0.44f, phase, 1);
@@ -192,14 +192,14 @@ static void animal(const Body *body, float seconds) {
 
 static void wheel(const Body *body, float x, float turn) {
   Material tyre = cloth((Colour){0.16f, 0.16f, 0.19f}), hub = cloth((Colour){0.75f, 0.76f, 0.8f});
-  Shape *shape = part(body, &tyre, world_point(body, x, 0.17f));
+  Shape *shape = add_part(body, &tyre, world_point(body, x, 0.17f));
   disc(body, shape, x, 0.17f, 0.17f);
   hub.pattern = PATTERN_STRIPES;
   hub.second = (Colour){0.45f, 0.46f, 0.5f};
   hub.period = 0.09f * body->size;
   hub.ink = 0.6f;
-  shape = part(body, &hub, world_point(body, x, 0.17f));
-  pen_turn(shape, turn * body->facing);
+  shape = add_part(body, &hub, world_point(body, x, 0.17f));
+  pen_rotate(shape, turn * body->facing);
   disc(body, shape, x, 0.17f, 0.085f);
 }
 
@@ -234,16 +234,16 @@ static void car(const Body *body, float seconds) {
   lamp.ink = 0.6f;
   Body moved = *body;
   moved.y -= bump * body->size;
-  Shape *cabin = part(&moved, &paint, world_point(&moved, 0, 0.75f));
+  Shape *cabin = add_part(&moved, &paint, world_point(&moved, 0, 0.75f));
   add_quad(&moved, cabin, cabins[kind]);
-  Shape *pane = part(&moved, &glass, world_point(&moved, 0, 0.72f));
+  Shape *pane = add_part(&moved, &glass, world_point(&moved, 0, 0.72f));
   add_quad(&moved, pane, panes[kind]);
   paint.colour = f->style & 4 ? f->colours[1] : f->colours[0];
-  Shape *hull = part(&moved, &paint, world_point(&moved, 0, 0.36f));
+  Shape *hull = add_part(&moved, &paint, world_point(&moved, 0, 0.36f));
   Joint centre = world_point(&moved, 0, 0.37f);
   pen_box(body->pen, hull, centre.x, centre.y, 1.0f * body->size, 0.20f * body->size,
           0.12f * body->size, 0);
-  Shape *light = part(&moved, &lamp, world_point(&moved, 0.9f, 0.4f));
+  Shape *light = add_part(&moved, &lamp, world_point(&moved, 0.9f, 0.4f));
   disc(&moved, light, 0.91f, 0.43f, 0.06f);
   wheel(body, -0.56f, turn / (6.2832f * 0.17f));
   wheel(body, 0.56f, turn / (6.2832f * 0.17f));
@@ -258,8 +258,8 @@ static void ball(const Body *body, float seconds) {
   skin.second = f->colours[1];
   skin.period = 0.55f * f->size;
   skin.roundness = 1;
-  Shape *shape = part(body, &skin, world_point(body, 0, 0.5f + rise));
-  pen_turn(shape, f->phase + f->speed * seconds / (3.1416f * f->size));
+  Shape *shape = add_part(body, &skin, world_point(body, 0, 0.5f + rise));
+  pen_rotate(shape, f->phase + f->speed * seconds / (3.1416f * f->size));
   disc(body, shape, 0, 0.5f + rise, 0.5f);
 }
 
@@ -270,18 +270,18 @@ static void bird(const Body *body, float seconds) {
   Material beak = cloth((Colour){0.98f, 0.68f, 0.15f});
   beak.ink = 0.6f;
   float x, y;
-  hang(0.0f, 0.1f, 0.45f + flap, 0.75f, &x, &y);
-  Shape *far_wing = part(body, &wing, world_point(body, 0, 0));
+  bone_end(0.0f, 0.1f, 0.45f + flap, 0.75f, &x, &y);
+  Shape *far_wing = add_part(body, &wing, world_point(body, 0, 0));
   limb(body, far_wing, world_point(body, 0.05f, 0.1f), 0.16f, world_point(body, x * 0.8f, y),
        0.05f);
-  Shape *trunk = part(body, &feather, world_point(body, 0, 0));
+  Shape *trunk = add_part(body, &feather, world_point(body, 0, 0));
   trunk->blend = 0.1f * body->size * body->pen->scale;
   limb(body, trunk, world_point(body, -0.5f, -0.02f), 0.07f, world_point(body, 0.25f, 0.05f), 0.2f);
   disc(body, trunk, 0.46f, 0.18f, 0.17f);
-  Shape *nib = part(body, &beak, world_point(body, 0.6f, 0.15f));
+  Shape *nib = add_part(body, &beak, world_point(body, 0.6f, 0.15f));
   limb(body, nib, world_point(body, 0.62f, 0.16f), 0.06f, world_point(body, 0.76f, 0.12f), 0.025f);
-  hang(0.0f, 0.1f, 0.5f + flap * 1.3f, 0.8f, &x, &y);
-  Shape *near_wing = part(body, &wing, world_point(body, 0, 0));
+  bone_end(0.0f, 0.1f, 0.5f + flap * 1.3f, 0.8f, &x, &y);
+  Shape *near_wing = add_part(body, &wing, world_point(body, 0, 0));
   limb(body, near_wing, world_point(body, 0, 0.08f), 0.18f, world_point(body, -0.25f - x, y),
        0.05f);
 }

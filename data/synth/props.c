@@ -124,7 +124,7 @@ static void picture(const Pen *pen, const Prop *p) {
   Shape *outer = pen_shape(pen, &border, p->x, p->y, p->seed);
   pen_box(pen, outer, p->x, p->y, 0.5f * p->width, 0.5f * p->height, 0.01f, 0);
   Shape *inner = pen_shape(pen, &inside, p->x, p->y, p->seed);
-  pen_turn(inner, p->seed & 2 ? 0.25f : 0.12f);
+  pen_rotate(inner, p->seed & 2 ? 0.25f : 0.12f);
   pen_box(pen, inner, p->x, p->y, 0.5f * p->width - 0.022f, 0.5f * p->height - 0.022f, 0, 0);
 }
 

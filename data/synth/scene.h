@@ -1,6 +1,6 @@
-/* Scenes for synth_clip: scene.c generates a scene at random and poses it at a time, figures.c and
- * props.c add its objects with the functions of shapes.c, and render.c renders a posed frame as
- * source and target. Internal to data/synth.
+/* Scenes for synth_clip: scene.c generates a scene at random; pose.c poses it at a time, with its
+ * objects from figures.c and props.c, which use shapes.c; render.c renders a posed frame as source
+ * and target. Internal to data/synth.
  *
  * A scene depends only on (seed, clip), not on frame size or count: the same clip at another size
  * shows the same picture, and a longer clip begins with the shorter one. World units are frame
@@ -198,7 +198,7 @@ void pen_ridge(const Pen *pen, Shape *shape, const Ridge *ridge, float shift);
 /* Adds a flat shadow on the ground. */
 void pen_shadow(const Pen *pen, float x, float y, float half_width);
 /* Rotates the shape's texture and pattern. */
-void pen_turn(Shape *shape, float turn);
+void pen_rotate(Shape *shape, float turn);
 
 void figure_pose(const Pen *pen, const Figure *figure, float seconds);
 void prop_pose(const Pen *pen, const Prop *prop, float seconds);

@@ -38,7 +38,7 @@ Shape *pen_shape(const Pen *pen, const Material *material, float x, float y, uin
   return shape;
 }
 
-void pen_turn(Shape *shape, float turn) {
+void pen_rotate(Shape *shape, float turn) {
   shape->ux = synth_cosine(turn);
   shape->uy = synth_sine(turn);
 }
@@ -59,7 +59,7 @@ static Primitive *add_primitive(Shape *shape, PrimitiveKind kind) {
 
 /* Pixels beyond its edge that a shape may paint: the outline and its shading, the blending, one
  * pixel. */
-static float reach(const Pen *pen, const Shape *shape) {
+static float paint_margin(const Pen *pen, const Shape *shape) {
   return 2.2f * pen->frame->ink * shape->material.ink + shape->blend + 1.5f;
 }
 
@@ -68,8 +68,8 @@ void pen_capsule(const Pen *pen, Shape *shape, float ax, float ay, float ra, flo
   Primitive *p = add_primitive(shape, PRIMITIVE_CAPSULE);
   p->ax = pixel_x(pen, ax), p->ay = pixel_y(pen, ay), p->ra = ra * pen->scale;
   p->bx = pixel_x(pen, bx), p->by = pixel_y(pen, by), p->rb = rb * pen->scale;
-  include(shape, p->ax, p->ay, p->ra + reach(pen, shape));
-  include(shape, p->bx, p->by, p->rb + reach(pen, shape));
+  include(shape, p->ax, p->ay, p->ra + paint_margin(pen, shape));
+  include(shape, p->bx, p->by, p->rb + paint_margin(pen, shape));
 }
 
 void pen_circle(const Pen *pen, Shape *shape, float x, float y, float radius) {
@@ -85,8 +85,8 @@ void pen_box(const Pen *pen, Shape *shape, float x, float y, float half_width, f
   p->cosine = synth_cosine(turn), p->sine = synth_sine(turn);
   float w = fabsf(p->cosine) * p->bx + fabsf(p->sine) * p->by;
   float h = fabsf(p->sine) * p->bx + fabsf(p->cosine) * p->by;
-  include(shape, p->ax - w, p->ay - h, reach(pen, shape));
-  include(shape, p->ax + w, p->ay + h, reach(pen, shape));
+  include(shape, p->ax - w, p->ay - h, paint_margin(pen, shape));
+  include(shape, p->ax + w, p->ay + h, paint_margin(pen, shape));
 }
 
 void pen_quad(const Pen *pen, Shape *shape, const float x[4], const float y[4]) {
@@ -94,7 +94,7 @@ void pen_quad(const Pen *pen, Shape *shape, const float x[4], const float y[4]) 
   for (int i = 0; i < 4; i++) {
     p->x[i] = pixel_x(pen, x[i]);
     p->y[i] = pixel_y(pen, y[i]);
-    include(shape, p->x[i], p->y[i], reach(pen, shape));
+    include(shape, p->x[i], p->y[i], paint_margin(pen, shape));
   }
 }
 
@@ -108,8 +108,8 @@ void pen_ridge(const Pen *pen, Shape *shape, const Ridge *ridge, float shift) {
     p->phase[i] = ridge->phase[i] - (pen->x / pen->scale + shift) * ridge->frequency[i];
     tallest += fabsf(p->height[i]);
   }
-  include(shape, 0, p->ay - tallest, reach(pen, shape));
-  include(shape, (float)pen->frame->width, (float)pen->frame->height, reach(pen, shape));
+  include(shape, 0, p->ay - tallest, paint_margin(pen, shape));
+  include(shape, (float)pen->frame->width, (float)pen->frame->height, paint_margin(pen, shape));
 }
 
 void pen_shadow(const Pen *pen, float x, float y, float half_width) {

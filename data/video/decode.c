@@ -173,7 +173,7 @@ static void count_packet(StreamReader *reader, const AVPacket *packet) {
 }
 
 /* Sends the next video packet, or the end of the stream, to the decoder. */
-static Status feed(StreamReader *reader, Error *error) {
+static Status send_next_packet(StreamReader *reader, Error *error) {
   Status status = OK;
   AVPacket *packet = reader->packet;
   for (;;) {
@@ -212,7 +212,7 @@ static Status decode(StreamReader *reader, Error *error) {
       return check_end(reader, error);
     }
     if (code == AVERROR(EAGAIN)) {
-      Status status = feed(reader, error);
+      Status status = send_next_packet(reader, error);
       if (status != OK) return status;
       continue;
     }

@@ -32,8 +32,8 @@ typedef struct StreamWriter {
   bool header_written;
 } StreamWriter;
 
-static Status failed(const StreamWriter *writer, Status status, int code, const char *what,
-                     Error *error) {
+static Status encode_error(const StreamWriter *writer, Status status, int code, const char *what,
+                           Error *error) {
   return ffmpeg_error(error, status, code, "%s: %s", writer->path, what);
 }
 
@@ -51,7 +51,7 @@ static Status open_container(StreamWriter *writer, Error *error) {
   url = mem_format("file:%s", writer->file.temporary);
   int code = avformat_alloc_output_context2(&writer->format, kind, NULL, url);
   if (code >= 0) code = avio_open(&writer->format->pb, url, AVIO_FLAG_WRITE);
-  if (code < 0) status = failed(writer, ERROR_IO, code, "cannot write", error);
+  if (code < 0) status = encode_error(writer, ERROR_IO, code, "cannot write", error);
 done:
   free(url);
   return status;
@@ -109,7 +109,7 @@ static Status open_encoder(StreamWriter *writer, const VideoWriterOptions *optio
     codec->global_quality = (quality < 1 ? 1 : quality) * FF_QP2LAMBDA;
   }
   int code = avcodec_open2(codec, encoder, NULL);
-  if (code < 0) return failed(writer, ERROR_USAGE, code, "cannot start the encoder", error);
+  if (code < 0) return encode_error(writer, ERROR_USAGE, code, "cannot start the encoder", error);
   return OK;
 }
 
@@ -121,7 +121,7 @@ static Status add_video_stream(StreamWriter *writer, Error *error) {
   stream->sample_aspect_ratio = writer->codec->sample_aspect_ratio;
   int code = avcodec_parameters_from_context(stream->codecpar, writer->codec);
   if (code < 0)
-    return failed(writer, ERROR_INTERNAL, code, "cannot set the stream's parameters", error);
+    return encode_error(writer, ERROR_INTERNAL, code, "cannot set the stream's parameters", error);
   return OK;
 }
 
@@ -153,7 +153,7 @@ static Status open_conversion(StreamWriter *writer, Error *error) {
   writer->picture->height = codec->height;
   int code = av_frame_get_buffer(writer->frame, 0);
   if (code >= 0) code = av_frame_get_buffer(writer->picture, 0);
-  if (code < 0) return failed(writer, ERROR_INTERNAL, code, "cannot allocate a frame", error);
+  if (code < 0) return encode_error(writer, ERROR_INTERNAL, code, "cannot allocate a frame", error);
   return OK;
 }
 
@@ -182,8 +182,9 @@ Status stream_writer_open(const char *path, const VideoWriterOptions *options, v
   int code = avformat_write_header(writer->format, NULL);
   if (code < 0) {
     bool full = code == AVERROR(ENOSPC) || code == AVERROR(EIO);
-    status = failed(writer, full ? ERROR_IO : ERROR_USAGE, code,
-                    full ? "cannot write" : "the container does not accept the streams", error);
+    status =
+        encode_error(writer, full ? ERROR_IO : ERROR_USAGE, code,
+                     full ? "cannot write" : "the container does not accept the streams", error);
     goto done;
   }
   writer->header_written = true;
@@ -194,13 +195,13 @@ done:
 /* --- Writing ---------------------------------------------------------------------------------- */
 
 /* Writes all packets that the encoder has ready, each after the audio before it. */
-static Status drain(StreamWriter *writer, Error *error) {
+static Status write_ready_packets(StreamWriter *writer, Error *error) {
   Status status = OK;
   AVPacket *packet = writer->packet;
   for (;;) {
     int code = avcodec_receive_packet(writer->codec, packet);
     if (code == AVERROR(EAGAIN) || code == AVERROR_EOF) return OK;
-    if (code < 0) return failed(writer, ERROR_INTERNAL, code, "cannot encode", error);
+    if (code < 0) return encode_error(writer, ERROR_INTERNAL, code, "cannot encode", error);
     if (packet->duration == 0) packet->duration = writer->duration;
     double seconds = (double)packet->dts * av_q2d(writer->codec->time_base);
     if (writer->audio) TRY(audio_copy_until(writer->audio, seconds, error));
@@ -208,7 +209,7 @@ static Status drain(StreamWriter *writer, Error *error) {
     av_packet_rescale_ts(packet, writer->codec->time_base, writer->stream->time_base);
     code = av_interleaved_write_frame(writer->format, packet);
     if (code >= 0 && writer->format->pb->error < 0) code = writer->format->pb->error;
-    if (code < 0) return failed(writer, ERROR_IO, code, "cannot write", error);
+    if (code < 0) return encode_error(writer, ERROR_IO, code, "cannot write", error);
   }
 done:
   av_packet_unref(packet);
@@ -217,7 +218,7 @@ done:
 
 /* Copies a frame, repeating each row's last pixel, since swscale's reads past the width may affect
  * the border. */
-static void fill_picture(AVFrame *picture, const uint8_t *rgb) {
+static void copy_padded(AVFrame *picture, const uint8_t *rgb) {
   size_t bytes = (size_t)picture->width * 3, room = (size_t)picture->linesize[0];
   for (int y = 0; y < picture->height; y++) {
     uint8_t *row = picture->data[0] + (ptrdiff_t)y * picture->linesize[0];
@@ -234,8 +235,8 @@ static Status stream_write(void *state, const uint8_t *rgb, const char *name, Er
   (void)name; /* only frame folders use it */
   ffmpeg_log_clear();
   int code = av_frame_make_writable(frame);
-  if (code < 0) return failed(writer, ERROR_INTERNAL, code, "cannot allocate a frame", error);
-  fill_picture(writer->picture, rgb);
+  if (code < 0) return encode_error(writer, ERROR_INTERNAL, code, "cannot allocate a frame", error);
+  copy_padded(writer->picture, rgb);
   sws_scale(writer->convert, (const uint8_t *const *)picture->data, picture->linesize, 0,
             picture->height, frame->data, frame->linesize);
   frame->pts = writer->written;
@@ -243,9 +244,9 @@ static Status stream_write(void *state, const uint8_t *rgb, const char *name, Er
   if (writer->timestamps)
     TRY(frame_timestamps_next(writer->timestamps, &frame->pts, &writer->duration, error));
   code = avcodec_send_frame(writer->codec, frame);
-  if (code < 0) return failed(writer, ERROR_INTERNAL, code, "cannot encode", error);
+  if (code < 0) return encode_error(writer, ERROR_INTERNAL, code, "cannot encode", error);
   writer->written++;
-  TRY(drain(writer, error));
+  TRY(write_ready_packets(writer, error));
 done:
   return status;
 }
@@ -256,14 +257,14 @@ static Status stream_finish(void *state, Error *error) {
   if (writer->written == 0) FAIL(error, ERROR_DATA, "%s: no frames were written", writer->path);
   ffmpeg_log_clear();
   avcodec_send_frame(writer->codec, NULL);
-  TRY(drain(writer, error));
+  TRY(write_ready_packets(writer, error));
   if (writer->audio) TRY(audio_copy_until(writer->audio, 1e300, error));
   int code = av_write_trailer(writer->format);
   writer->header_written = false;
   int closed = avio_closep(&writer->format->pb);
   if (code >= 0) code = closed;
   if (code < 0) {
-    status = failed(writer, ERROR_IO, code, "cannot write", error);
+    status = encode_error(writer, ERROR_IO, code, "cannot write", error);
     goto done;
   }
   TRY(atomic_file_commit(&writer->file, error));

@@ -46,12 +46,12 @@ static void keep_message(void *context, int level, const char *format, va_list a
   pthread_mutex_unlock(&log_mutex);
 }
 
-static void install(void) {
+static void install_callback(void) {
   av_log_set_callback(keep_message);
 }
 
 void ffmpeg_log_capture(void) {
-  pthread_once(&log_once, install);
+  pthread_once(&log_once, install_callback);
 }
 
 void ffmpeg_log_clear(void) {

@@ -86,7 +86,7 @@ static void deflated_clips_round_trip(void **state) {
   check_ten_clips(*state, true);
 }
 
-/* Every file of two folders, which hold the same names. */
+/* Asserts that two folders have the same files. */
 static void assert_same_folders(const char *a, const char *b) {
   Error error;
   char **names, **others;
@@ -108,7 +108,7 @@ static void equal_runs_give_equal_bytes(void **state) {
     spec.deflate = deflate;
     char *one = temporary_folder(), *two = temporary_folder();
     make_dataset(one, &spec, 10);
-    usleep(1100000); /* HDF5 would store times in whole seconds by default */
+    usleep(1100000); /* HDF5 would store times in complete seconds by default */
     make_dataset(two, &spec, 10);
     assert_same_folders(inside(one, "data"), inside(two, "data"));
     remove_folder(one);
@@ -117,7 +117,7 @@ static void equal_runs_give_equal_bytes(void **state) {
   (void)state;
 }
 
-static void uuid_follows_the_spec(void **state) {
+static void uuid_depends_on_the_maker(void **state) {
   DatasetSpec spec = small_spec();
   char *other = temporary_folder();
   make_dataset(*state, &spec, 2);
@@ -131,34 +131,35 @@ static void uuid_follows_the_spec(void **state) {
 }
 
 /* Stops after `clips` of 10 clips, continues, and compares with an uninterrupted run. */
-static void continue_after(int64_t clips, bool deflate, bool partial_shard) {
+static void continue_after(int64_t clips, bool deflate, bool finish_last_shard) {
   Error error;
   DatasetWriter *writer;
   int64_t already;
   DatasetSpec spec = small_spec();
   spec.deflate = deflate;
-  char *whole = temporary_folder(), *broken = temporary_folder();
-  make_dataset(whole, &spec, 10);
-  const char *data = inside(broken, "data");
+  char *complete = temporary_folder(), *interrupted = temporary_folder();
+  make_dataset(complete, &spec, 10);
+  const char *data = inside(interrupted, "data");
   assert_int_equal(dataset_writer_open(data, &spec, &writer, &already, &error), OK);
   add_clips(writer, &spec.shape, 0, clips);
-  if (partial_shard) { /* killed between the last shard and the manifest */
+  if (finish_last_shard) { /* killed between the last shard and the manifest */
     assert_int_equal(dataset_writer_finish(writer, &error), OK);
-    assert_int_equal(unlink(inside(broken, "data/manifest.json")), 0);
+    assert_int_equal(unlink(inside(interrupted, "data/manifest.json")), 0);
   } else {
     dataset_writer_abandon(writer);
   }
-  FILE *left = fopen(inside(broken, "data/shard-00001.h5.77.tmp"), "w"); /* killed in a shard */
-  if (left) fclose(left);
+  FILE *temporary =
+      fopen(inside(interrupted, "data/shard-00001.h5.77.tmp"), "w"); /* killed in a shard */
+  if (temporary) fclose(temporary);
   if (clips == 0) folder_create(data, NULL);
   if (dataset_writer_open(data, &spec, &writer, &already, &error) != OK)
     fail_msg("%s", error.message);
   assert_int_equal(already, clips / 4 * 4);
   add_clips(writer, &spec.shape, already, 10 - already);
   assert_int_equal(dataset_writer_finish(writer, &error), OK);
-  assert_same_folders(inside(whole, "data"), inside(broken, "data"));
-  remove_folder(whole);
-  remove_folder(broken);
+  assert_same_folders(inside(complete, "data"), inside(interrupted, "data"));
+  remove_folder(complete);
+  remove_folder(interrupted);
 }
 
 static void interrupted_writing_continues_with_equal_bytes(void **state) {
@@ -178,8 +179,8 @@ static void damaged_shards_of_an_interrupted_run_are_rewritten(void **state) {
   int64_t already;
   uint8_t bytes[3 * 6 * 8 * 3];
   DatasetSpec spec = small_spec();
-  char *whole = temporary_folder();
-  make_dataset(whole, &spec, 10);
+  char *complete = temporary_folder();
+  make_dataset(complete, &spec, 10);
   make_dataset(*state, &spec, 10);
   unlink(inside(*state, "data/manifest.json"));
   clip_bytes(5, 0, bytes, sizeof bytes); /* in shard 1 */
@@ -190,8 +191,8 @@ static void damaged_shards_of_an_interrupted_run_are_rewritten(void **state) {
   assert_int_equal(already, 4);
   add_clips(writer, &spec.shape, 4, 6);
   assert_int_equal(dataset_writer_finish(writer, &error), OK);
-  assert_same_folders(inside(whole, "data"), inside(*state, "data"));
-  remove_folder(whole);
+  assert_same_folders(inside(complete, "data"), inside(*state, "data"));
+  remove_folder(complete);
 }
 
 static Status open_writer(const char *folder, const DatasetSpec *spec, Error *error) {
@@ -469,8 +470,8 @@ static void full_disk_leaves_no_files(void **state) {
   free(clip);
 }
 
-/* In a child, since the limit cannot be raised again. */
-static void too_many_shards_to_open(void **state) {
+/* Runs in a child process, since the limit cannot be raised again. */
+static void too_many_open_shards_name_the_limit(void **state) {
   DatasetSpec spec = small_spec();
   spec.clips_per_shard = 1;
   make_dataset(*state, &spec, 20);
@@ -513,7 +514,7 @@ int main(void) {
       WITH_FOLDER(plain_clips_round_trip),
       WITH_FOLDER(deflated_clips_round_trip),
       WITH_FOLDER(equal_runs_give_equal_bytes),
-      WITH_FOLDER(uuid_follows_the_spec),
+      WITH_FOLDER(uuid_depends_on_the_maker),
       WITH_FOLDER(interrupted_writing_continues_with_equal_bytes),
       WITH_FOLDER(damaged_shards_of_an_interrupted_run_are_rewritten),
       WITH_FOLDER(unusable_folders_and_specs_are_rejected),
@@ -527,7 +528,7 @@ int main(void) {
       WITH_FOLDER(flipped_metadata_never_crashes),
       WITH_FOLDER(bad_manifests_are_named),
       WITH_FOLDER(full_disk_leaves_no_files),
-      WITH_FOLDER(too_many_shards_to_open),
+      WITH_FOLDER(too_many_open_shards_name_the_limit),
       WITH_FOLDER(descriptions_list_contents_and_origin),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

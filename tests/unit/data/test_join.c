@@ -46,11 +46,11 @@ static char *make_parts(void) {
 /* The joined shards and the parts' shards they come from. */
 static const char *const sources[4] = {"parts/a/shard-00000.h5", "parts/a/shard-00001.h5",
                                        "parts/b/shard-00000.h5", "parts/c/shard-00000.h5"};
-static const char *const shards[4] = {"whole/shard-00000.h5", "whole/shard-00001.h5",
-                                      "whole/shard-00002.h5", "whole/shard-00003.h5"};
+static const char *const shards[4] = {"joined/shard-00000.h5", "joined/shard-00001.h5",
+                                      "joined/shard-00002.h5", "joined/shard-00003.h5"};
 
 static JoinOptions options(const char *folder) {
-  return (JoinOptions){.out = inside(folder, "whole"), .parts = inside(folder, "parts")};
+  return (JoinOptions){.out = inside(folder, "joined"), .parts = inside(folder, "parts")};
 }
 
 static void must_join(const JoinOptions *o) {
@@ -142,7 +142,7 @@ static void manifest_does_not_depend_on_paths(void **state) {
   const JoinOptions a = options(here), b = options(there);
   must_join(&a);
   must_join(&b);
-  assert_same_file(inside(here, "whole/manifest.json"), inside(there, "whole/manifest.json"));
+  assert_same_file(inside(here, "joined/manifest.json"), inside(there, "joined/manifest.json"));
   remove_folder(here);
   remove_folder(there);
 }
@@ -181,7 +181,7 @@ static void shard_files_are_copied_across_file_systems(void **state) {
     assert_same_file(inside(folder, shards[i]), inside(other, sources[i]));
   /* Intact copies of an interrupted join are kept, damaged ones are copied again. */
   ino_t kept = file_of(inside(folder, shards[0]));
-  assert_int_equal(unlink(inside(folder, "whole/manifest.json")), 0);
+  assert_int_equal(unlink(inside(folder, "joined/manifest.json")), 0);
   flip_byte(inside(folder, shards[2]), file_bytes(inside(folder, shards[2])) / 2);
   must_join(&o);
   check_joined(o.out, 4);
@@ -191,7 +191,7 @@ static void shard_files_are_copied_across_file_systems(void **state) {
   flip_byte(inside(other, sources[2]), file_bytes(inside(other, sources[2])) / 2);
   assert_int_equal(join_run(&o, &error), ERROR_DATA);
   assert_says(&error, sources[2], "CRC-32C of the file is", NULL);
-  assert_false(path_exists(inside(folder, "whole/manifest.json")));
+  assert_false(path_exists(inside(folder, "joined/manifest.json")));
   assert_false(path_exists(inside(folder, shards[2])));
   remove_folder(other);
   remove_folder(folder);
@@ -204,17 +204,17 @@ static void interrupted_join_continues(void **state) {
   char *folder = make_parts();
   const JoinOptions o = options(folder);
   must_join(&o);
-  const char *manifest = inside(folder, "whole/manifest.json");
+  const char *manifest = inside(folder, "joined/manifest.json");
   const char *first = inside(folder, "first.json");
   assert_int_equal(rename(manifest, first), 0);
   assert_int_equal(unlink(inside(folder, shards[3])), 0);
   assert_int_equal(unlink(inside(folder, shards[1])), 0);
   assert_int_equal(
-      atomic_file_replace(inside(folder, "whole/shard-00001.h5.7.tmp"), "x", 1, &error), OK);
+      atomic_file_replace(inside(folder, "joined/shard-00001.h5.7.tmp"), "x", 1, &error), OK);
   must_join(&o);
   check_joined(o.out, 4);
   assert_same_file(first, manifest);
-  assert_false(path_exists(inside(folder, "whole/shard-00001.h5.7.tmp")));
+  assert_false(path_exists(inside(folder, "joined/shard-00001.h5.7.tmp")));
   remove_folder(folder);
 }
 
@@ -222,10 +222,10 @@ static void output_may_lie_among_the_parts(void **state) {
   (void)state;
   char *folder = make_parts();
   JoinOptions o = options(folder);
-  o.out = inside(folder, "parts/b-whole");
+  o.out = inside(folder, "parts/b-joined");
   o.count = 3;
   must_join(&o);
-  assert_int_equal(unlink(inside(folder, "parts/b-whole/manifest.json")), 0);
+  assert_int_equal(unlink(inside(folder, "parts/b-joined/manifest.json")), 0);
   must_join(&o);
   check_joined(o.out, 4);
   remove_folder(folder);
@@ -245,23 +245,23 @@ static void other_files_are_not_touched(void **state) {
   char *folder = make_parts();
   DatasetSpec spec = small_spec();
   spec.maker = "something else";
-  make_part(folder, "whole", &spec, 0, 4);
-  expect_usage_error(folder, "whole/manifest.json", "already holds a dataset");
-  assert_int_equal(unlink(inside(folder, "whole/manifest.json")), 0);
+  make_part(folder, "joined", &spec, 0, 4);
+  expect_usage_error(folder, "joined/manifest.json", "already holds a dataset");
+  assert_int_equal(unlink(inside(folder, "joined/manifest.json")), 0);
   expect_usage_error(folder, shards[0], "shard of an interrupted run with other options");
-  assert_int_equal(rename(inside(folder, shards[0]), inside(folder, "whole/shard-00004.h5")), 0);
-  expect_usage_error(folder, "whole/shard-00004.h5", "the parts have only 4 shards");
-  assert_int_equal(rename(inside(folder, "whole/shard-00004.h5"), inside(folder, "whole/x")), 0);
-  expect_usage_error(folder, "whole/x", "not part of a dataset");
-  assert_int_equal(folder_remove(inside(folder, "whole"), &error), OK);
+  assert_int_equal(rename(inside(folder, shards[0]), inside(folder, "joined/shard-00004.h5")), 0);
+  expect_usage_error(folder, "joined/shard-00004.h5", "the parts have only 4 shards");
+  assert_int_equal(rename(inside(folder, "joined/shard-00004.h5"), inside(folder, "joined/x")), 0);
+  expect_usage_error(folder, "joined/x", "not part of a dataset");
+  assert_int_equal(folder_remove(inside(folder, "joined"), &error), OK);
   const JoinOptions o = options(folder);
   must_join(&o);
   remove_folder(folder);
 }
 
-/* --- All clips anew --------------------------------------------------------------------------- */
+/* --- Rewriting -------------------------------------------------------------------------------- */
 
-/* In none of the parts does the last shard end where it ends in the whole. */
+/* The new shards cut the clips at other places than the parts' shards. */
 static void clips_are_rewritten_on_request(void **state) {
   (void)state;
   char *folder = make_parts();
@@ -296,15 +296,15 @@ static void interrupted_rewriting_continues(void **state) {
   assert_int_equal(unlink(inside(folder, "again/shard-00002.h5")), 0);
   must_join(&o);
   for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-    strcpy(name, "whole/");
-    const char *whole = inside(folder, strcat(name, files[i]));
+    strcpy(name, "joined/");
+    const char *joined = inside(folder, strcat(name, files[i]));
     strcpy(name, "again/");
-    assert_same_file(whole, inside(folder, strcat(name, files[i])));
+    assert_same_file(joined, inside(folder, strcat(name, files[i])));
   }
   remove_folder(folder);
 }
 
-/* --- Parts that do not fit -------------------------------------------------------------------- */
+/* --- Errors ----------------------------------------------------------------------------------- */
 
 static void expect_data_error(const char *folder, int64_t count, const char *a, const char *b) {
   JoinOptions o = options(folder);

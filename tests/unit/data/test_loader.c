@@ -168,7 +168,7 @@ static void crops_and_flips_match_the_reference(void **state) {
   run_steps(*state, &options, 5, 8);
   options.frames = 0;
   options.crop_height = options.crop_width = 0;
-  run_steps(*state, &options, 0, 3); /* flips alone */
+  run_steps(*state, &options, 0, 3); /* only flips */
 }
 
 static void micro_batches_are_the_same_for_every_world_size(void **state) {
@@ -319,7 +319,7 @@ static void fails_if_all_clips_are_corrupt(void **state) {
   loader_close(loader);
 }
 
-/* --- Time ------------------------------------------------------------------------------------- */
+/* --- Timeouts --------------------------------------------------------------------------------- */
 
 static void batch_held_too_long_times_out(void **state) {
   Error error;
@@ -430,7 +430,7 @@ static void skipped_batches_are_not_loaded(void **state) {
   options.skipped_batches = skipped_batches;
   options.skipped_batch_count = 3;
   Loader *loader = open_loader(*state, &options, 1);
-  skipped_batches[0] = 0; /* the loader has a copy */
+  skipped_batches[0] = 0; /* the loader has copied them */
   Batch *batch = next(loader);
   assert_int_equal(batch->samples[0], 3 * options.global_batch);
   loader_release(loader, batch);

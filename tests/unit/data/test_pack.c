@@ -84,7 +84,7 @@ static void ranges_are_parsed(void **state) {
   }
 }
 
-/* The right frames are in the right clips, for strides and ranges_are_parsed. */
+/* The right frames are in the right clips, for strides and ranges. */
 static void strides_and_ranges_cut_the_right_frames(void **state) {
   (void)state;
   static const struct {
