@@ -166,12 +166,6 @@ const char template_functions[] = CODE(
     DEVICE float pw_safe_reciprocal(float a, float, float, float) {
       return a == 0.0f ? 0.0f : 1.0f / a;
     }
-    DEVICE float pw_exp(float a, float, float, float) {
-      return expf(a);
-    }
-    DEVICE float pw_log(float a, float, float, float) {
-      return logf(a);
-    }
     DEVICE float pw_clamp(float a, float, float p, float q) {
       const float raised = a < p ? p : a;
       return raised > q ? q : raised;
