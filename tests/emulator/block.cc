@@ -8,7 +8,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <map>
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/common_interface_defs.h>
@@ -68,7 +67,6 @@ struct Thread {
   Fiber *fiber;
   EmulatorSourceLine source_line; /* at which it waits */
   unsigned mask;                  /* warp operation: the lanes that take part */
-  bool votes;                     /* warp operation: vote; else exchange */
   int source;
   uint64_t value; /* of this lane, then the result */
 };
@@ -80,21 +78,18 @@ struct Block {
   std::vector<unsigned> ready; /* a queue: [first_ready, size) */
   size_t first_ready;
   unsigned fresh, ended, at_barrier; /* counts of threads */
-  int barrier_sum;
-  bool backwards; /* threads start in descending order */
+  bool backwards;                    /* threads start in descending order */
   unsigned current;
 };
 
-int barrier(int value, EmulatorSourceLine source_line);
+void barrier(EmulatorSourceLine source_line);
 uint64_t exchange(unsigned mask, uint64_t value, int source, EmulatorSourceLine source_line);
-unsigned vote(unsigned mask, bool value, EmulatorSourceLine source_line);
 
-EmulatorDevice device_state = {{}, {}, {}, {}, nullptr, barrier, exchange, vote};
+EmulatorDevice device_state = {{}, {}, {}, {}, nullptr, barrier, exchange};
 /* Never freed: the device thread runs until the process exits. */
 Block &block = *new Block;
 Fiber main_fiber, *running;
 std::vector<Fiber *> &free_fibers = *new std::vector<Fiber *>;
-std::map<void (*)(), int> &allowed_shared = *new std::map<void (*)(), int>;
 
 /* --- Errors ----------------------------------------------------------------------------------- */
 
@@ -103,7 +98,7 @@ const char *state_name(const Thread &thread) {
   case AT_BARRIER:
     return "waits at a barrier,";
   case IN_WARP:
-    return thread.votes ? "waits for its warp's votes," : "waits for its warp's values,";
+    return "waits for its warp's values,";
   case ENDED:
     return "has ended";
   default:
@@ -245,25 +240,19 @@ Thread &wait_here(ThreadState state, EmulatorSourceLine source_line) {
   return self;
 }
 
-int barrier(int value, EmulatorSourceLine source_line) {
+void barrier(EmulatorSourceLine source_line) {
   Thread &self = wait_here(AT_BARRIER, source_line);
-  block.barrier_sum += value != 0;
   if (++block.at_barrier < block.launch->threads) {
     switch_away();
-    return static_cast<int>(self.value);
+    return;
   }
-  const int sum = block.barrier_sum;
   for (unsigned i = 0; i < block.launch->threads; i++) {
-    Thread &thread = block.threads[i];
-    if (!is_same(thread.source_line, source_line))
+    if (!is_same(block.threads[i].source_line, source_line))
       kernel_error("threads wait at different barriers");
-    thread.value = static_cast<uint64_t>(sum);
     if (i != block.current) make_ready(i);
   }
   block.at_barrier = 0;
-  block.barrier_sum = 0;
   self.state = READY;
-  return sum;
 }
 
 /* The lanes of the current thread's warp: [first, first + count). */
@@ -280,38 +269,31 @@ bool has_all_lanes(const Thread &self) {
   for (unsigned lane = 0; lane < warp_count(); lane++) {
     if (!(self.mask >> lane & 1)) continue;
     const Thread &other = block.threads[warp_first() + lane];
-    if (other.state != IN_WARP || other.mask != self.mask || other.votes != self.votes)
-      return false;
+    if (other.state != IN_WARP || other.mask != self.mask) return false;
     if (!is_same(other.source_line, self.source_line))
       kernel_error("lanes of a warp wait at different warp operations");
   }
   return true;
 }
 
-/* Computes the result of each lane from the values of all. */
+/* Gives each lane the value of its source lane. */
 void deliver_values(const Thread &self) {
   uint64_t values[LANES] = {0};
-  unsigned votes = 0;
-  for (unsigned lane = 0; lane < warp_count(); lane++) {
-    if (!(self.mask >> lane & 1)) continue;
+  for (unsigned lane = 0; lane < warp_count(); lane++)
     values[lane] = block.threads[warp_first() + lane].value;
-    votes |= values[lane] ? 1u << lane : 0;
-  }
   for (unsigned lane = 0; lane < warp_count(); lane++) {
     if (!(self.mask >> lane & 1)) continue;
     Thread &thread = block.threads[warp_first() + lane];
     const unsigned source = static_cast<unsigned>(thread.source);
-    if (!thread.votes && (source >= warp_count() || !(self.mask >> source & 1)))
+    if (source >= warp_count() || !(self.mask >> source & 1))
       kernel_error("a lane reads the value of a lane that does not take part");
-    thread.value = thread.votes ? votes : values[source];
+    thread.value = values[source];
   }
 }
 
-uint64_t warp_operation(unsigned mask, bool votes, uint64_t value, int source,
-                        EmulatorSourceLine source_line) {
+uint64_t exchange(unsigned mask, uint64_t value, int source, EmulatorSourceLine source_line) {
   Thread &self = wait_here(IN_WARP, source_line);
   self.mask = warp_count() == LANES ? mask : mask & ((1u << warp_count()) - 1);
-  self.votes = votes;
   self.value = value;
   self.source = source;
   if (!(self.mask >> (block.current & (LANES - 1)) & 1))
@@ -329,14 +311,6 @@ uint64_t warp_operation(unsigned mask, bool votes, uint64_t value, int source,
   return self.value;
 }
 
-uint64_t exchange(unsigned mask, uint64_t value, int source, EmulatorSourceLine source_line) {
-  return warp_operation(mask, false, value, source, source_line);
-}
-
-unsigned vote(unsigned mask, bool value, EmulatorSourceLine source_line) {
-  return static_cast<unsigned>(warp_operation(mask, true, value, 0, source_line));
-}
-
 /* --- Kernels ---------------------------------------------------------------------------------- */
 
 void run_block(unsigned x, unsigned y, unsigned z) {
@@ -346,7 +320,6 @@ void run_block(unsigned x, unsigned y, unsigned z) {
   block.first_ready = 0;
   block.fresh = block.launch->threads;
   block.ended = block.at_barrier = 0;
-  block.barrier_sum = 0;
   if (block.launch->shared_bytes) memset(device_state.shared, 0xff, block.launch->shared_bytes);
   start_fresh();
 }
@@ -392,25 +365,11 @@ using namespace emulator;
 
 EmulatorDevice *emulator_device = &device_state;
 
-cudaError_t emulator_allow_shared(void (*kernel)(), int bytes) {
-  if (bytes < 0 || bytes > 227 << 10)
-    return fail(cudaErrorInvalidValue, "%d bytes of shared memory per block, at most %d", bytes,
-                227 << 10);
-  Guard guard(lock());
-  allowed_shared[kernel] = bytes;
-  return cudaSuccess;
-}
-
 cudaError_t emulator_enqueue_launch(const EmulatorLaunch *launch, const void *parameters,
                                     cudaStream_t stream) {
   const EmulatorLaunch copy = *launch;
-  size_t shared = 48 << 10;
+  const size_t shared = 48 << 10; /* more needs cudaFuncSetAttribute, which is not emulated */
   count("kernel");
-  {
-    Guard guard(lock());
-    const auto found = allowed_shared.find(copy.kernel);
-    if (found != allowed_shared.end()) shared = static_cast<size_t>(found->second);
-  }
   const dim3 blocks = copy.blocks;
   if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0 || blocks.x > 0x7fffffffu ||
       blocks.y > 65535 || blocks.z > 65535 || copy.threads == 0 || copy.threads > 1024 ||

@@ -189,9 +189,8 @@ cudaError_t check_side(const void *pointer, size_t bytes, bool device, bool page
 
 struct Copy {
   void *to;
-  size_t to_pitch;
   const void *from;
-  size_t from_pitch, width, height;
+  size_t bytes;
   enum cudaMemcpyKind kind;
 };
 
@@ -202,33 +201,25 @@ bool is_device(const void *pointer) {
 }
 
 cudaError_t check_copy(const Copy &copy, bool pageable_too, const char *call) {
-  if (copy.width > copy.to_pitch || copy.width > copy.from_pitch)
-    return fail(cudaErrorInvalidValue, "%s: rows wider than their pitch", call);
-  const size_t to = (copy.height - 1) * copy.to_pitch + copy.width;
-  const size_t from = (copy.height - 1) * copy.from_pitch + copy.width;
   bool to_device = copy.kind == cudaMemcpyHostToDevice || copy.kind == cudaMemcpyDeviceToDevice;
   bool from_device = copy.kind == cudaMemcpyDeviceToHost || copy.kind == cudaMemcpyDeviceToDevice;
   if (copy.kind == cudaMemcpyDefault) {
     to_device = is_device(copy.to);
     from_device = is_device(copy.from);
   }
-  if (cudaError_t error = check_side(copy.to, to, to_device, pageable_too, call)) return error;
-  return check_side(copy.from, from, from_device, pageable_too, call);
-}
-
-bool run_copy(const Copy &copy) {
-  for (size_t row = 0; row < copy.height; row++) {
-    memcpy(static_cast<char *>(copy.to) + row * copy.to_pitch,
-           static_cast<const char *>(copy.from) + row * copy.from_pitch, copy.width);
-  }
-  return true;
+  if (cudaError_t error = check_side(copy.to, copy.bytes, to_device, pageable_too, call))
+    return error;
+  return check_side(copy.from, copy.bytes, from_device, pageable_too, call);
 }
 
 cudaError_t append_checked(const Copy &copy, bool pageable_too, cudaStream_t stream,
                            const char *call) {
-  if (copy.width == 0 || copy.height == 0) return cudaSuccess;
+  if (copy.bytes == 0) return cudaSuccess;
   if (cudaError_t error = check_copy(copy, pageable_too, call)) return error;
-  return append(stream, [copy] { return run_copy(copy); });
+  return append(stream, [copy] {
+    memcpy(copy.to, copy.from, copy.bytes);
+    return true;
+  });
 }
 
 } // namespace
@@ -281,21 +272,14 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
                             cudaStream_t stream) {
-  const Copy copy = {to, bytes, from, bytes, bytes, 1, kind};
+  const Copy copy = {to, from, bytes, kind};
   return append_checked(copy, false, stream, "cudaMemcpyAsync");
-}
-
-cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
-                              size_t width, size_t height, enum cudaMemcpyKind kind,
-                              cudaStream_t stream) {
-  const Copy copy = {to, to_pitch, from, from_pitch, width, height, kind};
-  return append_checked(copy, false, stream, "cudaMemcpy2DAsync");
 }
 
 /* Waits for the default stream only, on which it runs. */
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
   if (cudaError_t error = refuse_in_capture("cudaMemcpy")) return error;
-  const Copy copy = {to, bytes, from, bytes, bytes, 1, kind};
+  const Copy copy = {to, from, bytes, kind};
   if (cudaError_t error = append_checked(copy, true, nullptr, "cudaMemcpy")) return error;
   return cudaStreamSynchronize(nullptr);
 }

@@ -308,10 +308,6 @@ cudaError_t cudaGetLastError(void) {
   return error;
 }
 
-cudaError_t cudaPeekAtLastError(void) {
-  return last_error;
-}
-
 /* --- Streams ---------------------------------------------------------------------------------- */
 
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned, int) {
@@ -323,10 +319,6 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned, int) {
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
   return cudaStreamCreateWithPriority(stream, flags, 0);
-}
-
-cudaError_t cudaStreamCreate(cudaStream_t *stream) {
-  return cudaStreamCreateWithPriority(stream, cudaStreamDefault, 0);
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
@@ -368,10 +360,6 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
     function(context);
     return true;
   });
-}
-
-cudaError_t emulator_enqueue(cudaStream_t stream, EmulatorWork *work, void *context) {
-  return append(stream, [=] { return work(context); });
 }
 
 cudaError_t emulator_enqueue_copy(cudaStream_t stream, EmulatorWork *work, const void *context,

@@ -16,9 +16,7 @@ extern "C" {
 typedef bool EmulatorWork(void *context);
 
 /* Enqueues work on the stream. May be captured like a kernel; it then runs at each launch of the
- * graph. The first keeps the pointer `context`, which the caller owns; the second passes a copy of
- * its `bytes`, aligned to 16. */
-cudaError_t emulator_enqueue(cudaStream_t stream, EmulatorWork *work, void *context);
+ * graph. `work` gets the address of a copy of the `bytes` at `context`, aligned to 16. */
 cudaError_t emulator_enqueue_copy(cudaStream_t stream, EmulatorWork *work, const void *context,
                                   size_t bytes);
 
