@@ -1,5 +1,5 @@
-"""What the fault campaign is made of: a world of runs that are alike, and the lives of a run, each of which is
-harmed once (support_kinds.py)."""
+"""Parts of the fault campaign: a World of equal runs, and Attempts: starts of a run, into each of which one fault
+(support_kinds.py) is injected."""
 import ctypes
 import glob
 import json
@@ -16,7 +16,7 @@ from runs import Run  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 STEPS, EVERY = 60, 5
-REACH = 9  # steps behind where a life begins within which it is harmed
+REACH = 9  # a fault is injected within this many steps of the start of an attempt
 BEAT, TIMEOUT, START_TIMEOUT = 0.2, 2, 6
 SETTINGS = {
     "train.steps": STEPS,
@@ -30,19 +30,19 @@ SETTINGS = {
     "comm.evaluation_timeout": TIMEOUT,
     "comm.start_timeout": START_TIMEOUT,
 }
-TOKEN = f"campaign-{uuid.uuid4().hex}"  # in the environment of all processes that are started here
+TOKEN = f"campaign-{uuid.uuid4().hex}"  # marks all processes of this campaign, in their environment
 
 
 # --- Processes ---------------------------------------------------------------------------------------------
 
 
-def be_reaper():
-    """Ranks whose launcher was killed become this process's children, and do not stay as zombies of nobody."""
+def become_subreaper():
+    """Makes this process the parent of ranks whose launcher was killed, so that it can reap them."""
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
 def reap():
-    """Orphans that have ended."""
+    """Reaps orphans that have exited."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -50,8 +50,8 @@ def reap():
         pass
 
 
-def ours():
-    """Process ids of all that was started here and lives."""
+def campaign_processes():
+    """Ids of all running processes of this campaign."""
     found = []
     for name in os.listdir("/proc"):
         try:
@@ -64,84 +64,84 @@ def ours():
     return found
 
 
-# --- A life, and the harm done to it -----------------------------------------------------------------------
+# --- Attempts ----------------------------------------------------------------------------------------------
 
 
-class Life:
-    """One start of a run that is harmed once."""
+class Attempt:
+    """One start of a run with one injected fault."""
 
     def __init__(self, world, kind, run, ranks, moments):
         self.world, self.kind, self.run, self.ranks, self.moments = world, kind, run, ranks, moments
         self.rank = moments.randrange(ranks)
         self.first = run.checkpoints()[-1] if run.checkpoints() else 0
-        self.hit_at = self.ended_at = None  # of time.monotonic
-        self.hit_step = 0
-        self.note = ""  # what exactly was done, in words
+        self.injected_at = self.ended_at = None  # time.monotonic()
+        self.injected_step = 0
+        self.note = ""  # describes the fault
         self.pids, self.code = [], None
-        self.done = self.lost = None  # steps
+        self.done = self.lost = None  # steps done, and steps after the last checkpoint
 
     def steps(self):
-        """Done so far; what an earlier life did behind its last checkpoint does not count."""
+        """Steps done so far, without those that an earlier attempt did after its last checkpoint."""
         return self.run.metrics_line_count() if "training on" in self.run.log_text() else self.first
 
-    def reach(self):
-        """Waits for a random moment of a random step; False where the run ended before."""
+    def wait_for_random_moment(self):
+        """Waits for a random moment in a random step; False if the run ended before."""
         wanted = min(self.first + 1 + self.moments.randrange(REACH), STEPS - 2)
-        there = self.run.wait_for(lambda: self.steps() >= wanted)
-        if there:
+        reached = self.run.wait_for(lambda: self.steps() >= wanted)
+        if reached:
             self.pids = self.run.ranks()
             time.sleep(self.moments.random() * 0.02)
-        return there and len(self.pids) == self.ranks and self.run.running()
+        return reached and len(self.pids) == self.ranks and self.run.running()
 
-    def hit(self, note):
+    def record_injection(self, note):
         self.note = note
-        self.hit_at = time.monotonic()
-        self.hit_step = self.steps()
+        self.injected_at = time.monotonic()
+        self.injected_step = self.steps()
 
-    def came_late(self):
-        """What hit a run that was done with its last step, or about to be, need not be told."""
-        return self.code == 0 and self.hit_step >= STEPS - 1
+    def came_too_late(self):
+        """Whether the run had finished, or was about to: then it need not report the fault."""
+        return self.code == 0 and self.injected_step >= STEPS - 1
 
-    def live(self):
-        """From the start to the last process's end."""
+    def run_to_end(self):
+        """Starts the run, injects the fault, and waits until all processes have exited. Returns what went wrong."""
         mark = self.run.folder + ".mark"
         self.run.environment = {"CELFORGE_CAMPAIGN": TOKEN, **self.kind.environment(self, mark)}
         self.run.start(self.ranks)
         try:
-            self.kind.harm(self)
+            self.kind.inject(self)
             self.code = self.run.wait()
-            while ours() and time.monotonic() < self.deadline():
+            while campaign_processes() and time.monotonic() < self.deadline():
                 reap()
                 time.sleep(0.01)
             self.ended_at = time.monotonic()
         finally:
-            strays = ours()
-            for pid in strays:
+            leftovers = campaign_processes()
+            for pid in leftovers:
                 runs.send_signal(pid, signal.SIGKILL)
             reap()
         if os.path.exists(mark):
             with open(mark, encoding="utf-8") as file:
                 moment, self.note = file.read().strip().split(" ", 1)
             os.unlink(mark)
-            self.hit_at = float(moment)
+            self.injected_at = float(moment)
         self.done = self.run.metrics_line_count()
-        return [f"{len(strays)} processes left"] if strays else []
+        return [f"{len(leftovers)} processes are left"] if leftovers else []
 
     def deadline(self):
-        return (self.hit_at or time.monotonic()) + self.kind.deadline * self.world.slack
+        return (self.injected_at or time.monotonic()) + self.kind.deadline * self.world.slack
 
     def seconds(self):
-        return self.ended_at - self.hit_at
+        return self.ended_at - self.injected_at
 
 
 class World:
-    """What all runs of a campaign share."""
+    """Data, libraries and reference runs that all runs of a campaign share."""
 
     def __init__(self, folder, slack):
-        self.folder, self.slack = folder, slack  # slack: so many times what is allowed until all have ended
+        self.folder, self.slack = folder, slack  # slack: a factor on all deadlines
         self.data = runs.synth(os.path.join(folder, "data"))
         self.injector, self.flipper = (self.build(folder, name) for name in ("inject", "flip"))
-        self.calls = {}  # [ranks][kind]: of rank 0 in a whole run
+        self.calls = {}  # [ranks][kind]: calls of rank 0 in an uninterrupted run
         self.undisturbed, self.flat_bytes = None, 0
         self.number = 0
 
@@ -161,7 +161,7 @@ class World:
                 "INJECT_FOLDER": run.folder, "INJECT_MARK": mark}
 
     def prepare(self, sizes):
-        """Undisturbed runs: what all others have to end with, and how many calls there are to go wrong."""
+        """Uninterrupted runs: their final checkpoint is the reference, and their calls are counted."""
         for ranks in sizes:
             run = self.new_run(f"undisturbed-{ranks}")
             mark = run.folder + ".calls"
@@ -173,14 +173,14 @@ class World:
                     self.calls[ranks][path[len(mark) + 1:]] = int(file.read())
             content = run.last_checkpoint()
             if self.undisturbed and self.undisturbed != content:
-                raise ValueError(f"left alone, {ranks} ranks end with other bytes: "
+                raise ValueError(f"an uninterrupted run on {ranks} ranks ends with other bytes: "
                                  f"{runs.difference(self.undisturbed, content)}")
             self.undisturbed = content
         self.flat_bytes = flat_bytes(self.undisturbed["generator.safetensors"])
 
 
 def flat_bytes(content):
-    """The size of a flat array of the generator: parameters begin at multiples of 16 floats."""
+    """Bytes of a flat array of the generator; parameters start at multiples of 16 floats."""
     header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])
     spans = [tensor["data_offsets"] for name, tensor in header.items()
              if name != "__metadata__" and not name.startswith("ema.")]

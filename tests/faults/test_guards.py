@@ -122,8 +122,8 @@ def test_outliers(tap, folder):
 def interrupted(tap, make, undisturbed, moments):
     """Stopped among the skipped steps: observed and pending outcomes are in the checkpoint."""
     in_a_row = set()
-    for life in range(3):
-        run = make(f"stopped-{life}", {"checkpoint.keep": 2}).start()
+    for number in range(3):
+        run = make(f"stopped-{number}", {"checkpoint.keep": 2}).start()
         first = 41 + moments.randrange(2)
         for step in range(first, 45):
             if not run.wait_for(lambda: f"warning: step {step} (" in run.log_text()):

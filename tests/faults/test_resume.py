@@ -304,7 +304,7 @@ def test_explicit(tap, folder):
     refused("another seed", 64, "refused.yaml:3:11: run.seed: 8, but the checkpoint was written with 7", good, {"run.seed": 8})
     refused("another global batch", 64, "refused.yaml:31:19: train.global_batch: 8, but the checkpoint was written with 4", good,
             {"train.global_batch": 8})
-    refused("other networks", 64, "model.* must be as", good, {"model.channels": 6})
+    refused("other networks", 64, "set model.* to the values", good, {"model.channels": 6})
     refused("a layer less", 64, 'has tensor "block0.conv1.', good, {"model.blocks": 0})
     refused("a discriminator less", 64, 'has tensor "video.', good, {"model.video": False})
     refused("other weights", 64, "model.spectral_norm: false, but the checkpoint was written with true", good,

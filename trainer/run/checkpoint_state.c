@@ -380,8 +380,8 @@ static Status check_no_extra_tensors(const Parameters *parameters, const Checkpo
     const char *name = safetensors_tensor(file, i)->name;
     if (!has_parameter(parameters, strncmp(name, EMA_PREFIX, length) == 0 ? name + length : name))
       return error_set(error, ERROR_USAGE,
-                       "%s/%s: has tensor \"%s\", which the networks of this config lack; model.* "
-                       "must be the same as when the checkpoint was written",
+                       "%s/%s: has tensor \"%s\", which the networks of this config lack; set "
+                       "model.* to the values that the checkpoint was written with",
                        checkpoint->path, file_name, name);
   }
   return OK;
