@@ -1,5 +1,5 @@
-"""A Slurm cluster of two nodes on this machine, for tests: slurmctld and two slurmd, in a folder of their own,
-without systemd, munge or a database, as root or as anybody. Virtual nodes share this host and its name."""
+"""Starts a Slurm cluster of two virtual nodes on this machine, for tests: slurmctld and two slurmd in a temporary folder.
+It needs no root, systemd, munge or database. The virtual nodes share this host and its host name."""
 import ctypes
 import getpass
 import os
@@ -14,17 +14,17 @@ import time
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel", "mpirun")
 NODES = ("n1", "n2")
-MARK = "CELFORGE_TEST_CLUSTER"  # in the environment of all that runs in the cluster: its folder
-START_LIMIT = 90  # seconds until the nodes are idle
-STARTS = 3        # before it is given up
-TIMEOUT = 60     # seconds with a daemon that says nothing
+CLUSTER_VARIABLE = "CELFORGE_TEST_CLUSTER"  # environment variable of all processes in the cluster; its value is the folder
+START_LIMIT = 90  # seconds until all nodes are idle
+START_ATTEMPTS = 3
+SLURMD_TIMEOUT = 60  # seconds without an answer from slurmd after which its node is down
 
-# Unusual settings, and their reasons:
-#   auth/none, cred/none     no munge: the daemons trust each other, which on one machine are the same user
-#   config_overrides         nodes have the cores that are written here, not the machine's
-#   TmpFS per node           two slurmd on one host would share PMIx's folder below /tmp
-#   preempt_send_user_signal a preempted job gets its --signal first, then its grace time
-#   SlurmdTimeout            long, for a busy machine may leave a daemon waiting; see be_patient
+# Reasons for unusual settings:
+#   auth/none, cred/none      without munge the daemons trust each other; all run as the same user
+#   config_overrides          nodes have the number of cores given here, not the machine's
+#   TmpFS per node            otherwise both slurmd would use the same folder for PMIx below /tmp
+#   preempt_send_user_signal  a preempted job first gets the signal of --signal, then its grace time
+#   SlurmdTimeout             long, because daemons answer late on a busy machine; set_slurmd_timeout() changes it
 CONFIG = """\
 ClusterName=celforge
 SlurmctldHost={host}(127.0.0.1)
@@ -65,7 +65,7 @@ PartitionName=high Nodes=n1,n2 PriorityTier=9 PreemptMode=OFF
 
 
 def missing():
-    """Why there can be no cluster here, or an empty text."""
+    """Returns the reason why no cluster can be started here, or ""."""
     absent = [name for name in PROGRAMS if not find(name)]
     return f"no {', '.join(absent)}" if absent else ""
 
@@ -75,11 +75,11 @@ def find(program):
 
 
 def free_ports(count):
-    """Free now, and below the range from which the system assigns ports."""
-    ports, moments = set(), random.SystemRandom()
+    """Returns ports that are free now, below the range from which the system assigns ports."""
+    ports, generator = set(), random.SystemRandom()
     while len(ports) < count:
         with socket.socket() as probe:
-            port = moments.randrange(20000, 32000)
+            port = generator.randrange(20000, 32000)
             try:
                 probe.bind(("127.0.0.1", port))
                 ports.add(port)
@@ -123,23 +123,23 @@ class Cluster:
             os.makedirs(os.path.join(folder, name))
         self.config = os.path.join(folder, "slurm.conf")
         self.cores = cores
-        # A login shell's Slurm or MPI job must not be taken for the test's.
+        # If the tests run inside a Slurm or MPI job, its variables must not reach the test's jobs.
         self.environment = {key: value for key, value in os.environ.items()
                             if not key.startswith(("SLURM_", "SBATCH_", "PMIX_", "OMPI_"))}
         self.environment.update({
-            "SLURM_CONF": self.config, MARK: folder, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
-            # One host has the names of two: shared memory and fast paths between "hosts" must be off.
+            "SLURM_CONF": self.config, CLUSTER_VARIABLE: folder, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
+            # Both nodes are on one host, but Open MPI must use TCP between them, not shared memory.
             "OMPI_MCA_btl": "tcp,self", "OMPI_MCA_pml": "ob1", "OMPI_MCA_btl_tcp_if_include": "lo",
             "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"})
 
     def __enter__(self):
-        for number in range(1, STARTS + 1):
+        for attempt in range(1, START_ATTEMPTS + 1):
             try:
                 self.start_all()
                 return self
-            except AssertionError:  # somebody else may have taken a port by now
+            except AssertionError:  # another process may have taken a port meanwhile
                 self.__exit__(*sys.exc_info())
-                if number == STARTS:
+                if attempt == START_ATTEMPTS:
                     raise
             except BaseException:
                 self.__exit__(*sys.exc_info())
@@ -149,12 +149,12 @@ class Cluster:
         for name in [*NODES, "slurmctld"]:
             if name in self.daemons:
                 self.stop(name)
-        self.kill_rest()
+        self.kill_processes()
 
     def start_all(self):
         with open(self.config, "w", encoding="utf-8") as file:
             file.write(CONFIG.format(host=socket.gethostname().split(".")[0], user=getpass.getuser(), folder=self.folder,
-                                     ports=free_ports(1 + len(NODES)), cores=self.cores, timeout=TIMEOUT))
+                                     ports=free_ports(1 + len(NODES)), cores=self.cores, timeout=SLURMD_TIMEOUT))
         self.start("slurmctld", "slurmctld", "-D", "-c")
         for node in NODES:
             self.start(node, "slurmd", "-D", "-N", node)
@@ -163,13 +163,13 @@ class Cluster:
     def wait_idle(self):
         def are_idle():
             dead = [name for name, daemon in self.daemons.items() if daemon.poll() is not None]
-            assert not dead, f"{', '.join(dead)} ended\n{self.report('')}"
+            assert not dead, f"{', '.join(dead)} exited\n{self.report('')}"
             return self.states() == {node: "IDLE" for node in NODES}
 
-        self.wait_for(are_idle, START_LIMIT, "idle nodes")
+        self.wait_for(are_idle, START_LIMIT, "all nodes to be idle")
 
-    def set_timeout(self, seconds):
-        """Whose daemon is silent for so long is taken for a node that is down."""
+    def set_slurmd_timeout(self, seconds):
+        """Sets after how many seconds without an answer from its slurmd a node is down."""
         with open(self.config, encoding="utf-8") as file:
             text = file.read()
         with open(self.config, "w", encoding="utf-8") as file:
@@ -191,7 +191,8 @@ class Cluster:
         daemon.wait()
 
     def processes(self, *words):
-        """Ids of what runs in the cluster beside the daemons, and has every word in its environment."""
+        """Returns the ids of all processes in the cluster except the daemons; only those with all `words` (VARIABLE=VALUE)
+        in their environment."""
         own = {os.getpid(), *(daemon.pid for daemon in self.daemons.values())}
         found = []
         for entry in os.listdir("/proc"):
@@ -202,33 +203,35 @@ class Cluster:
                     variables = set(file.read().decode(errors="replace").split("\0"))
             except OSError:
                 continue
-            if variables.issuperset([f"{MARK}={self.folder}", *words]):
+            if variables.issuperset([f"{CLUSTER_VARIABLE}={self.folder}", *words]):
                 found.append(int(entry))
         return found
 
     def ranks(self, job, program):
-        """The processes of a job's steps that run the program."""
+        """Returns the ids of a job's processes that run the program."""
         return [process for process in self.processes(f"SLURM_JOB_ID={job}") if executable(process) == program]
 
-    def kill_rest(self):
-        """Steps and their tasks outlive the daemons; who is just being started is seen the second time."""
+    def kill_processes(self):
+        """Kills the job steps and their tasks, which outlive the daemons. Repeats until three searches in a row find
+        none, because a process that is just being started can be missed once."""
         deadline, empty = time.monotonic() + 60, 0
         while empty < 3 and time.monotonic() < deadline:
-            rest = self.processes()
-            empty = 0 if rest else empty + 1
-            send(signal.SIGKILL, rest)
+            remaining = self.processes()
+            empty = 0 if remaining else empty + 1
+            send(signal.SIGKILL, remaining)
             time.sleep(0.05)
 
     def fail_node(self, node):
-        """The machine is gone: its slurmd and all that it runs, the steps' managers first, so that nobody tells."""
+        """Kills a node's slurmd and all of its processes, as if the machine had lost power. slurmstepd dies first: it would
+        report the end of its tasks."""
         self.stop(node)
         tasks = self.processes(f"SLURMD_NODENAME={node}")
         managers = {parent(task) for task in tasks}
         send(signal.SIGKILL, [process for process in managers if executable(process).endswith("slurmstepd")] + tasks)
 
-    def call(self, *command, check=True, **more):
+    def call(self, *command, check=True, **environment):
         done = subprocess.run([find(command[0]), *command[1:]], stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True, timeout=120, env={**self.environment, **more}, check=False)
+                              text=True, timeout=120, env={**self.environment, **environment}, check=False)
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
@@ -237,36 +240,37 @@ class Cluster:
         deadline = time.monotonic() + limit
         while not condition():
             if time.monotonic() > deadline:
-                raise AssertionError(f"waited {limit} s in vain for {what}\n{self.report(job)}")
+                raise AssertionError(f"timed out after {limit} s waiting for {what}\n{self.report(job)}")
             time.sleep(0.2)
 
     def states(self):
         lines = self.call("sinfo", "--noheader", "-N", "-o", "%N %T", check=False).split("\n")
         return {line.split()[0]: line.split()[1].upper() for line in lines if line}
 
-    def submit(self, *arguments, **more):
-        return self.call("sbatch", "--parsable", *arguments, **more).strip().split(";")[0]
+    def submit(self, *arguments, **environment):
+        """Submits a job and returns its id."""
+        return self.call("sbatch", "--parsable", *arguments, **environment).strip().split(";")[0]
 
     def job(self, number):
-        """A job's fields as scontrol shows them; a controller that is busy is asked again."""
+        """Returns a job's fields as scontrol shows them. Repeats the query while the controller is too busy to answer."""
         fields = {}
 
-        def is_told():
+        def has_state():
             text = self.call("scontrol", "--oneliner", "show", "job", number, check=False)
             fields.update(field.split("=", 1) for field in text.split() if "=" in field)
             return "JobState" in fields
 
-        self.wait_for(is_told, START_LIMIT, f"word of job {number}")
+        self.wait_for(has_state, START_LIMIT, f"the state of job {number}")
         return fields
 
     def report(self, job):
-        """What the cluster says of itself and of a job, for a test that failed."""
-        said = [self.call("squeue", "-a", check=False)]
+        """Returns the queue, the job's fields and the ends of the daemons' logs, to explain a failed test."""
+        parts = [self.call("squeue", "-a", check=False)]
         if job:
-            said.append(self.call("scontrol", "show", "job", job, check=False))
+            parts.append(self.call("scontrol", "show", "job", job, check=False))
         for name in ("slurmctld.log", *(f"slurmd-{node}.log" for node in NODES)):
             path = os.path.join(self.folder, name)
             if os.path.exists(path):
                 with open(path, encoding="utf-8", errors="replace") as file:
-                    said += [name, *file.read().splitlines()[-25:]]
-        return "\n".join(said)
+                    parts += [name, *file.read().splitlines()[-25:]]
+        return "\n".join(parts)
