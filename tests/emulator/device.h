@@ -104,6 +104,8 @@ void make_progress(Guard &guard); /* lets the device run a random number of item
 void wait_for_all(Guard &guard);
 uint64_t random_number();
 
+double seconds(); /* a monotonic clock */
+
 /* Counts a call for emulator_calls. Call without the lock. */
 void count(const char *call);
 

@@ -42,7 +42,7 @@ static int64_t split(struct ProgramLaunch *launch, int64_t steps, int64_t blocks
   return length;
 }
 
-/* --- Launch geometry of each template ----------------------------------------------------------- */
+/* --- Launch geometry of each template --------------------------------------------------------- */
 
 static int64_t plan_rows(ReduceKernel *k, const Reduction *r) {
   struct ProgramLaunch *launch = &k->source.launch;
