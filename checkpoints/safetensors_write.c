@@ -59,7 +59,7 @@ static Status make_header(const char *path, const NamedTensor *const *sorted, in
   char *dump = NULL;
   json_t *header = json_object();
   uint64_t offset = 0;
-  if (metadata) json_object_set_new(header, SAFETENSORS_METADATA, json_deep_copy(metadata));
+  if (metadata) TRY(json_set(header, SAFETENSORS_METADATA, json_deep_copy(metadata), path, error));
   for (int i = 0; i < count; i++) {
     uint64_t end = offset + named_tensor_bytes(sorted[i]);
     if (json_object_get(header, sorted[i]->name))

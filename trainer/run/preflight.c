@@ -15,7 +15,7 @@
 
 enum { READ_BYTES = 1 << 20, MAX_NAMED_RANKS = 4, DIFFERENCE_SIZE = 640 };
 
-/* What must be the same on all ranks, and the host, which is named if it is not. */
+/* The properties that all ranks must share, and the host name for error messages. */
 typedef struct Identity {
   char host[HOST_NAME_SIZE], dataset[40];
   uint32_t program, config; /* CRC-32C of the program file, of the config text */

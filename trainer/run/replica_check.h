@@ -6,10 +6,9 @@
 #include "comm/comm.h"
 #include "trainer/gan/gan.h"
 
-/* Compares one CRC-32C of each flat array (master weights, moments, averaged weights, counters)
- * over the ranks, and where one differs those of its tensors. Called by all ranks together; all get
- * the same ERROR_INTERNAL, which names arrays, tensors and ranks. With one rank there is nothing to
- * do. */
+/* Compares the CRC-32C of each flat array (master weights, moments, EMA weights, counters) between
+ * the ranks, and of each tensor of the arrays that differ. ERROR_INTERNAL, the same on every rank,
+ * names arrays, tensors and ranks. All ranks call this together. Does nothing with one rank. */
 Status replicas_check(Gan *model, Comm *comm, Error *error);
 
 #endif
