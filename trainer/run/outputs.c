@@ -149,9 +149,9 @@ Status run_open_outputs(Run *run, const Checkpoint *checkpoint, Error *error) {
   const Config *config = run->config;
   char *folder = checkpoints_folder(run), *samples = path_join(config->run.dir, "samples");
   char *from = checkpoint ? own_name(folder, checkpoint) : NULL;
+  TRY(checkpoint_writer_open(folder, (int)config->checkpoint.keep, from, &run->checkpoints, error));
   TRY(write_config(run, error));
   TRY(folder_create(samples, error));
-  TRY(checkpoint_writer_open(folder, (int)config->checkpoint.keep, from, &run->checkpoints, error));
   run->sample_inference =
       inference_from_parameters(config, gan_generator(run->model), READ_EMA, run->backend);
   TRY(run_reopen_metrics(run, error));
