@@ -74,8 +74,9 @@ typedef struct Bench {
 
 /* --- Set-up ----------------------------------------------------------------------------------- */
 
-/* Of clips that every network has room for: two pixels where the generator is smallest, which its
- * paddings reflect, and three in front of a discriminator's last two convolutions. */
+/* Returns a side of clips that all networks accept: two pixels at the generator's lowest
+ * resolution, for its reflect padding, and three before the last two convolutions of a
+ * discriminator. */
 static int clip_side(const ModelConfig *model) {
   int64_t generator = 2 * generator_multiple(model), side = LEAST_SIDE;
   int64_t image = 3LL << (model->image_layers + model->image_scales);
@@ -206,7 +207,9 @@ static Status save(Bench *bench, int64_t step, double seconds[PART_COUNT], Error
   TRY(checkpoint_writer_wait(bench->writer, CHECKPOINT_WAIT_SECONDS, error));
   seconds[PART_WRITE] = lap(&clock);
   free(bench->checkpoint);
-  bench->checkpoint = mem_format("%s/step-%08lld", bench->folder, (long long)step);
+  char *name = checkpoint_step_name(step, "");
+  bench->checkpoint = path_join(bench->folder, name);
+  free(name);
 done:
   return status;
 }

@@ -7,8 +7,7 @@
 #include "checkpoints/checkpoint.h"
 #include "data/dataset/dataset.h"
 #include "trainer/cli/info.h"
-
-enum { MAX_METRICS_BYTES = 1 << 30 };
+#include "trainer/run/metrics_log.h"
 
 static bool holds(const char *folder, const char *name) {
   char *path = path_join(folder, name);
@@ -43,26 +42,16 @@ static void describe_record(json_t *record, Text *out) {
   }
 }
 
-/* The last whole line of metrics.jsonl. */
+/* Appends the last record of metrics.jsonl. */
 static Status describe_metrics(const char *run, Text *out, Error *error) {
   Status status = OK;
-  char *path = path_join(run, "metrics.jsonl"), *data = NULL;
-  size_t size = 0, lines = 0, begin = 0, end = 0;
+  char *path = path_join(run, "metrics.jsonl");
   json_t *record = NULL;
-  if (path_exists(path)) TRY(file_read(path, MAX_METRICS_BYTES, &data, &size, error));
-  for (size_t i = 0; i < size; i++) {
-    if (data[i] != '\n') continue;
-    begin = lines++ > 0 ? end + 1 : 0;
-    end = i;
-  }
-  text_append(out, "  metrics     %zu lines%s\n", lines, lines > 0 ? ", the last:" : "");
-  if (lines > 0) {
-    TRY(json_parse(path, data + begin, end - begin, &record, error));
-    describe_record(record, out);
-  }
+  TRY(metrics_log_read_last(path, &record, error));
+  text_append(out, "  metrics     %s\n", record ? "the last record:" : "none yet");
+  if (record) describe_record(record, out);
 done:
   json_decref(record);
-  free(data);
   free(path);
   return status;
 }
