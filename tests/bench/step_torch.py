@@ -1,35 +1,39 @@
 #!/usr/bin/env python3
-"""Times whole training steps in PyTorch and prints one JSON object a mode.
+"""Time whole training steps in PyTorch and print one JSON object per mode.
 
     step_torch.py CONFIG FRAMES HEIGHT WIDTH STEPS f32|bf16 default|channels-last [cpu|cuda] [MODE,...] [ENGINES]
 
-CONFIG is a complete config. The step is that of tests/oracle: the generator once, the discriminators
-on [real; fake] and their update, the updated discriminators on the same fake, the generator's update
-and EMA, from u8 frames on, with everything after the first warm-up and fade-in. Modes, one after the other as
-given; one behind another that shares its networks begins the sooner:
+CONFIG has all keys written out. The step is that of tests/oracle, from u8 frames: the generator once, the discriminators on
+[real; fake] and their update, the updated discriminators on the same fake, the generator's update and EMA; at a step number
+after pretraining and the adversarial ramp. Modes run in the given order; a mode starts faster after one that uses the same
+networks (compiled or not):
 
-    eager              as written
+    eager              without torch.compile
     captured           the whole eager step, updates included, as one CUDA graph
-    compiled           networks and losses through torch.compile, for the very shapes there are
+    compiled           networks and losses through torch.compile, with static shapes
     compiled-captured  the whole compiled step as one CUDA graph
-    compile            nothing is timed: what `compiled` needs is left in the compiler's cache, by one forward pass
-                       after the other. Most of a step's memory is what they keep for backward ones, which is let go
-                       at once here; and processes whose caches lie in one folder run them one at a time
+    compile            only fills the compiler's cache for `compiled`, with one forward pass of each compiled function. The
+                       activations kept for backward passes, most of a step's memory, are freed at once. Processes with
+                       caches in the same folder run their forward passes one at a time
 
-ENGINES is how cuDNN's are chosen: by its heuristics, or (benchmark, which is what is taken without it) in PyTorch's
-benchmark mode, which times ten for each convolution, reference kernels among them: on large 3-D ones one run of
-those takes seconds. benchmark-4 times the first four. none: without cuDNN, by PyTorch's own matrix products.
+ENGINES tells how cuDNN's engines are chosen:
 
-PyTorch has what it offers for speed: channels-last memory, fused AdamW, multi-tensor EMA and clipping, gradients set
-to None; TF32 as the config says. Some steps come first, untimed, until everything is compiled, chosen and captured.
-Step times on a GPU are those between events behind each step, so the host may run ahead; on a CPU those of the clock.
-`memory_bytes` on a GPU is what the device has less of than when the process came to it, as celforge counts it;
-`allocated_bytes` the peak of the tensors alone. `kernels` are those that one more step spent most of its time in, by
-PyTorch's profiler: name, how often, seconds in all (on a CPU operators instead); not of a step that is one CUDA graph.
+    heuristics         by cuDNN
+    benchmark          in PyTorch's benchmark mode (the default), which times ten engines per convolution. Some are reference
+                       kernels, which take seconds for a large 3-D convolution
+    benchmark-4        the same with the first four engines
+    none               without cuDNN, by PyTorch's own matrix products
 
-Before each mode stdout says "begin MODE". A mode that fails costs the others nothing: it is named at the end of stderr,
-and the exit code is 3 where PyTorch could not do it (for want of memory or of torch.compile: a RuntimeError), else 1.
-Where the GPU does nothing more after a failure, the process ends at once with 4: what comes behind needs a new one.
+PyTorch uses its fast options: channels-last memory, fused AdamW, multi-tensor EMA and clipping, gradients set to None, and
+TF32 if the config allows it. Untimed steps come first, until everything is compiled, chosen and captured. A step time on a
+GPU is the time between two events, one after each step, so the host can run ahead; on a CPU it is wall-clock time.
+`memory_bytes` on a GPU is the device memory that the process takes, as celforge counts it; `allocated_bytes` is the peak of
+the tensors alone. `kernels` lists the slowest kernels (on a CPU: operators) of one more step from PyTorch's profiler as
+[name, calls, total seconds]; modes with a CUDA graph have no such list.
+
+Prints "begin MODE" on stdout before each mode. A mode that fails does not affect the others and is named at the end of
+stderr. Exit code: 3 if PyTorch could not run a mode (a RuntimeError: no memory, no torch.compile), 1 for any other error,
+4 if the GPU no longer works after a failure. In that case the process ends at once: the remaining modes need a new one.
 """
 import fcntl
 import gc
@@ -49,16 +53,16 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from celforge_torch import Training, normalize, parse_config  # noqa: E402
 
 MODES = ["eager", "captured", "compiled", "compiled-captured", "compile"]
-ENGINES = {"heuristics": 0, "benchmark": 10, "benchmark-4": 4, "none": 0}  # how many are timed
-WARMUP_STEPS, LEAST_STEPS = 3, 5
-MOST_WAITING = 60  # seconds, for one's turn
-MOST_SECONDS = 5  # that are timed, unless LEAST_STEPS take longer
-KERNELS = 12  # that are named
-FAILED, UNMEASURED, BROKEN = 1, 3, 4  # exit codes: something is wrong; PyTorch cannot; the device is of no more use
+ENGINES = {"heuristics": 0, "benchmark": 10, "benchmark-4": 4, "none": 0}  # number of engines that are timed
+WARMUP_STEPS, MIN_STEPS = 3, 5
+MAX_LOCK_SECONDS = 60  # to wait for a forward pass of another process
+MAX_TIMED_SECONDS = 5  # of timed steps, unless MIN_STEPS take longer
+KERNELS_LISTED = 12
+FAILED, UNSUPPORTED, DEVICE_BROKEN = 1, 3, 4  # exit codes
 
 
 class Device:
-    """Time and memory as the device has them."""
+    """Measures time and memory on a CPU or GPU."""
 
     def __init__(self, name):
         self.name, self.on_gpu = name, name == "cuda"
@@ -75,8 +79,8 @@ class Device:
             return {"memory_bytes": self.peak_resident() - self.before}
         return {"memory_bytes": self.before - torch.cuda.mem_get_info()[0], "allocated_bytes": torch.cuda.max_memory_allocated()}
 
-    def forget(self):
-        """What earlier modes left behind, and their peak."""
+    def reset_memory(self):
+        """Frees the memory of earlier modes and resets the peak."""
         gc.collect()
         if self.on_gpu:
             torch.cuda.empty_cache()
@@ -87,15 +91,15 @@ class Device:
             torch.cuda.synchronize()
 
     def works(self):
-        """Whether it does anything more after a failure."""
+        """Returns False if the device no longer works after a failure."""
         try:
             self.synchronize()
         except RuntimeError:
             return False
         return True
 
-    def mark(self):
-        """This moment, behind everything started before it."""
+    def record_event(self):
+        """Returns a timestamp that is taken after all work started before (on a GPU: an event)."""
         if not self.on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -127,33 +131,33 @@ def use_channels_last(training):
 
 
 def compile_backward_passes_at_once():
-    """With their forward passes, not when they first run, where this PyTorch can."""
+    """Compiles backward passes together with their forward passes instead of at their first run, if PyTorch supports it."""
     settings = importlib.import_module("torch._functorch.config")
     if hasattr(settings, "force_non_lazy_backward_lowering"):
         settings.force_non_lazy_backward_lowering = True
 
 
-class Turns:
-    """Processes that compile side by side run what they compiled one at a time: each takes most of a GPU's memory then."""
+class ForwardLock:
+    """Lock by which parallel compiling processes run their forward passes one at a time: each takes most of the GPU's memory."""
 
     def __init__(self):
         folder = os.path.dirname(os.path.abspath(os.environ.get("TORCHINDUCTOR_CACHE_DIR", "/tmp/any")))
         os.makedirs(folder, exist_ok=True)
-        self.file = open(os.path.join(folder, "turns"), "a", encoding="ascii")  # held until the process ends
+        self.file = open(os.path.join(folder, "forward-lock"), "a", encoding="ascii")  # open until the process ends
 
     def backend(self, graph, inputs):
-        """For torch.compile: the usual one, whose code waits for its turn."""
+        """A backend for torch.compile: the default one, with compiled functions that acquire the lock first."""
         function = importlib.import_module("torch._inductor.compile_fx").compile_fx(graph, inputs)
 
         def run(*values):
-            self.begin()
+            self.acquire()
             return function(*values)
 
         return run
 
-    def begin(self):
-        """Another that hangs is not waited for without end."""
-        end = time.perf_counter() + MOST_WAITING
+    def acquire(self):
+        """Continues without the lock after MAX_LOCK_SECONDS, because the process that holds it may hang."""
+        end = time.perf_counter() + MAX_LOCK_SECONDS
         while time.perf_counter() < end:
             try:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,8 +165,8 @@ class Turns:
             except BlockingIOError:
                 time.sleep(0.05)
 
-    def take(self, function, *values):
-        """What it returns, without what a backward pass would want."""
+    def call(self, function, *values):
+        """Calls a compiled function and releases the lock. Returns its result without the graph for a backward pass."""
         try:
             return function(*values).detach()
         finally:
@@ -173,15 +177,15 @@ class Turns:
 
 
 class Step:
-    """One training step on the same clips each time; calling it returns its losses. `turns`: for compile()."""
+    """A training step, always on the same clips. Calling it returns its losses. compile() needs a `forward_lock`."""
 
-    def __init__(self, config, device, half, layout, compiled, turns=None):
+    def __init__(self, config, device, half, layout, compiled, forward_lock=None):
         if compiled and not hasattr(torch, "compile"):
             raise RuntimeError(f"PyTorch {torch.__version__} has no torch.compile")
         if compiled:
             compile_backward_passes_at_once()
         self.training = training = Training(config, norms=False, fused=device == "cuda")
-        # As `celforge bench step`: with R1 every N steps, a step without it.
+        # Like `celforge bench step`, which times a step without R1 if R1 is applied every N steps.
         training.applies_r1 = lambda number: config.loss.r1 > 0 and config.loss.r1_interval == 1
         training.to(device=device)
         if layout == "channels-last":
@@ -190,14 +194,14 @@ class Step:
         memory = torch.channels_last_3d if layout == "channels-last" else torch.contiguous_format
         self.prepare = lambda clip: normalize(clip).contiguous(memory_format=memory)
         self.number = config.optim.pretrain_steps + config.optim.adversarial_ramp_steps
-        self.clips, self.turns = (), turns
+        self.clips, self.forward_lock = (), forward_lock
         parts = [(training.generator, "forward"), (training, "discriminator_loss"), (training, "generator_loss")]
         for owner, name in [(self, "prepare"), *parts]:
             function = getattr(owner, name)
             if half and owner is not self:
                 function = torch.autocast(device, torch.bfloat16)(function)
             if compiled:
-                function = torch.compile(function, dynamic=False, backend=turns.backend if turns else "inductor")
+                function = torch.compile(function, dynamic=False, backend=forward_lock.backend if forward_lock else "inductor")
             setattr(owner, name, function)
 
     def __call__(self):
@@ -205,27 +209,27 @@ class Step:
         return self.training.step(self.number, source, target)
 
     def compile(self):
-        """Calls what is compiled as a step does, without a backward pass."""
-        training, take = self.training, self.turns.take
-        source, target = (take(self.prepare, clip) for clip in self.clips)
-        output = take(training.generator, source)
+        """Calls each compiled function as a step does, without backward passes."""
+        training, call = self.training, self.forward_lock.call
+        source, target = (call(self.prepare, clip) for clip in self.clips)
+        output = call(training.generator, source)
         if training.adversarial:
-            take(training.discriminator_loss, source, target, output)
+            call(training.discriminator_loss, source, target, output)
         training.discriminator.requires_grad_(False)
         weight = training.adversarial_weight(self.number)
-        take(training.generator_loss, source, target, output.requires_grad_(), {}, weight, False)
+        call(training.generator_loss, source, target, output.requires_grad_(), {}, weight, False)
         training.discriminator.requires_grad_(True)
 
 
 def capture(step):
-    """The step as one CUDA graph: a function that replays it and returns its losses."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+    """Captures the step as one CUDA graph. Returns a function that replays it and returns its losses."""
+    side_stream = torch.cuda.Stream()
+    side_stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side_stream):
         for _ in range(WARMUP_STEPS):
             step()
-    torch.cuda.current_stream().wait_stream(side)
-    torch.cuda.empty_cache()  # a graph has memory of its own
+    torch.cuda.current_stream().wait_stream(side_stream)
+    torch.cuda.empty_cache()  # a graph has its own memory pool
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         losses = step()
@@ -237,40 +241,41 @@ def capture(step):
     return replay
 
 
-def affordable(step, steps, device):
-    """How many steps are timed: fewer of long ones. Behind the warm-up."""
+def steps_in_time(step, steps, device):
+    """Returns how many of `steps` fit into MAX_TIMED_SECONDS, at least MIN_STEPS. Runs one step, so call it after warm-up."""
     begin = time.perf_counter()
     step()
     device.synchronize()
-    return max(LEAST_STEPS, min(steps, int(MOST_SECONDS / (time.perf_counter() - begin))))
+    return max(MIN_STEPS, min(steps, int(MAX_TIMED_SECONDS / (time.perf_counter() - begin))))
 
 
 def measure(step, steps, device):
+    """Returns the median seconds of a step."""
     for _ in range(WARMUP_STEPS - 1):
         step()
     device.synchronize()
-    count = affordable(step, steps, device)
-    marks = [device.mark()]
+    count = steps_in_time(step, steps, device)
+    events = [device.record_event()]
     for _ in range(count):
         losses = step()
-        marks.append(device.mark())
+        events.append(device.record_event())
     device.synchronize()
     if not all(torch.isfinite(loss) for loss in losses.values()):
         raise RuntimeError(f"losses that are not finite: {losses}")
-    return statistics.median(device.seconds(*pair) for pair in zip(marks, marks[1:]))
+    return statistics.median(device.seconds(*pair) for pair in zip(events, events[1:]))
 
 
 def slowest_kernels(step, device):
-    """[name, how often, seconds in all] of one step."""
+    """Returns [name, calls, total seconds] of the slowest kernels of one step."""
     activity = torch.profiler.ProfilerActivity
     with torch.profiler.profile(activities=[activity.CUDA if device.on_gpu else activity.CPU]) as profile:
         step()
         device.synchronize()
     events = profile.key_averages()
-    # As 2.4 renamed it.
+    # PyTorch 2.4 renamed the attribute.
     name = "self_cpu_time_total" if not device.on_gpu else next(
         name for name in ("self_device_time_total", "self_cuda_time_total") if not events or hasattr(events[0], name))
-    events = sorted(events, key=lambda event: -getattr(event, name))[:KERNELS]
+    events = sorted(events, key=lambda event: -getattr(event, name))[:KERNELS_LISTED]
     return [[event.key, event.count, getattr(event, name) / 1e6] for event in events]
 
 
@@ -284,25 +289,26 @@ def main():
     name, modes, engines = (sys.argv[8:11] + ["cpu", "eager", "benchmark"][len(sys.argv[8:11]):])
     modes = modes.split(",")
     if not set(modes) <= set(MODES) or engines not in ENGINES:
-        sys.exit(f"modes {modes}, engines {engines}: allowed are {MODES}, {list(ENGINES)}")
+        sys.exit(f"modes {modes}, engines {engines}: allowed: modes {MODES}, engines {list(ENGINES)}")
     with open(path, encoding="utf-8") as file:
         config = parse_config(file.read())
     set_up_torch(config, engines)
     device = Device(name)
-    steppers, failures = {}, []  # at most one, compiled or not: each holds the networks and their moments
-    code = UNMEASURED
+    # The current step by whether it is compiled; at most one, because each holds the networks and Adam's moments.
+    step_of, failures = {}, []
+    code = UNSUPPORTED
     for mode in modes:
         print(f"begin {mode}", flush=True)
         begin, step, compiled = time.perf_counter(), None, mode.startswith("compile")
         try:
-            if compiled not in steppers:
-                steppers.clear()
-            device.forget()
-            if not steppers:
-                turns = Turns() if mode == "compile" else None
-                steppers[compiled] = Step(config, name, precision == "bf16", layout, compiled, turns)
-                steppers[compiled].clips = random_clips(config, size, name)
-            step = steppers[compiled]
+            if compiled not in step_of:
+                step_of.clear()
+            device.reset_memory()
+            if not step_of:
+                lock = ForwardLock() if mode == "compile" else None
+                step_of[compiled] = Step(config, name, precision == "bf16", layout, compiled, lock)
+                step_of[compiled].clips = random_clips(config, size, name)
+            step = step_of[compiled]
             if mode == "compile":
                 step.compile()
                 print(f"compiled in {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
@@ -311,22 +317,22 @@ def main():
                 step = capture(step)
             seconds = measure(step, steps, device)
             result = {"mode": mode, "layout": layout, "engines": engines, "step_seconds": seconds, **device.memory(),
-                      "seconds_in_all": time.perf_counter() - begin, "torch": torch.__version__}
+                      "total_seconds": time.perf_counter() - begin, "torch": torch.__version__}
             if not mode.endswith("captured"):
                 try:
                     result["kernels"] = slowest_kernels(step, device)
-                except RuntimeError as error:  # what was measured stays
+                except RuntimeError as error:  # the step time remains valid
                     print(f"{mode}: no profile: {error}", file=sys.stderr)
             print(json.dumps(result), flush=True)
         except Exception as error:
-            # PyTorch's own are RuntimeErrors, torch.OutOfMemoryError and most of the compiler's included.
+            # PyTorch raises RuntimeErrors, such as torch.OutOfMemoryError and most errors of its compiler.
             code = code if isinstance(error, RuntimeError) else FAILED
             traceback.print_exc()
             failures.append(f"{mode} ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})")
-            steppers.clear()  # half a step leaves gradients, and layers that want none
+            step_of.clear()  # an unfinished step leaves gradients behind, and layers with requires_grad off
             if not device.works():
-                print(f"the device is broken: {failures[-1]}", file=sys.stderr, flush=True)
-                os._exit(BROKEN)  # nothing that touches the device again
+                print(f"the device no longer works: {failures[-1]}", file=sys.stderr, flush=True)
+                os._exit(DEVICE_BROKEN)  # skips destructors, which would use the device
     if failures:
         print(f"failed: {', '.join(failures)}", file=sys.stderr)
         sys.exit(code)

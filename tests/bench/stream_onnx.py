@@ -1,4 +1,4 @@
-"""Times an exported stream in ONNX Runtime, frame by frame: for tests/bench/run.
+"""Time ONNX Runtime on a model exported with --stream, frame by frame, for tests/bench/run.
 
     stream_onnx.py MODEL HEIGHT WIDTH FRAMES THREADS      prints {"frame_seconds", "onnxruntime"}
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""tests/bench/run from end to end, on a network and frames that take no time."""
+"""Runs tests/bench/run with a tiny network and small frames, and checks its tables and results.json."""
 import json
 import os
 import subprocess
@@ -27,21 +27,22 @@ def main():
         config = os.path.join(folder, "tiny.yaml")
         with open(config, "w", encoding="utf-8") as file:
             json.dump(CONFIG, file)  # JSON is YAML
-        command = [os.path.join(ROOT, "tests/bench/run"), "--rounds", "1", "--steps", "1", "--threads", "1", "--frame-size", "64x48",
-                   "--out", folder, config]
+        command = [os.path.join(ROOT, "tests/bench/run"), "--rounds", "1", "--steps", "1", "--threads", "1",
+                   "--frame-size", "64x48", "--out", folder, config]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-        check(done.returncode == 0, "it ends", done.stderr)
+        check(done.returncode == 0, "the benchmark succeeds", done.stderr)
         if done.returncode == 0:
-            check("| tiny, f32 | 2, 8x64x64 |" in done.stdout, "its table has the step", done.stdout)
-            check("demo's network, 64x48, f32" in done.stdout, "and what is translated", done.stdout)
+            check("| tiny, f32 | 2, 8x64x64 |" in done.stdout, "the table has a row for the training step", done.stdout)
+            check("demo's network, 64x48, f32" in done.stdout, "the table has a row for translation", done.stdout)
             with open(os.path.join(folder, "results.json"), encoding="utf-8") as file:
                 results = json.load(file)
             step, translation, loader = (results[name][0] for name in ("steps", "translation", "loaders"))
-            good = step["times_torch"] == step["torch_step_seconds"] / step["step_seconds"] > 0
-            good = good and translation["frame_seconds"] > 0 and loader["clips_per_second"] > 0
-            check(good, "and its results the numbers", results)
+            check(step["speedup_over_torch"] == step["torch_step_seconds"] / step["step_seconds"] > 0,
+                  "results.json: the speedup is the ratio of the step times", step)
+            check(translation["frame_seconds"] > 0 and loader["clips_per_second"] > 0,
+                  "results.json: translation and data loader have positive rates", results)
             with open(os.path.join(folder, "table.md"), encoding="utf-8") as file:
-                check(file.read() in done.stdout, "the table is kept")
+                check(file.read() in done.stdout, "table.md is the printed table")
     print(f"1..{count}")
     sys.exit(failed > 0)
 

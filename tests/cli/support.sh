@@ -1,8 +1,8 @@
-# For the scripts beside it: a program, a temporary folder $work, and TAP lines. Sourced from the
-# repository's top folder.
+# Functions for the tests in this folder: TAP output, the program $celforge, and a temporary folder $work. A test sources this
+# file from the repository's top folder.
 celforge=$(realpath "${BUILD:-build}")/celforge
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
-# Open MPI keeps some memory to its end.
+# Open MPI does not free all of its memory.
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
 count=0 failures=0
 work=$(mktemp -d "${TMPDIR:-/tmp}/celforge-test-XXXXXX")
@@ -20,7 +20,7 @@ if ! [ -x "$celforge" ]; then
   exit 1
 fi
 
-result() { # CODE NAME; what is in out and err explains a failure
+result() { # CODE NAME: the test passes if CODE is 0; else prints the last lines of out and err
   count=$((count + 1))
   if [ "$1" -eq 0 ]; then
     echo "ok $count - $2"
@@ -37,20 +37,20 @@ skip() { # NAME REASON
   echo "ok $count - $1 # SKIP $2"
 }
 
-run() { # COMMAND...; leaves out, err and $code
+run() { # COMMAND...: sets $code, writes the files out and err
   timeout -k 5 400 "$@" >"$work/out" 2>"$work/err" </dev/null
   code=$?
 }
 
-# The command ends with CODE and says MESSAGE (a fixed text) in its one line "celforge: ...".
+# The command exits with CODE, and stderr contains MESSAGE (a fixed string) and exactly one line "celforge: ...".
 refuses() { # NAME CODE MESSAGE COMMAND...
-  local name=$1 wanted=$2 message=$3 lines
+  local name=$1 expected=$2 message=$3 lines
   shift 3
   run "$@"
   lines=$(grep -c '^celforge: ' "$work/err")
-  [ "$code" -eq "$wanted" ] && [ "$lines" -eq 1 ] && grep -qF -- "$message" "$work/err"
+  [ "$code" -eq "$expected" ] && [ "$lines" -eq 1 ] && grep -qF -- "$message" "$work/err"
   result $? "$name"
-  [ "$code" -eq "$wanted" ] || echo "# exit code $code, not $wanted"
+  [ "$code" -eq "$expected" ] || echo "# exit code $code, expected $expected"
 }
 
 succeeds() { # NAME COMMAND...
@@ -61,12 +61,12 @@ succeeds() { # NAME COMMAND...
   result $? "$name"
 }
 
-says() { # NAME TEXT: the last command's standard output holds it
+prints() { # NAME TEXT: the last command's standard output contains TEXT
   grep -qF -- "$2" "$work/out"
   result $? "$1"
 }
 
-# Nothing is left under any of the names, nor temporary files beside them.
+# No file or folder PATH exists, and no temporary file whose name starts with it.
 nothing_left() { # NAME PATH...
   local name=$1 path left=0
   shift
@@ -83,7 +83,7 @@ done_testing() {
   exit
 }
 
-# A run that takes a moment: a small generator without discriminators.
+# Writes the config of a short run: a small generator without discriminators.
 tiny_config() { # FILE DATA RUN
   cat >"$1" <<CONFIG
 run:

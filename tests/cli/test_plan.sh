@@ -81,7 +81,7 @@ state = memory()[0]["parameters and their state"]
 assert state >= 5 * 4 * elements, state  # weights, gradients, both moments, averaged weights'
 succeeds "a step is measured" "$celforge" bench step tiny.yaml --frames 2 --size 32x32 --steps 1 --json step.json \
   --peak-gflops 100 --peak-gbps 10
-says "with the roofline bound of each op" "bound ms"
+prints "with the roofline bound of each op" "bound ms"
 check "and has the arena of the plan" '
 import json
 from plan import *
