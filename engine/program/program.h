@@ -97,9 +97,9 @@ ProgramTimes program_times(const Program *program);
 typedef struct ProgramOp {
   const char *name; /* owned by the program */
   double flops, bytes;
-  double seconds; /* mean over the profiled runs; 0 without any */
+  double seconds;          /* mean over the profiled runs; 0 without any */
   double all_reduce_bytes; /* bytes of the target of an all-reduce; 0: a kernel */
-  bool waits;     /* waits for all all-reduces started before */
+  bool waits;              /* waits for all all-reduces started before */
 } ProgramOp;
 /* Ops in the order of a run. A run ends by waiting for all-reduces that are still running. */
 int program_op_count(const Program *program);

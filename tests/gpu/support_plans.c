@@ -61,16 +61,16 @@ static const char *recorder_describe(Backend *backend) {
 /* Adds the convolutions of a config's training step. */
 static void record(Recorder *self, const char *path) {
   Config config;
-  Gan *model = NULL;
+  Gan *gan = NULL;
   const int before = self->count;
   assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
   if (config_load(&config_schema, path, &config, NULL, &error) != OK) fail_msg("%s", error.message);
   const int side = config.data.crop_height > 0 ? (int)config.data.crop_height : 64;
   const int frames = config.data.frames > 0 ? (int)config.data.frames : 8;
   const GanOptions options = {.shape = {frames, side, side, 3, side, side}, .micro_batches = 1};
-  if (gan_plan(&config, &self->base, &options, &model, &error) != OK)
+  if (gan_plan(&config, &self->base, &options, &gan, &error) != OK)
     fail_msg("%s: %s", path, error.message);
-  gan_free(model);
+  gan_free(gan);
   if (self->count == before) fail_msg("%s: no further convolutions", path);
 }
 

@@ -61,14 +61,14 @@ Training *training_new(const CudaOptions *cuda, const char *const *assignments) 
             : backend_cpu_new(2, &training->backend, &error));
   GanOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
                         .micro_batches = BATCH / (int)training->config.train.micro_batch};
-  must(gan_plan(&training->config, training->backend, &options, &training->model, &error));
-  must(gan_allocate(training->model, &error));
-  must(gan_initialize(training->model, &error));
+  must(gan_plan(&training->config, training->backend, &options, &training->gan, &error));
+  must(gan_allocate(training->gan, &error));
+  must(gan_initialize(training->gan, &error));
   return training;
 }
 
 void training_free(Training *training) {
-  gan_free(training->model);
+  gan_free(training->gan);
   training->backend->free(training->backend);
   free(training);
 }
@@ -94,19 +94,19 @@ void training_step(Training *training, int64_t step) {
     batches[i] =
         (MicroBatch){source + i * micro * PIXELS, target + i * micro * PIXELS, samples + i * micro};
   StepControls controls = schedule_at(&training->config, step);
-  must(gan_step(training->model, &controls, batches, &error));
+  must(gan_step(training->gan, &controls, batches, &error));
 }
 
 StepResult training_result(const Training *training, int ago) {
   StepResult result;
-  must(gan_step_result(training->model, ago, &result, &error));
+  must(gan_step_result(training->gan, ago, &result, &error));
   return result;
 }
 
 /* --- State ------------------------------------------------------------------------------------ */
 
 Parameters *training_network(const Training *training, int network) {
-  return network == 0 ? gan_generator(training->model) : gan_discriminator(training->model);
+  return network == 0 ? gan_generator(training->gan) : gan_discriminator(training->gan);
 }
 
 TrainingArrays training_arrays(const Training *training, int network) {

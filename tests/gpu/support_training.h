@@ -11,7 +11,7 @@ extern const CudaOptions TRAINING_CUDA;
 typedef struct Training {
   Config config;
   Backend *backend;
-  Gan *model;
+  Gan *gan;
 } Training;
 
 /* `cuda` NULL: on the CPU. `assignments`: changes of the config, "key=value", up to NULL. The

@@ -296,17 +296,17 @@ static bool always(Backend *backend) {
 
 static void plan_config(const char *path, Backend *backend) {
   Config config;
-  Gan *model = NULL;
+  Gan *gan = NULL;
   assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
   if (config_load(&config_schema, path, &config, NULL, &error) != OK) fail_msg("%s", error.message);
   const GanOptions options = {
       .shape = {8, 128, 128, 3, 128, 128}, .micro_batches = 1, .all_reduce = true};
   const int ops = op_count, known = source_count;
-  if (gan_plan(&config, backend, &options, &model, &error) != OK) {
+  if (gan_plan(&config, backend, &options, &gan, &error) != OK) {
     fail_msg("%s: %s", path, error.message);
   }
   print_message("%s: %d ops, %d further kernels\n", path, op_count - ops, source_count - known);
-  gan_free(model);
+  gan_free(gan);
 }
 
 static void test_programs_of_the_configs_compile(void **state) {

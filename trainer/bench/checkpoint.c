@@ -60,7 +60,7 @@ typedef struct Bench {
   Config config; /* with the smallest batch */
   Comm *comm;
   Backend *backend;
-  Gan *model;
+  Gan *gan;
   GradientGuard *guard;
   CheckpointWriter *writer;
   TrainingSnapshot *copy;
@@ -105,7 +105,7 @@ static Status plan(Bench *bench, const Config *config, Error *error) {
                         .micro_batches = 1};
   bench->guard = guard_new(&bench->config);
   TRY(device_open(&bench->config, NULL, (int)config->train.threads, &bench->backend, error));
-  TRY(gan_plan(&bench->config, bench->backend, &options, &bench->model, error));
+  TRY(gan_plan(&bench->config, bench->backend, &options, &bench->gan, error));
 done:
   return status;
 }
@@ -127,11 +127,11 @@ done:
 
 static Status allocate(Bench *bench, Error *error) {
   Status status = OK;
-  TRY(device_memory_allocate(&bench->model, error));
-  TRY(training_state_initialize(bench->model, bench->comm, NULL, NULL, error));
-  TRY(fill_moments(gan_generator(bench->model), error));
-  TRY(fill_moments(gan_discriminator(bench->model), error));
-  TRY(training_snapshot_new(bench->model, &bench->copy, error));
+  TRY(device_memory_allocate(&bench->gan, error));
+  TRY(training_state_initialize(bench->gan, bench->comm, NULL, NULL, error));
+  TRY(fill_moments(gan_generator(bench->gan), error));
+  TRY(fill_moments(gan_discriminator(bench->gan), error));
+  TRY(training_snapshot_new(bench->gan, &bench->copy, error));
 done:
   return status;
 }
@@ -152,8 +152,8 @@ static Status find_place(Bench *bench, Error *error) {
 /* Weights, averaged weights and both moments of the generator, weights and moments of the
  * discriminators; without headers. */
 static double expected_bytes(const Bench *bench) {
-  return (double)sizeof(float) * (4 * (double)gan_generator(bench->model)->total +
-                                  3 * (double)gan_discriminator(bench->model)->total);
+  return (double)sizeof(float) * (4 * (double)gan_generator(bench->gan)->total +
+                                  3 * (double)gan_discriminator(bench->gan)->total);
 }
 
 static Status check_space(const Bench *bench, Error *error) {
@@ -221,7 +221,7 @@ static Status resume(Bench *bench, double seconds[PART_COUNT], Error *error) {
   double clock = clock_seconds();
   TRY(checkpoint_open(bench->checkpoint, &checkpoint, error));
   seconds[PART_VALIDATE] = lap(&clock);
-  TRY(training_state_restore(bench->model, bench->guard, bench->comm, checkpoint, UUID, NULL, false,
+  TRY(training_state_restore(bench->gan, bench->guard, bench->comm, checkpoint, UUID, NULL, false,
                              &point, error));
   seconds[PART_RESTORE] = lap(&clock);
 done:
@@ -464,7 +464,7 @@ static void tear_down(Bench *bench) {
   free(bench->place);
   guard_free(bench->guard);
   training_snapshot_free(bench->copy);
-  gan_free(bench->model);
+  gan_free(bench->gan);
   if (bench->backend) bench->backend->free(bench->backend);
 }
 

@@ -26,7 +26,7 @@ typedef struct Bench {
   const Config *config;
   const BenchStepOptions *options;
   Backend *backend;
-  Gan *model;
+  Gan *gan;
   size_t free_at_first; /* bytes of device memory */
   DeviceMemoryNeeds memory;
   ClipShape shape;
@@ -111,26 +111,26 @@ static Status plan(Bench *bench, bool all_reduce, Error *error) {
   TRY(find_free(bench, &bench->free_at_first, error));
   GanOptions options = {
       .shape = bench->shape, .micro_batches = bench->micro_batches, .all_reduce = all_reduce};
-  TRY(gan_plan(config, bench->backend, &options, &bench->model, error));
+  TRY(gan_plan(config, bench->backend, &options, &bench->gan, error));
 done:
   return status;
 }
 
 static Status read_perceptual(Bench *bench, Error *error) {
-  const Parameters *network = gan_perceptual_network(bench->model);
+  const Parameters *network = gan_perceptual_network(bench->gan);
   float *weights = NULL;
   if (network->total == 0) return OK;
   Status status = perceptual_read(bench->config->loss.perceptual_weights, network, &weights, error);
-  if (status == OK) gan_set_perceptual_weights(bench->model, weights);
+  if (status == OK) gan_set_perceptual_weights(bench->gan, weights);
   return status;
 }
 
 static Status set_up(Bench *bench, Error *error) {
   Status status = OK;
   TRY(read_perceptual(bench, error));
-  TRY(device_memory_needs(bench->model, &bench->memory, error));
-  TRY(device_memory_allocate(&bench->model, error));
-  TRY(gan_initialize(bench->model, error));
+  TRY(device_memory_needs(bench->gan, &bench->memory, error));
+  TRY(device_memory_allocate(&bench->gan, error));
+  TRY(gan_initialize(bench->gan, error));
   TRY(make_clips(bench, error));
   bench->seconds = mem_new((size_t)bench->options->steps, sizeof *bench->seconds);
 done:
@@ -153,7 +153,7 @@ static Status run_steps(Bench *bench, const char *what, int64_t count, double *s
     batches[i] = (MicroBatch){bench->source, bench->target, bench->samples};
   for (int64_t step = 0; step < count; step++) {
     double begin = clock_seconds();
-    TRY(gan_step(bench->model, &controls, batches, error));
+    TRY(gan_step(bench->gan, &controls, batches, error));
     TRY(bench->backend->synchronize(bench->backend, error));
     if (seconds) seconds[step] = clock_seconds() - begin;
     progress_update(progress, step + 1);
@@ -174,7 +174,7 @@ static Status time_steps(Bench *bench, double *step_seconds, Error *error) {
   if (backend->profiler_range) backend->profiler_range(backend, true);
   TRY(run_steps(bench, "timing", steps, bench->seconds, error));
   if (backend->profiler_range) backend->profiler_range(backend, false);
-  gan_profile(bench->model, true);
+  gan_profile(bench->gan, true);
   TRY(run_steps(bench, "profiling", steps, NULL, error));
   *step_seconds = median(bench->seconds, steps);
 done:
@@ -193,8 +193,8 @@ static Status measure(Bench *bench, Result *result, Error *error) {
   int64_t steps = bench->options->steps;
   TRY(time_steps(bench, &result->step_seconds, error));
   result->spread = spread(bench->seconds, steps);
-  ProgramCost cost = gan_cost(bench->model, 0);
-  ProgramTimes times = gan_times(bench->model);
+  ProgramCost cost = gan_cost(bench->gan, 0);
+  ProgramTimes times = gan_times(bench->gan);
   struct rusage usage;
   size_t free_now = 0;
   getrusage(RUSAGE_SELF, &usage);
@@ -219,7 +219,7 @@ static void print_result(const Bench *bench, const Result *result) {
   Text text = {0};
   const ClipShape *shape = &bench->shape;
   const DevicePeaks *peaks = &bench->options->peaks;
-  gan_print_profile(bench->model, peaks->flops > 0 || peaks->bytes > 0 ? peaks : NULL, &text);
+  gan_print_profile(bench->gan, peaks->flops > 0 || peaks->bytes > 0 ? peaks : NULL, &text);
   text_append(&text, "\n%s\n", bench->backend->describe(bench->backend));
   text_append(&text, "a step of %lld clips of %dx%dx%d, %d micro-batch%s, median of %lld steps\n\n",
               (long long)bench->config->train.global_batch, shape->frames, shape->target_height,
@@ -267,7 +267,7 @@ static Status write_json(const Bench *bench, const Result *result, Error *error)
 }
 
 static void tear_down(Bench *bench) {
-  gan_free(bench->model);
+  gan_free(bench->gan);
   if (bench->backend) bench->backend->free(bench->backend);
   free(bench->source);
   free(bench->target);
@@ -278,8 +278,8 @@ static void tear_down(Bench *bench) {
 static Status print_plan(const Bench *bench, Error *error) {
   Text text = {0};
   text_append(&text, "device: %s\n\n", bench->backend->describe(bench->backend));
-  gan_print_plan(bench->model, &text);
-  const Status status = device_memory_print(bench->model, &text, error);
+  gan_print_plan(bench->gan, &text);
+  const Status status = device_memory_print(bench->gan, &text, error);
   if (status == OK) fputs(text.data, stdout);
   text_free(&text);
   return status;
@@ -317,7 +317,7 @@ Status bench_step_trace(const Config *config, const BenchStepOptions *options, b
     TRY(set_up(&bench, error));
     TRY(time_steps(&bench, &seconds, error));
   }
-  step_trace_of_model(bench.model, trace);
+  step_trace_of_model(bench.gan, trace);
   step_trace_scale(trace, seconds);
 done:
   tear_down(&bench);

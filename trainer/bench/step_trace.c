@@ -7,8 +7,8 @@
 
 /* Appends the ops of a program. All-reduces that are still pending at its end are waited for before
  * the first op of the next program. */
-static void append_program(const Gan *model, const Program *program, StepTrace *trace) {
-  bool halves = model->config->comm.gradients == PRECISION_BF16, pending = false;
+static void append_program(const Gan *gan, const Program *program, StepTrace *trace) {
+  bool halves = gan->config->comm.gradients == PRECISION_BF16, pending = false;
   if (!program) return;
   int count = program_op_count(program);
   for (int i = 0; i < count; i++) {
@@ -28,46 +28,46 @@ static void append_program(const Gan *model, const Program *program, StepTrace *
 }
 
 /* As trainer/gan/gan.c runs one network's half of a step in micro-batches. */
-static void append_half(const Gan *model, ProgramKind micro, ProgramKind last, ProgramKind update,
+static void append_half(const Gan *gan, ProgramKind micro, ProgramKind last, ProgramKind update,
                         const AccumulationTree *tree, StepTrace *trace) {
-  for (int i = 0; i < model->options.micro_batches - 1; i++) {
-    append_program(model, model->programs[micro], trace);
-    append_program(model, tree->merge[__builtin_ctz((unsigned)i + 1)], trace);
+  for (int i = 0; i < gan->options.micro_batches - 1; i++) {
+    append_program(gan, gan->programs[micro], trace);
+    append_program(gan, tree->merge[__builtin_ctz((unsigned)i + 1)], trace);
   }
-  append_program(model, model->programs[last], trace);
-  append_program(model, model->programs[update], trace);
+  append_program(gan, gan->programs[last], trace);
+  append_program(gan, gan->programs[update], trace);
 }
 
 /* Master weights, both moments; the generator's average. */
-static double state_bytes(const Gan *model) {
-  double generator = (double)model->generator.total;
-  double discriminator = (double)model->discriminator.total;
+static double state_bytes(const Gan *gan) {
+  double generator = (double)gan->generator.total;
+  double discriminator = (double)gan->discriminator.total;
   return (4 * generator + 3 * discriminator) * sizeof(float);
 }
 
-void step_trace_of_model(const Gan *model, StepTrace *trace) {
-  const Config *config = model->config;
-  const ClipShape *shape = &model->options.shape;
-  int micro_batches = model->options.micro_batches;
+void step_trace_of_model(const Gan *gan, StepTrace *trace) {
+  const Config *config = gan->config;
+  const ClipShape *shape = &gan->options.shape;
+  int micro_batches = gan->options.micro_batches;
   *trace = (StepTrace){
       .bf16 = config->train.precision == PRECISION_BF16,
       .clips = config->train.micro_batch * micro_batches,
       .threads = config->train.threads > 0 ? config->train.threads : 1,
       .clip_bytes = (double)(clip_source_bytes(shape) + clip_target_bytes(shape)),
-      .state_bytes = state_bytes(model),
+      .state_bytes = state_bytes(gan),
       .batches_ahead = fmax(1, (double)config->data.prefetch / micro_batches),
       .checkpoint_every = (double)config->checkpoint.every,
       .overlap = config->comm.overlap,
   };
   /* With R1 every N steps, the trace is that of a step without it. */
   if (micro_batches == 1) {
-    append_program(model, model->programs[PROGRAM_STEP], trace);
+    append_program(gan, gan->programs[PROGRAM_STEP], trace);
   } else {
-    if (model->adversarial)
-      append_half(model, PROGRAM_D_MICRO, PROGRAM_D_LAST, PROGRAM_D_UPDATE,
-                  &model->discriminator_accumulation, trace);
-    append_half(model, PROGRAM_G_MICRO, PROGRAM_G_LAST, PROGRAM_G_UPDATE,
-                &model->generator_accumulation, trace);
+    if (gan->adversarial)
+      append_half(gan, PROGRAM_D_MICRO, PROGRAM_D_LAST, PROGRAM_D_UPDATE,
+                  &gan->discriminator_accumulation, trace);
+    append_half(gan, PROGRAM_G_MICRO, PROGRAM_G_LAST, PROGRAM_G_UPDATE,
+                &gan->generator_accumulation, trace);
   }
   for (int i = 0; i < trace->count; i++)
     trace->measured = trace->measured || trace->ops[i].seconds > 0;

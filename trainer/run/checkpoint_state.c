@@ -79,9 +79,9 @@ static int64_t longest_array(const Parameters *parameters) {
   return own > most ? own : most;
 }
 
-static Status restore_networks(Gan *model, Comm *comm, const Checkpoint *checkpoint, Error *error) {
+static Status restore_networks(Gan *gan, Comm *comm, const Checkpoint *checkpoint, Error *error) {
   Status status = OK;
-  Parameters *generator = gan_generator(model), *discriminator = gan_discriminator(model);
+  Parameters *generator = gan_generator(gan), *discriminator = gan_discriminator(gan);
   int64_t most = longest_array(generator);
   if (longest_array(discriminator) > most) most = longest_array(discriminator);
   Restoring from = {.comm = comm, .checkpoint = checkpoint};
@@ -184,11 +184,11 @@ static Status check_no_extra_tensors(const Parameters *parameters, const Checkpo
 }
 
 /* loss.perceptual may be switched on or off by a resumed run, but its weights must not change. */
-static Status check_perceptual(Gan *model, const ConfigSources *sources,
-                               const Checkpoint *checkpoint, Error *error) {
+static Status check_perceptual(Gan *gan, const ConfigSources *sources, const Checkpoint *checkpoint,
+                               Error *error) {
   int64_t saved = 0;
-  uint32_t own = gan_perceptual_checksum(model);
-  if (gan_perceptual_network(model)->total == 0) return OK;
+  uint32_t own = gan_perceptual_checksum(gan);
+  if (gan_perceptual_network(gan)->total == 0) return OK;
   if (!json_object_get(checkpoint->state, PERCEPTUAL_CHECKSUM_KEY)) return OK;
   Status status = json_get_int(checkpoint->state, checkpoint->path, PERCEPTUAL_CHECKSUM_KEY, 0,
                                UINT32_MAX, &saved, error);
@@ -196,7 +196,7 @@ static Status check_perceptual(Gan *model, const ConfigSources *sources,
   return config_error(sources, "loss.perceptual_weights", error,
                       "%s holds weights of CRC-32C %08x, but %s was trained with those of %08x; "
                       "resuming would mix them",
-                      gan_config(model)->loss.perceptual_weights, own, checkpoint->path,
+                      gan_config(gan)->loss.perceptual_weights, own, checkpoint->path,
                       (unsigned)saved);
 }
 
@@ -234,20 +234,20 @@ done:
   return status;
 }
 
-Status training_state_restore(Gan *model, GradientGuard *guard, Comm *comm,
+Status training_state_restore(Gan *gan, GradientGuard *guard, Comm *comm,
                               const Checkpoint *checkpoint, const char *dataset_uuid,
                               const ConfigSources *sources, bool rolling_back, ResumePoint *point,
                               Error *error) {
   Status status = OK;
   *point = (ResumePoint){.pending.step = -1};
   if (checkpoint) {
-    status = check_config(gan_config(model), sources, checkpoint, dataset_uuid, error);
-    if (status == OK) status = check_perceptual(model, sources, checkpoint, error);
+    status = check_config(gan_config(gan), sources, checkpoint, dataset_uuid, error);
+    if (status == OK) status = check_perceptual(gan, sources, checkpoint, error);
     if (status == OK)
-      status = check_no_extra_tensors(gan_generator(model), checkpoint, GENERATOR_FILE, error);
+      status = check_no_extra_tensors(gan_generator(gan), checkpoint, GENERATOR_FILE, error);
     if (status == OK)
       status =
-          check_no_extra_tensors(gan_discriminator(model), checkpoint, DISCRIMINATOR_FILE, error);
+          check_no_extra_tensors(gan_discriminator(gan), checkpoint, DISCRIMINATOR_FILE, error);
     if (status == OK)
       status = json_get_int(checkpoint->state, checkpoint->path, "step", 0, INT64_MAX, &point->step,
                             error);
@@ -255,7 +255,7 @@ Status training_state_restore(Gan *model, GradientGuard *guard, Comm *comm,
   TRY(comm_agree(comm, status, error));
   TRY(comm_broadcast(comm, &point->step, sizeof point->step, 0, error));
   TRY(restore_guard(guard, comm, checkpoint, rolling_back, &point->pending, error));
-  TRY(restore_networks(model, comm, checkpoint, error));
+  TRY(restore_networks(gan, comm, checkpoint, error));
 done:
   return status;
 }

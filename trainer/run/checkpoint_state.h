@@ -29,10 +29,10 @@ typedef struct TrainingPosition {
 } TrainingPosition;
 
 /* A copy of the training state in host memory, laid out as a checkpoint. The memory is allocated
- * once and reused: page faults on fresh memory cost several times as much as the copy. The model
+ * once and reused: page faults on fresh memory cost several times as much as the copy. The GAN
  * must outlive it. */
 typedef struct TrainingSnapshot TrainingSnapshot;
-Status training_snapshot_new(Gan *model, TrainingSnapshot **out, Error *error);
+Status training_snapshot_new(Gan *gan, TrainingSnapshot **out, Error *error);
 /* Copies the current state, replacing the previous copy. */
 Status training_snapshot_take(TrainingSnapshot *snapshot, const TrainingPosition *position,
                               Error *error);
@@ -41,13 +41,13 @@ Status training_snapshot_submit(const TrainingSnapshot *snapshot, CheckpointWrit
                                 Error *error);
 void training_snapshot_free(TrainingSnapshot *snapshot); /* NULL is allowed */
 
-/* Sets the initial state: initialised weights, everything else 0. The model may have been trained
+/* Sets the initial state: initialised weights, everything else 0. The GAN may have been trained
  * before. If run.init is set, `init` on rank 0 is that checkpoint (NULL on other ranks): its
  * weights replace those of the same name, and its EMA weights the EMA weights. Tensors that it
  * lacks stay initialised randomly; the log says how many. ERROR_USAGE for a tensor of another
  * shape, or if it has no tensor of the generator. `sources` (or NULL) locates config keys in
  * errors. All ranks return the same status. */
-Status training_state_initialize(Gan *model, Comm *comm, const Checkpoint *init,
+Status training_state_initialize(Gan *gan, Comm *comm, const Checkpoint *init,
                                  const ConfigSources *sources, Error *error);
 
 typedef struct ResumePoint {
@@ -55,12 +55,12 @@ typedef struct ResumePoint {
   StepOutcome pending;
 } ResumePoint;
 
-/* Restores model (allocated) and guard on every rank from the checkpoint of rank 0 (NULL on other
+/* Restores the GAN (allocated) and guard on every rank from the checkpoint of rank 0 (NULL on other
  * ranks). ERROR_USAGE, naming the difference, if network shapes, spectral norm, seed, global batch,
  * dataset or the weights of loss.perceptual differ from the config; other differences are logged.
  * `sources` (or NULL) locates config keys in errors. `rolling_back`: see guard_restore. All ranks
  * return the same status. */
-Status training_state_restore(Gan *model, GradientGuard *guard, Comm *comm,
+Status training_state_restore(Gan *gan, GradientGuard *guard, Comm *comm,
                               const Checkpoint *checkpoint, const char *dataset_uuid,
                               const ConfigSources *sources, bool rolling_back, ResumePoint *point,
                               Error *error);

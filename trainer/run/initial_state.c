@@ -82,10 +82,10 @@ static void warn_of_spectral_norm(const Config *config, const Checkpoint *init) 
               then.model.spectral_norm ? "true" : "false", init->path);
 }
 
-static Status initialize_from_checkpoint(Gan *model, Comm *comm, const Checkpoint *init,
+static Status initialize_from_checkpoint(Gan *gan, Comm *comm, const Checkpoint *init,
                                          const ConfigSources *sources, Error *error) {
   Status status = OK, own = OK;
-  Parameters *generator = gan_generator(model), *discriminator = gan_discriminator(model);
+  Parameters *generator = gan_generator(gan), *discriminator = gan_discriminator(gan);
   int weights = 0, averages = 0;
   TRY(initialize_array(comm, init, GENERATOR_FILE, "", generator, &generator->master, &weights,
                        error));
@@ -102,20 +102,20 @@ static Status initialize_from_checkpoint(Gan *model, Comm *comm, const Checkpoin
   TRY(initialize_array(comm, init, DISCRIMINATOR_FILE, "", discriminator, &discriminator->master,
                        &weights, error));
   log_loaded(init, discriminator, weights);
-  if (init && weights > 0) warn_of_spectral_norm(gan_config(model), init);
+  if (init && weights > 0) warn_of_spectral_norm(gan_config(gan), init);
   if (discriminator->spectral) /* belongs to the loaded weights */
-    own = spectral_initialize(discriminator, (uint64_t)gan_config(model)->run.seed, error);
+    own = spectral_initialize(discriminator, (uint64_t)gan_config(gan)->run.seed, error);
   TRY(comm_agree(comm, own, error));
   TRY(comm_agree(comm, parameters_refresh(discriminator, error), error));
 done:
   return status;
 }
 
-Status training_state_initialize(Gan *model, Comm *comm, const Checkpoint *init,
+Status training_state_initialize(Gan *gan, Comm *comm, const Checkpoint *init,
                                  const ConfigSources *sources, Error *error) {
   Status status = OK;
-  Parameters *networks[] = {gan_generator(model), gan_discriminator(model)};
-  status = gan_initialize(model, error);
+  Parameters *networks[] = {gan_generator(gan), gan_discriminator(gan)};
+  status = gan_initialize(gan, error);
   for (int i = 0; status == OK && i < 2; i++) {
     if (networks[i]->total == 0) continue;
     status = upload_zeros(&networks[i]->moment1, error);
@@ -123,8 +123,8 @@ Status training_state_initialize(Gan *model, Comm *comm, const Checkpoint *init,
     if (status == OK) status = upload_zeros(&networks[i]->counters, error);
   }
   TRY(comm_agree(comm, status, error));
-  if (gan_config(model)->run.init[0])
-    TRY(initialize_from_checkpoint(model, comm, init, sources, error));
+  if (gan_config(gan)->run.init[0])
+    TRY(initialize_from_checkpoint(gan, comm, init, sources, error));
 done:
   return status;
 }

@@ -70,8 +70,8 @@ static Status open_group(Run *run, int *argc, char ***argv, Error *error) {
 
 static Status print_plan(const Run *run, Error *error) {
   Text text = {0};
-  gan_print_plan(run->model, &text);
-  Status status = device_memory_print(run->model, &text, error);
+  gan_print_plan(run->gan, &text);
+  Status status = device_memory_print(run->gan, &text, error);
   if (run->rank == 0 && status == OK) fputs(text.data, stdout);
   text_free(&text);
   return status;
@@ -115,7 +115,7 @@ static Status compute_step(Run *run, const StepControls *controls, const MicroBa
   Status status = OK;
   heartbeat_set_phase(run->heartbeat, PHASE_STEP, run->step);
   run_record_step_start(run, controls);
-  TRY(gan_step(run->model, controls, micro_batches, error));
+  TRY(gan_step(run->gan, controls, micro_batches, error));
   TRY(gradient_sync_check(run->gradient_sync, error));
 done:
   return status;
@@ -190,7 +190,7 @@ static Status record_metrics(Run *run, const StepControls *controls, Error *erro
   TimeShares shares;
   double seconds;
   int64_t corrupt = loader_corrupt_clips(run->loader);
-  TRY(gan_step_result(run->model, 0, &result, error));
+  TRY(gan_step_result(run->gan, 0, &result, error));
   double *values = result.metrics;
   TRY(comm_all_reduce(run->comm, values, METRIC_COUNT, COMM_F64, COMM_SUM, error));
   TRY(comm_all_reduce(run->comm, &corrupt, 1, COMM_I64, COMM_SUM, error));
@@ -201,7 +201,7 @@ static Status record_metrics(Run *run, const StepControls *controls, Error *erro
       .step = run->step,
       .seconds_per_step = seconds / steps,
       .clips_per_second = steps * (double)run->config->train.global_batch / seconds,
-      .gflops = steps * gan_cost(run->model, r1_fraction).flops * run->world_size / seconds / 1e9,
+      .gflops = steps * gan_cost(run->gan, r1_fraction).flops * run->world_size / seconds / 1e9,
       .generator_lr = (double)controls->generator_lr,
       .discriminator_lr = (double)controls->discriminator_lr,
       .time_compute = shares.compute,
@@ -254,7 +254,7 @@ static Status save_checkpoint(Run *run, Error *error) {
   TRY(run_read_last_step(run, error));
   if (run->rank == 0) status = run_take_snapshot(run, error);
   TRY(run_agree(run, status, error));
-  status = replicas_check(run->model, run->comm, error);
+  status = replicas_check(run->gan, run->comm, error);
   if (status != OK) error_context(error, "no checkpoint of step %lld", (long long)run->step);
   TRY(run_agree(run, status, error));
   if (run->rank == 0) status = training_snapshot_submit(run->snapshot, run->checkpoints, error);

@@ -153,7 +153,7 @@ Status run_open_outputs(Run *run, const Checkpoint *checkpoint, Error *error) {
   TRY(write_config(run, error));
   TRY(folder_create(samples, error));
   run->sample_inference =
-      inference_from_parameters(config, gan_generator(run->model), READ_EMA, run->backend);
+      inference_from_parameters(config, gan_generator(run->gan), READ_EMA, run->backend);
   TRY(run_reopen_metrics(run, error));
 done:
   free(from);
@@ -177,7 +177,7 @@ Status run_take_snapshot(Run *run, Error *error) {
   /* A run that resumes from this checkpoint continues these files. */
   TRY(metrics_log_sync(run->metrics, error));
   if (run->tensorboard) TRY(tensorboard_sync(run->tensorboard, error));
-  if (!run->snapshot) TRY(training_snapshot_new(run->model, &run->snapshot, error));
+  if (!run->snapshot) TRY(training_snapshot_new(run->gan, &run->snapshot, error));
   TRY(training_snapshot_take(run->snapshot, &position, error));
 done:
   return status;

@@ -32,8 +32,8 @@ static void digests_add(Digests *digests, char *name, const void *values, size_t
   digests->items[digests->count++] = (CommDigest){name, crc32c(0, values, bytes)};
 }
 
-static int list_arrays(Gan *model, FlatArray *arrays) {
-  Parameters *networks[] = {gan_generator(model), gan_discriminator(model)};
+static int list_arrays(Gan *gan, FlatArray *arrays) {
+  Parameters *networks[] = {gan_generator(gan), gan_discriminator(gan)};
   int count = 0;
   for (int i = 0; i < 2; i++) {
     const Parameters *network = networks[i];
@@ -46,7 +46,7 @@ static int list_arrays(Gan *model, FlatArray *arrays) {
     const Parameters *spectral = network->spectral;
     if (spectral) arrays[count++] = (FlatArray){spectral, &spectral->master, "master", true};
   }
-  const Parameters *fixed = gan_perceptual_network(model);
+  const Parameters *fixed = gan_perceptual_network(gan);
   if (fixed->total > 0) arrays[count++] = (FlatArray){fixed, &fixed->master, "master", true};
   return count;
 }
@@ -118,12 +118,12 @@ done:
   return ERROR_INTERNAL;
 }
 
-Status replicas_check(Gan *model, Comm *comm, Error *error) {
+Status replicas_check(Gan *gan, Comm *comm, Error *error) {
   Status status = OK;
   FlatArray list[MAX_ARRAYS];
   Digests arrays = {0};
   if (comm_size(comm) == 1) return OK;
-  int count = list_arrays(model, list);
+  int count = list_arrays(gan, list);
   for (int i = 0; i < count && status == OK; i++) status = add_array(&list[i], &arrays, error);
   TRY(comm_agree(comm, status, error));
   status = comm_compare_digests(comm, arrays.items, arrays.count, error);

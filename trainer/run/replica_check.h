@@ -9,6 +9,6 @@
 /* Compares the CRC-32C of each flat array (master weights, moments, EMA weights, counters) between
  * the ranks, and of each tensor of the arrays that differ. ERROR_INTERNAL, the same on every rank,
  * names arrays, tensors and ranks. All ranks call this together. Does nothing with one rank. */
-Status replicas_check(Gan *model, Comm *comm, Error *error);
+Status replicas_check(Gan *gan, Comm *comm, Error *error);
 
 #endif

@@ -18,7 +18,7 @@ static const NetworkResult *result_of(const StepResult *result, int network) {
 }
 
 static const Parameters *network_of(const Run *run, int network) {
-  return network == GUARD_GENERATOR ? gan_generator(run->model) : gan_discriminator(run->model);
+  return network == GUARD_GENERATOR ? gan_generator(run->gan) : gan_discriminator(run->gan);
 }
 
 /* --- Outcomes --------------------------------------------------------------------------------- */
@@ -40,7 +40,7 @@ static Status read_outcome(Run *run, int age, Error *error) {
   RecentStep *step = &run->recent_steps[age];
   StepResult *result = &step->result;
   if (step->is_read) goto done;
-  TRY(gan_step_result(run->model, age, result, error));
+  TRY(gan_step_result(run->gan, age, result, error));
   for (int i = 0; i < GUARD_NETWORK_COUNT; i++) {
     NetworkOutcome *network = &step->outcome.networks[i];
     network->updated = result->computed[NORMS[i]];

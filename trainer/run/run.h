@@ -39,7 +39,7 @@ typedef struct Run {
   Heartbeat *heartbeat;
   Dataset *dataset;
   Loader *loader;
-  Gan *model;
+  Gan *gan;
   GradientGuard *guard;
   StepTiming *timing;
   int64_t step;               /* steps done */

@@ -118,13 +118,13 @@ static Status plan_model(Run *run, Error *error) {
                         .micro_batches = run->micro_batches,
                         .all_reduce = collectives != NULL,
                         .collectives = collectives};
-  return gan_plan(run->config, run->backend, &options, &run->model, error);
+  return gan_plan(run->config, run->backend, &options, &run->gan, error);
 }
 
 /* Rank 0 reads the weights and broadcasts them, so that all ranks have the same bytes. */
 static Status read_perceptual(Run *run, Error *error) {
   Status status = OK;
-  const Parameters *network = gan_perceptual_network(run->model);
+  const Parameters *network = gan_perceptual_network(run->gan);
   size_t bytes = (size_t)network->total * sizeof(float);
   float *weights = NULL;
   if (bytes == 0) goto done;
@@ -134,7 +134,7 @@ static Status read_perceptual(Run *run, Error *error) {
     status = mem_bulk(bytes, "the weights of loss.perceptual", (void **)&weights, error);
   TRY(run_agree(run, status, error));
   TRY(comm_broadcast(run->comm, weights, bytes, 0, error));
-  gan_set_perceptual_weights(run->model, weights);
+  gan_set_perceptual_weights(run->gan, weights);
   weights = NULL;
 done:
   free(weights);
@@ -185,9 +185,9 @@ static Status start_heartbeat(Run *run, Error *error) {
 
 static Status allocate(Run *run, Error *error) {
   Status status = OK;
-  TRY(device_memory_allocate(&run->model, error));
-  TRY(gradient_sync_register(run->gradient_sync, gan_generator(run->model), error));
-  TRY(gradient_sync_register(run->gradient_sync, gan_discriminator(run->model), error));
+  TRY(device_memory_allocate(&run->gan, error));
+  TRY(gradient_sync_register(run->gradient_sync, gan_generator(run->gan), error));
+  TRY(gradient_sync_register(run->gradient_sync, gan_discriminator(run->gan), error));
 done:
   return status;
 }
@@ -200,7 +200,7 @@ static Status initialize(Run *run, Error *error) {
   if (run->rank == 0 && path[0]) status = checkpoint_open_path(path, &init, error);
   if (status != OK) error_context(error, "run.init");
   TRY(run_agree(run, status, error));
-  TRY(run_agree(run, training_state_initialize(run->model, run->comm, init, run->sources, error),
+  TRY(run_agree(run, training_state_initialize(run->gan, run->comm, init, run->sources, error),
                 error));
 done:
   checkpoint_close(init);
@@ -213,7 +213,7 @@ Status run_restore(Run *run, const Checkpoint *checkpoint, bool from_checkpoint,
   ResumePoint point = {.pending.step = -1};
   if (from_checkpoint) {
     TRY(run_agree(run,
-                  training_state_restore(run->model, run->guard, run->comm, checkpoint,
+                  training_state_restore(run->gan, run->guard, run->comm, checkpoint,
                                          dataset_info(run->dataset)->uuid, run->sources,
                                          rolling_back, &point, error),
                   error));
@@ -288,9 +288,9 @@ void run_tear_down(Run *run) {
   tensorboard_close(run->tensorboard);
   loader_close(run->loader);
   /* Captured graphs refer to the communicators, and these to the memory of the gradients. */
-  gan_release_captures(run->model);
+  gan_release_captures(run->gan);
   gradient_sync_close(run->gradient_sync);
-  gan_free(run->model);
+  gan_free(run->gan);
   dataset_close(run->dataset);
   guard_free(run->guard);
   step_timing_free(run->timing);

@@ -97,18 +97,17 @@ done:
 
 /* --- Saving ----------------------------------------------------------------------------------- */
 
-static Status build_state(Gan *model, const TrainingPosition *position, json_t **out,
-                          Error *error) {
+static Status build_state(Gan *gan, const TrainingPosition *position, json_t **out, Error *error) {
   Status status = OK;
   json_t *guard = NULL, *state = NULL;
   TRY(guard_save(position->guard, position->pending, &guard, error));
   state = json_pack("{s:I, s:I, s:I, s:O}", "step", (json_int_t)position->step, "samples",
-                    (json_int_t)position->samples, "seed", (json_int_t)gan_config(model)->run.seed,
+                    (json_int_t)position->samples, "seed", (json_int_t)gan_config(gan)->run.seed,
                     "guard", guard);
   TRY(json_built(state, "state.json", error));
-  if (gan_perceptual_network(model)->total > 0)
+  if (gan_perceptual_network(gan)->total > 0)
     TRY(json_set(state, PERCEPTUAL_CHECKSUM_KEY,
-                 json_integer((json_int_t)gan_perceptual_checksum(model)), "state.json", error));
+                 json_integer((json_int_t)gan_perceptual_checksum(gan)), "state.json", error));
   *out = state;
   state = NULL;
 done:
@@ -126,7 +125,7 @@ static int64_t first_skipped_step(const TrainingPosition *position) {
 }
 
 struct TrainingSnapshot {
-  Gan *model;
+  Gan *gan;
   TensorList generator, discriminator, optimizer;
   CheckpointFile files[3];
   CheckpointContent content;
@@ -137,13 +136,13 @@ static void list_file(TrainingSnapshot *snapshot, const char *name, const Tensor
       (CheckpointFile){name, list->tensors, list->count};
 }
 
-Status training_snapshot_new(Gan *model, TrainingSnapshot **out, Error *error) {
+Status training_snapshot_new(Gan *gan, TrainingSnapshot **out, Error *error) {
   Status status = OK;
-  Parameters *generator = gan_generator(model), *discriminator = gan_discriminator(model);
+  Parameters *generator = gan_generator(gan), *discriminator = gan_discriminator(gan);
   const Parameters *spectral = discriminator->spectral;
   TrainingSnapshot *snapshot = mem_new(1, sizeof *snapshot);
   *out = NULL;
-  snapshot->model = model;
+  snapshot->gan = gan;
   snapshot->content.files = snapshot->files;
   TRY(list_add_flat(&snapshot->generator, &generator->master, generator, "", error));
   TRY(list_add_flat(&snapshot->generator, &generator->ema, generator, "ema.", error));
@@ -173,8 +172,8 @@ static void clear_position(TrainingSnapshot *snapshot) {
 Status training_snapshot_take(TrainingSnapshot *snapshot, const TrainingPosition *position,
                               Error *error) {
   Status status = OK;
-  const Config *config = gan_config(snapshot->model);
-  ClipShape shape = gan_clip_shape(snapshot->model);
+  const Config *config = gan_config(snapshot->gan);
+  ClipShape shape = gan_clip_shape(snapshot->gan);
   CheckpointContent *content = &snapshot->content;
   Text text = {0};
   json_t *state = NULL;
@@ -183,7 +182,7 @@ Status training_snapshot_take(TrainingSnapshot *snapshot, const TrainingPosition
   config_write(&config_schema, &saved, false, &text);
   content->step = position->step;
   content->rollback_step = first_skipped_step(position);
-  TRY(build_state(snapshot->model, position, &state, error));
+  TRY(build_state(snapshot->gan, position, &state, error));
   content->state = state;
   content->manifest =
       json_pack("{s:s, s:s, s:I}", "dataset_uuid", position->dataset_uuid, "config", text.data,

@@ -16,10 +16,10 @@ __device__ inline float activated(float value, Activation activation, float slop
 
 struct PadCropParameters {
   PadCropLaunch pad_crop;
-  int64_t packs;              /* stores to the destination, of N elements each */
+  int64_t packs;                  /* stores to the destination, of N elements each */
   FastDivisor of_pixel, along[3]; /* stores per pixel; lengths along T, H, W */
-  bool same;                  /* no padding, crop or added channels: indices are equal */
-  bool wide;                  /* loads from the source are 16 bytes, too */
+  bool same;                      /* no padding, crop or added channels: indices are equal */
+  bool wide;                      /* loads from the source are 16 bytes, too */
 };
 
 /* The source pixel of pixel `index` of the destination; -1 where it is out of range. */

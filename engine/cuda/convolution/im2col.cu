@@ -46,7 +46,8 @@ __global__ void __launch_bounds__(THREADS) im2col_packs_kernel(const PacksLaunch
   const int64_t t = static_cast<int64_t>(take_remainder(index, p.time)) * map.stride[0];
   const int64_t n = static_cast<int64_t>(index);
   const int channel = static_cast<int>(take_remainder(tap, p.channels));
-  const int b = static_cast<int>(take_remainder(tap, p.taps_along_width)), a = static_cast<int>(tap);
+  const int b = static_cast<int>(take_remainder(tap, p.taps_along_width)),
+            a = static_cast<int>(tap);
   const T *image = static_cast<const T *>(p.image);
   Pack<T, N> pack;
   pack.clear();
@@ -240,7 +241,8 @@ struct TapRange {
   int tap, place;
 };
 
-__device__ inline TapRange taps_of(const Im2colMap &map, int axis, int at, const FastDivisor &stride) {
+__device__ inline TapRange taps_of(const Im2colMap &map, int axis, int at,
+                                   const FastDivisor &stride) {
   const int step = map.stride[axis];
   /* The column position that reads `at` by tap 0, shifted by `far` to be non-negative. */
   const int from = at - map.offset[axis], far = map.offset[axis] > 0 ? map.offset[axis] : 0;

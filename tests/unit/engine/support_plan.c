@@ -87,7 +87,7 @@ static Status fake_record_event(Backend *backend, int index, Error *error) {
 }
 
 static Status fake_event_seconds(Backend *backend, int from, int to, double *seconds,
-                                          Error *error) {
+                                 Error *error) {
   (void)backend;
   (void)error;
   *seconds = 1e-3 * (to - from);

@@ -33,12 +33,12 @@ static Sums trace_model(const char *gradients, int micro_batches) {
   GanOptions options = {
       .shape = {3, 32, 32, 3, 32, 32}, .micro_batches = micro_batches, .all_reduce = true};
   Backend *backend = NULL;
-  Gan *model = NULL;
+  Gan *gan = NULL;
   StepTrace trace;
   Sums sums = {0};
   if (backend_cpu_new(1, &backend, &error) != OK) fail_msg("%s", error.message);
-  if (gan_plan(&config, backend, &options, &model, &error) != OK) fail_msg("%s", error.message);
-  step_trace_of_model(model, &trace);
+  if (gan_plan(&config, backend, &options, &gan, &error) != OK) fail_msg("%s", error.message);
+  step_trace_of_model(gan, &trace);
   for (int i = 0; i < trace.count; i++) {
     const TraceOp *op = &trace.ops[i];
     if (op->waits) sums.pending = 0;
@@ -46,15 +46,15 @@ static Sums trace_model(const char *gradients, int micro_batches) {
     sums.bytes += op->reduces;
     if (op->reduces > 0) sums.reduces++, sums.pending++;
   }
-  double wanted = gan_cost(model, 0).flops;
+  double wanted = gan_cost(gan, 0).flops;
   if (micro_batches == 1) assert_true(fabs(sums.flops - wanted) <= 1e-9 * wanted);
   assert_int_equal(trace.clips, config.train.micro_batch * micro_batches);
   assert_false(trace.measured);
-  double numbers = (double)(gan_generator(model)->total + gan_discriminator(model)->total);
+  double numbers = (double)(gan_generator(gan)->total + gan_discriminator(gan)->total);
   double width = config.comm.gradients == PRECISION_BF16 ? 2 : 4;
   assert_true(sums.bytes == numbers * width);
   step_trace_free(&trace);
-  gan_free(model);
+  gan_free(gan);
   backend->free(backend);
   return sums;
 }
