@@ -247,7 +247,7 @@ static void test_every_truncation(void **state) {
   free(bytes);
 }
 
-/* --- Interchange with other programs ------------------------------------------------------------ */
+/* --- Interchange with other programs ---------------------------------------------------------- */
 
 static void print_hex(const void *data, size_t size) {
   const unsigned char *bytes = data;
