@@ -242,7 +242,7 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c FORCE
 fuzz_room = $(word 2,$(subst _, ,$*))
 
 # --- Commands -------------------------------------------------------------------------------------
-.PHONY: help found deps demo test test-gpu bench faults bundle install format lint clean unit gpu-tests
+.PHONY: help found deps deps-build demo test test-gpu bench faults bundle install format lint clean unit gpu-tests
 
 help:
 	@sed -n '3,12p' Makefile | cut -c3-
@@ -270,6 +270,10 @@ found:
 deps:
 	@tests/deps $(DEPS_BUILD) $(DEPS_TEST)
 
+# Without the packages of the tests.
+deps-build:
+	@tests/deps $(DEPS_BUILD)
+
 unit: $(UNIT_TESTS) $(ORACLES) $(GPU_TESTS)
 
 gpu-tests: $(GPU_TESTS)
@@ -278,7 +282,7 @@ test: deps
 	@$(MAKE) --no-print-directory all unit
 	@tests/run
 
-demo: deps
+demo: deps-build
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) tests/demo
 

@@ -218,7 +218,9 @@ static Status check_lengths(const char *name, const char *bytes, size_t size, ui
                      size);
   memcpy(length, bytes, SAFETENSORS_LENGTH);
   if (*length > SAFETENSORS_MAX_HEADER)
-    return error_set(error, ERROR_DATA, "%s: its header has %llu bytes; at most %d are allowed",
+    return error_set(error, ERROR_DATA,
+                     "%s: not a safetensors file: its first 8 bytes give a header of %llu bytes, "
+                     "at most %d are allowed",
                      name, (unsigned long long)*length, SAFETENSORS_MAX_HEADER);
   if (*length > size - SAFETENSORS_LENGTH)
     return error_set(error, ERROR_DATA,

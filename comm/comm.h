@@ -32,7 +32,7 @@ typedef enum CommOperation { COMM_SUM, COMM_MAX, COMM_MIN } CommOperation;
  * fast          MPI_Iallreduce sums chunks in f32, in an order that MPI chooses.
  * reproducible  chunks are summed in f32 by a fixed tree: neighbours, then pairs of neighbours, and
  *               so on. Doubling the number of ranks adds a level to the tree, so 1, 2, 4, ... ranks
- *               that divide the same terms get the same bytes. Needs a power of two.
+ *               that share the same terms get the same bytes. Needs a power of two.
  * bf16 (fast)   half the bytes. Each rank rounds its values to bfloat16 once; a reduce-scatter adds
  *               them in f32 in rank order, divides in f32 and rounds the mean to bfloat16 once; an
  *               all-gather distributes it. An F32 buffer then holds the widened bfloat16 mean:
@@ -59,8 +59,8 @@ Status comm_open(int *argc, char ***argv, const CommOptions *options, Comm **out
  * MPI. Returns the worst status of all ranks; if the others cannot be reached, `own` with its
  * message. */
 Status comm_report_startup_failure(int *argc, char ***argv, Status own, Error *error);
-/* Logs why the run ends. After comm_agree the error is the same on every rank: rank 0 logs it (a
- * STOPPED as information) and *error is left without a message. Called by all ranks before
+/* Logs why the run ends. After comm_agree the error is the same on every rank: rank 0 logs it
+ * (STOPPED at level info) and *error is left without a message. Called by all ranks before
  * comm_close, because a launcher ends the others as soon as one has exited with an error. After a
  * failed collective every rank logs its own error. With one rank the caller logs. */
 void comm_report(const Comm *comm, Status status, Error *error);
@@ -88,7 +88,8 @@ Status comm_all_reduce(Comm *comm, void *data, int64_t count, CommType type,
                        CommOperation operation, Error *error);
 /* `out` receives comm_size blocks of `bytes` on every rank, in rank order. */
 Status comm_all_gather(Comm *comm, const void *data, size_t bytes, void *out, Error *error);
-/* Shares the ranks' statuses: every rank passes its own and gets the worst one (by value). A rank
+/* Shares the ranks' statuses: every rank passes its own and gets the largest one by value, in
+ * which every error outranks STOPPED. A rank
  * that had no failure gets an error naming the first rank that failed, with its message. */
 Status comm_agree(Comm *comm, Status status, Error *error);
 

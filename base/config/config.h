@@ -1,4 +1,4 @@
-/* YAML config files, read with libyaml into a struct as one table of keys describes it.
+/* YAML config files, read with libyaml into a struct that a table of keys describes.
  *
  * The table gives each key's type, offset in the config struct, range, default and help text. The
  * parser's checks, the commented file of defaults, --help and the error texts all come from it.
@@ -60,7 +60,7 @@ typedef struct ConfigSchema {
 
 /* Records where each key of a config was last set, so that checks made after loading can name the
  * file and line. Belongs to one config; independent of other configs and threads. Functions that
- * take one accept NULL, where nobody will ask. */
+ * take one accept NULL: then nothing is recorded. */
 typedef struct ConfigSources ConfigSources;
 
 ConfigSources *config_sources_new(void); /* empty */

@@ -3,8 +3,8 @@
  * Step s of a run trains on global batch b = shuffle_batch_of_step(s), which holds samples b*G ..
  * b*G+G-1 (G: global batch size). It is cut into M = G / micro_batch micro-batches of consecutive
  * samples; rank r of R takes micro-batches r*M/R .. (r+1)*M/R-1. So every world size that divides M
- * has the same samples in the same micro-batches. Augmentation is drawn from Philox keyed by (seed,
- * sample), never by rank or thread. */
+ * has the same samples in the same micro-batches. Augmentation uses Philox keyed by (seed,
+ * sample number), never by rank or thread. */
 #ifndef CELFORGE_DATA_LOADER_LOADER_H
 #define CELFORGE_DATA_LOADER_LOADER_H
 

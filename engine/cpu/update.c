@@ -92,7 +92,7 @@ static void adam_part(const AdamArguments *arguments, const Tensor *inputs, cons
   const AdamConstants constants = arguments->constants;
   const AdamStep s = *step;
   for (int64_t i = begin; i < end; i++) {
-    const float g = s.clip * gradient[i];
+    const float g = s.gradient_scale * gradient[i];
     m[i] = adam_moment1(constants, m[i], g);
     v[i] = adam_moment2(constants, v[i], g);
     p[i] = adam_parameter(constants, s, p[i], m[i], v[i]);

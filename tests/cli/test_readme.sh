@@ -29,7 +29,7 @@ result $? "the README has its commands"
 
 while IFS= read -r line; do
   case $line in
-    make | export\ PATH=*) continue ;; # built already
+    make | make\ deps* | export\ PATH=*) continue ;; # done already
     export\ *) eval "$line"; continue ;;
     mpirun\ *) line="mpirun --oversubscribe ${line#mpirun }" ;; # a test may have fewer cores than ranks
   esac

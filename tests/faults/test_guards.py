@@ -75,7 +75,7 @@ def check_undisturbed(tap, run):
     # 44 and step 47 batch 50: one step each is skipped, without a rollback.
     tap.check(skipped_steps(said) == [41, 42, 43, 44, 41, 47], "the steps of the bad clips are skipped, no others", said)
     named = re.search(r"step 41 \(samples 160 to 163\): the generator's gradient norm [\d.]+ is above the limit "
-                      r"[\d.]+, worst in [a-z0-9.]+weight; loss/g is [\d.]+", said)
+                      r"[\d.]+, largest in [a-z0-9.]+weight; loss/g is [\d.]+", said)
     tap.check(bool(named), "samples, network, norm, limit, layer and loss are named", said)
     tap.check(said.count("; the generator is not updated") == 6 and run.metrics()[-1]["skipped/d"] == 0,
               "the discriminators were updated", said)
@@ -171,7 +171,7 @@ def test_overflow(tap, folder):
         tap.check(code == 70 and len(re.findall("rolled back to step 8, ", said)) == 2 and len(re.findall("(celforge|error): ", said)) == 1
                   and "3 steps in a row were skipped (guard.max_skips), after 2 rollbacks" in said,
                   f"{ranks} ranks: fails after guard.max_rollbacks, and one rank reports it", f"exit code {code}\n{said}")
-        tap.check(re.search(r"the (generator|discriminator)'s gradient is not finite, worst in \S+[a-z]; loss/", said),
+        tap.check(re.search(r"the (generator|discriminator)'s gradient is not finite, largest in \S+[a-z]; loss/", said),
                   f"{ranks} ranks: the gradient that is not finite is named, with layer and loss", said)
         tap.check(run.checkpoints()[-1] == 8, f"{ranks} ranks: the last checkpoint is from before", run.checkpoints())
     run = Run(folder, data, sane)

@@ -307,13 +307,13 @@ def test_explicit(tap, folder):
     refused("a dataset", 65, 'must be "celforge checkpoint"', data)
     refused("a file", 65, "is a file", os.path.join(data, "manifest.json"))
     refused("a damaged checkpoint", 65, "bad/optimizer.safetensors", bad)
-    refused("another seed", 64, "refused.yaml:3:11: run.seed: 8, but the checkpoint was written with 7", good, {"run.seed": 8})
-    refused("another global batch", 64, "refused.yaml:31:19: train.global_batch: 8, but the checkpoint was written with 4", good,
+    refused("another seed", 64, "refused.yaml:3:11: run.seed: cannot change from 7 to 8 in a resumed run", good, {"run.seed": 8})
+    refused("another global batch", 64, "refused.yaml:31:19: train.global_batch: cannot change from 4 to 8 in a resumed run", good,
             {"train.global_batch": 8})
     refused("other networks", 64, "set model.* to the values", good, {"model.channels": 6})
     refused("a layer less", 64, 'has tensor "block0.conv1.', good, {"model.blocks": 0})
     refused("a discriminator less", 64, 'has tensor "video.', good, {"model.video": False})
-    refused("other weights", 64, "model.spectral_norm: false, but the checkpoint was written with true", good,
+    refused("other weights", 64, "model.spectral_norm: cannot change from true to false in a resumed run", good,
             {"model.spectral_norm": False})
     refused("another dataset", 64, "resuming would mix them", good,
             {"data.path": runs.synth(os.path.join(folder, "other"), seed=2)})
@@ -324,7 +324,7 @@ def test_explicit(tap, folder):
     tap.check(code == 0 and "step-00000004 at step 4" in back.log_text(), "resumed from an older checkpoint", back.log_text())
     check_same_end(tap, back, undisturbed, "a run resumed from an older checkpoint")
     code = back.train()
-    tap.check(code == 0 and "nothing to do: the run is at step 12 of 12" in back.log_text(), "a run that is done", back.log_text())
+    tap.check(code == 0 and "nothing to train: the checkpoint is at step 12, train.steps is 12" in back.log_text(), "a run that is done", back.log_text())
     longer = Run(back.folder, data, {**settings, "train.steps": 13})
     code = longer.train()
     tap.check(code == 0 and "was written: train.steps is 13, was 12\n" in longer.log_text(), "what has changed is named",
@@ -365,7 +365,7 @@ def test_folder(tap, folder):
     second = Run(first.folder, data, {"train.steps": 20})
     second.log += "-second"
     code = second.train()
-    tap.check(code == 64 and "is used by another run" in second.log_text(), "a second run in a folder is refused",
+    tap.check(code == 64 and "another process is training in this folder" in second.log_text(), "a second run in a folder is refused",
               f"exit code {code}\n{second.log_text()}")
     tap.check(first.running(), "and the first continues", first.log_text())
     first.kill()

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""The arrows between folders: no circle of folders, no circle of files but one, and no include against the Makefile's table.
+"""The arrows between folders: no cycle of folders, no cycle of files but one, and no include against the Makefile's table.
 
-Circles are those of calls and data: `nm` on the objects of a build says which object defines what another one needs."""
+Cycles are those of calls and data: `nm` on the objects of a build says which object defines what another one needs."""
 import os
 import re
 import subprocess
@@ -11,7 +11,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 OBJECTS = os.path.join(os.path.abspath(os.environ.get("BUILD", "build")), "obj")
 TOP = ("base", "engine", "comm", "data", "checkpoints", "trainer")
 # The gradient of a broadcast is a sum, and that of a sum is a broadcast.
-CIRCLES_ALLOWED = [{"engine/ops/elementwise", "engine/ops/reduce"}]
+CYCLES_ALLOWED = [{"engine/ops/elementwise", "engine/ops/reduce"}]
 
 
 def object_symbols():
@@ -53,7 +53,7 @@ def folder_edges(edges):
     return folders
 
 
-def circles(edges):
+def cycles(edges):
     """Strongly connected components of more than one node (Tarjan 1972)."""
     index, low, stack, found = {}, {}, [], []
 
@@ -132,9 +132,9 @@ def main():
     uses = allowed_uses()
     check(1, [] if len(edges) > 100 and len(uses) > 10 else [f"{len(edges)} objects in {OBJECTS}, {len(uses)} rooms"],
           "there are objects and a table to look at")
-    check(2, [explain(c, folders) for c in circles(folders)], "no circle of folders")
-    check(3, [explain(c, edges) for c in circles(edges) if c not in CIRCLES_ALLOWED],
-          "no circle of files but elementwise and reduce")
+    check(2, [explain(c, folders) for c in cycles(folders)], "no cycle of folders")
+    check(3, [explain(c, edges) for c in cycles(edges) if c not in CYCLES_ALLOWED],
+          "no cycle of files but elementwise and reduce")
     check(4, wrong_includes(uses), "no include against the Makefile's table of rooms")
     print("1..4")
     sys.exit(1 if failed else 0)

@@ -61,7 +61,8 @@ static Status choose_shape(Bench *bench, Error *error) {
     Dataset *dataset = NULL;
     Status status = dataset_open(config->data.path, &dataset, error);
     if (status != OK)
-      return error_context(error, "give --size and --frames, or set data.path to a dataset");
+      return error_set(error, status, "%s; give --frames and --size to run without a dataset",
+                       error->message);
     const ClipShape *clip = &dataset_info(dataset)->shape;
     if (shape->frames == 0) shape->frames = clip->frames;
     if (shape->target_height == 0) {

@@ -156,7 +156,7 @@ static void print_help(const Command *const *commands, int count) {
   printf("\nRun celforge COMMAND --help for the options of a command.\n"
          "Exit codes: 0 success, 64 usage or config error, 65 bad data, 70 internal error, 74 I/O "
          "error,\n75 stopped by a signal: train has saved a checkpoint (continue with --resume "
-         "auto), other commands leave no output.\n");
+         "auto), translate leaves no output.\n");
 }
 
 /* --- Parsing ---------------------------------------------------------------------------------- */

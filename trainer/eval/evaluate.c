@@ -185,13 +185,13 @@ static void print_table(const Evaluation *e) {
   printf("%s (step %lld, %s weights) on %s: %lld clips, %lld frames\n\n", e->checkpoint->path,
          (long long)e->checkpoint->step, e->options->ema ? "EMA" : "plain", e->options->data,
          (long long)e->clips, (long long)e->frames);
-  printf("%-18s", "against the target");
+  printf("%-18s", "scores");
   for (ScoreKind m = 0; m < SCORE_COUNT; m++)
     if (applies(e, VIDEO_INPUT, m)) printf(" %14s", SCORES[m].title);
   printf("\n");
   print_row(e, "input (source)", VIDEO_INPUT);
   print_row(e, "output", VIDEO_OUTPUT);
-  print_row(e, "single frames", VIDEO_FRAME);
+  print_row(e, "each frame alone", VIDEO_FRAME);
   if (e->motion) print_row(e, "target", VIDEO_TARGET);
 }
 

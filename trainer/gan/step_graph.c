@@ -207,7 +207,7 @@ static void update(Step *step, Parameters *parameters, int controls, Metric norm
   spectral_append_gradient(parameters, graph);
   Value norm = parameters_gradient_norm(parameters, graph);
   graph_store(graph, norm, metric_view(step, norm_metric));
-  if (gate.id >= 0) /* 0 * NaN is NaN */
+  if (gate.id >= 0) /* 0 * gate: NaN where the gate is not finite, else 0 */
     norm = graph_add(graph, norm, graph_affine(graph, gate, 0, 0));
   bool rounded = parameters_have_compute(parameters) && !parameters->spectral;
   AdamViews views = {

@@ -9,11 +9,11 @@
 
 typedef struct Inference Inference;
 
-/* For a GAN in training: reads its parameters (EMA or master) at every frame. `config` is copied;
+/* For a GAN in training: reads its weights (averaged or plain) at every frame. `config` is copied;
  * `parameters` and `backend` must outlive the result. */
 Inference *inference_from_parameters(const Config *config, Parameters *parameters,
                                      ParameterSource source, Backend *backend);
-/* For a checkpoint, which may be closed afterwards: its EMA weights (`ema`) or its plain ones.
+/* For a checkpoint, which may be closed afterwards: its averaged (EMA) weights, or the plain ones.
  * `precision` is the compute dtype, DTYPE_F32 or DTYPE_BF16; ERROR_USAGE if the backend does not
  * support it. */
 Status inference_from_checkpoint(const Checkpoint *checkpoint, bool ema, DType precision,

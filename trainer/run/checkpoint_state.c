@@ -110,8 +110,10 @@ Config config_without_paths(const Config *config) {
 static Status check_same_int(const ConfigSources *sources, const char *key, int64_t now,
                              int64_t then, Error *error) {
   if (now == then) return OK;
-  return config_error(sources, key, error, "%lld, but the checkpoint was written with %lld",
-                      (long long)now, (long long)then);
+  return config_error(
+      sources, key, error,
+      "cannot change from %lld to %lld in a resumed run; start a new one, or set it back",
+      (long long)then, (long long)now);
 }
 
 /* Appends the differences between two configs: "train.steps is 20, was 10; ...". */
@@ -143,9 +145,10 @@ static Status check_config(const Config *now, const ConfigSources *sources,
   TRY(check_same_int(sources, "train.global_batch", now->train.global_batch,
                      then.train.global_batch, error));
   if (now->model.spectral_norm != then.model.spectral_norm)
-    TRY(config_error(sources, "model.spectral_norm", error,
-                     now->model.spectral_norm ? "true, but the checkpoint was written with false"
-                                              : "false, but the checkpoint was written with true"));
+    TRY(config_error(
+        sources, "model.spectral_norm", error,
+        "cannot change from %s to %s in a resumed run; start a new one, or set it back",
+        then.model.spectral_norm ? "true" : "false", now->model.spectral_norm ? "true" : "false"));
   TRY(json_get_string(checkpoint->manifest, checkpoint->path, "dataset_uuid", &uuid, error));
   if (strcmp(uuid, dataset_uuid) != 0)
     FAIL(error, ERROR_USAGE,

@@ -104,7 +104,7 @@ GuardAction guard_observe(GradientGuard *guard, const StepOutcome *outcome) {
   if (outcome->kind != guard->kind) windows_clear(guard);
   guard->kind = outcome->kind;
   for (int i = 0; i < GUARD_NETWORK_COUNT; i++) {
-    bool other_loss = outcome->regularised && i == GUARD_DISCRIMINATOR;
+    bool other_loss = outcome->applied_r1 && i == GUARD_DISCRIMINATOR;
     if (outcome->networks[i].updated && !other_loss)
       window_add(guard, &guard->windows[i], outcome->networks[i].norm);
   }
@@ -168,7 +168,7 @@ static Status save_pending(const StepOutcome *pending, json_t **out, Error *erro
              : json_pack("{s:I, s:i}", "step", (json_int_t)pending->step, "kind", pending->kind);
   if (pending->step < 0) goto done;
   TRY(json_built(*out, STATE_NAME, error));
-  if (pending->regularised) TRY(json_set(*out, "regularised", json_true(), STATE_NAME, error));
+  if (pending->applied_r1) TRY(json_set(*out, "applied_r1", json_true(), STATE_NAME, error));
   for (int i = 0; i < GUARD_NETWORK_COUNT; i++) {
     json_t *network;
     TRY(save_network(&pending->networks[i], &network, error));
@@ -250,7 +250,7 @@ static Status restore_pending(const json_t *saved, const char *where, StepOutcom
   json_t *object, *network;
   TRY(json_get_object(saved, where, "pending", &object, error));
   TRY(restore_kind(object, where, &pending->kind, error));
-  pending->regularised = json_is_true(json_object_get(object, "regularised"));
+  pending->applied_r1 = json_is_true(json_object_get(object, "applied_r1"));
   for (int i = 0; i < GUARD_NETWORK_COUNT; i++) {
     TRY(json_get_object(object, where, NETWORK_KEYS[i], &network, error));
     TRY(restore_network(network, where, &pending->networks[i], error));

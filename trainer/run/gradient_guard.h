@@ -43,7 +43,7 @@ typedef struct NetworkOutcome {
 typedef struct StepOutcome {
   int64_t step; /* from 0; negative: no step */
   StepKind kind;
-  bool regularised; /* see StepControls */
+  bool applied_r1; /* the step had R1: see StepControls.apply_r1 */
   NetworkOutcome networks[GUARD_NETWORK_COUNT];
 } StepOutcome;
 

@@ -39,7 +39,8 @@ Status train_run(const Config *config, const TrainOptions *options, int *argc, c
   }
   TRY(run_start(&run, options->resume, error));
   if (run.step >= config->train.steps)
-    log_info("nothing to do: the run is at step %lld of %lld; increase train.steps to continue",
+    log_info("nothing to train: the checkpoint is at step %lld, train.steps is %lld; increase "
+             "train.steps to continue",
              (long long)run.step, (long long)config->train.steps);
   else
     log_info("training on %s, %d rank%s", run.backend->describe(run.backend), run.world_size,
@@ -102,7 +103,8 @@ static Status train_steps(Run *run, Error *error) {
   if (run->step == config->train.steps) return run_report_last_step(run, error);
   if (stop)
     status = error_set(error, STOPPED,
-                       "stopped by a signal after step %lld of %lld; continue with --resume auto",
+                       "stopped by a signal after step %lld of %lld, checkpoint saved; continue "
+                       "with --resume auto",
                        (long long)run->step, (long long)config->train.steps);
 done:
   return status;

@@ -33,7 +33,9 @@ Status run_lock_folder(Run *run, Error *error) {
   }
   if (flock(run->lock, LOCK_EX | LOCK_NB) == 0) goto done;
   if (errno == EWOULDBLOCK)
-    FAIL(error, ERROR_USAGE, "%s: is used by another run; choose another run.dir",
+    FAIL(error, ERROR_USAGE,
+         "%s: another process is training in this folder (ranks/0.json names host and pid); stop "
+         "it or choose another run.dir",
          run->config->run.dir);
   if (cannot_lock(errno))
     log_warning("%s: this file system has no locks: make sure that no other run uses this folder",

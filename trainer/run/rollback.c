@@ -27,7 +27,7 @@ void run_record_step_start(Run *run, const StepControls *controls) {
   StepOutcome outcome = {
       .step = run->step,
       .kind = controls->kind,
-      .regularised = controls->apply_r1,
+      .applied_r1 = controls->apply_r1,
       .networks = {[GUARD_GENERATOR] = {.limit = (double)controls->generator_max_norm},
                    [GUARD_DISCRIMINATOR] = {.limit = (double)controls->discriminator_max_norm}}};
   run->recent_steps[1] = run->recent_steps[0];
@@ -64,7 +64,7 @@ Status run_last_step_was_skipped(Run *run, bool *out, Error *error) {
 
 /* --- Reports ---------------------------------------------------------------------------------- */
 
-/* "the discriminator's gradient norm 84 is above the limit 12, worst in image0.conv1.weight" */
+/* "the discriminator's gradient norm 84 is above the limit 12, largest in image0.conv1.weight" */
 static void describe_gradient(const Run *run, const RecentStep *step, int network, Text *out) {
   const NetworkOutcome *outcome = &step->outcome.networks[network];
   int worst = step->has_result ? result_of(&step->result, network)->worst_parameter : -1;
@@ -73,7 +73,7 @@ static void describe_gradient(const Run *run, const RecentStep *step, int networ
     text_append(out, "norm %.4g is above the limit %.4g", outcome->norm, outcome->limit);
   else
     text_append(out, "is not finite");
-  if (worst >= 0) text_append(out, ", worst in %s", network_of(run, network)->items[worst].name);
+  if (worst >= 0) text_append(out, ", largest in %s", network_of(run, network)->items[worst].name);
 }
 
 /* Names the rank with a non-finite loss, or else with the largest. `results`: [world_size]. */
@@ -151,12 +151,12 @@ done:
 
 static Status fail_after_rollbacks(Run *run, int64_t skipped_steps, Error *error) {
   run->failure_is_shared = true;
-  return error_set(error, ERROR_INTERNAL,
-                   "%lld steps in a row were skipped (guard.max_skips), after %lld rollbacks "
-                   "(guard.max_rollbacks); the last one: %s. The last checkpoint is from before "
-                   "these steps",
-                   (long long)skipped_steps, (long long)guard_rollbacks(run->guard),
-                   run->skip_report);
+  return error_set(
+      error, ERROR_INTERNAL,
+      "%lld steps in a row were skipped (guard.max_skips) after %lld rollback%s "
+      "(guard.max_rollbacks); the last one: %s. No checkpoint holds any of these steps",
+      (long long)skipped_steps, (long long)guard_rollbacks(run->guard),
+      guard_rollbacks(run->guard) == 1 ? "" : "s", run->skip_report);
 }
 
 /* `checkpoint` of rank 0 is the one to roll back to; NULL: the initial state. */

@@ -29,7 +29,7 @@ enum {
 
 /* Values that all elements of a step share. */
 typedef struct AdamStep {
-  float clip;               /* s: factor of the gradients */
+  float gradient_scale;     /* s: factor of the gradients, 1 without clipping */
   float keep;               /* 1 - lr * weight_decay: factor of the parameters */
   float step_size;          /* lr / (1 - beta1^t) */
   float inverse_root_bias2; /* 1 / sqrt(1 - beta2^t) */
@@ -59,7 +59,7 @@ HOST_DEVICE AdamStep adam_step(AdamConstants constants, float norm, AdamControls
   const double t = (double)applied + 1.0;
   const double scale = clip > 0.0 ? clip / ((double)norm + 1e-6) : 1.0;
   AdamStep step;
-  step.clip = (float)(scale < 1.0 ? scale : 1.0);
+  step.gradient_scale = (float)(scale < 1.0 ? scale : 1.0);
   step.keep = (float)(1.0 - rate * (double)constants.weight_decay);
   step.step_size = (float)(rate / (1.0 - pow((double)constants.beta1, t)));
   step.inverse_root_bias2 = (float)(1.0 / sqrt(1.0 - pow((double)constants.beta2, t)));

@@ -40,7 +40,7 @@ enum {
  * group norm. */
 typedef struct NormLaunch {
   bool bf16;              /* x, residual, y, dy, dx; else f32 */
-  bool vectorized;        /* 16-byte accesses: channels and addresses are multiples */
+  bool vectorized;        /* 16-byte accesses: channels and addresses are multiples of 16 bytes */
   int64_t frames, pixels; /* N * T, H * W */
   int height, width;
   bool padded; /* as in NormArguments; RMS only */
@@ -58,11 +58,12 @@ typedef struct NormLaunch {
   int64_t blocks;
   int64_t chunks;       /* RMS: of the tensor; instance: of each frame */
   int64_t chunk_length; /* instance: pixels per chunk; the last one of a frame may be shorter */
-  float *partials;      /* RMS: [chunks][2, C], NULL without dgain and dbias; instance:
-                         * [frames, chunks][2, C] */
-  float *statistics;    /* RMS: [frames * pixels], 1 / rms; instance: [frames][2, C], mean and
+  float *partials;      /* RMS: [chunks, 2, C], NULL without dgain and dbias; instance:
+                         * [frames, chunks, 2, C] */
+  float *statistics;    /* RMS: [frames * pixels], 1 / rms; instance: [frames, 2, C], mean and
                          * 1 / std */
-  float *means;         /* instance backward: [frames][2, C], means of h and of h n */
+  float *means; /* instance backward: [frames, 2, C], means of h and of h n (h = gain dy, n =
+                   normalised x) */
 } NormLaunch;
 
 /* Backward if dy is given, else forward. */

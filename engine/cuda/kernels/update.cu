@@ -73,7 +73,7 @@ static __global__ void adam_decide_kernel(const AdamLaunch p) {
 
 static __device__ inline void adam_element(const AdamLaunch &p, const AdamStep &step, float g,
                                            float *parameter, float *m, float *v) {
-  const float clipped = step.clip * g;
+  const float clipped = step.gradient_scale * g;
   *m = adam_moment1(p.constants, *m, clipped);
   *v = adam_moment2(p.constants, *v, clipped);
   *parameter = adam_parameter(p.constants, step, *parameter, *m, *v);

@@ -125,7 +125,7 @@ static void discriminator_norms_with_r1_are_ignored(void **state) {
   for (int64_t step = 0; step < 80; step++) {
     bool regularised = step % 4 == 3;
     StepOutcome outcome = outcome_of(step, STEP_GAN, 1, regularised ? 50 : 1);
-    outcome.regularised = regularised;
+    outcome.applied_r1 = regularised;
     guard_observe(guard, &outcome);
     if (!regularised) guard_observe(plain, &outcome);
   }
@@ -226,7 +226,7 @@ static void restored_guard_makes_the_same_decisions(void **state) {
   for (int64_t step = 0; step < 120; step++) {
     GradientGuard *other = copy(guard, &pending, &found);
     assert_int_equal(found.step, pending.step);
-    assert_int_equal(found.regularised, pending.regularised);
+    assert_int_equal(found.applied_r1, pending.applied_r1);
     assert_true(generator_limit(other, STEP_GAN) == generator_limit(guard, STEP_GAN));
     assert_int_equal(guard_observe(other, &found), guard_observe(guard, &pending));
     assert_true(generator_limit(other, STEP_GAN) == generator_limit(guard, STEP_GAN));
@@ -239,7 +239,7 @@ static void restored_guard_makes_the_same_decisions(void **state) {
     pending = step % 11 == 10 ? skipped_outcome(step, step % 2 ? (double)NAN : 1e9)
                               : outcome_of(step, STEP_GAN, draw_norm(&random), draw_norm(&random));
     pending.networks[GUARD_GENERATOR].limit = 0.1 + (double)step;
-    pending.regularised = step % 5 == 0;
+    pending.applied_r1 = step % 5 == 0;
   }
   guard_free(guard);
 }
