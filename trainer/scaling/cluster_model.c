@@ -73,8 +73,12 @@ static const ConfigKey KEYS[] = {
 };
 
 static const ConfigRenamed RENAMED[] = {
-    {"near.latency_us", "intra_node.latency_us"}, {"near.bandwidth", "intra_node.bandwidth"},
-    {"far.latency_us", "inter_node.latency_us"},  {"far.bandwidth", "inter_node.bandwidth"},
+    {"near", "intra_node"},
+    {"far", "inter_node"},
+    {"near.latency_us", "intra_node.latency_us"},
+    {"near.bandwidth", "intra_node.bandwidth"},
+    {"far.latency_us", "inter_node.latency_us"},
+    {"far.bandwidth", "inter_node.bandwidth"},
     {"far.adapters", "inter_node.adapters"},
 };
 

@@ -221,6 +221,8 @@ static void test_bad_files(void **state) {
   (void)state;
   refuses("node:\n  count: 0\n", ":2:10: node.count: ");
   refuses("node:\n  rank: 8\n", ":2:3: node.rank: unknown key; did you mean");
+  refuses("near:\n  bandwidth: 3\n", ":1:1: near: this key is now intra_node");
+  refuses("far.adapters: 3\n", ":1:1: far.adapters: this key is now inter_node.adapters");
   refuses("intra_node:\n  bandwidth: fast\n", ":2:14: intra_node.bandwidth: ");
   refuses("intra_node:\n  bandwidth: 0\n", ":2:14: intra_node.bandwidth: ");
   refuses("reduce:\n  algorithm: butterfly\n", ":2:14: reduce.algorithm: ");
