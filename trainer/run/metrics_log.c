@@ -66,16 +66,21 @@ done:
   return status;
 }
 
-/* Returns whether the line is a record of at most step `last`. */
-static bool is_up_to(const BackwardReader *reader, int64_t begin, int64_t end, int64_t last) {
-  Error ignored;
+/* Finds out whether the line is a record of at most step `last`; a line that cannot be parsed is
+ * none. An I/O error is not taken for one: the line may be good. */
+static Status check_step(const BackwardReader *reader, int64_t begin, int64_t end, int64_t last,
+                         bool *is_up_to, Error *error) {
+  Error found = {0};
   json_t *record = NULL;
-  int64_t step;
-  bool result = parse_line(reader, begin, end, &record, &ignored) == OK &&
-                json_get_int(record, reader->path, "step", 0, INT64_MAX, &step, &ignored) == OK &&
-                step <= last;
+  int64_t step = 0;
+  Status status = parse_line(reader, begin, end, &record, &found);
+  *is_up_to = status == OK &&
+              json_get_int(record, reader->path, "step", 0, INT64_MAX, &step, &found) == OK &&
+              step <= last;
   json_decref(record);
-  return result;
+  if (status != ERROR_IO) return OK;
+  if (error) *error = found;
+  return status;
 }
 
 static Status open_reader(int descriptor, const char *path, BackwardReader *reader, int64_t *size,
@@ -115,11 +120,13 @@ static Status truncate_after(const MetricsLog *log, int64_t step, Error *error) 
   Status status = OK;
   BackwardReader reader = {0};
   int64_t size = 0, newline, previous;
+  bool is_up_to = false;
   TRY(open_reader(log->descriptor, log->path, &reader, &size, error));
   TRY(find_newline(&reader, size, &newline, error));
   while (newline >= 0) {
     TRY(find_newline(&reader, newline, &previous, error));
-    if (is_up_to(&reader, previous + 1, newline, step)) break;
+    TRY(check_step(&reader, previous + 1, newline, step, &is_up_to, error));
+    if (is_up_to) break;
     newline = previous;
   }
   if (newline + 1 == size) goto done;
