@@ -169,7 +169,7 @@ def test_overflow(tap, folder):
         run = Run(folder, data, wild)
         code, said = run.train(ranks), run.log_text()
         tap.check(code == 70 and len(re.findall("rolled back to step 8, ", said)) == 2 and len(re.findall("(celforge|error): ", said)) == 1
-                  and "3 steps in a row were skipped (guard.max_skips), after 2 rollbacks" in said,
+                  and "3 steps in a row were skipped (guard.max_skips) after 2 rollbacks" in said,
                   f"{ranks} ranks: fails after guard.max_rollbacks, and one rank reports it", f"exit code {code}\n{said}")
         tap.check(re.search(r"the (generator|discriminator)'s gradient is not finite, largest in \S+[a-z]; loss/", said),
                   f"{ranks} ranks: the gradient that is not finite is named, with layer and loss", said)

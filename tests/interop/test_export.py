@@ -167,7 +167,7 @@ def check_refusals(tap, model):
     export = [os.path.join(support.BUILD, "celforge"), "export", "--checkpoint"]
     weights = os.path.join(model.run, "checkpoints/step-00000004/generator.safetensors")
     for label, code, message, arguments in (
-        ("an unknown format", 64, "--format: tflite; allowed: onnx, safetensors", [model.run, "--format", "tflite", "out"]),
+        ("an unknown format", 64, '--format: unknown format "tflite"; allowed: onnx, safetensors', [model.run, "--format", "tflite", "out"]),
         ("--stream with safetensors", 64, "--stream", [model.run, "--format", "safetensors", "--stream", "out"]),
         ("no format", 64, "--format", [model.run, "out"]),
         ("a recurrent model without --stream", 64, "add --stream", ["recurrent", "--format", "onnx", "out"]),

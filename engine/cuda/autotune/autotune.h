@@ -26,12 +26,7 @@
 #include "engine/cuda/cudnn/cudnn_plan.h"
 #include "engine/cuda/runtime/cuda.h"
 
-typedef struct Autotuner Autotuner;
-
-/* Creates a cuDNN handle on backend->stream. Needs the backend's options, stream, info and cache.
- */
-Status autotuner_new(CudaBackend *backend, Autotuner **out, Error *error);
-void autotuner_free(Autotuner *autotuner); /* NULL is allowed */
+typedef struct Autotuner Autotuner; /* autotuner_new and autotuner_free: runtime/cuda.h */
 
 /* --- For the convolutions --------------------------------------------------------------------- */
 typedef struct ConvChoice {

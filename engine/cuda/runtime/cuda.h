@@ -89,8 +89,10 @@ Status cuda_capture_run(Backend *backend, void *captured, Error *error);
 void cuda_capture_free(Backend *backend, void *captured);
 
 /* --- Convolutions (engine/cuda/autotune, engine/cuda/cudnn) ----------------------------------- */
+/* Creates the autotuner, with a cuDNN handle on backend->stream. Needs the backend's options,
+ * stream, info and cache. */
 Status autotuner_new(CudaBackend *backend, struct Autotuner **out, Error *error);
-void autotuner_free(struct Autotuner *autotuner);
+void autotuner_free(struct Autotuner *autotuner); /* NULL is allowed */
 /* Compares bf16 and f32 convolutions of a few small shapes, all passes, with reference loops on the
  * device. ERROR_INTERNAL names the shape, the engine and what to do. A self-test that has passed
  * for this device, cuDNN and options is recorded in the cache folder and not repeated. */
