@@ -15,7 +15,7 @@ import numpy
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import runs  # noqa: E402
-from tests_random import WORD, order_clip  # noqa: E402
+from reference_random import WORD, order_clip  # noqa: E402
 from runs import Run  # noqa: E402
 
 SEED = int(os.environ.get("CELFORGE_TEST_SEED", random.SystemRandom().randrange(1 << 32)))

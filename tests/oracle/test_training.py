@@ -32,7 +32,7 @@ from celforge_torch import (Perceptual, Training, normalize, parse_config, read_
                             write_safetensors)
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-import tests_random  # noqa: E402
+import reference_random  # noqa: E402
 
 STEPS, CLIPS, FRAMES, SIZE = 11, 4, 3, 48
 
@@ -223,8 +223,8 @@ class Run:
         """The weights that trainer/gan/gan.c draws; every step is an epoch."""
         seed, weights = self.config.run.seed, torch.zeros(clips)
         for i in range(clips):
-            clip = tests_random.order_clip(seed, i, clips, step)
-            weights[clip] = tests_random.uniform(seed, tests_random.INTERPOLATION, step * clips + i)
+            clip = reference_random.order_clip(seed, i, clips, step)
+            weights[clip] = reference_random.uniform(seed, reference_random.INTERPOLATION, step * clips + i)
         return weights
 
     def continue_from(self, step, count, dtype=torch.float32):
