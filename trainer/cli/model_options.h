@@ -1,0 +1,36 @@
+/* Options shared by the commands that use a trained generator. */
+#ifndef CELFORGE_TRAINER_CLI_MODEL_OPTIONS_H
+#define CELFORGE_TRAINER_CLI_MODEL_OPTIONS_H
+
+#include "trainer/cli/options.h"
+
+/* The options that choose a checkpoint and which of its weights to use. */
+#define CHECKPOINT_OPTIONS(Values)                                                                 \
+  {"checkpoint",                                                                                   \
+   OPTION_TEXT,                                                                                    \
+   offsetof(Values, checkpoint),                                                                   \
+   true,                                                                                           \
+   .value = "PATH",                                                                                \
+   .help = "run folder (its newest good checkpoint) or checkpoint folder"},                        \
+  {                                                                                                \
+    "plain-weights", OPTION_FLAG, offsetof(Values, plain),                                         \
+        .help = "use the plain weights instead of the averaged (EMA) ones"                         \
+  }
+
+/* These and the options that choose the device. */
+#define MODEL_OPTIONS(Values)                                                                      \
+  CHECKPOINT_OPTIONS(Values)                                                                       \
+  ,                                                                                                \
+      {"device",                                                                                   \
+       OPTION_TEXT,                                                                                \
+       offsetof(Values, device),                                                                   \
+       .value = "DEVICE",                                                                          \
+       .default_text = "auto",                                                                     \
+       .help = "auto, cpu or cuda"},                                                               \
+  {                                                                                                \
+    "threads", OPTION_NUMBER, offsetof(Values, threads),                                           \
+        .maximum = 1024, .value = "N", .default_text = "0",                                        \
+        .help = "compute threads; 0: OMP_NUM_THREADS, or all processors"                           \
+  }
+
+#endif
