@@ -1,0 +1,33 @@
+/* A classifier two-sample score (Lopez-Paz, Oquab: "Revisiting Classifier Two-Sample Tests", ICLR
+ * 2017): a small convolutional network learns to tell patches of the source videos from patches of
+ * cartoons; then it says which share of another video's patches it takes for cartoon.
+ *
+ *   network   four 3 x 3 convolutions (strides 2, 2, 2, 1; 16, 32, 64, 64 channels, leaky ReLU
+ * 0.2), mean over all positions, a linear layer to one logit training  binary cross-entropy, Adam,
+ * STYLE_STEPS steps of STYLE_BATCH patches, half of each class, each changed by style_patch_jitter;
+ * fixed seeds
+ *
+ * Every number is keyed by seed and sample. The result depends on the number of threads only as far
+ * as the engine's sums of weight gradients do. */
+#ifndef CELFORGE_TRAINER_EVAL_STYLE_CLASSIFIER_H
+#define CELFORGE_TRAINER_EVAL_STYLE_CLASSIFIER_H
+
+#include "engine/backend/backend.h"
+#include "trainer/eval/style_patches.h"
+
+enum { STYLE_STEPS = 600, STYLE_BATCH = 64 };
+/* Accuracy on held-out patches below which the score says nothing. */
+static const double STYLE_MIN_ACCURACY = 0.9;
+
+typedef struct StyleClassifier StyleClassifier;
+/* Plans and initialises the network for patches of `side` pixels. */
+Status style_classifier_new(Backend *backend, int side, StyleClassifier **out, Error *error);
+void style_classifier_free(StyleClassifier *classifier); /* NULL is allowed */
+/* Trains on both classes, at least one patch each. */
+Status style_classifier_train(StyleClassifier *classifier, const StylePatches *sources,
+                              const StylePatches *cartoons, int steps, Error *error);
+/* Computes the share of patches that are taken for cartoon, in [0, 1]; NaN without patches. */
+Status style_classifier_share(StyleClassifier *classifier, const StylePatches *patches, double *out,
+                              Error *error);
+
+#endif
