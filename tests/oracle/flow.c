@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 #include "base/bulk_memory.h"
-#include "trainer/eval/optical_flow.h"
+#include "data/flow/optical_flow.h"
 
 typedef struct Job {
   int height, width, threads;

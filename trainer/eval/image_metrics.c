@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "data/flow/visibility.h"
 
 enum { SSIM_WINDOW = 11 };
 static const double SSIM_DEVIATION = 1.5;
@@ -105,14 +106,6 @@ double image_metrics_ssim(const uint8_t *a, const uint8_t *b, int height, int wi
 
 /* --- Motion ----------------------------------------------------------------------------------- */
 
-/* Fixed point: the luma weights times 2^15. */
-void image_metrics_grey(const uint8_t *rgb, int64_t pixels, uint8_t *grey) {
-  for (int64_t i = 0; i < pixels; i++)
-    grey[i] = (uint8_t)((9798 * rgb[3 * i] + 19235 * rgb[3 * i + 1] + 3735 * rgb[3 * i + 2] +
-                         (1 << 14)) >>
-                        15);
-}
-
 double image_metrics_endpoint_error(const float *a, const float *b, int64_t pixels) {
   double sum = 0;
   for (int64_t i = 0; i < 2 * pixels; i += 2) {
@@ -120,76 +113,6 @@ double image_metrics_endpoint_error(const float *a, const float *b, int64_t pixe
     sum += sqrt(dx * dx + dy * dy);
   }
   return pixels > 0 ? sum / (double)pixels : 0;
-}
-
-/* The four pixels around a position and their bilinear weights; outside positions are clamped. */
-typedef struct Corners {
-  size_t at[4];
-  double weights[4];
-} Corners;
-
-static double clamp(double position, int size) {
-  return position > 0 ? (position < size - 1 ? position : size - 1) : 0;
-}
-
-static Corners corners_of(double x, double y, int height, int width) {
-  x = clamp(x, width);
-  y = clamp(y, height);
-  int left = (int)x, top = (int)y, right = left + (left < width - 1),
-      low = top + (top < height - 1);
-  double across = x - left, down = y - top;
-  size_t above = (size_t)top * (size_t)width, below = (size_t)low * (size_t)width;
-  return (Corners){
-      .at = {above + (size_t)left, above + (size_t)right, below + (size_t)left,
-             below + (size_t)right},
-      .weights = {(1 - across) * (1 - down), across * (1 - down), (1 - across) * down,
-                  across * down},
-  };
-}
-
-/* The corners around the endpoint of a pixel's flow. */
-static Corners endpoint_of(const float *flow, int y, int x, int height, int width) {
-  const float *f = flow + 2 * ((size_t)y * (size_t)width + (size_t)x);
-  return corners_of((double)x + f[0], (double)y + f[1], height, width);
-}
-
-static bool is_consistent(const float *forward, const float *backward, int y, int x, int height,
-                          int width) {
-  const float *f = forward + 2 * ((size_t)y * (size_t)width + (size_t)x);
-  Corners there = endpoint_of(forward, y, x, height, width);
-  double b[2] = {0}, both = 0, each = 0;
-  for (int c = 0; c < 2; c++) {
-    for (int i = 0; i < 4; i++) b[c] += there.weights[i] * backward[2 * there.at[i] + (size_t)c];
-    both += (f[c] + b[c]) * (f[c] + b[c]);
-    each += (double)f[c] * f[c] + b[c] * b[c];
-  }
-  return both <= 0.01 * each + 0.5;
-}
-
-/* The gradient by differences to the right and below; 0 in the last column and row. */
-static bool is_smooth(const float *forward, int y, int x, int height, int width) {
-  const float *f = forward + 2 * ((size_t)y * (size_t)width + (size_t)x);
-  double gradient = 0, length = 0;
-  for (int c = 0; c < 2; c++) {
-    double across = x < width - 1 ? (double)f[2 + c] - f[c] : 0;
-    double down = y < height - 1 ? (double)f[2 * width + c] - f[c] : 0;
-    gradient += across * across + down * down;
-    length += (double)f[c] * f[c];
-  }
-  return gradient <= 0.01 * length + 0.002;
-}
-
-int64_t image_metrics_visibility(const float *forward, const float *backward, int height, int width,
-                                 uint8_t *visible) {
-  int64_t count = 0;
-  for (int y = 0; y < height; y++)
-    for (int x = 0; x < width; x++) {
-      bool reliable = is_smooth(forward, y, x, height, width) &&
-                      is_consistent(forward, backward, y, x, height, width);
-      visible[(size_t)y * (size_t)width + (size_t)x] = reliable;
-      count += reliable;
-    }
-  return count;
 }
 
 double image_metrics_warp_error(const uint8_t *frame, const uint8_t *next, const float *forward,
@@ -200,7 +123,7 @@ double image_metrics_warp_error(const uint8_t *frame, const uint8_t *next, const
     for (int x = 0; x < width; x++) {
       size_t here = (size_t)y * (size_t)width + (size_t)x;
       if (!visible[here]) continue;
-      Corners there = endpoint_of(forward, y, x, height, width);
+      FlowEndpoint there = flow_endpoint(forward, y, x, height, width);
       for (size_t c = 0; c < 3; c++) {
         double warped = 0;
         for (int i = 0; i < 4; i++) warped += there.weights[i] * next[3 * there.at[i] + c];

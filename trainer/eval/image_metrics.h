@@ -18,20 +18,11 @@ double image_metrics_ssim(const uint8_t *a, const uint8_t *b, int height, int wi
 double image_metrics_temporal_error(const uint8_t *a_before, const uint8_t *a,
                                     const uint8_t *b_before, const uint8_t *b, int64_t pixels);
 
-/* --- Motion: flows are f32 [H,W,2], from flow_between (trainer/eval/optical_flow.h) ----------- */
+/* --- Motion: flows are f32 [H,W,2], from flow_between (data/flow/optical_flow.h) ----------- */
 
-/* Converts RGB to luma in whole grey levels [H,W], rounded exactly like OpenCV's
- * cvtColor(RGB2GRAY): the input of the optical flow. */
-void image_metrics_grey(const uint8_t *rgb, int64_t pixels, uint8_t *grey);
 /* Returns the mean endpoint error |a - b| of two flows, in pixels; averaged over time it is tOF
  * (Chu, Xie, Mayer, Leal-Taixe, Thuerey 2020). */
 double image_metrics_endpoint_error(const float *a, const float *b, int64_t pixels);
-/* Computes the mask of pixels with a reliable flow (Ruder, Dosovitskiy, Brox: "Artistic Style
- * Transfer for Videos", GCPR 2016): `visible` [H,W] is 0 for disocclusions, where forward flow f
- * and backward flow b at its endpoint do not cancel, |f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5, and
- * for motion boundaries, |grad f|^2 > 0.01 |f|^2 + 0.002; else 1. Returns the number of ones. */
-int64_t image_metrics_visibility(const float *forward, const float *backward, int height, int width,
-                                 uint8_t *visible);
 /* Returns the warp error (Lai, Huang, Wang, Shechtman, Yumer, Yang: "Learning Blind Video Temporal
  * Consistency", ECCV 2018): mean (next(x + f(x)) - frame(x))^2 over visible pixels and colours,
  * in [0, 1], with bilinear sampling clamped to the frame's edge. 0 where nothing is visible. */

@@ -5,8 +5,9 @@
 
 #include "base/bulk_memory.h"
 #include "base/memory.h"
+#include "data/flow/optical_flow.h"
+#include "data/flow/visibility.h"
 #include "trainer/eval/image_metrics.h"
-#include "trainer/eval/optical_flow.h"
 
 /* A video: the expansions of its previous and its current frame, and its sums. */
 typedef struct Video {
@@ -77,7 +78,7 @@ static void expand(TemporalMetrics *m, Video *video, const uint8_t *frame) {
   FlowPyramid *oldest = video->previous;
   video->previous = video->current;
   video->current = oldest;
-  image_metrics_grey(frame, (int64_t)m->pixels, m->grey);
+  flow_grey(frame, (int64_t)m->pixels, m->grey);
   flow_expand(m->flow, m->grey, video->current);
 }
 
@@ -96,7 +97,7 @@ static void score_pair(TemporalMetrics *m, const uint8_t *const *frames) {
   flow_between(m->flow, source->previous, source->current, m->forward);
   flow_between(m->flow, source->current, source->previous, m->backward);
   flow_between(m->flow, target->previous, target->current, m->target);
-  int64_t visible = image_metrics_visibility(m->forward, m->backward, height, width, m->visible);
+  int64_t visible = flow_visibility(m->forward, m->backward, height, width, m->visible);
   for (int i = 0; i < m->options.videos; i++) {
     Video *video = &m->videos[i];
     video->endpoint_error +=

@@ -1,5 +1,5 @@
 /* Motion metrics of several videos of the same scene: tOF and warp error per video, averaged over
- * clips (trainer/eval/image_metrics.h), along optical flow (trainer/eval/optical_flow.h). */
+ * clips (trainer/eval/image_metrics.h), along optical flow (data/flow/optical_flow.h). */
 #ifndef CELFORGE_TRAINER_EVAL_TEMPORAL_METRICS_H
 #define CELFORGE_TRAINER_EVAL_TEMPORAL_METRICS_H
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
-#include "trainer/eval/optical_flow_internal.h"
+#include "data/flow/optical_flow_internal.h"
 
 /* --- Smoothing and sampling ------------------------------------------------------------------- */
 

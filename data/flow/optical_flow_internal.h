@@ -1,8 +1,8 @@
 /* Shared by optical_flow.c, flow_solver.c and polynomial_expansion.c. */
-#ifndef CELFORGE_TRAINER_EVAL_OPTICAL_FLOW_INTERNAL_H
-#define CELFORGE_TRAINER_EVAL_OPTICAL_FLOW_INTERNAL_H
+#ifndef CELFORGE_DATA_FLOW_OPTICAL_FLOW_INTERNAL_H
+#define CELFORGE_DATA_FLOW_OPTICAL_FLOW_INTERNAL_H
 
-#include "trainer/eval/optical_flow.h"
+#include "data/flow/optical_flow.h"
 
 enum {
   HALVINGS = 3,

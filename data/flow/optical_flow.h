@@ -3,7 +3,7 @@
  *
  * Pyramid, windows and borders are those of OpenCV's
  * calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0), by which TecoGAN's tOF is defined
- * (Chu, Xie, Mayer, Leal-Taixe, Thuerey: "Learning Temporal TemporalMetrics via Self-Supervision
+ * (Chu, Xie, Mayer, Leal-Taixe, Thuerey: "Learning Temporal Coherence via Self-Supervision
  * for GAN-based Video Generation", TOG 2020); results agree up to rounding:
  *
  *   levels      the image and up to three halvings, while both sides keep 32 pixels; each level is
@@ -12,8 +12,8 @@
  *   iterations  three per level, averaging the normal equations over 15 x 15 pixels
  *
  * The result does not depend on the number of threads. */
-#ifndef CELFORGE_TRAINER_EVAL_OPTICAL_FLOW_H
-#define CELFORGE_TRAINER_EVAL_OPTICAL_FLOW_H
+#ifndef CELFORGE_DATA_FLOW_OPTICAL_FLOW_H
+#define CELFORGE_DATA_FLOW_OPTICAL_FLOW_H
 
 #include <stdint.h>
 
@@ -29,6 +29,10 @@ void flow_free(Flow *flow); /* NULL is allowed */
 typedef struct FlowPyramid FlowPyramid;
 Status flow_pyramid_new(const Flow *flow, FlowPyramid **out, Error *error);
 void flow_pyramid_free(FlowPyramid *pyramid); /* NULL is allowed */
+
+/* Converts u8 RGB to luma in whole grey levels, Y = 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601, full
+ * range), rounded exactly like OpenCV's cvtColor(RGB2GRAY): the input of the optical flow. */
+void flow_grey(const uint8_t *rgb, int64_t pixels, uint8_t *grey);
 
 /* Expands the image `grey`, u8 [height,width]. */
 void flow_expand(Flow *flow, const uint8_t *grey, FlowPyramid *out);

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "trainer/eval/optical_flow.h"
+#include "data/flow/optical_flow.h"
 
 static Error error;
 
@@ -148,6 +148,15 @@ static void test_result_does_not_depend_on_threads(void **state) {
   end(&four);
 }
 
+static void test_grey_is_rounded_luma(void **state) {
+  (void)state;
+  const uint8_t rgb[5 * 3] = {0, 0, 0, 255, 255, 255, 255, 0, 0, 0, 255, 0, 10, 20, 33};
+  const uint8_t expected[5] = {0, 255, 76, 150, 18}; /* 76.2, 149.7, 18.5 */
+  uint8_t grey[5];
+  flow_grey(rgb, 5, grey);
+  assert_memory_equal(grey, expected, sizeof grey);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_translation),
@@ -155,6 +164,7 @@ int main(void) {
       cmocka_unit_test(test_static_images_have_no_flow),
       cmocka_unit_test(test_tiny_images),
       cmocka_unit_test(test_result_does_not_depend_on_threads),
+      cmocka_unit_test(test_grey_is_rounded_luma),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

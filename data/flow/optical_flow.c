@@ -1,4 +1,4 @@
-#include "trainer/eval/optical_flow.h"
+#include "data/flow/optical_flow.h"
 
 #include <math.h>
 #include <stdbool.h>
@@ -11,13 +11,21 @@
 
 #include "base/bulk_memory.h"
 #include "base/memory.h"
-#include "trainer/eval/optical_flow_internal.h"
+#include "data/flow/optical_flow_internal.h"
 
 enum { MIN_SIDE = 32 }; /* of the coarsest level */
 static const double FIT_DEVIATION = 1.2;
 
 static size_t pixels_of(const Level *level) {
   return (size_t)level->height * (size_t)level->width;
+}
+
+/* Fixed point: the luma weights times 2^15. */
+void flow_grey(const uint8_t *rgb, int64_t pixels, uint8_t *grey) {
+  for (int64_t i = 0; i < pixels; i++)
+    grey[i] = (uint8_t)((9798 * rgb[3 * i] + 19235 * rgb[3 * i + 1] + 3735 * rgb[3 * i + 2] +
+                         (1 << 14)) >>
+                        15);
 }
 
 /* --- Coarse to fine --------------------------------------------------------------------------- */

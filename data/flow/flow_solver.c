@@ -4,7 +4,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "trainer/eval/optical_flow_internal.h"
+#include "data/flow/optical_flow_internal.h"
 
 enum {
   ITERATIONS = 3,
