@@ -29,6 +29,7 @@ typedef enum RandomPurpose {
   RANDOM_TEST,
   RANDOM_SIMULATION,
   RANDOM_INTERPOLATION,
+  RANDOM_SCORES,
 } RandomPurpose;
 
 Random random_stream(uint64_t seed, RandomPurpose purpose, uint64_t index, uint32_t subindex);
