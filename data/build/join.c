@@ -61,6 +61,10 @@ static const char *storage(bool deflated) {
   return deflated ? "deflated" : "uncompressed";
 }
 
+static const char *sides_of(const ClipShape *shape) {
+  return clip_is_paired(shape) ? "pairs" : clip_has_source(shape) ? "sources only" : "targets only";
+}
+
 /* Fails if a part's clips differ from the first part's. */
 static Status check_compatible(const Join *join, const char *path, const DatasetInfo *info,
                                Error *error) {
@@ -77,6 +81,10 @@ static Status check_compatible(const Join *join, const char *path, const Dataset
       {"target height", a->target_height, b->target_height},
       {"target width", a->target_width, b->target_width},
   };
+  if (clip_has_source(a) != clip_has_source(b) || clip_has_target(a) != clip_has_target(b))
+    return error_set(error, ERROR_DATA,
+                     "%s: has %s, expected %s as in %s; all parts need the same sides", path,
+                     sides_of(b), sides_of(a), join->first);
   for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
     if (pairs[i].first != pairs[i].found)
       return error_set(error, ERROR_DATA,
@@ -285,6 +293,7 @@ static Status open_writer(const Join *join, Rewrite *rewrite, Error *error) {
                       .deflate = o->deflate,
                       .maker = join->joined.maker};
   for (int side = 0; side < SIDES; side++) {
+    if (!clip_has_side(&spec.shape, side)) continue;
     void *clip;
     TRY(mem_bulk(clip_side_bytes(&spec.shape, side), "a clip", &clip, error));
     rewrite->sides[side] = clip;

@@ -25,12 +25,28 @@ typedef struct OpenShard {
 } OpenShard;
 
 struct Dataset {
+  char *folder;
   Manifest manifest;
   OpenShard *shards; /* [manifest.info.shards] */
 };
 
 const DatasetInfo *dataset_info(const Dataset *dataset) {
   return &dataset->manifest.info;
+}
+
+const char *dataset_path(const Dataset *dataset) {
+  return dataset->folder;
+}
+
+Status dataset_require_pairs(const Dataset *dataset, const char *use, Error *error) {
+  const ClipShape *shape = &dataset->manifest.info.shape;
+  if (clip_is_paired(shape)) return OK;
+  bool has_source = clip_has_source(shape);
+  return error_set(error, ERROR_USAGE,
+                   "%s has %s only, no %s; %s needs pairs: pack both sides (celforge pack --source "
+                   "... --target ...)",
+                   dataset->folder, has_source ? "sources" : "targets",
+                   has_source ? "targets" : "sources", use);
 }
 
 void dataset_close(Dataset *dataset) {
@@ -43,6 +59,7 @@ void dataset_close(Dataset *dataset) {
   }
   free(dataset->shards);
   manifest_free(&dataset->manifest);
+  free(dataset->folder);
   free(dataset);
 }
 
@@ -143,6 +160,7 @@ Status dataset_open(const char *folder, Dataset **out, Error *error) {
   int64_t first = 0;
   *out = NULL;
   Dataset *dataset = mem_new(1, sizeof *dataset);
+  dataset->folder = mem_string(folder);
   TRY(manifest_read(folder, &dataset->manifest, error));
   int shards = dataset->manifest.info.shards;
   dataset->shards = mem_new((size_t)shards, sizeof *dataset->shards);
@@ -259,6 +277,7 @@ Status dataset_verify(const char *folder, Text *report, Error *error) {
   TRY(dataset_open(folder, &dataset, error));
   verification.dataset = dataset;
   for (int side = 0; side < SIDES; side++) {
+    if (!clip_has_side(&dataset->manifest.info.shape, side)) continue;
     void *clip;
     TRY(mem_bulk(clip_side_bytes(&dataset->manifest.info.shape, side), "a clip", &clip, error));
     verification.sides[side] = clip;

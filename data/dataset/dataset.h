@@ -2,15 +2,20 @@
  * written last; a folder without one is not a dataset.
  *
  *   shard-00000.h5
- *     attributes            format "celforge-shard", schema_version, dataset_uuid, shard, clips,
- *                           frames, fps (text "25/1"), color "rgb24", layout "NTHWC"
+ *     attributes            format "celforge-shard", schema_version (1; 2 if one side is absent),
+ *                           dataset_uuid, shard, clips, frames, fps (text "25/1"), color "rgb24",
+ *                           layout "NTHWC"
  *     /clips/source         u8 [N,T,H,W,C], contiguous and aligned; or deflated, one clip per chunk
  *     /clips/target         u8 [N,T,H',W',3]; H', W' differ from H, W for super-resolution
- *     /clips/crc32c         u32 [N,2], CRC-32C of the decoded bytes of source and target
+ *     /clips/crc32c         u32 [N,2], CRC-32C of the decoded bytes of source and target; 0 for an
+ *                           absent side
  *     /clips/id, origin, start_frame   [N], the clip's name, its video and its first frame there
  *   manifest.json           the same facts, and for each shard its size, clip count, data offsets
  *                           (chunk tables if deflated) and CRC-32C. Shards that join took over from
  *                           another dataset also have its dataset_uuid and their number there.
+ *
+ * A dataset has pairs, or one side alone: sources without targets, or targets without sources. The
+ * array and the manifest's entries of an absent side do not exist.
  *
  * dataset_open checks every shard through the HDF5 library, on the calling thread. Clips are then
  * read with pread alone, since HDF5 allows one thread at a time. No HDF5 type appears here. */
@@ -23,11 +28,16 @@
 #include "base/error.h"
 #include "base/text.h"
 
+/* An absent side has height and width 0, and an absent source 0 channels. */
 typedef struct ClipShape {
   int frames;
   int source_height, source_width, source_channels; /* channels: 3 for each stacked input */
   int target_height, target_width;                  /* always 3 channels */
 } ClipShape;
+
+bool clip_has_source(const ClipShape *shape);
+bool clip_has_target(const ClipShape *shape);
+bool clip_is_paired(const ClipShape *shape);
 
 typedef struct DatasetInfo {
   ClipShape shape;
@@ -47,7 +57,12 @@ typedef struct Dataset Dataset;
 Status dataset_open(const char *folder, Dataset **out, Error *error);
 void dataset_close(Dataset *dataset);
 const DatasetInfo *dataset_info(const Dataset *dataset);
-/* Decoded bytes of one clip's source or target. */
+/* Returns the folder as given to dataset_open, for messages. */
+const char *dataset_path(const Dataset *dataset);
+/* Fails with ERROR_USAGE if the dataset does not have both sides; the message names the folder and
+ * the absent side, and ends with `use`, the part of the program that needs pairs: "eval". */
+Status dataset_require_pairs(const Dataset *dataset, const char *use, Error *error);
+/* Decoded bytes of one clip's source or target; 0 if that side is absent. */
 size_t clip_source_bytes(const ClipShape *shape);
 size_t clip_target_bytes(const ClipShape *shape);
 
@@ -58,9 +73,10 @@ typedef struct ClipName {
 } ClipName;
 
 /* Reads clip `index` (0 .. clips-1), decoded, into `source` and `target` (both THWC), and compares
- * checksums. On a mismatch it reads once more, then fails with ERROR_DATA; the message names shard,
- * clip and both checksums. ERROR_IO if the operating system cannot read. Any number of threads may
- * call it at once. */
+ * checksums. A side whose pointer is NULL is not read; nothing is stored for an absent side. On a
+ * mismatch it reads once more, then fails with ERROR_DATA; the message names shard, clip and both
+ * checksums. ERROR_IO if the operating system cannot read. Any number of threads may call it at
+ * once. */
 Status dataset_read(const Dataset *dataset, int64_t index, uint8_t *source, uint8_t *target,
                     Error *error);
 /* Reads a clip's name and origin. Opens the shard through HDF5 each time: slow. */
@@ -89,7 +105,7 @@ typedef struct DatasetWriter DatasetWriter;
  * files or another writer. Shards are written under a temporary name and renamed when full. */
 Status dataset_writer_open(const char *folder, const DatasetSpec *spec, DatasetWriter **out,
                            int64_t *already, Error *error);
-/* Appends a clip: source and target THWC. */
+/* Appends a clip: source and target THWC; the pointer of an absent side is ignored. */
 Status dataset_writer_add(DatasetWriter *writer, const uint8_t *source, const uint8_t *target,
                           const ClipName *name, Error *error);
 /* Writes the last shard and the manifest. Frees the writer, also on failure. */

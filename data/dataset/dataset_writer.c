@@ -32,6 +32,7 @@ static Status check_content(const char *path, Shard *shard, Error *error) {
   int descriptor = open(path, O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) return error_errno(error, errno, "%s: cannot open", path);
   for (int side = 0; side < SIDES; side++) {
+    if (!clip_has_side(&shard->header.shape, side)) continue;
     void *clip;
     TRY(mem_bulk(clip_side_bytes(&shard->header.shape, side), "a clip", &clip, error));
     sides[side] = clip;

@@ -9,7 +9,8 @@
 #define SHARD_FORMAT "celforge-shard"
 #define SHARD_COLOR  "rgb24"
 #define SHARD_LAYOUT "NTHWC"
-enum { SHARD_SCHEMA_VERSION = 1, DEFLATE_LEVEL = 1 };
+/* Version 1 has both sides, version 2 one side alone. */
+enum { SHARD_SCHEMA_PAIRED = 1, SHARD_SCHEMA_ONE_SIDED = 2, DEFLATE_LEVEL = 1 };
 
 /* Every public function that calls HDF5 does so between these two. They serialise all threads (HDF5
  * may be built without thread safety) and turn HDF5's own error printing off. Recursive. */

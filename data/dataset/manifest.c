@@ -10,8 +10,10 @@
 #include "base/random.h"
 
 #define MANIFEST_FORMAT "celforge-dataset"
-/* Version 2 has shards that were written for another dataset; without them version 1 is written. */
-enum { SCHEMA_OWN_SHARDS = 1, SCHEMA_JOINED_SHARDS = 2 };
+/* The lowest version that has what is needed is written: shards that were written for another
+ * dataset from version 2, one side alone from version 3. */
+enum { SCHEMA_OWN_SHARDS = 1, SCHEMA_JOINED_SHARDS = 2, SCHEMA_ONE_SIDED = 3 };
+static const char *const OFFSET_KEYS[SIDES] = {"source_offset", "target_offset"};
 static const size_t max_manifest_bytes = (size_t)1 << 28;
 
 void dataset_uuid_derive(const char *text, char out[37]) {
@@ -87,17 +89,24 @@ static bool is_uuid(const char *text) {
   return true;
 }
 
-static Status parse_shape(const json_t *root, const char *name, ClipShape *shape, Error *error) {
+static Status parse_shape(const json_t *root, const char *name, bool one_sided, ClipShape *shape,
+                          Error *error) {
   Status status = OK;
   int64_t frames, source[3] = {0}, target[3] = {0};
   TRY(json_get_int(root, name, "frames", 1, CLIP_MAX_FRAMES, &frames, error));
-  TRY(get_numbers(root, name, "source", 3, CLIP_MAX_EDGE, source, error));
-  TRY(get_numbers(root, name, "target", 3, CLIP_MAX_EDGE, target, error));
+  for (int side = 0; side < SIDES; side++) {
+    int64_t *numbers = side == SIDE_SOURCE ? source : target;
+    if (one_sided && !json_object_get(root, side_name(side))) continue;
+    TRY(get_numbers(root, name, side_name(side), 3, CLIP_MAX_EDGE, numbers, error));
+  }
   *shape = (ClipShape){(int)frames,    (int)source[0], (int)source[1],
                        (int)source[2], (int)target[0], (int)target[1]};
-  if (target[2] != 3)
+  if (clip_has_target(shape) && target[2] != 3)
     FAIL(error, ERROR_DATA, "%s: target[2] is %lld, expected 3", name, (long long)target[2]);
   TRY(clip_shape_check(name, shape, ERROR_DATA, error));
+  if (one_sided == clip_is_paired(shape))
+    FAIL(error, ERROR_DATA, "%s: expected %s", name,
+         one_sided ? "either source or target, found both" : "both source and target");
 done:
   return status;
 }
@@ -120,11 +129,11 @@ static Status parse_header(const json_t *root, const char *name, Manifest *out, 
   int64_t version;
   const char *fps, *maker, *compression;
   TRY(require_string(root, name, "format", MANIFEST_FORMAT, error));
-  TRY(json_get_int(root, name, "schema_version", SCHEMA_OWN_SHARDS, SCHEMA_JOINED_SHARDS, &version,
+  TRY(json_get_int(root, name, "schema_version", SCHEMA_OWN_SHARDS, SCHEMA_ONE_SIDED, &version,
                    error));
   TRY(parse_uuid(root, name, "uuid", info->uuid, error));
   TRY(json_get_string(root, name, "maker", &maker, error));
-  TRY(parse_shape(root, name, &info->shape, error));
+  TRY(parse_shape(root, name, version == SCHEMA_ONE_SIDED, &info->shape, error));
   TRY(json_get_string(root, name, "fps", &fps, error));
   TRY(fps_parse(name, fps, &info->fps_numerator, &info->fps_denominator, error));
   TRY(json_get_string(root, name, "compression", &compression, error));
@@ -177,19 +186,20 @@ done:
 static Status parse_layout(const json_t *shard, const char *where, const DatasetInfo *info,
                            ShardLayout *layout, Error *error) {
   Status status = OK;
-  int64_t bytes, sum, offset[SIDES];
+  int64_t bytes, sum, offset;
   TRY(json_get_int(shard, where, "clips", 1, INT32_MAX, &layout->clips, error));
   TRY(json_get_int(shard, where, "bytes", 1, INT64_MAX, &bytes, error));
   TRY(json_get_int(shard, where, "crc32c", 0, UINT32_MAX, &sum, error));
   layout->bytes = (uint64_t)bytes;
   layout->crc32c = (uint32_t)sum;
-  if (info->deflated) {
-    for (int side = 0; side < SIDES; side++)
+  for (int side = 0; side < SIDES; side++) {
+    if (!clip_has_side(&info->shape, side)) continue;
+    if (info->deflated) {
       TRY(parse_chunks(shard, where, side_name(side), layout->clips, &layout->chunks[side], error));
-  } else {
-    TRY(json_get_int(shard, where, "source_offset", 0, bytes, &offset[SIDE_SOURCE], error));
-    TRY(json_get_int(shard, where, "target_offset", 0, bytes, &offset[SIDE_TARGET], error));
-    for (int side = 0; side < SIDES; side++) layout->offset[side] = (uint64_t)offset[side];
+      continue;
+    }
+    TRY(json_get_int(shard, where, OFFSET_KEYS[side], 0, bytes, &offset, error));
+    layout->offset[side] = (uint64_t)offset;
   }
   TRY(shard_layout_check(where, layout, &info->shape, error));
 done:
@@ -275,7 +285,9 @@ done:
 
 /* --- Writing ---------------------------------------------------------------------------------- */
 
+/* Returns NULL for an absent side. */
 static json_t *frame_size(int height, int width, int channels) {
+  if (height == 0) return NULL;
   return json_pack("[iii]", height, width, channels);
 }
 
@@ -309,13 +321,12 @@ static json_t *shard_entry(const Manifest *manifest, int index) {
     json_object_set_new(shard, "dataset_uuid", json_string(manifest->shards[index].uuid));
     json_object_set_new(shard, "shard", json_integer((json_int_t)manifest->shards[index].number));
   }
-  if (layout->chunks[SIDE_SOURCE]) {
-    for (int side = 0; side < SIDES; side++) set_chunks(shard, side, layout);
-  } else {
-    json_object_set_new(shard, "source_offset",
-                        json_integer((json_int_t)layout->offset[SIDE_SOURCE]));
-    json_object_set_new(shard, "target_offset",
-                        json_integer((json_int_t)layout->offset[SIDE_TARGET]));
+  for (int side = 0; side < SIDES; side++) {
+    if (!clip_has_side(&manifest->info.shape, side)) continue;
+    if (manifest->info.deflated)
+      set_chunks(shard, side, layout);
+    else
+      json_object_set_new(shard, OFFSET_KEYS[side], json_integer((json_int_t)layout->offset[side]));
   }
   return shard;
 }
@@ -332,12 +343,15 @@ Status manifest_write(const char *folder, const Manifest *manifest, Error *error
     if (!is_own_shard(manifest, i)) version = SCHEMA_JOINED_SHARDS;
     json_array_append_new(shards, shard_entry(manifest, i));
   }
-  json_t *root = json_pack("{ss si ss ss sI si so so ss ss so}", "format", MANIFEST_FORMAT,
-                           "schema_version", version, "uuid", info->uuid, "maker", manifest->maker,
-                           "clips", (json_int_t)info->clips, "frames", s->frames, "source",
-                           frame_size(s->source_height, s->source_width, s->source_channels),
-                           "target", frame_size(s->target_height, s->target_width, 3), "fps", fps,
-                           "compression", info->deflated ? "deflate" : "none", "shards", shards);
+  if (!clip_is_paired(s)) version = SCHEMA_ONE_SIDED;
+  json_t *source = frame_size(s->source_height, s->source_width, s->source_channels);
+  json_t *target = frame_size(s->target_height, s->target_width, 3);
+  /* "o*" leaves out the key if the value is NULL. */
+  json_t *root =
+      json_pack("{ss si ss ss sI si so* so* ss ss so}", "format", MANIFEST_FORMAT, "schema_version",
+                version, "uuid", info->uuid, "maker", manifest->maker, "clips",
+                (json_int_t)info->clips, "frames", s->frames, "source", source, "target", target,
+                "fps", fps, "compression", info->deflated ? "deflate" : "none", "shards", shards);
   if (!root) FAIL(error, ERROR_USAGE, "%s: maker is not valid UTF-8", path);
   TRY(json_write_file(path, root, error));
 done:

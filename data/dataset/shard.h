@@ -11,7 +11,8 @@ typedef struct ShardWriter ShardWriter;
  * files. */
 Status shard_writer_open(const char *path, const ShardHeader *header, ShardWriter **out,
                          Error *error);
-/* Appends a clip: source and target THWC. ERROR_INTERNAL if the shard is full. */
+/* Appends a clip: source and target THWC; the pointer of an absent side is ignored. ERROR_INTERNAL
+ * if the shard is full, or the pointer of a side NULL. */
 Status shard_writer_add(ShardWriter *writer, const uint8_t *source, const uint8_t *target,
                         const ClipName *name, Error *error);
 /* Returns the number of clips added. */

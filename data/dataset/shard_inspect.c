@@ -139,13 +139,15 @@ static Status read_number(const Inspection *shard_file, const char *name, int64_
   return status;
 }
 
-static Status read_header(const Inspection *shard_file, ShardHeader *header, Error *error) {
+static Status read_header(const Inspection *shard_file, ShardHeader *header, bool *one_sided,
+                          Error *error) {
   Status status = OK;
   int64_t version, frames;
   char text[TEXT_SIZE];
   TRY(require_text(shard_file, "format", SHARD_FORMAT, error));
-  TRY(read_number(shard_file, "schema_version", SHARD_SCHEMA_VERSION, SHARD_SCHEMA_VERSION,
+  TRY(read_number(shard_file, "schema_version", SHARD_SCHEMA_PAIRED, SHARD_SCHEMA_ONE_SIDED,
                   &version, error));
+  *one_sided = version == SHARD_SCHEMA_ONE_SIDED;
   TRY(require_text(shard_file, "color", SHARD_COLOR, error));
   TRY(require_text(shard_file, "layout", SHARD_LAYOUT, error));
   TRY(read_text(shard_file, "dataset_uuid", text, error));
@@ -280,18 +282,35 @@ done:
   return status;
 }
 
-static Status read_sides(const Inspection *shard_file, bool with_chunks, Shard *shard,
-                         Error *error) {
+/* Reads the shape, except of the side that a one-sided shard does not have. */
+static Status read_shape(const Inspection *shard_file, bool one_sided, hid_t arrays[SIDES],
+                         hsize_t dims[SIDES][5], Shard *shard, Error *error) {
   Status status = OK;
-  hid_t arrays[SIDES];
-  hsize_t dims[SIDES][5];
   for (int side = 0; side < SIDES; side++) {
+    arrays[side] = H5I_INVALID_HID;
+    if (one_sided && H5Lexists(shard_file->group, side_name(side), H5P_DEFAULT) <= 0) continue;
     TRY(open_array(shard_file, side_name(side), 5, dims[side], &arrays[side], error));
     TRY(read_dims(shard_file, side, arrays[side], dims[side], shard, error));
   }
   TRY(clip_shape_check(shard_file->path, &shard->header.shape, ERROR_DATA, error));
-  shard->header.deflated = is_chunked(arrays[SIDE_SOURCE]);
+  if (one_sided == clip_is_paired(&shard->header.shape))
+    FAIL(error, ERROR_DATA, "%s: expected %s (schema_version %d)", shard_file->path,
+         one_sided ? "either a source or a target, found both" : "both a source and a target",
+         one_sided ? SHARD_SCHEMA_ONE_SIDED : SHARD_SCHEMA_PAIRED);
+done:
+  return status;
+}
+
+static Status read_sides(const Inspection *shard_file, bool one_sided, bool with_chunks,
+                         Shard *shard, Error *error) {
+  Status status = OK;
+  hid_t arrays[SIDES];
+  hsize_t dims[SIDES][5];
+  TRY(read_shape(shard_file, one_sided, arrays, dims, shard, error));
+  shard->header.deflated =
+      is_chunked(arrays[clip_has_source(&shard->header.shape) ? SIDE_SOURCE : SIDE_TARGET]);
   for (int side = 0; side < SIDES; side++) {
+    if (!clip_has_side(&shard->header.shape, side)) continue;
     const char *name = side_name(side);
     uint64_t size = clip_side_bytes(&shard->header.shape, side) * (uint64_t)shard->header.clips;
     if (!shard->header.deflated) {
@@ -329,13 +348,14 @@ done:
 
 Status shard_inspect(const char *path, bool with_chunks, Shard *out, Error *error) {
   Status status = OK;
+  bool one_sided = false;
   Inspection shard_file = {path, H5I_INVALID_HID, H5I_INVALID_HID, 0};
   *out = (Shard){0};
   hdf5_lock();
   TRY(open_shard(&shard_file, error));
-  TRY(read_header(&shard_file, &out->header, error));
+  TRY(read_header(&shard_file, &out->header, &one_sided, error));
   TRY(read_checksums(&shard_file, out, error)); /* limits the number of clips by the file's size */
-  TRY(read_sides(&shard_file, with_chunks, out, error));
+  TRY(read_sides(&shard_file, one_sided, with_chunks, out, error));
   out->layout.clips = out->header.clips;
   out->layout.bytes = shard_file.bytes;
   if (with_chunks || !out->header.deflated)

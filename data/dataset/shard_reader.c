@@ -27,6 +27,22 @@ const char *side_name(int side) {
   return side == SIDE_SOURCE ? "source" : "target";
 }
 
+bool clip_has_source(const ClipShape *shape) {
+  return shape->source_height > 0 && shape->source_width > 0;
+}
+
+bool clip_has_target(const ClipShape *shape) {
+  return shape->target_height > 0 && shape->target_width > 0;
+}
+
+bool clip_is_paired(const ClipShape *shape) {
+  return clip_has_source(shape) && clip_has_target(shape);
+}
+
+bool clip_has_side(const ClipShape *shape, int side) {
+  return side == SIDE_SOURCE ? clip_has_source(shape) : clip_has_target(shape);
+}
+
 size_t clip_source_bytes(const ClipShape *shape) {
   return (size_t)shape->frames * (size_t)shape->source_height * (size_t)shape->source_width *
          (size_t)shape->source_channels;
@@ -40,20 +56,25 @@ size_t clip_side_bytes(const ClipShape *shape, int side) {
   return side == SIDE_SOURCE ? clip_source_bytes(shape) : clip_target_bytes(shape);
 }
 
+/* All numbers of an absent side must be 0; of a side with any number, all must be 1 or more. */
 Status clip_shape_check(const char *where, const ClipShape *shape, Status code, Error *error) {
+  int source = shape->source_height || shape->source_width || shape->source_channels;
+  int target = shape->target_height || shape->target_width;
   const struct {
     const char *name;
-    int value, maximum;
+    int value, minimum, maximum;
   } bounds[] = {
-      {"frames", shape->frames, CLIP_MAX_FRAMES},
-      {"source height", shape->source_height, CLIP_MAX_EDGE},
-      {"source width", shape->source_width, CLIP_MAX_EDGE},
-      {"source channels", shape->source_channels, CLIP_MAX_CHANNELS},
-      {"target height", shape->target_height, CLIP_MAX_EDGE},
-      {"target width", shape->target_width, CLIP_MAX_EDGE},
+      {"frames", shape->frames, 1, CLIP_MAX_FRAMES},
+      {"source height", shape->source_height, source, CLIP_MAX_EDGE},
+      {"source width", shape->source_width, source, CLIP_MAX_EDGE},
+      {"source channels", shape->source_channels, source, CLIP_MAX_CHANNELS},
+      {"target height", shape->target_height, target, CLIP_MAX_EDGE},
+      {"target width", shape->target_width, target, CLIP_MAX_EDGE},
   };
+  if (!source && !target)
+    return error_set(error, code, "%s: no source and no target; expected at least one", where);
   for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++)
-    if (bounds[i].value < 1 || bounds[i].value > bounds[i].maximum)
+    if (bounds[i].value < bounds[i].minimum || bounds[i].value > bounds[i].maximum)
       return error_set(error, code, "%s: %s is %d, expected 1 to %d", where, bounds[i].name,
                        bounds[i].value, bounds[i].maximum);
   if (shape->source_channels % 3 != 0)
@@ -90,6 +111,7 @@ Status shard_layout_check(const char *path, const ShardLayout *layout, const Cli
                           Error *error) {
   for (int side = 0; side < SIDES; side++) {
     uint64_t size = clip_side_bytes(shape, side);
+    if (size == 0) continue;
     if (!layout->chunks[side]) {
       uint64_t offset = layout->offset[side];
       if (offset > layout->bytes || (uint64_t)layout->clips > (layout->bytes - offset) / size)
@@ -158,6 +180,7 @@ done:
 Status shard_read_clip(const ShardFile *file, int64_t clip, uint8_t *const sides[SIDES],
                        Error *error) {
   for (int side = 0; side < SIDES; side++) {
+    if (!sides[side] || !clip_has_side(file->shape, side)) continue;
     Status status = read_side(file, clip, side, sides[side], error);
     /* An error on a bus or network may not happen again. */
     if (status == ERROR_DATA) status = read_side(file, clip, side, sides[side], error);

@@ -48,9 +48,12 @@ void shard_file_name(int64_t shard, char name[SHARD_NAME_SIZE]);
 /* Returns "source" or "target". */
 const char *side_name(int side);
 
-/* Decoded bytes of one side of a clip. */
+/* Returns true if clips of this shape have the side. */
+bool clip_has_side(const ClipShape *shape, int side);
+/* Decoded bytes of one side of a clip; 0 if it is absent. */
 size_t clip_side_bytes(const ClipShape *shape, int side);
-/* Fails with `code` if a dimension exceeds the limits above; the message begins with `where`. */
+/* Fails with `code` if a dimension exceeds the limits above, or if there is no side; the message
+ * begins with `where`. */
 Status clip_shape_check(const char *where, const ClipShape *shape, Status code, Error *error);
 /* Parses a frame rate such as "25/1"; "0/1" is no rate. ERROR_DATA. */
 Status fps_parse(const char *where, const char *text, int *numerator, int *denominator,
@@ -69,8 +72,9 @@ typedef struct ShardFile {
   const uint32_t (*checksums)[SIDES]; /* [clips][SIDES] CRC-32C of the decoded bytes */
 } ShardFile;
 
-/* Reads and decodes both sides of a clip (THWC) and compares checksums. On a mismatch it reads once
- * more, then fails with ERROR_DATA. ERROR_IO if the operating system cannot read. */
+/* Reads and decodes both sides of a clip (THWC) and compares checksums; skips sides that are absent
+ * or NULL. On a mismatch it reads once more, then fails with ERROR_DATA. ERROR_IO if the operating
+ * system cannot read. */
 Status shard_read_clip(const ShardFile *file, int64_t clip, uint8_t *const sides[SIDES],
                        Error *error);
 /* Computes the CRC-32C of the file's first `bytes` bytes and writes them to `copy`, if not NULL. */

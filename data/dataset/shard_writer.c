@@ -70,7 +70,9 @@ static Status write_header(const ShardWriter *writer, Error *error) {
   const ShardHeader *header = &writer->header;
   char *fps = mem_format("%d/%d", header->fps_numerator, header->fps_denominator);
   TRY(write_text(writer, "format", SHARD_FORMAT, error));
-  TRY(write_number(writer, "schema_version", SHARD_SCHEMA_VERSION, error));
+  TRY(write_number(writer, "schema_version",
+                   clip_is_paired(&header->shape) ? SHARD_SCHEMA_PAIRED : SHARD_SCHEMA_ONE_SIDED,
+                   error));
   TRY(write_text(writer, "dataset_uuid", header->uuid, error));
   TRY(write_number(writer, "shard", header->shard, error));
   TRY(write_number(writer, "clips", header->clips, error));
@@ -130,7 +132,8 @@ static Status create_file(ShardWriter *writer, Error *error) {
     goto done;
   }
   TRY(write_header(writer, error));
-  for (int side = 0; side < SIDES; side++) TRY(create_array(writer, side, error));
+  for (int side = 0; side < SIDES; side++)
+    if (clip_has_side(&writer->header.shape, side)) TRY(create_array(writer, side, error));
 done:
   H5Pclose(group_how);
   H5Pclose(access);
@@ -204,18 +207,22 @@ static Status write_plain(ShardWriter *writer, int side, const uint8_t *data, Er
 Status shard_writer_add(ShardWriter *writer, const uint8_t *source, const uint8_t *target,
                         const ClipName *name, Error *error) {
   Status status = OK;
+  const ClipShape *shape = &writer->header.shape;
   const uint8_t *const sides[SIDES] = {source, target};
   hdf5_lock();
   if (writer->clips == writer->header.clips)
     FAIL(error, ERROR_INTERNAL, "%s: the shard is full with %lld clips", writer->path,
          (long long)writer->clips);
   for (int side = 0; side < SIDES; side++) {
+    if (!clip_has_side(shape, side)) continue;
+    if (!sides[side])
+      FAIL(error, ERROR_INTERNAL, "%s: clip %lld has no %s", writer->path, (long long)writer->clips,
+           side_name(side));
     if (writer->header.deflated)
       TRY(write_chunk(writer, side, sides[side], error));
     else
       TRY(write_plain(writer, side, sides[side], error));
-    writer->checksums[writer->clips][side] =
-        crc32c(0, sides[side], clip_side_bytes(&writer->header.shape, side));
+    writer->checksums[writer->clips][side] = crc32c(0, sides[side], clip_side_bytes(shape, side));
   }
   writer->names[writer->clips++] = *name;
 done:
@@ -294,6 +301,7 @@ static Status copy_to_smaller(ShardWriter *writer, ShardLayout *layout, Error *e
   TRY(shard_writer_open(writer->path, &header, &exact, error));
   for (int64_t i = 0; i < header.clips; i++) {
     for (int side = 0; side < SIDES; side++) {
+      if (!clip_has_side(&header.shape, side)) continue;
       hid_t file_space, memory_space;
       select_clip(writer->arrays[side], i, &file_space, &memory_space);
       if (H5Dread(writer->arrays[side], H5T_NATIVE_UINT8, memory_space, file_space, H5P_DEFAULT,

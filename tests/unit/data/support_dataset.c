@@ -52,6 +52,15 @@ DatasetSpec small_spec(void) {
                        .maker = "test --seed 1"};
 }
 
+DatasetSpec one_sided_spec(int side) {
+  DatasetSpec spec = small_spec();
+  if (side == 0)
+    spec.shape.target_height = spec.shape.target_width = 0;
+  else
+    spec.shape.source_height = spec.shape.source_width = spec.shape.source_channels = 0;
+  return spec;
+}
+
 void clip_bytes(int64_t index, int side, uint8_t *out, size_t size) {
   uint32_t state = (uint32_t)(index * 2 + side) * 2654435761u + 12345u;
   for (size_t i = 0; i < size; i++) {
@@ -70,7 +79,8 @@ void add_clips(DatasetWriter *writer, const ClipShape *shape, int64_t first, int
     snprintf(name.origin, sizeof name.origin, "live %lld.mp4", (long long)(i / 2));
     clip_bytes(i, 0, source, source_bytes);
     clip_bytes(i, 1, target, target_bytes);
-    if (dataset_writer_add(writer, source, target, &name, &error) != OK)
+    if (dataset_writer_add(writer, source_bytes ? source : NULL, target_bytes ? target : NULL,
+                           &name, &error) != OK)
       fail_msg("clip %lld: %s", (long long)i, error.message);
   }
   free(target);

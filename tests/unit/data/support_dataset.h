@@ -13,6 +13,8 @@ const char *inside(const char *folder, const char *name);
 
 /* 3 frames, source 6x8 with 3 channels, target 12x16, 25 frames per second, 4 clips per shard. */
 DatasetSpec small_spec(void);
+/* The same with the source (side 0) or the target (side 1) alone. */
+DatasetSpec one_sided_spec(int side);
 /* Computes the bytes of one side of clip `index`. */
 void clip_bytes(int64_t index, int side, uint8_t *out, size_t size);
 /* Adds clips first .. first+count-1. */

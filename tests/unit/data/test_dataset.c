@@ -405,7 +405,9 @@ static void bad_manifests_are_named(void **state) {
     const char *from, *to, *says;
   } edits[] = {
       {"celforge-dataset", "other", "format is \"other\", expected \"celforge-dataset\""},
-      {"\"schema_version\": 1", "\"schema_version\": 3", "schema_version: is 3"},
+      {"\"schema_version\": 1", "\"schema_version\": 4", "schema_version: is 4"},
+      {"\"schema_version\": 1", "\"schema_version\": 3", "expected either source or target"},
+      {"\"target\": ", "\"x\": ", "target: missing"},
       {"\"file\": ", "\"dataset_uuid\": \"x\", \"file\": ", "shards[0]: dataset_uuid is \"x\""},
       {"\"file\": ", "\"shard\": 0, \"file\": ", "shards[0].dataset_uuid: missing"},
       {"\"file\": ",
