@@ -1,5 +1,7 @@
 #include "engine/backend/op_arguments.h"
 
+#include "engine/backend/shared/motion.h"
+
 enum { CHUNK_ELEMENTS = 16384 };
 
 /* --- Segment norms ---------------------------------------------------------------------------- */
@@ -19,6 +21,39 @@ Status segment_norm_chunks(const Op *op, const Tensor *inputs, const Tensor *out
          (long long)shape_count(norms->shape), dtype_name(norms->dtype),
          (long long)offsets[segments], segments);
   *out = segment_chunks_cut(offsets, segments, CHUNK_ELEMENTS);
+done:
+  return status;
+}
+
+/* --- Matrix products -------------------------------------------------------------------------- */
+
+Status matmul_arguments(const Op *op, const Tensor *inputs, const Tensor *outputs,
+                        const char *backend, MatmulArguments *out, Error *error) {
+  Status status = OK;
+  const bool ta = op->attributes.matmul.transpose_a, tb = op->attributes.matmul.transpose_b;
+  const Shape a = inputs[0].shape, b = inputs[1].shape;
+  Shape y = a;
+  y.dim[AXIS_W] = a.dim[ta ? AXIS_C : AXIS_W];
+  y.dim[AXIS_C] = b.dim[tb ? AXIS_W : AXIS_C];
+  *out = (MatmulArguments){.dtype = inputs[0].dtype,
+                           .batch = a.dim[AXIS_N] * a.dim[AXIS_T] * a.dim[AXIS_H],
+                           .rows = y.dim[AXIS_W],
+                           .columns = y.dim[AXIS_C],
+                           .terms = a.dim[ta ? AXIS_W : AXIS_C],
+                           .transpose_a = ta,
+                           .transpose_b = tb};
+  if (!dtype_is_float(inputs[0].dtype) || inputs[1].dtype != inputs[0].dtype ||
+      outputs[0].dtype != DTYPE_F32 || !shape_equal(outputs[0].shape, y) ||
+      b.dim[tb ? AXIS_C : AXIS_W] != out->terms ||
+      b.dim[AXIS_N] * b.dim[AXIS_T] * b.dim[AXIS_H] != out->batch) {
+    char first[SHAPE_TEXT_SIZE], second[SHAPE_TEXT_SIZE], result[SHAPE_TEXT_SIZE];
+    FAIL(error, ERROR_INTERNAL,
+         "%s: %s: matmul: %s %s times %s %s to %s %s, transposed %d and %d; expected matching "
+         "shapes, equal dtypes and f32",
+         op->name, backend, dtype_name(inputs[0].dtype), shape_text(a, first),
+         dtype_name(inputs[1].dtype), shape_text(b, second), dtype_name(outputs[0].dtype),
+         shape_text(outputs[0].shape, result), ta, tb);
+  }
 done:
   return status;
 }
@@ -118,6 +153,44 @@ Status norm_arguments(const Op *op, const Tensor *inputs, const Tensor *outputs,
       .outer = norm_frame(&norm->pad, outer),
       .residual_outer = norm_frame(&norm->residual_pad, residual_outer),
   };
+done:
+  return status;
+}
+
+/* --- Motion ----------------------------------------------------------------------------------- */
+
+Status motion_arguments(const Op *op, const Tensor *inputs, const Tensor *outputs,
+                        const char *backend, MotionArguments *out, Error *error) {
+  Status status = OK;
+  const Tensor *x = &inputs[0], *by = &inputs[1], *y = &outputs[0];
+  const int64_t *dim = x->shape.dim;
+  const bool warps = op->kind == OP_WARP;
+  Shape expected = shape_make(dim[AXIS_N], 1, 1, 1, 2);
+  if (warps)
+    expected = shape_make(dim[AXIS_N], by->shape.dim[AXIS_T] == 1 ? 1 : dim[AXIS_T], dim[AXIS_H],
+                          dim[AXIS_W], 2);
+  char a[SHAPE_TEXT_SIZE], b[SHAPE_TEXT_SIZE], c[SHAPE_TEXT_SIZE];
+  if (!dtype_is_float(x->dtype) || y->dtype != x->dtype || !shape_equal(y->shape, x->shape) ||
+      by->dtype != DTYPE_F32 || !shape_equal(by->shape, expected))
+    FAIL(error, ERROR_INTERNAL,
+         "%s: %s: %s: x %s %s, y %s %s, moved by %s %s; expected equal f32 or bf16 tensors and "
+         "an f32 one for each sample",
+         op->name, backend, op_kind_name(op->kind), dtype_name(x->dtype), shape_text(x->shape, a),
+         dtype_name(y->dtype), shape_text(y->shape, b), dtype_name(by->dtype),
+         shape_text(by->shape, c));
+  if (dim[AXIS_H] > MOTION_MAX_SIDE || dim[AXIS_W] > MOTION_MAX_SIDE)
+    FAIL(error, ERROR_INTERNAL,
+         "%s: %s: %s: frames of %lld x %lld pixels, expected at most %d per side", op->name,
+         backend, op_kind_name(op->kind), (long long)dim[AXIS_H], (long long)dim[AXIS_W],
+         MOTION_MAX_SIDE);
+  *out = (MotionArguments){.dtype = x->dtype,
+                           .samples = dim[AXIS_N],
+                           .times = dim[AXIS_T],
+                           .height = dim[AXIS_H],
+                           .width = dim[AXIS_W],
+                           .channels = dim[AXIS_C],
+                           .flow_times = warps ? by->shape.dim[AXIS_T] : 1,
+                           .negated = !warps && op->attributes.translate.negated};
 done:
   return status;
 }

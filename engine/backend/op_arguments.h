@@ -1,5 +1,5 @@
 /* The arguments of an op as plain numbers, checked: the part of kernel constructors that is the
- * same on every backend (norms and updates of buffers).
+ * same on every backend (matrix products, norms, motion and updates of buffers).
  *
  * `inputs` and `outputs` are those given to Backend.kernel_new, `backend` is its name. Operands
  * that no builder creates are ERROR_INTERNAL naming op and backend. */
@@ -24,6 +24,17 @@ static inline bool op_has_output(const Op *op, const Tensor *outputs, int index)
  * caller frees them. */
 Status segment_norm_chunks(const Op *op, const Tensor *inputs, const Tensor *outputs,
                            const char *backend, SegmentChunks *out, Error *error);
+
+/* --- OP_MATMUL -------------------------------------------------------------------------------- */
+/* y [rows, columns] = op(a) [rows, terms] op(b) [terms, columns], `batch` times; y is f32. */
+typedef struct MatmulArguments {
+  DType dtype; /* of a and b: f32 or bf16 */
+  int64_t batch, rows, columns, terms;
+  bool transpose_a, transpose_b;
+} MatmulArguments;
+
+Status matmul_arguments(const Op *op, const Tensor *inputs, const Tensor *outputs,
+                        const char *backend, MatmulArguments *out, Error *error);
 
 /* --- OP_NORM, OP_NORM_BACKWARD ---------------------------------------------------------------- */
 /* The largest side of a frame in pixels: RMS norm computes positions up to twice a side in 32 bits.
@@ -55,6 +66,18 @@ typedef struct NormArguments {
 
 Status norm_arguments(const Op *op, const Tensor *inputs, const Tensor *outputs,
                       const char *backend, NormArguments *out, Error *error);
+
+/* --- OP_WARP, OP_TRANSLATE -------------------------------------------------------------------- */
+typedef struct MotionArguments {
+  DType dtype; /* of x and y: f32 or bf16 */
+  int64_t samples, times, height, width, channels;
+  int64_t flow_times; /* warp: frames of a sample's flow, `times` or 1 */
+  bool negated;       /* translate: by the negated offsets */
+} MotionArguments;
+
+/* Sides are at most MOTION_MAX_SIDE (engine/backend/shared/motion.h). */
+Status motion_arguments(const Op *op, const Tensor *inputs, const Tensor *outputs,
+                        const char *backend, MotionArguments *out, Error *error);
 
 /* --- OP_STORE --------------------------------------------------------------------------------- */
 typedef struct StoreArguments {

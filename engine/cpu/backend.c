@@ -20,6 +20,7 @@ static CpuKernelNew *const constructors[OP_KIND_COUNT] = {
     [OP_CONV3D] = cpu_conv3d_new,
     [OP_CONV3D_BACKWARD_DATA] = cpu_conv3d_backward_data_new,
     [OP_CONV3D_BACKWARD_WEIGHTS] = cpu_conv3d_backward_weights_new,
+    [OP_MATMUL] = cpu_matmul_new,
     [OP_NORM] = cpu_norm_new,
     [OP_NORM_BACKWARD] = cpu_norm_backward_new,
     [OP_CONCAT] = cpu_concat_new,
@@ -32,6 +33,8 @@ static CpuKernelNew *const constructors[OP_KIND_COUNT] = {
     [OP_AVERAGE_POOL_BACKWARD] = cpu_resample_new,
     [OP_MAX_POOL] = cpu_max_pool_new,
     [OP_MAX_POOL_BACKWARD] = cpu_max_pool_backward_new,
+    [OP_WARP] = cpu_warp_new,
+    [OP_TRANSLATE] = cpu_translate_new,
     [OP_STORE] = cpu_store_new,
     [OP_ADAM] = cpu_adam_new,
 };

@@ -40,6 +40,7 @@ CpuKernelNew cpu_segment_norm_new;
 CpuKernelNew cpu_conv3d_new;
 CpuKernelNew cpu_conv3d_backward_data_new;
 CpuKernelNew cpu_conv3d_backward_weights_new;
+CpuKernelNew cpu_matmul_new;
 CpuKernelNew cpu_norm_new;
 CpuKernelNew cpu_norm_backward_new;
 CpuKernelNew cpu_concat_new;
@@ -47,6 +48,8 @@ CpuKernelNew cpu_slice_new;
 CpuKernelNew cpu_resample_new; /* pad, resize, average pool and their transposes */
 CpuKernelNew cpu_max_pool_new;
 CpuKernelNew cpu_max_pool_backward_new;
+CpuKernelNew cpu_warp_new;
+CpuKernelNew cpu_translate_new;
 CpuKernelNew cpu_store_new;
 CpuKernelNew cpu_adam_new;
 

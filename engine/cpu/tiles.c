@@ -271,6 +271,12 @@ static void run_instruction(const PointwiseInstruction *instruction, const float
   case PW_CLAMP_STEP:
     UNARY(float_select((p < x) & (x < q), 1.0f, 0.0f));
     break;
+  case PW_EXP:
+    UNARY(float_exp(x));
+    break;
+  case PW_LOG:
+    UNARY(float_log(x));
+    break;
   case PW_CODE_COUNT:
     break;
   }

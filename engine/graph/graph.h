@@ -68,6 +68,8 @@ Value graph_square(Graph *graph, Value x);
 Value graph_sqrt(Graph *graph, Value x); /* derivative defined as 0 where x is 0 */
 /* min(max(x, low), high); derivative 1 inside, 0 outside. */
 Value graph_clamp(Graph *graph, Value x, float low, float high);
+Value graph_exp(Graph *graph, Value x);
+Value graph_log(Graph *graph, Value x); /* natural; derivative 1 / x */
 Value graph_broadcast(Graph *graph, Value x, Shape shape);
 
 /* --- Reductions: f32; reduced axes become 1 --------------------------------------------------- */
@@ -112,6 +114,14 @@ Value graph_conv3d(Graph *graph, Value x, Value weight, Value bias, ConvSpec spe
 Value graph_conv3d_transpose(Graph *graph, Value x, Value weight, Value bias, ConvSpec spec,
                              const int output_padding[3]);
 
+/* --- Matrix product --------------------------------------------------------------------------- */
+/* op(a) op(b) over the last two axes (W rows, C columns), where op(x) is x or its transpose, for
+ * each position of N, T and H, which must have equal lengths: op(a) [N,T,H,P,K] and op(b)
+ * [N,T,H,K,Q] give [N,T,H,P,Q]. a and b have the same dtype, f32 or bf16; sums and the result are
+ * f32. Gradients are matrix products of the same kind: for bf16 operands, the gradient of the
+ * result is rounded to bf16 first. */
+Value graph_matmul(Graph *graph, Value a, Value b, bool transpose_a, bool transpose_b);
+
 /* --- Norms ------------------------------------------------------------------------------------ */
 typedef enum NormKind {
   NORM_RMS,      /* each pixel over its channels, mean not subtracted (Zhang, Sennrich 2019) */
@@ -141,6 +151,19 @@ Value graph_average_pool(Graph *graph, Value x, int size, int stride, int pad);
  * the end that do not fill a window are dropped. The gradient goes to the first of equal maxima in
  * row-major order, and a NaN is larger than any number (PyTorch's max_pool2d). */
 Value graph_max_pool(Graph *graph, Value x, int size);
+
+/* --- Motion ----------------------------------------------------------------------------------- */
+/* Backward warping: y[n,t,h,w,:] is x[n,t,:,:,:] at column w + flow[...,0] and row h + flow[...,1],
+ * interpolated bilinearly, positions clamped to the frame (PyTorch's grid_sample with
+ * align_corners=True and padding_mode="border", in pixels). `flow` is f32 [N, T or 1, H, W, 2] in
+ * pixels; with T = 1 all frames share it. y has the dtype of x. Has no derivative: differentiating
+ * through it fails the graph, so detach x first. */
+Value graph_warp(Graph *graph, Value x, Value flow);
+/* y[n,t,h,w,:] = x[n,t,h-dy,w-dx,:], 0 where that is outside of the frame. `offsets` is f32
+ * [N,1,1,1,2]: (dx, dy) of each sample in pixels, read when the program runs and rounded to the
+ * nearest whole number, halves away from 0. The gradient of x is the translation by -dx, -dy;
+ * that of offsets is 0. */
+Value graph_translate(Graph *graph, Value x, Value offsets);
 
 /* --- Updates of buffers; `target` is a view --------------------------------------------------- */
 void graph_store(Graph *graph, Value value, Value target); /* target = value (target's dtype) */
@@ -183,5 +206,9 @@ void graph_adam(Graph *graph, const AdamViews *views, float beta1, float beta2, 
  * again. Only paths from wrt to loss are walked, so other networks need no "detach". An entry that
  * the loss does not depend on is an error of the graph. */
 void graph_gradients(Graph *graph, Value loss, const Value *wrt, int count, Value *gradients);
+/* x itself, but differentiation treats it as a constant (PyTorch's detach). Costs no copy: like a
+ * reshape, it is the same memory. A loss that depends on an entry only through it does not depend
+ * on that entry. */
+Value graph_detach(Graph *graph, Value x);
 
 #endif

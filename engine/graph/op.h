@@ -10,12 +10,14 @@
 typedef enum OpKind {
   OP_VIEW,                    /* -> view of a buffer; runs no kernel */
   OP_RESHAPE,                 /* x -> same memory, other shape; runs no kernel */
+  OP_DETACH,                  /* x -> same memory, derivative 0; a reshape once planned */
   OP_POINTWISE,               /* 0..8 inputs -> 1..4 outputs of one shape, by a pointwise program */
   OP_REDUCE,                  /* 1..8 inputs -> scale * sum of a pointwise program over axes, f32 */
   OP_SEGMENT_SQUARED_NORM,    /* x, an f32 vector -> squared L2 norm of each segment, f32 */
   OP_CONV3D,                  /* x, w, [bias] -> y = activation(conv + bias); zero padding only */
   OP_CONV3D_BACKWARD_DATA,    /* dy, w -> dx; also serves as the transposed convolution */
   OP_CONV3D_BACKWARD_WEIGHTS, /* x, dy -> dw f32, [dbias f32] */
+  OP_MATMUL,                  /* a, b -> op(a) op(b), f32; see graph_matmul */
   OP_NORM,            /* x, [gain, bias], [residual] -> y = pad(activation(norm) + residual) */
   OP_NORM_BACKWARD,   /* dy, x, [gain, bias] -> dx, [dgain, dbias]; dy: after the activation */
   OP_CONCAT,          /* 1..8 inputs -> y */
@@ -28,6 +30,8 @@ typedef enum OpKind {
   OP_AVERAGE_POOL_BACKWARD, /* dy, [addend] -> dx = transpose + addend */
   OP_MAX_POOL,              /* x, [values] -> y = values (x itself without) at each argmax of x */
   OP_MAX_POOL_BACKWARD, /* dy, x -> dx = dy (times activation'(x)) at each argmax of x, else 0 */
+  OP_WARP,              /* x, flow -> y; see graph_warp */
+  OP_TRANSLATE,         /* x, offsets -> y; see graph_translate */
   OP_STORE,             /* value, target -> ; target = value, or += value */
   OP_ALL_REDUCE,        /* target -> ; run by the program through its collectives */
   OP_ADAM,              /* AdamViews in order -> ; */
@@ -57,6 +61,8 @@ typedef enum PointwiseCode {
   PW_SAFE_RECIPROCAL, /* a == 0 ? 0 : 1 / a: for the derivative of sqrt */
   PW_CLAMP,           /* min(max(a, p), q) */
   PW_CLAMP_STEP,      /* p < a && a < q ? 1 : 0 */
+  PW_EXP,
+  PW_LOG, /* natural; -infinity at 0, NaN below */
   PW_CODE_COUNT,
 } PointwiseCode;
 
@@ -117,6 +123,9 @@ typedef struct OpAttributes {
       int segments;
     } segment_norm;
     ConvAttributes conv;
+    struct {
+      bool transpose_a, transpose_b;
+    } matmul;
     NormAttributes norm;
     struct {
       int axis;
@@ -139,6 +148,9 @@ typedef struct OpAttributes {
       Activation activation;
       float slope;
     } max_pool;
+    struct {
+      bool negated; /* translates by the negated offsets */
+    } translate;
     struct {
       bool accumulate;
     } store;

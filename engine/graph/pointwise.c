@@ -22,6 +22,8 @@ static const struct {
     [PW_SAFE_RECIPROCAL] = {"safe_reciprocal", 1},
     [PW_CLAMP] = {"clamp", 1},
     [PW_CLAMP_STEP] = {"clamp_step", 1},
+    [PW_EXP] = {"exp", 1},
+    [PW_LOG] = {"log", 1},
 };
 
 const char *pointwise_name(PointwiseCode code) {

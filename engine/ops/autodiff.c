@@ -40,13 +40,13 @@ static void find_path(Walk *walk) {
   set_flags(walk->reaches, request->outputs, request->output_count);
   for (int k = 0; k < walk->op_count; k++) {
     const Op *op = &graph->ops[k];
-    if (any(walk->depends, op->inputs, op->input_count))
+    if (op->kind != OP_DETACH && any(walk->depends, op->inputs, op->input_count))
       set_flags(walk->depends, op->outputs, op->output_count);
   }
   for (int i = 0; i < request->wrt_count; i++) walk->first_use[i] = walk->op_count;
   for (int k = walk->op_count - 1; k >= 0; k--) {
     const Op *op = &graph->ops[k];
-    if (!any(walk->reaches, op->outputs, op->output_count)) continue;
+    if (op->kind == OP_DETACH || !any(walk->reaches, op->outputs, op->output_count)) continue;
     set_flags(walk->reaches, op->inputs, op->input_count);
     for (int i = 0; i < request->wrt_count; i++) {
       for (int j = 0; j < op->input_count; j++) {
@@ -144,7 +144,7 @@ static void walk_op(Walk *walk, int k) {
   Op op = graph->ops[k];
   bool wanted[OP_MAX_INPUTS] = {false}, has_gradient = false;
   Value output_gradients[OP_MAX_OUTPUTS], gradients[OP_MAX_INPUTS];
-  if (!any(walk->depends, op.inputs, op.input_count)) return;
+  if (op.kind == OP_DETACH || !any(walk->depends, op.inputs, op.input_count)) return;
   for (int i = 0; i < op.output_count; i++) {
     output_gradients[i] = op.outputs[i].id < 0 ? NO_VALUE : walk->sums[op.outputs[i].id];
     has_gradient |= output_gradients[i].id >= 0;

@@ -1,4 +1,4 @@
-/* Ops that copy elements without arithmetic: view, reshape, concat, slice, pad. */
+/* Ops without arithmetic: view, reshape, detach, concat, slice, pad. */
 #include "engine/ops/append.h"
 #include "engine/ops/rules.h"
 
@@ -27,6 +27,17 @@ static void reshape_gradient(Graph *graph, const Op *op, const Value *output_gra
 }
 
 const OpRule rule_reshape = {reshape_gradient, NULL};
+
+/* --- Detach ----------------------------------------------------------------------------------- */
+
+Value graph_detach(Graph *graph, Value x) {
+  if (!operands_usable(graph, "detach", &x, 1)) return NO_VALUE;
+  Op op = {.kind = OP_DETACH, .input_count = 1, .inputs = {x}};
+  return append_one(graph, &op, NULL, graph_shape(graph, x), graph_dtype(graph, x));
+}
+
+/* No path of a differentiation passes through a detach, so the rule is never called. */
+const OpRule rule_detach = {NULL, NULL};
 
 /* --- Concat ----------------------------------------------------------------------------------- */
 

@@ -154,6 +154,12 @@ Value graph_sign(Graph *graph, Value x) {
 Value graph_sqrt(Graph *graph, Value x) {
   return append_unary(graph, PW_SQRT, x, 0, 0);
 }
+Value graph_exp(Graph *graph, Value x) {
+  return append_unary(graph, PW_EXP, x, 0, 0);
+}
+Value graph_log(Graph *graph, Value x) {
+  return append_unary(graph, PW_LOG, x, 0, 0);
+}
 
 /* One input, read as both factors. */
 Value graph_square(Graph *graph, Value x) {
@@ -200,6 +206,10 @@ static Value unary_gradient(Graph *graph, const PointwiseInstruction *instructio
     return graph_mul(graph, dy, graph_affine(graph, append_safe_reciprocal(graph, y), 0.5f, 0));
   case PW_SAFE_RECIPROCAL:
     return graph_mul(graph, dy, graph_affine(graph, graph_square(graph, y), -1, 0));
+  case PW_EXP:
+    return graph_mul(graph, dy, y);
+  case PW_LOG:
+    return graph_div(graph, dy, x);
   case PW_CLAMP:
     return graph_mul(graph, dy,
                      append_unary(graph, PW_CLAMP_STEP, x, instruction->p, instruction->q));

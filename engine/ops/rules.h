@@ -18,14 +18,16 @@ typedef struct OpRule {
 
 const OpRule *op_rule(OpKind kind);
 
-extern const OpRule rule_view, rule_reshape;
+extern const OpRule rule_view, rule_reshape, rule_detach;
 extern const OpRule rule_pointwise, rule_reduce, rule_segment_squared_norm;
 extern const OpRule rule_conv3d, rule_conv3d_backward_data, rule_conv3d_backward_weights;
+extern const OpRule rule_matmul;
 extern const OpRule rule_norm, rule_norm_backward;
 extern const OpRule rule_concat, rule_slice, rule_pad, rule_pad_backward;
 extern const OpRule rule_resize, rule_resize_backward;
 extern const OpRule rule_average_pool, rule_average_pool_backward;
 extern const OpRule rule_max_pool, rule_max_pool_backward;
+extern const OpRule rule_warp, rule_translate;
 extern const OpRule rule_store, rule_all_reduce, rule_adam;
 
 #endif

@@ -25,6 +25,8 @@ static bool is_cheap(const Op *op) {
     case PW_TANH:
     case PW_SIGMOID:
     case PW_SOFTPLUS:
+    case PW_EXP:
+    case PW_LOG:
       return false;
     default:
       break;

@@ -51,6 +51,7 @@ Plan *plan_new(const Graph *graph) {
     Op *op = &plan->ops[i];
     *op = graph->ops[i];
     op->name = mem_string(op->name);
+    if (op->kind == OP_DETACH) op->kind = OP_RESHAPE;
     plan->live[i] = true;
     for (int j = 0; j < op->input_count; j++) add_use(plan, op->inputs[j], i);
     resolve_memory(plan, op);

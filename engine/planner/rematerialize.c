@@ -29,6 +29,8 @@ static bool is_cheap(const Op *op) {
   case OP_SLICE:
   case OP_AVERAGE_POOL:
   case OP_MAX_POOL:
+  case OP_WARP:
+  case OP_TRANSLATE:
     return true;
   default:
     return false;

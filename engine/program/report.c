@@ -39,6 +39,9 @@ static void append_kind(Text *cell, const Op *op) {
     if (op->output_count > 1 && op->outputs[1].id >= 0) text_append(cell, " +bias");
   } else if (op->kind == OP_NORM || op->kind == OP_NORM_BACKWARD) {
     activation = attributes->norm.activation;
+  } else if (op->kind == OP_MATMUL) {
+    if (attributes->matmul.transpose_a) text_append(cell, " +transpose_a");
+    if (attributes->matmul.transpose_b) text_append(cell, " +transpose_b");
   } else if (op->kind == OP_MAX_POOL_BACKWARD) {
     activation = attributes->max_pool.activation;
   }

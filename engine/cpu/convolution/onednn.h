@@ -1,5 +1,6 @@
-/* oneDNN, as the convolution kernels use it. Only the files onednn*.c include its headers, which
- * confines changes of its API to them. Not thread-safe: one thread runs the kernels of a backend.
+/* oneDNN, as the kernels of convolutions and matrix products use it. Only the files onednn*.c
+ * include its headers, which confines changes of its API to them. Not thread-safe: one thread runs
+ * the kernels of a backend.
  *
  * Layouts: activations N T H W C, weights O T H W I, vectors f32, all contiguous. Weights that a
  * primitive needs in another layout are reordered: once per version of their buffer (shared by all
@@ -7,7 +8,7 @@
 #ifndef CELFORGE_ENGINE_CPU_CONVOLUTION_ONEDNN_H
 #define CELFORGE_ENGINE_CPU_CONVOLUTION_ONEDNN_H
 
-#include "engine/backend/backend.h"
+#include "engine/backend/op_arguments.h"
 
 typedef struct Onednn Onednn;
 
@@ -55,5 +56,16 @@ size_t conv_primitive_workspace(const ConvPrimitive *primitive); /* bytes, a mul
  * buffer that contains `w` when it is read, or NULL. */
 Status conv_primitive_run(ConvPrimitive *primitive, void *x, void *w, const Buffer *buffer,
                           void *bias, void *y, void *workspace, Error *error);
+
+/* --- Matrix products -------------------------------------------------------------------------- */
+typedef struct MatmulPrimitive MatmulPrimitive;
+
+/* `name` is that of the op, for errors. */
+Status matmul_primitive_new(Onednn *onednn, const MatmulArguments *arguments, const char *name,
+                            MatmulPrimitive **out, Error *error);
+void matmul_primitive_free(MatmulPrimitive *primitive);
+size_t matmul_primitive_workspace(const MatmulPrimitive *primitive); /* bytes */
+Status matmul_primitive_run(MatmulPrimitive *primitive, void *a, void *b, void *y, void *workspace,
+                            Error *error);
 
 #endif

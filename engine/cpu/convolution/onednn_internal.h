@@ -4,7 +4,8 @@
  *   onednn_engine.c     errors, threads, the instruction sets of the processor
  *   onednn_describe.c   a convolution as oneDNN descriptors, and the choice of its kernel
  *   onednn_weights.c    weights between the caller's layout and the primitive's
- *   onednn_primitive.c  creating and running primitives */
+ *   onednn_primitive.c  creating and running primitives
+ *   onednn_matmul.c     matrix products */
 #ifndef CELFORGE_ENGINE_CPU_CONVOLUTION_ONEDNN_INTERNAL_H
 #define CELFORGE_ENGINE_CPU_CONVOLUTION_ONEDNN_INTERNAL_H
 

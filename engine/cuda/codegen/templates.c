@@ -172,6 +172,12 @@ const char template_functions[] = CODE(
     }
     DEVICE float pw_clamp_step(float a, float, float p, float q) {
       return p < a && a < q ? 1.0f : 0.0f;
+    }
+    DEVICE float pw_exp(float a, float, float, float) {
+      return expf(a);
+    }
+    DEVICE float pw_log(float a, float, float, float) {
+      return logf(a);
     });
 
 const char template_divide_32[] = CODE(

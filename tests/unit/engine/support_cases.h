@@ -12,7 +12,7 @@ typedef struct CaseFamily {
   int count;
 } CaseFamily;
 
-enum { CASE_FAMILIES = 22 };
+enum { CASE_FAMILIES = 24 };
 extern const CaseFamily case_families[CASE_FAMILIES];
 
 /* Checks the first cases of the family, at most `most`, alternating between the backends. Skips

@@ -70,6 +70,10 @@ static double instruction(const PointwiseInstruction *i, double a, double b) {
     return a < p ? p : a > q ? q : a;
   case PW_CLAMP_STEP:
     return p < a && a < q ? 1 : 0;
+  case PW_EXP:
+    return exp(a);
+  case PW_LOG:
+    return log(a);
   case PW_CODE_COUNT:
     break;
   }
@@ -302,6 +306,13 @@ void reference_run(const Op *op, const Array *inputs, const Array *outputs) {
   case OP_CONV3D_BACKWARD_DATA:
   case OP_CONV3D_BACKWARD_WEIGHTS:
     reference_convolution(op, inputs, outputs);
+    return;
+  case OP_MATMUL:
+    reference_matmul(op, inputs, outputs);
+    return;
+  case OP_WARP:
+  case OP_TRANSLATE:
+    reference_motion(op, inputs, outputs);
     return;
   case OP_NORM:
   case OP_NORM_BACKWARD:

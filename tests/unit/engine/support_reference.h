@@ -10,12 +10,15 @@ typedef struct Array {
   double *data; /* NULL: absent */
 } Array;
 
-/* Runs any kind but OP_VIEW, OP_RESHAPE and OP_ALL_REDUCE. Updates write their input arrays. */
+/* Runs any kind but OP_VIEW, OP_RESHAPE, OP_DETACH and OP_ALL_REDUCE. Updates write their input
+ * arrays. */
 void reference_run(const Op *op, const Array *inputs, const Array *outputs);
 
 /* Families of ops, called by reference_run. */
 void reference_convolution(const Op *op, const Array *inputs, const Array *outputs);
 void reference_norm(const Op *op, const Array *inputs, const Array *outputs);
+void reference_matmul(const Op *op, const Array *inputs, const Array *outputs);
+void reference_motion(const Op *op, const Array *inputs, const Array *outputs);
 void reference_update(const Op *op, const Array *inputs);
 
 /* Iterates over the positions of a tensor: start with `p` zeroed; false after the last position. */

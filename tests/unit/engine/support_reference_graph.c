@@ -60,7 +60,7 @@ Reference *reference_new(const Graph *graph) {
       if (op->kind == OP_VIEW) {
         *value =
             reference_buffer(reference, op->attributes.view.buffer) + op->attributes.view.offset;
-      } else if (op->kind == OP_RESHAPE) {
+      } else if (op->kind == OP_RESHAPE || op->kind == OP_DETACH) {
         *value = reference->values[op->inputs[0].id];
       } else {
         *value = mem_new((size_t)shape_count(graph_shape(graph, op->outputs[i])), sizeof **value);
@@ -91,7 +91,9 @@ void reference_evaluate(Reference *reference) {
   for (int k = 0; k < reference->graph->op_count; k++) {
     const Op *op = &reference->graph->ops[k];
     Array inputs[OP_MAX_INPUTS] = {0}, outputs[OP_MAX_OUTPUTS] = {0};
-    if (op->kind == OP_VIEW || op->kind == OP_RESHAPE || op->kind == OP_ALL_REDUCE) continue;
+    if (op->kind == OP_VIEW || op->kind == OP_RESHAPE || op->kind == OP_DETACH ||
+        op->kind == OP_ALL_REDUCE)
+      continue;
     for (int i = 0; i < op->input_count; i++) inputs[i] = array_of(reference, op->inputs[i]);
     for (int i = 0; i < op->output_count; i++) outputs[i] = array_of(reference, op->outputs[i]);
     reference_run(op, inputs, outputs);

@@ -71,6 +71,22 @@ static void exp_of_special_values(void **state) {
   assert_true(isnan(float_exp(NAN)));
 }
 
+static void log_within_2_ulp(void **state) {
+  (void)state;
+  assert_error(float_log, log, 0.5, 2);
+}
+
+static void log_of_special_values(void **state) {
+  (void)state;
+  assert_bits(float_log(1.0f), 0.0f);
+  assert_bits(float_log(0.0f), -INFINITY);
+  assert_bits(float_log(-0.0f), -INFINITY);
+  assert_bits(float_log(INFINITY), INFINITY);
+  assert_true(isnan(float_log(-0x1p-149f)));
+  assert_true(isnan(float_log(-INFINITY)));
+  assert_true(isnan(float_log(NAN)));
+}
+
 static void tanh_within_4_ulp(void **state) {
   (void)state;
   assert_error(float_tanh, tanh, 0.5, 4);
@@ -125,6 +141,7 @@ static void softplus_of_special_values(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(exp_within_2_ulp),      cmocka_unit_test(exp_of_special_values),
+      cmocka_unit_test(log_within_2_ulp),      cmocka_unit_test(log_of_special_values),
       cmocka_unit_test(tanh_within_4_ulp),     cmocka_unit_test(tanh_is_odd_and_bounded),
       cmocka_unit_test(sigmoid_within_4_ulp),  cmocka_unit_test(sigmoid_is_bounded),
       cmocka_unit_test(softplus_within_4_ulp), cmocka_unit_test(softplus_of_special_values),
