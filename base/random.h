@@ -30,6 +30,8 @@ typedef enum RandomPurpose {
   RANDOM_SIMULATION,
   RANDOM_INTERPOLATION,
   RANDOM_SCORES,
+  RANDOM_SHUFFLE_TARGET, /* the targets of unpaired data; their sources: RANDOM_SHUFFLE */
+  RANDOM_AUGMENT_TARGET,
 } RandomPurpose;
 
 Random random_stream(uint64_t seed, RandomPurpose purpose, uint64_t index, uint32_t subindex);

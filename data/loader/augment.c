@@ -15,9 +15,18 @@ static int greatest_common_divisor(int a, int b) {
   return a;
 }
 
+/* Height and width in whose pixels the crop is given: the target's, or those of the only side. */
+static int reference_height(const ClipShape *clip) {
+  return clip_has_target(clip) ? clip->target_height : clip->source_height;
+}
+
+static int reference_width(const ClipShape *clip) {
+  return clip_has_target(clip) ? clip->target_width : clip->source_width;
+}
+
 /* Plans one axis: the step of crop offsets, and the crop in pixels of the source. */
 static Status plan_edge(const char *edge, int target, int source, int crop, int crop_multiple,
-                        int *step, int *source_edge, Error *error) {
+                        int *step, Error *error) {
   if (crop > target)
     return error_set(error, ERROR_USAGE, "the crop's %s is %d; the clips have only %d", edge, crop,
                      target);
@@ -28,8 +37,19 @@ static Status plan_edge(const char *edge, int target, int source, int crop, int 
                      "pixels and the sources %d",
                      edge, crop, unit, target, source);
   *step = unit / greatest_common_divisor(unit, crop_multiple) * crop_multiple;
-  *source_edge = (int)((int64_t)crop * source / target);
   return OK;
+}
+
+/* Sets height and width of the sides that the clips have to those of the crop. */
+static void set_out_sides(const ClipShape *clip, int height, int width, ClipShape *out) {
+  if (clip_has_source(clip)) {
+    out->source_height = (int)((int64_t)height * clip->source_height / reference_height(clip));
+    out->source_width = (int)((int64_t)width * clip->source_width / reference_width(clip));
+  }
+  if (clip_has_target(clip)) {
+    out->target_height = height;
+    out->target_width = width;
+  }
 }
 
 Status augment_plan(const ClipShape *clip, int frames, int crop_height, int crop_width,
@@ -46,12 +66,14 @@ Status augment_plan(const ClipShape *clip, int frames, int crop_height, int crop
          LARGEST_MULTIPLE);
   *out = (AugmentPlan){.clip = *clip, .out = *clip, .flip = flip};
   if (frames > 0) out->out.frames = frames;
-  if (crop_height > 0) out->out.target_height = crop_height;
-  if (crop_width > 0) out->out.target_width = crop_width;
-  TRY(plan_edge("height", clip->target_height, clip->source_height, out->out.target_height,
-                multiple, &out->step_y, &out->out.source_height, error));
-  TRY(plan_edge("width", clip->target_width, clip->source_width, out->out.target_width, multiple,
-                &out->step_x, &out->out.source_width, error));
+  int height = reference_height(clip), width = reference_width(clip);
+  if (crop_height == 0) crop_height = height;
+  if (crop_width == 0) crop_width = width;
+  TRY(plan_edge("height", height, clip_has_source(clip) ? clip->source_height : height, crop_height,
+                multiple, &out->step_y, error));
+  TRY(plan_edge("width", width, clip_has_source(clip) ? clip->source_width : width, crop_width,
+                multiple, &out->step_x, error));
+  set_out_sides(clip, crop_height, crop_width, &out->out);
 done:
   return status;
 }
@@ -65,17 +87,25 @@ static int draw_offset(Random *random, int whole, int part, int step) {
   return step * (int)random_below(random, (uint64_t)((whole - part) / step) + 1);
 }
 
-Augment augment_draw(const AugmentPlan *plan, uint64_t seed, int64_t sample) {
+static Augment draw(const AugmentPlan *plan, Random random) {
   const ClipShape *clip = &plan->clip, *out = &plan->out;
-  Random random = random_stream(seed, RANDOM_AUGMENT, (uint64_t)sample, 0);
+  int height = reference_height(clip), width = reference_width(clip);
   Augment augment = {0};
   augment.frame = draw_offset(&random, clip->frames, out->frames, 1);
-  augment.target_y = draw_offset(&random, clip->target_height, out->target_height, plan->step_y);
-  augment.target_x = draw_offset(&random, clip->target_width, out->target_width, plan->step_x);
-  augment.source_y = (int)((int64_t)augment.target_y * clip->source_height / clip->target_height);
-  augment.source_x = (int)((int64_t)augment.target_x * clip->source_width / clip->target_width);
+  augment.target_y = draw_offset(&random, height, reference_height(out), plan->step_y);
+  augment.target_x = draw_offset(&random, width, reference_width(out), plan->step_x);
+  augment.source_y = (int)((int64_t)augment.target_y * clip->source_height / height);
+  augment.source_x = (int)((int64_t)augment.target_x * clip->source_width / width);
   augment.flip = plan->flip && random_below(&random, 2) == 1;
   return augment;
+}
+
+Augment augment_draw(const AugmentPlan *plan, uint64_t seed, int64_t sample) {
+  return draw(plan, random_stream(seed, RANDOM_AUGMENT, (uint64_t)sample, 0));
+}
+
+Augment augment_draw_target(const AugmentPlan *plan, uint64_t seed, int64_t sample) {
+  return draw(plan, random_stream(seed, RANDOM_AUGMENT_TARGET, (uint64_t)sample, 0));
 }
 
 /* Copies a row in reverse order of its pixels. */
@@ -129,6 +159,6 @@ void augment_copy(const AugmentPlan *plan, const Augment *augment, const uint8_t
   Crop target_crop = {out->frames,         out->target_height, out->target_width, 3,
                       clip->target_height, clip->target_width, augment->frame,    augment->target_y,
                       augment->target_x,   augment->flip};
-  copy_crop(&source_crop, clip_source, source);
-  copy_crop(&target_crop, clip_target, target);
+  if (clip_has_source(clip)) copy_crop(&source_crop, clip_source, source);
+  if (clip_has_target(clip)) copy_crop(&target_crop, clip_target, target);
 }

@@ -11,14 +11,12 @@
 #include "base/bulk_memory.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/random.h"
 #include "base/thread.h"
-#include "data/loader/augment.h"
+#include "data/loader/sample_reader.h"
 
 enum {
   MAX_THREADS = 256,
   MAX_PREFETCH = 4096,
-  MAX_SUBSTITUTES = 8,
   CLOSE_SECONDS = 10, /* loader_close abandons threads that hang in a read for longer */
   CLOSE_SECONDS_AFTER_TIMEOUT = 1, /* the same if loader_next has timed out before */
 };
@@ -28,32 +26,29 @@ typedef enum SlotState { SLOT_FREE, SLOT_FILLING, SLOT_READY, SLOT_IN_USE } Slot
 /* An entry of the ring buffer: micro-batch k of this rank is in slot k mod slot_count. */
 typedef struct Slot {
   Batch batch;
-  int64_t *samples;          /* [micro_batch] */
-  SamplePosition *positions; /* [micro_batch] */
+  int64_t *samples;                             /* [micro_batch] */
+  SamplePosition *positions, *target_positions; /* [micro_batch] */
   SlotState state;
   Status status; /* of reading the batch */
   Error error;
   int worker;
-  double since;                                 /* clock_seconds when reading began */
-  _Atomic int64_t reading_sample, reading_clip; /* for the message of a timeout */
+  double since; /* clock_seconds when reading began */
+  ReadProgress progress;
 } Slot;
 
 typedef struct Worker {
   struct Loader *loader;
   pthread_t thread;
   int number;
-  uint8_t *source, *target; /* one clip before augmentation; NULL if samples are unchanged */
+  SampleReader *reader;
 } Worker;
 
 struct Loader {
-  const Dataset *dataset;
   LoaderOptions options;
-  AugmentPlan plan;
-  bool unchanged;           /* samples are their clips, unchanged */
+  SamplePlan plan;
   int64_t *skipped_batches; /* [options.skipped_batch_count] */
-  int64_t clips, first_step;
-  int micros_per_step;               /* micro-batches of this rank */
-  size_t source_bytes, target_bytes; /* of a sample */
+  int64_t first_step;
+  int micros_per_step; /* micro-batches of this rank */
   Slot *slots;
   int slot_count;
   Worker *workers;
@@ -63,70 +58,33 @@ struct Loader {
   pthread_cond_t slot_free;        /* wakes workers */
   pthread_cond_t batch_ready;      /* wakes loader_next */
   int64_t next_fill, next_deliver; /* numbers of micro-batches */
-  int64_t corrupt_clips;
-  bool timed_out; /* loader_next has failed with a timeout */
+  bool timed_out;                  /* loader_next has failed with a timeout */
 };
 
 /* --- Reading ---------------------------------------------------------------------------------- */
 
-/* Draws the clip to read in place of a corrupt one. It depends only on the sample, so that it is
- * the same for every world size. */
-static int64_t draw_substitute(const Loader *loader, int64_t sample, int attempt) {
-  Random random =
-      random_stream(loader->options.seed, RANDOM_AUGMENT, (uint64_t)sample, (uint32_t)attempt);
-  return (int64_t)random_below(&random, (uint64_t)loader->clips);
-}
-
-static void report_corrupt(Loader *loader, int64_t sample, int64_t clip, int64_t instead,
-                           const Error *fault) {
-  ClipName name;
-  Error unused;
-  bool named = dataset_clip_name(loader->dataset, clip, &name, &unused) == OK;
-  log_warning("%s%s%s%s; sample %lld uses clip %lld instead", named ? "\"" : "",
-              named ? name.id : "", named ? "\": " : "", fault->message, (long long)sample,
-              (long long)instead);
-  pthread_mutex_lock(&loader->mutex);
-  loader->corrupt_clips++;
-  pthread_mutex_unlock(&loader->mutex);
-}
-
-/* Reads position->clip. If it is corrupt and the policy allows, reads a substitute and stores its
- * index in position->clip. */
-static Status read_or_substitute(Loader *loader, Slot *slot, int64_t sample,
-                                 SamplePosition *position, uint8_t *source, uint8_t *target,
-                                 Error *error) {
-  int64_t first = position->clip;
-  for (int attempt = 1;; attempt++) {
-    atomic_store(&slot->reading_clip, position->clip);
-    Status status = dataset_read(loader->dataset, position->clip, source, target, error);
-    if (status != ERROR_DATA || loader->options.on_corrupt == CORRUPT_STOP) return status;
-    if (attempt > MAX_SUBSTITUTES) {
-      error_context(error, "sample %lld: clip %lld and %d substitutes are corrupt; the last one",
-                    (long long)sample, (long long)first, MAX_SUBSTITUTES);
-      return status;
-    }
-    int64_t instead = draw_substitute(loader, sample, attempt);
-    report_corrupt(loader, sample, position->clip, instead, error);
-    position->clip = instead;
-  }
+/* The part of a batch that holds sample `index`. */
+static Sample sample_of(const Loader *loader, const Batch *batch, int index) {
+  SampleBytes bytes = sample_bytes(&loader->plan);
+  size_t i = (size_t)index;
+  return (Sample){
+      .source = batch->source + i * bytes.source,
+      .target = batch->target + i * bytes.target,
+      .smoothed = batch->smoothed ? batch->smoothed + i * bytes.smoothed : NULL,
+      .flow = batch->flow ? batch->flow + i * (bytes.flow / sizeof(float)) : NULL,
+      .flow_mask =
+          batch->flow_mask ? batch->flow_mask + i * (bytes.flow_mask / sizeof(float)) : NULL,
+  };
 }
 
 static Status fill_sample(Worker *worker, Slot *slot, int index, Error *error) {
-  Loader *loader = worker->loader;
-  int64_t sample = slot->samples[index];
-  SamplePosition *position = &slot->positions[index];
-  uint8_t *source = slot->batch.source + (size_t)index * loader->source_bytes;
-  uint8_t *target = slot->batch.target + (size_t)index * loader->target_bytes;
-  *position = shuffle_sample(loader->options.seed, sample, loader->clips);
-  atomic_store(&slot->reading_sample, sample);
-  if (loader->unchanged)
-    return read_or_substitute(loader, slot, sample, position, source, target, error);
-  Status status =
-      read_or_substitute(loader, slot, sample, position, worker->source, worker->target, error);
-  if (status != OK) return status;
-  Augment augment = augment_draw(&loader->plan, loader->options.seed, sample);
-  augment_copy(&loader->plan, &augment, worker->source, worker->target, source, target);
-  return OK;
+  SamplePosition positions[2];
+  Sample out = sample_of(worker->loader, &slot->batch, index);
+  Status status = sample_reader_read(worker->reader, slot->samples[index], &slot->progress,
+                                     positions, &out, error);
+  slot->positions[index] = positions[0];
+  slot->target_positions[index] = positions[1];
+  return status;
 }
 
 /* Reads micro-batch `number` of this rank into the slot. */
@@ -163,7 +121,7 @@ static Slot *take_slot(Worker *worker, int64_t *number) {
     slot->state = SLOT_FILLING;
     slot->worker = worker->number;
     slot->since = clock_seconds();
-    atomic_store(&slot->reading_sample, -1);
+    atomic_store(&slot->progress.sample, -1);
     /* The next slot may be free too, and its signal lost: wake another worker. */
     pthread_cond_signal(&loader->slot_free);
   }
@@ -226,26 +184,39 @@ static Status check_options(const LoaderOptions *o, int64_t first_step, Error *e
   return OK;
 }
 
-static Status allocate(size_t bytes, const char *what, uint8_t **out, Error *error) {
-  void *memory;
-  Status status = mem_bulk(bytes, what, &memory, error);
-  *out = memory;
+/* Allocates the arrays of a batch; none for what is not computed. */
+static Status allocate_batch(const SampleBytes *bytes, Batch *batch, Error *error) {
+  const struct {
+    size_t bytes;
+    void **out;
+  } arrays[] = {
+      {bytes->source, (void **)&batch->source},       {bytes->target, (void **)&batch->target},
+      {bytes->smoothed, (void **)&batch->smoothed},   {bytes->flow, (void **)&batch->flow},
+      {bytes->flow_mask, (void **)&batch->flow_mask},
+  };
+  Status status = OK;
+  for (size_t i = 0; i < sizeof arrays / sizeof *arrays && status == OK; i++)
+    if (arrays[i].bytes > 0)
+      status = mem_bulk((size_t)batch->count * arrays[i].bytes, "a batch", arrays[i].out, error);
   return status;
 }
 
 static Status make_slots(Loader *loader, Error *error) {
   Status status = OK;
   size_t count = (size_t)loader->options.micro_batch;
+  SampleBytes bytes = sample_bytes(&loader->plan);
   loader->slot_count = loader->options.prefetch_batches + 1; /* one is in use by the caller */
   loader->slots = mem_new((size_t)loader->slot_count, sizeof *loader->slots);
   for (int i = 0; i < loader->slot_count; i++) {
     Slot *slot = &loader->slots[i];
     slot->samples = mem_new(count, sizeof *slot->samples);
     slot->positions = mem_new(count, sizeof *slot->positions);
-    slot->batch =
-        (Batch){.count = (int)count, .samples = slot->samples, .positions = slot->positions};
-    TRY(allocate(count * loader->source_bytes, "a batch", &slot->batch.source, error));
-    TRY(allocate(count * loader->target_bytes, "a batch", &slot->batch.target, error));
+    slot->target_positions = mem_new(count, sizeof *slot->target_positions);
+    slot->batch = (Batch){.count = (int)count,
+                          .samples = slot->samples,
+                          .positions = slot->positions,
+                          .target_positions = slot->target_positions};
+    TRY(allocate_batch(&bytes, &slot->batch, error));
   }
 done:
   return status;
@@ -261,11 +232,7 @@ static Status start_workers(Loader *loader, Error *error) {
     snprintf(name, sizeof name, "loader-%d", i);
     worker->loader = loader;
     worker->number = i;
-    if (!loader->unchanged) {
-      const ClipShape *clip = &loader->plan.clip;
-      TRY(allocate(clip_source_bytes(clip), "a clip", &worker->source, error));
-      TRY(allocate(clip_target_bytes(clip), "a clip", &worker->target, error));
-    }
+    TRY(sample_reader_new(&loader->plan, &worker->reader, error));
     TRY(thread_start(&worker->thread, name, run_worker, worker, error));
     loader->worker_count++;
   }
@@ -273,14 +240,12 @@ done:
   return status;
 }
 
-Status loader_open(const Dataset *dataset, const LoaderOptions *options, int64_t first_step,
-                   Loader **out, Error *error) {
+Status loader_open(const Dataset *dataset, const Dataset *target, const LoaderOptions *options,
+                   int64_t first_step, Loader **out, Error *error) {
   Status status = OK;
-  const DatasetInfo *info = dataset_info(dataset);
   Loader *loader = mem_new(1, sizeof *loader);
   *out = NULL;
-  *loader = (Loader){
-      .dataset = dataset, .options = *options, .clips = info->clips, .first_step = first_step};
+  *loader = (Loader){.options = *options, .first_step = first_step};
   loader->skipped_batches =
       mem_new((size_t)options->skipped_batch_count + 1, sizeof *loader->skipped_batches);
   for (int64_t i = 0; i < options->skipped_batch_count; i++)
@@ -289,13 +254,9 @@ Status loader_open(const Dataset *dataset, const LoaderOptions *options, int64_t
   condition_init(&loader->slot_free);
   condition_init(&loader->batch_ready);
   TRY(check_options(options, first_step, error));
-  TRY(augment_plan(&info->shape, options->frames, options->crop_height, options->crop_width,
-                   options->crop_multiple, options->flip, &loader->plan, error));
-  loader->unchanged = augment_is_identity(&loader->plan);
+  TRY(sample_plan_init(dataset, target, options, &loader->plan, error));
   loader->micros_per_step =
       (int)(options->global_batch / options->micro_batch / options->world_size);
-  loader->source_bytes = clip_source_bytes(&loader->plan.out);
-  loader->target_bytes = clip_target_bytes(&loader->plan.out);
   TRY(make_slots(loader, error));
   TRY(start_workers(loader, error));
   *out = loader;
@@ -327,14 +288,16 @@ void loader_close(Loader *loader) {
   pthread_cond_broadcast(&loader->slot_free);
   pthread_mutex_unlock(&loader->mutex);
   if (!join_workers(loader)) return; /* the abandoned thread still uses the loader */
-  for (int i = 0; i < loader->options.threads && loader->workers; i++) {
-    free(loader->workers[i].source);
-    free(loader->workers[i].target);
-  }
+  for (int i = 0; i < loader->options.threads && loader->workers; i++)
+    sample_reader_free(loader->workers[i].reader);
   for (int i = 0; i < loader->slot_count; i++) {
     Slot *slot = &loader->slots[i];
     free(slot->batch.source);
     free(slot->batch.target);
+    free(slot->batch.smoothed);
+    free(slot->batch.flow);
+    free(slot->batch.flow_mask);
+    free(slot->target_positions);
     free(slot->positions);
     free(slot->samples);
   }
@@ -350,7 +313,7 @@ void loader_close(Loader *loader) {
 /* --- Delivering ------------------------------------------------------------------------------- */
 
 ClipShape loader_shape(const Loader *loader) {
-  return loader->plan.out;
+  return loader->plan.shape;
 }
 
 /* Sets the error for micro-batch `next_deliver` being late. Called with the mutex held. */
@@ -358,13 +321,15 @@ static Status timeout_error(const Loader *loader, Slot *slot, Error *error) {
   long long step = loader->first_step + loader->next_deliver / loader->micros_per_step;
   int micro = (int)(loader->next_deliver % loader->micros_per_step);
   double timeout = loader->options.timeout;
+  const Dataset *dataset = atomic_load(&slot->progress.dataset);
   if (slot->state == SLOT_FILLING)
     return error_set(error, ERROR_IO,
                      "step %lld, micro-batch %d: not read within %g s: loader thread %d is at clip "
-                     "%lld (sample %lld) and started the batch %.1f s ago",
+                     "%lld%s%s (sample %lld) and started the batch %.1f s ago",
                      step, micro, timeout, slot->worker,
-                     (long long)atomic_load(&slot->reading_clip),
-                     (long long)atomic_load(&slot->reading_sample), clock_seconds() - slot->since);
+                     (long long)atomic_load(&slot->progress.clip), dataset ? " of " : "",
+                     dataset ? dataset_path(dataset) : "",
+                     (long long)atomic_load(&slot->progress.sample), clock_seconds() - slot->since);
   if (slot->state == SLOT_IN_USE)
     return error_set(error, ERROR_INTERNAL,
                      "step %lld, micro-batch %d: not read within %g s: its buffer is in use; the "
@@ -411,9 +376,5 @@ void loader_release(Loader *loader, Batch *batch) {
 }
 
 int64_t loader_corrupt_clips(const Loader *loader) {
-  Loader *own = (Loader *)loader; /* only to lock */
-  pthread_mutex_lock(&own->mutex);
-  int64_t clips = loader->corrupt_clips;
-  pthread_mutex_unlock(&own->mutex);
-  return clips;
+  return atomic_load(&loader->plan.corrupt_clips);
 }

@@ -29,8 +29,9 @@ static uint64_t feistel(const Feistel *network, uint64_t value) {
   return (uint64_t)left << network->half_bits | right;
 }
 
-static int64_t permute(uint64_t seed, int64_t epoch, int64_t position, int64_t n) {
-  Random stream = random_stream(seed, RANDOM_SHUFFLE, 0, 0);
+static int64_t permute(RandomPurpose purpose, uint64_t seed, int64_t epoch, int64_t position,
+                       int64_t n) {
+  Random stream = random_stream(seed, purpose, 0, 0);
   Feistel network = {{stream.key[0], stream.key[1]}, (uint64_t)epoch, MIN_HALF_BITS};
   while (UINT64_C(1) << 2 * network.half_bits < (uint64_t)n) network.half_bits++;
   uint64_t value = (uint64_t)position;
@@ -39,10 +40,18 @@ static int64_t permute(uint64_t seed, int64_t epoch, int64_t position, int64_t n
   return (int64_t)value;
 }
 
-SamplePosition shuffle_sample(uint64_t seed, int64_t sample, int64_t n) {
+static SamplePosition position_of(RandomPurpose purpose, uint64_t seed, int64_t sample, int64_t n) {
   SamplePosition found = {.epoch = sample / n, .position = sample % n};
-  found.clip = permute(seed, found.epoch, found.position, n);
+  found.clip = permute(purpose, seed, found.epoch, found.position, n);
   return found;
+}
+
+SamplePosition shuffle_sample(uint64_t seed, int64_t sample, int64_t n) {
+  return position_of(RANDOM_SHUFFLE, seed, sample, n);
+}
+
+SamplePosition shuffle_target_sample(uint64_t seed, int64_t sample, int64_t n) {
+  return position_of(RANDOM_SHUFFLE_TARGET, seed, sample, n);
 }
 
 int64_t shuffle_batch_of_step(int64_t step, const int64_t *skipped_batches, int64_t count) {

@@ -17,6 +17,9 @@ typedef struct SamplePosition {
  * of n >= 1 clips. The number is batch * global_batch + index in the global batch. */
 SamplePosition shuffle_sample(uint64_t seed, int64_t sample, int64_t n);
 
+/* The same for the targets of unpaired data: another permutation, independent of the first. */
+SamplePosition shuffle_target_sample(uint64_t seed, int64_t sample, int64_t n);
+
 /* Returns the number of the global batch that step `step` trains on: each step takes the next batch
  * that is not among the `count` numbers in `skipped_batches` (ascending, distinct). Batch b holds
  * samples b * global_batch .. (b + 1) * global_batch - 1. */

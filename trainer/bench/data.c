@@ -40,7 +40,7 @@ static Status measure_loader(const Dataset *dataset, const BenchDataOptions *opt
                        .timeout = WAIT_SECONDS};
   const ClipShape *shape = &dataset_info(dataset)->shape;
   double bytes = (double)(clip_source_bytes(shape) + clip_target_bytes(shape));
-  TRY(loader_open(dataset, &how, 0, &loader, error));
+  TRY(loader_open(dataset, NULL, &how, 0, &loader, error));
   double begin = clock_seconds();
   while (rate->seconds < options->seconds) {
     TRY(loader_next(loader, &batch, error));

@@ -107,9 +107,7 @@ static Status open_loader(Run *run, Error *error) {
   options.skipped_batches = guard_skipped_batches(run->guard, &options.skipped_batch_count);
   loader_close(run->loader);
   run->loader = NULL;
-  Status status = loader_open(run->dataset, &options, run->step, &run->loader, error);
-  if (status != OK) error_context(error, "%s", run->config->data.path);
-  return status;
+  return loader_open(run->dataset, NULL, &options, run->step, &run->loader, error);
 }
 
 static Status plan_model(Run *run, Error *error) {

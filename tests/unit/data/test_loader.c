@@ -56,7 +56,7 @@ static LoaderOptions plain_options(void) {
 static Loader *open_loader(const Fixture *fixture, const LoaderOptions *options, int64_t step) {
   Error error;
   Loader *loader = NULL;
-  if (loader_open(fixture->dataset, options, step, &loader, &error) != OK)
+  if (loader_open(fixture->dataset, NULL, options, step, &loader, &error) != OK)
     fail_msg("%s", error.message);
   return loader;
 }
@@ -208,7 +208,7 @@ static void expect_usage_error(const Fixture *fixture, const LoaderOptions *opti
                                const char *says) {
   Error error = {0};
   Loader *loader = NULL;
-  assert_int_equal(loader_open(fixture->dataset, options, 0, &loader, &error), ERROR_USAGE);
+  assert_int_equal(loader_open(fixture->dataset, NULL, options, 0, &loader, &error), ERROR_USAGE);
   assert_null(loader);
   assert_says(&error, says, NULL);
 }
