@@ -32,6 +32,10 @@ typedef enum RandomPurpose {
   RANDOM_SCORES,
   RANDOM_SHUFFLE_TARGET, /* the targets of unpaired data; their sources: RANDOM_SHUFFLE */
   RANDOM_AUGMENT_TARGET,
+  RANDOM_DIFF_AUGMENT,
+  RANDOM_GREY,
+  RANDOM_MOTION,
+  RANDOM_MOTION_NOISE,
 } RandomPurpose;
 
 Random random_stream(uint64_t seed, RandomPurpose purpose, uint64_t index, uint32_t subindex);
