@@ -8,20 +8,29 @@
 
 enum { NAMES_SHOWN = 3 };
 
+static void describe_side_alone(const ClipShape *shape, Text *out) {
+  if (clip_has_source(shape))
+    text_append(out, "  side         source only, %dx%d, %d channels\n", shape->source_width,
+                shape->source_height, shape->source_channels);
+  else
+    text_append(out, "  side         target only, %dx%d, 3 channels\n", shape->target_width,
+                shape->target_height);
+}
+
 static void describe_clips(const ClipShape *shape, int fps_numerator, int fps_denominator,
                            bool deflated, Text *out) {
   text_append(out, "  frames       %d per clip", shape->frames);
   if (fps_numerator > 0)
     text_append(out, ", %.6g per second", (double)fps_numerator / fps_denominator);
   text_append(out, "\n");
-  if (!clip_is_paired(shape))
-    text_append(out, "  sides        %s only\n", clip_has_source(shape) ? "source" : "target");
-  if (clip_has_source(shape))
+  if (!clip_is_paired(shape)) {
+    describe_side_alone(shape, out);
+  } else {
     text_append(out, "  source       %dx%d, %d channels\n", shape->source_width,
                 shape->source_height, shape->source_channels);
-  if (clip_has_target(shape))
     text_append(out, "  target       %dx%d, 3 channels\n", shape->target_width,
                 shape->target_height);
+  }
   text_append(out, "  stored       %s\n",
               deflated ? "deflated, one clip per chunk" : "uncompressed");
 }

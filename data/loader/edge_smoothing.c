@@ -14,7 +14,6 @@ enum {
   HIGH_THRESHOLD = 200,
   RADIUS = 2, /* of dilation and blur */
 };
-static const int GAUSS[2 * RADIUS + 1] = {1, 4, 6, 4, 1};
 
 /* tan(22.5 degrees) in fixed point with 15 fractional bits. */
 enum { TAN_BITS = 15, TAN_22_5 = 13573 };
@@ -30,6 +29,8 @@ struct EdgeSmoother {
   uint8_t *state;     /* EdgeState, with a border of EDGE_NONE */
   int32_t *found;     /* stack of indices into `state`: strong pixels whose neighbours are unseen */
   uint8_t *rows, *region; /* [height,width] the edges dilated along rows; dilated along both */
+  uint16_t *sums; /* [width+4,3] a row blurred along the columns, RADIUS pixels more at the ends */
+  uint8_t *blurred; /* [width,3] the row blurred along both */
 };
 
 static size_t row_of(const EdgeSmoother *s) {
@@ -58,6 +59,8 @@ Status edge_smoother_new(int height, int width, EdgeSmoother **out, Error *error
   TRY(mem_bulk(pixels * sizeof *s->found, what, (void **)&s->found, error));
   TRY(mem_bulk(pixels, what, (void **)&s->rows, error));
   TRY(mem_bulk(pixels, what, (void **)&s->region, error));
+  TRY(mem_bulk(3 * ((size_t)width + 2 * RADIUS) * sizeof *s->sums, what, (void **)&s->sums, error));
+  TRY(mem_bulk(3 * (size_t)width, what, (void **)&s->blurred, error));
   *out = s;
   s = NULL;
 done:
@@ -75,6 +78,8 @@ void edge_smoother_free(EdgeSmoother *s) {
   free(s->found);
   free(s->rows);
   free(s->region);
+  free(s->sums);
+  free(s->blurred);
   free(s);
 }
 
@@ -174,20 +179,37 @@ static int reflect(int i, int size) {
   return i;
 }
 
-/* The weights add up to 256. */
-static void blur_pixel(const EdgeSmoother *s, const uint8_t *rgb, int y, int x, uint8_t *out) {
-  int sum[3] = {0};
-  size_t columns[2 * RADIUS + 1];
-  for (int k = -RADIUS; k <= RADIUS; k++)
-    columns[k + RADIUS] = 3 * (size_t)reflect(x + k, s->width);
-  for (int j = -RADIUS; j <= RADIUS; j++) {
-    const uint8_t *row = rgb + 3 * (size_t)reflect(y + j, s->height) * (size_t)s->width;
-    for (int k = 0; k <= 2 * RADIUS; k++) {
-      int weight = GAUSS[j + RADIUS] * GAUSS[k];
-      for (size_t c = 0; c < 3; c++) sum[c] += weight * row[columns[k] + c];
+/* Blurs row y along the columns into s->sums, and repeats that at both ends by reflection. */
+static void blur_columns(EdgeSmoother *s, const uint8_t *rgb, int y) {
+  const uint8_t *rows[2 * RADIUS + 1];
+  size_t values = 3 * (size_t)s->width;
+  uint16_t *sums = s->sums + 3 * RADIUS;
+  for (int j = -RADIUS; j <= RADIUS; j++)
+    rows[j + RADIUS] = rgb + (size_t)reflect(y + j, s->height) * values;
+  for (size_t i = 0; i < values; i++)
+    sums[i] =
+        (uint16_t)(rows[0][i] + 4 * rows[1][i] + 6 * rows[2][i] + 4 * rows[3][i] + rows[4][i]);
+  for (int k = 1; k <= RADIUS; k++)
+    for (int c = 0; c < 3; c++) {
+      sums[-3 * k + c] = sums[3 * reflect(-k, s->width) + c];
+      sums[3 * (s->width - 1 + k) + c] = sums[3 * reflect(s->width - 1 + k, s->width) + c];
     }
+}
+
+/* Replaces the pixels of the region in row y of `out` by the blurred ones. The weights of both
+ * directions add up to 256. */
+static void blur_row(EdgeSmoother *s, const uint8_t *rgb, int y, uint8_t *out) {
+  size_t values = 3 * (size_t)s->width;
+  const uint8_t *region = s->region + (size_t)y * (size_t)s->width;
+  const uint16_t *sums = s->sums + 3 * RADIUS;
+  if (!memchr(region, 1, (size_t)s->width)) return;
+  blur_columns(s, rgb, y);
+  for (ptrdiff_t i = 0; i < (ptrdiff_t)values; i++) {
+    int sum = sums[i - 6] + 4 * sums[i - 3] + 6 * sums[i] + 4 * sums[i + 3] + sums[i + 6];
+    s->blurred[i] = (uint8_t)((sum + 128) >> 8);
   }
-  for (int c = 0; c < 3; c++) out[c] = (uint8_t)((sum[c] + 128) >> 8);
+  for (size_t x = 0; x < (size_t)s->width; x++)
+    if (region[x]) memcpy(out + (size_t)y * values + 3 * x, s->blurred + 3 * x, 3);
 }
 
 void edge_smoother_apply(EdgeSmoother *s, const uint8_t *rgb, uint8_t *out) {
@@ -197,9 +219,5 @@ void edge_smoother_apply(EdgeSmoother *s, const uint8_t *rgb, uint8_t *out) {
   follow_edges(s, find_maxima(s));
   dilate(s);
   memcpy(out, rgb, 3 * pixels);
-  for (int y = 0; y < s->height; y++)
-    for (int x = 0; x < s->width; x++) {
-      size_t pixel = (size_t)y * (size_t)s->width + (size_t)x;
-      if (s->region[pixel]) blur_pixel(s, rgb, y, x, out + 3 * pixel);
-    }
+  for (int y = 0; y < s->height; y++) blur_row(s, rgb, y, out);
 }
