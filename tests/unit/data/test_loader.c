@@ -16,6 +16,7 @@
 #include "data/loader/augment.h"
 #include "data/loader/loader.h"
 #include "support_dataset.h"
+#include "support_loader.h"
 
 enum { CLIPS = 10 };
 
@@ -43,16 +44,6 @@ static int tear_down(void **state) {
   return 0;
 }
 
-static LoaderOptions plain_options(void) {
-  return (LoaderOptions){.seed = 11,
-                         .global_batch = 8,
-                         .micro_batch = 2,
-                         .world_size = 1,
-                         .threads = 3,
-                         .prefetch_batches = 4,
-                         .timeout = 20};
-}
-
 static Loader *open_loader(const Fixture *fixture, const LoaderOptions *options, int64_t step) {
   Error error;
   Loader *loader = NULL;
@@ -61,51 +52,12 @@ static Loader *open_loader(const Fixture *fixture, const LoaderOptions *options,
   return loader;
 }
 
-static Batch *next(Loader *loader) {
-  Error error;
-  Batch *batch = NULL;
-  if (loader_next(loader, &batch, &error) != OK) fail_msg("%s", error.message);
-  return batch;
-}
-
-/* The same, but waits through any number of timeouts. */
+/* Returns the next batch and waits through any number of timeouts. */
 static Batch *next_despite_timeouts(Loader *loader) {
   Error error;
   Batch *batch = NULL;
   while (loader_next(loader, &batch, &error) != OK) assert_int_equal(error.status, ERROR_IO);
   return batch;
-}
-
-/* The reference for crops and flips, one value at a time. */
-static uint8_t expected_pixel(const ClipShape *clip, int side, const uint8_t *bytes, int t, int y,
-                              int x, int c) {
-  int height = side ? clip->target_height : clip->source_height;
-  int width = side ? clip->target_width : clip->source_width;
-  int channels = side ? 3 : clip->source_channels;
-  return bytes[((t * height + y) * width + x) * channels + c];
-}
-
-static void assert_side(const ClipShape *clip, const ClipShape *shape, const Augment *augment,
-                        int side, int64_t index, const uint8_t *found) {
-  size_t size = side ? clip_target_bytes(clip) : clip_source_bytes(clip);
-  uint8_t *bytes = mem_new(size, 1);
-  clip_bytes(index, side, bytes, size);
-  int height = side ? shape->target_height : shape->source_height;
-  int width = side ? shape->target_width : shape->source_width;
-  int channels = side ? 3 : shape->source_channels;
-  int top = side ? augment->target_y : augment->source_y;
-  int left = side ? augment->target_x : augment->source_x;
-  for (int t = 0; t < shape->frames; t++)
-    for (int y = 0; y < height; y++)
-      for (int x = 0; x < width; x++)
-        for (int c = 0; c < channels; c++) {
-          int from = augment->flip ? width - 1 - x : x;
-          uint8_t expected =
-              expected_pixel(clip, side, bytes, augment->frame + t, top + y, left + from, c);
-          if (*found++ != expected)
-            fail_msg("clip %lld, side %d: t %d y %d x %d c %d", (long long)index, side, t, y, x, c);
-        }
-  free(bytes);
 }
 
 static void assert_batch(const Fixture *fixture, const LoaderOptions *o, const Batch *batch) {
@@ -126,10 +78,10 @@ static void assert_batch(const Fixture *fixture, const LoaderOptions *o, const B
     assert_int_equal(batch->positions[i].position, place.position);
     assert_int_equal(batch->positions[i].clip, place.clip);
     Augment augment = augment_draw(&plan, o->seed, sample);
-    assert_side(clip, &plan.out, &augment, 0, place.clip,
-                batch->source + (size_t)i * clip_source_bytes(&plan.out));
-    assert_side(clip, &plan.out, &augment, 1, place.clip,
-                batch->target + (size_t)i * clip_target_bytes(&plan.out));
+    assert_sample_side(clip, &plan.out, &augment, 0, place.clip,
+                       batch->source + (size_t)i * clip_source_bytes(&plan.out));
+    assert_sample_side(clip, &plan.out, &augment, 1, place.clip,
+                       batch->target + (size_t)i * clip_target_bytes(&plan.out));
   }
 }
 
@@ -139,7 +91,7 @@ static void run_steps(const Fixture *fixture, const LoaderOptions *options, int6
   int micro_batches = (int)(options->global_batch / options->micro_batch / options->world_size);
   for (int64_t step = first; step < first + steps; step++)
     for (int micro = 0; micro < micro_batches; micro++) {
-      Batch *batch = next(loader);
+      Batch *batch = next_batch(loader);
       assert_int_equal(batch->step, step);
       assert_int_equal(batch->micro_index, micro);
       assert_int_equal(batch->count, options->micro_batch);
@@ -256,7 +208,7 @@ static void corrupt_clip_fails_by_default(void **state) {
   Batch *batch;
   int64_t place = 0; /* of clip 6 in the first epoch */
   while (shuffle_sample(options.seed, place, CLIPS).clip != 6) place++;
-  for (int64_t i = 0; i < place / 2; i++) loader_release(loader, next(loader));
+  for (int64_t i = 0; i < place / 2; i++) loader_release(loader, next_batch(loader));
   for (int again = 0; again < 2; again++) {
     status = loader_next(loader, &batch, &error);
     assert_int_equal(status, ERROR_DATA);
@@ -279,7 +231,7 @@ static int64_t read_clips(const Fixture *fixture, int ranks, int threads, int64_
   for (options.rank = 0; options.rank < ranks; options.rank++) {
     Loader *loader = open_loader(fixture, &options, 0);
     for (int64_t i = 0; i < count / ranks / options.micro_batch; i++) {
-      Batch *batch = next(loader);
+      Batch *batch = next_batch(loader);
       for (int k = 0; k < batch->count; k++) clips[batch->samples[k]] = batch->positions[k].clip;
       loader_release(loader, batch);
     }
@@ -370,7 +322,7 @@ static void closing_does_not_wait_for_prefetching(void **state) {
   for (int i = 0; i < 50; i++) {
     Loader *loader = open_loader(*state, &options, i);
     for (int k = 0; k < i % 4; k++) {
-      Batch *batch = next(loader);
+      Batch *batch = next_batch(loader);
       if (k % 2) loader_release(loader, batch);
     }
     loader_close(loader);
@@ -403,7 +355,7 @@ static void batches_may_be_released_by_another_thread(void **state) {
   Releaser releaser = {loader, queue};
   assert_int_equal(thread_start(&thread, "release", release_all, &releaser, &error), OK);
   for (int64_t i = 0; i < 600; i++) {
-    Batch *batch = next(loader);
+    Batch *batch = next_batch(loader);
     assert_int_equal(batch->step * 4 + batch->micro_index, i);
     if (i % 37 == 0) assert_batch(*state, &options, batch);
     assert_true(queue_push(queue, batch));
@@ -431,7 +383,7 @@ static void skipped_batches_are_not_loaded(void **state) {
   options.skipped_batch_count = 3;
   Loader *loader = open_loader(*state, &options, 1);
   skipped_batches[0] = 0; /* the loader has copied them */
-  Batch *batch = next(loader);
+  Batch *batch = next_batch(loader);
   assert_int_equal(batch->samples[0], 3 * options.global_batch);
   loader_release(loader, batch);
   loader_close(loader);
