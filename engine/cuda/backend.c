@@ -22,6 +22,7 @@ static CudaKernelNew *const constructors[OP_KIND_COUNT] = {
     [OP_CONV3D] = cuda_conv3d_new,
     [OP_CONV3D_BACKWARD_DATA] = cuda_conv3d_backward_data_new,
     [OP_CONV3D_BACKWARD_WEIGHTS] = cuda_conv3d_backward_weights_new,
+    [OP_MATMUL] = cuda_matmul_new,
     [OP_NORM] = cuda_norm_new,
     [OP_NORM_BACKWARD] = cuda_norm_backward_new,
     [OP_CONCAT] = cuda_concat_new,
@@ -34,6 +35,8 @@ static CudaKernelNew *const constructors[OP_KIND_COUNT] = {
     [OP_AVERAGE_POOL_BACKWARD] = cuda_average_pool_backward_new,
     [OP_MAX_POOL] = cuda_max_pool_new,
     [OP_MAX_POOL_BACKWARD] = cuda_max_pool_backward_new,
+    [OP_WARP] = cuda_warp_new,
+    [OP_TRANSLATE] = cuda_translate_new,
     [OP_STORE] = cuda_store_new,
     [OP_ADAM] = cuda_adam_new,
 };

@@ -30,8 +30,9 @@ Value graph_warp(Graph *graph, Value x, Value flow) {
 static void warp_gradient(Graph *graph, const Op *op, const Value *output_gradients,
                           const bool *wanted, Value *gradients) {
   (void)output_gradients, (void)gradients;
-  graph_fail(graph, "gradients: %s: warp has no derivative with respect to %s; detach it first",
-             op->name, wanted[0] ? "x" : "flow");
+  (void)op;
+  graph_fail(graph, "warp: there is no derivative with respect to %s; detach it first",
+             wanted[0] ? "x" : "flow");
 }
 
 /* Per element: three interpolations of a subtraction, a product and an addition. */

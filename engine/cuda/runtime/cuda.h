@@ -111,6 +111,10 @@ CudaKernelNew cuda_pointwise_new, cuda_reduce_new;
 void cuda_prepare(Backend *backend, const KernelRequest *requests, int count);
 CudaKernelNew cuda_conv3d_new, cuda_conv3d_backward_data_new, cuda_conv3d_backward_weights_new;
 
+/* engine/cuda/kernels/matmul.c */
+CudaKernelNew cuda_matmul_new;
+/* engine/cuda/kernels/motion.c */
+CudaKernelNew cuda_warp_new, cuda_translate_new;
 /* engine/cuda/kernels/norm.c */
 CudaKernelNew cuda_norm_new, cuda_norm_backward_new;
 /* engine/cuda/kernels/concat_slice.c */

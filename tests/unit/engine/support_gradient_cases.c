@@ -56,6 +56,18 @@ static Value build_square(Net *n) {
 static Value build_sqrt(Net *n) {
   return graph_sqrt(n->graph, graph_affine(n->graph, graph_square(n->graph, usual(n)), 1, 0.5f));
 }
+static Value build_exp(Net *n) {
+  return graph_exp(n->graph, usual(n));
+}
+static Value build_log(Net *n) {
+  return graph_log(n->graph, graph_affine(n->graph, graph_square(n->graph, usual(n)), 1, 0.5f));
+}
+/* log softmax over the channels */
+static Value build_log_softmax(Net *n) {
+  Value x = usual(n);
+  Value sums = graph_reduce_sum(n->graph, graph_exp(n->graph, x), 1u << AXIS_C, 1);
+  return graph_sub(n->graph, x, graph_log(n->graph, sums));
+}
 static Value build_clamp(Net *n) {
   return graph_clamp(n->graph, usual(n), -0.5f, 0.75f);
 }
@@ -106,6 +118,35 @@ static Value build_transpose(Net *n) {
 static Value build_transpose_uneven(Net *n) {
   const ConvSpec spec = {.stride = {2, 1, 3}, .before = {0, 2, 0}, .after = {1, 0, 0}};
   return transpose(n, spec, (int[]){1, 0, 2}, false);
+}
+
+/* op(a) [4,3] times op(b) [3,5], four times. */
+static Value multiply(Net *n, bool transpose_a, bool transpose_b) {
+  Value a = net_variable(n, shape_make(2, 1, 2, transpose_a ? 3 : 4, transpose_a ? 4 : 3));
+  Value b = net_variable(n, shape_make(2, 1, 2, transpose_b ? 5 : 3, transpose_b ? 3 : 5));
+  return graph_matmul(n->graph, a, b, transpose_a, transpose_b);
+}
+static Value build_matmul(Net *n) {
+  return multiply(n, false, false);
+}
+static Value build_matmul_tn(Net *n) {
+  return multiply(n, true, false);
+}
+static Value build_matmul_nt(Net *n) {
+  return multiply(n, false, true);
+}
+static Value build_matmul_tt(Net *n) {
+  return multiply(n, true, true);
+}
+/* A Gram matrix: both operands are one value. */
+static Value build_gram(Net *n) {
+  Value x = graph_tanh(n->graph, net_variable(n, shape_make(2, 1, 1, 7, 4)));
+  return graph_matmul(n->graph, x, x, true, false);
+}
+static Value build_matmul_bf16(Net *n) {
+  Value a = graph_cast(n->graph, net_variable(n, shape_make(2, 1, 1, 4, 6)), DTYPE_BF16);
+  Value b = graph_cast(n->graph, net_variable(n, shape_make(2, 1, 1, 5, 6)), DTYPE_BF16);
+  return graph_tanh(n->graph, graph_matmul(n->graph, a, b, false, true));
 }
 
 static Value normalize(Net *n, NormKind kind, bool affine) {
@@ -191,6 +232,18 @@ static Value build_max_pool_3(Net *n) {
   return graph_tanh(n->graph, graph_max_pool(n->graph, graph_square(n->graph, x), 3));
 }
 
+static Value build_translate(Net *n) {
+  Value x = net_variable(n, shape_make(3, 2, 4, 5, 3));
+  Value offsets = net_source(n, shape_make(3, 1, 1, 1, 2));
+  return graph_tanh(n->graph, graph_translate(n->graph, x, offsets));
+}
+/* The warped value is a constant; the flow is a source of its own. */
+static Value build_warp(Net *n) {
+  Value other = net_source(n, shape_make(2, 2, 4, 5, 3));
+  Value flow = net_source(n, shape_make(2, 1, 4, 5, 2));
+  return graph_sub(n->graph, usual(n), graph_warp(n->graph, other, flow));
+}
+
 /* The ops that fusion merges: convolution, norm, activation, residual. */
 static Value build_block(Net *n) {
   Graph *g = n->graph;
@@ -232,6 +285,9 @@ const GradientCase gradient_cases[GRADIENT_CASES] = {
     {"sign", build_sign, 5e-5, false},
     {"square", build_square, 5e-5, false},
     {"sqrt", build_sqrt, 5e-5, false},
+    {"exp", build_exp, 5e-5, false},
+    {"log", build_log, 5e-5, false},
+    {"log_softmax", build_log_softmax, 5e-5, false},
     {"clamp", build_clamp, 5e-5, false},
     {"broadcast", build_broadcast, 5e-5, false},
     {"reduce_channels", build_reduce_channels, 5e-5, false},
@@ -243,6 +299,12 @@ const GradientCase gradient_cases[GRADIENT_CASES] = {
     {"conv3d_uneven", build_conv3d_uneven, 5e-5, false},
     {"conv3d_transpose", build_transpose, 5e-5, false},
     {"conv3d_transpose_uneven", build_transpose_uneven, 5e-5, false},
+    {"matmul", build_matmul, 5e-5, false},
+    {"matmul_tn", build_matmul_tn, 5e-5, false},
+    {"matmul_nt", build_matmul_nt, 5e-5, false},
+    {"matmul_tt", build_matmul_tt, 5e-5, false},
+    {"gram", build_gram, 5e-5, false},
+    {"matmul_bf16", build_matmul_bf16, 5e-2, true},
     {"norm_rms", build_norm_rms, 5e-5, false},
     {"norm_rms_plain", build_norm_rms_plain, 5e-5, false},
     {"norm_instance", build_norm_instance, 5e-5, false},
@@ -261,6 +323,8 @@ const GradientCase gradient_cases[GRADIENT_CASES] = {
     {"average_pool", build_average_pool, 5e-5, false},
     {"max_pool", build_max_pool, 5e-5, false},
     {"max_pool_3", build_max_pool_3, 5e-5, false},
+    {"translate", build_translate, 5e-5, false},
+    {"warp", build_warp, 5e-5, false},
     {"block", build_block, 5e-5, false},
     {"block_bf16", build_block_bf16, 5e-2, true},
 };

@@ -31,10 +31,10 @@ typedef struct GradientCase {
   const char *name;
   Build *build;
   double tolerance; /* of the gradients of the backend; relative, in norm */
-  bool bf16;        /* with convolutions in bf16 */
+  bool bf16;        /* with convolutions or matrix products in bf16 */
 } GradientCase;
 
-enum { GRADIENT_CASES = 49 };
+enum { GRADIENT_CASES = 57 };
 extern const GradientCase gradient_cases[GRADIENT_CASES];
 
 /* Fails the test, naming case and derivative. */

@@ -118,6 +118,61 @@ static void views_add_up_and_buffers_stop_gradients(void **state) {
   graph_free(g);
 }
 
+/* One of three paths passes through a detach: the gradient is the sum of the other two, and no op
+ * of it reads what only the detached path computes. */
+static void detached_paths_are_not_walked(void **state) {
+  (void)state;
+  Fixture f = fixture_new();
+  Graph *g = f.graph;
+  Value a = source(&f, DTYPE_BF16, shape_vector(4)), x = graph_affine(g, a, 2, 0);
+  Value inner = graph_sigmoid(g, x), outer = graph_softplus(g, graph_detach(g, inner));
+  Value loss = graph_mean(g, graph_add(g, graph_mul(g, x, outer), graph_tanh(g, x)));
+  Value gradient, of_detached, twice;
+  const int ops = g->op_count;
+  graph_gradients(g, loss, &x, 1, &gradient);
+  check_value(g, gradient, DTYPE_BF16, shape_vector(4));
+  for (int k = ops; k < g->op_count; k++) {
+    for (int i = 0; i < g->ops[k].input_count; i++)
+      assert_int_not_equal(g->ops[k].inputs[i].id, inner.id);
+  }
+  /* With respect to the detached value itself there is a gradient. */
+  Value detached = graph_producer(g, outer)->inputs[0];
+  graph_gradients(g, loss, &detached, 1, &of_detached);
+  check_value(g, of_detached, DTYPE_BF16, shape_vector(4));
+  graph_gradients(g, graph_mean(g, graph_square(g, gradient)), &a, 1, &twice);
+  check_value(g, twice, DTYPE_F32, shape_vector(4));
+  graph_free(g);
+}
+
+/* The gradients of a product of bf16 matrices are products of bf16 matrices; those of a translation
+ * are one translation, back. */
+static void products_and_translations(void **state) {
+  (void)state;
+  Fixture f = fixture_new();
+  Graph *g = f.graph;
+  Value a = source(&f, DTYPE_BF16, shape_make(2, 1, 1, 5, 3));
+  Value b = source(&f, DTYPE_BF16, shape_make(2, 1, 1, 7, 3));
+  Value y = graph_matmul(g, a, b, false, true), wrt[] = {a, b}, gradients[2];
+  check_value(g, y, DTYPE_F32, shape_make(2, 1, 1, 5, 7));
+  graph_gradients(g, graph_mean(g, y), wrt, 2, gradients);
+  for (int i = 0; i < 2; i++) {
+    const Op *op = graph_producer(g, gradients[i]);
+    check_value(g, gradients[i], DTYPE_F32, graph_shape(g, wrt[i]));
+    assert_int_equal(op->kind, OP_MATMUL);
+    for (int k = 0; k < 2; k++) assert_int_equal(graph_dtype(g, op->inputs[k]), DTYPE_BF16);
+  }
+  Value x = graph_affine(g, source(&f, DTYPE_BF16, shape_make(2, 3, 4, 5, 3)), 2, 0);
+  Value offsets = source(&f, DTYPE_F32, shape_make(2, 1, 1, 1, 2)), pair[] = {x, NO_VALUE};
+  Value moved = graph_translate(g, x, offsets);
+  graph_gradients(g, graph_mean(g, moved), pair, 1, gradients);
+  const Op *back = graph_producer(g, gradients[0]);
+  assert_int_equal(back->kind, OP_TRANSLATE);
+  assert_true(back->attributes.translate.negated);
+  assert_int_equal(back->inputs[1].id, offsets.id);
+  check_value(g, gradients[0], DTYPE_BF16, graph_shape(g, x));
+  graph_free(g);
+}
+
 static void loss_and_repeated_entries(void **state) {
   (void)state;
   Fixture f = fixture_new();
@@ -278,6 +333,8 @@ int main(void) {
       cmocka_unit_test(broadcast_operands_are_summed),
       cmocka_unit_test(only_the_path_is_walked),
       cmocka_unit_test(views_add_up_and_buffers_stop_gradients),
+      cmocka_unit_test(detached_paths_are_not_walked),
+      cmocka_unit_test(products_and_translations),
       cmocka_unit_test(loss_and_repeated_entries),
       cmocka_unit_test(adjacent_slices_become_a_concat),
       cmocka_unit_test(fused_ops_are_refused),

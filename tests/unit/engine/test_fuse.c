@@ -303,6 +303,19 @@ static void chains_become_one_op(void **state) {
   bench_free(&b);
 }
 
+/* A detach is no op of the program, with or without fusion. */
+static void detach_does_not_split_a_chain(void **state) {
+  (void)state;
+  Bench b = bench_new();
+  Value inner = graph_square(b.graph, source(&b, image));
+  Value y = graph_tanh(b.graph, graph_detach(b.graph, inner));
+  keep(&b, graph_mul(b.graph, y, graph_detach(b.graph, y)));
+  bench_plan(&b);
+  assert_int_equal(b.planned.program->step_count, 2); /* and the store */
+  assert_int_equal(only(&b, OP_POINTWISE)->attributes.pointwise.instruction_count, 3);
+  bench_free(&b);
+}
+
 static void reductions_fuse_their_operand(void **state) {
   (void)state;
   Bench b = bench_new();
@@ -640,6 +653,7 @@ int main(void) {
       cmocka_unit_test(pool_backward_fuses_the_step),
       cmocka_unit_test(pool_backward_sees_updates),
       cmocka_unit_test(chains_become_one_op),
+      cmocka_unit_test(detach_does_not_split_a_chain),
       cmocka_unit_test(reductions_fuse_their_operand),
       cmocka_unit_test(distant_readers_recompute_if_memory_shrinks),
       cmocka_unit_test(costly_values_are_computed_once),

@@ -246,6 +246,9 @@ static void flops(void **state) {
   Value up = graph_conv3d_transpose(g, y, w, NO_VALUE, conv_spec_same(3, 3, 2, zero),
                                     (const int[]){0, 1, 1});
   assert_true(flops_of(g, up) == form);
+  Value a = source(&f, DTYPE_F32, shape_make(2, 3, 1, 7, 5));
+  assert_true(flops_of(g, graph_matmul(g, a, a, true, false)) == 2.0 * 6 * 5 * 5 * 7);
+  assert_true(flops_of(g, graph_matmul(g, a, a, false, true)) == 2.0 * 6 * 7 * 7 * 5);
   assert_true(flops_of(g, graph_tanh(g, x)) == 2 * 4 * 8 * 8 * 3);
   assert_true(flops_of(g, graph_mean(g, x)) == 2 * 4 * 8 * 8 * 3);
   graph_free(g);

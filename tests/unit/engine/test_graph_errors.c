@@ -73,6 +73,18 @@ BUILD(pool_huge, graph_average_pool(g, image(f), 3, 1, INT_MAX))
 BUILD(pool_window, graph_average_pool(g, image(f), 6, 1, 0))
 BUILD(max_pool_nothing, graph_max_pool(g, image(f), 0))
 BUILD(max_pool_window, graph_max_pool(g, image(f), 5))
+BUILD(matmul_inner, graph_matmul(g, image(f), image(f), false, false))
+BUILD(matmul_transposed, graph_matmul(g, image(f), image(f), true, true))
+BUILD(matmul_batch, graph_matmul(g, image(f), floats(f, 2, 1, 4, 5, 6), false, true))
+BUILD(matmul_dtypes,
+      graph_matmul(g, image(f), source(f, DTYPE_BF16, shape_make(1, 1, 4, 5, 6)), false, true))
+BUILD(warp_channels, graph_warp(g, image(f), image(f)))
+BUILD(warp_size, graph_warp(g, image(f), floats(f, 1, 1, 4, 6, 2)))
+BUILD(warp_times, graph_warp(g, floats(f, 1, 3, 4, 5, 6), floats(f, 1, 2, 4, 5, 2)))
+BUILD(warp_dtype, graph_warp(g, image(f), source(f, DTYPE_BF16, shape_make(1, 1, 4, 5, 2))))
+BUILD(translate_offsets, graph_translate(g, image(f), floats(f, 2, 1, 1, 1, 2)))
+BUILD(translate_dtype,
+      graph_translate(g, image(f), source(f, DTYPE_BF16, shape_make(1, 1, 1, 1, 2))))
 BUILD(norm_gain_alone,
       graph_norm(g, image(f), source(f, DTYPE_F32, shape_vector(6)), NO_VALUE, NORM_RMS, 0, 1e-5f))
 BUILD(norm_gain_length, Value v = source(f, DTYPE_F32, shape_vector(5));
@@ -158,11 +170,18 @@ BUILD(gradients_missing, Value x = image(f), y[2], w[] = {x, NO_VALUE};
       graph_gradients(g, graph_mean(g, x), w, 2, y))
 BUILD(gradients_independent, Value first = image(f), w[] = {first, image(f)}, y[2];
       graph_gradients(g, graph_mean(g, first), w, 2, y))
+BUILD(gradients_detached, Value x = image(f), y;
+      graph_gradients(g, graph_mean(g, graph_tanh(g, graph_detach(g, x))), &x, 1, &y))
 BUILD(gradients_zero, Value x = graph_tanh(g, image(f)), y;
       graph_gradients(g, graph_mean(g, graph_sign(g, x)), &x, 1, &y))
 
 #define PAD_RULE                                                                                   \
   "padding must be 0 to 2^59, reflecting one in height and width only and less than the length"
+
+#define MATMUL_RULE                                                                                \
+  "dtypes and axes 0 to 2 must be equal, and the columns of the first matrix (axis 4, transposed " \
+  "3) the rows of the second"
+#define WARP_RULE "the flow must be f32 [N, T or 1, H, W, 2] of the frames"
 
 static const Case cases[] = {
     {view_outside, "view: [1,1,1,1,4] at element 1048573 of buffer floats, which holds 1048576"},
@@ -228,6 +247,19 @@ static const Case cases[] = {
     {max_pool_window,
      "max_pool: size 5 on [1,1,4,5,6]; it must be at least 1 and at most height and "
      "width"},
+    {matmul_inner, "matmul: f32 [1,1,4,5,6] times f32 [1,1,4,5,6]; " MATMUL_RULE},
+    {matmul_transposed,
+     "matmul: f32 [1,1,4,5,6] transposed times f32 [1,1,4,5,6] transposed; " MATMUL_RULE},
+    {matmul_batch, "matmul: f32 [1,1,4,5,6] times f32 [2,1,4,5,6] transposed; " MATMUL_RULE},
+    {matmul_dtypes, "matmul: f32 [1,1,4,5,6] times bf16 [1,1,4,5,6] transposed; " MATMUL_RULE},
+    {warp_channels, "warp: [1,1,4,5,6] by flow f32 [1,1,4,5,6]; " WARP_RULE},
+    {warp_size, "warp: [1,1,4,5,6] by flow f32 [1,1,4,6,2]; " WARP_RULE},
+    {warp_times, "warp: [1,3,4,5,6] by flow f32 [1,2,4,5,2]; " WARP_RULE},
+    {warp_dtype, "warp: [1,1,4,5,6] by flow bf16 [1,1,4,5,2]; " WARP_RULE},
+    {translate_offsets, "translate: [1,1,4,5,6] by offsets f32 [2,1,1,1,2]; the offsets must be "
+                        "f32 [1,1,1,1,2]"},
+    {translate_dtype, "translate: [1,1,4,5,6] by offsets bf16 [1,1,1,1,2]; the offsets must be "
+                      "f32 [1,1,1,1,2]"},
     {norm_gain_alone, "norm: gain and bias must be given together or not at all"},
     {norm_gain_length, "norm: gain is f32 [1,1,1,1,5]; it must be f32 [1,1,1,1,6]"},
     {norm_bias_dtype, "norm: bias is bf16 [1,1,1,1,6]; it must be f32 [1,1,1,1,6]"},
@@ -273,6 +305,8 @@ static const Case cases[] = {
     {gradients_independent,
      "gradients: the loss does not depend on net.layer.view (entry 1, buffer "
      "floats at element 120)"},
+    {gradients_detached, "gradients: the loss does not depend on net.layer.view (entry 0, buffer "
+                         "floats at element 0)"},
     {gradients_zero, "gradients: the loss does not depend on net.layer.tanh (entry 0)"},
 };
 
@@ -290,7 +324,28 @@ static void invalid_calls_have_errors(void **state) {
   }
 }
 
+/* The rule of a warp fails in the scope of the gradients. */
+static void warps_have_no_derivative(void **state) {
+  (void)state;
+  static const char *const names[] = {"x", "flow"};
+  for (int i = 0; i < 2; i++) {
+    Fixture f = fixture_new();
+    char message[ERROR_MESSAGE_SIZE];
+    Value operands[] = {image(&f), floats(&f, 1, 1, 4, 5, 2)}, gradient;
+    graph_scope_push(f.graph, "net");
+    Value loss = graph_mean(f.graph, graph_warp(f.graph, operands[0], operands[1]));
+    graph_scope_pop(f.graph);
+    graph_gradients(f.graph, loss, &operands[i], 1, &gradient);
+    snprintf(message, sizeof message,
+             "net.gradient: warp: there is no derivative with respect to %s; detach it first",
+             names[i]);
+    check_error(f.graph, message);
+    graph_free(f.graph);
+  }
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(invalid_calls_have_errors)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(invalid_calls_have_errors),
+                                     cmocka_unit_test(warps_have_no_derivative)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
