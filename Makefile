@@ -311,6 +311,9 @@ install: all
 	install -m 644 configs/*.yaml $(DESTDIR)$(PREFIX)/share/celforge/configs
 	install -d $(DESTDIR)$(PREFIX)/share/celforge/configs/clusters
 	install -m 644 configs/clusters/*.yaml $(DESTDIR)$(PREFIX)/share/celforge/configs/clusters
+	install -d $(DESTDIR)$(PREFIX)/share/celforge/models
+	for file in models/*.safetensors models/*.md; do \
+	  [ ! -e $$file ] || install -m 644 $$file $(DESTDIR)$(PREFIX)/share/celforge/models || exit 1; done
 
 C_FILES = $(sort $(shell find $(TOP) tests -name '*.[ch]' -o -name '*.cu' -o -name '*.cc'))
 format:

@@ -338,3 +338,7 @@ const NamedTensor *safetensors_find(const Safetensors *file, const char *name) {
   }
   return NULL;
 }
+
+const json_t *safetensors_metadata(const Safetensors *file) {
+  return json_object_get(file->header, SAFETENSORS_METADATA);
+}

@@ -66,5 +66,7 @@ int safetensors_count(const Safetensors *file);
 const NamedTensor *safetensors_tensor(const Safetensors *file, int index);
 /* Returns NULL if no tensor has this name. */
 const NamedTensor *safetensors_find(const Safetensors *file, const char *name);
+/* Returns the header's metadata, an object of strings that belongs to the file, or NULL. */
+const json_t *safetensors_metadata(const Safetensors *file);
 
 #endif

@@ -29,7 +29,7 @@ Status command_parse_precision(const char *text, DType *out, Error *error) {
 /* --- translate -------------------------------------------------------------------------------- */
 
 typedef struct Translate {
-  const char *checkpoint, *input, *output, *codec, *device, *precision;
+  const char *model, *checkpoint, *input, *output, *codec, *device, *precision;
   TextList further;
   bool plain;
   int64_t threads, quality;
@@ -43,7 +43,8 @@ static const Option TRANSLATE_OPTIONS[] = {
      .help =
          "further input of a model with several (in the order of pack's --source); same size and "
          "length as IN"},
-    MODEL_OPTIONS(Translate),
+    MODEL_CHOICE_OPTIONS(Translate),
+    DEVICE_OPTIONS(Translate),
     {"precision", OPTION_TEXT, offsetof(Translate, precision), .value = "PRECISION",
      .default_text = "f32",
      .help = "f32 or bf16; bf16 is faster on devices that have it, and changes colours by about 1 "
@@ -57,18 +58,19 @@ static const Option TRANSLATE_OPTIONS[] = {
 static Status run_translate(const void *values, const Invocation *invocation, Error *error) {
   const Translate *translate = values;
   (void)invocation;
-  TranslateOptions options = {.checkpoint = translate->checkpoint,
+  TranslateOptions options = {.model = {.checkpoint = translate->checkpoint,
+                                        .model = translate->model,
+                                        .ema = !translate->plain},
+                              .device = {.threads = (int)translate->threads},
                               .input = translate->input,
                               .output = translate->output,
                               .further = translate->further.items,
                               .further_count = translate->further.count,
-                              .ema = !translate->plain,
-                              .threads = (int)translate->threads,
                               .codec = translate->codec,
                               .quality = (int)translate->quality};
-  Status status = command_parse_device(translate->device, &options.device, error);
+  Status status = command_parse_device(translate->device, &options.device.device, error);
   if (status == OK)
-    status = command_parse_precision(translate->precision, &options.precision, error);
+    status = command_parse_precision(translate->precision, &options.device.precision, error);
   if (status != OK) return status;
   return translate_run(&options, error);
 }
@@ -84,43 +86,82 @@ const Command command_translate = {.name = "translate",
 /* --- export ----------------------------------------------------------------------------------- */
 
 typedef struct Export {
-  const char *checkpoint, *output, *format;
+  const char *model, *checkpoint, *output, *format;
+  const char *name, *look, *licence, *trained_on, *height, *date;
   bool plain, stream;
 } Export;
 
 static const Option EXPORT_OPTIONS[] = {
     {"OUT", OPTION_ARGUMENT, offsetof(Export, output), true, .help = "file to write"},
-    CHECKPOINT_OPTIONS(Export),
+    MODEL_CHOICE_OPTIONS(Export),
     {"format", OPTION_TEXT, offsetof(Export, format), true, .value = "FORMAT",
-     .help = "onnx (graph for clips of any size) or safetensors (weights in PyTorch's names and "
-             "layout)"},
+     .help = "onnx (graph for clips of any size), safetensors (weights in PyTorch's names and "
+             "layout) or model (one file for translate --model)"},
     {"stream", OPTION_FLAG, offsetof(Export, stream),
-     .help = "export an ONNX graph of one frame, with the state of previous frames as input and "
-             "output"},
+     .help = "onnx: a graph of one frame, with the state of previous frames as input and output"},
+    {"name", OPTION_TEXT, offsetof(Export, name), .value = "NAME",
+     .help = "model: its name; default: that of OUT"},
+    {"look", OPTION_TEXT, offsetof(Export, look), .value = "TEXT",
+     .help = "model: what its output looks like, in one line"},
+    {"licence", OPTION_TEXT, offsetof(Export, licence), .value = "TEXT",
+     .help = "model: licence of the weights"},
+    {"trained-on", OPTION_TEXT, offsetof(Export, trained_on), .value = "TEXT",
+     .help = "model: the training data, with their licences"},
+    {"height", OPTION_TEXT, offsetof(Export, height), .value = "RANGE",
+     .help = "model: recommended frame height, such as 270 or 180-360, pixels"},
+    {"date", OPTION_TEXT, offsetof(Export, date), .value = "YYYY-MM-DD",
+     .help = "model: date of the training; default: today"},
 };
+
+static Status parse_format(const char *text, ExportFormat *out, Error *error) {
+  static const char *const NAMES[] = {
+      [EXPORT_ONNX] = "onnx", [EXPORT_SAFETENSORS] = "safetensors", [EXPORT_MODEL] = "model"};
+  for (ExportFormat format = EXPORT_ONNX; format <= EXPORT_MODEL; format++) {
+    *out = format;
+    if (strcmp(text, NAMES[format]) == 0) return OK;
+  }
+  return error_set(error, ERROR_USAGE,
+                   "--format: unknown format \"%s\"; allowed: onnx, safetensors, model", text);
+}
+
+/* Refuses options that another format would ignore. */
+static Status check_export(const Export *export, ExportFormat format, Error *error) {
+  const char *texts[] = {export->name,       export->look,   export->licence,
+                         export->trained_on, export->height, export->date};
+  static const char *const NAMES[] = {"name", "look", "licence", "trained-on", "height", "date"};
+  if (export->stream && format != EXPORT_ONNX)
+    return error_set(error, ERROR_USAGE,
+                     "--stream: has no effect on --format %s; use it with --format onnx",
+                     export->format);
+  for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES && format != EXPORT_MODEL; i++)
+    if (texts[i])
+      return error_set(error, ERROR_USAGE,
+                       "--%s: has no effect on --format %s; use it with --format model", NAMES[i],
+                       export->format);
+  return OK;
+}
 
 static Status run_export(const void *values, const Invocation *invocation, Error *error) {
   const Export *export = values;
   (void)invocation;
-  ExportOptions options = {.checkpoint = export->checkpoint,
-                           .output = export->output,
-                           .stream = export->stream,
-                           .ema = !export->plain};
-  if (strcmp(export->format, "onnx") == 0)
-    options.format = EXPORT_ONNX;
-  else if (strcmp(export->format, "safetensors") == 0)
-    options.format = EXPORT_SAFETENSORS;
-  else
-    return error_set(error, ERROR_USAGE,
-                     "--format: unknown format \"%s\"; allowed: onnx, safetensors", export->format);
-  if (options.stream && options.format != EXPORT_ONNX)
-    return error_set(error, ERROR_USAGE,
-                     "--stream: has no effect on --format safetensors; use it with --format onnx");
-  return export_run(&options, error);
+  ExportOptions options = {
+      .model = {.checkpoint = export->checkpoint, .model = export->model, .ema = !export->plain},
+      .output = export->output,
+      .stream = export->stream,
+      .card = {.name = export->name,
+               .date = export->date,
+               .look = export->look,
+               .licence = export->licence,
+               .trained_on = export->trained_on,
+               .height = export->height}};
+  Status status = parse_format(export->format, &options.format, error);
+  if (status == OK) status = check_export(export, options.format, error);
+  return status == OK ? export_run(&options, error) : status;
 }
 
 const Command command_export = {.name = "export",
-                                .summary = "export the generator as ONNX or safetensors",
+                                .summary =
+                                    "export the generator as ONNX, safetensors or a model file",
                                 .options = EXPORT_OPTIONS,
                                 .option_count = sizeof EXPORT_OPTIONS / sizeof *EXPORT_OPTIONS,
                                 .values_size = sizeof(Export),

@@ -6,9 +6,9 @@
 #include "trainer/cli/options.h"
 
 static const Command *const COMMANDS[] = {
-    &command_synth, &command_pack,   &command_join,      &command_verify,
-    &command_train, &command_eval,   &command_translate, &command_export,
-    &command_info,  &command_config, &command_bench,
+    &command_synth,  &command_pack, &command_join,      &command_verify,
+    &command_train,  &command_eval, &command_translate, &command_export,
+    &command_models, &command_info, &command_config,    &command_bench,
 };
 
 /* Limits how long libgomp's threads spin while they wait for each other. By default they spin for

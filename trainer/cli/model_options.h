@@ -17,20 +17,36 @@
         .help = "use the plain weights instead of the averaged (EMA) ones"                         \
   }
 
-/* These and the options that choose the device. */
-#define MODEL_OPTIONS(Values)                                                                      \
-  CHECKPOINT_OPTIONS(Values)                                                                       \
-  ,                                                                                                \
-      {"device",                                                                                   \
-       OPTION_TEXT,                                                                                \
-       offsetof(Values, device),                                                                   \
-       .value = "DEVICE",                                                                          \
-       .default_text = "auto",                                                                     \
-       .help = "auto, cpu or cuda"},                                                               \
+/* The options that choose a checkpoint or a model file, for commands that take both; values of
+ * ModelChoice (trainer/infer/open_model.h). */
+#define MODEL_CHOICE_OPTIONS(Values)                                                               \
+  {"model", OPTION_TEXT, offsetof(Values, model), .value = "NAME",                                 \
+   .help = "installed model (see celforge models), or path of a model file"},                      \
+      {"checkpoint", OPTION_TEXT, offsetof(Values, checkpoint), .value = "PATH",                   \
+       .help =                                                                                     \
+           "run folder (its newest good checkpoint) or checkpoint folder, instead of --model"},    \
+  {                                                                                                \
+    "plain-weights", OPTION_FLAG, offsetof(Values, plain),                                         \
+        .help = "with --checkpoint: use the plain weights instead of the averaged (EMA) ones"      \
+  }
+
+/* The options that choose the device. */
+#define DEVICE_OPTIONS(Values)                                                                     \
+  {"device",                                                                                       \
+   OPTION_TEXT,                                                                                    \
+   offsetof(Values, device),                                                                       \
+   .value = "DEVICE",                                                                              \
+   .default_text = "auto",                                                                         \
+   .help = "auto, cpu or cuda"},                                                                   \
   {                                                                                                \
     "threads", OPTION_NUMBER, offsetof(Values, threads),                                           \
         .maximum = 1024, .value = "N", .default_text = "0",                                        \
         .help = "compute threads; 0: OMP_NUM_THREADS, or all processors"                           \
   }
+
+/* A checkpoint and a device. */
+#define MODEL_OPTIONS(Values)                                                                      \
+  CHECKPOINT_OPTIONS(Values)                                                                       \
+  , DEVICE_OPTIONS(Values)
 
 #endif

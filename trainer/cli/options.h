@@ -81,6 +81,7 @@ extern const Command command_join;                                /* data.c */
 extern const Command command_train, command_config;               /* train.c */
 /* inference_commands.c */
 extern const Command command_eval, command_translate, command_export, command_info;
-extern const Command command_bench; /* bench_command.c */
+extern const Command command_models; /* models_command.c */
+extern const Command command_bench;  /* bench_command.c */
 
 #endif

@@ -2,15 +2,16 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/bulk_memory.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/version.h"
+#include "trainer/export/model.h"
 #include "trainer/export/names.h"
 #include "trainer/export/onnx_graph.h"
-#include "trainer/gan/device.h"
 
 /* --- Weights ---------------------------------------------------------------------------------- */
 
@@ -53,25 +54,19 @@ static void set_number(json_t *properties, const char *key, int64_t number) {
 
 /* Describes how to build the network and feed it, as an object of strings. */
 static json_t *model_properties(const ExportedModel *model, bool ema) {
-  static const char *const KEYS[] = {
-      "model.generator",     "model.channels",       "model.blocks",
-      "model.temporal",      "model.norm",           "model.noise_channels",
-      "model.downsamplings", "model.local_enhancers"}; /* the last two only for pix2pixhd */
-  size_t count = sizeof KEYS / sizeof *KEYS;
-  if (model->config->model.generator != GENERATOR_PIX2PIXHD) count -= 2;
   json_t *properties = json_object();
-  set_text(properties, "celforge.version", CELFORGE_VERSION);
-  set_text(properties, "celforge.weights", ema ? "running average" : "plain");
-  set_number(properties, "celforge.step", model->step);
-  set_number(properties, "celforge.scale", model->scale);
-  set_number(properties, "celforge.source_channels", model->source_channels);
-  set_text(properties, "celforge.range", "-1 1");
-  for (size_t i = 0; i < count; i++) {
+  set_text(properties, MODEL_KEY_VERSION, CELFORGE_VERSION);
+  set_text(properties, MODEL_KEY_WEIGHTS, ema ? "running average" : "plain");
+  set_number(properties, MODEL_KEY_STEP, model->step);
+  set_number(properties, MODEL_KEY_SCALE, model->scale);
+  set_number(properties, MODEL_KEY_CHANNELS, model->source_channels);
+  set_text(properties, MODEL_KEY_RANGE, MODEL_RANGE);
+  for (const char *const *key = model_config_keys(model->config); *key; key++) {
     Text value = {0};
-    config_write_value(&config_schema, KEYS[i], model->config, &value);
-    char *key = mem_format("celforge.%s", KEYS[i]);
-    set_text(properties, key, value.data);
-    free(key);
+    config_write_value(&config_schema, *key, model->config, &value);
+    char *member = mem_format(MODEL_KEY_CONFIG "%s", *key);
+    set_text(properties, member, value.data);
+    free(member);
     text_free(&value);
   }
   return properties;
@@ -92,14 +87,17 @@ done:
   return status;
 }
 
-/* Refuses to overwrite a file of the checkpoint. */
-static Status check_output(const Checkpoint *checkpoint, const char *output, Error *error) {
+/* Refuses to overwrite the model file, or a file of the checkpoint. */
+static Status check_output(const char *input, const char *output, Error *error) {
   Status status = OK;
   char **names = NULL;
   size_t count = 0;
-  TRY(folder_list(checkpoint->path, &names, &count, error));
+  if (path_is_same(input, output))
+    FAIL(error, ERROR_USAGE, "%s: is also the input; choose another output", output);
+  if (!path_is_folder(input)) goto done;
+  TRY(folder_list(input, &names, &count, error));
   for (size_t i = 0; i < count; i++) {
-    char *path = path_join(checkpoint->path, names[i]);
+    char *path = path_join(input, names[i]);
     bool same = path_is_same(path, output);
     free(path);
     if (same)
@@ -110,32 +108,65 @@ done:
   return status;
 }
 
+/* The name of a model file: "comic" for "models/comic.safetensors". The caller frees it. */
+static char *model_name(const char *path) {
+  const char *slash = strrchr(path, '/');
+  char *name = mem_string(slash ? slash + 1 : path);
+  size_t length = strlen(name), ending = strlen(MODEL_FILE_ENDING);
+  if (length > ending && strcmp(name + length - ending, MODEL_FILE_ENDING) == 0)
+    name[length - ending] = '\0';
+  return name;
+}
+
+/* Completes the card with the output's name and today's date. */
+static Status export_model(Inference *inference, json_t *properties, const ExportOptions *options,
+                           Error *error) {
+  char *name = model_name(options->output), today[16];
+  ModelCard card = options->card;
+  time_t now = time(NULL);
+  struct tm parts;
+  strftime(today, sizeof today, "%Y-%m-%d", gmtime_r(&now, &parts));
+  if (!card.name) card.name = name;
+  if (!card.date) card.date = today;
+  Status status = export_model_file(inference, properties, &card, options->output, error);
+  if (status == ERROR_USAGE) error_context(error, "%s", options->output);
+  free(name);
+  return status;
+}
+
+static Status export_as(ExportedModel *model, Inference *inference, const ExportOptions *options,
+                        Error *error) {
+  Status status = OK;
+  if (options->format == EXPORT_MODEL)
+    return export_model(inference, model->properties, options, error);
+  TRY(load_weights(model, error));
+  if (options->format == EXPORT_ONNX)
+    TRY(export_onnx(model, options->stream, options->output, error));
+  else
+    TRY(export_safetensors(model, options->output, error));
+done:
+  return status;
+}
+
 Status export_run(const ExportOptions *options, Error *error) {
   Status status = OK;
-  Checkpoint *checkpoint = NULL;
   Backend *backend = NULL;
   Inference *inference = NULL;
   ExportedModel model = {0};
-  TRY(checkpoint_open_path(options->checkpoint, &checkpoint, error));
-  TRY(check_output(checkpoint, options->output, error));
-  TRY(device_open_default(DEVICE_CPU, 1, &backend, error));
-  TRY(inference_from_checkpoint(checkpoint, options->ema, DTYPE_F32, backend, &inference, error));
+  const ModelDevice device = {.device = DEVICE_CPU, .threads = 1, .precision = DTYPE_F32};
+  TRY(inference_open_model(&options->model, &device, &backend, &inference, error));
+  TRY(check_output(inference_path(inference), options->output, error));
   model = (ExportedModel){.config = inference_config(inference),
                           .parameters = inference_parameters(inference),
                           .scale = inference_scale(inference),
                           .source_channels = inference_source_channels(inference),
-                          .step = checkpoint->step};
-  model.properties = model_properties(&model, options->ema);
-  TRY(load_weights(&model, error));
-  if (options->format == EXPORT_ONNX)
-    TRY(export_onnx(&model, options->stream, options->output, error));
-  else
-    TRY(export_safetensors(&model, options->output, error));
-  log_info("%s: exported the generator of %s", options->output, checkpoint->path);
+                          .step = inference_step(inference)};
+  model.properties = model_properties(&model, inference_is_ema(inference));
+  TRY(export_as(&model, inference, options, error));
+  log_info("%s: exported the generator of %s", options->output, inference_path(inference));
 done:
   free_weights(&model);
   inference_free(inference);
   if (backend) backend->free(backend);
-  checkpoint_close(checkpoint);
   return status;
 }

@@ -26,6 +26,9 @@ struct Inference {
   ParameterSource source;
   DType precision;
   int64_t scale;
+  char *path; /* of the weights, or NULL; see inference_path */
+  int64_t step;
+  bool ema;
   Arena *arena;
   Plan *plan;          /* of the last clip that was begun, or NULL */
   int64_t frame_index; /* of the next frame in its clip */
@@ -151,17 +154,29 @@ static Status declare(Inference *inference, int64_t channels, Error *error) {
   return status;
 }
 
+/* An inference with parameters of its own, to be declared and loaded. */
+static Status inference_new_own(const char *path, DType precision, Backend *backend,
+                                Inference **out, Error *error) {
+  Inference *inference = inference_new(backend);
+  *out = inference;
+  inference->parameters = &inference->own;
+  inference->source = READ_COMPUTE;
+  inference->precision = precision;
+  inference->path = mem_string(path);
+  if (precision == DTYPE_BF16 && !backend->supports_bf16(backend))
+    return error_set(error, ERROR_USAGE, "bf16 does not run on this device (%s); allowed: f32",
+                     backend->describe(backend));
+  return OK;
+}
+
 Status inference_from_checkpoint(const Checkpoint *checkpoint, bool ema, DType precision,
                                  Backend *backend, Inference **out, Error *error) {
   Status status = OK;
   int64_t channels = 0;
-  Inference *inference = inference_new(backend);
-  inference->parameters = &inference->own;
-  inference->source = READ_COMPUTE;
-  inference->precision = precision;
-  if (precision == DTYPE_BF16 && !backend->supports_bf16(backend))
-    FAIL(error, ERROR_USAGE, "bf16 does not run on this device (%s); allowed: f32",
-         backend->describe(backend));
+  Inference *inference;
+  TRY(inference_new_own(checkpoint->path, precision, backend, &inference, error));
+  inference->step = checkpoint->step;
+  inference->ema = ema;
   TRY(checkpoint_config(checkpoint, &inference->config, error));
   TRY(checkpoint_scale(checkpoint, &inference->scale, error));
   TRY(source_channels(checkpoint, &inference->config, &channels, error));
@@ -176,12 +191,46 @@ done:
   return status;
 }
 
+Status inference_from_model_file(const ModelFile *file, DType precision, Backend *backend,
+                                 Inference **out, Error *error) {
+  Status status = OK;
+  Inference *inference;
+  TRY(inference_new_own(file->path, precision, backend, &inference, error));
+  inference->step = file->step;
+  inference->ema = file->ema;
+  inference->config = file->config;
+  inference->scale = file->scale;
+  TRY(declare(inference, file->source_channels, error));
+  TRY(model_file_check_tensors(file, &inference->own, error)); /* before memory is allocated */
+  TRY(parameters_allocate(&inference->own, backend, false, false, error));
+  TRY(model_file_load(file, &inference->own, error));
+  TRY(parameters_refresh(&inference->own, error));
+  *out = inference;
+  inference = NULL;
+done:
+  inference_free(inference);
+  return status;
+}
+
 void inference_free(Inference *inference) {
   if (!inference) return;
   plan_free(inference->plan);
   parameters_free(&inference->own);
   arena_free(inference->arena);
+  free(inference->path);
   free(inference);
+}
+
+const char *inference_path(const Inference *inference) {
+  return inference->path;
+}
+
+int64_t inference_step(const Inference *inference) {
+  return inference->step;
+}
+
+bool inference_is_ema(const Inference *inference) {
+  return inference->ema;
 }
 
 int64_t inference_scale(const Inference *inference) {

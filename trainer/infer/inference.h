@@ -6,6 +6,7 @@
 #include "checkpoints/checkpoint.h"
 #include "engine/program/program.h"
 #include "trainer/gan/networks.h"
+#include "trainer/infer/model_file.h"
 
 typedef struct Inference Inference;
 
@@ -18,7 +19,16 @@ Inference *inference_from_parameters(const Config *config, Parameters *parameter
  * support it. */
 Status inference_from_checkpoint(const Checkpoint *checkpoint, bool ema, DType precision,
                                  Backend *backend, Inference **out, Error *error);
+/* The same for a model file, whose F16 weights become f32 (or bf16) without further change.
+ * ERROR_DATA if the tensors do not fit the model's config. */
+Status inference_from_model_file(const ModelFile *file, DType precision, Backend *backend,
+                                 Inference **out, Error *error);
 void inference_free(Inference *inference); /* NULL is allowed */
+/* Where the weights come from: the checkpoint's folder or the model file, the training steps behind
+ * them, and whether they are EMA weights. NULL, 0 and false for a GAN in training. */
+const char *inference_path(const Inference *inference);
+int64_t inference_step(const Inference *inference);
+bool inference_is_ema(const Inference *inference);
 /* Returns the ratio of the output's size to the source's. */
 int64_t inference_scale(const Inference *inference);
 /* Returns the channels of a source frame: 3 for each stacked input. */

@@ -6,13 +6,11 @@
 #include "base/memory.h"
 #include "base/signals.h"
 #include "data/video/video.h"
-#include "trainer/gan/device.h"
 #include "trainer/infer/frame_pipeline.h"
 #include "trainer/infer/translate.h"
 
 typedef struct Translation {
   const TranslateOptions *options;
-  Checkpoint *checkpoint;
   Backend *backend;
   Inference *inference;
   int input_count;
@@ -44,16 +42,13 @@ static Status check_paths(const TranslateOptions *options, Error *error) {
 static Status open_model(Translation *t, Error *error) {
   Status status = OK;
   const TranslateOptions *options = t->options;
-  TRY(checkpoint_open_path(options->checkpoint, &t->checkpoint, error));
-  TRY(device_open_default(options->device, options->threads, &t->backend, error));
-  TRY(inference_from_checkpoint(t->checkpoint, options->ema, options->precision, t->backend,
-                                &t->inference, error));
+  TRY(inference_open_model(&options->model, &options->device, &t->backend, &t->inference, error));
   int64_t inputs = inference_source_channels(t->inference) / 3;
   if (inputs != t->input_count)
     FAIL(error, ERROR_USAGE,
          "%s: its generator reads %lld input%s, but %d %s given; give the first as IN and each "
          "further one with --also PATH",
-         t->checkpoint->path, (long long)inputs, inputs == 1 ? "" : "s", t->input_count,
+         inference_path(t->inference), (long long)inputs, inputs == 1 ? "" : "s", t->input_count,
          t->input_count == 1 ? "is" : "are");
 done:
   return status;
@@ -133,7 +128,6 @@ static void tear_down(Translation *t) {
   free(t->paths);
   inference_free(t->inference);
   if (t->backend) t->backend->free(t->backend);
-  checkpoint_close(t->checkpoint);
 }
 
 Status translate_run(const TranslateOptions *options, Error *error) {
