@@ -122,14 +122,16 @@ static const UnaryBuilder UNARY[] = {
     {"relu", graph_relu},         {"tanh", graph_tanh}, {"sigmoid", graph_sigmoid},
     {"softplus", graph_softplus}, {"abs", graph_abs},   {"sign", graph_sign},
     {"square", graph_square},     {"sqrt", graph_sqrt}, {"mean", graph_mean},
+    {"exp", graph_exp},           {"log", graph_log},   {"detach", graph_detach},
 };
 
 typedef struct BinaryBuilder {
   const char *name;
   Value (*build)(Graph *graph, Value a, Value b);
 } BinaryBuilder;
-static const BinaryBuilder BINARY[] = {
-    {"add", graph_add}, {"sub", graph_sub}, {"mul", graph_mul}, {"div", graph_div}};
+static const BinaryBuilder BINARY[] = {{"add", graph_add},   {"sub", graph_sub},
+                                       {"mul", graph_mul},   {"div", graph_div},
+                                       {"warp", graph_warp}, {"translate", graph_translate}};
 
 static ConvSpec conv_spec(Line *line) {
   ConvSpec spec = {.mode = PAD_ZERO};
@@ -159,6 +161,12 @@ static Value build_conv3d_transpose(Line *line, Graph *graph) {
 static Value build_norm(Line *line, Graph *graph) {
   return graph_norm(graph, value(line, 2), value(line, 3), value(line, 4), norm_kind(line, 5),
                     integer(line, 6), real(line, 7));
+}
+
+/* matmul RESULT A B TRANSPOSE_A TRANSPOSE_B, each 0 or 1 */
+static Value build_matmul(Line *line, Graph *graph) {
+  return graph_matmul(graph, value(line, 2), value(line, 3), integer(line, 4) != 0,
+                      integer(line, 5) != 0);
 }
 
 /* concat RESULT AXIS X ... */
@@ -208,6 +216,7 @@ static Value build(Line *line) {
   if (strcmp(name, "constant") == 0) return graph_constant(graph, shape(line, 2), real(line, 7));
   if (strcmp(name, "conv3d") == 0) return build_conv3d(line, graph);
   if (strcmp(name, "conv3d_transpose") == 0) return build_conv3d_transpose(line, graph);
+  if (strcmp(name, "matmul") == 0) return build_matmul(line, graph);
   if (strcmp(name, "norm") == 0) return build_norm(line, graph);
   if (strcmp(name, "concat") == 0) return build_concat(line, graph);
   if (strcmp(name, "resize") == 0) return build_resize(line, graph);

@@ -85,7 +85,36 @@ def average_pool(x, size, stride, pad):
     return in_space(lambda frames: F.avg_pool2d(frames, size, stride, pad, count_include_pad=False), x)
 
 
+def warp(x, flow):
+    n, t, h, w, _ = x.shape
+    y, x_axis = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    place = torch.stack([x_axis, y], -1) + flow.expand(n, t, h, w, 2)
+    # From pixels to [-1, 1]; a side of one pixel has no extent.
+    grid = 2 * place / torch.tensor([max(w - 1, 1), max(h - 1, 1)]) - 1
+    frames = x.reshape(n * t, h, w, -1).permute(0, 3, 1, 2)
+    y = F.grid_sample(frames, grid.reshape(n * t, h, w, 2), "bilinear", "border", align_corners=True)
+    return y.permute(0, 2, 3, 1).reshape(x.shape)
+
+
+def translate(x, offsets):
+    samples = []
+    for sample, (dx, dy) in zip(x, offsets.detach().reshape(-1, 2)):
+        dx, dy = (int(torch.sign(d) * torch.floor(d.abs() + 0.5)) for d in (dx, dy))
+        samples.append(F.pad(sample, (0, 0, dx, -dx, dy, -dy)))  # negative padding cuts
+    return torch.stack(samples)
+
+
+def matmul(a, b, transpose_a, transpose_b):
+    return torch.matmul(a.mT if transpose_a else a, b.mT if transpose_b else b)
+
+
 BUILDERS = {
+    "exp": torch.exp,
+    "log": torch.log,
+    "detach": torch.Tensor.detach,
+    "warp": warp,
+    "translate": translate,
+    "matmul": matmul,
     "relu": F.relu,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
@@ -188,8 +217,8 @@ class Case:
 
 
 def pointwise_cases(seed):
-    signed = ["relu", "tanh", "sigmoid", "softplus", "abs", "square"]
-    for builder in signed + ["sqrt"]:
+    signed = ["relu", "tanh", "sigmoid", "softplus", "abs", "square", "exp"]
+    for builder in signed + ["sqrt", "log"]:
         case = Case(f"{builder}-{seed}", seed)
         x = case.input("x", case.shape(), None if builder in signed else 0.2)
         case.derivatives(case("mul", case(builder, x), case("square", x)), [x])
@@ -332,6 +361,49 @@ def concat_slice_cases(seed):
     yield case
 
 
+def matmul_cases(seed):
+    for transpose_a, transpose_b in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        case = Case(f"matmul-{transpose_a}{transpose_b}-{seed}", seed)
+        batch = case.shape(3, 2, 3)[:3]
+        rows, columns, terms = (case.dice.choice([1, 3, 8, 17, 64]) for _ in range(3))
+        a = case.input("a", batch + ([terms, rows] if transpose_a else [rows, terms]))
+        b = case.input("b", batch + ([columns, terms] if transpose_b else [terms, columns]))
+        y = case("matmul", a, b, transpose_a, transpose_b)
+        case.derivatives(case("mul", y, case("sigmoid", y)), [a, b])
+        yield case
+    # Cross entropy of features with the features of the same positions (PatchNCE), keys detached.
+    case = Case(f"contrast-{seed}", seed)
+    x, z = (case.input(name, [2, 1, 1, 20, 8]) for name in "xz")
+    q, k = case("tanh", x), case("detach", case("add", case("tanh", z), case("sigmoid", x)))
+    logits = case("matmul", q, k, 0, 1)
+    positive = case("reduce_sum", case("mul", q, k), 16, 1.0)
+    loss = case("sub", case("log", case("reduce_sum", case("exp", logits), 16, 1.0)), positive)
+    case.derivatives(case("add", loss, case("reduce_sum", case("square", z), 31, 0.1)), [x, z])
+    yield case
+    case = Case(f"gram-{seed}", seed)
+    x = case.input("x", [case.dice.randint(1, 2), 1, 1, case.dice.randint(1, 900), case.dice.randint(1, 20)])
+    y = case("matmul", x, x, 1, 0)
+    case.derivatives(case("affine", y, 0.1, 0.0), [x])
+    yield case
+
+
+def motion_cases(seed):
+    case = Case(f"warp-{seed}", seed)
+    shape = case.shape()
+    x, z = case.input("x", shape), case.input("z", shape)
+    flow = case.input("flow", [shape[0], case.dice.choice([1, shape[1]]), *shape[2:4], 2])
+    y = case("warp", case("detach", x), case("affine", flow, 2.0, 0.0))
+    case.derivatives(case("mul", case("sub", z, y), case("tanh", x)), [x, z])
+    yield case
+    case = Case(f"translate-{seed}", seed)
+    shape = case.shape(4)
+    x = case.input("x", shape)
+    y = case("translate", x, case.input("offsets", [shape[0], 1, 1, 1, 2], -1.0))
+    y = case("translate", case("square", y), case.input("more", [shape[0], 1, 1, 1, 2]))
+    case.derivatives(case("mul", case("add", y, x), case("tanh", x)), [x])
+    yield case
+
+
 def half_cases(seed):
     """bf16 activations and weights, f32 norms: the forward pass and its gradients."""
     case = Case(f"bf16-{seed}", seed)
@@ -353,6 +425,8 @@ FAMILIES = {
     "convolution": (convolution_cases, 12, 2e-6, 2e-5),
     "transposed convolution": (transposed_cases, 16, 2e-6, 2e-5),
     "norms": (norm_cases, 8, 1e-5, 1e-4),
+    "matrix products": (matmul_cases, 4, 2e-6, 2e-5),
+    "motion": (motion_cases, 8, 2e-6, 2e-5),
     "moving data": (concat_slice_cases, 6, 2e-6, 2e-5),
     "bf16": (half_cases, 3, 2e-2, 2e-2),
 }
