@@ -51,6 +51,12 @@ def noise(count, height, width, deviation, seed):
     return np.rint(frames * (255 / max(frames.max(), 1e-6))).astype(np.uint8)
 
 
+def faint(contrast, seed):
+    """Noise whose gradients lie around the thresholds: where edges begin and end depends on single pixels."""
+    frames = noise(24, 64, 64, 1.5, seed).astype(np.float64)
+    return np.rint(128 + (frames - 128) * contrast).astype(np.uint8)
+
+
 def drawing(height, width):
     """Flat shapes with ink lines in every direction, and gradients on both sides of the thresholds."""
     frame = np.zeros((height, width, 3), np.uint8)
@@ -83,6 +89,8 @@ def main():
     shares = [compare(tap, f"noise of deviation {deviation}, {width}x{height}", noise(4, height, width, deviation, 7 + height))
               for deviation, height, width in ((0, 61, 83), (0.7, 128, 128), (1.5, 96, 160), (3, 272, 640), (6, 101, 99))]
     tap.check(min(shares) < 0.02 and max(shares) > 0.05, "there are frames with few and with many edges", str(shares))
+    for i, contrast in enumerate((0.25, 0.35, 0.45, 0.6, 0.8)):
+        compare(tap, f"noise with {contrast:g} of the contrast", faint(contrast, i))
     compare(tap, "a drawing, 320x240", drawing(240, 320)[None])
     flat = np.full((1, 40, 50, 3), 200, np.uint8)
     tap.check(np.array_equal(smoothed(flat), flat), "a flat frame is unchanged")
