@@ -85,14 +85,19 @@ static void synthesize_clips(int64_t step, uint8_t *source, uint8_t *target) {
 }
 
 void training_step(Training *training, int64_t step) {
-  static uint8_t source[BATCH * PIXELS], target[BATCH * PIXELS];
+  static uint8_t source[BATCH * PIXELS], target[BATCH * PIXELS], smoothed[BATCH * PIXELS];
+  static float flow[BATCH * PIXELS], mask[BATCH * PIXELS];
   static const int64_t samples[BATCH] = {0, 1};
   int micro = (int)training->config.train.micro_batch;
   MicroBatch batches[BATCH];
   synthesize_clips(step, source, target);
   for (int i = 0; i * micro < BATCH; i++)
-    batches[i] =
-        (MicroBatch){source + i * micro * PIXELS, target + i * micro * PIXELS, samples + i * micro};
+    batches[i] = (MicroBatch){.source = source + i * micro * PIXELS,
+                              .target = target + i * micro * PIXELS,
+                              .smoothed = smoothed + i * micro * PIXELS,
+                              .flow = flow,
+                              .flow_mask = mask,
+                              .samples = samples + i * micro};
   StepControls controls = schedule_at(&training->config, step);
   must(gan_step(training->gan, &controls, batches, &error));
 }

@@ -198,7 +198,7 @@ static Status save(Bench *bench, int64_t step, double seconds[PART_COUNT], Error
   Status status = OK;
   StepOutcome none = {.step = -1};
   TrainingPosition position = {
-      .step = step, .dataset_uuid = UUID, .guard = bench->guard, .pending = &none};
+      .step = step, .data = {.uuid = UUID}, .guard = bench->guard, .pending = &none};
   double clock = clock_seconds();
   TRY(training_snapshot_take(bench->copy, &position, error));
   seconds[PART_COPY] = lap(&clock);
@@ -221,7 +221,8 @@ static Status resume(Bench *bench, double seconds[PART_COUNT], Error *error) {
   double clock = clock_seconds();
   TRY(checkpoint_open(bench->checkpoint, &checkpoint, error));
   seconds[PART_VALIDATE] = lap(&clock);
-  TRY(training_state_restore(bench->gan, bench->guard, bench->comm, checkpoint, UUID, NULL, false,
+  const DataIdentity data = {.uuid = UUID};
+  TRY(training_state_restore(bench->gan, bench->guard, bench->comm, checkpoint, &data, NULL, false,
                              &point, error));
   seconds[PART_RESTORE] = lap(&clock);
 done:

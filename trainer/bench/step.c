@@ -32,6 +32,7 @@ typedef struct Bench {
   ClipShape shape;
   int micro_batches;
   uint8_t *source, *target; /* one micro-batch of noise, used for all micro-batches */
+  float *flow;              /* zeros, also its mask; NULL if not needed */
   int64_t *samples;
   double *seconds; /* [steps] seconds of each timed step */
 } Bench;
@@ -88,6 +89,8 @@ static Status make_clips(Bench *bench, Error *error) {
     bench->source[i] = (uint8_t)bits;
     bench->target[i] = (uint8_t)(bits >> 8);
   }
+  if (gan_needs_flow(bench->config, &bench->shape)) /* as good as any: nothing moves */
+    TRY(mem_bulk(bytes * sizeof *bench->flow, "optical flow", (void **)&bench->flow, error));
   bench->samples = mem_new((size_t)batch, sizeof *bench->samples);
   for (int64_t i = 0; i < batch; i++) bench->samples[i] = i;
 done:
@@ -151,7 +154,12 @@ static Status run_steps(Bench *bench, const char *what, int64_t count, double *s
   MicroBatch *batches = mem_new((size_t)bench->micro_batches, sizeof *batches);
   Progress *progress = progress_new(what, 0, count);
   for (int i = 0; i < bench->micro_batches; i++)
-    batches[i] = (MicroBatch){bench->source, bench->target, bench->samples};
+    batches[i] = (MicroBatch){.source = bench->source,
+                              .target = bench->target,
+                              .smoothed = bench->target,
+                              .flow = bench->flow,
+                              .flow_mask = bench->flow,
+                              .samples = bench->samples};
   for (int64_t step = 0; step < count; step++) {
     double begin = clock_seconds();
     TRY(gan_step(bench->gan, &controls, batches, error));
@@ -272,6 +280,7 @@ static void tear_down(Bench *bench) {
   if (bench->backend) bench->backend->free(bench->backend);
   free(bench->source);
   free(bench->target);
+  free(bench->flow);
   free(bench->samples);
   free(bench->seconds);
 }

@@ -27,12 +27,13 @@ static void append_program(const Gan *gan, const Program *program, StepTrace *tr
   step_trace_append(trace, &end);
 }
 
-/* As trainer/gan/gan.c runs one network's half of a step in micro-batches. */
+/* As trainer/gan/gan.c runs one half of a step in micro-batches. */
 static void append_half(const Gan *gan, ProgramKind micro, ProgramKind last, ProgramKind update,
-                        const AccumulationTree *tree, StepTrace *trace) {
+                        const AccumulationTree *const trees[2], StepTrace *trace) {
   for (int i = 0; i < gan->options.micro_batches - 1; i++) {
     append_program(gan, gan->programs[micro], trace);
-    append_program(gan, tree->merge[__builtin_ctz((unsigned)i + 1)], trace);
+    for (int k = 0; k < 2; k++)
+      if (trees[k]) append_program(gan, trees[k]->merge[__builtin_ctz((unsigned)i + 1)], trace);
   }
   append_program(gan, gan->programs[last], trace);
   append_program(gan, gan->programs[update], trace);
@@ -42,7 +43,8 @@ static void append_half(const Gan *gan, ProgramKind micro, ProgramKind last, Pro
 static double state_bytes(const Gan *gan) {
   double generator = (double)gan->generator.total;
   double discriminator = (double)gan->discriminator.total;
-  return (4 * generator + 3 * discriminator) * sizeof(float);
+  double projection = (double)gan->projection.total;
+  return (4 * generator + 3 * discriminator + 3 * projection) * sizeof(float);
 }
 
 void step_trace_of_model(const Gan *gan, StepTrace *trace) {
@@ -65,9 +67,12 @@ void step_trace_of_model(const Gan *gan, StepTrace *trace) {
   } else {
     if (gan->adversarial)
       append_half(gan, PROGRAM_D_MICRO, PROGRAM_D_LAST, PROGRAM_D_UPDATE,
-                  &gan->discriminator_accumulation, trace);
+                  (const AccumulationTree *[]){&gan->discriminator_accumulation, NULL}, trace);
     append_half(gan, PROGRAM_G_MICRO, PROGRAM_G_LAST, PROGRAM_G_UPDATE,
-                &gan->generator_accumulation, trace);
+                (const AccumulationTree *[]){
+                    &gan->generator_accumulation,
+                    gan->projection.total > 0 ? &gan->projection_accumulation : NULL},
+                trace);
   }
   for (int i = 0; i < trace->count; i++)
     trace->measured = trace->measured || trace->ops[i].seconds > 0;

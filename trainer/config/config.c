@@ -25,6 +25,8 @@ static const ConfigKey KEYS[] = {
 
     STRING("data.path", data.path, "datasets/demo",
            "dataset folder, made by celforge synth or celforge pack"),
+    STRING("data.target_path", data.target_path, "",
+           "dataset of unrelated targets (cartoons); data.path then gives the sources alone"),
     INT("data.frames", data.frames, 0, 1024, "0",
         "frames per sample, a random window of the clip; 0: the whole clip"),
     INT("data.crop_height", data.crop_height, 0, 8192, "0",
@@ -42,6 +44,8 @@ static const ConfigKey KEYS[] = {
     INT("model.channels", model.channels, 4, 1024, "32",
         "channels of the first layer; every downsampling doubles them"),
     INT("model.blocks", model.blocks, 0, 64, "4", "residual blocks at the lowest resolution"),
+    INT("model.refinements", model.refinements, 0, 16, "0",
+        "celnet: residual blocks at full resolution behind the decoder, for lines and flat areas"),
     INT("model.downsamplings", model.downsamplings, 1, 6, "4",
         "stride-2 convolutions of pix2pixhd; celnet always has two"),
     INT("model.local_enhancers", model.local_enhancers, 0, 1, "0",
@@ -64,6 +68,13 @@ static const ConfigKey KEYS[] = {
         "stride-2 layers of the video discriminator"),
     CHOICE("model.discriminator_norm", model.discriminator_norm, "none|rms|instance|group",
            "instance", "norm in the inner layers of the discriminators"),
+    BOOL(
+        "model.conditional", model.conditional, "true",
+        "show the discriminators the source beside each target or output; false for unpaired data"),
+    BOOL("model.grey_view", model.grey_view, "false",
+         "add an image discriminator on randomly weighted grey frames: texture (White-box, 2020)"),
+    BOOL("model.smooth_view", model.smooth_view, "false",
+         "add an image discriminator on guided-filtered frames: flat areas (White-box, 2020)"),
     BOOL("model.spectral_norm", model.spectral_norm, "false",
          "apply spectral norm to the convolutions of the discriminators"),
 
@@ -82,12 +93,42 @@ static const ConfigKey KEYS[] = {
          "weight of mean |output's change between frames - target's change between frames|"),
     REAL("loss.total_variation", loss.total_variation, 0, 1e6, "0",
          "weight of mean |differences of neighbouring pixels|"),
+    REAL("loss.patch_nce", loss.patch_nce, 0, 1e6, "0",
+         "weight of PatchNCE between source and output (Park et al. 2020): keeps the content"),
+    REAL("loss.patch_nce_temperature", loss.patch_nce_temperature, 0.01, 10, "0.07",
+         "temperature of PatchNCE's softmax"),
+    REAL("loss.color", loss.color, 0, 1e6, "0",
+         "weight of the colour difference between source and output: keeps the colours"),
+    REAL("loss.identity", loss.identity, 0, 1e6, "0",
+         "weight of mean |generator's output for a target - target|"),
+    REAL("loss.edge_negatives", loss.edge_negatives, 0, 1e6, "0",
+         "weight of edge-smoothed targets as fakes in the discriminators' loss: sharp lines"),
+    REAL("loss.motion_consistency", loss.motion_consistency, 0, 1e6, "0",
+         "weight of mean |warped output - output for the warped, noisy source|; random motion"),
+    REAL("loss.flow_consistency", loss.flow_consistency, 0, 1e6, "0",
+         "weight of mean |output - previous output warped along the source's optical flow|"),
+    REAL("loss.content", loss.content, 0, 1e6, "0",
+         "weight of mean |difference of VGG19 conv4_4 of output and source|"),
+    REAL("loss.style", loss.style, 0, 1e6, "0",
+         "weight of mean |difference of Gram matrices of VGG19 conv4_4 of grey output and target|"),
     REAL("loss.gradient_penalty", loss.gradient_penalty, 0, 1e6, "10",
          "weight of the gradient penalty (Gulrajani et al. 2017); only with wgan-gp"),
     REAL("loss.r1", loss.r1, 0, 1e6, "0",
          "weight (gamma) of the R1 penalty gamma/2 |gradient|^2 (Mescheder et al. 2018)"),
     INT("loss.r1_interval", loss.r1_interval, 1, 1000000, "16",
         "apply R1 every N steps, scaled by N (lazy regularisation)"),
+
+    CHOICE(
+        "augment.mode", augment.mode, "none|fixed|adaptive", "none",
+        "DiffAugment of the discriminators' input: with a fixed or an adapted probability (ADA)"),
+    REAL("augment.probability", augment.probability, 0, 1, "1",
+         "probability that a clip is augmented; adaptive: its value at the first step"),
+    REAL("augment.max_probability", augment.max_probability, 0, 1, "0.8",
+         "upper bound of the adapted probability"),
+    REAL("augment.target", augment.target, -1, 1, "0.6",
+         "adaptive: aim for the mean sign of the discriminators' output on targets"),
+    INT("augment.ramp_clips", augment.ramp_clips, 1, 1e12, "500000",
+        "adaptive: clips after which the probability can have moved by 1"),
 
     REAL("optim.generator_lr", optim.generator_lr, 0, 1, "2e-4",
          "Adam learning rate of the generator"),
@@ -194,6 +235,8 @@ static const char *section_help(const char *section) {
       {"data", "Dataset, sampling and augmentation."},
       {"model", "Generator and discriminators."},
       {"loss", "Losses and their weights; a weight of 0 switches a term off."},
+      {"augment",
+       "Augmentation of what the discriminators see (Zhao et al. 2020, Karras et al. 2020)."},
       {"optim", "Adam, learning rates and schedules."},
       {"train", "Length of the run, batch sizes, precision and device."},
       {"cuda", "GPU execution."},
@@ -234,6 +277,65 @@ const ConfigSchema config_schema = {.keys = KEYS,
                                     .renamed = RENAMED,
                                     .renamed_count = sizeof RENAMED / sizeof *RENAMED};
 
+bool config_is_unpaired(const Config *config) {
+  return config->data.target_path[0] != '\0';
+}
+
+/* Rejects losses that compare an output with its own target where there is none. */
+static Status check_unpaired(const Config *config, const ConfigSources *sources, Error *error) {
+  const LossConfig *loss = &config->loss;
+  const struct {
+    const char *key;
+    double weight;
+  } PAIRED[] = {{"loss.l1", loss->l1},
+                {"loss.feature_matching", loss->feature_matching},
+                {"loss.perceptual", loss->perceptual},
+                {"loss.temporal", loss->temporal}};
+  if (!config_is_unpaired(config)) return OK;
+  for (size_t i = 0; i < sizeof PAIRED / sizeof *PAIRED; i++)
+    if (PAIRED[i].weight > 0)
+      return config_error(sources, PAIRED[i].key, error,
+                          "%g compares each output with its own target, but the targets of "
+                          "data.target_path are unrelated to the sources; set it to 0",
+                          PAIRED[i].weight);
+  if (config->model.conditional)
+    return config_error(sources, "model.conditional", error,
+                        "true shows the discriminators sources beside unrelated targets "
+                        "(data.target_path); set it to false");
+  if (loss->adversarial_weight <= 0)
+    return config_error(sources, "loss.adversarial_weight", error,
+                        "unpaired training (data.target_path) learns from the discriminators "
+                        "alone; set it above 0");
+  return OK;
+}
+
+/* Rejects options of losses and discriminators that do not go together. */
+static Status check_losses(const Config *config, const ConfigSources *sources, Error *error) {
+  const LossConfig *loss = &config->loss;
+  bool vgg = loss->perceptual > 0 || loss->content > 0 || loss->style > 0;
+  if (vgg && !loss->perceptual_weights[0])
+    return config_error(sources,
+                        loss->perceptual > 0 ? "loss.perceptual"
+                        : loss->content > 0  ? "loss.content"
+                                             : "loss.style",
+                        error,
+                        "needs VGG19's weights: loss.perceptual_weights, a safetensors file");
+  if (loss->patch_nce > 0 && config->model.generator != GENERATOR_CELNET)
+    return config_error(sources, "loss.patch_nce", error,
+                        "compares features of celnet's encoder; set model.generator to celnet");
+  if (loss->edge_negatives > 0 && loss->adversarial_weight <= 0)
+    return config_error(sources, "loss.edge_negatives", error,
+                        "%g needs trained discriminators: loss.adversarial_weight above 0",
+                        loss->edge_negatives);
+  if (loss->edge_negatives > 0 && loss->adversarial == ADVERSARIAL_WGAN_GP)
+    return config_error(sources, "loss.edge_negatives", error,
+                        "does not go with loss.adversarial: wgan-gp, whose critic has no labels");
+  if (config->augment.mode != AUGMENT_NONE && loss->adversarial_weight <= 0)
+    return config_error(sources, "augment.mode", error,
+                        "needs trained discriminators: loss.adversarial_weight above 0");
+  return check_unpaired(config, sources, error);
+}
+
 static Status check_batch(const Config *config, const ConfigSources *sources, int world_size,
                           Error *error) {
   int64_t global = config->train.global_batch, micro = config->train.micro_batch;
@@ -266,13 +368,19 @@ Status config_check(const Config *config, const ConfigSources *sources, int worl
         sources, "model.generator", error,
         "pix2pixhd has no temporal layers, but model.temporal is %s; set it to none",
         model->temporal == TEMPORAL_CONV3D ? "conv3d" : "convgru");
+  if (pix2pixhd && model->refinements > 0)
+    return config_error(sources, "model.refinements", error,
+                        "%lld: pix2pixhd has none; set it to 0 or model.generator to celnet",
+                        (long long)model->refinements);
   if (!pix2pixhd && model->local_enhancers > 0)
     return config_error(sources, "model.local_enhancers", error,
                         "needs model.generator: pix2pixhd");
-  bool has_discriminator = model->image_scales > 0 || model->video;
+  bool has_discriminator =
+      model->image_scales > 0 || model->video || model->grey_view || model->smooth_view;
   if (loss->adversarial_weight > 0 && !has_discriminator)
     return config_error(sources, "loss.adversarial_weight", error,
-                        "%g needs a discriminator: model.image_scales above 0 or model.video true",
+                        "%g needs a discriminator: model.image_scales above 0, or model.video, "
+                        "model.grey_view or model.smooth_view true",
                         loss->adversarial_weight);
   if (loss->feature_matching > 0 && loss->adversarial_weight <= 0)
     return config_error(sources, "loss.feature_matching", error,
@@ -282,10 +390,6 @@ Status config_check(const Config *config, const ConfigSources *sources, int worl
     return config_error(sources, "loss.r1", error,
                         "%g needs trained discriminators: loss.adversarial_weight above 0",
                         loss->r1);
-  if (loss->perceptual > 0 && !loss->perceptual_weights[0])
-    return config_error(sources, "loss.perceptual", error,
-                        "%g needs VGG19's weights: loss.perceptual_weights, a safetensors file",
-                        loss->perceptual);
   if (loss->adversarial_weight <= 0 && loss->l1 <= 0 && loss->perceptual <= 0)
     return config_error(
         sources, "loss.l1", error,
@@ -293,5 +397,7 @@ Status config_check(const Config *config, const ConfigSources *sources, int worl
   if (config->optim.pretrain_steps > 0 && loss->l1 <= 0)
     return config_error(sources, "optim.pretrain_steps", error,
                         "pretraining on L1 needs loss.l1 above 0");
+  Status status = check_losses(config, sources, error);
+  if (status != OK) return status;
   return check_batch(config, sources, world_size, error);
 }

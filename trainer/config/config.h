@@ -19,6 +19,7 @@ typedef enum Adversarial {
   ADVERSARIAL_HINGE,
   ADVERSARIAL_WGAN_GP
 } Adversarial;
+typedef enum AugmentMode { AUGMENT_NONE, AUGMENT_FIXED, AUGMENT_ADAPTIVE } AugmentMode;
 typedef enum Schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE } Schedule;
 typedef enum Precision { PRECISION_F32, PRECISION_BF16 } Precision;
 typedef enum Device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } Device;
@@ -28,12 +29,12 @@ typedef enum CommReduce { COMM_REDUCE_FAST, COMM_REDUCE_REPRODUCIBLE } CommReduc
 /* Fields of CHOICE keys are ints that hold a value of one of the enums above. */
 typedef struct ModelConfig {
   int generator; /* a GeneratorKind */
-  int64_t channels, blocks, downsamplings, local_enhancers;
+  int64_t channels, blocks, refinements, downsamplings, local_enhancers;
   int temporal, norm;
   int64_t noise_channels;
   int64_t image_scales, image_channels, image_layers;
   int64_t video_channels, video_layers;
-  bool video, spectral_norm;
+  bool video, spectral_norm, conditional, grey_view, smooth_view;
   int discriminator_norm;
 } ModelConfig;
 
@@ -43,7 +44,15 @@ typedef struct LossConfig {
   double gradient_penalty, r1;
   int64_t r1_interval;
   ConfigString perceptual_weights;
+  double patch_nce, patch_nce_temperature, color, identity, edge_negatives;
+  double motion_consistency, flow_consistency, content, style;
 } LossConfig;
+
+typedef struct AugmentConfig {
+  int mode; /* an AugmentMode */
+  double probability, max_probability, target;
+  int64_t ramp_clips;
+} AugmentConfig;
 
 typedef struct OptimConfig {
   double generator_lr, discriminator_lr, beta1, beta2, epsilon, weight_decay, clip, ema;
@@ -58,13 +67,14 @@ typedef struct Config {
     int64_t seed;
   } run;
   struct {
-    ConfigString path;
+    ConfigString path, target_path;
     int64_t frames, crop_height, crop_width, threads, prefetch;
     bool flip;
     int on_corrupt;
   } data;
   ModelConfig model;
   LossConfig loss;
+  AugmentConfig augment;
   OptimConfig optim;
   struct {
     int64_t steps, global_batch, micro_batch, threads;
@@ -99,6 +109,9 @@ typedef struct Config {
 } Config;
 
 extern const ConfigSchema config_schema;
+
+/* True if sources and targets come from two datasets and do not belong together. */
+bool config_is_unpaired(const Config *config);
 
 /* Checks combinations of keys. ERROR_USAGE with the location where the key at fault was set, as
  * `sources` (or NULL) records it. */

@@ -13,6 +13,7 @@
 
 #define GENERATOR_FILE     "generator.safetensors"
 #define DISCRIMINATOR_FILE "discriminator.safetensors"
+#define PROJECTION_FILE    "projection.safetensors"
 
 /* Returns a view of one parameter in the flat array as a tensor called `name`. Neither the name nor
  * the data is copied. */

@@ -32,6 +32,14 @@ static size_t accumulation_bytes(const AccumulationTree *tree) {
   return bytes;
 }
 
+static size_t batch_bytes(const Gan *gan) {
+  const Buffer *inputs[GAN_MAX_INPUT_BUFFERS];
+  size_t bytes = bytes_of(&gan->controls) + bytes_of(&gan->metrics);
+  gan_input_buffers(gan, inputs);
+  for (int i = 0; inputs[i]; i++) bytes += bytes_of(inputs[i]);
+  return bytes;
+}
+
 Status device_memory_needs(const Gan *gan, DeviceMemoryNeeds *out, Error *error) {
   Status status = OK;
   DeviceMemory device = {0};
@@ -41,11 +49,12 @@ Status device_memory_needs(const Gan *gan, DeviceMemoryNeeds *out, Error *error)
       .arena = arena_bytes(gan->arena),
       .parameters = parameter_bytes(&gan->generator, true) +
                     (gan->adversarial ? parameter_bytes(&gan->discriminator, false) : 0) +
+                    (gan->projection.total > 0 ? parameter_bytes(&gan->projection, false) : 0) +
                     frozen_bytes(&gan->perceptual),
       .accumulation = accumulation_bytes(&gan->generator_accumulation) +
-                      accumulation_bytes(&gan->discriminator_accumulation),
-      .batches = bytes_of(&gan->source) + bytes_of(&gan->target) + bytes_of(&gan->noise) +
-                 bytes_of(&gan->interpolation) + bytes_of(&gan->controls) + bytes_of(&gan->metrics),
+                      accumulation_bytes(&gan->discriminator_accumulation) +
+                      accumulation_bytes(&gan->projection_accumulation),
+      .batches = batch_bytes(gan),
       .staging = device.staging,
   };
   out->total = out->arena + out->parameters + out->accumulation + out->batches + out->staging;

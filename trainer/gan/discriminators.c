@@ -1,4 +1,4 @@
-#include <stddef.h>
+#include <stdio.h>
 
 #include "trainer/gan/layers.h"
 
@@ -34,25 +34,83 @@ static void patch_discriminator(Net *net, const ModelConfig *config, Value x, in
   output->logits = x;
 }
 
-void discriminators_build(Graph *graph, Parameters *parameters, const ModelConfig *config,
-                          Value pair, DiscriminatorOutputs *outputs) {
-  Shape clip = graph_shape(graph, pair);
-  Shape frames = clip;
-  frames.dim[AXIS_N] = clip.dim[AXIS_N] * clip.dim[AXIS_T];
-  frames.dim[AXIS_T] = 1;
-  *outputs = (DiscriminatorOutputs){.image_count = (int)config->image_scales};
-  Net net = net_begin(graph, parameters, READ_COMPUTE, NULL);
-  Value x = graph_reshape(graph, pair, frames);
+/* --- Views ------------------------------------------------------------------------------------ */
+
+Value frames_grey(Graph *graph, Value frames, Value weights) {
+  Value weighted = graph_mul(graph, graph_cast(graph, frames, DTYPE_F32), weights);
+  Value grey = graph_reduce_sum(graph, weighted, 1u << AXIS_C, 1);
+  return graph_cast(graph, grey, graph_dtype(graph, frames));
+}
+
+static Value box_mean(Graph *graph, Value x) {
+  enum { RADIUS = 5 };
+  return graph_average_pool(graph, x, 2 * RADIUS + 1, 1, RADIUS);
+}
+
+Value frames_smooth(Graph *graph, Value frames) {
+  static const float EPSILON = 0.2f;
+  Value x = graph_cast(graph, frames, DTYPE_F32);
+  Value mean = box_mean(graph, x);
+  Value squares = box_mean(graph, graph_square(graph, x));
+  Value variance = graph_sub(graph, squares, graph_square(graph, mean));
+  Value slope = graph_div(graph, variance, graph_affine(graph, variance, 1, EPSILON));
+  Value shift = graph_mul(graph, mean, graph_affine(graph, slope, -1, 1));
+  Value scaled = graph_mul(graph, box_mean(graph, slope), x);
+  Value filtered = graph_add(graph, scaled, box_mean(graph, shift));
+  return graph_cast(graph, filtered, graph_dtype(graph, frames));
+}
+
+/* --- All of them ------------------------------------------------------------------------------ */
+
+/* The frames of all clips as an image batch. */
+static Value frames_of_clips(Graph *graph, Value clips) {
+  Shape shape = graph_shape(graph, clips);
+  shape.dim[AXIS_N] *= shape.dim[AXIS_T];
+  shape.dim[AXIS_T] = 1;
+  return graph_reshape(graph, clips, shape);
+}
+
+static void image_discriminator(Net *net, const ModelConfig *config, const char *name, Value frames,
+                                DiscriminatorOutputs *outputs) {
+  graph_scope_push(net->graph, "%s", name);
+  patch_discriminator(net, config, frames, config->image_channels, config->image_layers, 1,
+                      &outputs->heads[outputs->count++]);
+  graph_scope_pop(net->graph);
+  outputs->image_count++;
+}
+
+static void image_discriminators(Net *net, const ModelConfig *config,
+                                 const DiscriminatorInput *input, Value clips,
+                                 DiscriminatorOutputs *outputs) {
+  Graph *graph = net->graph;
+  Value x = frames_of_clips(graph, clips);
   for (int scale = 0; scale < config->image_scales; scale++) {
+    char name[16];
     if (scale > 0) x = graph_average_pool(graph, x, 3, 2, 1);
-    graph_scope_push(graph, "image%d", scale);
-    patch_discriminator(&net, config, x, config->image_channels, config->image_layers, 1,
-                        &outputs->heads[outputs->count++]);
-    graph_scope_pop(graph);
+    snprintf(name, sizeof name, "image%d", scale);
+    image_discriminator(net, config, name, x, outputs);
   }
+  if (config->grey_view) {
+    Value grey = frames_grey(graph, input->candidate, input->grey_weights);
+    image_discriminator(net, config, "grey", frames_of_clips(graph, grey), outputs);
+  }
+  if (config->smooth_view) {
+    Value smooth = frames_smooth(graph, input->candidate);
+    image_discriminator(net, config, "smooth", frames_of_clips(graph, smooth), outputs);
+  }
+}
+
+void discriminators_build(Graph *graph, Parameters *parameters, const ModelConfig *config,
+                          const DiscriminatorInput *input, DiscriminatorOutputs *outputs) {
+  Value clips = input->candidate;
+  *outputs = (DiscriminatorOutputs){0};
+  if (input->source.id >= 0)
+    clips = graph_concat(graph, (Value[]){input->source, input->candidate}, 2, AXIS_C);
+  Net net = net_begin(graph, parameters, READ_COMPUTE, NULL);
+  image_discriminators(&net, config, input, clips, outputs);
   if (config->video) {
     graph_scope_push(graph, "video");
-    patch_discriminator(&net, config, pair, config->video_channels, config->video_layers, 3,
+    patch_discriminator(&net, config, clips, config->video_channels, config->video_layers, 3,
                         &outputs->heads[outputs->count++]);
     graph_scope_pop(graph);
   }

@@ -27,21 +27,42 @@ static const char *const PROGRAM_NAMES[PROGRAM_KIND_COUNT] = {
 
 /* --- Planning --------------------------------------------------------------------------------- */
 
+bool gan_needs_smoothed(const Config *config) {
+  return config->loss.adversarial_weight > 0 && config->loss.edge_negatives > 0;
+}
+
+bool gan_needs_flow(const Config *config, const ClipShape *shape) {
+  return config->loss.flow_consistency > 0 && shape->frames > 1;
+}
+
 static void describe_buffers(Gan *gan) {
   const ClipShape *clip = &gan->options.shape;
   int64_t batch = gan->config->train.micro_batch;
-  int64_t pixels = (int64_t)clip->frames * clip->target_height * clip->target_width;
+  int64_t targets = batch * (int64_t)clip_target_bytes(clip);
+  int64_t flows = gan_needs_flow(gan->config, clip)
+                      ? batch * (clip->frames - 1) * clip->target_height * clip->target_width
+                      : 0;
+  int side = clip->target_height > clip->target_width ? clip->target_height : clip->target_width;
   gan->source =
       buffer_describe("source frames", DTYPE_U8, batch * (int64_t)clip_source_bytes(clip));
-  gan->target =
-      buffer_describe("target frames", DTYPE_U8, batch * (int64_t)clip_target_bytes(clip));
-  gan->noise =
-      buffer_describe("noise", DTYPE_F32, batch * pixels * gan->config->model.noise_channels);
-  bool has_penalty =
-      gan_computes_metric(gan, &(StepControls){.kind = STEP_GAN}, METRIC_GRADIENT_PENALTY);
-  gan->interpolation = buffer_describe("interpolation weights", DTYPE_F32, has_penalty ? batch : 0);
+  gan->target = buffer_describe("target frames", DTYPE_U8, targets);
+  gan->smoothed = buffer_describe("edge-smoothed targets", DTYPE_U8,
+                                  gan_needs_smoothed(gan->config) ? targets : 0);
+  gan->flow = buffer_describe("optical flow", DTYPE_F32, 2 * flows);
+  gan->flow_mask = buffer_describe("mask of the optical flow", DTYPE_F32, flows);
+  gan->coordinates = buffer_describe("coordinates", DTYPE_F32, gan_augments(gan) ? side : 0);
+  step_inputs_describe(gan, gan->inputs);
   gan->controls = buffer_describe("controls", DTYPE_F32, CONTROL_COUNT);
   gan->metrics = buffer_describe("metrics", DTYPE_F32, METRIC_COUNT);
+}
+
+void gan_input_buffers(const Gan *gan, const Buffer *out[GAN_MAX_INPUT_BUFFERS]) {
+  const Buffer *batch[] = {&gan->source, &gan->target,    &gan->smoothed,
+                           &gan->flow,   &gan->flow_mask, &gan->coordinates};
+  int count = 0;
+  for (size_t i = 0; i < sizeof batch / sizeof *batch; i++) out[count++] = batch[i];
+  for (int i = 0; i < INPUT_COUNT; i++) out[count++] = &gan->inputs[i];
+  out[count] = NULL;
 }
 
 static Status declare_parameters(Gan *gan, Error *error) {
@@ -49,6 +70,7 @@ static Status declare_parameters(Gan *gan, Error *error) {
   parameters_init(&gan->generator, "generator", precision);
   parameters_init(&gan->discriminator, "discriminator", precision);
   if (gan->config->model.spectral_norm) spectral_attach(&gan->discriminator);
+  parameters_init(&gan->projection, "projection", precision);
   parameters_init(&gan->perceptual, "perceptual", precision);
   Graph *graph = graph_new();
   step_graph_declare(gan, graph);
@@ -56,11 +78,31 @@ static Status declare_parameters(Gan *gan, Error *error) {
   graph_free(graph);
   parameters_freeze(&gan->generator);
   parameters_freeze(&gan->discriminator);
+  parameters_freeze(&gan->projection);
   parameters_freeze(&gan->perceptual);
   const ClipShape *clip = &gan->options.shape;
   if (status == OK) return OK;
   return error_context(error, "model.* does not fit clips of %dx%d pixels and %d frames",
                        clip->target_width, clip->target_height, clip->frames);
+}
+
+/* Losses against the source need one of the output's size and colours. */
+static Status check_clips(const Gan *gan, Error *error) {
+  const ClipShape *clip = &gan->options.shape;
+  const LossConfig *loss = &gan->config->loss;
+  bool same_size =
+      clip->source_height == clip->target_height && clip->source_width == clip->target_width;
+  const char *key = loss->identity > 0                                    ? "loss.identity"
+                    : loss->patch_nce > 0                                 ? "loss.patch_nce"
+                    : gan_needs_flow(gan->config, clip)                   ? "loss.flow_consistency"
+                    : gan_augments(gan) && gan->config->model.conditional ? "augment.mode"
+                                                                          : NULL;
+  if (!key || (same_size && clip->source_channels == 3)) return OK;
+  return error_set(error, ERROR_USAGE,
+                   "%s needs sources with 3 channels and the size of the targets; these have %d "
+                   "channels and %dx%d pixels, the targets %dx%d",
+                   key, clip->source_channels, clip->source_width, clip->source_height,
+                   clip->target_width, clip->target_height);
 }
 
 /* Takes ownership of the graph. */
@@ -128,13 +170,16 @@ Status gan_plan(const Config *config, Backend *backend, const GanOptions *option
     FAIL(error, ERROR_USAGE, "train.precision: bf16 does not run on this device (%s); allowed: f32",
          backend->describe(backend));
   describe_buffers(gan);
+  TRY(check_clips(gan, error));
   TRY(declare_parameters(gan, error));
   describe_accumulation(gan, &gan->generator, &gan->generator_accumulation);
   describe_accumulation(gan, &gan->discriminator, &gan->discriminator_accumulation);
+  describe_accumulation(gan, &gan->projection, &gan->projection_accumulation);
   for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++)
     if (gan_needs_program(gan, kind)) TRY(plan_program(gan, kind, error));
   TRY(plan_accumulation(gan, &gan->generator, &gan->generator_accumulation, error));
   TRY(plan_accumulation(gan, &gan->discriminator, &gan->discriminator_accumulation, error));
+  TRY(plan_accumulation(gan, &gan->projection, &gan->projection_accumulation, error));
   *out = gan;
   gan = NULL;
 done:
@@ -149,19 +194,20 @@ void gan_release_captures(Gan *gan) {
 }
 
 void gan_free(Gan *gan) {
+  const Buffer *inputs[GAN_MAX_INPUT_BUFFERS];
   if (!gan) return;
   for (int i = 0; i < PROGRAM_KIND_COUNT; i++) program_free(gan->programs[i]);
   accumulation_free(&gan->generator_accumulation);
   accumulation_free(&gan->discriminator_accumulation);
+  accumulation_free(&gan->projection_accumulation);
   parameters_free(&gan->generator);
   parameters_free(&gan->discriminator);
+  parameters_free(&gan->projection);
   parameters_free(&gan->perceptual);
   free(gan->perceptual_weights);
   for (int i = 0; i < RESULT_SLOTS; i++) result_slot_free(gan->backend, &gan->results[i]);
-  buffer_free(&gan->source);
-  buffer_free(&gan->target);
-  buffer_free(&gan->noise);
-  buffer_free(&gan->interpolation);
+  gan_input_buffers(gan, inputs);
+  for (int i = 0; inputs[i]; i++) buffer_free((Buffer *)(uintptr_t)inputs[i]);
   buffer_free(&gan->controls);
   buffer_free(&gan->metrics);
   arena_free(gan->arena);
@@ -189,18 +235,38 @@ done:
   return status;
 }
 
+static Status upload_coordinates(Gan *gan, Error *error) {
+  float *values = mem_new((size_t)gan->coordinates.count + 1, sizeof *values);
+  for (int64_t i = 0; i < gan->coordinates.count; i++) values[i] = (float)i;
+  Status status = buffer_upload(&gan->coordinates, 0, values, gan->coordinates.count, error);
+  free(values);
+  return status;
+}
+
+static Status allocate_inputs(Gan *gan, Error *error) {
+  Status status = OK;
+  const Buffer *inputs[GAN_MAX_INPUT_BUFFERS];
+  gan_input_buffers(gan, inputs);
+  for (int i = 0; inputs[i]; i++)
+    if (inputs[i]->count > 0)
+      TRY(buffer_allocate((Buffer *)(uintptr_t)inputs[i], gan->backend, error));
+  if (gan->coordinates.count > 0) TRY(upload_coordinates(gan, error));
+done:
+  return status;
+}
+
 Status gan_allocate(Gan *gan, Error *error) {
   Status status = OK;
   Backend *backend = gan->backend;
   TRY(parameters_allocate(&gan->generator, backend, true, true, error));
   if (gan->adversarial) TRY(parameters_allocate(&gan->discriminator, backend, true, false, error));
+  if (gan->projection.total > 0)
+    TRY(parameters_allocate(&gan->projection, backend, true, false, error));
   TRY(allocate_perceptual(gan, error));
   TRY(accumulation_allocate(&gan->generator_accumulation, backend, error));
   TRY(accumulation_allocate(&gan->discriminator_accumulation, backend, error));
-  TRY(buffer_allocate(&gan->source, backend, error));
-  TRY(buffer_allocate(&gan->target, backend, error));
-  if (gan->noise.count > 0) TRY(buffer_allocate(&gan->noise, backend, error));
-  if (gan->interpolation.count > 0) TRY(buffer_allocate(&gan->interpolation, backend, error));
+  TRY(accumulation_allocate(&gan->projection_accumulation, backend, error));
+  TRY(allocate_inputs(gan, error));
   TRY(buffer_allocate(&gan->controls, backend, error));
   TRY(buffer_allocate(&gan->metrics, backend, error));
   for (int i = 0; i < RESULT_SLOTS; i++) TRY(result_slot_allocate(gan, &gan->results[i], error));
@@ -211,9 +277,14 @@ done:
 }
 
 Status gan_initialize(Gan *gan, Error *error) {
-  Status status = parameters_initialize(&gan->generator, (uint64_t)gan->config->run.seed, error);
-  if (status != OK || !gan->adversarial) return status;
-  return parameters_initialize(&gan->discriminator, (uint64_t)gan->config->run.seed, error);
+  Status status = OK;
+  for (Network network = 0; network < NETWORK_COUNT; network++) {
+    Parameters *parameters = gan_network(gan, network);
+    if (parameters->total > 0)
+      TRY(parameters_initialize(parameters, (uint64_t)gan->config->run.seed, error));
+  }
+done:
+  return status;
 }
 
 /* --- Training step ---------------------------------------------------------------------------- */
@@ -237,65 +308,48 @@ static Status upload_controls(Gan *gan, const StepControls *controls, Error *err
   return buffer_upload(&gan->metrics, 0, zeros, METRIC_COUNT, error);
 }
 
-/* Standard normal noise, seeded by (run.seed, global sample index), so that it does not depend on
- * the world size. */
-static Status upload_noise(Gan *gan, const int64_t *samples, Error *error) {
-  if (gan->noise.count == 0) return OK;
-  Status status = OK;
-  float *values = NULL;
-  int64_t batch = gan->config->train.micro_batch, each = gan->noise.count / batch;
-  TRY(mem_bulk((size_t)gan->noise.count * sizeof *values, "a batch of noise", (void **)&values,
-               error));
-  for (int64_t i = 0; i < batch; i++) {
-    Random random =
-        random_stream((uint64_t)gan->config->run.seed, RANDOM_NOISE, (uint64_t)samples[i], 0);
-    random_fill_normal(&random, values + i * each, (size_t)each, 1);
-  }
-  TRY(buffer_upload(&gan->noise, 0, values, gan->noise.count, error));
-done:
-  free(values);
-  return status;
-}
-
-/* The gradient penalty's interpolation weights: uniform in [0, 1), seeded like the noise. */
-static Status upload_interpolation(Gan *gan, const int64_t *samples, Error *error) {
-  if (gan->interpolation.count == 0) return OK;
-  float *values = mem_new((size_t)gan->interpolation.count, sizeof *values);
-  for (int64_t i = 0; i < gan->interpolation.count; i++) {
-    Random random = random_stream((uint64_t)gan->config->run.seed, RANDOM_INTERPOLATION,
-                                  (uint64_t)samples[i], 0);
-    values[i] = (float)random_uniform(&random);
-  }
-  Status status = buffer_upload(&gan->interpolation, 0, values, gan->interpolation.count, error);
-  free(values);
-  return status;
-}
-
-static Status upload_batch(Gan *gan, const MicroBatch *batch, Error *error) {
+static Status upload_batch(Gan *gan, const StepControls *controls, const MicroBatch *batch,
+                           Error *error) {
   Status status = OK;
   TRY(buffer_upload(&gan->source, 0, batch->source, gan->source.count, error));
   TRY(buffer_upload(&gan->target, 0, batch->target, gan->target.count, error));
-  TRY(upload_noise(gan, batch->samples, error));
-  TRY(upload_interpolation(gan, batch->samples, error));
+  if (gan->smoothed.count > 0)
+    TRY(buffer_upload(&gan->smoothed, 0, batch->smoothed, gan->smoothed.count, error));
+  if (gan->flow.count > 0) {
+    TRY(buffer_upload(&gan->flow, 0, batch->flow, gan->flow.count, error));
+    TRY(buffer_upload(&gan->flow_mask, 0, batch->flow_mask, gan->flow_mask.count, error));
+  }
+  TRY(step_inputs_upload(gan, batch->samples, (double)controls->augment_probability, error));
 done:
   return status;
 }
 
-/* One network's share of a step: its programs and its accumulation tree. */
+/* One half of a step: its programs, and the accumulation trees of the networks it updates. */
 typedef struct NetworkPass {
   ProgramKind micro, last, update;
-  AccumulationTree *tree;
+  AccumulationTree *trees[2]; /* the second may be NULL */
 } NetworkPass;
 
-static Status run_pass(Gan *gan, const NetworkPass *pass, const MicroBatch *batches, Error *error) {
+/* Adds the gradients of micro-batch `index` to the trees. Like a binary counter: adding 1 to the
+ * index carries into level ctz(index + 1). */
+static Status accumulate(const NetworkPass *pass, int index, Error *error) {
+  Status status = OK;
+  int level = __builtin_ctz((unsigned)index + 1);
+  for (int i = 0; i < 2; i++)
+    if (pass->trees[i]) TRY(program_run(pass->trees[i]->merge[level], error));
+done:
+  return status;
+}
+
+static Status run_pass(Gan *gan, const NetworkPass *pass, const StepControls *controls,
+                       const MicroBatch *batches, Error *error) {
   Status status = OK;
   int count = gan->options.micro_batches;
   for (int i = 0; i < count; i++) {
     bool last = i == count - 1;
-    TRY(upload_batch(gan, &batches[i], error));
+    TRY(upload_batch(gan, controls, &batches[i], error));
     TRY(program_run(gan->programs[last ? pass->last : pass->micro], error));
-    /* Like a binary counter: adding 1 to i carries into level ctz(i + 1). */
-    if (!last) TRY(program_run(pass->tree->merge[__builtin_ctz((unsigned)i + 1)], error));
+    if (!last) TRY(accumulate(pass, i, error));
   }
   TRY(program_run(gan->programs[pass->update], error));
 done:
@@ -305,21 +359,25 @@ done:
 Status gan_step(Gan *gan, const StepControls *controls, const MicroBatch *batches, Error *error) {
   Status status = OK;
   bool pretrain = controls->kind == STEP_PRETRAIN;
+  bool projects = !pretrain && gan->projection.total > 0;
   TRY(upload_controls(gan, controls, error));
   if (gan->options.micro_batches == 1) {
-    TRY(upload_batch(gan, &batches[0], error));
+    TRY(upload_batch(gan, controls, &batches[0], error));
     ProgramKind kind = controls->apply_r1 ? PROGRAM_STEP_R1 : PROGRAM_STEP;
     TRY(program_run(gan->programs[pretrain ? PROGRAM_PRETRAIN : kind], error));
     return result_readback_start(gan, controls, error);
   }
   NetworkPass discriminator = {controls->apply_r1 ? PROGRAM_D_MICRO_R1 : PROGRAM_D_MICRO,
                                controls->apply_r1 ? PROGRAM_D_LAST_R1 : PROGRAM_D_LAST,
-                               PROGRAM_D_UPDATE, &gan->discriminator_accumulation};
-  NetworkPass generator = {pretrain ? PROGRAM_PRETRAIN_MICRO : PROGRAM_G_MICRO,
-                           pretrain ? PROGRAM_PRETRAIN_LAST : PROGRAM_G_LAST, PROGRAM_G_UPDATE,
-                           &gan->generator_accumulation};
-  if (gan->adversarial && !pretrain) TRY(run_pass(gan, &discriminator, batches, error));
-  TRY(run_pass(gan, &generator, batches, error));
+                               PROGRAM_D_UPDATE,
+                               {&gan->discriminator_accumulation, NULL}};
+  NetworkPass generator = {
+      pretrain ? PROGRAM_PRETRAIN_MICRO : PROGRAM_G_MICRO,
+      pretrain ? PROGRAM_PRETRAIN_LAST : PROGRAM_G_LAST,
+      PROGRAM_G_UPDATE,
+      {&gan->generator_accumulation, projects ? &gan->projection_accumulation : NULL}};
+  if (gan->adversarial && !pretrain) TRY(run_pass(gan, &discriminator, controls, batches, error));
+  TRY(run_pass(gan, &generator, controls, batches, error));
   TRY(result_readback_start(gan, controls, error));
 done:
   return status;
@@ -327,6 +385,12 @@ done:
 
 /* --- Accessors -------------------------------------------------------------------------------- */
 
+Parameters *gan_network(Gan *gan, Network network) {
+  Parameters *networks[NETWORK_COUNT] = {[NETWORK_GENERATOR] = &gan->generator,
+                                         [NETWORK_DISCRIMINATOR] = &gan->discriminator,
+                                         [NETWORK_PROJECTION] = &gan->projection};
+  return networks[network];
+}
 Parameters *gan_generator(Gan *gan) {
   return &gan->generator;
 }

@@ -27,9 +27,17 @@ typedef enum Metric {
   METRIC_PERCEPTUAL,
   METRIC_TEMPORAL,
   METRIC_TOTAL_VARIATION,
+  METRIC_PATCH_NCE,
+  METRIC_COLOR,
+  METRIC_IDENTITY,
+  METRIC_MOTION_CONSISTENCY,
+  METRIC_FLOW_CONSISTENCY,
+  METRIC_CONTENT,
+  METRIC_STYLE,
   METRIC_GRADIENT_PENALTY,
   METRIC_R1,
-  METRIC_NORM_G, /* global gradient norm, before clipping */
+  METRIC_REAL_SIGN, /* discriminator_real_sign; only with augment.mode */
+  METRIC_NORM_G,    /* global gradient norm, before clipping */
   METRIC_NORM_D,
   METRIC_COUNT,
 } Metric;
@@ -42,6 +50,7 @@ typedef struct StepControls {
   StepKind kind;
   bool apply_r1; /* lazy R1: set every loss.r1_interval steps; false where every step has R1 */
   float generator_lr, discriminator_lr, adversarial_weight;
+  float augment_probability; /* of DiffAugment; schedule_at sets augment.probability */
   /* A larger gradient norm skips the network's update; 0: only a non-finite one does. */
   float generator_max_norm, discriminator_max_norm;
 } StepControls;
@@ -75,11 +84,19 @@ Status gan_allocate(Gan *gan, Error *error);
 Status gan_initialize(Gan *gan, Error *error);
 
 /* One micro-batch on the host: source u8 [N,T,H,W,C], target u8 [N,T,H',W',3], and the global
- * indices [N] of its samples, which seed the noise and the gradient penalty's interpolation. */
+ * indices [N] of its samples, which seed the step's random numbers (noise, augmentation ...). */
 typedef struct MicroBatch {
   const uint8_t *source, *target;
+  const uint8_t *smoothed; /* targets with smoothed edges, [N,T,H',W',3]; loss.edge_negatives */
+  /* Optical flow of the source, f32 [N,T-1,H,W,2], and where it is reliable, [N,T-1,H,W,1] of 0
+   * and 1; loss.flow_consistency. Pixel (x, y) of frame t+1 is found in frame t at
+   * (x + flow[0], y + flow[1]). */
+  const float *flow, *flow_mask;
   const int64_t *samples;
 } MicroBatch;
+/* What of a MicroBatch this config reads beside source and target. */
+bool gan_needs_smoothed(const Config *config);
+bool gan_needs_flow(const Config *config, const ClipShape *shape);
 
 /* Starts one step on `batches`, one per micro-batch; they may be reused when it returns. */
 Status gan_step(Gan *gan, const StepControls *controls, const MicroBatch *batches, Error *error);
@@ -105,9 +122,18 @@ Status gan_step_result(Gan *gan, int ago, StepResult *out, Error *error);
 /* Returns the name of a loss that was computed and is not finite, or NULL. */
 const char *step_result_nonfinite_loss(const StepResult *result);
 
+/* The networks that are trained. */
+typedef enum Network {
+  NETWORK_GENERATOR,
+  NETWORK_DISCRIMINATOR, /* all of them; has no parameters without adversarial loss */
+  NETWORK_PROJECTION,    /* of PatchNCE, updated with the generator; has none without it */
+  NETWORK_COUNT,
+} Network;
+Parameters *gan_network(Gan *gan, Network network);
 Parameters *gan_generator(Gan *gan);
-Parameters *gan_discriminator(Gan *gan);      /* has no parameters without adversarial loss */
-Parameters *gan_perceptual_network(Gan *gan); /* frozen; has none without loss.perceptual */
+Parameters *gan_discriminator(Gan *gan);
+Parameters *gan_perceptual_network(Gan *gan); /* frozen; has none without loss.perceptual,
+                                               loss.content and loss.style */
 /* Returns the CRC-32C of the weights given to gan_set_perceptual_weights, 0 before that. */
 uint32_t gan_perceptual_checksum(const Gan *gan);
 const Config *gan_config(const Gan *gan);

@@ -29,10 +29,11 @@ static Value conv_norm(Net *net, const ModelConfig *config, const char *name, Va
   return y;
 }
 
-static Value residual_block(Net *net, const ModelConfig *config, int index, Value x,
-                            int kernel_time) {
+/* The block called "block3" for the name "block" and index 3. */
+static Value residual_block(Net *net, const ModelConfig *config, const char *name, int index,
+                            Value x, int kernel_time) {
   int64_t channels = graph_shape(net->graph, x).dim[AXIS_C];
-  graph_scope_push(net->graph, "block%d", index);
+  graph_scope_push(net->graph, "%s%d", name, index);
   Value y = graph_relu(net->graph, conv_norm(net, config, "conv1", x, channels, kernel_time, 3, 1));
   y = conv_norm(net, config, "conv2", y, channels, 1, 3, 1);
   graph_scope_pop(net->graph);
@@ -101,23 +102,49 @@ static Value up_stage(Net *net, const ModelConfig *config, const char *name, Val
   return graph_add(net->graph, graph_relu(net->graph, y), skip);
 }
 
-static Value encode_decode(Net *net, const ModelConfig *config, Value x) {
+/* The encoder's activations, and those behind the residual blocks. */
+typedef struct Encoding {
+  Value stem, half, quarter;
+  Value middle; /* behind half of the residual blocks */
+} Encoding;
+
+static int temporal_kernel(const ModelConfig *config) {
+  return config->temporal == TEMPORAL_CONV3D ? 3 : 1;
+}
+
+static void encode(Net *net, const ModelConfig *config, Value x, Encoding *out) {
   Graph *graph = net->graph;
   int64_t channels = config->channels;
-  int kernel_time = config->temporal == TEMPORAL_CONV3D ? 3 : 1;
-  Value stem = graph_relu(graph, conv_norm(net, config, "stem", x, channels, kernel_time, 7, 1));
-  Value half = graph_relu(graph, conv_norm(net, config, "down1", stem, 2 * channels, 1, 3, 2));
-  Value y = graph_relu(graph, conv_norm(net, config, "down2", half, 4 * channels, 1, 3, 2));
+  int kernel_time = temporal_kernel(config);
+  out->stem = graph_relu(graph, conv_norm(net, config, "stem", x, channels, kernel_time, 7, 1));
+  out->half = graph_relu(graph, conv_norm(net, config, "down1", out->stem, 2 * channels, 1, 3, 2));
+  Value y = graph_relu(graph, conv_norm(net, config, "down2", out->half, 4 * channels, 1, 3, 2));
   if (config->temporal == TEMPORAL_CONVGRU) y = graph_add(graph, y, conv_gru(net, y));
-  for (int i = 0; i < config->blocks; i++) y = residual_block(net, config, i, y, kernel_time);
-  y = up_stage(net, config, "up1", y, half);
-  y = up_stage(net, config, "up2", y, stem);
+  out->quarter = y;
+  for (int i = 0; i < config->blocks / 2; i++)
+    y = residual_block(net, config, "block", i, y, kernel_time);
+  out->middle = y;
+}
+
+static Value decode(Net *net, const ModelConfig *config, const Encoding *encoding) {
+  Value y = encoding->middle;
+  for (int i = (int)config->blocks / 2; i < config->blocks; i++)
+    y = residual_block(net, config, "block", i, y, temporal_kernel(config));
+  y = up_stage(net, config, "up1", y, encoding->half);
+  y = up_stage(net, config, "up2", y, encoding->stem);
+  for (int i = 0; i < config->refinements; i++) y = residual_block(net, config, "refine", i, y, 1);
+  int head_size = config->refinements > 0 ? 3 : 7;
   Layer head = {.channels = 3,
-                .kernel = {1, 7, 7},
-                .spec = conv_spec_same(1, 7, 1, PAD_REFLECT),
+                .kernel = {1, head_size, head_size},
+                .spec = conv_spec_same(1, head_size, 1, PAD_REFLECT),
                 .bias = true,
                 .init_scale = HEAD_SCALE};
   return named_conv_layer(net, "head", &head, y);
+}
+
+static GeneratorFeatures features_of(Value input, const Encoding *encoding) {
+  return (GeneratorFeatures){
+      {input, encoding->stem, encoding->half, encoding->quarter, encoding->middle}};
 }
 
 /* --- Either generator ------------------------------------------------------------------------- */
@@ -136,23 +163,58 @@ static Value pad_to_multiple(Graph *graph, Value x, int64_t multiple) {
                    PAD_REFLECT);
 }
 
-Value generator_build(Graph *graph, Parameters *parameters, ParameterSource weights,
-                      const ModelConfig *config, Value source, Value noise, StreamState *stream) {
-  Net net = net_begin(graph, parameters, weights, stream);
+/* The network's input: source and noise along the channels, padded. */
+static Value network_input(Graph *graph, const ModelConfig *config, Value source, Value noise) {
   Value x = source;
   if (config->noise_channels > 0) {
     noise = graph_cast(graph, noise, graph_dtype(graph, source));
     x = graph_concat(graph, (Value[]){source, noise}, 2, AXIS_C);
   }
-  x = pad_to_multiple(graph, x, generator_multiple(config));
+  return pad_to_multiple(graph, x, generator_multiple(config));
+}
+
+/* Crops the padding. */
+static Value network_output(Graph *graph, Value padded, Value source) {
   Shape result = graph_shape(graph, source);
   result.dim[AXIS_C] = 3;
-  Shape origin = shape_make(0, 0, 0, 0, 0);
-  bool pix2pixhd = config->generator == GENERATOR_PIX2PIXHD;
-  Value padded_output =
-      pix2pixhd ? pix2pixhd_build(&net, config, x) : encode_decode(&net, config, x);
-  Value output = graph_slice(graph, padded_output, origin, result);
-  if (!pix2pixhd) output = graph_add(graph, output, graph_slice(graph, source, origin, result));
+  return graph_slice(graph, padded, shape_make(0, 0, 0, 0, 0), result);
+}
+
+static Value celnet_build(Net *net, const ModelConfig *config, Value source, Value x,
+                          GeneratorFeatures *features) {
+  Encoding encoding;
+  encode(net, config, x, &encoding);
+  Value output = network_output(net->graph, decode(net, config, &encoding), source);
+  if (features) *features = features_of(x, &encoding);
+  return graph_add(net->graph, output, network_output(net->graph, source, source));
+}
+
+Value generator_build(Graph *graph, Parameters *parameters, ParameterSource weights,
+                      const ModelConfig *config, Value source, Value noise, StreamState *stream) {
+  Net net = net_begin(graph, parameters, weights, stream);
+  Value x = network_input(graph, config, source, noise);
+  Value output = config->generator == GENERATOR_PIX2PIXHD
+                     ? network_output(graph, pix2pixhd_build(&net, config, x), source)
+                     : celnet_build(&net, config, source, x, NULL);
   net_end(&net);
   return output;
+}
+
+Value generator_build_with_features(Graph *graph, Parameters *parameters, const ModelConfig *config,
+                                    Value source, Value noise, GeneratorFeatures *features) {
+  Net net = net_begin(graph, parameters, READ_COMPUTE, NULL);
+  Value x = network_input(graph, config, source, noise);
+  Value output = celnet_build(&net, config, source, x, features);
+  net_end(&net);
+  return output;
+}
+
+void generator_encode(Graph *graph, Parameters *parameters, const ModelConfig *config, Value source,
+                      Value noise, GeneratorFeatures *features) {
+  Encoding encoding;
+  Net net = net_begin(graph, parameters, READ_COMPUTE, NULL);
+  Value x = network_input(graph, config, source, noise);
+  encode(&net, config, x, &encoding);
+  net_end(&net);
+  *features = features_of(x, &encoding);
 }

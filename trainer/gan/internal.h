@@ -1,10 +1,11 @@
 /* The parts of a Gan, shared by gan.c (planning, allocation, stepping), step_result.c (metrics back
- * to the host), step_graph.c (the graph of each program), report.c (cost, profile) and
- * device_memory.c. */
+ * to the host), step_graph.c (the graph of each program), step_inputs.c (random numbers of a step),
+ * report.c (cost, profile) and device_memory.c. */
 #ifndef CELFORGE_TRAINER_GAN_INTERNAL_H
 #define CELFORGE_TRAINER_GAN_INTERNAL_H
 
 #include "trainer/gan/gan.h"
+#include "trainer/gan/step_inputs.h"
 
 /* Layout of the controls buffer: for each network the controls of graph_adam (learning rate, clip,
  * EMA decay, largest norm), then the adversarial weight. */
@@ -62,13 +63,15 @@ struct Gan {
   Backend *backend;
   GanOptions options;
   bool adversarial; /* has discriminators */
-  Parameters generator, discriminator;
-  Parameters perceptual;     /* frozen: the network of loss.perceptual */
+  Parameters generator, discriminator, projection;
+  Parameters perceptual;     /* frozen: VGG19 of loss.perceptual, loss.content and loss.style */
   float *perceptual_weights; /* on the host until gan_allocate uploads them */
   uint32_t perceptual_checksum;
-  AccumulationTree generator_accumulation, discriminator_accumulation;
-  Buffer source, target, noise, controls, metrics;
-  Buffer interpolation; /* weights of the gradient penalty, f32, one per clip; empty without it */
+  AccumulationTree generator_accumulation, discriminator_accumulation, projection_accumulation;
+  Buffer source, target, controls, metrics;
+  Buffer smoothed, flow, flow_mask; /* see MicroBatch; empty if not needed */
+  Buffer inputs[INPUT_COUNT];
+  Buffer coordinates; /* 0, 1, 2 ... up to the longer side of a frame; only with augmentation */
   Arena *arena;
   Program *programs[PROGRAM_KIND_COUNT]; /* NULL: not needed by this config */
   ResultSlot results[RESULT_SLOTS];
@@ -79,6 +82,13 @@ struct Gan {
 bool gan_needs_program(const Gan *gan, ProgramKind kind);
 /* Whether a step with these controls computes this metric. */
 bool gan_computes_metric(const Gan *gan, const StepControls *controls, Metric metric);
+
+/* Whether the discriminators' inputs are augmented. */
+bool gan_augments(const Gan *gan);
+
+/* The buffers that hold a step's inputs, all but the controls and metrics; ends with NULL. */
+enum { GAN_MAX_INPUT_BUFFERS = INPUT_COUNT + 7 };
+void gan_input_buffers(const Gan *gan, const Buffer *out[GAN_MAX_INPUT_BUFFERS]);
 
 /* Builds all networks once, so that they declare their parameters. */
 void step_graph_declare(Gan *gan, Graph *graph);

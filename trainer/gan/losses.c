@@ -33,6 +33,67 @@ Value loss_total_variation(Graph *graph, Value output) {
   return graph_add(graph, down, right);
 }
 
+/* --- Colours ---------------------------------------------------------------------------------- */
+
+static Value channel(Graph *graph, Value x, int index) {
+  Shape size = graph_shape(graph, x);
+  size.dim[AXIS_C] = 1;
+  return graph_slice(graph, x, shape_make(0, 0, 0, 0, index), size);
+}
+
+/* The differences of luma and of both colour differences, [N,T,H,W,1] each. */
+typedef struct ColorDifference {
+  Value y, u, v;
+} ColorDifference;
+
+static ColorDifference color_difference(Graph *graph, Value a, Value b) {
+  Value d[3];
+  for (int i = 0; i < 3; i++) { /* halved: from [-1, 1] to [0, 1] */
+    Value difference =
+        graph_sub(graph, to_f32(graph, channel(graph, a, i)), to_f32(graph, channel(graph, b, i)));
+    d[i] = graph_affine(graph, difference, 0.5f, 0);
+  }
+  Value y = graph_add(
+      graph, graph_affine(graph, d[0], 0.299f, 0),
+      graph_add(graph, graph_affine(graph, d[1], 0.587f, 0), graph_affine(graph, d[2], 0.114f, 0)));
+  Value u = graph_affine(graph, graph_sub(graph, d[2], y), 0.492f, 0);
+  Value v = graph_affine(graph, graph_sub(graph, d[0], y), 0.877f, 0);
+  return (ColorDifference){y, u, v};
+}
+
+/* mean of x^2 / 2 below 1, |x| - 1/2 above: m |x| - m^2 / 2 with m = min(|x|, 1). */
+static Value mean_huber(Graph *graph, Value x) {
+  Value size = graph_abs(graph, x);
+  Value bounded = graph_clamp(graph, size, -1, 1);
+  Value half_square = graph_affine(graph, graph_square(graph, bounded), 0.5f, 0);
+  return graph_mean(graph, graph_sub(graph, graph_mul(graph, bounded, size), half_square));
+}
+
+Value loss_color(Graph *graph, Value output, Value source) {
+  enum { BLOCK = 8, STRIDE = 4 };
+  ColorDifference difference = color_difference(graph, output, source);
+  Value coarse = graph_average_pool(graph, difference.y, BLOCK, STRIDE, 0);
+  Value luma = graph_mean(graph, graph_abs(graph, coarse));
+  Value chroma = graph_add(graph, mean_huber(graph, difference.u), mean_huber(graph, difference.v));
+  return graph_add(graph, luma, chroma);
+}
+
+/* --- Consistency over time -------------------------------------------------------------------- */
+
+Value loss_motion_consistency(Graph *graph, Value output, Value moved, Value flow) {
+  return loss_l1(graph, graph_warp(graph, graph_detach(graph, output), flow), moved);
+}
+
+Value loss_flow_consistency(Graph *graph, Value output, Value flow, Value mask) {
+  Value before = graph_detach(graph, all_but_one(graph, output, AXIS_T, 0));
+  Value warped = to_f32(graph, graph_warp(graph, before, flow));
+  Value now = to_f32(graph, all_but_one(graph, output, AXIS_T, 1));
+  Value change = graph_abs(graph, graph_sub(graph, now, warped));
+  return graph_mean(graph, graph_mul(graph, change, mask));
+}
+
+/* --- Adversarial ------------------------------------------------------------------------------ */
+
 /* The loss of each patch's logit against the label real or fake. */
 static Value patch_loss(Graph *graph, Adversarial kind, Value logits, bool real) {
   float sign = real ? -1 : 1;
@@ -62,17 +123,43 @@ static Value add_weighted(Graph *graph, Value sum, Value term, float weight) {
   return sum.id < 0 ? weighted : graph_add(graph, sum, weighted);
 }
 
-Value loss_discriminator(Graph *graph, Adversarial kind, const DiscriminatorOutputs *outputs) {
+/* Part `index` of a batch of `parts` parts of equal size. */
+static Value part_of(Graph *graph, Value logits, int parts, int index) {
+  Shape size = graph_shape(graph, logits);
+  size.dim[AXIS_N] /= parts;
+  return graph_slice(graph, logits, shape_make(index * size.dim[AXIS_N], 0, 0, 0, 0), size);
+}
+
+static Value mean_patch_loss(Graph *graph, Adversarial kind, Value logits, bool real) {
+  return graph_mean(graph, patch_loss(graph, kind, logits, real));
+}
+
+Value loss_discriminator(Graph *graph, Adversarial kind, const DiscriminatorOutputs *outputs,
+                         float edge_weight) {
   Value sum = NO_VALUE;
+  int parts = edge_weight > 0 ? 3 : 2;
   for (int i = 0; i < outputs->count; i++) {
     Value logits = to_f32(graph, outputs->heads[i].logits);
-    Shape half = graph_shape(graph, logits);
-    half.dim[AXIS_N] /= 2;
-    Value real = graph_slice(graph, logits, shape_make(0, 0, 0, 0, 0), half);
-    Value fake = graph_slice(graph, logits, shape_make(half.dim[AXIS_N], 0, 0, 0, 0), half);
-    Value loss = graph_add(graph, graph_mean(graph, patch_loss(graph, kind, real, true)),
-                           graph_mean(graph, patch_loss(graph, kind, fake, false)));
+    Value real = mean_patch_loss(graph, kind, part_of(graph, logits, parts, 0), true);
+    Value fake = mean_patch_loss(graph, kind, part_of(graph, logits, parts, 1), false);
+    Value loss = graph_add(graph, real, fake);
+    if (edge_weight > 0) {
+      Value edges = mean_patch_loss(graph, kind, part_of(graph, logits, parts, 2), false);
+      loss = add_weighted(graph, loss, edges, edge_weight);
+    }
     sum = add_weighted(graph, sum, loss, head_weight(outputs, i));
+  }
+  return sum;
+}
+
+Value discriminator_real_sign(Graph *graph, Adversarial kind, const DiscriminatorOutputs *outputs,
+                              int parts) {
+  Value sum = NO_VALUE;
+  float middle = kind == ADVERSARIAL_LSGAN ? -0.5f : 0; /* lsgan's labels are 0 and 1 */
+  for (int i = 0; i < outputs->count; i++) {
+    Value real = part_of(graph, to_f32(graph, outputs->heads[i].logits), parts, 0);
+    Value sign = graph_sign(graph, graph_affine(graph, real, 1, middle));
+    sum = add_weighted(graph, sum, graph_mean(graph, sign), 1 / (float)outputs->count);
   }
   return sum;
 }

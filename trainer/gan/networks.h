@@ -34,10 +34,11 @@ Value frames_upsample(Graph *graph, Value frames, int64_t height, int64_t width)
  * are padded by reflection, and the output is cropped.
  *
  * model.generator: pix2pixhd is described in trainer/gan/pix2pixhd.h. celnet is a causal
- * encoder-decoder with residual blocks, whose output is added to the first three source channels.
- * model.temporal: conv3d uses causal 3-tap convolutions over time in the stem and the blocks;
- * convgru puts a convolutional GRU behind the encoder (Ballas, Yao, Pal, Courville 2016), with a
- * skip connection around it:
+ * encoder-decoder with residual blocks at a quarter of the resolution, and model.refinements of
+ * them at full resolution behind the decoder; its output is added to the first three source
+ * channels. model.temporal: conv3d uses causal 3-tap convolutions over time in the stem and the
+ * blocks; convgru puts a convolutional GRU behind the encoder (Ballas, Yao, Pal, Courville 2016),
+ * with a skip connection around it:
  *
  *   z = sigmoid(Wz x + Uz h);  r = sigmoid(Wr x + Ur h);  n = tanh(Wn x + r * (Un h))
  *   h = n + z * (h - n);       y = x + h                  (order of the gates: z, r, n)
@@ -47,12 +48,27 @@ Value frames_upsample(Graph *graph, Value frames, int64_t height, int64_t width)
 Value generator_build(Graph *graph, Parameters *parameters, ParameterSource weights,
                       const ModelConfig *config, Value source, Value noise, StreamState *stream);
 
+/* Features of the generator's encoder, on which PatchNCE compares source and output: the network's
+ * input, the activations behind the stem and both downsamplings, and those in the middle of the
+ * residual blocks; each [N,T,h,w,C] in the compute dtype. */
+enum { GENERATOR_FEATURES = 5 };
+typedef struct GeneratorFeatures {
+  Value layers[GENERATOR_FEATURES];
+} GeneratorFeatures;
+
+/* generator_build for whole clips that also returns the features of `source`. celnet only. */
+Value generator_build_with_features(Graph *graph, Parameters *parameters, const ModelConfig *config,
+                                    Value source, Value noise, GeneratorFeatures *features);
+/* Appends celnet's encoder alone, up to the middle of the residual blocks. */
+void generator_encode(Graph *graph, Parameters *parameters, const ModelConfig *config, Value source,
+                      Value noise, GeneratorFeatures *features);
+
 /* The generator's total downsampling factor: a side of that length is one pixel at the lowest
  * resolution. Sides of GENERATOR_MIN_MULTIPLES times that are large enough for all its paddings. */
 int64_t generator_multiple(const ModelConfig *config);
 enum { GENERATOR_MIN_MULTIPLES = 8 };
 
-enum { DISCRIMINATOR_MAX_HEADS = 5, DISCRIMINATOR_MAX_FEATURES = 8 };
+enum { DISCRIMINATOR_MAX_HEADS = 7, DISCRIMINATOR_MAX_FEATURES = 8 };
 
 /* The output of one PatchGAN: a logit per patch, and the activations of the layers before. */
 typedef struct DiscriminatorOutput {
@@ -67,11 +83,26 @@ typedef struct DiscriminatorOutputs {
   int image_count; /* the first `image_count` heads see single frames, the rest see clips */
 } DiscriminatorOutputs;
 
-/* Appends the conditional PatchGANs (Isola et al. 2017; multi-scale: Wang et al. 2018) on frames
- * and on clips. `pair` [N,T,H,W,3k+3] is source and candidate along the channels. With
- * model.spectral_norm the caller has attached it to `parameters`
+/* What the discriminators look at, in the compute dtype. */
+typedef struct DiscriminatorInput {
+  Value candidate;    /* [N,T,H,W,3]: a target or an output */
+  Value source;       /* [N,T,H,W,3k], concatenated to the candidate; NO_VALUE: not conditional */
+  Value grey_weights; /* [N,1,1,1,3] f32, see frames_grey; NO_VALUE without model.grey_view */
+} DiscriminatorInput;
+
+/* Appends the PatchGANs (Isola et al. 2017; multi-scale: Wang et al. 2018) on frames and on clips.
+ * Views (White-box Cartoonization: Wang, Yu 2020) are further image discriminators, of the first
+ * scale: model.grey_view on frames_grey of the candidate, model.smooth_view on frames_smooth of it.
+ * With model.spectral_norm the caller has attached it to `parameters`
  * (engine/parameters/spectral_norm.h). */
 void discriminators_build(Graph *graph, Parameters *parameters, const ModelConfig *config,
-                          Value pair, DiscriminatorOutputs *outputs);
+                          const DiscriminatorInput *input, DiscriminatorOutputs *outputs);
+
+/* Returns [N,T,H,W,1], the sum of the channels of `frames` [N,T,H,W,3] weighted per clip with
+ * `weights` [N,1,1,1,3] f32. */
+Value frames_grey(Graph *graph, Value frames, Value weights);
+/* Filters each channel with itself as the guide (He, Sun, Tang 2013, "Guided Image Filtering", with
+ * radius 5 and epsilon 0.2): smooths texture, keeps strong edges. */
+Value frames_smooth(Graph *graph, Value frames);
 
 #endif

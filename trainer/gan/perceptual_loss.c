@@ -34,13 +34,15 @@ static Value normalize(Graph *graph, Parameters *network, Value frames) {
   return graph_add(graph, graph_mul(graph, frames, scale), shift);
 }
 
-/* Returns the activations of the first convolution of each block. */
-static void features_build(Graph *graph, Parameters *network, Value frames,
-                           Value features[BLOCKS]) {
+/* Appends VGG19 up to the first convolution of the last block, or with `content` not NULL up to
+ * conv4_4. `features` receives the activations of the first convolution of each block, `content`
+ * conv4_4 before its ReLU. */
+static void features_build(Graph *graph, Parameters *network, Value frames, Value features[BLOCKS],
+                           Value *content) {
   Net net = net_begin(graph, network, READ_COMPUTE, NULL);
-  Value x = normalize(graph, network, frames);
+  Value x = normalize(graph, network, frames), before = x;
   int index = 0; /* in torchvision's list of convolutions, ReLUs and poolings */
-  for (int block = 0; block < BLOCKS; block++) {
+  for (int block = 0; block < (content ? BLOCKS - 1 : BLOCKS); block++) {
     const Layer layer = {.channels = VGG19[block].channels,
                          .kernel = {1, 3, 3},
                          .spec = conv_spec_same(1, 3, 1, PAD_ZERO),
@@ -53,31 +55,81 @@ static void features_build(Graph *graph, Parameters *network, Value frames,
     for (int i = 0; i < VGG19[block].convolutions; i++) {
       char name[32];
       snprintf(name, sizeof name, "features.%d", index);
-      x = graph_relu(graph, named_conv_layer(&net, name, &layer, x));
+      before = named_conv_layer(&net, name, &layer, x);
+      x = graph_relu(graph, before);
       if (i == 0) features[block] = x;
       index += 2;
     }
   }
+  if (content) *content = before;
   net_end(&net);
+}
+
+static bool check_side(Graph *graph, Value output, const char *key) {
+  Shape shape = graph_shape(graph, output);
+  if (shape.dim[AXIS_H] >= PERCEPTUAL_MIN_SIDE && shape.dim[AXIS_W] >= PERCEPTUAL_MIN_SIDE)
+    return true;
+  graph_fail(graph, "%s needs frames of at least %dx%d pixels, these are %lldx%lld", key,
+             PERCEPTUAL_MIN_SIDE, PERCEPTUAL_MIN_SIDE, (long long)shape.dim[AXIS_W],
+             (long long)shape.dim[AXIS_H]);
+  return false;
 }
 
 Value loss_perceptual(Graph *graph, Parameters *network, Value output, Value target) {
   Value output_features[BLOCKS], target_features[BLOCKS], sum = NO_VALUE;
-  Shape shape = graph_shape(graph, output);
-  if (shape.dim[AXIS_H] < PERCEPTUAL_MIN_SIDE || shape.dim[AXIS_W] < PERCEPTUAL_MIN_SIDE) {
-    graph_fail(graph, "loss.perceptual needs frames of at least %dx%d pixels, these are %lldx%lld",
-               PERCEPTUAL_MIN_SIDE, PERCEPTUAL_MIN_SIDE, (long long)shape.dim[AXIS_W],
-               (long long)shape.dim[AXIS_H]);
-    return NO_VALUE;
-  }
-  features_build(graph, network, target, target_features);
-  features_build(graph, network, output, output_features);
+  if (!check_side(graph, output, "loss.perceptual")) return NO_VALUE;
+  features_build(graph, network, target, target_features, NULL);
+  features_build(graph, network, output, output_features, NULL);
   for (int block = 0; block < BLOCKS; block++) {
     Value term = graph_affine(graph, loss_l1(graph, output_features[block], target_features[block]),
                               VGG19[block].weight, 0);
     sum = block == 0 ? term : graph_add(graph, sum, term);
   }
   return sum;
+}
+
+/* conv4_4 of frames, before its ReLU. */
+static Value conv4_4(Graph *graph, Parameters *network, Value frames) {
+  Value features[BLOCKS], content;
+  features_build(graph, network, frames, features, &content);
+  return content;
+}
+
+Value loss_content(Graph *graph, Parameters *network, Value output, Value source) {
+  if (!check_side(graph, output, "loss.content")) return NO_VALUE;
+  Shape size = graph_shape(graph, output);
+  source = graph_slice(graph, source, shape_make(0, 0, 0, 0, 0), size);
+  return loss_l1(graph, conv4_4(graph, network, output), conv4_4(graph, network, source));
+}
+
+/* Luma (BT.601) in all three channels. */
+static Value grey_frames(Graph *graph, Value frames) {
+  static const float WEIGHTS[3] = {0.299f, 0.587f, 0.114f};
+  Shape shape = graph_shape(graph, frames), size = shape;
+  Value sum = NO_VALUE;
+  size.dim[AXIS_C] = 1;
+  for (int i = 0; i < 3; i++) {
+    Value channel = graph_slice(graph, frames, shape_make(0, 0, 0, 0, i), size);
+    Value weighted = graph_affine(graph, channel, WEIGHTS[i], 0);
+    sum = i == 0 ? weighted : graph_add(graph, sum, weighted);
+  }
+  return graph_broadcast(graph, sum, shape);
+}
+
+/* The Gram matrix of each frame, [N,T,1,C,C] f32. */
+static Value gram_matrix(Graph *graph, Parameters *network, Value frames) {
+  Value x = graph_cast(graph, conv4_4(graph, network, grey_frames(graph, frames)), DTYPE_F32);
+  Shape shape = graph_shape(graph, x);
+  shape.dim[AXIS_W] *= shape.dim[AXIS_H];
+  shape.dim[AXIS_H] = 1;
+  x = graph_reshape(graph, x, shape);
+  float values = (float)(shape.dim[AXIS_W] * shape.dim[AXIS_C]);
+  return graph_affine(graph, graph_matmul(graph, x, x, true, false), 1 / values, 0);
+}
+
+Value loss_style(Graph *graph, Parameters *network, Value output, Value target) {
+  if (!check_side(graph, output, "loss.style")) return NO_VALUE;
+  return loss_l1(graph, gram_matrix(graph, network, output), gram_matrix(graph, network, target));
 }
 
 /* --- Reading the weights ---------------------------------------------------------------------- */

@@ -82,6 +82,7 @@ void gan_print_plan(const Gan *gan, Text *out) {
   print_parameters(&gan->generator, out);
   print_parameters(&gan->discriminator, out);
   print_spectral(&gan->discriminator, out);
+  print_parameters(&gan->projection, out);
   print_parameters(&gan->perceptual, out);
   for (ProgramKind kind = 0; kind < PROGRAM_KIND_COUNT; kind++) {
     if (!gan->programs[kind]) continue;

@@ -34,6 +34,7 @@ StepControls schedule_at(const Config *config, int64_t step) {
       .generator_lr = (float)(optim->generator_lr * factor),
       .discriminator_lr = (float)(optim->discriminator_lr * factor),
       .adversarial_weight = (float)(config->loss.adversarial_weight * ramp),
+      .augment_probability = (float)config->augment.probability,
   };
 }
 

@@ -13,8 +13,16 @@ const char *gan_metric_name(Metric metric) {
       [METRIC_PERCEPTUAL] = "loss/perceptual",
       [METRIC_TEMPORAL] = "loss/temporal",
       [METRIC_TOTAL_VARIATION] = "loss/total_variation",
+      [METRIC_PATCH_NCE] = "loss/patch_nce",
+      [METRIC_COLOR] = "loss/color",
+      [METRIC_IDENTITY] = "loss/identity",
+      [METRIC_MOTION_CONSISTENCY] = "loss/motion_consistency",
+      [METRIC_FLOW_CONSISTENCY] = "loss/flow_consistency",
+      [METRIC_CONTENT] = "loss/content",
+      [METRIC_STYLE] = "loss/style",
       [METRIC_GRADIENT_PENALTY] = "loss/gradient_penalty",
       [METRIC_R1] = "loss/r1",
+      [METRIC_REAL_SIGN] = "augment/real_sign",
       [METRIC_NORM_G] = "grad_norm/g",
       [METRIC_NORM_D] = "grad_norm/d",
   };
@@ -118,7 +126,7 @@ done:
 
 const char *step_result_nonfinite_loss(const StepResult *result) {
   for (Metric metric = 0; metric < METRIC_COUNT; metric++) {
-    bool is_loss = metric != METRIC_LOSS_G && metric != METRIC_NORM_G && metric != METRIC_NORM_D;
+    bool is_loss = metric != METRIC_LOSS_G && metric < METRIC_REAL_SIGN;
     if (is_loss && result->computed[metric] && !isfinite(result->metrics[metric]))
       return gan_metric_name(metric);
   }

@@ -1,6 +1,7 @@
 /* Restoring the training state from a checkpoint. */
 #include "trainer/run/checkpoint_state.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -79,19 +80,33 @@ static int64_t longest_array(const Parameters *parameters) {
   return own > most ? own : most;
 }
 
+const char *network_file(Network network) {
+  static const char *const FILES[NETWORK_COUNT] = {
+      [NETWORK_GENERATOR] = GENERATOR_FILE,
+      [NETWORK_DISCRIMINATOR] = DISCRIMINATOR_FILE,
+      [NETWORK_PROJECTION] = PROJECTION_FILE,
+  };
+  return FILES[network];
+}
+
 static Status restore_networks(Gan *gan, Comm *comm, const Checkpoint *checkpoint, Error *error) {
   Status status = OK;
-  Parameters *generator = gan_generator(gan), *discriminator = gan_discriminator(gan);
-  int64_t most = longest_array(generator);
-  if (longest_array(discriminator) > most) most = longest_array(discriminator);
+  Parameters *generator = gan_generator(gan);
+  int64_t most = 0;
   Restoring from = {.comm = comm, .checkpoint = checkpoint};
+  for (Network network = 0; network < NETWORK_COUNT; network++) {
+    int64_t own = longest_array(gan_network(gan, network));
+    if (own > most) most = own;
+  }
   status =
       mem_bulk((size_t)most * sizeof *from.flat, "a network's weights", (void **)&from.flat, error);
   TRY(comm_agree(comm, status, error));
-  TRY(restore_network(&from, GENERATOR_FILE, generator, error));
+  for (Network network = 0; network < NETWORK_COUNT; network++) {
+    Parameters *parameters = gan_network(gan, network);
+    if (parameters->total > 0)
+      TRY(restore_network(&from, network_file(network), parameters, error));
+  }
   TRY(restore_flat(&from, GENERATOR_FILE, "ema.", generator, &generator->ema, error));
-  if (discriminator->total > 0)
-    TRY(restore_network(&from, DISCRIMINATOR_FILE, discriminator, error));
 done:
   free(from.flat);
   return status;
@@ -103,6 +118,9 @@ Config config_without_paths(const Config *config) {
   Config copy = *config;
   copy.run.dir[0] = '\0';
   copy.data.path[0] = '\0';
+  /* Whether there is one decides which keys are allowed, so something has to stay. */
+  if (config_is_unpaired(config))
+    snprintf(copy.data.target_path, sizeof copy.data.target_path, "targets");
   copy.loss.perceptual_weights[0] = '\0';
   return copy;
 }
@@ -133,13 +151,47 @@ static void append_changes(const Config *now, const Config *then, Text *out) {
   text_free(&theirs);
 }
 
+/* Compares the uuid of a dataset, NULL for none, with the one in the checkpoint's manifest. */
+static Status check_dataset(const Checkpoint *checkpoint, const char *key, const char *path,
+                            const char *uuid, Error *error) {
+  const char *then = NULL;
+  if (json_object_get(checkpoint->manifest, key)) {
+    Status status = json_get_string(checkpoint->manifest, checkpoint->path, key, &then, error);
+    if (status != OK) return status;
+  }
+  if (!then && !uuid) return OK;
+  if (!then || !uuid)
+    return error_set(error, ERROR_USAGE,
+                     "%s: was trained on %s data, but this config has %s (data.target_path); "
+                     "resuming would mix them",
+                     checkpoint->path, then ? "unpaired" : "paired", uuid ? "unpaired" : "pairs");
+  if (strcmp(then, uuid) == 0) return OK;
+  return error_set(
+      error, ERROR_USAGE,
+      "%s: was trained on dataset %s, but %s holds dataset %s; resuming would mix them",
+      checkpoint->path, then, path, uuid);
+}
+
+/* The probability that the checkpoint holds; the config's for one without. All ranks call it. */
+static Status restore_augment_probability(const Config *config, Comm *comm,
+                                          const Checkpoint *checkpoint, double *out, Error *error) {
+  Status status = OK;
+  *out = config->augment.probability;
+  if (checkpoint && json_object_get(checkpoint->state, AUGMENT_PROBABILITY_KEY))
+    status =
+        json_get_double(checkpoint->state, checkpoint->path, AUGMENT_PROBABILITY_KEY, out, error);
+  TRY(comm_agree(comm, status, error));
+  TRY(comm_broadcast(comm, out, sizeof *out, 0, error));
+done:
+  return status;
+}
+
 /* Rejects changes of keys that a run must keep, and logs other changes. */
 static Status check_config(const Config *now, const ConfigSources *sources,
-                           const Checkpoint *checkpoint, const char *dataset_uuid, Error *error) {
+                           const Checkpoint *checkpoint, const DataIdentity *data, Error *error) {
   Status status = OK;
   Config then;
   Text changes = {0};
-  const char *uuid = NULL;
   TRY(checkpoint_config(checkpoint, &then, error));
   TRY(check_same_int(sources, "run.seed", now->run.seed, then.run.seed, error));
   TRY(check_same_int(sources, "train.global_batch", now->train.global_batch,
@@ -149,11 +201,8 @@ static Status check_config(const Config *now, const ConfigSources *sources,
         sources, "model.spectral_norm", error,
         "cannot change from %s to %s in a resumed run; start a new one, or set it back",
         then.model.spectral_norm ? "true" : "false", now->model.spectral_norm ? "true" : "false"));
-  TRY(json_get_string(checkpoint->manifest, checkpoint->path, "dataset_uuid", &uuid, error));
-  if (strcmp(uuid, dataset_uuid) != 0)
-    FAIL(error, ERROR_USAGE,
-         "%s: was trained on dataset %s, but %s holds dataset %s; resuming would mix them",
-         checkpoint->path, uuid, now->data.path, dataset_uuid);
+  TRY(check_dataset(checkpoint, "dataset_uuid", now->data.path, data->uuid, error));
+  TRY(check_dataset(checkpoint, TARGET_UUID_KEY, now->data.target_path, data->target_uuid, error));
   const Config own = config_without_paths(now), saved = config_without_paths(&then);
   append_changes(&own, &saved, &changes);
   if (changes.length > 0)
@@ -238,19 +287,17 @@ done:
 }
 
 Status training_state_restore(Gan *gan, GradientGuard *guard, Comm *comm,
-                              const Checkpoint *checkpoint, const char *dataset_uuid,
+                              const Checkpoint *checkpoint, const DataIdentity *data,
                               const ConfigSources *sources, bool rolling_back, ResumePoint *point,
                               Error *error) {
   Status status = OK;
   *point = (ResumePoint){.pending.step = -1};
   if (checkpoint) {
-    status = check_config(gan_config(gan), sources, checkpoint, dataset_uuid, error);
+    status = check_config(gan_config(gan), sources, checkpoint, data, error);
     if (status == OK) status = check_perceptual(gan, sources, checkpoint, error);
-    if (status == OK)
-      status = check_no_extra_tensors(gan_generator(gan), checkpoint, GENERATOR_FILE, error);
-    if (status == OK)
-      status =
-          check_no_extra_tensors(gan_discriminator(gan), checkpoint, DISCRIMINATOR_FILE, error);
+    for (Network network = 0; status == OK && network < NETWORK_COUNT; network++)
+      status = check_no_extra_tensors(gan_network(gan, network), checkpoint, network_file(network),
+                                      error);
     if (status == OK)
       status = json_get_int(checkpoint->state, checkpoint->path, "step", 0, INT64_MAX, &point->step,
                             error);
@@ -258,6 +305,8 @@ Status training_state_restore(Gan *gan, GradientGuard *guard, Comm *comm,
   TRY(comm_agree(comm, status, error));
   TRY(comm_broadcast(comm, &point->step, sizeof point->step, 0, error));
   TRY(restore_guard(guard, comm, checkpoint, rolling_back, &point->pending, error));
+  TRY(restore_augment_probability(gan_config(gan), comm, checkpoint, &point->augment_probability,
+                                  error));
   TRY(restore_networks(gan, comm, checkpoint, error));
 done:
   return status;

@@ -3,11 +3,13 @@
  *   generator.safetensors      NAME (master weights, in our layout), ema.NAME
  *   discriminator.safetensors  NAME, and NAME_u, NAME_v, NAME_sigma of weights with spectral norm
  *                              (engine/parameters/spectral_norm.h); no file without discriminators
+ *   projection.safetensors     NAME, the projections of PatchNCE; no file without loss.patch_nce
  *   optimizer.safetensors      NETWORK.moment1.NAME, NETWORK.moment2.NAME, NETWORK.counters
  *   state.json                 step, samples (number of the next sample), seed, guard
- *                              (gradient_guard.h), perceptual_crc32c (CRC-32C of the weights of
- *                              loss.perceptual, if it is used)
- *   manifest.json              config (YAML), dataset uuid, scale (output size / source size)
+ *                              (gradient_guard.h), augment_probability (of the next step, with
+ *                              augment.mode: adaptive), perceptual_crc32c (CRC-32C of the weights
+ * of loss.perceptual, if it is used) manifest.json              config (YAML), uuids of the
+ * datasets, scale (output size / source size)
  *
  * All of it is a function of config, data and step: an uninterrupted run and one that was resumed
  * write the same bytes. Convolution weights are [O,T,H,W,I] (PyTorch's are [O,I,T,H,W]), vectors
@@ -19,11 +21,18 @@
 #include "comm/comm.h"
 #include "trainer/run/gradient_guard.h"
 
+/* The uuids of the training data. */
+typedef struct DataIdentity {
+  const char *uuid;        /* of data.path */
+  const char *target_uuid; /* of data.target_path; NULL for pairs */
+} DataIdentity;
+
 /* The part of the training state that is not in the model. */
 typedef struct TrainingPosition {
-  int64_t step;             /* steps done */
-  int64_t samples;          /* number of the first sample of the next step */
-  const char *dataset_uuid; /* of the training data */
+  int64_t step;    /* steps done */
+  int64_t samples; /* number of the first sample of the next step */
+  DataIdentity data;
+  double augment_probability; /* of the next step */
   const GradientGuard *guard;
   const StepOutcome *pending; /* of the last step, which the guard has not observed yet */
 } TrainingPosition;
@@ -53,6 +62,7 @@ Status training_state_initialize(Gan *gan, Comm *comm, const Checkpoint *init,
 typedef struct ResumePoint {
   int64_t step; /* steps done */
   StepOutcome pending;
+  double augment_probability;
 } ResumePoint;
 
 /* Restores the GAN (allocated) and guard on every rank from the checkpoint of rank 0 (NULL on other
@@ -61,7 +71,7 @@ typedef struct ResumePoint {
  * `sources` (or NULL) locates config keys in errors. `rolling_back`: see guard_restore. All ranks
  * return the same status. */
 Status training_state_restore(Gan *gan, GradientGuard *guard, Comm *comm,
-                              const Checkpoint *checkpoint, const char *dataset_uuid,
+                              const Checkpoint *checkpoint, const DataIdentity *data,
                               const ConfigSources *sources, bool rolling_back, ResumePoint *point,
                               Error *error);
 

@@ -82,6 +82,19 @@ static void warn_of_spectral_norm(const Config *config, const Checkpoint *init) 
               then.model.spectral_norm ? "true" : "false", init->path);
 }
 
+static Status initialize_projection(Gan *gan, Comm *comm, const Checkpoint *init, Error *error) {
+  Status status = OK;
+  Parameters *projection = gan_network(gan, NETWORK_PROJECTION);
+  int weights = 0;
+  if (projection->total == 0) return OK;
+  TRY(initialize_array(comm, init, PROJECTION_FILE, "", projection, &projection->master, &weights,
+                       error));
+  log_loaded(init, projection, weights);
+  TRY(comm_agree(comm, parameters_refresh(projection, error), error));
+done:
+  return status;
+}
+
 static Status initialize_from_checkpoint(Gan *gan, Comm *comm, const Checkpoint *init,
                                          const ConfigSources *sources, Error *error) {
   Status status = OK, own = OK;
@@ -98,6 +111,7 @@ static Status initialize_from_checkpoint(Gan *gan, Comm *comm, const Checkpoint 
   TRY(comm_agree(comm, own, error));
   log_loaded(init, generator, weights);
   TRY(comm_agree(comm, parameters_refresh(generator, error), error));
+  TRY(initialize_projection(gan, comm, init, error));
   if (discriminator->total == 0) goto done;
   TRY(initialize_array(comm, init, DISCRIMINATOR_FILE, "", discriminator, &discriminator->master,
                        &weights, error));
@@ -114,13 +128,13 @@ done:
 Status training_state_initialize(Gan *gan, Comm *comm, const Checkpoint *init,
                                  const ConfigSources *sources, Error *error) {
   Status status = OK;
-  Parameters *networks[] = {gan_generator(gan), gan_discriminator(gan)};
   status = gan_initialize(gan, error);
-  for (int i = 0; status == OK && i < 2; i++) {
-    if (networks[i]->total == 0) continue;
-    status = upload_zeros(&networks[i]->moment1, error);
-    if (status == OK) status = upload_zeros(&networks[i]->moment2, error);
-    if (status == OK) status = upload_zeros(&networks[i]->counters, error);
+  for (Network network = 0; status == OK && network < NETWORK_COUNT; network++) {
+    Parameters *parameters = gan_network(gan, network);
+    if (parameters->total == 0) continue;
+    status = upload_zeros(&parameters->moment1, error);
+    if (status == OK) status = upload_zeros(&parameters->moment2, error);
+    if (status == OK) status = upload_zeros(&parameters->counters, error);
   }
   TRY(comm_agree(comm, status, error));
   if (gan_config(gan)->run.init[0])

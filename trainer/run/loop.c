@@ -1,6 +1,7 @@
 /* The training loop. Read it from top to bottom: train_run sets the run up and ends it, train_steps
  * is the loop, train_one_step a step, finish_step what follows it. All ranks run the same code;
  * each function that communicates is called by all of them together. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -9,6 +10,7 @@
 #include "base/signals.h"
 #include "base/thread.h"
 #include "trainer/gan/device_memory.h"
+#include "trainer/run/augment_control.h"
 #include "trainer/run/replica_check.h"
 #include "trainer/run/run.h"
 
@@ -17,6 +19,7 @@ static Status print_plan(const Run *run, Error *error);
 static void abort_other_ranks(Run *run, Status status, const Error *error);
 static Status train_steps(Run *run, Error *error);
 static Status train_one_step(Run *run, const StepControls *controls, Error *error);
+static Status adapt_augmentation(Run *run, Error *error);
 static Status synchronise_stop_flag(Run *run, bool *stop, Error *error);
 static Status finish_step(Run *run, const StepControls *controls, bool *stop, Error *error);
 static Status record_metrics(Run *run, const StepControls *controls, Error *error);
@@ -95,8 +98,10 @@ static Status train_steps(Run *run, Error *error) {
   while (run->step < config->train.steps && !stop) {
     StepControls controls = schedule_at(config, run->step);
     guard_set_limits(run->guard, &controls);
+    controls.augment_probability = (float)run->augment_probability;
     TRY(train_one_step(run, &controls, error));
     TRY(run_guard_step(run, &rolled_back, error));
+    if (!rolled_back) TRY(adapt_augmentation(run, error));
     TRY(synchronise_stop_flag(run, &stop, error));
     if (!rolled_back) TRY(finish_step(run, &controls, &stop, error));
   }
@@ -134,7 +139,12 @@ static Status train_one_step(Run *run, const StepControls *controls, Error *erro
   for (; count < run->micro_batches; count++) {
     TRY(loader_next(run->loader, &batches[count], error));
     const Batch *batch = batches[count];
-    micro_batches[count] = (MicroBatch){batch->source, batch->target, batch->samples};
+    micro_batches[count] = (MicroBatch){.source = batch->source,
+                                        .target = batch->target,
+                                        .smoothed = batch->smoothed,
+                                        .flow = batch->flow,
+                                        .flow_mask = batch->flow_mask,
+                                        .samples = batch->samples};
   }
   run->data_ready_at = clock_seconds();
   TRY(compute_step(run, controls, micro_batches, error));
@@ -158,6 +168,20 @@ static Status synchronise_stop_flag(Run *run, bool *stop, Error *error) {
   TRY(run_sync_stop_flag(run, stop, error));
   double waited = clock_seconds() - computed_at;
   step_timing_add(run->timing, computed_at - run->data_ready_at - exposed, 0, exposed + waited);
+done:
+  return status;
+}
+
+/* Adapts the probability of augmentation to the last step, equally on all ranks. */
+static Status adapt_augmentation(Run *run, Error *error) {
+  Status status = OK;
+  StepResult result;
+  if (!augment_control_is_due(run->config, run->step)) return OK;
+  TRY(gan_step_result(run->gan, 0, &result, error));
+  double sign = result.metrics[METRIC_REAL_SIGN];
+  TRY(comm_all_reduce(run->comm, &sign, 1, COMM_F64, COMM_SUM, error));
+  run->augment_probability =
+      augment_control_adapt(run->config, run->augment_probability, sign / run->world_size);
 done:
   return status;
 }
@@ -187,6 +211,7 @@ done:
 /* Averages the metrics of the last step over all ranks, and writes them with the timing. */
 static Status record_metrics(Run *run, const StepControls *controls, Error *error) {
   Status status = OK;
+  const Config *config = run->config;
   MetricsRecord *record = &run->record;
   StepResult result;
   TimeShares shares;
@@ -206,6 +231,9 @@ static Status record_metrics(Run *run, const StepControls *controls, Error *erro
       .gflops = steps * gan_cost(run->gan, r1_fraction).flops * run->world_size / seconds / 1e9,
       .generator_lr = (double)controls->generator_lr,
       .discriminator_lr = (double)controls->discriminator_lr,
+      .augment_probability = config->augment.mode == AUGMENT_NONE
+                                 ? (double)NAN
+                                 : (double)controls->augment_probability,
       .time_compute = shares.compute,
       .time_data = shares.data,
       .time_comm_exposed = shares.comm_exposed,

@@ -178,6 +178,7 @@ void metrics_visit(const MetricsRecord *record, MetricsVisitor *visit, void *con
   visit_real(&to, "gflops", record->gflops);
   visit_real(&to, "lr/g", record->generator_lr);
   visit_real(&to, "lr/d", record->discriminator_lr);
+  visit_real(&to, "augment/probability", record->augment_probability);
   visit_real(&to, "time/compute", record->time_compute);
   visit_real(&to, "time/data", record->time_data);
   visit_real(&to, "time/comm_exposed", record->time_comm_exposed);

@@ -12,6 +12,7 @@ typedef struct MetricsRecord {
   /* All ranks together, since the previous record. */
   double seconds_per_step, clips_per_second, gflops;
   double generator_lr, discriminator_lr; /* of the last step */
+  double augment_probability;            /* of the last step; NaN without augmentation */
   /* Fractions of the time, 0 to 1, averaged over all ranks. */
   double time_compute, time_data, time_comm_exposed;
   int straggler_rank; /* the rank with the most seconds of compute and data; -1 with one rank */
@@ -33,9 +34,10 @@ typedef struct MetricsNumber {
 typedef void MetricsVisitor(void *context, const MetricsNumber *number);
 
 /* Calls `visit` with each number of the record except its step, in this order: those of
- * gan_metric_name, clips_per_second, step_seconds, gflops, lr/g, lr/d, time/compute, time/data,
- * time/comm_exposed, straggler/rank, straggler/seconds, skipped/g, skipped/d, corrupt, rollbacks,
- * skipped_batches. Omits numbers that are not finite, because JSON has no NaN and no infinity. */
+ * gan_metric_name, clips_per_second, step_seconds, gflops, lr/g, lr/d, augment/probability,
+ * time/compute, time/data, time/comm_exposed, straggler/rank, straggler/seconds, skipped/g,
+ * skipped/d, corrupt, rollbacks, skipped_batches. Omits numbers that are not finite, because JSON
+ * has no NaN and no infinity. */
 void metrics_visit(const MetricsRecord *record, MetricsVisitor *visit, void *context);
 
 typedef struct MetricsLog MetricsLog;

@@ -172,7 +172,8 @@ Status run_take_snapshot(Run *run, Error *error) {
       .step = run->step,
       .samples = shuffle_batch_of_step(run->step, skipped_batches, count) *
                  run->config->train.global_batch,
-      .dataset_uuid = dataset_info(run->dataset)->uuid,
+      .data = run_data_identity(run),
+      .augment_probability = run->augment_probability,
       .guard = run->guard,
       .pending = &run->recent_steps[0].outcome,
   };
@@ -197,8 +198,8 @@ Status run_write_sample_sheet(Run *run, Error *error) {
   Status status = OK;
   bool written;
   char *path = sample_sheet_path(run);
-  TRY(sample_sheet_write(run->dataset, run->sample_inference, (int)run->config->samples.clips, path,
-                         &written, error));
+  TRY(sample_sheet_write(run->dataset, run->target_dataset, run->sample_inference,
+                         (int)run->config->samples.clips, path, &written, error));
   if (written && run->tensorboard)
     TRY(tensorboard_write_sheet(run->tensorboard, run->step, path, error));
 done:

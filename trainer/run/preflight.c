@@ -17,8 +17,8 @@ enum { READ_BYTES = 1 << 20, MAX_NAMED_RANKS = 4, DIFFERENCE_SIZE = 640 };
 
 /* The properties that all ranks must share, and the host name for error messages. */
 typedef struct Identity {
-  char host[HOST_NAME_SIZE], dataset[40];
-  uint32_t program, config; /* CRC-32C of the program file, of the config text */
+  char host[HOST_NAME_SIZE], dataset[80]; /* uuid, or both of unpaired data */
+  uint32_t program, config;               /* CRC-32C of the program file, of the config text */
 } Identity;
 
 /* --- The number of ranks ---------------------------------------------------------------------- */
@@ -67,10 +67,12 @@ done:
   return status;
 }
 
-static Status identify(const Text *config, const char *dataset, Identity *out, Error *error) {
+static Status identify(const Text *config, const char *dataset, const char *targets, Identity *out,
+                       Error *error) {
   *out = (Identity){.config = crc32c(0, config->data, config->length)};
   host_name(out->host);
-  snprintf(out->dataset, sizeof out->dataset, "%s", dataset);
+  snprintf(out->dataset, sizeof out->dataset, "%s%s%s", dataset, targets ? " and " : "",
+           targets ? targets : "");
   return program_crc32c(&out->program, error);
 }
 
@@ -147,7 +149,8 @@ done:
 
 /* --- The check -------------------------------------------------------------------------------- */
 
-static Status compare(Comm *comm, const Identity *ranks, const Text *config, Error *error) {
+static Status compare(Comm *comm, const Identity *ranks, const Text *config, bool unpaired,
+                      Error *error) {
   Status status = OK;
   Text who = {0};
   char difference[DIFFERENCE_SIZE];
@@ -166,24 +169,26 @@ static Status compare(Comm *comm, const Identity *ranks, const Text *config, Err
   }
   if ((rank = list_differing(ranks, size, dataset_differs, &who)) > 0)
     FAIL(error, ERROR_USAGE,
-         "the ranks have different datasets at data.path: %s (%s) and rank 0 on %s "
+         "the ranks have different datasets at data.path%s: %s (%s) and rank 0 on %s "
          "(%s); copy the same dataset to every node",
-         who.data, ranks[rank].dataset, ranks[0].host, ranks[0].dataset);
+         unpaired ? " and data.target_path" : "", who.data, ranks[rank].dataset, ranks[0].host,
+         ranks[0].dataset);
 done:
   text_free(&who);
   return status;
 }
 
-Status preflight_check(const Config *config, Comm *comm, const char *dataset_uuid, Error *error) {
+Status preflight_check(const Config *config, Comm *comm, const char *dataset_uuid,
+                       const char *target_uuid, Error *error) {
   Status status = OK;
   int size = comm_size(comm);
   Identity own, *ranks = mem_new((size_t)size, sizeof *ranks);
   Text text = {0};
   config_write(&config_schema, config, false, &text);
   TRY(comm_agree(comm, check_world_size(size, error), error));
-  TRY(comm_agree(comm, identify(&text, dataset_uuid, &own, error), error));
+  TRY(comm_agree(comm, identify(&text, dataset_uuid, target_uuid, &own, error), error));
   TRY(comm_all_gather(comm, &own, sizeof own, ranks, error));
-  TRY(compare(comm, ranks, &text, error));
+  TRY(compare(comm, ranks, &text, target_uuid != NULL, error));
 done:
   text_free(&text);
   free(ranks);

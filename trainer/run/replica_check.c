@@ -7,7 +7,7 @@
 #include "base/crc32c.h"
 #include "base/memory.h"
 
-enum { MAX_ARRAYS = 13 }; /* at most: six of each of two networks, and the perceptual network */
+enum { MAX_ARRAYS = 6 * NETWORK_COUNT + 1 }; /* at most, with the perceptual network */
 
 /* A flat array of a network. */
 typedef struct FlatArray {
@@ -33,10 +33,9 @@ static void digests_add(Digests *digests, char *name, const void *values, size_t
 }
 
 static int list_arrays(Gan *gan, FlatArray *arrays) {
-  Parameters *networks[] = {gan_generator(gan), gan_discriminator(gan)};
   int count = 0;
-  for (int i = 0; i < 2; i++) {
-    const Parameters *network = networks[i];
+  for (int i = 0; i < NETWORK_COUNT; i++) {
+    const Parameters *network = gan_network(gan, (Network)i);
     if (network->total == 0) continue;
     arrays[count++] = (FlatArray){network, &network->master, "master", true};
     arrays[count++] = (FlatArray){network, &network->moment1, "moment1", true};

@@ -38,6 +38,7 @@ typedef struct Run {
   GradientSync *gradient_sync;
   Heartbeat *heartbeat;
   Dataset *dataset;
+  Dataset *target_dataset; /* of data.target_path; NULL: `dataset` has pairs */
   Loader *loader;
   Gan *gan;
   GradientGuard *guard;
@@ -46,6 +47,7 @@ typedef struct Run {
   int64_t saved_step;         /* steps done at the last checkpoint */
   int64_t recorded_step;      /* steps done at the last metrics record */
   RecentStep recent_steps[2]; /* the last step, and the one before it */
+  double augment_probability; /* of the next step; see augment_control.h */
   double exposed_seconds;     /* exposed communication since the run began */
   double data_ready_at;       /* clock_seconds when the batches of the last step had been read */
   bool failure_is_shared;     /* every rank returns the same error, so none has to be aborted */
@@ -83,6 +85,8 @@ Status run_restore(Run *run, const Checkpoint *checkpoint, bool from_checkpoint,
 /* Waits until the last checkpoint is on disk. Returns `status`, or the error of that write. */
 Status run_finish(Run *run, Status status, Error *error);
 void run_tear_down(Run *run);
+
+DataIdentity run_data_identity(const Run *run);
 
 /* --- outputs.c (rank 0) ----------------------------------------------------------------------- */
 

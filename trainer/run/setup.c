@@ -75,6 +75,21 @@ static void warn_of_unused_keys(const Run *run) {
         (long long)every, (long long)(steps > 0 ? steps : 0));
 }
 
+DataIdentity run_data_identity(const Run *run) {
+  return (DataIdentity){
+      .uuid = dataset_info(run->dataset)->uuid,
+      .target_uuid = run->target_dataset ? dataset_info(run->target_dataset)->uuid : NULL,
+  };
+}
+
+static Status open_datasets(Run *run, Error *error) {
+  const Config *config = run->config;
+  Status status = dataset_open(config->data.path, &run->dataset, error);
+  if (status == OK && config_is_unpaired(config))
+    status = dataset_open(config->data.target_path, &run->target_dataset, error);
+  return status;
+}
+
 static Status open_device(Run *run, Error *error) {
   Status status = OK;
   TRY(device_open(run->config, run->comm, threads_per_rank(run), &run->backend, error));
@@ -97,6 +112,8 @@ static Status open_loader(Run *run, Error *error) {
       .crop_width = (int)config->data.crop_width,
       .crop_multiple = 1,
       .flip = config->data.flip,
+      .smooth_edges = gan_needs_smoothed(config),
+      .flow = gan_needs_flow(config, &dataset_info(run->dataset)->shape),
       .threads = (int)config->data.threads,
       /* A step holds all its micro-batches at the same time. */
       .prefetch_batches = prefetch > run->micro_batches ? prefetch : run->micro_batches + 1,
@@ -107,7 +124,7 @@ static Status open_loader(Run *run, Error *error) {
   options.skipped_batches = guard_skipped_batches(run->guard, &options.skipped_batch_count);
   loader_close(run->loader);
   run->loader = NULL;
-  return loader_open(run->dataset, NULL, &options, run->step, &run->loader, error);
+  return loader_open(run->dataset, run->target_dataset, &options, run->step, &run->loader, error);
 }
 
 static Status plan_model(Run *run, Error *error) {
@@ -148,8 +165,9 @@ Status run_set_up(Run *run, Error *error) {
       (int)(config->train.global_batch / config->train.micro_batch / run->world_size);
   run->guard = guard_new(config);
   TRY(step_timing_new(run->comm, &run->timing, error));
-  TRY(agree_to_continue(run, dataset_open(config->data.path, &run->dataset, error), error));
-  TRY(run_agree(run, preflight_check(config, run->comm, dataset_info(run->dataset)->uuid, error),
+  TRY(agree_to_continue(run, open_datasets(run, error), error));
+  const DataIdentity data = run_data_identity(run);
+  TRY(run_agree(run, preflight_check(config, run->comm, data.uuid, data.target_uuid, error),
                 error));
   TRY(agree_to_continue(run, open_device(run, error), error));
   TRY(run_agree(run, open_loader(run, error), error));
@@ -184,8 +202,8 @@ static Status start_heartbeat(Run *run, Error *error) {
 static Status allocate(Run *run, Error *error) {
   Status status = OK;
   TRY(device_memory_allocate(&run->gan, error));
-  TRY(gradient_sync_register(run->gradient_sync, gan_generator(run->gan), error));
-  TRY(gradient_sync_register(run->gradient_sync, gan_discriminator(run->gan), error));
+  for (Network network = 0; network < NETWORK_COUNT; network++)
+    TRY(gradient_sync_register(run->gradient_sync, gan_network(run->gan, network), error));
 done:
   return status;
 }
@@ -208,18 +226,19 @@ done:
 Status run_restore(Run *run, const Checkpoint *checkpoint, bool from_checkpoint, bool rolling_back,
                    Error *error) {
   Status status = OK;
-  ResumePoint point = {.pending.step = -1};
+  ResumePoint point = {.pending.step = -1, .augment_probability = run->config->augment.probability};
+  const DataIdentity data = run_data_identity(run);
   if (from_checkpoint) {
     TRY(run_agree(run,
-                  training_state_restore(run->gan, run->guard, run->comm, checkpoint,
-                                         dataset_info(run->dataset)->uuid, run->sources,
-                                         rolling_back, &point, error),
+                  training_state_restore(run->gan, run->guard, run->comm, checkpoint, &data,
+                                         run->sources, rolling_back, &point, error),
                   error));
   } else {
     TRY(guard_restore(run->guard, NULL, NULL, rolling_back, &point.pending, error));
     TRY(initialize(run, error));
   }
   run->step = run->saved_step = run->recorded_step = point.step;
+  run->augment_probability = point.augment_probability;
   run->recent_steps[0] = (RecentStep){.outcome = point.pending, .is_read = true};
   run->recent_steps[1] = (RecentStep){.outcome.step = -1, .is_read = true};
   TRY(run_agree(run, open_loader(run, error), error));
@@ -290,6 +309,7 @@ void run_tear_down(Run *run) {
   gradient_sync_close(run->gradient_sync);
   gan_free(run->gan);
   dataset_close(run->dataset);
+  dataset_close(run->target_dataset);
   guard_free(run->guard);
   step_timing_free(run->timing);
   if (run->backend) run->backend->free(run->backend);

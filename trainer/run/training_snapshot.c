@@ -108,6 +108,9 @@ static Status build_state(Gan *gan, const TrainingPosition *position, json_t **o
   if (gan_perceptual_network(gan)->total > 0)
     TRY(json_set(state, PERCEPTUAL_CHECKSUM_KEY,
                  json_integer((json_int_t)gan_perceptual_checksum(gan)), "state.json", error));
+  if (gan_config(gan)->augment.mode == AUGMENT_ADAPTIVE)
+    TRY(json_set(state, AUGMENT_PROBABILITY_KEY, json_real(position->augment_probability),
+                 "state.json", error));
   *out = state;
   state = NULL;
 done:
@@ -126,8 +129,8 @@ static int64_t first_skipped_step(const TrainingPosition *position) {
 
 struct TrainingSnapshot {
   Gan *gan;
-  TensorList generator, discriminator, optimizer;
-  CheckpointFile files[3];
+  TensorList networks[NETWORK_COUNT], optimizer;
+  CheckpointFile files[NETWORK_COUNT + 1];
   CheckpointContent content;
 };
 
@@ -136,25 +139,30 @@ static void list_file(TrainingSnapshot *snapshot, const char *name, const Tensor
       (CheckpointFile){name, list->tensors, list->count};
 }
 
+static Status list_network(TrainingSnapshot *snapshot, Network network, Error *error) {
+  Status status = OK;
+  const Parameters *parameters = gan_network(snapshot->gan, network);
+  const Parameters *spectral = parameters->spectral;
+  TensorList *list = &snapshot->networks[network];
+  if (parameters->total == 0) return OK;
+  TRY(list_add_flat(list, &parameters->master, parameters, "", error));
+  if (network == NETWORK_GENERATOR)
+    TRY(list_add_flat(list, &parameters->ema, parameters, "ema.", error));
+  if (spectral) TRY(list_add_flat(list, &spectral->master, spectral, "", error));
+  TRY(list_add_moments(&snapshot->optimizer, parameters, error));
+  list_file(snapshot, network_file(network), list);
+done:
+  return status;
+}
+
 Status training_snapshot_new(Gan *gan, TrainingSnapshot **out, Error *error) {
   Status status = OK;
-  Parameters *generator = gan_generator(gan), *discriminator = gan_discriminator(gan);
-  const Parameters *spectral = discriminator->spectral;
   TrainingSnapshot *snapshot = mem_new(1, sizeof *snapshot);
   *out = NULL;
   snapshot->gan = gan;
   snapshot->content.files = snapshot->files;
-  TRY(list_add_flat(&snapshot->generator, &generator->master, generator, "", error));
-  TRY(list_add_flat(&snapshot->generator, &generator->ema, generator, "ema.", error));
-  TRY(list_add_moments(&snapshot->optimizer, generator, error));
-  list_file(snapshot, GENERATOR_FILE, &snapshot->generator);
-  if (discriminator->total > 0) {
-    TRY(list_add_flat(&snapshot->discriminator, &discriminator->master, discriminator, "", error));
-    if (spectral)
-      TRY(list_add_flat(&snapshot->discriminator, &spectral->master, spectral, "", error));
-    TRY(list_add_moments(&snapshot->optimizer, discriminator, error));
-    list_file(snapshot, DISCRIMINATOR_FILE, &snapshot->discriminator);
-  }
+  for (Network network = 0; network < NETWORK_COUNT; network++)
+    TRY(list_network(snapshot, network, error));
   list_file(snapshot, OPTIMIZER_FILE, &snapshot->optimizer);
   *out = snapshot;
   snapshot = NULL;
@@ -176,7 +184,7 @@ Status training_snapshot_take(TrainingSnapshot *snapshot, const TrainingPosition
   ClipShape shape = gan_clip_shape(snapshot->gan);
   CheckpointContent *content = &snapshot->content;
   Text text = {0};
-  json_t *state = NULL;
+  json_t *state = NULL, *manifest = NULL;
   clear_position(snapshot);
   const Config saved = config_without_paths(config);
   config_write(&config_schema, &saved, false, &text);
@@ -184,12 +192,14 @@ Status training_snapshot_take(TrainingSnapshot *snapshot, const TrainingPosition
   content->rollback_step = first_skipped_step(position);
   TRY(build_state(snapshot->gan, position, &state, error));
   content->state = state;
-  content->manifest =
-      json_pack("{s:s, s:s, s:I}", "dataset_uuid", position->dataset_uuid, "config", text.data,
-                "scale", (json_int_t)(shape.target_height / shape.source_height));
-  TRY(json_built(content->manifest, "manifest.json", error));
-  TRY(list_download(&snapshot->generator, error));
-  TRY(list_download(&snapshot->discriminator, error));
+  manifest = json_pack("{s:s, s:s, s:I}", "dataset_uuid", position->data.uuid, "config", text.data,
+                       "scale", (json_int_t)(shape.target_height / shape.source_height));
+  content->manifest = manifest;
+  TRY(json_built(manifest, "manifest.json", error));
+  if (position->data.target_uuid)
+    TRY(json_set(manifest, TARGET_UUID_KEY, json_string(position->data.target_uuid),
+                 "manifest.json", error));
+  for (int i = 0; i < NETWORK_COUNT; i++) TRY(list_download(&snapshot->networks[i], error));
   TRY(list_download(&snapshot->optimizer, error));
 done:
   text_free(&text);
@@ -203,8 +213,7 @@ Status training_snapshot_submit(const TrainingSnapshot *snapshot, CheckpointWrit
 
 void training_snapshot_free(TrainingSnapshot *snapshot) {
   if (!snapshot) return;
-  list_free(&snapshot->generator);
-  list_free(&snapshot->discriminator);
+  for (int i = 0; i < NETWORK_COUNT; i++) list_free(&snapshot->networks[i]);
   list_free(&snapshot->optimizer);
   clear_position(snapshot);
   free(snapshot);

@@ -108,7 +108,7 @@ static void check_learning(const char *precision) {
   Gan *gan = make_gan(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
-  MicroBatch batch = {source, target, (int64_t[]){0, 1}};
+  MicroBatch batch = {.source = source, .target = target, .samples = (int64_t[]){0, 1}};
   step(gan, 0, &batch);
   StepResult first = result_of(gan, 0), last;
   for (int i = 1; i < 30; i++) {
@@ -145,9 +145,10 @@ static void check_micro_batches(const char *adversarial, const char *spectral) {
   Gan *a = make_gan(&config_a, 1), *b = make_gan(&config_b, 2);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
-  MicroBatch batch = {source, target, (int64_t[]){0, 1}};
-  MicroBatch split[2] = {{source, target, (int64_t[]){0}},
-                         {source + CLIP_BYTES, target + CLIP_BYTES, (int64_t[]){1}}};
+  MicroBatch batch = {.source = source, .target = target, .samples = (int64_t[]){0, 1}};
+  MicroBatch split[2] = {
+      {.source = source, .target = target, .samples = (int64_t[]){0}},
+      {.source = source + CLIP_BYTES, .target = target + CLIP_BYTES, .samples = (int64_t[]){1}}};
   for (int i = 0; i < 3; i++) {
     step(a, i, &batch);
     step(b, i, split);
@@ -181,8 +182,9 @@ static void check_recompute(const char *norm, const char *micro_batch, const cha
   Gan *a = make_gan(&config_a, micro_batches), *b = make_gan(&config_b, micro_batches);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
-  MicroBatch batches[2] = {{source, target, (int64_t[]){0, 1}},
-                           {source + CLIP_BYTES, target + CLIP_BYTES, (int64_t[]){1}}};
+  MicroBatch batches[2] = {
+      {.source = source, .target = target, .samples = (int64_t[]){0, 1}},
+      {.source = source + CLIP_BYTES, .target = target + CLIP_BYTES, .samples = (int64_t[]){1}}};
   for (int i = 0; i < 2; i++) {
     step(a, i, batches);
     step(b, i, batches);
@@ -231,7 +233,7 @@ static void test_nonfinite_gradients_skip_the_update(void **state) {
   Gan *gan = make_gan(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
-  MicroBatch batch = {source, target, (int64_t[]){0}};
+  MicroBatch batch = {.source = source, .target = target, .samples = (int64_t[]){0}};
   step(gan, 0, &batch);
   Parameters *generator = gan_generator(gan), *discriminator = gan_discriminator(gan);
   float *before[] = {download(&generator->master), download(&generator->moment2),
@@ -278,7 +280,7 @@ static void test_norm_above_the_limit_skips_the_update(void **state) {
   Gan *gan = make_gan(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
-  MicroBatch batch = {source, target, (int64_t[]){0}};
+  MicroBatch batch = {.source = source, .target = target, .samples = (int64_t[]){0}};
   step(gan, 0, &batch);
   double norm = result_of(gan, 0).metrics[METRIC_NORM_G];
   StepControls controls = schedule_at(&config, 1);
@@ -304,7 +306,7 @@ static void test_nonfinite_discriminator_skips_the_generator_update(void **state
   Gan *gan = make_gan(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
-  MicroBatch batch = {source, target, (int64_t[]){0}};
+  MicroBatch batch = {.source = source, .target = target, .samples = (int64_t[]){0}};
   Parameters *generator = gan_generator(gan), *discriminator = gan_discriminator(gan);
   const float nan = NAN;
   assert_int_equal(buffer_upload(&discriminator->master, 0, &nan, 1, &error), OK);
@@ -379,7 +381,7 @@ static void test_gradient_penalty_of_zero_gradient_is_finite(void **state) {
   Gan *gan = make_gan(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
-  MicroBatch batch = {source, target, (int64_t[]){0, 1}};
+  MicroBatch batch = {.source = source, .target = target, .samples = (int64_t[]){0, 1}};
   Buffer *weights = &gan_discriminator(gan)->master;
   float *zeros = mem_new((size_t)weights->count, sizeof *zeros);
   assert_int_equal(buffer_upload(weights, 0, zeros, weights->count, &error), OK);
@@ -401,7 +403,7 @@ static void test_spectral_norm_survives_nonfinite_gradients(void **state) {
   Gan *gan = make_gan(&config, 1);
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
-  MicroBatch batch = {source, target, (int64_t[]){0}};
+  MicroBatch batch = {.source = source, .target = target, .samples = (int64_t[]){0}};
   Parameters *discriminator = gan_discriminator(gan);
   step(gan, 0, &batch);
   float *weights = download(&discriminator->master), bias = INFINITY;

@@ -257,7 +257,7 @@ static double check_learning(const char *precision, int steps) {
   StepResult first = {0}, last = {0};
   for (int i = 0; i < steps; i++) {
     StepControls controls = schedule_at(&config, i);
-    MicroBatch batch = {source, target, (int64_t[]){0}};
+    MicroBatch batch = {.source = source, .target = target, .samples = (int64_t[]){0}};
     assert_int_equal(gan_step(gan, &controls, &batch, &error), OK);
     assert_int_equal(gan_step_result(gan, 0, &last, &error), OK);
     if (i == 0) first = last;

@@ -23,7 +23,7 @@ static Status check(const char *tasks, Error *error) {
   setenv("SLURM_STEP_NUM_TASKS", tasks, 1);
   setenv("SLURM_PROCID", "2", 1);
   setenv("SLURMD_NODENAME", "node7", 1);
-  Status status = preflight_check(&config, group, uuid, error);
+  Status status = preflight_check(&config, group, uuid, NULL, error);
   unsetenv("SLURM_STEP_NUM_TASKS");
   unsetenv("SLURM_PROCID");
   unsetenv("SLURMD_NODENAME");
@@ -33,7 +33,7 @@ static Status check(const char *tasks, Error *error) {
 static void test_alone(void **state) {
   (void)state;
   Error error = {0};
-  assert_int_equal(preflight_check(&config, group, uuid, &error), OK);
+  assert_int_equal(preflight_check(&config, group, uuid, NULL, &error), OK);
 }
 
 static void test_step_of_one(void **state) {
@@ -86,7 +86,7 @@ static int as_rank(int argc, char **argv) {
   Error error = {0};
   Status status = OK;
   for (int i = 2; i < argc; i++) TRY(config_assign(&config_schema, argv[i], &config, NULL, &error));
-  status = preflight_check(&config, group, argv[1], &error);
+  status = preflight_check(&config, group, argv[1], NULL, &error);
 done:
   if (comm_rank(group) == 0) printf("status %d: %s\n", (int)status, error.message);
   fflush(stdout); /* mpirun kills the others when the first rank exits with an error */
