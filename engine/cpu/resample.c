@@ -6,8 +6,9 @@
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/partition.h"
 
-/* Consecutive pixels of an output row that are computed in the same way. */
-typedef enum RunKind { RUN_ZERO, RUN_COPY, RUN_COMBINE } RunKind;
+/* Consecutive pixels of an output row that are computed in the same way. In a stencil run each
+ * pixel is the sum of the one before it, moved by one pixel: all of them are one long sum. */
+typedef enum RunKind { RUN_ZERO, RUN_COPY, RUN_COMBINE, RUN_STENCIL } RunKind;
 typedef struct Run {
   RunKind kind;
   int64_t first, count; /* output pixels */
@@ -23,28 +24,50 @@ typedef struct ResampleKernel {
   int64_t channel, channels, from; /* first and number of non-zero output channels; first input */
   bool adds;                       /* there is an addend */
   bool whole_pixels;               /* output channel c reads input channel c */
-  size_t row_bytes, workspace_of_part; /* the combined row, then one pixel */
+  size_t row_bytes, workspace_of_part; /* the combined row, then the longest sum */
   int parts;
   int64_t run_count, run_capacity;
   Run *runs;
 } ResampleKernel;
 
+/* True if output o reads the pixels after those of output o - 1, with the same weights. */
+static bool continues_stencil(const ResampleAxis *map, int64_t o) {
+  const int64_t at = map->begin[o], before = map->begin[o - 1], count = at - before;
+  if (map->begin[o + 1] - at != count) return false;
+  for (int64_t k = 0; k < count; k++) {
+    if (map->index[at + k] != map->index[before + k] + 1) return false;
+    if (map->weight[at + k] != map->weight[before + k]) return false;
+  }
+  return count > 0;
+}
+
+/* The number of outputs from o on that are one stencil. */
+static int64_t stencil_length(const ResampleAxis *map, int64_t o) {
+  int64_t end = o + 1;
+  while (end < map->outputs && continues_stencil(map, end)) end++;
+  return end - o;
+}
+
 /* Groups the pixels of a row into runs. */
 static void find_runs(ResampleKernel *k) {
   const ResampleAxis *w = &k->map.w;
-  for (int64_t o = 0; o < w->outputs; o++) {
+  int64_t stencil = 1;
+  for (int64_t o = 0; o < w->outputs; o += stencil) {
     int64_t from = 0;
     RunKind kind = RUN_COMBINE;
     if (w->begin[o] == w->begin[o + 1]) kind = RUN_ZERO;
     if (resample_axis_copies(w, o, &from)) kind = RUN_COPY;
+    stencil = kind == RUN_COMBINE && k->whole_pixels ? stencil_length(w, o) : 1;
+    if (stencil > 1) kind = RUN_STENCIL;
     Run *last = k->run_count > 0 ? &k->runs[k->run_count - 1] : NULL;
-    if (last && last->kind == kind && (kind != RUN_COPY || from == last->from + last->count)) {
+    if (last && last->kind == kind && kind != RUN_STENCIL &&
+        (kind != RUN_COPY || from == last->from + last->count)) {
       last->count++;
       continue;
     }
     MEM_PUSH_SLOT(k->runs, k->run_count, k->run_capacity);
     /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): allocated by the line above */
-    k->runs[k->run_count++] = (Run){.kind = kind, .first = o, .count = 1, .from = from};
+    k->runs[k->run_count++] = (Run){.kind = kind, .first = o, .count = stencil, .from = from};
   }
 }
 
@@ -120,16 +143,19 @@ static void copy_run(const ResampleKernel *k, const Run *run, const Row *row, ch
   }
 }
 
-static void combine_run(const ResampleKernel *k, const Run *run, const Row *row, float *pixel,
+/* `space`: for the longest sum. */
+static void combine_run(const ResampleKernel *k, const Run *run, const Row *row, float *space,
                         char *to) {
   const size_t bytes = (size_t)k->out.dim[AXIS_C] * k->size;
-  for (int64_t i = 0; i < run->count; i++, to += bytes) {
+  const int64_t together = run->kind == RUN_STENCIL ? run->count : 1; /* pixels of a sum */
+  const int64_t length = together * k->channels;
+  for (int64_t i = 0; i < run->count; i += together, to += bytes) {
     char *channels = to + (size_t)k->channel * k->size;
-    float *sum = k->dtype == DTYPE_F32 ? (float *)(void *)channels : pixel;
+    float *sum = k->dtype == DTYPE_F32 ? (float *)(void *)channels : space;
     if (!k->whole_pixels) memset(to, 0, bytes);
     combine(sum, &k->map.w, run->first + i, row->data, row->dtype, k->from, k->in.dim[AXIS_C],
-            k->channels);
-    if (sum == pixel) cpu_store(channels, k->dtype, 0, pixel, k->channels);
+            length);
+    if (sum == space) cpu_store(channels, k->dtype, 0, space, length);
   }
 }
 
@@ -161,7 +187,7 @@ static void run_row(const ResampleKernel *k, const Tensor *input, int64_t index,
     char *at = to + (size_t)run->first * pixel;
     if (run->kind == RUN_ZERO) memset(at, 0, (size_t)run->count * pixel);
     if (run->kind == RUN_COPY) copy_run(k, run, &row, at);
-    if (run->kind == RUN_COMBINE) {
+    if (run->kind == RUN_COMBINE || run->kind == RUN_STENCIL) {
       combine_run(k, run, &row, (float *)(void *)(workspace + k->row_bytes), at);
     }
   }
@@ -217,6 +243,15 @@ static void plan_channels(ResampleKernel *k) {
   k->whole_pixels = shift == 0 && in == out;
 }
 
+/* The bytes of the longest sum of combine_run. */
+static size_t longest_sum(const ResampleKernel *k) {
+  int64_t pixels = 1;
+  for (int64_t i = 0; i < k->run_count; i++) {
+    if (k->runs[i].kind == RUN_STENCIL && k->runs[i].count > pixels) pixels = k->runs[i].count;
+  }
+  return memory_align((size_t)(pixels * k->in.dim[AXIS_C]) * sizeof(float));
+}
+
 Status cpu_resample_new(Backend *backend, const Op *op, const Tensor *inputs, const Tensor *outputs,
                         Kernel **out, Error *error) {
   Status status = OK;
@@ -236,7 +271,7 @@ Status cpu_resample_new(Backend *backend, const Op *op, const Tensor *inputs, co
   plan_channels(k);
   find_runs(k);
   k->row_bytes = memory_align((size_t)(k->in.dim[AXIS_W] * k->in.dim[AXIS_C]) * sizeof(float));
-  k->workspace_of_part = k->row_bytes + memory_align((size_t)k->in.dim[AXIS_C] * sizeof(float));
+  k->workspace_of_part = k->row_bytes + longest_sum(k);
   k->parts = cpu_parts(backend, shape_count(output->shape), 16384);
   k->base = (Kernel){
       .workspace = (size_t)k->parts * k->workspace_of_part, .run = run_kernel, .free = kernel_free};

@@ -350,12 +350,14 @@ static Case draw_any_resize(Random *random, bool forward) {
 }
 
 static Case draw_any_pool(Random *random, bool forward) {
-  const Tensor x = {.shape = draw_shape(random), .dtype = draw_dtype(random)};
+  Tensor x = {.shape = draw_shape(random), .dtype = draw_dtype(random)};
+  const bool box = draw(random, 0, 2) == 0; /* a large window at every pixel */
+  if (box) x.shape.dim[AXIS_W] += draw(random, 10, 60), x.shape.dim[AXIS_H] += 8;
   Tensor y = x;
   const int64_t height = x.shape.dim[AXIS_H], width = x.shape.dim[AXIS_W];
   const int64_t shortest = height < width ? height : width;
-  const int size = (int)draw(random, 1, shortest < 4 ? shortest : 4);
-  const int stride = (int)draw(random, 1, 3), pad = (int)draw(random, 0, size / 2);
+  const int size = (int)draw(random, 1, shortest < 4 || box ? shortest : 4);
+  const int stride = box ? 1 : (int)draw(random, 1, 3), pad = (int)draw(random, 0, size / 2);
   y.shape.dim[AXIS_H] = (height + 2 * pad - size) / stride + 1;
   y.shape.dim[AXIS_W] = (width + 2 * pad - size) / stride + 1;
   Case test = map_case(random, forward ? OP_AVERAGE_POOL : OP_AVERAGE_POOL_BACKWARD, forward, x, y);
