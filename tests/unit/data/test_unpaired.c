@@ -423,7 +423,7 @@ static int64_t substitute_of(RandomPurpose purpose, int64_t sample, int64_t bad,
 
 static void corrupt_clips_are_substituted_per_side(void **state) {
   const Fixture *f = *state;
-  int64_t one[SAMPLES][2], four[SAMPLES][2];
+  int64_t one[SAMPLES][2] = {0}, four[SAMPLES][2] = {0};
   corrupt(f->live_folder, &dataset_info(f->live)->shape, 0, 6);
   corrupt(f->cartoon_folder, &dataset_info(f->cartoons)->shape, 1, 2);
   assert_true(read_clips(f, 1, 3, one) >= 28 + 40);
