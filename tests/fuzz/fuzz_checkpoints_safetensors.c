@@ -26,6 +26,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (safetensors_find(file, tensor->name) != tensor) abort();
     total += bytes;
   }
+  const char *key;
+  json_t *value;
+  json_object_foreach((json_t *)safetensors_metadata(file), key, value) {
+    if (!json_is_string(value) || json_string_length(value) > size) abort();
+  }
   uint64_t header;
   memcpy(&header, data, sizeof header);
   if (total + header + sizeof header != size) abort();

@@ -15,7 +15,7 @@ typedef struct ModelCard {
   const char *date;       /* YYYY-MM-DD */
   const char *look;       /* one line; this one and the next three may be NULL: not stated */
   const char *licence;    /* of the weights */
-  const char *trained_on; /* datasets or films with their licences */
+  const char *trained_on; /* datasets or videos with their licences */
   const char *height;     /* recommended height of the input, pixels: "270" or "180-360" */
 } ModelCard;
 

@@ -51,7 +51,7 @@ static void add_source_tree(Folders *folders, const char *program_folder) {
   static const char *const UP[] = {"..", "../.."};
   for (size_t i = 0; i < sizeof UP / sizeof *UP; i++) {
     char *folder = mem_format("%s/%s/models", program_folder, UP[i]);
-    char *readme = path_join(folder, "README.md"), *recipes = path_join(folder, "film.tsv");
+    char *readme = path_join(folder, "README.md"), *recipes = path_join(folder, "clips.tsv");
     bool found = path_exists(readme) && path_exists(recipes);
     free(readme);
     free(recipes);
