@@ -100,6 +100,7 @@ if command -v ffmpeg >/dev/null && [ -e scene.mp4 ]; then
   succeeds "export a model file of a model" "$celforge" export --model comic --format model copy.safetensors "${card[@]}" --name comic
   cmp -s copy.safetensors looks/comic.safetensors
   result $? "it is identical"
+  succeeds "bench translate --model" "$celforge" bench translate --model comic --size 48x32 --steps 2
   refuses "export over the model itself" 64 "is also the input" "$celforge" export --model looks/comic.safetensors --format model \
     looks/comic.safetensors
 fi

@@ -139,6 +139,47 @@ def check_plain(tap, modules, model):
     tap.check(metadata("plain.safetensors")["celforge.weights"] == "plain", "the metadata name the plain weights")
 
 
+def pytorch_name(name):
+    """docs/export.md's name of a tensor of a model file: blocks.3.conv1.norm.weight for block3.conv1.norm.gain."""
+    name = re.sub(r"\bblock(\d+)\.", r"blocks.\1.", name)
+    return re.sub(r"norm\.gain$", "norm.weight", name)
+
+
+def check_model_file(tap, model, package):
+    """PyTorch reads the model file: the exported weights, rounded to half precision by PyTorch, in Celforge's layout."""
+    path, again = f"{model.name}.model.safetensors", f"{model.name}.again.safetensors"
+    card = ["--look", "ink and caf\u00e9", "--licence", "CC0-1.0", "--trained-on", "clips", "--height", "32", "--name", "comic"]
+    support.celforge("export", "--checkpoint", model.run, "--format", "model", path, *card)
+    support.celforge("export", "--model", path, "--format", "safetensors", again)
+    exported = {name: torch.from_numpy(array.copy()) for name, array in read_safetensors(f"{model.name}.safetensors").items()}
+    with package.safe_open(path, "pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    tap.check(all(tensor.dtype == torch.float16 for tensor in tensors.values()), f"{model.name}: a model file holds F16")
+    found = {pytorch_name(name): (tensor.permute(0, 4, 1, 2, 3) if tensor.dim() == 5 else tensor)
+             for name, tensor in tensors.items()}
+    same = found.keys() == exported.keys() and all(
+        torch.equal(found[name].contiguous().view(torch.int16), exported[name].to(torch.float16).view(torch.int16)) for name in found)
+    tap.check(same, f"{model.name}: names, layout and rounding of a model file are those of PyTorch")
+    loaded = read_safetensors(again)
+    tap.check(all(np.array_equal(loaded[name], found[name].float().numpy()) for name in found),
+              f"{model.name}: Celforge loads exactly the numbers of the file")
+    wanted = {"format": "celforge-model", "celforge.format_version": "1", "card.name": "comic", "card.look": "ink and caf\u00e9",
+              "card.licence": "CC0-1.0", "card.height": "32"}
+    network = {key: value for key, value in metadata(f"{model.name}.safetensors").items() if key.startswith("celforge.")}
+    tap.check(wanted.items() <= about.items() and network.items() <= about.items(), f"{model.name}: the metadata of a model file")
+
+
+def check_model_files(tap, models):
+    folder = packages.fetch("safetensors-0.4.5", ["safetensors==0.4.5"], "--no-deps")
+    if not folder:
+        tap.skip("model files", "pip cannot fetch safetensors 0.4.5")
+        return
+    sys.path.insert(0, folder)
+    import safetensors  # noqa: E402
+    for model in models:
+        check_model_file(tap, model, safetensors)
+
+
 def check_facts(tap, facts):
     """The metadata, inputs and outputs of the ONNX models."""
     clip, stream = facts["rms-37x46-clip"], facts["rms-37x46-stream"]
@@ -167,7 +208,7 @@ def check_refusals(tap, model):
     export = [os.path.join(support.BUILD, "celforge"), "export", "--checkpoint"]
     weights = os.path.join(model.run, "checkpoints/step-00000004/generator.safetensors")
     for label, code, message, arguments in (
-        ("an unknown format", 64, '--format: unknown format "tflite"; allowed: onnx, safetensors', [model.run, "--format", "tflite", "out"]),
+        ("an unknown format", 64, '--format: unknown format "tflite"; allowed: onnx, safetensors, model', [model.run, "--format", "tflite", "out"]),
         ("--stream with safetensors", 64, "--stream", [model.run, "--format", "safetensors", "--stream", "out"]),
         ("no format", 64, "--format", [model.run, "out"]),
         ("a recurrent model without --stream", 64, "add --stream", ["recurrent", "--format", "onnx", "out"]),
@@ -197,6 +238,7 @@ def main():
                 expected[f"{model.name}-{size[0]}x{size[1]}"] = check_torch(tap, modules, model, size)
                 jobs += model.jobs(size)
         check_plain(tap, modules, models[0])
+        check_model_files(tap, models)
         check_refusals(tap, models[0])
         onnx = packages.fetch(*packages.ONNX)
         if onnx:

@@ -4,6 +4,7 @@
 
 #include "engine/program/program.h"
 #include "trainer/config/config.h"
+#include "trainer/infer/open_model.h"
 #include "trainer/scaling/trace.h"
 
 typedef struct BenchStepOptions {
@@ -45,9 +46,9 @@ Status bench_reductions(const BenchScalingOptions *options, Error *error);
 Status bench_comm_run(const char *json, int *argc, char ***argv, Error *error);
 
 typedef struct BenchTranslateOptions {
-  const char *checkpoint, *json; /* json: NULL or a path */
-  Device device;
-  DType precision;
+  ModelChoice model;
+  ModelDevice device;
+  const char *json;  /* NULL or a path */
   int width, height; /* of the source's frames */
   int64_t frames;    /* timed */
 } BenchTranslateOptions;

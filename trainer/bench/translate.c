@@ -10,14 +10,11 @@
 #include "base/statistics.h"
 #include "base/thread.h"
 #include "trainer/bench/bench.h"
-#include "trainer/gan/device.h"
-#include "trainer/infer/inference.h"
 
 enum { WARMUP_FRAMES = 4 }; /* devices with graph capture record the second one */
 
 typedef struct Bench {
   const BenchTranslateOptions *options;
-  Checkpoint *checkpoint;
   Backend *backend;
   Inference *inference;
   InferenceShape shape;
@@ -30,10 +27,8 @@ static Status set_up(Bench *bench, Error *error) {
   Status status = OK;
   const BenchTranslateOptions *options = bench->options;
   InferenceShape *shape = &bench->shape;
-  TRY(checkpoint_open_path(options->checkpoint, &bench->checkpoint, error));
-  TRY(device_open_default(options->device, 0, &bench->backend, error));
-  TRY(inference_from_checkpoint(bench->checkpoint, true, options->precision, bench->backend,
-                                &bench->inference, error));
+  TRY(inference_open_model(&options->model, &options->device, &bench->backend, &bench->inference,
+                           error));
   int64_t scale = inference_scale(bench->inference);
   *shape = (InferenceShape){.source_height = options->height,
                             .source_width = options->width,
@@ -72,7 +67,7 @@ static void print_result(const Bench *bench, double seconds, double flops) {
   printf("%s\n", bench->backend->describe(bench->backend));
   printf("frames of %lldx%lld to %lldx%lld, %s, frame by frame, median of %lld\n\n",
          (long long)shape->source_width, (long long)shape->source_height, (long long)shape->width,
-         (long long)shape->height, dtype_name(bench->options->precision),
+         (long long)shape->height, dtype_name(bench->options->device.precision),
          (long long)bench->options->frames);
   printf("milliseconds per frame %10.3f\n", 1e3 * seconds);
   printf("frames per second      %10.2f\n", 1 / seconds);
@@ -88,7 +83,7 @@ static Status write_json(const Bench *bench, double seconds, double flops, Error
                 "frames_per_second", 1 / seconds, "gflop", flops / 1e9, "gflops",
                 flops / seconds / 1e9, "frames", (json_int_t)bench->options->frames, "height",
                 (json_int_t)shape->height, "width", (json_int_t)shape->width, "precision",
-                dtype_name(bench->options->precision), "device", device);
+                dtype_name(bench->options->device.precision), "device", device);
   Status status = json_write_file(bench->options->json, json, error);
   json_decref(json);
   return status;
@@ -107,7 +102,6 @@ Status bench_translate_run(const BenchTranslateOptions *options, Error *error) {
 done:
   inference_free(bench.inference);
   if (bench.backend) bench.backend->free(bench.backend);
-  checkpoint_close(bench.checkpoint);
   free(bench.source);
   free(bench.output);
   free(bench.seconds);

@@ -6,7 +6,8 @@
 #include "trainer/cli/options.h"
 
 typedef struct Bench {
-  const char *what, *path, *json, *folder, *device, *precision, *cluster, *ranks, *save_trace;
+  const char *what, *path, *model, *json, *folder, *device, *precision, *cluster, *ranks;
+  const char *save_trace;
   TextList set, cluster_set;
   int64_t steps, frames, threads, seconds, rounds, simulated, seed, peak_gflops, peak_gbps;
   bool plan;
@@ -23,6 +24,8 @@ static const Option BENCH_OPTIONS[] = {
      .help =
          "config, run or checkpoint, or dataset; scaling also takes the trace of a step (.json), "
          "or no PATH, to simulate all-reduces only"},
+    {"model", OPTION_TEXT, offsetof(Bench, model), .value = "NAME", .modes = "translate",
+     .help = "installed model, or path of a model file, instead of PATH"},
     {"json", OPTION_TEXT, offsetof(Bench, json), .value = "FILE",
      .help = "write the results to FILE"},
     {"set", OPTION_LIST, offsetof(Bench, set), .value = "KEY=VALUE",
@@ -144,13 +147,15 @@ static Status run_checkpoint(const Bench *bench, const Invocation *invocation, E
 
 static Status run_translate(const Bench *bench, Error *error) {
   bool sized = bench->size.width > 0;
-  BenchTranslateOptions options = {.checkpoint = bench->path,
-                                   .json = bench->json,
-                                   .width = sized ? bench->size.width : 640,
-                                   .height = sized ? bench->size.height : 272,
-                                   .frames = bench->steps};
-  Status status = command_parse_device(bench->device, &options.device, error);
-  if (status == OK) status = command_parse_precision(bench->precision, &options.precision, error);
+  BenchTranslateOptions options = {
+      .model = {.checkpoint = bench->path, .model = bench->model, .ema = true},
+      .json = bench->json,
+      .width = sized ? bench->size.width : 640,
+      .height = sized ? bench->size.height : 272,
+      .frames = bench->steps};
+  Status status = command_parse_device(bench->device, &options.device.device, error);
+  if (status == OK)
+    status = command_parse_precision(bench->precision, &options.device.precision, error);
   return status == OK ? bench_translate_run(&options, error) : status;
 }
 
@@ -161,10 +166,10 @@ static Status run_bench(const void *values, const Invocation *invocation, Error 
   if (strcmp(bench->what, "comm") == 0)
     return bench_comm_run(bench->json, invocation->argc, invocation->argv, error);
   if (strcmp(bench->what, "scaling") == 0) return run_scaling(bench, error);
-  if (!bench->path)
+  if (!bench->path && !bench->model)
     return error_set(error, ERROR_USAGE, "bench %s: PATH is missing; expected %s", bench->what,
                      data        ? "a dataset"
-                     : translate ? "a run or checkpoint"
+                     : translate ? "a run or checkpoint, or --model NAME"
                                  : "a config");
   if (translate) return run_translate(bench, error);
   if (data) return run_data(bench, error);
