@@ -5,21 +5,23 @@
 #include "trainer/eval/evaluate.h"
 
 typedef struct Eval {
-  const char *checkpoint, *data, *json, *device;
-  bool plain, no_flow;
+  const char *checkpoint, *data, *cartoons, *json, *device;
+  bool plain, no_flow, no_classifier;
   int64_t threads, clips;
 } Eval;
 
 static const Option EVAL_OPTIONS[] = {
     MODEL_OPTIONS(Eval),
     {"data", OPTION_TEXT, offsetof(Eval, data), true, .value = "DATASET",
-     .help = "dataset of held-out clips to score on"},
+     .help = "dataset of held-out clips to score on; its targets may be missing"},
+    {"cartoons", OPTION_TEXT, offsetof(Eval, cartoons), .value = "DATASET",
+     .help = "cartoons to compare the style with: a dataset with a target side, not aligned"},
     {"clips", OPTION_NUMBER, offsetof(Eval, clips), .maximum = INT64_MAX, .value = "N",
      .default_text = "0", .help = "score only the first N clips; 0: all"},
     {"no-flow", OPTION_FLAG, offsetof(Eval, no_flow),
-     .help =
-         "skip tOF and warp error, whose optical flow takes about 0.2 s of a core for each frame "
-         "of 640x272"},
+     .help = "skip tOF and warp error: 0.2 s of a core for each frame of 640x272"},
+    {"no-classifier", OPTION_FLAG, offsetof(Eval, no_classifier),
+     .help = "skip the two-sample classifier, which trains for half a minute on two cores"},
     {"json", OPTION_TEXT, offsetof(Eval, json), .value = "FILE",
      .help = "write the scores to FILE"},
 };
@@ -27,13 +29,26 @@ static const Option EVAL_OPTIONS[] = {
 static void explain_scores(Text *out) {
   text_append(
       out,
-      "\nEach score is computed for the source as it is (input), for the clip translated as a\n"
-      "stream (output) and for every frame translated alone (frame); see docs/scores.md:\n"
-      "  psnr, ssim    similarity of frames to the target; higher is better\n"
-      "  temporal      difference to the target of luma changes between frames; lower is better\n"
-      "  tof           difference to the target of optical flow, in pixels; lower is better\n"
-      "  warp_error    change along the source's motion; best near the target's own value\n"
-      "Read the last three beside PSNR: a still or blank output has a warp error of 0.\n");
+      "\nThe columns are the source unchanged, the clip translated as a stream (output), every "
+      "frame\n"
+      "translated alone, the aligned target and the cartoons, where the datasets have them. The "
+      "rows\n"
+      "(docs/scores.md has definitions, references and limits):\n"
+      "  taken for cartoon     share of patches that a small network, trained on held-out sources\n"
+      "                        and cartoons, takes for cartoon; not reported if it is unreliable\n"
+      "  ink lines, flat areas share of the pixels; best near the cartoons' own\n"
+      "  ink lines found       F1, precision and recall against the target's lines, within a "
+      "pixel\n"
+      "  patch distance        sliced Wasserstein distance of patches to the target, by "
+      "resolution\n"
+      "  structure             structure term of SSIM against the source at half resolution\n"
+      "  colour shift          CIELAB difference to the source at low resolution, and its drift\n"
+      "  warp error            change along the source's motion; beside the source's own\n"
+      "  flicker               changes of brightness from frame to frame; beside the source's own\n"
+      "  temporal error, tOF   difference to the target of luma changes, and of motion\n"
+      "  PSNR, SSIM            similarity of frames to the target\n"
+      "Read scores of time beside the others: a still or blank output has neither warp error nor\n"
+      "flicker.\n");
 }
 
 static Status run_eval(const void *values, const Invocation *invocation, Error *error) {
@@ -41,11 +56,13 @@ static Status run_eval(const void *values, const Invocation *invocation, Error *
   (void)invocation;
   EvalOptions options = {.checkpoint = eval->checkpoint,
                          .data = eval->data,
+                         .cartoons = eval->cartoons,
                          .json = eval->json,
                          .ema = !eval->plain,
                          .threads = (int)eval->threads,
                          .clips = eval->clips,
-                         .flow = !eval->no_flow};
+                         .flow = !eval->no_flow,
+                         .classifier = !eval->no_classifier};
   Status status = command_parse_device(eval->device, &options.device, error);
   if (status != OK) return status;
   return eval_run(&options, error);

@@ -1,4 +1,5 @@
-#include <math.h>
+#include "trainer/eval/evaluate.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,42 +9,30 @@
 #include "base/progress.h"
 #include "data/dataset/dataset.h"
 #include "data/video/image.h"
-#include "trainer/eval/evaluate.h"
-#include "trainer/eval/image_metrics.h"
-#include "trainer/eval/temporal_metrics.h"
+#include "trainer/eval/score_rows.h"
 #include "trainer/gan/device.h"
 #include "trainer/infer/inference.h"
 
-/* The candidates that are compared with the target, and the target. */
-typedef enum Video {
-  VIDEO_INPUT,  /* the source, upsampled to the target's size */
-  VIDEO_OUTPUT, /* the clip, translated frame by frame */
-  VIDEO_FRAME,  /* each frame translated by itself, without state from earlier frames */
-  VIDEO_CANDIDATES,
-  VIDEO_TARGET = VIDEO_CANDIDATES,
-  VIDEO_COUNT,
-} Video;
-
-static const char *const NAMES[VIDEO_COUNT] = {"input", "output", "frame", "target"};
-
-typedef struct ScoreSums {
-  double squared_error, ssim, temporal; /* over frames, frames, pairs of frames */
-} ScoreSums;
-
 typedef struct Evaluation {
   const EvalOptions *options;
-  Dataset *dataset;
+  Dataset *dataset, *cartoons; /* cartoons: NULL without --cartoons */
   Checkpoint *checkpoint;
   Backend *backend;
   Inference *inference;
   ClipShape shape;
-  size_t source_frame, target_frame; /* bytes per frame */
-  int64_t clips, frames, pairs;
-  uint8_t *source;                /* one clip */
-  uint8_t *clips_of[VIDEO_COUNT]; /* one clip of each video, of the target's size */
-  float *output;                  /* one frame */
-  ScoreSums scores[VIDEO_CANDIDATES];
+  bool has_target;
+  int height, width;                 /* of the output */
+  size_t source_frame, output_frame; /* bytes per frame, of the source and of all videos */
+  int64_t clips;
+  uint8_t *source;              /* one clip */
+  uint8_t *videos[VIDEO_COUNT]; /* one clip of each video, of the output's size */
+  float *output;                /* one frame */
+  ClipScores scores;
   TemporalMetrics *motion; /* NULL without options->flow */
+  StyleTest *style;        /* NULL without a classifier */
+  StyleTestResult style_result;
+  CartoonShares shares;
+  Report *report;
 } Evaluation;
 
 /* --- Candidates ------------------------------------------------------------------------------- */
@@ -53,16 +42,16 @@ static Status fill_input(Evaluation *e, Error *error) {
   const ClipShape *s = &e->shape;
   Image small = {0}, full = {0};
   TRY(image_new(s->source_width, s->source_height, &small, error));
-  TRY(image_new(s->target_width, s->target_height, &full, error));
+  TRY(image_new(e->width, e->height, &full, error));
   size_t pixels = (size_t)s->source_width * (size_t)s->source_height;
-  bool same = s->source_width == s->target_width && s->source_height == s->target_height;
+  bool same = s->source_width == e->width && s->source_height == e->height;
   for (int t = 0; t < s->frames; t++) {
     const uint8_t *frame = e->source + (size_t)t * e->source_frame;
     for (size_t i = 0; i < pixels; i++)
       memcpy(small.pixels + 3 * i, frame + (size_t)s->source_channels * i, 3);
     if (!same) image_resize(&small, &full);
-    memcpy(e->clips_of[VIDEO_INPUT] + (size_t)t * e->target_frame,
-           same ? small.pixels : full.pixels, e->target_frame);
+    memcpy(e->videos[VIDEO_INPUT] + (size_t)t * e->output_frame, same ? small.pixels : full.pixels,
+           e->output_frame);
   }
 done:
   image_free(&small);
@@ -73,8 +62,8 @@ done:
 static Status fill_output(Evaluation *e, Video video, Error *error) {
   Status status = OK;
   const ClipShape *s = &e->shape;
-  InferenceShape shape = {s->source_height, s->source_width, s->source_channels, s->target_height,
-                          s->target_width};
+  InferenceShape shape = {s->source_height, s->source_width, s->source_channels, e->height,
+                          e->width};
   for (int t = 0; t < s->frames; t++) {
     if (t == 0 || video == VIDEO_FRAME)
       status = inference_stream_begin(e->inference, &shape, error);
@@ -84,45 +73,43 @@ static Status fill_output(Evaluation *e, Video video, Error *error) {
     }
     TRY(inference_stream_frame(e->inference, e->source + (size_t)t * e->source_frame, e->output,
                                error));
-    frames_to_u8(e->output, e->target_frame, e->clips_of[video] + (size_t)t * e->target_frame);
+    frames_to_u8(e->output, e->output_frame, e->videos[video] + (size_t)t * e->output_frame);
   }
 done:
   return status;
 }
 
-static Status fill(Evaluation *e, Video video, Error *error) {
-  return video == VIDEO_INPUT ? fill_input(e, error) : fill_output(e, video, error);
-}
-
 /* --- Scoring ---------------------------------------------------------------------------------- */
 
-static void score_clip(Evaluation *e, Video video) {
-  ScoreSums *score = &e->scores[video];
-  int64_t pixels = (int64_t)e->shape.target_height * e->shape.target_width;
+/* The classifier's cartoons are those of --cartoons, else the targets. */
+static void collect_patches(Evaluation *e, int64_t clip) {
   for (int t = 0; t < e->shape.frames; t++) {
-    const uint8_t *a = e->clips_of[video] + (size_t)t * e->target_frame;
-    const uint8_t *b = e->clips_of[VIDEO_TARGET] + (size_t)t * e->target_frame;
-    score->squared_error += image_metrics_luma_mse(a, b, pixels);
-    score->ssim += image_metrics_ssim(a, b, e->shape.target_height, e->shape.target_width);
-    if (t > 0)
-      score->temporal +=
-          image_metrics_temporal_error(a - e->target_frame, a, b - e->target_frame, b, pixels);
+    size_t offset = (size_t)t * e->output_frame;
+    FramePosition at = {e->height, e->width, clip * e->shape.frames + t,
+                        e->clips * e->shape.frames};
+    style_test_add_source(e->style, e->videos[VIDEO_INPUT] + offset, &at);
+    style_test_add_candidate(e->style, VIDEO_OUTPUT, e->videos[VIDEO_OUTPUT] + offset, &at);
+    style_test_add_candidate(e->style, VIDEO_FRAME, e->videos[VIDEO_FRAME] + offset, &at);
+    if (!e->has_target) continue;
+    const uint8_t *target = e->videos[VIDEO_TARGET] + offset;
+    if (e->cartoons) style_test_add_candidate(e->style, VIDEO_TARGET, target, &at);
+    if (!e->cartoons) style_test_add_cartoon(e->style, target, &at);
   }
 }
 
-static Status evaluate(Evaluation *e, Error *error) {
+static Status score_clips(Evaluation *e, Error *error) {
   Status status = OK;
+  uint8_t *target = e->has_target ? e->videos[VIDEO_TARGET] : NULL;
   Progress *progress = progress_new("eval", 0, e->clips);
   for (int64_t clip = 0; clip < e->clips; clip++) {
-    TRY(dataset_read(e->dataset, clip, e->source, e->clips_of[VIDEO_TARGET], error));
-    for (Video video = 0; video < VIDEO_CANDIDATES; video++) {
-      TRY(fill(e, video, error));
-      score_clip(e, video);
-    }
+    TRY(dataset_read(e->dataset, clip, e->source, target, error));
+    TRY(fill_input(e, error));
+    TRY(fill_output(e, VIDEO_OUTPUT, error));
+    TRY(fill_output(e, VIDEO_FRAME, error));
+    TRY(clip_scores_add(&e->scores, e->videos, e->shape.frames, error));
     if (e->motion)
-      temporal_metrics_add(e->motion, (const uint8_t *const *)e->clips_of, e->shape.frames);
-    e->frames += e->shape.frames;
-    e->pairs += e->shape.frames - 1;
+      temporal_metrics_add(e->motion, (const uint8_t *const *)e->videos, e->shape.frames);
+    if (e->style) collect_patches(e, clip);
     progress_update(progress, clip + 1);
   }
 done:
@@ -130,94 +117,50 @@ done:
   return status;
 }
 
+static Status evaluate(Evaluation *e, Error *error) {
+  Status status = OK;
+  ScoreInputs inputs = {.clips = &e->scores,
+                        .motion = e->motion,
+                        .cartoons = e->cartoons ? &e->shares : NULL,
+                        .style = e->style ? &e->style_result : NULL,
+                        .threads = e->options->threads};
+  TRY(score_clips(e, error));
+  if (e->cartoons) TRY(cartoons_measure(e->cartoons, e->style, &e->shares, error));
+  if (e->style)
+    TRY(style_test_run(e->style, e->backend, e->options->threads, &e->style_result, error));
+  TRY(score_rows_add(&inputs, e->report, error));
+done:
+  return status;
+}
+
 /* --- Reporting -------------------------------------------------------------------------------- */
 
-typedef enum ScoreKind {
-  SCORE_PSNR,
-  SCORE_SSIM,
-  SCORE_TEMPORAL,
-  SCORE_TOF,
-  SCORE_WARP_ERROR,
-  SCORE_COUNT
-} ScoreKind;
-
-static const struct {
-  const char *key, *title;
-  int decimals;
-} SCORES[SCORE_COUNT] = {
-    [SCORE_PSNR] = {"psnr", "PSNR dB", 3},
-    [SCORE_SSIM] = {"ssim", "SSIM", 4},
-    [SCORE_TEMPORAL] = {"temporal", "temporal error", 3},
-    [SCORE_TOF] = {"tof", "tOF pixels", 3},
-    [SCORE_WARP_ERROR] = {"warp_error", "warp error", 5},
-};
-
-/* Only the warp error is not relative to the target, so the target has one too. The last two
- * metrics need optical flow. */
-static bool applies(const Evaluation *e, Video video, ScoreKind kind) {
-  if (kind >= SCORE_TOF && !e->motion) return false;
-  return video != VIDEO_TARGET || kind == SCORE_WARP_ERROR;
-}
-
-/* NaN for motion metrics of single-frame clips. */
-static double value_of(const Evaluation *e, Video video, ScoreKind kind) {
-  if (kind == SCORE_TOF) return temporal_metrics_tof(e->motion, (int)video);
-  if (kind == SCORE_WARP_ERROR) return temporal_metrics_warp_error(e->motion, (int)video);
-  const ScoreSums *score = &e->scores[video];
-  double frames = (double)e->frames;
-  if (kind == SCORE_PSNR) return image_metrics_psnr(score->squared_error / frames);
-  if (kind == SCORE_SSIM) return score->ssim / frames;
-  return e->pairs > 0 ? score->temporal / (double)e->pairs : (double)NAN;
-}
-
-static void print_row(const Evaluation *e, const char *name, Video video) {
-  printf("%-18s", name);
-  for (ScoreKind m = 0; m < SCORE_COUNT; m++) {
-    char cell[32] = "";
-    if (applies(e, video, m))
-      snprintf(cell, sizeof cell, "%.*f", SCORES[m].decimals, value_of(e, video, m));
-    if (applies(e, VIDEO_INPUT, m)) printf(" %14s", cell);
-  }
-  printf("\n");
-}
-
 static void print_table(const Evaluation *e) {
-  printf("%s (step %lld, %s weights) on %s: %lld clips, %lld frames\n\n", e->checkpoint->path,
+  Text text = {0};
+  report_print(e->report, &text);
+  printf("%s (step %lld, %s weights) on %s\n%lld clips, %lld frames of %dx%d", e->checkpoint->path,
          (long long)e->checkpoint->step, e->options->ema ? "EMA" : "plain", e->options->data,
-         (long long)e->clips, (long long)e->frames);
-  printf("%-18s", "scores");
-  for (ScoreKind m = 0; m < SCORE_COUNT; m++)
-    if (applies(e, VIDEO_INPUT, m)) printf(" %14s", SCORES[m].title);
-  printf("\n");
-  print_row(e, "input (source)", VIDEO_INPUT);
-  print_row(e, "output", VIDEO_OUTPUT);
-  print_row(e, "each frame alone", VIDEO_FRAME);
-  if (e->motion) print_row(e, "target", VIDEO_TARGET);
-}
-
-static json_t *number(double value) {
-  return isnan(value) ? json_null() : json_real(value);
+         (long long)e->clips, (long long)e->scores.frames, e->width, e->height);
+  if (e->cartoons)
+    printf("; cartoons: %s, %lld frames", e->options->cartoons, (long long)e->shares.frames);
+  printf("\n\n%s", text.data);
+  text_free(&text);
 }
 
 static Status write_json(const Evaluation *e, Error *error) {
+  Status status = OK;
+  const EvalOptions *options = e->options;
   json_t *scores = json_object();
-  for (ScoreKind m = 0; m < SCORE_COUNT; m++)
-    for (Video video = 0; video < VIDEO_COUNT; video++) {
-      char key[32];
-      if (!applies(e, video, m)) continue;
-      snprintf(key, sizeof key, "%s_%s", SCORES[m].key, NAMES[video]);
-      json_object_set_new(scores, key, number(value_of(e, video, m)));
-    }
-  if (e->motion)
-    json_object_set_new(scores, "warp_visible",
-                        number(temporal_metrics_visible_fraction(e->motion)));
+  TRY(report_json(e->report, scores, error));
   json_object_set_new(scores, "clips", json_integer((json_int_t)e->clips));
-  json_object_set_new(scores, "frames", json_integer((json_int_t)e->frames));
+  json_object_set_new(scores, "frames", json_integer((json_int_t)e->scores.frames));
   json_object_set_new(scores, "checkpoint", json_string(e->checkpoint->path));
   json_object_set_new(scores, "step", json_integer((json_int_t)e->checkpoint->step));
-  json_object_set_new(scores, "data", json_string(e->options->data));
-  json_object_set_new(scores, "weights", json_string(e->options->ema ? "ema" : "plain"));
-  Status status = json_write_file(e->options->json, scores, error);
+  json_object_set_new(scores, "data", json_string(options->data));
+  if (options->cartoons) json_object_set_new(scores, "cartoons", json_string(options->cartoons));
+  json_object_set_new(scores, "weights", json_string(options->ema ? "ema" : "plain"));
+  TRY(json_write_file(options->json, scores, error));
+done:
   json_decref(scores);
   return status;
 }
@@ -225,50 +168,104 @@ static Status write_json(const Evaluation *e, Error *error) {
 /* --- The command ------------------------------------------------------------------------------ */
 
 static Status open_motion_metrics(Evaluation *e, Error *error) {
-  const TemporalMetricsOptions options = {.height = e->shape.target_height,
-                                          .width = e->shape.target_width,
-                                          .videos = VIDEO_COUNT,
+  const TemporalMetricsOptions options = {.height = e->height,
+                                          .width = e->width,
+                                          .videos = e->has_target ? VIDEO_COUNT : VIDEO_CANDIDATES,
                                           .source = VIDEO_INPUT,
-                                          .target = VIDEO_TARGET};
+                                          .target = e->has_target ? VIDEO_TARGET : -1};
   return temporal_metrics_new(&options, e->options->threads, &e->motion, error);
+}
+
+/* Sets no classifier up where there are no cartoons, or frames are smaller than a patch. */
+static Status open_style_test(Evaluation *e, Error *error) {
+  int side = style_patch_side(e->height, e->width);
+  if (e->cartoons) {
+    const ClipShape *cartoons = &dataset_info(e->cartoons)->shape;
+    int other = style_patch_side(cartoons->target_height, cartoons->target_width);
+    if (other < side) side = other;
+  }
+  if (side == 0 || !(e->cartoons || e->has_target)) return OK;
+  return style_test_new(side, VIDEO_COUNT, &e->style, error);
+}
+
+static Status open_datasets(Evaluation *e, Error *error) {
+  Status status = OK;
+  const EvalOptions *options = e->options;
+  TRY(dataset_open(options->data, &e->dataset, error));
+  if (options->cartoons) TRY(cartoons_open(options->cartoons, &e->cartoons, error));
+  const DatasetInfo *info = dataset_info(e->dataset);
+  e->shape = info->shape;
+  e->has_target = clip_has_target(&e->shape);
+  if (!clip_has_source(&e->shape))
+    FAIL(error, ERROR_USAGE,
+         "--data: the clips of %s have no source side, and eval translates sources; name a "
+         "dataset of sources, and give cartoons as --cartoons",
+         options->data);
+  e->clips = options->clips > 0 && options->clips < info->clips ? options->clips : info->clips;
+done:
+  return status;
+}
+
+/* The output has the target's size, or that of the source times the generator's scale. */
+static Status choose_size(Evaluation *e, Error *error) {
+  const ClipShape *s = &e->shape;
+  int64_t channels = inference_source_channels(e->inference);
+  int scale = (int)inference_scale(e->inference);
+  if (channels != s->source_channels)
+    return error_set(error, ERROR_USAGE,
+                     "%s: its generator reads %lld source channels, but the clips of %s have %d",
+                     e->checkpoint->path, (long long)channels, e->options->data,
+                     s->source_channels);
+  e->height = e->has_target ? s->target_height : s->source_height * scale;
+  e->width = e->has_target ? s->target_width : s->source_width * scale;
+  e->source_frame = clip_source_bytes(s) / (size_t)s->frames;
+  e->output_frame = (size_t)e->height * (size_t)e->width * 3;
+  return OK;
+}
+
+static Status allocate(Evaluation *e, Error *error) {
+  Status status = OK;
+  size_t clip = e->output_frame * (size_t)e->shape.frames;
+  TRY(mem_bulk(clip_source_bytes(&e->shape), "a clip", (void **)&e->source, error));
+  for (Video video = 0; video < VIDEO_COUNT; video++)
+    TRY(mem_bulk(clip, "a clip", (void **)&e->videos[video], error));
+  TRY(mem_bulk(e->output_frame * sizeof(float), "a frame", (void **)&e->output, error));
+  TRY(clip_scores_new(e->height, e->width, e->has_target, e->clips * e->shape.frames, &e->scores,
+                      error));
+done:
+  return status;
 }
 
 static Status set_up(Evaluation *e, Error *error) {
   Status status = OK;
   const EvalOptions *options = e->options;
+  e->report = report_new();
   TRY(checkpoint_open_path(options->checkpoint, &e->checkpoint, error));
-  TRY(dataset_open(options->data, &e->dataset, error));
+  TRY(open_datasets(e, error));
   TRY(device_open_default(options->device, options->threads, &e->backend, error));
   TRY(inference_from_checkpoint(e->checkpoint, options->ema, DTYPE_F32, e->backend, &e->inference,
                                 error));
-  const DatasetInfo *info = dataset_info(e->dataset);
-  int64_t channels = inference_source_channels(e->inference);
-  e->shape = info->shape;
-  if (channels != e->shape.source_channels)
-    FAIL(error, ERROR_USAGE,
-         "%s: its generator reads %lld source channels, but the clips of %s have %d",
-         e->checkpoint->path, (long long)channels, options->data, e->shape.source_channels);
-  e->clips = options->clips > 0 && options->clips < info->clips ? options->clips : info->clips;
-  e->source_frame = clip_source_bytes(&e->shape) / (size_t)e->shape.frames;
-  e->target_frame = clip_target_bytes(&e->shape) / (size_t)e->shape.frames;
-  TRY(mem_bulk(clip_source_bytes(&e->shape), "a clip", (void **)&e->source, error));
-  for (Video video = 0; video < VIDEO_COUNT; video++)
-    TRY(mem_bulk(clip_target_bytes(&e->shape), "a clip", (void **)&e->clips_of[video], error));
-  TRY(mem_bulk(e->target_frame * sizeof(float), "a frame", (void **)&e->output, error));
+  TRY(choose_size(e, error));
+  TRY(allocate(e, error));
   if (options->flow) TRY(open_motion_metrics(e, error));
+  if (options->classifier) TRY(open_style_test(e, error));
 done:
   return status;
 }
 
 static void tear_down(Evaluation *e) {
   free(e->source);
-  for (Video video = 0; video < VIDEO_COUNT; video++) free(e->clips_of[video]);
+  for (Video video = 0; video < VIDEO_COUNT; video++) free(e->videos[video]);
   free(e->output);
+  clip_scores_free(&e->scores);
   temporal_metrics_free(e->motion);
+  style_test_free(e->style);
+  report_free(e->report);
   inference_free(e->inference);
   if (e->backend) e->backend->free(e->backend);
   checkpoint_close(e->checkpoint);
   dataset_close(e->dataset);
+  dataset_close(e->cartoons);
 }
 
 Status eval_run(const EvalOptions *options, Error *error) {

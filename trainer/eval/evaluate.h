@@ -5,16 +5,20 @@
 #include "trainer/config/config.h"
 
 typedef struct EvalOptions {
-  const char *checkpoint, *data;
-  const char *json; /* path of a JSON report, or NULL */
-  bool ema;         /* use the EMA weights, not the plain ones */
+  const char *checkpoint;
+  const char *data;     /* a dataset of sources, with or without targets */
+  const char *cartoons; /* a dataset with a target side to compare the style with, or NULL */
+  const char *json;     /* path of a JSON report, or NULL */
+  bool ema;             /* use the EMA weights, not the plain ones */
   Device device;
-  int threads;   /* 0: OMP_NUM_THREADS, or every core */
-  int64_t clips; /* evaluate the first `clips`; 0: all */
-  bool flow;     /* compute tOF and warp error too */
+  int threads;     /* 0: OMP_NUM_THREADS, or every core */
+  int64_t clips;   /* evaluate the first `clips`; 0: all */
+  bool flow;       /* compute tOF and warp error */
+  bool classifier; /* train the two-sample classifier */
 } EvalOptions;
-/* Scores the output, the unchanged source and the output of single frames against the target;
- * prints a table on standard output. */
+/* Scores the output, the unchanged source and the output of single frames, and prints a table on
+ * standard output. Without targets, scores that need one are missing; without targets and cartoons,
+ * the classifier's, too. */
 Status eval_run(const EvalOptions *options, Error *error);
 
 #endif

@@ -3,42 +3,41 @@
 #ifndef CELFORGE_TRAINER_EVAL_REPORT_H
 #define CELFORGE_TRAINER_EVAL_REPORT_H
 
-#include <jansson.h>
-
-#include "base/error.h"
+#include "base/json.h"
 #include "base/text.h"
 
 typedef enum ReportColumn {
-  COLUMN_INPUT,  /* the source, enlarged to the output's size */
-  COLUMN_OUTPUT, /* the clip translated as a stream */
-  COLUMN_FRAME,  /* every frame translated alone */
-  COLUMN_TARGET,
-  COLUMN_CARTOONS, /* a dataset of cartoons that are not aligned with the source */
+  COLUMN_INPUT,    /* the source, enlarged to the output's size */
+  COLUMN_OUTPUT,   /* the clip translated as a stream */
+  COLUMN_FRAME,    /* every frame translated alone */
+  COLUMN_TARGET,   /* the aligned target */
+  COLUMN_CARTOONS, /* cartoons that are not aligned with the source */
   REPORT_COLUMNS,
 } ReportColumn;
 
 typedef struct ReportRow {
   const char *key; /* in JSON, followed by "_" and the column's name: "psnr" gives "psnr_output" */
-  const char *title; /* at most 25 columns */
-  const char *best;  /* how to read it, at most 13 columns: "higher", "cartoons'" */
-  int decimals;
-  double scale;                  /* of the printed value; 0: 1 */
-  unsigned columns;              /* bit mask, 1u << COLUMN_INPUT: the videos that have this score */
-  double values[REPORT_COLUMNS]; /* NaN: not defined for these clips; printed "-", null in JSON */
+  const char *title; /* at most 26 characters */
+  const char *best;  /* how to read it, at most 16 characters: "higher", "as the cartoons" */
+  int decimals;      /* of the printed value */
+  double scale;      /* of the printed value; 0: 1 */
+  unsigned columns;  /* bit mask of the videos that have this score: 1u << COLUMN_INPUT */
+  double values[REPORT_COLUMNS]; /* NaN: undefined for these clips; printed "-", null in JSON */
 } ReportRow;
 
 typedef struct Report Report;
 Report *report_new(void);
 void report_free(Report *report); /* NULL is allowed */
-/* Begins a group of rows, and adds rows to it. Texts must outlive the report; `row` is copied. */
+/* Begins a group of rows. All texts are copied. */
 void report_group(Report *report, const char *title);
+/* Adds a row to the group. */
 void report_row(Report *report, const ReportRow *row);
-/* Adds a single number to the JSON alone. */
-void report_number(Report *report, const char *key, double value);
-/* Adds a sentence that is printed below the current group. The text is copied. */
+/* Adds a sentence below the rows so far. */
 void report_note(Report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Adds a number to the JSON alone; NaN becomes null. */
+void report_number(Report *report, const char *key, double value);
 
-/* Appends the table, at most 100 columns wide. Columns without any score are dropped. */
+/* Appends the table, at most 100 columns wide. Videos without any score have no column. */
 void report_print(const Report *report, Text *out);
 /* Sets every score as a key of `object`. */
 Status report_json(const Report *report, json_t *object, Error *error);

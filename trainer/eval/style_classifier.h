@@ -15,7 +15,7 @@
 #include "engine/backend/backend.h"
 #include "trainer/eval/style_patches.h"
 
-enum { STYLE_STEPS = 600, STYLE_BATCH = 64 };
+enum { STYLE_STEPS = 800, STYLE_BATCH = 64 };
 /* Accuracy on held-out patches below which the score says nothing. */
 static const double STYLE_MIN_ACCURACY = 0.9;
 
@@ -23,9 +23,10 @@ typedef struct StyleClassifier StyleClassifier;
 /* Plans and initialises the network for patches of `side` pixels. */
 Status style_classifier_new(Backend *backend, int side, StyleClassifier **out, Error *error);
 void style_classifier_free(StyleClassifier *classifier); /* NULL is allowed */
-/* Trains on both classes, at least one patch each. */
+/* Trains on both classes, at least one patch each. Batches are prepared by `threads` threads (0:
+ * OMP_NUM_THREADS, or every core), whose number changes nothing. */
 Status style_classifier_train(StyleClassifier *classifier, const StylePatches *sources,
-                              const StylePatches *cartoons, int steps, Error *error);
+                              const StylePatches *cartoons, int steps, int threads, Error *error);
 /* Computes the share of patches that are taken for cartoon, in [0, 1]; NaN without patches. */
 Status style_classifier_share(StyleClassifier *classifier, const StylePatches *patches, double *out,
                               Error *error);

@@ -13,12 +13,12 @@
  * because one of its sides is as dark. */
 static const double STYLE_INK_CONTRAST = 16, STYLE_INK_RATIO = 0.65;
 enum { STYLE_INK_STROKE = 8 };
-/* Computes the mask of ink lines; returns the number of ones. */
+/* Computes the mask of ink lines, unless `mask` is NULL; returns the number of ones. */
 int64_t style_metrics_lines(const uint8_t *rgb, int height, int width, uint8_t *mask);
 
 /* Flat: luma differs by at most STYLE_FLAT_RANGE grey levels within the 5 x 5 pixels around. */
 enum { STYLE_FLAT_RANGE = 2, STYLE_FLAT_WINDOW = 5 };
-/* Computes the mask of flat areas; returns the number of ones. */
+/* Computes the mask of flat areas, unless `mask` is NULL; returns the number of ones. */
 int64_t style_metrics_flats(const uint8_t *rgb, int height, int width, uint8_t *mask);
 
 /* Counts of two line masks, summed over frames before a ratio is taken. A pixel is matched if the

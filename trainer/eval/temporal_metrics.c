@@ -1,6 +1,7 @@
 #include "trainer/eval/temporal_metrics.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 #include "base/bulk_memory.h"
@@ -92,16 +93,21 @@ static const float *flow_of(TemporalMetrics *m, int video) {
 
 /* `frames`: the current frame of each video, preceded in memory by the previous one. */
 static void score_pair(TemporalMetrics *m, const uint8_t *const *frames) {
-  const Video *source = &m->videos[m->options.source], *target = &m->videos[m->options.target];
+  const Video *source = &m->videos[m->options.source];
+  bool has_target = m->options.target >= 0;
   int height = m->options.height, width = m->options.width;
   flow_between(m->flow, source->previous, source->current, m->forward);
   flow_between(m->flow, source->current, source->previous, m->backward);
-  flow_between(m->flow, target->previous, target->current, m->target);
+  if (has_target) {
+    const Video *target = &m->videos[m->options.target];
+    flow_between(m->flow, target->previous, target->current, m->target);
+  }
   int64_t visible = flow_visibility(m->forward, m->backward, height, width, m->visible);
   for (int i = 0; i < m->options.videos; i++) {
     Video *video = &m->videos[i];
-    video->endpoint_error +=
-        image_metrics_endpoint_error(flow_of(m, i), m->target, (int64_t)m->pixels);
+    if (has_target)
+      video->endpoint_error +=
+          image_metrics_endpoint_error(flow_of(m, i), m->target, (int64_t)m->pixels);
     video->warp_error += image_metrics_warp_error(frames[i] - 3 * m->pixels, frames[i], m->forward,
                                                   m->visible, height, width);
   }
@@ -128,6 +134,7 @@ static double mean(double sum, int64_t count) {
 }
 
 double temporal_metrics_tof(const TemporalMetrics *m, int video) {
+  if (m->options.target < 0) return (double)NAN;
   return mean(m->videos[video].endpoint_error, m->pairs);
 }
 

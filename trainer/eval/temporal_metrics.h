@@ -13,7 +13,7 @@ typedef struct TemporalMetricsOptions {
   int height, width;
   int videos; /* at most TEMPORAL_METRICS_MAX_VIDEOS */
   int source; /* index of the video along whose flow all warp errors are computed */
-  int target; /* index of the video whose flow is the reference of tOF */
+  int target; /* index of the video whose flow is the reference of tOF; -1: no tOF */
 } TemporalMetricsOptions;
 
 /* Running sums over the clips added so far. */
@@ -25,8 +25,9 @@ void temporal_metrics_free(TemporalMetrics *metrics); /* NULL is allowed */
 /* Adds one clip of every video: clips[i] u8 RGB [frames,height,width,3]. */
 void temporal_metrics_add(TemporalMetrics *metrics, const uint8_t *const *clips, int frames);
 
-/* Means over all pairs of consecutive frames; NaN before the first pair. */
-double temporal_metrics_tof(const TemporalMetrics *metrics, int video); /* in pixels */
+/* Means over all pairs of consecutive frames; NaN before the first pair. tOF is in pixels, and NaN
+ * without a target. */
+double temporal_metrics_tof(const TemporalMetrics *metrics, int video);
 /* Over the pairs that have visible pixels. */
 double temporal_metrics_warp_error(const TemporalMetrics *metrics, int video);
 /* The fraction of pixels that are visible. */
