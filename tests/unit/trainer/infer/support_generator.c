@@ -34,7 +34,7 @@ static void declare(SmallGenerator *g, int64_t source_channels) {
 /* Scales the head's weights by ten: initial weights leave the output close to the source, or to
  * zero. */
 static void scale_head(SmallGenerator *g) {
-  bool has_enhancer = g->config.model.local_enhancers > 0;
+  bool has_enhancer = parameters_find(&g->parameters, "enhancer.head.weight") != NULL;
   const Parameter *head =
       parameters_find(&g->parameters, has_enhancer ? "enhancer.head.weight" : "head.weight");
   float *values = mem_new((size_t)head->count, sizeof *values);

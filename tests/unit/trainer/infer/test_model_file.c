@@ -348,6 +348,65 @@ static void test_damaged_files(void **state) {
   fixture_free(f);
 }
 
+/* --- Config keys -------------------------------------------------------------------------------
+ */
+
+static bool is_written(const Config *config, const char *key) {
+  for (const char *const *k = model_config_keys(config); *k; k++)
+    if (strcmp(*k, key) == 0) return true;
+  return false;
+}
+
+/* The output of a generator of this kind with one more assignment, from the same initial weights.
+ */
+static void output_with(const char *kind, const char *assignment, float *out) {
+  const char *const assignments[] = {kind, "model.temporal=none", "model.downsamplings=2",
+                                     assignment, NULL};
+  SmallGenerator generator;
+  small_generator_open(&generator, assignments, 3, backend);
+  translate(generator.inference, out);
+  small_generator_close(&generator);
+}
+
+/* An assignment of another value than the default; the caller frees it. */
+static char *other_value(const ConfigKey *key) {
+  if (key->type == CONFIG_BOOL)
+    return mem_format("%s=%s", key->key, strcmp(key->default_text, "true") ? "true" : "false");
+  if (key->type == CONFIG_INT) {
+    long long value = atoll(key->default_text);
+    return mem_format("%s=%lld", key->key, (double)value < key->maximum ? value + 1 : value - 1);
+  }
+  const char *last = key->type == CONFIG_CHOICE ? strrchr(key->choices, '|') : NULL;
+  if (!last) fail_msg("%s: teach this test its type", key->key);
+  bool is_last = strcmp(last + 1, key->default_text) == 0;
+  return is_last ? mem_format("%s=%.*s", key->key, (int)strcspn(key->choices, "|"), key->choices)
+                 : mem_format("%s=%s", key->key, last + 1);
+}
+
+/* A key that changes the generator must be written to model files. */
+static void test_other_keys_do_not_matter(void **state) {
+  (void)state;
+  static const char *const KINDS[] = {"model.generator=celnet", "model.generator=pix2pixhd"};
+  float usual[2 * PIXELS], found[2 * PIXELS];
+  int checked = 0;
+  for (int kind = 0; kind < 2; kind++) {
+    Config config = {.model.generator = kind};
+    output_with(KINDS[kind], KINDS[kind], usual);
+    for (size_t i = 0; i < config_schema.count; i++) {
+      const ConfigKey *key = &config_schema.keys[i];
+      if (strncmp(key->key, "model.", 6) != 0 || is_written(&config, key->key)) continue;
+      char *assignment = other_value(key);
+      output_with(KINDS[kind], assignment, found);
+      if (memcmp(found, usual, sizeof usual) != 0)
+        fail_msg("%s with %s changes the generator: add it to model_config_keys", KINDS[kind],
+                 assignment);
+      free(assignment);
+      checked++;
+    }
+  }
+  assert_true(checked >= 10);
+}
+
 static void test_heights(void **state) {
   (void)state;
   int64_t minimum, maximum;
@@ -363,13 +422,10 @@ static void test_heights(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_metadata_as_written),
-      cmocka_unit_test(test_weights),
-      cmocka_unit_test(test_metadata_are_checked),
-      cmocka_unit_test(test_tensors_are_checked),
-      cmocka_unit_test(test_weights_must_be_finite),
-      cmocka_unit_test(test_damaged_files),
-      cmocka_unit_test(test_heights),
+      cmocka_unit_test(test_metadata_as_written),      cmocka_unit_test(test_weights),
+      cmocka_unit_test(test_metadata_are_checked),     cmocka_unit_test(test_tensors_are_checked),
+      cmocka_unit_test(test_weights_must_be_finite),   cmocka_unit_test(test_damaged_files),
+      cmocka_unit_test(test_other_keys_do_not_matter), cmocka_unit_test(test_heights),
   };
   return cmocka_run_group_tests(tests, open_backend, close_backend);
 }
