@@ -40,6 +40,7 @@ typedef struct Case {
   const char *name;
   Op op;
   int64_t extra_rows;
+  float moves; /* not 0: the second input is f32 and has this value everywhere */
 } Case;
 
 static Case case_of(OpKind kind) {
@@ -60,6 +61,9 @@ static Case case_of(OpKind kind) {
   } else if (kind == OP_MAX_POOL || kind == OP_MAX_POOL_BACKWARD) {
     op->attributes.max_pool.size = 1; /* y has the shape of x */
     op->input_count = kind == OP_MAX_POOL ? 1 : 2;
+  } else if (kind == OP_WARP || kind == OP_TRANSLATE) {
+    op->input_count = 2;
+    test.moves = kind == OP_WARP ? 0.75f : 1;
   } else if (kind == OP_SLICE) {
     op->attributes.slice.begin.dim[AXIS_H] = 1;
     test.extra_rows = -1;
@@ -74,15 +78,24 @@ static void *allocate(size_t bytes) {
   return memory;
 }
 
-static void upload_zeros(char *memory, size_t bytes) {
+static void upload_value(char *memory, size_t bytes, float value) {
   enum { CHUNK = 1 << 26 };
-  char *zeros = mem_new(1, CHUNK);
+  float *values = mem_new(1, CHUNK);
   Error error = {0};
+  for (size_t i = 0; i < CHUNK / sizeof *values; i++) values[i] = value;
   for (size_t at = 0; at < bytes; at += CHUNK)
-    must(backend->upload(backend, memory + at, zeros, bytes - at < CHUNK ? bytes - at : CHUNK,
+    must(backend->upload(backend, memory + at, values, bytes - at < CHUNK ? bytes - at : CHUNK,
                          &error),
          &error);
-  free(zeros);
+  free(values);
+}
+
+/* The second input: x itself, or a flow or offsets of the case's value. */
+static Tensor second_input(const Case *test, const Tensor *x) {
+  if (test->moves == 0) return *x;
+  const int64_t rows = x->shape.dim[AXIS_H];
+  const bool warps = test->op.kind == OP_WARP;
+  return (Tensor){.shape = warps ? shape_make(1, 1, rows, WIDTH, 2) : shape_make(1, 1, 1, 1, 2)};
 }
 
 /* Runs the op on a tensor whose last 2 LAST rows are `content` and all others zero; `result` gets
@@ -90,15 +103,19 @@ static void upload_zeros(char *memory, size_t bytes) {
 static void run_rows(const Case *test, int64_t rows, const uint16_t *content, uint16_t *result) {
   const size_t row_bytes = ROW * sizeof(uint16_t);
   const int64_t out_rows = rows + test->extra_rows;
-  Tensor x = {.shape = rows_shape(rows), .dtype = DTYPE_BF16}, inputs[2] = {x, x};
+  Tensor x = {.shape = rows_shape(rows), .dtype = DTYPE_BF16};
+  Tensor inputs[2] = {x, second_input(test, &x)};
   Tensor y = {.shape = rows_shape(out_rows), .dtype = DTYPE_BF16};
   Kernel *kernel = NULL;
   Error error = {0};
   must(backend->kernel_new(backend, &test->op, inputs, &y, &kernel, &error), &error);
-  inputs[0].data = inputs[1].data = allocate((size_t)rows * row_bytes);
+  const size_t moves_bytes = (size_t)shape_count(inputs[1].shape) * sizeof(float);
+  inputs[0].data = allocate((size_t)rows * row_bytes);
+  inputs[1].data = test->moves == 0 ? inputs[0].data : allocate(moves_bytes);
   y.data = allocate((size_t)out_rows * row_bytes);
   void *workspace = allocate(kernel->workspace + 64);
-  upload_zeros(inputs[0].data, (size_t)rows * row_bytes);
+  upload_value(inputs[0].data, (size_t)rows * row_bytes, 0);
+  if (test->moves != 0) upload_value(inputs[1].data, moves_bytes, test->moves);
   must(backend->upload(backend, (char *)inputs[0].data + (size_t)(rows - 2 * LAST) * row_bytes,
                        content, 2 * LAST * row_bytes, &error),
        &error);
@@ -107,6 +124,7 @@ static void run_rows(const Case *test, int64_t rows, const uint16_t *content, ui
                          LAST * row_bytes, &error),
        &error);
   kernel->free(kernel);
+  if (test->moves != 0) backend->release(backend, inputs[1].data);
   backend->release(backend, inputs[0].data);
   backend->release(backend, y.data);
   backend->release(backend, workspace);
@@ -114,8 +132,9 @@ static void run_rows(const Case *test, int64_t rows, const uint16_t *content, ui
 
 /* --- The tests -------------------------------------------------------------------------------- */
 
-static const OpKind kinds[] = {OP_NORM,     OP_NORM_BACKWARD,     OP_PAD,  OP_AVERAGE_POOL,
-                               OP_MAX_POOL, OP_MAX_POOL_BACKWARD, OP_SLICE};
+static const OpKind kinds[] = {
+    OP_NORM,     OP_NORM_BACKWARD,     OP_PAD,   OP_AVERAGE_POOL, OP_WARP,
+    OP_MAX_POOL, OP_MAX_POOL_BACKWARD, OP_SLICE, OP_TRANSLATE};
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 static void check_rows(int64_t rows) {
