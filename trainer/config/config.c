@@ -46,6 +46,8 @@ static const ConfigKey KEYS[] = {
     INT("model.blocks", model.blocks, 0, 64, "4", "residual blocks at the lowest resolution"),
     INT("model.refinements", model.refinements, 0, 16, "0",
         "celnet: residual blocks at full resolution behind the decoder, for lines and flat areas"),
+    BOOL("model.smooth_base", model.smooth_base, "false",
+         "celnet: add its output to the source without its texture (a guided filter): flat areas"),
     INT("model.downsamplings", model.downsamplings, 1, 6, "4",
         "stride-2 convolutions of pix2pixhd; celnet always has two"),
     INT("model.local_enhancers", model.local_enhancers, 0, 1, "0",
@@ -372,6 +374,9 @@ Status config_check(const Config *config, const ConfigSources *sources, int worl
     return config_error(sources, "model.refinements", error,
                         "%lld: pix2pixhd has none; set it to 0 or model.generator to celnet",
                         (long long)model->refinements);
+  if (pix2pixhd && model->smooth_base)
+    return config_error(sources, "model.smooth_base", error,
+                        "true: pix2pixhd has none; set it to false or model.generator to celnet");
   if (!pix2pixhd && model->local_enhancers > 0)
     return config_error(sources, "model.local_enhancers", error,
                         "needs model.generator: pix2pixhd");

@@ -34,7 +34,7 @@ typedef struct ModelConfig {
   int64_t noise_channels;
   int64_t image_scales, image_channels, image_layers;
   int64_t video_channels, video_layers;
-  bool video, spectral_norm, conditional, grey_view, smooth_view;
+  bool smooth_base, video, spectral_norm, conditional, grey_view, smooth_view;
   int discriminator_norm;
 } ModelConfig;
 

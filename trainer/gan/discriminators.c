@@ -1,5 +1,6 @@
 #include <stdio.h>
 
+#include "trainer/gan/guided_filter.h"
 #include "trainer/gan/layers.h"
 
 static const float LEAKY_SLOPE = 0.2f;
@@ -42,22 +43,11 @@ Value frames_grey(Graph *graph, Value frames, Value weights) {
   return graph_cast(graph, grey, graph_dtype(graph, frames));
 }
 
-static Value box_mean(Graph *graph, Value x) {
+/* White-box Cartoonization's surface: smooths everything but strong edges. */
+static Value smooth_view(Graph *graph, Value frames) {
   enum { RADIUS = 5 };
-  return graph_average_pool(graph, x, 2 * RADIUS + 1, 1, RADIUS);
-}
-
-Value frames_smooth(Graph *graph, Value frames) {
   static const float EPSILON = 0.2f;
-  Value x = graph_cast(graph, frames, DTYPE_F32);
-  Value mean = box_mean(graph, x);
-  Value squares = box_mean(graph, graph_square(graph, x));
-  Value variance = graph_sub(graph, squares, graph_square(graph, mean));
-  Value slope = graph_div(graph, variance, graph_affine(graph, variance, 1, EPSILON));
-  Value shift = graph_mul(graph, mean, graph_affine(graph, slope, -1, 1));
-  Value scaled = graph_mul(graph, box_mean(graph, slope), x);
-  Value filtered = graph_add(graph, scaled, box_mean(graph, shift));
-  return graph_cast(graph, filtered, graph_dtype(graph, frames));
+  return guided_filter(graph, frames, RADIUS, EPSILON);
 }
 
 /* --- All of them ------------------------------------------------------------------------------ */
@@ -95,7 +85,7 @@ static void image_discriminators(Net *net, const ModelConfig *config,
     image_discriminator(net, config, "grey", frames_of_clips(graph, grey), outputs);
   }
   if (config->smooth_view) {
-    Value smooth = frames_smooth(graph, input->candidate);
+    Value smooth = smooth_view(graph, input->candidate);
     image_discriminator(net, config, "smooth", frames_of_clips(graph, smooth), outputs);
   }
 }

@@ -1,5 +1,6 @@
 #include <stddef.h>
 
+#include "trainer/gan/guided_filter.h"
 #include "trainer/gan/layers.h"
 #include "trainer/gan/pix2pixhd.h"
 
@@ -163,13 +164,33 @@ static Value pad_to_multiple(Graph *graph, Value x, int64_t multiple) {
                    PAD_REFLECT);
 }
 
-/* The network's input: source and noise along the channels, padded. */
-static Value network_input(Graph *graph, const ModelConfig *config, Value source, Value noise) {
-  Value x = source;
-  if (config->noise_channels > 0) {
-    noise = graph_cast(graph, noise, graph_dtype(graph, source));
-    x = graph_concat(graph, (Value[]){source, noise}, 2, AXIS_C);
-  }
+int64_t generator_extra_channels(const ModelConfig *config) {
+  return config->noise_channels + (config->smooth_base ? 3 : 0);
+}
+
+static Value first_colours(Graph *graph, Value x) {
+  Shape size = graph_shape(graph, x);
+  size.dim[AXIS_C] = 3;
+  return graph_slice(graph, x, shape_make(0, 0, 0, 0, 0), size);
+}
+
+/* The frames that celnet's output is added to. */
+static Value base_frames(Graph *graph, const ModelConfig *config, Value source) {
+  enum { RADIUS = 4 };
+  static const float EPSILON = 0.02f;
+  Value colours = first_colours(graph, source);
+  return config->smooth_base ? guided_filter(graph, colours, RADIUS, EPSILON) : colours;
+}
+
+/* The network's input: source, smooth base and noise along the channels, padded. */
+static Value network_input(Graph *graph, const ModelConfig *config, Value source, Value base,
+                           Value noise) {
+  Value parts[3] = {source};
+  int count = 1;
+  if (config->smooth_base) parts[count++] = base;
+  if (config->noise_channels > 0)
+    parts[count++] = graph_cast(graph, noise, graph_dtype(graph, source));
+  Value x = count > 1 ? graph_concat(graph, parts, count, AXIS_C) : source;
   return pad_to_multiple(graph, x, generator_multiple(config));
 }
 
@@ -180,22 +201,30 @@ static Value network_output(Graph *graph, Value padded, Value source) {
   return graph_slice(graph, padded, shape_make(0, 0, 0, 0, 0), result);
 }
 
-static Value celnet_build(Net *net, const ModelConfig *config, Value source, Value x,
+static Value celnet_build(Net *net, const ModelConfig *config, Value source, Value noise,
                           GeneratorFeatures *features) {
   Encoding encoding;
+  Graph *graph = net->graph;
+  Value base = base_frames(graph, config, source);
+  Value x = network_input(graph, config, source, base, noise);
   encode(net, config, x, &encoding);
-  Value output = network_output(net->graph, decode(net, config, &encoding), source);
+  Value output = network_output(graph, decode(net, config, &encoding), source);
   if (features) *features = features_of(x, &encoding);
-  return graph_add(net->graph, output, network_output(net->graph, source, source));
+  return graph_add(graph, output, base);
+}
+
+static Value pix2pixhd(Net *net, const ModelConfig *config, Value source, Value noise) {
+  Graph *graph = net->graph;
+  Value x = network_input(graph, config, source, source, noise);
+  return network_output(graph, pix2pixhd_build(net, config, x), source);
 }
 
 Value generator_build(Graph *graph, Parameters *parameters, ParameterSource weights,
                       const ModelConfig *config, Value source, Value noise, StreamState *stream) {
   Net net = net_begin(graph, parameters, weights, stream);
-  Value x = network_input(graph, config, source, noise);
   Value output = config->generator == GENERATOR_PIX2PIXHD
-                     ? network_output(graph, pix2pixhd_build(&net, config, x), source)
-                     : celnet_build(&net, config, source, x, NULL);
+                     ? pix2pixhd(&net, config, source, noise)
+                     : celnet_build(&net, config, source, noise, NULL);
   net_end(&net);
   return output;
 }
@@ -203,8 +232,7 @@ Value generator_build(Graph *graph, Parameters *parameters, ParameterSource weig
 Value generator_build_with_features(Graph *graph, Parameters *parameters, const ModelConfig *config,
                                     Value source, Value noise, GeneratorFeatures *features) {
   Net net = net_begin(graph, parameters, READ_COMPUTE, NULL);
-  Value x = network_input(graph, config, source, noise);
-  Value output = celnet_build(&net, config, source, x, features);
+  Value output = celnet_build(&net, config, source, noise, features);
   net_end(&net);
   return output;
 }
@@ -213,7 +241,8 @@ void generator_encode(Graph *graph, Parameters *parameters, const ModelConfig *c
                       Value noise, GeneratorFeatures *features) {
   Encoding encoding;
   Net net = net_begin(graph, parameters, READ_COMPUTE, NULL);
-  Value x = network_input(graph, config, source, noise);
+  Value base = base_frames(graph, config, source);
+  Value x = network_input(graph, config, source, base, noise);
   encode(&net, config, x, &encoding);
   net_end(&net);
   *features = features_of(x, &encoding);

@@ -63,6 +63,9 @@ Value generator_build_with_features(Graph *graph, Parameters *parameters, const 
 void generator_encode(Graph *graph, Parameters *parameters, const ModelConfig *config, Value source,
                       Value noise, GeneratorFeatures *features);
 
+/* The input channels of the generator's first layer beside those of the source. */
+int64_t generator_extra_channels(const ModelConfig *config);
+
 /* The generator's total downsampling factor: a side of that length is one pixel at the lowest
  * resolution. Sides of GENERATOR_MIN_MULTIPLES times that are large enough for all its paddings. */
 int64_t generator_multiple(const ModelConfig *config);
@@ -92,8 +95,9 @@ typedef struct DiscriminatorInput {
 
 /* Appends the PatchGANs (Isola et al. 2017; multi-scale: Wang et al. 2018) on frames and on clips.
  * Views (White-box Cartoonization: Wang, Yu 2020) are further image discriminators, of the first
- * scale: model.grey_view on frames_grey of the candidate, model.smooth_view on frames_smooth of it.
- * With model.spectral_norm the caller has attached it to `parameters`
+ * scale: model.grey_view on frames_grey of the candidate, model.smooth_view on the candidate after
+ * a guided filter (trainer/gan/guided_filter.h) of radius 5 and epsilon 0.2. With
+ * model.spectral_norm the caller has attached it to `parameters`
  * (engine/parameters/spectral_norm.h). */
 void discriminators_build(Graph *graph, Parameters *parameters, const ModelConfig *config,
                           const DiscriminatorInput *input, DiscriminatorOutputs *outputs);
@@ -101,8 +105,4 @@ void discriminators_build(Graph *graph, Parameters *parameters, const ModelConfi
 /* Returns [N,T,H,W,1], the sum of the channels of `frames` [N,T,H,W,3] weighted per clip with
  * `weights` [N,1,1,1,3] f32. */
 Value frames_grey(Graph *graph, Value frames, Value weights);
-/* Filters each channel with itself as the guide (He, Sun, Tang 2013, "Guided Image Filtering", with
- * radius 5 and epsilon 0.2): smooths texture, keeps strong edges. */
-Value frames_smooth(Graph *graph, Value frames);
-
 #endif

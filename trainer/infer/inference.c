@@ -123,7 +123,7 @@ Inference *inference_from_parameters(const Config *config, Parameters *parameter
 }
 
 /* Reads the source channels of the checkpoint's generator: the input channels of its stem, minus
- * the noise channels. */
+ * those that the generator adds to them. */
 static Status source_channels(const Checkpoint *checkpoint, const Config *config, int64_t *out,
                               Error *error) {
   const Safetensors *file = checkpoint_file(checkpoint, GENERATOR_FILE);
@@ -132,7 +132,7 @@ static Status source_channels(const Checkpoint *checkpoint, const Config *config
     return error_set(error, ERROR_DATA,
                      "%s/generator.safetensors: has no tensor \"stem.weight\" of %d dimensions",
                      checkpoint->path, RANK);
-  *out = stem->shape[AXIS_C] - config->model.noise_channels;
+  *out = stem->shape[AXIS_C] - generator_extra_channels(&config->model);
   if (*out >= 3 && *out % 3 == 0) return OK;
   return error_set(error, ERROR_DATA,
                    "%s: the generator reads %lld source channels, expected a multiple of 3",
@@ -239,7 +239,7 @@ int64_t inference_scale(const Inference *inference) {
 
 int64_t inference_source_channels(const Inference *inference) {
   const Parameter *stem = parameters_find(inference->parameters, "stem.weight");
-  return stem->shape.dim[AXIS_C] - inference->config.model.noise_channels;
+  return stem->shape.dim[AXIS_C] - generator_extra_channels(&inference->config.model);
 }
 
 const Config *inference_config(const Inference *inference) {

@@ -18,6 +18,8 @@ const char *const *model_config_keys(const Config *config) {
                                        "model.temporal",
                                        "model.norm",
                                        "model.noise_channels",
+                                       "model.refinements",
+                                       "model.smooth_base",
                                        NULL};
   static const char *const PIX2PIXHD[] = {"model.generator",
                                           "model.channels",
