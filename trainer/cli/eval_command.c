@@ -29,11 +29,9 @@ static const Option EVAL_OPTIONS[] = {
 static void explain_scores(Text *out) {
   text_append(
       out,
-      "\nThe columns are the source unchanged, the clip translated as a stream (output), every "
-      "frame\n"
-      "translated alone, the aligned target and the cartoons, where the datasets have them. The "
-      "rows\n"
-      "(docs/scores.md has definitions, references and limits):\n"
+      "\nColumns: the source unchanged, the clip translated as a stream (output), every frame\n"
+      "translated alone (per frame), the aligned target, and the cartoons, where there are any.\n"
+      "Rows (definitions, references and limits are in docs/scores.md):\n"
       "  taken for cartoon     share of patches that a small network, trained on held-out sources\n"
       "                        and cartoons, takes for cartoon; not reported if it is unreliable\n"
       "  ink lines, flat areas share of the pixels; best near the cartoons' own\n"

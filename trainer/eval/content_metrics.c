@@ -35,7 +35,7 @@ double content_metrics_structure(const uint8_t *a, const uint8_t *b, int height,
   double *planes = mem_new(2 * pixels, sizeof *planes);
   halve_luma(a, height, width, planes);
   halve_luma(b, height, width, planes + pixels);
-  double structure = ssim_planes(planes, planes + pixels, rows, columns, SSIM_STRUCTURE);
+  double structure = structure_planes(planes, planes + pixels, rows, columns);
   free(planes);
   return structure;
 }

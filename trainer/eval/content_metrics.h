@@ -6,11 +6,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Returns the structure term of SSIM (Wang, Bovik, Sheikh, Simoncelli 2004, equation 10),
- * (cov + C3) / (dev_a dev_b + C3), C3 = 0.03^2 255^2 / 2, of luma at half resolution (means of 2 x
- * 2 pixels; a last odd row or column is dropped), in Gaussian windows as in image_metrics_ssim. It
- * is 1 under changes of brightness and contrast, near 1 where texture was flattened, and falls
- * where edges vanish, move or are invented. */
+/* Returns how much of the structure of `a` is left in `b` (structure_planes in
+ * trainer/eval/ssim.h), on luma at half resolution: means of 2 x 2 pixels; a last odd row or column
+ * is dropped. 1 under changes of brightness and contrast; flattened texture costs little, lost,
+ * moved or invented edges much. NaN for frames of one row or column. */
 double content_metrics_structure(const uint8_t *a, const uint8_t *b, int height, int width);
 
 /* Means over cells of CONTENT_CELL x CONTENT_CELL pixels: colours at low resolution. Cells at the

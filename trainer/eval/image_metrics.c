@@ -40,7 +40,7 @@ double image_metrics_ssim(const uint8_t *a, const uint8_t *b, int height, int wi
     planes[i] = luma(a + 3 * i);
     planes[pixels + i] = luma(b + 3 * i);
   }
-  double ssim = ssim_planes(planes, planes + pixels, height, width, SSIM_WHOLE);
+  double ssim = ssim_planes(planes, planes + pixels, height, width);
   free(planes);
   return ssim;
 }

@@ -13,7 +13,7 @@ static const struct {
   const char *key, *heading;
 } COLUMNS[REPORT_COLUMNS] = {[COLUMN_INPUT] = {"input", "source"},
                              [COLUMN_OUTPUT] = {"output", "output"},
-                             [COLUMN_FRAME] = {"frame", "each alone"},
+                             [COLUMN_FRAME] = {"frame", "per frame"},
                              [COLUMN_TARGET] = {"target", "target"},
                              [COLUMN_CARTOONS] = {"cartoons", "cartoons"}};
 
@@ -114,7 +114,7 @@ void report_print(const Report *report, Text *out) {
   print_heading(used, out);
   for (int i = 0; i < report->count; i++) {
     const Line *line = &report->lines[i];
-    if (line->kind == LINE_GROUP) text_append(out, "%s\n", line->title);
+    if (line->kind == LINE_GROUP) text_append(out, "%s%s\n", i > 0 ? "\n" : "", line->title);
     if (line->kind == LINE_ROW) print_row(line, used, out);
     if (line->kind != LINE_NOTE) continue;
     text_append(out, "    ");

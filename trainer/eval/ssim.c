@@ -46,27 +46,38 @@ static void filter_row(const double *a, const double *b, const Window *window, i
   }
 }
 
-static double similarity(const double m[MOMENTS], SsimTerm term) {
+/* A weighted mean in the making. */
+typedef struct Pool {
+  double sum, weights;
+} Pool;
+typedef void PoolWindow(const double m[MOMENTS], Pool *pool);
+
+static void pool_similarity(const double m[MOMENTS], Pool *pool) {
   double variance_a = m[2] - m[0] * m[0], variance_b = m[3] - m[1] * m[1];
   double covariance = m[4] - m[0] * m[1];
-  if (term == SSIM_STRUCTURE) {
-    double deviations = sqrt(fmax(variance_a, 0) * fmax(variance_b, 0));
-    return (covariance + SSIM_C2 / 2) / (deviations + SSIM_C2 / 2);
-  }
-  return (2 * m[0] * m[1] + SSIM_C1) * (2 * covariance + SSIM_C2) /
-         ((m[0] * m[0] + m[1] * m[1] + SSIM_C1) * (variance_a + variance_b + SSIM_C2));
+  pool->sum += (2 * m[0] * m[1] + SSIM_C1) * (2 * covariance + SSIM_C2) /
+               ((m[0] * m[0] + m[1] * m[1] + SSIM_C1) * (variance_a + variance_b + SSIM_C2));
+  pool->weights += 1;
 }
 
-double ssim_planes(const double *a, const double *b, int height, int width, SsimTerm term) {
+static void pool_structure(const double m[MOMENTS], Pool *pool) {
+  double deviation_a = sqrt(fmax(m[2] - m[0] * m[0], 0));
+  double deviation_b = sqrt(fmax(m[3] - m[1] * m[1], 0));
+  if (deviation_a < 1) return;
+  pool->sum += (m[4] - m[0] * m[1]) / fmax(deviation_b, 1); /* correlation times weight */
+  pool->weights += deviation_a;
+}
+
+static Pool pool_windows(const double *a, const double *b, int height, int width, PoolWindow *add) {
   Window across = gaussian_window(width < SSIM_WINDOW ? width : SSIM_WINDOW);
   Window down = gaussian_window(height < SSIM_WINDOW ? height : SSIM_WINDOW);
   int columns = width - across.size + 1, rows = height - down.size + 1;
   size_t row_length = (size_t)columns * MOMENTS;
   double *filtered = mem_new((size_t)height * row_length, sizeof *filtered);
+  Pool pool = {0};
   for (int y = 0; y < height; y++)
     filter_row(a + (size_t)y * (size_t)width, b + (size_t)y * (size_t)width, &across, columns,
                filtered + (size_t)y * row_length);
-  double sum = 0;
   for (int y = 0; y < rows; y++)
     for (int x = 0; x < columns; x++) {
       double m[MOMENTS] = {0};
@@ -74,8 +85,18 @@ double ssim_planes(const double *a, const double *b, int height, int width, Ssim
         for (int i = 0; i < MOMENTS; i++)
           m[i] +=
               down.weights[k] * filtered[(size_t)(y + k) * row_length + (size_t)(x * MOMENTS + i)];
-      sum += similarity(m, term);
+      add(m, &pool);
     }
   free(filtered);
-  return sum / ((double)rows * columns);
+  return pool;
+}
+
+double ssim_planes(const double *a, const double *b, int height, int width) {
+  Pool pool = pool_windows(a, b, height, width, pool_similarity);
+  return pool.sum / pool.weights;
+}
+
+double structure_planes(const double *a, const double *b, int height, int width) {
+  Pool pool = pool_windows(a, b, height, width, pool_structure);
+  return pool.weights > 0 ? pool.sum / pool.weights : 1;
 }

@@ -176,13 +176,13 @@ static int default_threads(void) {
 #endif
 }
 
-/* Fills a batch with sources in the first half and cartoons in the second. */
+/* Fills a batch with sources, then cartoons. */
 static void fill_batch(StyleClassifier *s, const StylePatches *sources,
                        const StylePatches *cartoons, int step, int threads) {
   (void)threads; /* unused without OpenMP */
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int i = 0; i < STYLE_BATCH; i++) {
-    const StylePatches *from = i < STYLE_BATCH / 2 ? sources : cartoons;
+    const StylePatches *from = i < STYLE_BATCH_SOURCES ? sources : cartoons;
     Random random =
         random_stream(BATCH_SEED, RANDOM_SCORES, (uint64_t)step * STYLE_BATCH + (uint64_t)i, 0);
     size_t index = random_below(&random, (uint64_t)from->count);
@@ -216,7 +216,7 @@ Status style_classifier_train(StyleClassifier *s, const StylePatches *sources,
          s->side, (long long)sources->count, sources->side, (long long)cartoons->count,
          cartoons->side);
   if (threads <= 0) threads = default_threads();
-  for (int i = 0; i < STYLE_BATCH; i++) labels[i] = i < STYLE_BATCH / 2 ? -1 : 1;
+  for (int i = 0; i < STYLE_BATCH; i++) labels[i] = i < STYLE_BATCH_SOURCES ? -1 : 1;
   TRY(buffer_upload(&s->labels, 0, labels, STYLE_BATCH, error));
   for (int step = 0; step < steps; step++)
     TRY(train_step(s, sources, cartoons, step, steps, threads, error));
