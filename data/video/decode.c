@@ -258,6 +258,9 @@ static Status open_filter(StreamReader *reader, VideoInfo *info, Error *error) {
       .aspect_denominator = reader->frame->sample_aspect_ratio.den,
       .rotation = rotation_of(reader->stream),
   };
+  bool turned = input.rotation % 180 != 0;
+  info->file_width = turned ? input.height : input.width;
+  info->file_height = turned ? input.width : input.height;
   TRY(frame_filter_open(&input, &reader->options, &reader->filter, error));
   frame_filter_output(reader->filter, &info->width, &info->height, &info->fps_numerator,
                       &info->fps_denominator);

@@ -1,4 +1,4 @@
-/* FFmpeg filter graphs: rotation, the user's graph, resize and conversion to RGB. */
+/* FFmpeg filter graphs: rotation, resize, the user's graph and conversion to RGB. */
 #include "data/video/internal.h"
 
 #if WITH_FFMPEG
@@ -127,8 +127,11 @@ static Status build(FrameFilter *filter, const FilterInput *input,
   filter->graph->scale_sws_opts = av_strdup("flags=bicubic+accurate_rnd+full_chroma_int");
   TRY(append_source(filter, input, &last, error));
   TRY(append_rotation(filter, input->rotation, &last, error));
-  if (options->filter) TRY(append_graph(filter, &last, options->filter, error));
   TRY(append_resize(filter, options, &last, error));
+  if (options->filter) {
+    TRY(append_graph(filter, &last, options->filter, error));
+    TRY(append_resize(filter, options, &last, error)); /* passes frames of this size unchanged */
+  }
   TRY(append(filter, &last, "format", "rgb24", error));
   TRY(append(filter, &last, "buffersink", NULL, error));
   filter->sink = last;

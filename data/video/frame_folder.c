@@ -79,8 +79,8 @@ Status folder_reader_open(const char *path, MediaKind kind, const VideoReaderOpt
     reader->count = 1;
   }
   TRY(read_file(reader, 0, &first, error));
-  info->width = reader->width = first.width;
-  info->height = reader->height = first.height;
+  info->width = info->file_width = reader->width = first.width;
+  info->height = info->file_height = reader->height = first.height;
   info->fps_numerator = 0;
   info->fps_denominator = 1;
   info->frames = (int64_t)reader->count;

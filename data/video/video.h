@@ -13,7 +13,8 @@ typedef enum MediaKind { MEDIA_VIDEO, MEDIA_FOLDER, MEDIA_IMAGE } MediaKind;
 
 typedef struct VideoInfo {
   MediaKind kind;
-  int width, height;                  /* of the frames read: after rotation, filter and resize */
+  int width, height;                  /* of the frames read: after rotation, resize and filter */
+  int file_width, file_height;        /* after rotation alone */
   int fps_numerator, fps_denominator; /* 0/1 for folders and images */
   int64_t frames; /* exact for folders and images; for videos as the container reports, or -1 */
   bool has_audio;
@@ -21,8 +22,9 @@ typedef struct VideoInfo {
 
 typedef struct VideoReaderOptions {
   const char *filter; /* an FFmpeg filter graph with one input and one output, or NULL */
-  int width, height;  /* size to resize to after the filter; 0: unchanged. A single 0 keeps the
-                         aspect ratio, rounded to even */
+  int width, height;  /* size to scale to; 0: unchanged. A single 0 keeps the aspect ratio, rounded
+                         to even. Frames are scaled before the filter, so that what it draws has
+                         its width in pixels of this size; again behind it if it changes the size */
 } VideoReaderOptions;
 
 typedef struct VideoReader VideoReader;

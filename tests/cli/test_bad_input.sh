@@ -104,6 +104,30 @@ if command -v ffmpeg >/dev/null; then
   refuses "pack: a video shorter than a clip" 65 "long.mp4" \
     "$celforge" pack packed --source long.mp4 --target-filter negate --frames 40
   rm -rf packed
+  refuses "pack: a missing video after a good one" 74 "absent.mp4: no such file or folder" \
+    "$celforge" pack packed --source long.mp4 --source absent.mp4 --frames 4
+  nothing_left "pack creates no dataset if one of several videos is missing" packed
+  refuses "pack: a missing target" 74 "absent.mp4: no such file or folder" \
+    "$celforge" pack packed --target absent.mp4
+  refuses "pack: pairs of different frame rates" 65 "fast.mp4 has 30/1, the videos before it have 25/1" \
+    "$celforge" pack packed --source long.mp4 --source fast.mp4 --look comic --frames 4
+  refuses "pack: a further input of another length" 65 "the inputs differ in length: " \
+    "$celforge" pack packed --source long.mp4 --also short.mp4 --frames 4
+  nothing_left "pack creates no dataset from inputs of different lengths" packed/manifest.json
+  rm -rf packed
+  ffmpeg -v error -f lavfi -i color=black:size=64x48:rate=25 -frames:v 20 -pix_fmt yuv420p black.mp4
+  refuses "pack: nothing but black frames" 65 "20 black or blank frames dropped; a clip needs 4 in one scene (--frames); \
+make shorter clips, or drop less: --detect cuts,titles,duplicates" "$celforge" pack packed --source black.mp4 --frames 4
+  nothing_left "pack creates no dataset from black frames" packed/manifest.json
+  rm -rf packed
+  ffmpeg -v error -f lavfi -i testsrc=size=64x48:rate=25 -vf loop=19:1 -frames:v 20 -c:v ffv1 still.mkv
+  refuses "pack: nothing but duplicates" 65 "19 duplicates dropped; a clip needs 4 (--frames); \
+make shorter clips, or drop less: --detect cuts,black,titles" "$celforge" pack packed --target still.mkv --frames 4
+  rm -rf packed
+  run "$celforge" pack packed --target still.mkv --target long.mp4 --frames 4
+  [ $code -eq 0 ] && grep -qF 'still.mkv: 20 frames; 19 duplicates dropped; 0 clips of 4 frames; 1 frame unused' err
+  result $? "pack: the log says what was dropped of each video"
+  rm -rf packed
   refuses "pack: an unknown filter" 64 "no_such_filter" \
     "$celforge" pack packed --source long.mp4 --target-filter no_such_filter --frames 4
   rm -rf packed
@@ -114,8 +138,8 @@ if command -v ffmpeg >/dev/null; then
   refuses "translate: an unknown codec" 64 "nosuchcodec" \
     "$celforge" translate --checkpoint run --codec nosuchcodec long.mp4 out.mp4
   nothing_left "translate writes no video with an unknown codec" out.mp4
-  run "$celforge" pack stacked --source long.mp4 --source long.mp4 --target-filter negate --frames 2
-  result $code "pack: two sources"
+  run "$celforge" pack stacked --source long.mp4 --also long.mp4 --target-filter negate --frames 2
+  result $code "pack: two inputs"
   run "$celforge" train tiny.yaml --set data.path=stacked --set run.dir=stacked-run --set train.steps=1
   result $code "train: a run on two sources"
   refuses "translate: one video for a model with two sources" 64 \

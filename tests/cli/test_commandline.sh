@@ -19,10 +19,12 @@ done
 succeeds "celforge --version" "$celforge" --version
 prints "celforge --version prints the version" "celforge 0."
 succeeds "celforge pack --help" "$celforge" pack --help
-for option in source target source-filter target-filter frames size seed stride range deflate; do
+for option in source target also look source-filter target-filter frames size seed stride range detect deflate; do
   grep -qF -- "--$option" out || echo "# --$option"
 done >missing
 result "$(wc -l <missing)" "celforge pack --help lists the options that scripts use"
+grep -qE '^  comic +[a-z]' out
+result $? "celforge pack --help describes the looks"
 succeeds "celforge train --help" "$celforge" train --help
 prints "celforge train --help lists config keys" "optim.generator_lr"
 
@@ -45,11 +47,19 @@ refuses "a size of 0x0" 64 '--size: "0x0" is not a size' "$celforge" pack x --so
 refuses "a value for a flag" 64 '--deflate: takes no value' "$celforge" synth x --deflate=yes
 refuses "a superfluous argument" 64 'unexpected argument "y"' "$celforge" synth x y
 refuses "synth without OUT" 64 'OUT is missing' "$celforge" synth
-refuses "pack without --source" 64 '--source is missing' "$celforge" pack x
-refuses "pack with neither --target nor --target-filter" 64 '--target or --target-filter is missing' \
-  "$celforge" pack x --source y
-refuses "pack with more than four sources" 64 'allowed: 1 to 4' "$celforge" pack x --source a --source b --source c \
-  --source d --source e --target t
+refuses "pack without --source and --target" 64 'give --source, --target or both' "$celforge" pack x
+refuses "pack with more sources than targets" 64 '2 --source and 1 --target; pairs need as many of each' \
+  "$celforge" pack x --source a --source b --target t
+refuses "pack --also with several sources" 64 '--also adds an input to the only --source' \
+  "$celforge" pack x --source a --source b --also c
+refuses "pack with more than four inputs" 64 '--also is given 4 times; allowed: 0 to 3' "$celforge" pack x --source a \
+  --also b --also c --also d --also e --target t
+refuses "pack --target alone with --scale" 64 '--scale has no effect without --source' "$celforge" pack x --target t --scale 2
+refuses "pack with an unknown look" 64 'unknown look "cubism"; allowed: comic, ' "$celforge" pack x --source a --look cubism
+refuses "pack --look with --target" 64 '--look makes the target and excludes --target;' \
+  "$celforge" pack x --source a --target t --look comic
+refuses "pack --detect with an unknown word" 64 '--detect cuts,fades: expected all, none, or a list of' \
+  "$celforge" pack x --source a --detect cuts,fades
 refuses "a range whose end is before its start" 64 '9:3' "$celforge" pack x --source y --target z --range 9:3
 refuses "an unknown device" 64 '--device: unknown device "gpu"; allowed: auto, cpu, cuda' \
   "$celforge" eval --checkpoint x --data y --device gpu

@@ -120,7 +120,7 @@ nothing_left "after SIGTERM no output is left" stopped.mkv
 ffmpeg -v error -i video.mp4 -vf negate -an -c:v ffv1 negative.mkv
 ffmpeg -v error -i video.mp4 -an -c:v ffv1 positive.mkv
 ffmpeg -v error -i positive.mkv -frames:v 20 -c:v ffv1 short.mkv
-succeeds "pack with two sources" "$celforge" pack two --source positive.mkv --source negative.mkv --target video.mp4 --frames 4
+succeeds "pack with two inputs" "$celforge" pack two --source positive.mkv --also negative.mkv --target video.mp4 --frames 4
 echo "run: {}" > plain.yaml
 succeeds "train a model with two inputs" "$celforge" train plain.yaml --set data.path=two --set run.dir=fusion \
   --set model.channels=4 --set model.blocks=0 --set loss.adversarial_weight=0 --set train.steps=1 \

@@ -54,7 +54,7 @@ def stacked_dataset():
     """Two stacked sources of half the target's size."""
     support.run("ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=64x48:rate=10", "-frames:v", "8",
                 "-c:v", "ffv1", "video.mkv")
-    support.celforge("pack", "stacked", "--source", "video.mkv", "--source", "video.mkv", "--target-filter", "negate",
+    support.celforge("pack", "stacked", "--source", "video.mkv", "--also", "video.mkv", "--target-filter", "negate",
                      "--scale", "2", "--frames", "4")
 
 

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "data/build/build.h"
+#include "data/build/looks.h"
 #include "data/dataset/dataset.h"
 #include "data/video/video.h"
 #include "trainer/cli/options.h"
@@ -26,9 +27,15 @@ static Status report(const char *folder, Error *error) {
   if (status != OK) return status;
   const DatasetInfo *info = dataset_info(dataset);
   const ClipShape *shape = &info->shape;
-  log_info("%s: %lld clip%s of %d frames, %dx%d, in %d shard%s", folder, (long long)info->clips,
-           info->clips == 1 ? "" : "s", shape->frames, shape->target_width, shape->target_height,
-           info->shards, info->shards == 1 ? "" : "s");
+  bool target = clip_has_target(shape);
+  log_info("%s: %lld clip%s of %d frames, %dx%d, in %d shard%s%s", folder, (long long)info->clips,
+           info->clips == 1 ? "" : "s", shape->frames,
+           target ? shape->target_width : shape->source_width,
+           target ? shape->target_height : shape->source_height, info->shards,
+           info->shards == 1 ? "" : "s",
+           clip_is_paired(shape) ? ""
+           : target              ? " (targets alone)"
+                                 : " (sources alone)");
   dataset_close(dataset);
   return OK;
 }
@@ -145,8 +152,8 @@ const Command command_synth = {
 /* --- pack ------------------------------------------------------------------------------------- */
 
 typedef struct Pack {
-  const char *out, *target, *source_filter, *target_filter, *range;
-  TextList sources;
+  const char *out, *source_filter, *target_filter, *look, *range, *detect;
+  TextList sources, targets, also;
   int64_t frames, stride, scale, seed, clips_per_shard;
   PictureSize size;
   bool deflate;
@@ -154,61 +161,76 @@ typedef struct Pack {
 
 static const Option PACK_OPTIONS[] = {
     {"OUT", OPTION_ARGUMENT, offsetof(Pack, out), true, .help = "dataset folder to create"},
-    {"source", OPTION_LIST, offsetof(Pack, sources), true, .value = "PATH",
-     .help = "source video or folder of PNG frames; repeat to stack several inputs"},
-    {"target", OPTION_TEXT, offsetof(Pack, target), .value = "PATH",
-     .help = "target (cartoon) video; default: the first source, through --target-filter"},
+    {"source", OPTION_LIST, offsetof(Pack, sources), .value = "PATH",
+     .help = "source video or folder of PNG frames; repeat for several; alone: a dataset without "
+             "targets"},
+    {"target", OPTION_LIST, offsetof(Pack, targets), .value = "PATH",
+     .help = "target (cartoon) video or folder, one for each --source; alone: a dataset without "
+             "sources"},
+    {"also", OPTION_LIST, offsetof(Pack, also), .value = "PATH",
+     .help = "further input of the only --source, stacked along its channels; repeatable"},
+    {"look", OPTION_TEXT, offsetof(Pack, look), .value = "NAME",
+     .help = "draw the target from each source in this look (listed below)"},
     {"source-filter", OPTION_TEXT, offsetof(Pack, source_filter), .value = "GRAPH",
-     .help = "FFmpeg filter graph applied to the sources"},
+     .help = "FFmpeg filter graph applied to the sources, scaled to --size before"},
     {"target-filter", OPTION_TEXT, offsetof(Pack, target_filter), .value = "GRAPH",
-     .help = "FFmpeg filter graph applied to the target"},
+     .help = "the same for the targets; without --target each source makes its own"},
     {"frames", OPTION_NUMBER, offsetof(Pack, frames), .minimum = 1, .maximum = 4096, .value = "T",
      .default_text = "8", .help = "frames per clip"},
     {"size", OPTION_SIDES, offsetof(Pack, size), .value = "WxH",
-     .help = "resize the target; 320x keeps the aspect ratio; default: unchanged"},
+     .help = "scale to this size; 320x keeps the aspect ratio; default: the first video's size"},
     {"scale", OPTION_NUMBER, offsetof(Pack, scale), .minimum = 1, .maximum = 16, .value = "N",
      .default_text = "1",
      .help = "make the source N times smaller than the target (super-resolution)"},
     {"range", OPTION_TEXT, offsetof(Pack, range), .value = "A:B",
-     .help = "use frames A to B, B excluded; A: and :B are open ended; videos are read to the end "
-             "anyway, to compare their lengths"},
+     .help = "use frames A to B of every video, B excluded; A: and :B are open ended; pairs are "
+             "read to the end anyway, to compare their lengths"},
     {"stride", OPTION_NUMBER, offsetof(Pack, stride), .maximum = 1000000, .value = "N",
      .default_text = "0", .help = "frames between the starts of clips; 0: the frames per clip"},
+    {"detect", OPTION_TEXT, offsetof(Pack, detect), .value = "LIST",
+     .help = "all, none, or some of cuts,black,titles,duplicates: clips end at scene cuts, the "
+             "other frames are dropped; default: all; for pairs cuts,black"},
     {"seed", OPTION_NUMBER, offsetof(Pack, seed), .maximum = INT64_MAX, .value = "S",
      .default_text = "1", .help = "seed of the dataset's UUID"},
     DEFLATE_OPTION(Pack),
     SHARD_OPTION(Pack),
 };
 
+static void describe_looks(Text *out) {
+  text_append(out, "\nLooks:\n");
+  looks_describe(out);
+}
+
 static Status run_pack(const void *values, const Invocation *invocation, Error *error) {
   Status status = OK;
   const Pack *pack = values;
   Progress *progress = NULL;
   PackOptions options = {.out = pack->out,
-                         .target = pack->target,
+                         .sources = pack->sources.items,
+                         .targets = pack->targets.items,
+                         .also = pack->also.items,
+                         .source_count = pack->sources.count,
+                         .target_count = pack->targets.count,
+                         .also_count = pack->also.count,
                          .source_filter = pack->source_filter,
                          .target_filter = pack->target_filter,
+                         .look = pack->look,
                          .frames = (int)pack->frames,
                          .width = pack->size.width,
                          .height = pack->size.height,
                          .scale = (int)pack->scale,
                          .stride = (int)pack->stride,
                          .range_end = -1,
+                         .detect = PACK_DETECT_DEFAULT,
                          .seed = (uint64_t)pack->seed,
                          .deflate = pack->deflate,
                          .clips_per_shard = pack->clips_per_shard,
                          .command = invocation->line,
                          .progress = show_progress,
                          .progress_context = &progress};
-  if (pack->sources.count > PACK_MAX_SOURCES)
-    FAIL(error, ERROR_USAGE, "pack: --source: given %d times; allowed: 1 to %d",
-         pack->sources.count, PACK_MAX_SOURCES);
-  for (int i = 0; i < pack->sources.count; i++)
-    options.sources[options.source_count++] = pack->sources.items[i];
-  if (!pack->target && !pack->target_filter)
-    FAIL(error, ERROR_USAGE, "pack: --target or --target-filter is missing");
   if (pack->range)
     TRY(pack_parse_range(pack->range, &options.range_begin, &options.range_end, error));
+  if (pack->detect) TRY(pack_parse_detect(pack->detect, &options.detect, error));
   TRY(pack_run(&options, error));
   progress_end(progress);
   progress = NULL;
@@ -219,10 +241,11 @@ done:
 }
 
 const Command command_pack = {.name = "pack",
-                              .summary = "cut a dataset of paired clips from videos",
+                              .summary = "cut a dataset of clips from videos: pairs, or one side",
                               .options = PACK_OPTIONS,
                               .option_count = sizeof PACK_OPTIONS / sizeof *PACK_OPTIONS,
                               .values_size = sizeof(Pack),
+                              .more_help = describe_looks,
                               .run = run_pack};
 
 /* --- join ------------------------------------------------------------------------------------- */

@@ -318,10 +318,13 @@ static void filters_are_applied(void **state) {
   assert_int_equal(video_info(reader)->fps_numerator, 50);
   video_close(reader);
   assert_int_equal(media_count(media_path("a.mp4"), &options, NULL, &error), 20);
-  options = (VideoReaderOptions){.filter = "crop=40:20", .width = 20};
+  /* Frames are scaled before the filter, and again where it changes the size. */
+  options = (VideoReaderOptions){.filter = "crop=10:8", .width = 32};
   assert_done(video_open(media_path("a.mp4"), &options, &reader, &error), &error);
-  assert_int_equal(video_info(reader)->width, 20);
-  assert_int_equal(video_info(reader)->height, 10);
+  assert_int_equal(video_info(reader)->width, 32);
+  assert_int_equal(video_info(reader)->height, 26);
+  assert_int_equal(video_info(reader)->file_width, 64);
+  assert_int_equal(video_info(reader)->file_height, 48);
   video_close(reader);
   media_make(media_path("frames"), 4, 16, 16, 25);
   options = (VideoReaderOptions){.filter = "negate"};
