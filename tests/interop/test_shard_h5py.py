@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""Reads shards of `celforge synth` and `celforge join` with h5py and h5dump: arrays and attributes are
-as documented, checksums match the decoded bytes, and h5py finds the data at the manifest's offsets."""
+"""Reads shards of `celforge synth`, `join` and `pack` with h5py and h5dump: arrays and attributes are as documented,
+checksums match the decoded bytes, h5py finds the data at the manifest's offsets, and an absent side is nowhere."""
 
 import json
 import os
@@ -64,7 +64,8 @@ def check_shard(kind, folder, manifest, entry, index):
           len(raw) == entry["bytes"] and runs.crc32c(raw) == entry["crc32c"])
     with h5py.File(path, "r") as shard:
         attributes = {key: text(value) for key, value in shard.attrs.items()}
-        expected = {"format": "celforge-shard", "schema_version": "1",
+        sides = [side for side in ("source", "target") if side in manifest]
+        expected = {"format": "celforge-shard", "schema_version": str(3 - len(sides)),
                     "dataset_uuid": entry.get("dataset_uuid", manifest["uuid"]),
                     "shard": str(entry.get("shard", index)),
                     "clips": str(entry["clips"]), "frames": str(FRAMES), "fps": manifest["fps"],
@@ -73,22 +74,21 @@ def check_shard(kind, folder, manifest, entry, index):
         clips = shard["clips"]
         arrays = {key: (clips[key].shape, str(clips[key].dtype)) for key in clips}
         n = entry["clips"]
-        expected = {"source": ((n, FRAMES, HEIGHT, WIDTH, 3), "uint8"),
-                    "target": ((n, FRAMES, HEIGHT, WIDTH, 3), "uint8"),
+        expected = {**{side: ((n, FRAMES, HEIGHT, WIDTH, 3), "uint8") for side in sides},
                     "crc32c": ((n, 2), "uint32"), "id": ((n,), "|S64"),
                     "origin": ((n,), "|S192"), "start_frame": ((n,), "int64")}
         check(f"{name} has the documented arrays", arrays == expected, str(arrays))
-        sums = [[runs.crc32c(clips[side][i].tobytes()) for side in ("source", "target")]
+        sums = [[runs.crc32c(clips[side][i].tobytes()) if side in sides else 0 for side in ("source", "target")]
                 for i in range(n)]
         check(f"{name} has the checksums of the decoded clips",
               numpy.array_equal(numpy.array(sums, "uint32"), clips["crc32c"][...]))
         check(f"{name} names its clips", all(text(i) for i in clips["id"]))
-        check(f"{name} has its data at the manifest's offsets", offsets(clips, entry) == recorded(entry))
+        check(f"{name} has its data at the manifest's offsets", offsets(clips, entry, sides) == recorded(entry, sides))
 
 
-def offsets(clips, entry):
+def offsets(clips, entry, sides):
     found = {}
-    for side in ("source", "target"):
+    for side in sides:
         identity = clips[side].id
         if f"{side}_offset" in entry:
             found[side] = identity.get_offset()
@@ -98,18 +98,23 @@ def offsets(clips, entry):
     return found
 
 
-def recorded(entry):
+def recorded(entry, sides):
     return {side: entry[f"{side}_offset"] if f"{side}_offset" in entry else
             list(zip(entry[f"{side}_offsets"], entry[f"{side}_sizes"]))
-            for side in ("source", "target")}
+            for side in sides}
 
 
-def check_dataset(kind, folder, clips, result):
+def check_dataset(kind, folder, clips, result, sides=("source", "target")):
     check(f"{kind}: a dataset is written", result.returncode == 0, result.stderr[-500:])
     if result.returncode != 0:
         return
     with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as stream:
         manifest = json.load(stream)
+    entries = {key.split("_")[0] for shard in manifest["shards"] for key in shard if "_offset" in key}
+    check(f"{kind}: the manifest has the sides {' and '.join(sides)}",
+          entries == set(sides) == {"source", "target"} & set(manifest), str(entries))
+    check(f"{kind}: the manifest's schema version", manifest["schema_version"] ==
+          (3 if len(sides) == 1 else 2 if kind == "joined" else 1), str(manifest["schema_version"]))
     check(f"{kind}: the manifest counts the clips",
           manifest["clips"] == clips == sum(shard["clips"] for shard in manifest["shards"]))
     for index, entry in enumerate(manifest["shards"]):
@@ -122,6 +127,20 @@ def check_dataset(kind, folder, clips, result):
               dump.stderr)
 
 
+def check_one_sided(root):
+    video, size = os.path.join(root, "video.mp4"), ("--size", f"{WIDTH}x{HEIGHT}")
+    made = celforge("synth", video, "--frames", str(FRAMES * CLIPS), *size)
+    check("a video to pack", made.returncode == 0, made.stderr[-500:])
+    for side in ("source", "target"):
+        for more in ((), ("--deflate",)):
+            kind = f"{side} alone{', deflated' if more else ''}"
+            folder = os.path.join(root, f"{side}{len(more)}")
+            packed = celforge("pack", folder, f"--{side}", video, "--frames", str(FRAMES), "--detect", "none", *more)
+            check_dataset(kind, folder, CLIPS, packed, (side,))
+            verified = celforge("verify", folder)
+            check(f"{kind}: celforge verify", verified.returncode == 0, verified.stderr[-500:])
+
+
 def main():
     with tempfile.TemporaryDirectory(prefix="celforge-h5py-") as root:
         plain, deflated, joined = (os.path.join(root, *path) for path in (("parts", "plain"), ("deflated",), ("joined",)))
@@ -129,6 +148,7 @@ def main():
         check_dataset("deflated", deflated, CLIPS, synth(deflated, "--deflate"))
         shutil.copytree(plain, os.path.join(root, "parts", "again"))
         check_dataset("joined", joined, 2 * CLIPS, celforge("join", joined, os.path.join(root, "parts")))
+        check_one_sided(root)
     print(f"1..{count}")
     return 1 if failed else 0
 
