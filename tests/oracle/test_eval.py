@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The scores of celforge eval against NumPy with OpenCV's optical flow, and against FFmpeg's psnr filter.
+"""The scores of celforge eval against NumPy with OpenCV, and against FFmpeg's psnr filter.
 
 The frames are obtained independently of eval: the clips through h5py, the outputs through celforge translate on frame
 folders.
@@ -14,6 +14,7 @@ import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../interop"))
 import packages  # noqa: E402
+import style  # noqa: E402
 from support import Tap, celforge, run, scratch, synth, train
 
 cv2 = packages.opencv()
@@ -144,6 +145,51 @@ def check_motion(tap, scores, videos, what):
               f"{what}: the clip has motion")
 
 
+def check_style(tap, scores, videos):
+    """Line and flat shares, agreement of lines, and the distance of patches."""
+    expected = {}
+    masks = {name: np.stack([style.lines(cv2, frame) for frame in frames.reshape(-1, HEIGHT, WIDTH, 3)])
+             for name, frames in videos.items()}
+    for name, frames in videos.items():
+        expected[f"line_share_{name}"] = masks[name].mean()
+        expected[f"flat_share_{name}"] = np.mean([style.flats(cv2, f) for f in frames.reshape(-1, HEIGHT, WIDTH, 3)])
+        if name != "target":
+            names = (f"line_precision_{name}", f"line_recall_{name}", f"line_f1_{name}")
+            expected.update(zip(names, style.match(cv2, masks[name], masks["target"])))
+    for key, value in expected.items():
+        tap.check(abs(scores[key] - value) <= 1e-9, f"{key} equals OpenCV", f"{scores[key]:.9f}, OpenCV {value:.9f}")
+    tap.check(0.01 < expected["line_share_target"] < 0.3 and expected["line_share_target"] > expected["line_share_input"]
+              and expected["flat_share_target"] > 0.1, "the target has lines and flat areas")
+
+
+def check_distance(tap, scores, videos):
+    frames = {name: clip.reshape(-1, HEIGHT, WIDTH, 3) for name, clip in videos.items()}
+    for name in ("input", "output"):
+        levels = style.sliced_wasserstein(frames[name], frames["target"])
+        found = [scores[f"swd_level{i}_{name}"] for i in range(len(levels))]
+        tap.check(np.allclose(found, levels, rtol=1e-4) and abs(scores[f"swd_{name}"] - np.mean(levels)) < 1e-3 * np.mean(levels)
+                  and f"swd_level{len(levels)}_{name}" not in scores and len(levels) == 2,
+                  f"swd_{name} equals NumPy on both levels", f"{found}, NumPy {levels}")
+
+
+def check_content(tap, scores, videos):
+    source = videos["input"]
+    for name in ("output", "frame", "target"):
+        pairs_of_frames = list(zip(source.reshape(-1, HEIGHT, WIDTH, 3), videos[name].reshape(-1, HEIGHT, WIDTH, 3)))
+        expected = {"structure": (np.mean([style.structure(a, b) for a, b in pairs_of_frames]), 1e-9)}
+        shifts = np.stack([style.lab_cells(cv2, b) - style.lab_cells(cv2, a) for a, b in pairs_of_frames])
+        expected["color_shift"] = np.mean(np.linalg.norm(shifts, axis=-1)), 0.02
+        for channel, mean in zip("lab", shifts.reshape(-1, 3).mean(axis=0)):
+            expected[f"drift_{channel}"] = mean, 0.02
+        expected["flicker_ratio"] = style.flicker(videos[name]) / style.flicker(source), 1e-9
+        for key, (value, tolerance) in expected.items():
+            found = scores[f"{key}_{name}"]
+            tap.check(abs(found - value) <= tolerance, f"{key}_{name} equals NumPy and OpenCV", f"{found:.9f}, expected {value:.9f}")
+    tap.check(abs(scores["flicker_input"] - style.flicker(source)) < 1e-9, "flicker_input equals NumPy")
+    tap.check(0.2 < scores["structure_target"] < 0.999 and abs(scores["drift_l_target"]) > 0.5
+              and scores["flicker_ratio_target"] != 1, "source and target differ in structure, colour and flicker")
+
+
 def evaluate(root, folder, data, *options):
     celforge("eval", "--checkpoint", folder, "--data", data, "--json", f"{root}/s.json", *options)
     with open(f"{root}/s.json", encoding="utf-8") as file:
@@ -157,7 +203,7 @@ def check_scores(tap, root, folder):
     output = np.stack([translate(root, folder, source[i], f"clip{i}") for i in range(CLIPS)])
     single = np.stack([translate(root, folder, source[i, t:t + 1], f"frame{i}-{t}")[0]
                       for i in range(CLIPS) for t in range(FRAMES)]).reshape(output.shape)
-    scores = evaluate(root, folder, f"{root}/data")
+    scores = evaluate(root, folder, f"{root}/data", "--no-classifier")
     tap.check(scores["clips"] == CLIPS and scores["frames"] == CLIPS * FRAMES, "clips and frames")
     measures = {"psnr": (psnr, 1e-6), "ssim": (ssim, 1e-9), "temporal": (temporal, 1e-9)}
     for name, frames in (("input", source), ("output", output), ("frame", single)):
@@ -168,12 +214,20 @@ def check_scores(tap, root, folder):
     tap.check(abs(scores["psnr_output"] - scores["psnr_input"]) > 0.1
               and abs(scores["psnr_output"] - scores["psnr_frame"]) > 1e-4,
               "the scores of input, output and single frames differ")
-    check_motion(tap, scores, {"input": source, "output": output, "frame": single, "target": target}, "a clip")
+    videos = {"input": source, "output": output, "frame": single, "target": target}
+    check_motion(tap, scores, videos, "a clip")
+    check_distance(tap, scores, videos)
+    if not cv2:
+        tap.skip("line and flat shares, colour", "pip cannot fetch opencv-python-headless")
+        return
+    check_style(tap, scores, videos)
+    check_content(tap, scores, videos)
 
 
 def check_subset(tap, root, folder):
     """--clips N scores the first N."""
     scores = evaluate(root, folder, f"{root}/data", "--clips", "1", "--no-flow")
+    tap.check("classifier_accuracy" in scores, "--no-flow has a classifier")
     with h5py.File(f"{root}/data/shard-00000.h5") as shard:
         expected = psnr(shard["clips/source"][0], shard["clips/target"][0])
     tap.check(scores["clips"] == 1 and abs(scores["psnr_input"] - expected) < 1e-6,
@@ -184,10 +238,13 @@ def check_subset(tap, root, folder):
 
 def check_single_frames(tap, root, folder):
     synth(f"{root}/single", 2, 1, "24x16")
-    scores = evaluate(root, folder, f"{root}/single")
+    scores = evaluate(root, folder, f"{root}/single", "--no-classifier")
     unknown = sorted(key for key, value in scores.items() if value is None)
     tap.check(unknown == sorted([f"{measure}_{name}" for name in ("input", "output", "frame")
-                                 for measure in ("temporal", "tof", "warp_error")] + ["warp_error_target", "warp_visible"]),
+                                 for measure in ("temporal", "tof", "warp_error", "flicker")]
+                                + [f"{measure}_ratio_{name}" for name in ("output", "frame", "target")
+                                   for measure in ("warp", "flicker")]
+                                + ["warp_error_target", "warp_visible", "flicker_target"]),
               "clips of one frame have no motion scores", " ".join(unknown))
 
 
@@ -209,7 +266,7 @@ def check_upsampled(tap, root):
     celforge("synth", video, "--frames", "4", "--size", f"{2 * WIDTH}x{2 * HEIGHT}", "--seed", "6")
     celforge("pack", f"{root}/half", "--source", video, "--target-filter", "negate", "--scale", "2", "--frames", "4")
     folder = train(f"{root}/twice", {"data.path": f"{root}/half", **SETTINGS, "train.steps": 1, "train.global_batch": 1})
-    scores = evaluate(root, folder, f"{root}/half")
+    scores = evaluate(root, folder, f"{root}/half", "--no-classifier")
     with h5py.File(f"{root}/half/shard-00000.h5") as shard:
         source, target = upsampled(shard["clips/source"][:]), shard["clips/target"][:]
     tap.check(source.shape == target.shape and abs(scores["psnr_input"] - psnr(source, target)) < 1e-6,
@@ -232,7 +289,7 @@ def check_ffmpeg(tap, root, folder):
     video = f"{root}/video.mp4"
     celforge("synth", video, "--frames", "12", "--size", f"{WIDTH}x{HEIGHT}", "--seed", "5")
     celforge("pack", f"{root}/packed", "--source", video, "--target", video, "--frames", "12")
-    scores = evaluate(root, folder, f"{root}/packed")
+    scores = evaluate(root, folder, f"{root}/packed", "--no-classifier")
     celforge("translate", "--checkpoint", folder, "--quality", "1", video, f"{root}/out.mp4")
     found = ffmpeg_psnr_y(f"{root}/out.mp4", video) - 20 * np.log10(255 / 219)
     tap.check(abs(found - scores["psnr_output"]) < 0.3, "FFmpeg's psnr of the video agrees",
