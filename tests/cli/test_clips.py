@@ -54,7 +54,7 @@ def overlap(a, b):
     """Whether two shots of one file share frames; shots of a photograph always do."""
     if not a[0].isdigit() or not b[0].isdigit():
         return True
-    (first, last), (other_first, other_last) = (map(int, shot.split("-")) for shot in (a, b))
+    (first, last), (other_first, other_last) = (map(int, shot.split(" ")[0].split("@")[0].split("-")) for shot in (a, b))
     return first <= other_last and other_first <= last
 
 
