@@ -64,13 +64,16 @@ static Status choose_shape(Bench *bench, Error *error) {
     if (status != OK)
       return error_set(error, status, "%s; give --frames and --size to run without a dataset",
                        error->message);
+    if (!config_is_unpaired(config)) status = dataset_require_pairs(dataset, "this config", error);
     const ClipShape *clip = &dataset_info(dataset)->shape;
+    bool has_target = clip_has_target(clip); /* unpaired clips have equal sizes, or a crop */
     if (shape->frames == 0) shape->frames = clip->frames;
     if (shape->target_height == 0) {
-      shape->target_height = clip->target_height;
-      shape->target_width = clip->target_width;
+      shape->target_height = has_target ? clip->target_height : clip->source_height;
+      shape->target_width = has_target ? clip->target_width : clip->source_width;
     }
     dataset_close(dataset);
+    if (status != OK) return status;
   }
   shape->source_height = shape->target_height;
   shape->source_width = shape->target_width;
