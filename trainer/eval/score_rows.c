@@ -249,7 +249,7 @@ static void add_time(const ScoreInputs *in, Report *report) {
   report_group(report, "steady in time");
   if (in->motion) add_warp_error(in, report);
   ReportRow row = {.key = "flicker",
-                   .title = "flicker, grey levels",
+                   .title = "flicker, levels",
                    .best = "near the source",
                    .decimals = 3,
                    .columns = CANDIDATES | target_of(in)};
@@ -262,7 +262,7 @@ static void add_time(const ScoreInputs *in, Report *report) {
   add_row(report, row, flicker_ratio, in);
   if (!in->clips->has_target) return;
   row = (ReportRow){.key = "temporal",
-                    .title = "temporal error, grey levels",
+                    .title = "temporal error, levels",
                     .best = "lower",
                     .decimals = 3,
                     .columns = CANDIDATES};

@@ -118,7 +118,7 @@ static void sharpen(float *pixels, int side, double deviation, double amount, fl
 /* Saturation, contrast around the mean, brightness and gains: a matrix for all pixels. */
 static void recolor(float *pixels, int side, Random *random) {
   double mean = 0, saturation = between(random, 0.3, 1.7);
-  double contrast = exp(between(random, -0.7, 0.7)), brightness = between(random, -40, 40),
+  double contrast = exp(between(random, -0.6, 0.6)), brightness = between(random, -40, 40),
          gains[3];
   for (int c = 0; c < 3; c++) gains[c] = contrast * between(random, 0.85, 1.15);
   for (int i = 0; i < 3 * side * side; i++) mean += pixels[i];
