@@ -58,7 +58,7 @@ static void test_width(void **state) {
   Text text = {0};
   report_group(report, "group");
   report_row(report, &(ReportRow){.key = "k",
-                                  .title = "a title of 26 characters ab",
+                                  .title = "a title of 26 characters a",
                                   .best = "as the cartoons",
                                   .decimals = 3,
                                   .columns = (1u << REPORT_COLUMNS) - 1,
