@@ -62,6 +62,17 @@ REQUIREMENTS = [
     Requirement(r"permute_kernel", 32, division=True),
     Requirement(r"column_parts_kernel<(unsigned short, 8|float, 4)>", 40, "l", division=True, barriers=True),
     Requirement(r"column_\w+", 40, division=True, barriers=True),
+    # Tiles are loaded element by element, so that either operand may be transposed.
+    Requirement(r"matmul_kernel", 24, barriers=True, in_flight=4),
+    Requirement(r"matmul_sum_kernel", 64, in_flight=8),
+    # The flow, then the four neighbours at once.
+    Requirement(r"warp_kernel<(unsigned short, 8, 8|float, 4, 4), unsigned int>", 64, "ls", in_flight=4),
+    Requirement(r"warp_kernel<.*, 3, 1, unsigned int>", 64, in_flight=12),
+    Requirement(r"warp_kernel<.*, unsigned int>", 64, in_flight=4),
+    Requirement(r"warp_kernel", 64, division=True),
+    Requirement(r"translate_kernel<16, unsigned int>", 64, "ls"),
+    Requirement(r"translate_kernel<\d+, unsigned int>", 64),
+    Requirement(r"translate_kernel", 64, division=True),
     Requirement(r"rms_forward_kernel<(unsigned short, 8|float, 4), 1,", 32, "ls", in_flight=4),  # two pixels and their residuals
     Requirement(r"rms_forward_kernel<(unsigned short, 8|float, 4), 2,", 24, "ls", in_flight=4),
     Requirement(r"rms_forward_kernel<(unsigned short, 8|float, 4), 4,", 16, "ls", in_flight=8),

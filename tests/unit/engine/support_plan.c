@@ -199,7 +199,7 @@ static Value any_view(Maker *maker, Shape shape) {
 }
 
 static Value unary(Maker *maker, Value x) {
-  switch (pick(maker, 7)) {
+  switch (pick(maker, 8)) {
   case 0:
     return graph_tanh(maker->graph, x);
   case 1:
@@ -212,6 +212,8 @@ static Value unary(Maker *maker, Value x) {
     return graph_sigmoid(maker->graph, x);
   case 5:
     return graph_cast(maker->graph, x, DTYPE_F32);
+  case 6:
+    return graph_detach(maker->graph, x);
   default:
     return graph_square(maker->graph, graph_tanh(maker->graph, x));
   }
@@ -284,6 +286,24 @@ static Value padded_norm(Maker *maker, Value x) {
   return pick(maker, 2) ? graph_add(maker->graph, next, y) : graph_add(maker->graph, y, next);
 }
 
+/* Warped or translated by constants. */
+static Value moved(Maker *maker, Value x) {
+  Graph *graph = maker->graph;
+  Value whole = graph_broadcast(graph, x, shape_make(3, 1, 4, 2, 4));
+  if (pick(maker, 2))
+    return graph_warp(graph, whole, graph_constant(graph, shape_make(3, 1, 4, 2, 2), 0.25f));
+  Value offsets = graph_constant(graph, shape_make(3, 1, 1, 1, 2), (float)pick(maker, 2));
+  return graph_translate(graph, whole, offsets);
+}
+
+/* x times the Gram matrix of its rows. */
+static Value product(Maker *maker, Value x) {
+  Graph *graph = maker->graph;
+  Value whole = graph_tanh(graph, graph_broadcast(graph, x, shape_make(3, 1, 4, 2, 4)));
+  Value gram = graph_affine(graph, graph_matmul(graph, whole, whole, true, false), 0.125f, 0);
+  return graph_matmul(graph, whole, gram, false, pick(maker, 2));
+}
+
 static void all_reduce(Maker *maker, Value target) {
   if (maker->halving) {
     graph_store(maker->graph, graph_affine(maker->graph, target, 0.5f, 0), target);
@@ -294,7 +314,8 @@ static void all_reduce(Maker *maker, Value target) {
 
 static bool lies_in_buffer(const Graph *graph, Value value) {
   const Op *producer = graph_producer(graph, value);
-  if (producer->kind == OP_RESHAPE) return lies_in_buffer(graph, producer->inputs[0]);
+  if (producer->kind == OP_RESHAPE || producer->kind == OP_DETACH)
+    return lies_in_buffer(graph, producer->inputs[0]);
   return producer->kind == OP_VIEW;
 }
 
@@ -325,7 +346,7 @@ Graph *random_graph(uint64_t seed, int ops, Buffer *buffer, bool halving) {
                  .halving = halving};
   add(&maker, any_view(&maker, shape_make(3, 1, 4, 2, 4)));
   for (int i = 0; i < ops; i++) {
-    int choice = pick(&maker, 20);
+    int choice = pick(&maker, 22);
     if (choice < 5) {
       add(&maker, unary(&maker, any(&maker)));
     } else if (choice < 9) {
@@ -345,8 +366,11 @@ Graph *random_graph(uint64_t seed, int ops, Buffer *buffer, bool halving) {
       update(&maker);
     } else if (choice < 18) {
       add(&maker, parted(&maker, any(&maker)));
-    } else {
+    } else if (choice < 20) {
       add(&maker, padded_norm(&maker, any(&maker)));
+    } else {
+      Value x = any(&maker);
+      add(&maker, choice == 20 ? moved(&maker, x) : product(&maker, x));
     }
   }
   return maker.graph;

@@ -147,7 +147,8 @@ static Origin origin_of_part(const Simulation *simulation, const Op *op, int64_t
 static Origin origin_of(const Simulation *simulation, Value value, int64_t element) {
   const Op *op = graph_producer(simulation->graph, value);
   if (simulation->made[value.id]) return (Origin){value.id, element};
-  if (op->kind == OP_RESHAPE) return origin_of(simulation, op->inputs[0], element);
+  if (op->kind == OP_RESHAPE || op->kind == OP_DETACH)
+    return origin_of(simulation, op->inputs[0], element);
   if (op->kind == OP_SLICE || op->kind == OP_CONCAT) return origin_of_part(simulation, op, element);
   return (Origin){value.id, element};
 }
@@ -521,6 +522,25 @@ static void random_graphs_match_the_reference(void **state) {
 
 /* --- Reports ---------------------------------------------------------------------------------- */
 
+static void reports_name_transposed_operands(void **state) {
+  (void)state;
+  FakeBackend fake = fake_backend();
+  Buffer buffer = host_buffer("features", 4096);
+  Graph *graph = graph_new();
+  Value x = graph_view(graph, &buffer, 0, shape_make(1, 1, 1, 64, 8));
+  Value gram = graph_matmul(graph, graph_detach(graph, x), x, true, false);
+  graph_store(graph, gram, graph_view(graph, &buffer, 1024, graph_shape(graph, gram)));
+  Planned planned = plan_for(&fake.backend, graph, false, NULL);
+  Text text = {0};
+  program_print(planned.program, &text);
+  assert_non_null(strstr(text.data, "matmul +transpose_a "));
+  assert_non_null(strstr(text.data, "1 (2 before fusion)"));
+  text_free(&text);
+  planned_free(&planned);
+  graph_free(graph);
+  free(buffer.data);
+}
+
 static void reports_name_ops_and_bounds(void **state) {
   (void)state;
   FakeBackend fake = fake_backend();
@@ -580,6 +600,7 @@ int main(void) {
       cmocka_unit_test(all_reduce_stays_behind_readers),
       cmocka_unit_test(random_graphs_match_the_reference),
       cmocka_unit_test(rematerialized_graphs_give_the_same_bytes),
+      cmocka_unit_test(reports_name_transposed_operands),
       cmocka_unit_test(reports_name_ops_and_bounds),
   };
   return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
