@@ -49,7 +49,8 @@ __device__ inline Panel<T, LINES> panel_of(const void *data, int64_t index, int6
                (begin + panel.term) * term_step;
   panel.step = P::LINE_STEP * line_step + P::TERM_STEP * term_step;
   panel.next = DEPTH * term_step;
-  panel.lines_left = static_cast<int>(lines - line < TILE ? lines - line : TILE) - panel.line;
+  panel.lines_left =
+      (lines - line < TILE ? static_cast<int>(lines - line) : int{TILE}) - panel.line;
   panel.terms_left = end - begin - panel.term;
   return panel;
 }
