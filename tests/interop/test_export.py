@@ -31,6 +31,9 @@ MODELS = {
     "enhanced": ({**PUBLISHED, "model.local_enhancers": 1, "model.norm": "none", "data.path": "stacked", "train.global_batch": 1},
                  [(13, 18)]),
     "pixelwise": ({**PUBLISHED, "model.local_enhancers": 1, "model.norm": "rms", "model.noise_channels": 1}, [(22, 17)]),
+    "refined": ({"model.refinements": 2}, [(18, 33)]),
+    "smooth": ({"model.smooth_base": True, "model.refinements": 1, "model.noise_channels": 1}, [(21, 34), (32, 32)]),
+    "smooth-scaled": ({"model.smooth_base": True, "data.path": "stacked", "train.global_batch": 1}, [(13, 22)]),
     "large": ({"model.norm": "none", "data.path": "stacked", "train.global_batch": 1}, [(21, 32)]),
 }
 
@@ -142,6 +145,7 @@ def check_plain(tap, modules, model):
 def pytorch_name(name):
     """docs/export.md's name of a tensor of a model file: blocks.3.conv1.norm.weight for block3.conv1.norm.gain."""
     name = re.sub(r"\bblock(\d+)\.", r"blocks.\1.", name)
+    name = re.sub(r"\brefine(\d+)\.", r"refinements.\1.", name)
     return re.sub(r"norm\.gain$", "norm.weight", name)
 
 

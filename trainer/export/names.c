@@ -5,15 +5,23 @@
 
 #include "base/memory.h"
 
+/* Lists of layers: "block3." becomes "blocks.3.". */
+static const struct {
+  const char *ours, *list;
+} LISTS[] = {{"block", "blocks"}, {"refine", "refinements"}};
+
 char *export_name(const char *name) {
-  int number = 0, length = 0;
-  const char *gain = strstr(name, "norm.gain"), *block = strstr(name, "block");
+  const char *gain = strstr(name, "norm.gain");
   int stem = gain ? (int)(gain - name) : (int)strlen(name);
   const char *end = gain ? "norm.weight" : "";
-  if (block && sscanf(block, "block%d.%n", &number, &length) == 1 && length > 0) {
-    int before = (int)(block - name), after = before + length;
-    return mem_format("%.*sblocks.%d.%.*s%s", before, name, number, stem - after, name + after,
-                      end);
+  for (size_t i = 0; i < sizeof LISTS / sizeof *LISTS; i++) {
+    const char *found = strstr(name, LISTS[i].ours);
+    const char *digits = found ? found + strlen(LISTS[i].ours) : "";
+    int number = 0, length = 0;
+    if (sscanf(digits, "%d.%n", &number, &length) != 1 || length == 0) continue;
+    int before = (int)(found - name), after = (int)(digits - name) + length;
+    return mem_format("%.*s%s.%d.%.*s%s", before, name, LISTS[i].list, number, stem - after,
+                      name + after, end);
   }
   return mem_format("%.*s%s", stem, name, end);
 }

@@ -52,7 +52,8 @@ static void write_view(OnnxWalk *walk, const Op *op) {
   const Buffer *buffer = op->attributes.view.buffer;
   Value value = op->outputs[0];
   OnnxAxis axes[RANK];
-  if (buffer == &walk->source) walk->names[value.id] = "source.padded";
+  if (buffer == &walk->source)
+    walk->names[value.id] = walk->model->config->model.smooth_base ? walk->frames : "source.padded";
   if (buffer == &walk->noise) walk->names[value.id] = "noise.padded";
   for (int i = 0; i < walk->state.count; i++) {
     if (buffer != walk->state.buffers[i]) continue;
@@ -76,7 +77,20 @@ static void write_store(OnnxWalk *walk, const Op *op) {
   onnx_output(walk->onnx, name, axes, RANK, "the state for the next frame");
 }
 
+/* A smooth base is filtered at the frames' own size, as its means exclude pixels outside of them.
+ * It and the source are padded where they become the network's input, at the first concat. */
+static void pad_base(OnnxWalk *walk, const Op *op) {
+  int base = op->inputs[1].id;
+  const char *padded = onnx_walk_own(walk, mem_format("%s.padded", walk->names[base]));
+  onnx_walk_pad(walk, PAD_REFLECT, walk->names[base], "padding", padded);
+  walk->names[base] = padded;
+  walk->names[op->inputs[0].id] = "source.padded";
+  walk->base_is_padded = true;
+}
+
 static Status write_op(OnnxWalk *walk, const Op *op, Error *error) {
+  if (op->kind == OP_CONCAT && walk->model->config->model.smooth_base && !walk->base_is_padded)
+    pad_base(walk, op);
   for (int i = 0; i < op->output_count; i++) walk->producers[op->outputs[i].id] = op;
   if (op->kind == OP_VIEW) {
     write_view(walk, op);
@@ -117,11 +131,9 @@ static void declare(OnnxWalk *walk) {
 /* Upsamples the source to the output's size and pads source and noise to the generator's multiple.
  */
 static void write_prelude(OnnxWalk *walk) {
-  const char *frames = "source";
-  if (walk->model->scale > 1) {
-    frames = "source.upsampled";
+  const char *frames = walk->frames = walk->model->scale > 1 ? "source.upsampled" : "source";
+  if (walk->model->scale > 1)
     onnx_walk_resize(walk, RESIZE_BILINEAR, (float)walk->model->scale, "source", frames);
-  }
   onnx_walk_node(walk, "Shape", frames, NULL, "shape");
   const char *start = onnx_walk_integers(walk, "size.start", (int64_t[]){ONNX_H}, 1);
   const char *end = onnx_walk_integers(walk, "size.end", (int64_t[]){RANK}, 1);

@@ -226,7 +226,10 @@ static void write_pad(OnnxWalk *walk, const Op *op, const char *name) {
 static void write_concat(OnnxWalk *walk, const Op *op, const char *name) {
   int axis = 0;
   while (OUR_AXES[axis] != op->attributes.concat.axis) axis++;
-  onnx_walk_concat(walk, axis, input(walk, op, 0), input(walk, op, 1), name);
+  OnnxNode node = {
+      .type = "Concat", .output = name, .attributes = {ONNX_ATTRIBUTE_INT("axis", axis)}};
+  for (int i = 0; i < op->input_count; i++) node.inputs[i] = input(walk, op, i);
+  onnx_node(walk->onnx, &node);
 }
 
 static void write_resize(OnnxWalk *walk, const Op *op, const char *name) {
@@ -250,18 +253,37 @@ static void write_average_pool(OnnxWalk *walk, const Op *op, const char *name) {
                                                    ONNX_ATTRIBUTE_INTS("pads", pads, 6)}});
 }
 
+/* p x + q */
+static void write_affine(OnnxWalk *walk, const Op *op, const char *name) {
+  const PointwiseInstruction *instruction = &op->attributes.pointwise.instructions[0];
+  const char *factor = reals(walk, part(walk, name, "factor"), 1, 1, instruction->p);
+  const char *shift = reals(walk, part(walk, name, "shift"), 1, 1, instruction->q);
+  const char *scaled =
+      onnx_walk_node(walk, "Mul", input(walk, op, 0), factor, part(walk, name, "scaled"));
+  onnx_walk_node(walk, "Add", scaled, shift, name);
+}
+
 /* The pointwise ops that generators use. */
 static bool write_pointwise(OnnxWalk *walk, const Op *op, const char *name) {
-  static const char *const TYPES[PW_CODE_COUNT] = {
-      [PW_ADD] = "Add",   [PW_SUB] = "Sub",         [PW_MUL] = "Mul",
-      [PW_TANH] = "Tanh", [PW_SIGMOID] = "Sigmoid", [PW_LEAKY_RELU] = "Relu"};
+  static const struct {
+    const char *type;
+    bool binary;
+  } TYPES[PW_CODE_COUNT] = {[PW_ADD] = {"Add", true},         [PW_SUB] = {"Sub", true},
+                            [PW_MUL] = {"Mul", true},         [PW_DIV] = {"Div", true},
+                            [PW_TANH] = {"Tanh", false},      [PW_SIGMOID] = {"Sigmoid", false},
+                            [PW_LEAKY_RELU] = {"Relu", false}};
   const PointwiseProgram *program = &op->attributes.pointwise;
   const PointwiseInstruction *instruction = &program->instructions[0];
-  const char *type = TYPES[instruction->code];
+  if (program->instruction_count != 1) return false;
+  if (instruction->code == PW_AFFINE) {
+    write_affine(walk, op, name);
+    return true;
+  }
   bool leaks = instruction->code == PW_LEAKY_RELU && instruction->p != 0;
-  if (program->instruction_count != 1 || !type || leaks) return false;
-  onnx_walk_node(walk, type, input(walk, op, 0), op->input_count > 1 ? input(walk, op, 1) : NULL,
-                 name);
+  if (!TYPES[instruction->code].type || leaks) return false;
+  bool binary = TYPES[instruction->code].binary; /* a square has one input, which is a and b */
+  onnx_walk_node(walk, TYPES[instruction->code].type, input(walk, op, instruction->a),
+                 binary ? input(walk, op, instruction->b) : NULL, name);
   return true;
 }
 

@@ -19,6 +19,8 @@ typedef struct OnnxWalk {
   OnnxModel *onnx;
   Buffer source, noise, output; /* of the graph */
   StreamState state;
+  const char *frames;   /* the source at the output's size, before padding */
+  bool base_is_padded;  /* with model.smooth_base: whether the padding has been written */
   const Op **producers; /* the op of each value */
   const char **names;   /* the ONNX tensor of each value; NULL: none yet */
   int owned_count, owned_capacity;
