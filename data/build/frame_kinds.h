@@ -15,7 +15,10 @@ bool frame_is_blank(const Thumbnail *frame);
 /* True for bright writing on a dark plain background: credits, title cards. That is, 80 % of the
  * pixels are within 8 levels of the most frequent luma, which is below 25 %; 0.2 to 15 % are at
  * least 80 levels brighter; and these form thin strokes (runs along a row of at most 1/40 of the
- * width on average), several of them in each row that has any (three on average). Titles over
+ * width on average), several of them in each row that has any (three on average). Measured on five
+ * title cards and credits in sizes of 1/8 to 1/30 of the height, on three dark backgrounds: all are
+ * found, at three frame sizes, and none in three real videos; but bright dots on black, such as a
+ * starry sky, may be taken for one. Titles over
  * pictures, and dark writing on a light background, are not recognised: by such measures they
  * cannot be told from pictures and ink drawings. */
 bool frame_is_title(const uint8_t *rgb, int width, int height, const Thumbnail *frame);
