@@ -15,6 +15,11 @@ typedef struct CaseFamily {
 enum { CASE_FAMILIES = 24 };
 extern const CaseFamily case_families[CASE_FAMILIES];
 
+/* Generators in support_cases_motion.c. */
+Case case_matmul(Random *random);
+Case case_warp(Random *random);
+Case case_translate(Random *random);
+
 /* Checks the first cases of the family, at most `most`, alternating between the backends. Skips
  * bf16 convolutions on backends without them. */
 void family_check(const CaseFamily *family, int most, Backend *const *backends, int backend_count);
