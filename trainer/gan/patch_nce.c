@@ -15,9 +15,11 @@ static Value sample(Graph *graph, Value features) {
                       at_most(shape.dim[AXIS_W], PATCH_NCE_GRID), RESIZE_NEAREST);
 }
 
-/* Projects to vectors of unit length, [N,T,1,positions,PATCH_NCE_CHANNELS] f32. */
+/* Projects to vectors of unit length, [N,T,1,positions,PATCH_NCE_CHANNELS] f32. Where all features
+ * of a position are 0, as behind a ReLU, the projection is 0 too and has no direction: without the
+ * epsilon its gradient would be unbounded. */
 static Value project(Net *net, Value x) {
-  static const float EPSILON = 1e-12f;
+  static const float EPSILON = 1e-4f;
   Graph *graph = net->graph;
   const Layer layer = {.channels = PATCH_NCE_CHANNELS,
                        .kernel = {1, 1, 1},

@@ -11,8 +11,8 @@ enum { PATCH_NCE_GRID = 16, PATCH_NCE_CHANNELS = 256 };
 
 /* Appends the loss; returns an f32 scalar. Of each of the features, up to 16 x 16 positions of each
  * frame (nearest-neighbour sampling) go through a projection of two 1 x 1 convolutions of 256
- * channels with a ReLU between them, and are scaled to unit length: queries q from `output`, keys k
- * from `source`. The loss of a query at position i is
+ * channels with a ReLU between them, and are scaled to unit length, x / (16 sqrt(mean x^2 + 1e-4)):
+ * queries q from `output`, keys k from `source`. The loss of a query at position i is
  *
  *   -log(exp(q_i k_i / temperature) / sum over j of exp(q_i k_j / temperature))
  *

@@ -99,12 +99,28 @@ static size_t total(const Config *config) {
 
 static void needs_equal_allocations(void **state) {
   (void)state;
-  const char *const settings[] = {"train.micro_batch=8",  "train.micro_batch=2",
-                                  "train.precision=bf16", "loss.adversarial_weight=0",
-                                  "train.recompute=true", "loss.perceptual=1"};
+  const char *const settings[] = {"train.micro_batch=8",
+                                  "train.micro_batch=2",
+                                  "train.precision=bf16",
+                                  "loss.adversarial_weight=0",
+                                  "train.recompute=true",
+                                  "loss.perceptual=1",
+                                  "loss.patch_nce=1",
+                                  "loss.motion_consistency=1",
+                                  "loss.flow_consistency=1",
+                                  "augment.mode=fixed",
+                                  "model.grey_view=true",
+                                  "model.smooth_view=true",
+                                  "loss.identity=1",
+                                  "loss.content=1",
+                                  "loss.style=1",
+                                  "loss.color=1",
+                                  "loss.edge_negatives=1",
+                                  "model.refinements=1"};
   for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
     Config config = small_config("train.micro_batch=4");
     assert_int_equal(config_assign(&config_schema, settings[i], &config, NULL, &error), OK);
+    if (strstr(settings[i], "edge_negatives")) config.loss.adversarial = ADVERSARIAL_HINGE;
     if (strstr(settings[i], "bf16") && !backend->supports_bf16(backend)) continue;
     const size_t needed = total(&config);
     limit = SIZE_MAX;

@@ -13,85 +13,7 @@
 
 #include "base/memory.h"
 #include "base/random.h"
-#include "trainer/gan/gan.h"
-
-enum { FRAMES = 3, SIDE = 32, CLIP_BYTES = FRAMES * SIDE * SIDE * 3 };
-
-static Backend *backend;
-static Error error;
-
-static int open_backend(void **state) {
-  (void)state;
-  return backend_cpu_new(1, &backend, &error) == OK ? 0 : -1;
-}
-
-static int close_backend(void **state) {
-  (void)state;
-  backend->free(backend);
-  return 0;
-}
-
-static Config small_config(const char *const *assignments) {
-  static const char *const SMALL[] = {"model.channels=4",          "model.blocks=1",
-                                      "model.image_channels=4",    "model.image_layers=2",
-                                      "model.video_channels=4",    "model.video_layers=2",
-                                      "optim.lr_schedule=constant"};
-  Config config;
-  assert_int_equal(config_set_defaults(&config_schema, &config, &error), OK);
-  for (size_t i = 0; i < sizeof SMALL / sizeof *SMALL; i++)
-    assert_int_equal(config_assign(&config_schema, SMALL[i], &config, NULL, &error), OK);
-  for (; *assignments; assignments++)
-    if (config_assign(&config_schema, *assignments, &config, NULL, &error) != OK)
-      fail_msg("%s", error.message);
-  return config;
-}
-
-static Gan *make_gan(const Config *config, int micro_batches) {
-  GanOptions options = {.shape = {FRAMES, SIDE, SIDE, 3, SIDE, SIDE},
-                        .micro_batches = micro_batches};
-  Gan *gan = NULL;
-  if (gan_plan(config, backend, &options, &gan, &error) != OK) fail_msg("%s", error.message);
-  if (gan_allocate(gan, &error) != OK) fail_msg("%s", error.message);
-  assert_int_equal(gan_initialize(gan, &error), OK);
-  return gan;
-}
-
-/* Two clips: a smooth moving pattern, and the same pattern in two tones as the target. */
-static void make_clips(uint8_t *source, uint8_t *target) {
-  for (int i = 0; i < 2 * CLIP_BYTES; i++) {
-    int x = i / 3 % SIDE, y = i / 3 / SIDE % SIDE, t = i / 3 / SIDE / SIDE;
-    double value = 0.5 + 0.5 * sin(0.4 * x + 0.3 * y + 0.8 * t + i % 3);
-    source[i] = (uint8_t)(255 * value);
-    target[i] = value > 0.5 ? 220 : 40;
-  }
-}
-
-static void step(Gan *gan, int64_t number, const MicroBatch *batches) {
-  StepControls controls = schedule_at(gan_config(gan), number);
-  if (gan_step(gan, &controls, batches, &error) != OK) fail_msg("%s", error.message);
-}
-
-static float *download(const Buffer *buffer) {
-  float *values = mem_new((size_t)buffer->count, sizeof *values);
-  assert_int_equal(buffer_download(buffer, 0, values, buffer->count, &error), OK);
-  return values;
-}
-
-static void assert_close(const Buffer *a, const Buffer *b, double tolerance) {
-  float *x = download(a), *y = download(b);
-  double worst = 0;
-  assert_int_equal(a->count, b->count);
-  for (int64_t i = 0; i < a->count; i++) worst = fmax(worst, fabs((double)x[i] - (double)y[i]));
-  free(x);
-  free(y);
-  if (!(worst <= tolerance)) fail_msg("%s differ by %g", a->name, worst);
-}
-
-static StepResult result_of(Gan *gan, int ago) {
-  StepResult result;
-  if (gan_step_result(gan, ago, &result, &error) != OK) fail_msg("%s", error.message);
-  return result;
-}
+#include "support_gan.h"
 
 static void check_learning(const char *precision) {
   const char *const assignments[] = {precision,
@@ -109,17 +31,21 @@ static void check_learning(const char *precision) {
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {.source = source, .target = target, .samples = (int64_t[]){0, 1}};
-  step(gan, 0, &batch);
+  run_step(gan, 0, &batch);
   StepResult first = result_of(gan, 0), last;
   for (int i = 1; i < 30; i++) {
     last = result_of(gan, 0);
-    step(gan, i, &batch);
+    run_step(gan, i, &batch);
     assert_memory_equal(result_of(gan, 1).metrics, last.metrics, sizeof last.metrics);
   }
   last = result_of(gan, 0);
-  for (int i = 0; i < METRIC_COUNT; i++)
-    if (i != METRIC_PERCEPTUAL && !isfinite(last.metrics[i])) /* needs a weights file */
-      fail_msg("%s is %g", gan_metric_name((Metric)i), last.metrics[i]);
+  check_metrics(&last);
+  static const Metric COMPUTED[] = {
+      METRIC_LOSS_D,   METRIC_ADVERSARIAL,     METRIC_FEATURE_MATCHING,
+      METRIC_TEMPORAL, METRIC_TOTAL_VARIATION, METRIC_GRADIENT_PENALTY,
+      METRIC_R1,       METRIC_NORM_G,          METRIC_NORM_D};
+  for (size_t i = 0; i < sizeof COMPUTED / sizeof *COMPUTED; i++)
+    assert_true(last.computed[COMPUTED[i]]);
   if (!(last.metrics[METRIC_L1] < 0.7 * first.metrics[METRIC_L1]))
     fail_msg("L1: %g before, %g after 30 steps", first.metrics[METRIC_L1], last.metrics[METRIC_L1]);
   gan_free(gan);
@@ -142,28 +68,7 @@ static void check_micro_batches(const char *adversarial, const char *spectral) {
   const char *const halves[] = {
       "train.micro_batch=1", "optim.pretrain_steps=1", "optim.clip=1", adversarial, spectral, NULL};
   Config config_a = small_config(whole), config_b = small_config(halves);
-  Gan *a = make_gan(&config_a, 1), *b = make_gan(&config_b, 2);
-  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
-  make_clips(source, target);
-  MicroBatch batch = {.source = source, .target = target, .samples = (int64_t[]){0, 1}};
-  MicroBatch split[2] = {
-      {.source = source, .target = target, .samples = (int64_t[]){0}},
-      {.source = source + CLIP_BYTES, .target = target + CLIP_BYTES, .samples = (int64_t[]){1}}};
-  for (int i = 0; i < 3; i++) {
-    step(a, i, &batch);
-    step(b, i, split);
-    const StepResult of_a = result_of(a, 0), of_b = result_of(b, 0);
-    const double *x = of_a.metrics, *y = of_b.metrics;
-    for (int m = 0; m < METRIC_COUNT; m++) {
-      bool same = isnan(x[m]) ? isnan(y[m]) : fabs(x[m] - y[m]) <= 1e-4 * fabs(x[m]);
-      if (!same)
-        fail_msg("step %d: %s is %.9g and %.9g", i, gan_metric_name((Metric)m), x[m], y[m]);
-    }
-  }
-  assert_close(&gan_generator(a)->moment1, &gan_generator(b)->moment1, 1e-5);
-  assert_close(&gan_discriminator(a)->moment1, &gan_discriminator(b)->moment1, 1e-5);
-  gan_free(a);
-  gan_free(b);
+  compare_micro_batches(&config_a, &config_b);
 }
 
 static void test_micro_batches_equal_the_whole_batch(void **state) {
@@ -174,31 +79,9 @@ static void test_micro_batches_equal_the_whole_batch(void **state) {
 
 /* Recomputed values are bit-identical, so only the memory need differs. */
 static void check_recompute(const char *norm, const char *micro_batch, const char *adversarial) {
-  const char *const kept[] = {norm, micro_batch, adversarial, "train.global_batch=2", NULL};
-  const char *const again[] = {
-      norm, micro_batch, adversarial, "train.global_batch=2", "train.recompute=true", NULL};
-  Config config_a = small_config(kept), config_b = small_config(again);
-  int micro_batches = 2 / (int)config_a.train.micro_batch;
-  Gan *a = make_gan(&config_a, micro_batches), *b = make_gan(&config_b, micro_batches);
-  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
-  make_clips(source, target);
-  MicroBatch batches[2] = {
-      {.source = source, .target = target, .samples = (int64_t[]){0, 1}},
-      {.source = source + CLIP_BYTES, .target = target + CLIP_BYTES, .samples = (int64_t[]){1}}};
-  for (int i = 0; i < 2; i++) {
-    step(a, i, batches);
-    step(b, i, batches);
-  }
-  assert_close(&gan_generator(a)->moment2, &gan_generator(b)->moment2, 0);
-  assert_close(&gan_generator(a)->master, &gan_generator(b)->master, 0);
-  assert_close(&gan_discriminator(a)->master, &gan_discriminator(b)->master, 0);
-  double before = (double)gan_cost(a, 0).arena_bytes;
-  double now = (double)gan_cost(b, 0).arena_bytes;
-  if (!(now < 0.9 * before))
-    fail_msg("%s: arena of %g bytes, %g with recompute", norm, before, now);
-  assert_true(gan_cost(b, 0).bytes > gan_cost(a, 0).bytes);
-  gan_free(a);
-  gan_free(b);
+  Config config = small_config(
+      (const char *const[]){norm, micro_batch, adversarial, "train.global_batch=2", NULL});
+  compare_recompute(&config, 0.9);
 }
 
 static void test_recompute_changes_nothing_but_memory(void **state) {
@@ -234,7 +117,7 @@ static void test_nonfinite_gradients_skip_the_update(void **state) {
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {.source = source, .target = target, .samples = (int64_t[]){0}};
-  step(gan, 0, &batch);
+  run_step(gan, 0, &batch);
   Parameters *generator = gan_generator(gan), *discriminator = gan_discriminator(gan);
   float *before[] = {download(&generator->master), download(&generator->moment2),
                      download(&generator->ema), download(&discriminator->master),
@@ -266,7 +149,7 @@ static void test_nonfinite_gradients_skip_the_update(void **state) {
     assert_memory_not_equal(now, before[i], (size_t)buffers[i]->count * sizeof *now);
     free(now);
   }
-  step(gan, 2, &batch);
+  run_step(gan, 2, &batch);
   assert_int_equal(result_of(gan, 0).generator.skipped_in_a_row, 0);
   for (size_t i = 0; i < sizeof before / sizeof *before; i++) free(before[i]);
   gan_free(gan);
@@ -281,7 +164,7 @@ static void test_norm_above_the_limit_skips_the_update(void **state) {
   static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
   make_clips(source, target);
   MicroBatch batch = {.source = source, .target = target, .samples = (int64_t[]){0}};
-  step(gan, 0, &batch);
+  run_step(gan, 0, &batch);
   double norm = result_of(gan, 0).metrics[METRIC_NORM_G];
   StepControls controls = schedule_at(&config, 1);
   controls.generator_max_norm = (float)norm / 1000;
@@ -311,7 +194,7 @@ static void test_nonfinite_discriminator_skips_the_generator_update(void **state
   const float nan = NAN;
   assert_int_equal(buffer_upload(&discriminator->master, 0, &nan, 1, &error), OK);
   float *before = download(&generator->master);
-  step(gan, 0, &batch);
+  run_step(gan, 0, &batch);
   StepResult result = result_of(gan, 0);
   NetworkResult g = result.generator, d = result.discriminator;
   assert_int_equal(d.skipped, 1);
@@ -386,7 +269,7 @@ static void test_gradient_penalty_of_zero_gradient_is_finite(void **state) {
   float *zeros = mem_new((size_t)weights->count, sizeof *zeros);
   assert_int_equal(buffer_upload(weights, 0, zeros, weights->count, &error), OK);
   free(zeros);
-  step(gan, 0, &batch);
+  run_step(gan, 0, &batch);
   StepResult result = result_of(gan, 0);
   assert_float_equal(result.metrics[METRIC_LOSS_D], 0, 0);
   assert_float_equal(result.metrics[METRIC_GRADIENT_PENALTY], 1, 0);
@@ -405,18 +288,18 @@ static void test_spectral_norm_survives_nonfinite_gradients(void **state) {
   make_clips(source, target);
   MicroBatch batch = {.source = source, .target = target, .samples = (int64_t[]){0}};
   Parameters *discriminator = gan_discriminator(gan);
-  step(gan, 0, &batch);
+  run_step(gan, 0, &batch);
   float *weights = download(&discriminator->master), bias = INFINITY;
   const Parameter *first = parameters_find(discriminator, "image0.conv0.bias");
   assert_int_equal(buffer_upload(&discriminator->master, first->offset, &bias, 1, &error), OK);
-  step(gan, 1, &batch);
+  run_step(gan, 1, &batch);
   assert_int_equal(result_of(gan, 0).discriminator.skipped, 1);
   bias = weights[first->offset];
   assert_int_equal(buffer_upload(&discriminator->master, first->offset, &bias, 1, &error), OK);
   float *now = download(&discriminator->master), *own = download(&discriminator->spectral->master);
   assert_memory_equal(now, weights, (size_t)discriminator->total * sizeof *now);
   for (int64_t i = 0; i < discriminator->spectral->total; i++) assert_true(isfinite(own[i]));
-  step(gan, 2, &batch);
+  run_step(gan, 2, &batch);
   StepResult result = result_of(gan, 0);
   assert_int_equal(result.discriminator.applied, 2);
   assert_int_equal(result.generator.applied, 2);
