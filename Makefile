@@ -312,8 +312,8 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/share/celforge/configs/clusters
 	install -m 644 configs/clusters/*.yaml $(DESTDIR)$(PREFIX)/share/celforge/configs/clusters
 	install -d $(DESTDIR)$(PREFIX)/share/celforge/models
-	for file in models/*.safetensors models/*.md; do \
-	  [ ! -e $$file ] || install -m 644 $$file $(DESTDIR)$(PREFIX)/share/celforge/models || exit 1; done
+	for file in models/*.safetensors; do [ ! -e $$file ] || \
+	  install -m 644 $$file $${file%.safetensors}.md $(DESTDIR)$(PREFIX)/share/celforge/models || exit 1; done
 
 C_FILES = $(sort $(shell find $(TOP) tests -name '*.[ch]' -o -name '*.cu' -o -name '*.cc'))
 format:

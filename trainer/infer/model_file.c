@@ -12,15 +12,10 @@
 #include "trainer/gan/checkpoint_weights.h"
 
 const char *const *model_config_keys(const Config *config) {
-  static const char *const CELNET[] = {"model.generator",
-                                       "model.channels",
-                                       "model.blocks",
-                                       "model.temporal",
-                                       "model.norm",
-                                       "model.noise_channels",
-                                       "model.refinements",
-                                       "model.smooth_base",
-                                       NULL};
+  static const char *const CELNET[] = {
+      "model.generator",   "model.channels",    "model.blocks",
+      "model.temporal",    "model.norm",        "model.noise_channels",
+      "model.refinements", "model.smooth_base", NULL};
   static const char *const PIX2PIXHD[] = {"model.generator",
                                           "model.channels",
                                           "model.blocks",
