@@ -105,6 +105,16 @@ if command -v ffmpeg >/dev/null && [ -e scene.mp4 ]; then
     looks/comic.safetensors
 fi
 
+succeeds "eval --model" "$celforge" eval --model comic --data data --no-classifier --json by-model.json
+succeeds "eval --checkpoint" "$celforge" eval --checkpoint run --data data --no-classifier --json by-checkpoint.json
+python3 - 2>err <<'PYTHON'
+import json
+model, checkpoint = json.load(open("by-model.json")), json.load(open("by-checkpoint.json"))
+assert model["checkpoint"].endswith("looks/comic.safetensors") and model["step"] == checkpoint["step"] == 4
+assert abs(model["psnr_output"] - checkpoint["psnr_output"]) < 0.02, (model["psnr_output"], checkpoint["psnr_output"])
+PYTHON
+result $? "both scores are equal but for rounding"
+
 # --- Installed, and in the source tree ------------------------------------------------------------
 unset CELFORGE_MODELS
 mkdir -p prefix/bin prefix/share/celforge/models && cp "$celforge" prefix/bin/ && cp looks/comic.safetensors prefix/share/celforge/models/

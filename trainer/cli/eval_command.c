@@ -5,13 +5,14 @@
 #include "trainer/eval/evaluate.h"
 
 typedef struct Eval {
-  const char *checkpoint, *data, *cartoons, *json, *device;
+  const char *model, *checkpoint, *data, *cartoons, *json, *device;
   bool plain, no_flow, no_classifier;
   int64_t threads, clips;
 } Eval;
 
 static const Option EVAL_OPTIONS[] = {
-    MODEL_OPTIONS(Eval),
+    MODEL_CHOICE_OPTIONS(Eval),
+    DEVICE_OPTIONS(Eval),
     {"data", OPTION_TEXT, offsetof(Eval, data), true, .value = "DATASET",
      .help = "dataset of held-out clips to score on; its targets may be missing"},
     {"cartoons", OPTION_TEXT, offsetof(Eval, cartoons), .value = "DATASET",
@@ -52,15 +53,15 @@ static void explain_scores(Text *out) {
 static Status run_eval(const void *values, const Invocation *invocation, Error *error) {
   const Eval *eval = values;
   (void)invocation;
-  EvalOptions options = {.checkpoint = eval->checkpoint,
-                         .data = eval->data,
-                         .cartoons = eval->cartoons,
-                         .json = eval->json,
-                         .ema = !eval->plain,
-                         .threads = (int)eval->threads,
-                         .clips = eval->clips,
-                         .flow = !eval->no_flow,
-                         .classifier = !eval->no_classifier};
+  EvalOptions options = {
+      .model = {.checkpoint = eval->checkpoint, .model = eval->model, .ema = !eval->plain},
+      .data = eval->data,
+      .cartoons = eval->cartoons,
+      .json = eval->json,
+      .threads = (int)eval->threads,
+      .clips = eval->clips,
+      .flow = !eval->no_flow,
+      .classifier = !eval->no_classifier};
   Status status = command_parse_device(eval->device, &options.device, error);
   if (status != OK) return status;
   return eval_run(&options, error);

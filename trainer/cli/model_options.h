@@ -4,19 +4,6 @@
 
 #include "trainer/cli/options.h"
 
-/* The options that choose a checkpoint and which of its weights to use. */
-#define CHECKPOINT_OPTIONS(Values)                                                                 \
-  {"checkpoint",                                                                                   \
-   OPTION_TEXT,                                                                                    \
-   offsetof(Values, checkpoint),                                                                   \
-   true,                                                                                           \
-   .value = "PATH",                                                                                \
-   .help = "run folder (its newest good checkpoint) or checkpoint folder"},                        \
-  {                                                                                                \
-    "plain-weights", OPTION_FLAG, offsetof(Values, plain),                                         \
-        .help = "use the plain weights instead of the averaged (EMA) ones"                         \
-  }
-
 /* The options that choose a checkpoint or a model file, for commands that take both; values of
  * ModelChoice (trainer/infer/open_model.h). */
 #define MODEL_CHOICE_OPTIONS(Values)                                                               \
@@ -43,10 +30,5 @@
         .maximum = 1024, .value = "N", .default_text = "0",                                        \
         .help = "compute threads; 0: OMP_NUM_THREADS, or all processors"                           \
   }
-
-/* A checkpoint and a device. */
-#define MODEL_OPTIONS(Values)                                                                      \
-  CHECKPOINT_OPTIONS(Values)                                                                       \
-  , DEVICE_OPTIONS(Values)
 
 #endif

@@ -10,13 +10,11 @@
 #include "data/dataset/dataset.h"
 #include "data/video/image.h"
 #include "trainer/eval/score_rows.h"
-#include "trainer/gan/device.h"
 #include "trainer/infer/inference.h"
 
 typedef struct Evaluation {
   const EvalOptions *options;
   Dataset *dataset, *cartoons; /* cartoons: NULL without --cartoons */
-  Checkpoint *checkpoint;
   Backend *backend;
   Inference *inference;
   ClipShape shape;
@@ -138,9 +136,10 @@ done:
 static void print_table(const Evaluation *e) {
   Text text = {0};
   report_print(e->report, &text);
-  printf("%s (step %lld, %s weights) on %s\n%lld clips, %lld frames of %dx%d", e->checkpoint->path,
-         (long long)e->checkpoint->step, e->options->ema ? "EMA" : "plain", e->options->data,
-         (long long)e->clips, (long long)e->scores.frames, e->width, e->height);
+  printf("%s (step %lld, %s weights) on %s\n%lld clips, %lld frames of %dx%d",
+         inference_path(e->inference), (long long)inference_step(e->inference),
+         inference_is_ema(e->inference) ? "EMA" : "plain", e->options->data, (long long)e->clips,
+         (long long)e->scores.frames, e->width, e->height);
   if (e->cartoons)
     printf("; cartoons: %s, %lld frames", e->options->cartoons, (long long)e->shares.frames);
   printf("\n\n%s", text.data);
@@ -154,11 +153,12 @@ static Status write_json(const Evaluation *e, Error *error) {
   TRY(report_json(e->report, scores, error));
   json_object_set_new(scores, "clips", json_integer((json_int_t)e->clips));
   json_object_set_new(scores, "frames", json_integer((json_int_t)e->scores.frames));
-  json_object_set_new(scores, "checkpoint", json_string(e->checkpoint->path));
-  json_object_set_new(scores, "step", json_integer((json_int_t)e->checkpoint->step));
+  json_object_set_new(scores, "checkpoint", json_string(inference_path(e->inference)));
+  json_object_set_new(scores, "step", json_integer((json_int_t)inference_step(e->inference)));
   json_object_set_new(scores, "data", json_string(options->data));
   if (options->cartoons) json_object_set_new(scores, "cartoons", json_string(options->cartoons));
-  json_object_set_new(scores, "weights", json_string(options->ema ? "ema" : "plain"));
+  json_object_set_new(scores, "weights",
+                      json_string(inference_is_ema(e->inference) ? "ema" : "plain"));
   TRY(json_write_file(options->json, scores, error));
 done:
   json_decref(scores);
@@ -214,7 +214,7 @@ static Status choose_size(Evaluation *e, Error *error) {
   if (channels != s->source_channels)
     return error_set(error, ERROR_USAGE,
                      "%s: its generator reads %lld source channels, but the clips of %s have %d",
-                     e->checkpoint->path, (long long)channels, e->options->data,
+                     inference_path(e->inference), (long long)channels, e->options->data,
                      s->source_channels);
   e->height = e->has_target ? s->target_height : s->source_height * scale;
   e->width = e->has_target ? s->target_width : s->source_width * scale;
@@ -240,11 +240,9 @@ static Status set_up(Evaluation *e, Error *error) {
   Status status = OK;
   const EvalOptions *options = e->options;
   e->report = report_new();
-  TRY(checkpoint_open_path(options->checkpoint, &e->checkpoint, error));
+  const ModelDevice device = {options->device, options->threads, DTYPE_F32};
+  TRY(inference_open_model(&options->model, &device, &e->backend, &e->inference, error));
   TRY(open_datasets(e, error));
-  TRY(device_open_default(options->device, options->threads, &e->backend, error));
-  TRY(inference_from_checkpoint(e->checkpoint, options->ema, DTYPE_F32, e->backend, &e->inference,
-                                error));
   TRY(choose_size(e, error));
   TRY(allocate(e, error));
   if (options->flow) TRY(open_motion_metrics(e, error));
@@ -263,7 +261,6 @@ static void tear_down(Evaluation *e) {
   report_free(e->report);
   inference_free(e->inference);
   if (e->backend) e->backend->free(e->backend);
-  checkpoint_close(e->checkpoint);
   dataset_close(e->dataset);
   dataset_close(e->cartoons);
 }

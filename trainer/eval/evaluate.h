@@ -1,15 +1,14 @@
-/* Evaluates a checkpoint on a dataset (docs/scores.md). */
+/* Evaluates a checkpoint or a model file on a dataset (docs/scores.md). */
 #ifndef CELFORGE_TRAINER_EVAL_EVALUATE_H
 #define CELFORGE_TRAINER_EVAL_EVALUATE_H
 
-#include "trainer/config/config.h"
+#include "trainer/infer/open_model.h"
 
 typedef struct EvalOptions {
-  const char *checkpoint;
+  ModelChoice model;
   const char *data;     /* a dataset of sources, with or without targets */
   const char *cartoons; /* a dataset with a target side to compare the style with, or NULL */
   const char *json;     /* path of a JSON report, or NULL */
-  bool ema;             /* use the EMA weights, not the plain ones */
   Device device;
   int threads;     /* 0: OMP_NUM_THREADS, or every core */
   int64_t clips;   /* evaluate the first `clips`; 0: all */
