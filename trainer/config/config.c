@@ -314,14 +314,17 @@ static Status check_unpaired(const Config *config, const ConfigSources *sources,
 /* Rejects options of losses and discriminators that do not go together. */
 static Status check_losses(const Config *config, const ConfigSources *sources, Error *error) {
   const LossConfig *loss = &config->loss;
-  bool vgg = loss->perceptual > 0 || loss->content > 0 || loss->style > 0;
-  if (vgg && !loss->perceptual_weights[0])
-    return config_error(sources,
-                        loss->perceptual > 0 ? "loss.perceptual"
-                        : loss->content > 0  ? "loss.content"
-                                             : "loss.style",
-                        error,
-                        "needs VGG19's weights: loss.perceptual_weights, a safetensors file");
+  const struct {
+    const char *key;
+    double weight;
+  } VGG[] = {{"loss.perceptual", loss->perceptual},
+             {"loss.content", loss->content},
+             {"loss.style", loss->style}};
+  for (size_t i = 0; i < sizeof VGG / sizeof *VGG; i++)
+    if (VGG[i].weight > 0 && !loss->perceptual_weights[0])
+      return config_error(sources, VGG[i].key, error,
+                          "%g needs VGG19's weights: loss.perceptual_weights, a safetensors file",
+                          VGG[i].weight);
   if (loss->patch_nce > 0 && config->model.generator != GENERATOR_CELNET)
     return config_error(sources, "loss.patch_nce", error,
                         "compares features of celnet's encoder; set model.generator to celnet");
@@ -332,6 +335,10 @@ static Status check_losses(const Config *config, const ConfigSources *sources, E
   if (loss->edge_negatives > 0 && loss->adversarial == ADVERSARIAL_WGAN_GP)
     return config_error(sources, "loss.edge_negatives", error,
                         "does not go with loss.adversarial: wgan-gp, whose critic has no labels");
+  if (loss->flow_consistency > 0 && config->data.frames == 1)
+    return config_error(sources, "loss.flow_consistency", error,
+                        "%g compares consecutive frames, but data.frames is 1; set it to 2 or more",
+                        loss->flow_consistency);
   if (config->augment.mode != AUGMENT_NONE && loss->adversarial_weight <= 0)
     return config_error(sources, "augment.mode", error,
                         "needs trained discriminators: loss.adversarial_weight above 0");

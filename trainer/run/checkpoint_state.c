@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "trainer/gan/checkpoint_weights.h"
+#include "trainer/run/augment_control.h"
 #include "trainer/run/checkpoint_state_internal.h"
 
 /* --- Networks --------------------------------------------------------------------------------- */
@@ -112,6 +113,11 @@ done:
   return status;
 }
 
+DataIdentity data_identity(const Dataset *dataset, const Dataset *targets) {
+  return (DataIdentity){.uuid = dataset_info(dataset)->uuid,
+                        .target_uuid = targets ? dataset_info(targets)->uuid : NULL};
+}
+
 /* --- Checks against the config ---------------------------------------------------------------- */
 
 Config config_without_paths(const Config *config) {
@@ -172,12 +178,14 @@ static Status check_dataset(const Checkpoint *checkpoint, const char *key, const
       checkpoint->path, then, path, uuid);
 }
 
-/* The probability that the checkpoint holds; the config's for one without. All ranks call it. */
+/* The probability that the checkpoint holds; the initial one if it holds none, or if this run does
+ * not adapt it. All ranks call it. */
 static Status restore_augment_probability(const Config *config, Comm *comm,
                                           const Checkpoint *checkpoint, double *out, Error *error) {
   Status status = OK;
-  *out = config->augment.probability;
-  if (checkpoint && json_object_get(checkpoint->state, AUGMENT_PROBABILITY_KEY))
+  *out = augment_control_initial(config);
+  if (checkpoint && config->augment.mode == AUGMENT_ADAPTIVE &&
+      json_object_get(checkpoint->state, AUGMENT_PROBABILITY_KEY))
     status =
         json_get_double(checkpoint->state, checkpoint->path, AUGMENT_PROBABILITY_KEY, out, error);
   TRY(comm_agree(comm, status, error));

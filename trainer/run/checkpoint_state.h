@@ -19,6 +19,7 @@
 
 #include "checkpoints/checkpoint.h"
 #include "comm/comm.h"
+#include "data/dataset/dataset.h"
 #include "trainer/run/gradient_guard.h"
 
 /* The uuids of the training data. */
@@ -26,6 +27,8 @@ typedef struct DataIdentity {
   const char *uuid;        /* of data.path */
   const char *target_uuid; /* of data.target_path; NULL for pairs */
 } DataIdentity;
+/* `targets` is the dataset of data.target_path, or NULL. The result borrows from both. */
+DataIdentity data_identity(const Dataset *dataset, const Dataset *targets);
 
 /* The part of the training state that is not in the model. */
 typedef struct TrainingPosition {

@@ -172,7 +172,7 @@ Status run_take_snapshot(Run *run, Error *error) {
       .step = run->step,
       .samples = shuffle_batch_of_step(run->step, skipped_batches, count) *
                  run->config->train.global_batch,
-      .data = run_data_identity(run),
+      .data = data_identity(run->dataset, run->target_dataset),
       .augment_probability = run->augment_probability,
       .guard = run->guard,
       .pending = &run->recent_steps[0].outcome,

@@ -86,8 +86,6 @@ Status run_restore(Run *run, const Checkpoint *checkpoint, bool from_checkpoint,
 Status run_finish(Run *run, Status status, Error *error);
 void run_tear_down(Run *run);
 
-DataIdentity run_data_identity(const Run *run);
-
 /* --- outputs.c (rank 0) ----------------------------------------------------------------------- */
 
 /* Locks run.dir: two runs in one folder would overwrite each other. ERROR_USAGE if it is locked. */

@@ -9,6 +9,7 @@
 #include "trainer/gan/device.h"
 #include "trainer/gan/device_memory.h"
 #include "trainer/gan/perceptual_loss.h"
+#include "trainer/run/augment_control.h"
 #include "trainer/run/preflight.h"
 #include "trainer/run/run.h"
 
@@ -73,13 +74,6 @@ static void warn_of_unused_keys(const Run *run) {
         "loss.r1_interval is %lld, but the run has only %lld steps after pretraining: R1 is never "
         "applied",
         (long long)every, (long long)(steps > 0 ? steps : 0));
-}
-
-DataIdentity run_data_identity(const Run *run) {
-  return (DataIdentity){
-      .uuid = dataset_info(run->dataset)->uuid,
-      .target_uuid = run->target_dataset ? dataset_info(run->target_dataset)->uuid : NULL,
-  };
 }
 
 static Status open_datasets(Run *run, Error *error) {
@@ -166,7 +160,7 @@ Status run_set_up(Run *run, Error *error) {
   run->guard = guard_new(config);
   TRY(step_timing_new(run->comm, &run->timing, error));
   TRY(agree_to_continue(run, open_datasets(run, error), error));
-  const DataIdentity data = run_data_identity(run);
+  const DataIdentity data = data_identity(run->dataset, run->target_dataset);
   TRY(run_agree(run, preflight_check(config, run->comm, data.uuid, data.target_uuid, error),
                 error));
   TRY(agree_to_continue(run, open_device(run, error), error));
@@ -226,8 +220,9 @@ done:
 Status run_restore(Run *run, const Checkpoint *checkpoint, bool from_checkpoint, bool rolling_back,
                    Error *error) {
   Status status = OK;
-  ResumePoint point = {.pending.step = -1, .augment_probability = run->config->augment.probability};
-  const DataIdentity data = run_data_identity(run);
+  ResumePoint point = {.pending.step = -1,
+                       .augment_probability = augment_control_initial(run->config)};
+  const DataIdentity data = data_identity(run->dataset, run->target_dataset);
   if (from_checkpoint) {
     TRY(run_agree(run,
                   training_state_restore(run->gan, run->guard, run->comm, checkpoint, &data,
