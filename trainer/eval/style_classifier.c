@@ -11,12 +11,12 @@
 #include "engine/program/program.h"
 #include "trainer/gan/layers.h"
 
-enum { CONVOLUTIONS = 5, CONTROLS = 4, BUCKET_BYTES = 1 << 20 };
-static const int64_t CHANNELS[CONVOLUTIONS] = {12, 24, 48, 64, 64};
-static const int STRIDES[CONVOLUTIONS] = {1, 2, 2, 2, 1};
+enum { CONVOLUTIONS = 4, CONTROLS = 4, BUCKET_BYTES = 1 << 20 };
+static const int64_t CHANNELS[CONVOLUTIONS] = {12, 24, 32, 48};
+static const int STRIDES[CONVOLUTIONS] = {1, 2, 2, 1};
 static const float LEAKY_SLOPE = 0.2f;
 static const double LEARNING_RATE = 2e-3;
-static const float BETA1 = 0.9f, BETA2 = 0.99f, EPSILON = 1e-8f, WEIGHT_DECAY = 1e-3f;
+static const float BETA1 = 0.9f, BETA2 = 0.99f, EPSILON = 1e-8f, WEIGHT_DECAY = 0.1f;
 static const uint64_t WEIGHT_SEED = 4, BATCH_SEED = 5;
 
 struct StyleClassifier {

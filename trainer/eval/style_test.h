@@ -12,7 +12,7 @@
 #include "trainer/eval/style_patches.h"
 
 enum {
-  STYLE_TRAIN_PATCHES = 2048, /* of each class, at most */
+  STYLE_TRAIN_PATCHES = 4096, /* of each class, at most */
   STYLE_TEST_PATCHES = 1024,  /* of each video, at most */
   STYLE_MAX_CANDIDATES = 4,
 };
