@@ -40,7 +40,7 @@ static void explain_scores(Text *out) {
       "pixel\n"
       "  patch distance        sliced Wasserstein distance of patches to the target, by "
       "resolution\n"
-      "  structure             structure term of SSIM against the source at half resolution\n"
+      "  structure             correlation of luma with the source at half resolution\n"
       "  colour shift          CIELAB difference to the source at low resolution, and its drift\n"
       "  warp error            change along the source's motion; beside the source's own\n"
       "  flicker               changes of brightness from frame to frame; beside the source's own\n"
