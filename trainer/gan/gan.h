@@ -94,7 +94,7 @@ typedef struct MicroBatch {
   const float *flow, *flow_mask;
   const int64_t *samples;
 } MicroBatch;
-/* What of a MicroBatch this config reads beside source and target. */
+/* Whether this config reads these parts of a MicroBatch. */
 bool gan_needs_smoothed(const Config *config);
 bool gan_needs_flow(const Config *config, const ClipShape *shape);
 

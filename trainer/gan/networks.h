@@ -86,7 +86,7 @@ typedef struct DiscriminatorOutputs {
   int image_count; /* the first `image_count` heads see single frames, the rest see clips */
 } DiscriminatorOutputs;
 
-/* What the discriminators look at, in the compute dtype. */
+/* The input of the discriminators, in the compute dtype. */
 typedef struct DiscriminatorInput {
   Value candidate;    /* [N,T,H,W,3]: a target or an output */
   Value source;       /* [N,T,H,W,3k], concatenated to the candidate; NO_VALUE: not conditional */
