@@ -1,7 +1,9 @@
 """Random numbers and the shuffled order of clips, computed from their definitions (base/random.h, data/loader/shuffle.h)."""
+import math
 
 WORD = 0xFFFFFFFF
-SHUFFLE, INTERPOLATION = 2, 8  # RandomPurpose
+# RandomPurpose
+SHUFFLE, NOISE, INTERPOLATION, DIFF_AUGMENT, GREY, MOTION, MOTION_NOISE = 2, 4, 8, 12, 13, 14, 15
 
 
 def philox(counter, key):
@@ -36,3 +38,30 @@ def uniform(seed, purpose, index):
     key = philox((seed, 0, purpose, 0), (0, 0))[:2]
     high, low = philox((0, 0, index, 0), key)[:2]
     return ((high << 32 | low) >> 11) * 2.0**-53
+
+
+class Stream:
+    """The numbers of a stream, in order."""
+
+    def __init__(self, seed, purpose, index):
+        self.key = philox((seed & WORD, seed >> 32, purpose, 0), (0, 0))[:2]
+        self.index, self.block, self.words = index, 0, []
+
+    def word(self):
+        if not self.words:
+            self.words = list(philox((self.block, 0, self.index & WORD, self.index >> 32), self.key))
+            self.block += 1
+        return self.words.pop(0)
+
+    def uniform(self):
+        """A number in [0, 1)."""
+        return ((self.word() << 32 | self.word()) >> 11) * 2.0**-53
+
+    def normals(self, count):
+        """Normal numbers of mean 0 and deviation 1: both of each pair of the Box-Muller transform."""
+        numbers = []
+        while len(numbers) < count:
+            radius = math.sqrt(-2 * math.log((self.word() + 1) * 2.0**-32))
+            angle = 2 * math.pi * self.word() * 2.0**-32
+            numbers += [radius * math.cos(angle), radius * math.sin(angle)]
+        return numbers[:count]

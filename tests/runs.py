@@ -43,6 +43,30 @@ TINY = {
 }
 
 
+# With TINY and data.target_path: unpaired training that uses everything but VGG19. The probability of augmentation first rises,
+# then falls.
+UNPAIRED = {
+    "model.conditional": False,
+    "model.refinements": 1,
+    "model.grey_view": True,
+    "model.smooth_view": True,
+    "loss.adversarial": "hinge",
+    "loss.l1": 0,
+    "loss.temporal": 0,
+    "loss.patch_nce": 1,
+    "loss.color": 8,
+    "loss.identity": 2,
+    "loss.edge_negatives": 0.5,
+    "loss.motion_consistency": 2,
+    "loss.flow_consistency": 2,
+    "augment.mode": "adaptive",
+    "augment.probability": 0.3,
+    "augment.target": -0.2,
+    "augment.ramp_clips": 100,
+    "optim.pretrain_steps": 0,
+}
+
+
 def crc32c_table():
     table = []
     for byte in range(256):

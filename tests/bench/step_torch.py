@@ -184,6 +184,7 @@ class Step:
             raise RuntimeError(f"PyTorch {torch.__version__} has no torch.compile")
         if compiled:
             compile_backward_passes_at_once()
+        self.config = config
         self.training = training = Training(config, norms=False, fused=device == "cuda")
         # Like `celforge bench step`, which times a step without R1 if R1 is applied every N steps.
         training.applies_r1 = lambda number: config.loss.r1 > 0 and config.loss.r1_interval == 1
@@ -194,8 +195,11 @@ class Step:
         memory = torch.channels_last_3d if layout == "channels-last" else torch.contiguous_format
         self.prepare = lambda clip: normalize(clip).contiguous(memory_format=memory)
         self.number = config.optim.pretrain_steps + config.optim.adversarial_ramp_steps
-        self.clips, self.forward_lock = (), forward_lock
-        parts = [(training.generator, "forward"), (training, "discriminator_loss"), (training, "generator_loss")]
+        self.clips, self.extras, self.forward_lock = (), {}, forward_lock
+        self.draw, training.inputs = training.inputs, self.inputs
+        networks = ("encode", "decode") if config.loss.patch_nce > 0 else ("forward",)
+        parts = [(training.generator, name) for name in networks]
+        parts += [(training, "discriminator_loss"), (training, "generator_loss")]
         for owner, name in [(self, "prepare"), *parts]:
             function = getattr(owner, name)
             if half and owner is not self:
@@ -203,6 +207,11 @@ class Step:
             if compiled:
                 function = torch.compile(function, dynamic=False, backend=forward_lock.backend if forward_lock else "inductor")
             setattr(owner, name, function)
+
+    def inputs(self, number, source, target):
+        """Random numbers, and what a loader adds to the clips (`extras`)."""
+        extras = {name: self.prepare(value) if value.dtype == torch.uint8 else value for name, value in self.extras.items()}
+        return self.draw(number, source, target)._replace(**extras)
 
     def __call__(self):
         source, target = (self.prepare(clip) for clip in self.clips)
@@ -212,12 +221,14 @@ class Step:
         """Calls each compiled function as a step does, without backward passes."""
         training, call = self.training, self.forward_lock.call
         source, target = (call(self.prepare, clip) for clip in self.clips)
-        output = call(training.generator, source)
+        if self.config.loss.patch_nce > 0:
+            raise RuntimeError("compiling ahead is not supported with PatchNCE")
+        output, inputs = call(training.generator, source), self.inputs(self.number, source, target)
         if training.adversarial:
-            call(training.discriminator_loss, source, target, output)
+            call(lambda *values: training.discriminator_loss(*values)[0], source, target, output, inputs)
         training.discriminator.requires_grad_(False)
         weight = training.adversarial_weight(self.number)
-        call(training.generator_loss, source, target, output.requires_grad_(), {}, weight, False)
+        call(training.generator_loss, source, target, output.requires_grad_(), {}, weight, False, inputs, None)
         training.discriminator.requires_grad_(True)
 
 
@@ -284,6 +295,17 @@ def random_clips(config, size, device):
     return tuple(torch.randint(0, 256, shape, dtype=torch.uint8).to(device) for _ in range(2))
 
 
+def random_extras(config, size, device):
+    """What a loader adds to unpaired clips: targets with smoothed edges, optical flow and its mask."""
+    batch, (frames, height, width), extras = config.train.global_batch, size, {}
+    if config.loss.edge_negatives > 0:
+        extras["smoothed"] = torch.randint(0, 256, (batch, *size, 3), dtype=torch.uint8).to(device)
+    if config.loss.flow_consistency > 0 and frames > 1:
+        extras["flow"] = torch.randn(batch, frames - 1, height, width, 2).to(device)
+        extras["flow_mask"] = torch.randint(0, 2, (batch, frames - 1, height, width, 1)).float().to(device)
+    return extras
+
+
 def main():
     path, (*size, steps), precision, layout = sys.argv[1], map(int, sys.argv[2:6]), *sys.argv[6:8]
     name, modes, engines = (sys.argv[8:11] + ["cpu", "eager", "benchmark"][len(sys.argv[8:11]):])
@@ -308,6 +330,7 @@ def main():
                 lock = ForwardLock() if mode == "compile" else None
                 step_of[compiled] = Step(config, name, precision == "bf16", layout, compiled, lock)
                 step_of[compiled].clips = random_clips(config, size, name)
+                step_of[compiled].extras = random_extras(config, size, name)
             step = step_of[compiled]
             if mode == "compile":
                 step.compile()

@@ -153,6 +153,58 @@ else
   skip "videos that do not match" "no ffmpeg"
 fi
 
+# --- Unpaired data --------------------------------------------------------------------------------
+cat >unpaired.yaml <<CONFIG
+run: {dir: other}
+data: {path: data, target_path: cartoons}
+model: {channels: 4, blocks: 1, image_channels: 4, image_layers: 1, image_scales: 1, video: false, conditional: false}
+loss: {l1: 0, temporal: 0, patch_nce: 1}
+train: {steps: 2, global_batch: 2}
+samples: {every: 0}
+CONFIG
+unpaired_refused() { # NAME CODE MESSAGE KEY=VALUE...: training on unpaired data with these settings
+  local name=$1 code=$2 message=$3 settings=() pair
+  shift 3
+  for pair; do settings+=(--set "$pair"); done
+  refuses "$name" "$code" "$message" "$celforge" train unpaired.yaml "${settings[@]}"
+  nothing_left "$name: train creates no run folder" other
+}
+run "$celforge" synth cartoons --clips 3 --frames 2 --size 32x32 --seed 2
+run "$celforge" synth wide --clips 3 --frames 3 --size 48x32 --seed 2
+run "$celforge" train unpaired.yaml
+result $code "train: unpaired data"
+refuses "unpaired: resumed with other targets" 64 "but wide holds dataset" \
+  "$celforge" train unpaired.yaml --set data.target_path=wide --set data.crop_height=32 --set data.crop_width=32 --resume auto
+rm -rf other
+unpaired_refused "unpaired: missing targets" 65 "absent" data.target_path=absent
+unpaired_refused "unpaired: missing sources" 65 "absent" data.path=absent
+unpaired_refused "unpaired: other sizes without a crop" 64 \
+  "the sources of data are 32x32, the targets of wide 48x32: set data.crop_height and data.crop_width" data.target_path=wide
+unpaired_refused "unpaired: a crop larger than one side" 64 "wide: " data.path=wide data.target_path=data \
+  data.crop_height=40 data.crop_width=40
+unpaired_refused "unpaired: more frames than one side has" 64 "cartoons: " data.path=wide data.frames=3 \
+  data.crop_height=32 data.crop_width=32
+unpaired_refused "unpaired: a loss against the own target" 64 "loss.l1" loss.l1=1
+unpaired_refused "unpaired: discriminators that see the source" 64 "model.conditional" model.conditional=true
+unpaired_refused "unpaired: content without weights" 64 "loss.perceptual_weights, a safetensors file" loss.content=1
+unpaired_refused "unpaired: missing weights" 74 "absent.safetensors: cannot open" loss.content=1 \
+  loss.perceptual_weights=absent.safetensors
+if [ -e long.mp4 ]; then
+  run "$celforge" pack sources --source long.mp4 --frames 4
+  result $code "pack: sources alone"
+  run "$celforge" pack targets --target long.mp4 --frames 4
+  result $code "pack: targets alone"
+  refuses "sources alone where pairs are needed: train" 64 "has sources only, but no data.target_path is set: pack pairs, or" \
+    "$celforge" train tiny.yaml --set data.path=sources --set run.dir=other
+  refuses "targets alone where pairs are needed: train" 64 "has no sources, only targets: set data.path to" \
+    "$celforge" train tiny.yaml --set data.path=targets --set run.dir=other
+  unpaired_refused "unpaired: targets as sources" 64 "targets has no sources, only targets" data.path=targets
+  unpaired_refused "unpaired: sources as targets" 64 "sources has no targets, only sources" data.target_path=sources
+  run "$celforge" train unpaired.yaml --set data.path=sources --set data.target_path=targets
+  result $code "train: sources alone and targets alone"
+  rm -rf other
+fi
+
 # --- Disks ----------------------------------------------------------------------------------------
 mkdir closed
 if [ "$(id -u)" -ne 0 ]; then

@@ -84,6 +84,23 @@ def test_partial(tap, folder):
               "two ranks start with the same weights as one", spread.log_text())
 
 
+def test_projections(tap, folder):
+    """The projections of PatchNCE"""
+    data, targets = runs.synth(os.path.join(folder, "data")), runs.synth(os.path.join(folder, "targets"), 2)
+    settings = {**runs.UNPAIRED, "data.target_path": targets}
+    first = Run(os.path.join(folder, "first"), data, {**settings, "train.steps": 4}).must_train()
+    second = Run(os.path.join(folder, "second"), data, {**settings, **NO_LEARNING, "run.init": first.folder}).must_train()
+    tap.check(network(second, "projection") == network(first, "projection"), "the projections start with the other run's weights")
+    tap.check("run.init: 20 of the projection's 20 tensors are from" in second.log_text(), "the log counts them", second.log_text())
+    without = Run(os.path.join(folder, "without"), data, {**settings, "train.steps": 4, "loss.patch_nce": 0}).must_train()
+    tap.check("projection.safetensors" not in without.last_checkpoint(), "a run without PatchNCE has no projections")
+    fresh = Run(os.path.join(folder, "fresh"), data, {**settings, **NO_LEARNING, "run.init": without.folder}).must_train()
+    tap.check(network(fresh, "projection") != network(first, "projection")
+              and "run.init: 0 of the projection's 20 tensors are from" in fresh.log_text()
+              and learned(network(fresh)) == learned(network(without)),
+              "started from a run without them, they are initialised randomly", fresh.log_text())
+
+
 def test_coarse_to_fine(tap, folder):
     """pix2pixhd: the global generator at half the size, then with a local enhancer"""
     settings = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.norm": "instance", "model.downsamplings": 2}
@@ -148,4 +165,4 @@ def test_rejected(tap, folder):
 
 
 if __name__ == "__main__":
-    runs.main([test_weights, test_partial, test_coarse_to_fine, test_rejected])
+    runs.main([test_weights, test_partial, test_projections, test_coarse_to_fine, test_rejected])

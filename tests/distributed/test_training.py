@@ -76,6 +76,24 @@ def test_reproducible(tap, folder):
               f"exit code {code}\n{three.log_text()}")
 
 
+def test_reproducible_unpaired(tap, folder):
+    """comm.reduce: reproducible, with unpaired data and adaptive augmentation"""
+    data, targets = runs.synth(os.path.join(folder, "data")), runs.synth(os.path.join(folder, "targets"), 2)
+    settings = {**runs.UNPAIRED, "data.target_path": targets, "train.steps": STEPS, "checkpoint.every": 10,
+                "comm.reduce": "reproducible"}
+
+    def run(ranks):
+        return runs.Run(os.path.join(folder, f"ranks-{ranks}"), data, settings).must_train(ranks, "none")
+
+    one = run(1)
+    probabilities = {record["augment/probability"] for record in one.metrics()}
+    tap.check(len(probabilities) > 2, f"unpaired: {STEPS} steps whose probability of augmentation moves", probabilities)
+    for ranks in (2, 4):
+        other = run(ranks)
+        differs = runs.difference(one.last_checkpoint(), other.last_checkpoint())
+        tap.check(not differs, f"unpaired on {ranks} ranks: the bytes of one rank", differs)
+
+
 def test_reproducible_bf16(tap, folder):
     """comm.reduce: reproducible, in bf16"""
     data = runs.synth(os.path.join(folder, "data"))
@@ -203,5 +221,5 @@ if __name__ == "__main__":
     if not shutil.which("mpirun"):
         print("ok 1 - training on several ranks # SKIP no mpirun")
         sys.exit(0)
-    runs.main([test_world_sizes, test_reproducible, test_reproducible_bf16, test_straggler, test_deadlines, test_threads,
+    runs.main([test_world_sizes, test_reproducible, test_reproducible_unpaired, test_reproducible_bf16, test_straggler, test_deadlines, test_threads,
                test_rejected_world_size])

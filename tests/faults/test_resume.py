@@ -357,6 +357,54 @@ def test_perceptual(tap, folder):
         tap.check(found == code and said.count(words) == 1, f"{name}: refused, exit code {code}", f"exit code {found}\n{said}")
 
 
+def refuse_resume(tap, name, run, checkpoint, words):
+    code, said = run.train(resume=checkpoint), run.log_text()
+    tap.check(code == 64 and words in said, f"{name}: refused, exit code 64", f"exit code {code}\n{said}")
+
+
+def test_unpaired(tap, folder):
+    """Unpaired data, PatchNCE and adaptive augmentation"""
+    moments = random.Random(f"{SEED} unpaired")
+    data, targets, others = (runs.synth(os.path.join(folder, name), seed) for name, seed in (("data", 1), ("targets", 2), ("others", 3)))
+    settings = {**runs.UNPAIRED, "data.target_path": targets, "train.steps": 30, "checkpoint.every": 3}
+    undisturbed = Run(os.path.join(folder, "undisturbed"), data, settings).must_train()
+    probabilities = [record["augment/probability"] for record in undisturbed.metrics()]
+    tap.check(len(set(probabilities)) > 3 and min(probabilities) >= 0 and max(probabilities) < 0.8 + 1e-6,
+              "the probability of augmentation moves", probabilities)
+    last = undisturbed.last_checkpoint()
+    tap.check("projection.safetensors" in last and 0 <= json.loads(last["state.json"])["augment_probability"] <= 0.8,
+              "checkpoints hold the projections and the probability", sorted(last))
+
+    run, kills = Run(os.path.join(folder, "killed"), data, settings), 0
+    while kills < 4 and start_and_kill(run, moments, False):
+        kills += 1
+    run.must_train()
+    check_same_end(tap, run, undisturbed, f"unpaired: a run killed {kills} times")
+    tap.check(kills > 0 and run.metrics() == undisturbed.metrics(), "unpaired: and writes the same metrics, with each step once")
+
+    shutil.move(targets, targets + "-moved")
+    moved = Run(os.path.join(folder, "moved"), data, {**settings, "data.target_path": targets + "-moved"})
+    code = moved.train(resume=undisturbed.checkpoint(27))
+    tap.check(code == 0 and "config has changed" not in moved.log_text(), "the targets may be moved", moved.log_text())
+    check_same_end(tap, moved, undisturbed, "a run resumed with moved targets")
+
+    checkpoint = undisturbed.checkpoint(27)
+    refused = Run(os.path.join(folder, "refused"), data, {**settings, "data.target_path": others})
+    refuse_resume(tap, "other targets", refused, checkpoint, f"but {others} holds dataset ")
+    refused.settings["data.target_path"] = ""
+    refuse_resume(tap, "pairs", refused, checkpoint, "was trained on unpaired data, but this config has pairs (data.target_path)")
+    paired = Run(os.path.join(folder, "paired"), data, {**settings, "data.target_path": "", "train.steps": 3}).must_train()
+    refused.settings["data.target_path"] = others
+    refuse_resume(tap, "unpaired data", refused, paired.checkpoint(3),
+                  "was trained on paired data, but this config has unpaired (data.target_path)")
+
+    fixed = Run(os.path.join(folder, "fixed"), data, {**moved.settings, "run.dir": os.path.join(folder, "fixed"), "augment.mode": "fixed",
+                                                      "augment.probability": 0.9})
+    fixed.train(resume=checkpoint)
+    tap.check(all(abs(record["augment/probability"] - 0.9) < 1e-6 for record in fixed.metrics()[-3:]),
+              "a resumed run that no longer adapts has its own probability", fixed.log_text())
+
+
 def test_folder(tap, folder):
     """A second run in the same folder, and a dataset that was replaced"""
     data = runs.synth(os.path.join(folder, "data"))
@@ -384,4 +432,4 @@ def test_folder(tap, folder):
 if __name__ == "__main__":
     print(f"# CELFORGE_TEST_SEED={SEED}", flush=True)
     runs.main([test_f32_kills, test_bf16_kills, test_world_sizes, test_signals, test_damage,
-           test_other_version, test_explicit, test_perceptual, test_folder])
+           test_other_version, test_explicit, test_perceptual, test_unpaired, test_folder])

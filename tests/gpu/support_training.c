@@ -12,7 +12,13 @@
 #include "base/memory.h"
 #include "base/random.h"
 
-enum { BATCH = 2, FRAMES = 3, SIDE = 32, PIXELS = FRAMES * SIDE * SIDE * 3 };
+enum {
+  BATCH = 2,
+  FRAMES = 3,
+  SIDE = 32,
+  PIXELS = FRAMES * SIDE * SIDE * 3,  /* bytes of a clip */
+  FLOWS = (FRAMES - 1) * SIDE * SIDE, /* pixels of a clip that have a flow */
+};
 
 const CudaOptions TRAINING_CUDA = {
     .deterministic = true, .convolution_workspace = 64 << 20, .timeout = 60};
@@ -84,19 +90,33 @@ static void synthesize_clips(int64_t step, uint8_t *source, uint8_t *target) {
   }
 }
 
+/* Targets whose neighbouring pixels are averaged; a flow that bends, reliable in most places. */
+static void synthesize_extras(int64_t step, const uint8_t *target, uint8_t *smoothed, float *flow,
+                              float *mask) {
+  for (int i = 0; i < BATCH * PIXELS; i++)
+    smoothed[i] = (uint8_t)((target[i] + target[(i + 3) % (BATCH * PIXELS)]) / 2);
+  for (int i = 0; i < BATCH * FLOWS; i++) {
+    int x = i % SIDE, y = i / SIDE % SIDE;
+    flow[2 * i] = (float)(2 * sin(0.2 * y + 0.1 * (double)step));
+    flow[2 * i + 1] = (float)(1.5 * cos(0.15 * x));
+    mask[i] = (x + y) % 4 > 0;
+  }
+}
+
 void training_step(Training *training, int64_t step) {
   static uint8_t source[BATCH * PIXELS], target[BATCH * PIXELS], smoothed[BATCH * PIXELS];
-  static float flow[BATCH * PIXELS], mask[BATCH * PIXELS];
-  static const int64_t samples[BATCH] = {0, 1};
+  static float flow[BATCH * FLOWS * 2], mask[BATCH * FLOWS];
+  const int64_t samples[BATCH] = {2 * step, 2 * step + 1};
   int micro = (int)training->config.train.micro_batch;
   MicroBatch batches[BATCH];
   synthesize_clips(step, source, target);
+  synthesize_extras(step, target, smoothed, flow, mask);
   for (int i = 0; i * micro < BATCH; i++)
     batches[i] = (MicroBatch){.source = source + i * micro * PIXELS,
                               .target = target + i * micro * PIXELS,
                               .smoothed = smoothed + i * micro * PIXELS,
-                              .flow = flow,
-                              .flow_mask = mask,
+                              .flow = flow + i * micro * FLOWS * 2,
+                              .flow_mask = mask + i * micro * FLOWS,
                               .samples = samples + i * micro};
   StepControls controls = schedule_at(&training->config, step);
   must(gan_step(training->gan, &controls, batches, &error));
@@ -110,12 +130,9 @@ StepResult training_result(const Training *training, int ago) {
 
 /* --- State ------------------------------------------------------------------------------------ */
 
-Parameters *training_network(const Training *training, int network) {
-  return network == 0 ? gan_generator(training->gan) : gan_discriminator(training->gan);
-}
-
-TrainingArrays training_arrays(const Training *training, int network) {
-  Parameters *of = training_network(training, network);
+TrainingArrays training_arrays(const Training *training, Network network) {
+  Parameters *of = gan_network(training->gan, network);
+  if (of->total == 0) return (TrainingArrays){0};
   TrainingArrays arrays = {4, {&of->master, &of->counters, &of->moment1, &of->moment2}};
   if (of->ema.data) arrays.items[arrays.count++] = &of->ema;
   if (of->spectral) arrays.items[arrays.count++] = &of->spectral->master;
@@ -129,7 +146,7 @@ void *training_download(const Buffer *buffer) {
 }
 
 void training_copy_state(Training *to, const Training *from) {
-  for (int network = 0; network < TRAINING_NETWORKS; network++) {
+  for (Network network = 0; network < NETWORK_COUNT; network++) {
     TrainingArrays targets = training_arrays(to, network);
     TrainingArrays sources = training_arrays(from, network);
     for (int i = 0; i < targets.count; i++) {
@@ -137,13 +154,14 @@ void training_copy_state(Training *to, const Training *from) {
       must(buffer_upload(targets.items[i], 0, values, targets.items[i]->count, &error));
       free(values);
     }
-    must(parameters_refresh(training_network(to, network), &error));
+    if (targets.count > 0) must(parameters_refresh(gan_network(to->gan, network), &error));
   }
 }
 
 void training_perturb(Training *training, uint64_t seed) {
-  for (int network = 0; network < TRAINING_NETWORKS; network++) {
-    Parameters *of = training_network(training, network);
+  for (Network network = 0; network < NETWORK_COUNT; network++) {
+    Parameters *of = gan_network(training->gan, network);
+    if (of->total == 0) continue;
     Random random = random_stream(seed, RANDOM_TEST, (uint64_t)network, 1);
     float *values = training_download(&of->master);
     for (int64_t i = 0; i < of->total; i++) {

@@ -24,18 +24,14 @@ void training_step(Training *training, int64_t step);
 /* The result of the last step (ago 0) or the one before (1). */
 StepResult training_result(const Training *training, int ago);
 
-/* Network 0 is the generator, network 1 the discriminators. */
-enum { TRAINING_NETWORKS = 2 };
-Parameters *training_network(const Training *training, int network);
-
-/* The buffers of a network that a step reads and writes. Only the generator has an EMA; only the
- * discriminators have spectral norm. */
+/* The buffers of a network that a step reads and writes; none if it has no parameters. Only the
+ * generator has an EMA; only the discriminators have spectral norm. */
 enum { TRAINING_ARRAYS = 5 };
 typedef struct TrainingArrays {
   int count;
   Buffer *items[TRAINING_ARRAYS]; /* master, counters, moment 1, moment 2, EMA or spectral norm */
 } TrainingArrays;
-TrainingArrays training_arrays(const Training *training, int network);
+TrainingArrays training_arrays(const Training *training, Network network);
 
 /* Copies the whole state, so that `to` continues exactly as `from` would. */
 void training_copy_state(Training *to, const Training *from);

@@ -71,7 +71,7 @@ static void assert_same_bytes(const Buffer *a, const Buffer *b) {
 }
 
 static void assert_same_state(const Training *a, const Training *b) {
-  for (int network = 0; network < TRAINING_NETWORKS; network++) {
+  for (Network network = 0; network < NETWORK_COUNT; network++) {
     TrainingArrays x = training_arrays(a, network), y = training_arrays(b, network);
     for (int i = 0; i < x.count; i++) assert_same_bytes(x.items[i], y.items[i]);
   }
@@ -130,8 +130,9 @@ static void record_step(Deviations *deviations, int step, const Training *gpu,
   for (Metric i = 0; i < METRIC_COUNT; i++)
     record(&deviations[i == METRIC_NORM_G || i == METRIC_NORM_D ? NORMS : LOSSES], step,
            metric_deviation(&x, &y, i), gan_metric_name(i));
-  for (int network = 0; network < TRAINING_NETWORKS; network++) {
-    Parameters *a = training_network(gpu, network), *b = training_network(cpu, network);
+  for (Network network = 0; network < NETWORK_COUNT; network++) {
+    Parameters *a = gan_network(gpu->gan, network), *b = gan_network(cpu->gan, network);
+    if (a->total == 0) continue;
     assert_same_bytes(&a->counters, &b->counters);
     record_tensors(&deviations[GRADIENTS], step, b, &a->gradient, &b->gradient);
     record_tensors(&deviations[MOMENTS], step, b, &a->moment1, &b->moment1);
@@ -186,6 +187,11 @@ static const Limits LIMITS_F32[QUANTITIES] = {[LOSSES] = {2e-6, 5e-6},
                                               [GRADIENTS] = {2e-5, 1e-2},
                                               [MOMENTS] = {1e-5, 5e-3},
                                               [WEIGHTS] = {6e-8, 2e-5}};
+static const Limits LIMITS_BF16[QUANTITIES] = {[LOSSES] = {5e-3, 1e-2},
+                                               [NORMS] = {5e-3, 2e-2},
+                                               [GRADIENTS] = {0.2, 0.5},
+                                               [MOMENTS] = {0.1, 0.4},
+                                               [WEIGHTS] = {2e-4, 2e-3}};
 
 static void each_step_matches_the_cpu_f32(void **state) {
   (void)state;
@@ -212,14 +218,28 @@ static void each_step_matches_the_cpu_pix2pixhd(void **state) {
   check_each_step(assignments, 2e-5, LIMITS_F32);
 }
 
+/* Unpaired training with all losses but those on VGG19. */
+#define UNPAIRED                                                                                   \
+  "data.target_path=cartoons", "model.conditional=false", "model.image_scales=1",                  \
+      "model.grey_view=true", "model.smooth_view=true", "model.refinements=1",                     \
+      "model.noise_channels=1", "loss.l1=0", "loss.temporal=0", "loss.feature_matching=0",         \
+      "loss.patch_nce=1", "loss.color=8", "loss.identity=2", "loss.edge_negatives=0.5",            \
+      "loss.motion_consistency=2", "loss.flow_consistency=2", "augment.mode=fixed",                \
+      "augment.probability=0.7", "optim.pretrain_steps=0"
+
+static void each_step_matches_the_cpu_unpaired(void **state) {
+  (void)state;
+  check_each_step((const char *const[]){UNPAIRED, NULL}, 2e-5, LIMITS_F32);
+}
+
+static void each_step_matches_the_cpu_unpaired_bf16(void **state) {
+  (void)state;
+  check_each_step((const char *const[]){UNPAIRED, "train.precision=bf16", NULL}, 2e-2, LIMITS_BF16);
+}
+
 static void each_step_matches_the_cpu_bf16(void **state) {
   (void)state;
-  check_each_step((const char *const[]){"train.precision=bf16", NULL}, 2e-2,
-                  (const Limits[]){[LOSSES] = {5e-3, 1e-2},
-                                   [NORMS] = {5e-3, 2e-2},
-                                   [GRADIENTS] = {0.2, 0.5},
-                                   [MOMENTS] = {0.1, 0.4},
-                                   [WEIGHTS] = {2e-4, 2e-3}});
+  check_each_step((const char *const[]){"train.precision=bf16", NULL}, 2e-2, LIMITS_BF16);
 }
 
 /* --- Free-running training against the CPU ---------------------------------------------------- */
@@ -227,7 +247,7 @@ static void each_step_matches_the_cpu_bf16(void **state) {
 /* The difference between two trainings after all steps. */
 typedef struct Drift {
   double metrics; /* the largest deviation in any step */
-  double weights[TRAINING_NETWORKS];
+  double weights[NETWORK_COUNT];
 } Drift;
 
 /* The drift of `a` from `b`. seed > 0: perturbs the weights of `a` before every step. */
@@ -241,8 +261,9 @@ static Drift drift_of(Training *a, Training *b, uint64_t seed) {
     for (Metric i = 0; i < METRIC_COUNT; i++)
       drift.metrics = fmax(drift.metrics, metric_deviation(&x, &y, i));
   }
-  for (int i = 0; i < TRAINING_NETWORKS; i++)
-    drift.weights[i] = distance(&training_network(a, i)->master, &training_network(b, i)->master);
+  for (Network i = 0; i < NETWORK_COUNT; i++)
+    if (gan_network(a->gan, i)->total > 0)
+      drift.weights[i] = distance(&gan_network(a->gan, i)->master, &gan_network(b->gan, i)->master);
   return drift;
 }
 
@@ -267,7 +288,7 @@ static void check_drift(const char *precision, Drift floor) {
     printf("# drift of the CPU from itself: %.3g, weights %.3g %.3g\n", own.metrics, own.weights[0],
            own.weights[1]);
     limit.metrics = fmax(limit.metrics, FACTOR * own.metrics);
-    for (int i = 0; i < TRAINING_NETWORKS; i++)
+    for (int i = 0; i < NETWORK_COUNT; i++)
       limit.weights[i] = fmax(limit.weights[i], FACTOR * own.weights[i]);
   }
   assert_near("losses and norms of all steps", gpu.metrics, limit.metrics);
@@ -287,11 +308,11 @@ static void drift_is_within_the_cpus_own_bf16(void **state) {
 
 /* --- Byte-identical results ------------------------------------------------------------------- */
 
-/* Training with `options` and `assignments` must leave the same bytes as with TRAINING_CUDA alone.
- */
-static void check_identical(const CudaOptions *options, const char *const *assignments) {
-  const char *const none[] = {NULL};
-  Training *a = training_new(&TRAINING_CUDA, none), *b = training_new(options, assignments);
+/* Training with `options` and `assignments` must leave the same bytes as with TRAINING_CUDA and
+ * `usual`. */
+static void compare_bytes(const char *const *usual, const CudaOptions *options,
+                          const char *const *assignments) {
+  Training *a = training_new(&TRAINING_CUDA, usual), *b = training_new(options, assignments);
   for (int step = 0; step < steps; step++) {
     training_step(a, step);
     training_step(b, step);
@@ -302,6 +323,19 @@ static void check_identical(const CudaOptions *options, const char *const *assig
   assert_same_state(a, b);
   training_free(a);
   training_free(b);
+}
+
+static void check_identical(const CudaOptions *options, const char *const *assignments) {
+  compare_bytes((const char *const[]){NULL}, options, assignments);
+}
+
+/* Also with recomputation and without CUDA graphs. */
+static void unpaired_runs_are_byte_identical(void **state) {
+  (void)state;
+  CudaOptions plain = TRAINING_CUDA;
+  plain.no_graphs = true;
+  compare_bytes((const char *const[]){UNPAIRED, NULL}, &plain,
+                (const char *const[]){UNPAIRED, "train.recompute=true", NULL});
 }
 
 static void equal_runs_are_byte_identical(void **state) {
@@ -404,11 +438,14 @@ int main(void) {
       cmocka_unit_test(a_step_is_one_graph_launch_and_does_not_wait),
       cmocka_unit_test(each_step_matches_the_cpu_f32),
       cmocka_unit_test(each_step_matches_the_cpu_bf16),
+      cmocka_unit_test(each_step_matches_the_cpu_unpaired),
+      cmocka_unit_test(each_step_matches_the_cpu_unpaired_bf16),
       cmocka_unit_test(each_step_matches_the_cpu_recurrent_wgan_gp),
       cmocka_unit_test(each_step_matches_the_cpu_pix2pixhd),
       cmocka_unit_test(drift_is_within_the_cpus_own_f32),
       cmocka_unit_test(drift_is_within_the_cpus_own_bf16),
       cmocka_unit_test(equal_runs_are_byte_identical),
+      cmocka_unit_test(unpaired_runs_are_byte_identical),
       cmocka_unit_test(cuda_graphs_change_no_byte),
       cmocka_unit_test(recomputation_changes_no_byte),
       cmocka_unit_test(micro_batches_add_up),

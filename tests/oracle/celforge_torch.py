@@ -11,6 +11,7 @@ import os
 import re
 import struct
 from types import SimpleNamespace
+from typing import NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -216,8 +217,8 @@ class Generator(nn.Module):
         kernel_time = 3 if model.temporal == "conv3d" else 1
         dims = 3 if model.temporal == "conv3d" else 2
         c, layer = model.channels, dict(norm=model.norm, dims=dims)
-        self.dims = dims
-        self.stem = Convolution(channels + model.noise_channels, c, (kernel_time, 7), **layer)
+        self.dims, self.smooth_base = dims, model.smooth_base
+        self.stem = Convolution(self.inputs(model, channels), c, (kernel_time, 7), **layer)
         self.down1 = Convolution(c, 2 * c, (1, 3), stride=2, **layer)
         self.down2 = Convolution(2 * c, 4 * c, (1, 3), stride=2, **layer)
         self.gru = ConvGRU(4 * c, dims) if model.temporal == "convgru" else None
@@ -226,11 +227,25 @@ class Generator(nn.Module):
             self.add_module(f"block{i}", block)
         self.up1 = Convolution(4 * c, 2 * c, (1, 3), **layer)
         self.up2 = Convolution(2 * c, c, (1, 3), **layer)
-        self.head = Convolution(c, 3, (1, 7), scale=0.1, dims=dims)
+        self.refinements = [Residual(c, 1, model.norm, dims) for _ in range(model.refinements)]
+        for i, block in enumerate(self.refinements):
+            self.add_module(f"refine{i}", block)
+        self.head = Convolution(c, 3, (1, 3 if self.refinements else 7), scale=0.1, dims=dims)
 
-    def forward(self, source, noise=None):
+    @staticmethod
+    def inputs(model, channels):
+        """Channels of the network's input."""
+        return channels + (3 if model.smooth_base else 0) + model.noise_channels
+
+    def base(self, source):
+        """The frames that the output is added to."""
+        return per_frame(lambda frames: guided_filter(frames, 4, 0.02), source[:, :3]) if self.smooth_base else source[:, :3]
+
+    def encode(self, source, noise=None):
+        """The features that PatchNCE compares: input, stem, both downsamplings, the middle of the residual blocks."""
         length = source.shape[2]
-        x = source if noise is None else torch.cat((source, noise), 1)
+        parts = [source] + [self.base(source)] * self.smooth_base + [noise] * (noise is not None)
+        x = torch.cat(parts, 1) if len(parts) > 1 else source
         x = x if self.dims == 3 else to_frames(x)
         down, right = -source.shape[3] % 4, -source.shape[4] % 4
         if down or right:
@@ -240,13 +255,25 @@ class Generator(nn.Module):
         y = F.relu(self.down2(half))
         if self.gru is not None:
             y = y + self.gru(y, length)
-        for block in self.blocks:
+        quarter = y
+        for block in self.blocks[: len(self.blocks) // 2]:
+            y = block(y)
+        return x, stem, half, quarter, y
+
+    def forward(self, source, noise=None):
+        return self.decode(source, self.encode(source, noise))
+
+    def decode(self, source, features):
+        length, (_, stem, half, _, y) = source.shape[2], features
+        for block in self.blocks[len(self.blocks) // 2 :]:
             y = block(y)
         for layer, skip in ((self.up1, half), (self.up2, stem)):
             y = F.relu(layer(F.interpolate(y, size=skip.shape[2:], mode="nearest"))) + skip
+        for block in self.refinements:
+            y = block(y)
         residual = self.head(y)[..., : source.shape[3], : source.shape[4]]
         residual = residual if self.dims == 3 else to_clip(residual, length)
-        return residual + source[:, :3]
+        return residual + self.base(source)
 
 
 # --- pix2pixHD --------------------------------------------------------------------------------------
@@ -385,14 +412,20 @@ class Discriminators(nn.Module):
 
     def __init__(self, model, channels):
         super().__init__()
-        self.images, self.video = [], None
+        self.scales, self.video = [], None
         norm, spectral = model.discriminator_norm, model.spectral_norm
-        for scale in range(model.image_scales):
-            head = PatchDiscriminator(channels + 3, model.image_channels, model.image_layers, norm, 1, spectral)
-            self.add_module(f"image{scale}", head)
-            self.images.append(head)
+        inputs = channels + 3 if model.conditional else 3
+
+        def image(name, inputs):
+            head = PatchDiscriminator(inputs, model.image_channels, model.image_layers, norm, 1, spectral)
+            self.add_module(name, head)
+            return head
+
+        self.scales = [image(f"image{scale}", inputs) for scale in range(model.image_scales)]
+        self.grey = image("grey", 1) if model.grey_view else None
+        self.smooth = image("smooth", 3) if model.smooth_view else None
         if model.video:
-            self.video = PatchDiscriminator(channels + 3, model.video_channels, model.video_layers, norm, 3, spectral)
+            self.video = PatchDiscriminator(inputs, model.video_channels, model.video_layers, norm, 3, spectral)
         self.eval()  # so that spectral norm iterates in iterate() only, not at every call
 
     def iterate(self):
@@ -400,15 +433,121 @@ class Discriminators(nn.Module):
             if isinstance(module, Convolution):
                 module.iterate()
 
-    def forward(self, pair):
-        outputs, x = [], to_frames(pair)
-        for scale, head in enumerate(self.images):
+    def forward(self, view):
+        clips = view.candidate if view.source is None else torch.cat((view.source, view.candidate), 1)
+        outputs, x = [], to_frames(clips)
+        for scale, head in enumerate(self.scales):
             if scale > 0:
                 x = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
-            outputs.append((*head(x), 1 / len(self.images)))
+            outputs.append(head(x))
+        if self.grey:
+            outputs.append(self.grey(to_frames(grey_frames(view.candidate, view.grey))))
+        if self.smooth:
+            outputs.append(self.smooth(guided_filter(to_frames(view.candidate))))
+        outputs = [(*output, 1 / len(outputs)) for output in outputs]
         if self.video:
-            outputs.append((*self.video(pair), 1.0))
+            outputs.append((*self.video(clips), 1.0))
         return outputs
+
+
+def grey_frames(clips, weights):
+    """The channels' sum with a clip's three weights [N, 3]."""
+    return (clips * weights.to(clips)[:, :, None, None, None]).sum(1, keepdim=True)
+
+
+def guided_filter(x, radius=5, epsilon=0.2):
+    """The guided filter of He, Sun, Tang (2013) with the frames as their own guide, algorithm 1."""
+
+    def box(values):
+        return F.avg_pool2d(values, 2 * radius + 1, 1, radius, count_include_pad=False)
+
+    mean, correlation = box(x), box(x * x)
+    variance = correlation - mean * mean
+    a = variance / (variance + epsilon)
+    b = mean - a * mean
+    return box(a) * x + box(b)
+
+
+# --- Augmentation ---------------------------------------------------------------------------------
+
+
+class View(NamedTuple):
+    """The input of the discriminators."""
+
+    candidate: torch.Tensor
+    source: Optional[torch.Tensor] = None  # None: not conditional
+    grey: Optional[torch.Tensor] = None  # weights [N, 3] of the grey view
+
+
+def join_views(views):
+    return View(*(None if values[0] is None else torch.cat(values) for values in zip(*views)))
+
+
+class Inputs(NamedTuple):
+    """What a step needs beside its clips; None: not needed. Lists have an entry for each part of the discriminators' batch."""
+
+    noise: Optional[torch.Tensor] = None  # of the generator, [N, C, T, H, W]
+    interpolation: Optional[torch.Tensor] = None  # random points of the gradient penalty, [N]
+    augmentation: Optional[list] = None  # draws [N, 9] of diff_augment
+    grey: Optional[list] = None  # weights [N, 3]
+    motion: Optional[torch.Tensor] = None  # synthetic motion [N, 1, H, W, 2] in pixels
+    motion_noise: Optional[torch.Tensor] = None  # noise of the moved source, [N, 1, 1, H, W]
+    smoothed: Optional[torch.Tensor] = None  # targets with smoothed edges, [N, 3, T, H, W]
+    flow: Optional[torch.Tensor] = None  # optical flow of the source [N, T-1, H, W, 2]
+    flow_mask: Optional[torch.Tensor] = None  # where it is reliable, [N, T-1, H, W, 1]
+
+
+def translated(clip, dx, dy):
+    """A clip [C, T, H, W] moved by whole pixels; zeros move in."""
+    return F.pad(clip, (dx, -dx, dy, -dy))  # negative padding cuts
+
+
+def diff_augment(clips, draws):
+    """DiffAugment with the draws [N, 9] of trainer/gan/diff_augment.h."""
+    draws = draws.to(clips)
+    brightness, saturation, contrast = (draws[:, i, None, None, None, None] for i in range(3))
+    x = clips + brightness
+    mean = x.mean(1, keepdim=True)
+    x = (x - mean) * saturation + mean
+    mean = x.mean((1, 2, 3, 4), keepdim=True)
+    x = (x - mean) * contrast + mean
+    x = torch.stack([translated(clip, int(draw[3]), int(draw[4])) for clip, draw in zip(x, draws)])
+    rows, columns = torch.arange(x.shape[3], device=x.device), torch.arange(x.shape[4], device=x.device)
+    inside_x = (columns[None] - draws[:, 5, None]).abs() < draws[:, 7, None]
+    inside_y = (rows[None] - draws[:, 6, None]).abs() < draws[:, 8, None]
+    return x.masked_fill((inside_y[:, :, None] & inside_x[:, None, :])[:, None, None], 0)
+
+
+def augmentation_draws(uniforms, probability, height, width):
+    """The draws [N, 9] of diff_augment from eight uniform numbers each, [N, 8] f64."""
+    u = torch.as_tensor(uniforms, dtype=torch.float64)
+    unchanged = torch.tensor([0, 1, 1, 0, 0, 0, 0, -1, -1], dtype=torch.float64)
+    farthest_x, farthest_y = (math.floor(side / 8 + 0.5) for side in (width, height))
+    columns = [
+        u[:, 1] * 2 - 1,
+        u[:, 2] * 2,
+        u[:, 3] + 0.5,
+        torch.floor(u[:, 4] * (2 * farthest_x + 1)) - farthest_x,
+        torch.floor(u[:, 5] * (2 * farthest_y + 1)) - farthest_y,
+        u[:, 6] * width,
+        u[:, 7] * height,
+        torch.full_like(u[:, 0], width / 4),
+        torch.full_like(u[:, 0], height / 4),
+    ]
+    return torch.where(u[:, :1] < probability, torch.stack(columns, 1), unchanged).float()
+
+
+# --- Motion ---------------------------------------------------------------------------------------
+
+
+def warp(clips, flow):
+    """Backward warping of each frame of [N, C, T, H, W] along `flow` [N, T or 1, H, W, 2] in pixels."""
+    n, _, t, h, w = clips.shape
+    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    place = torch.stack([columns, rows], -1).to(clips) + flow.to(clips).expand(n, t, h, w, 2)
+    grid = 2 * place / torch.tensor([max(w - 1, 1), max(h - 1, 1)]).to(clips) - 1  # from pixels to [-1, 1]
+    moved = F.grid_sample(to_frames(clips), grid.flatten(0, 1), "bilinear", "border", align_corners=True)
+    return to_clip(moved, t)
 
 
 # --- Losses ---------------------------------------------------------------------------------------
@@ -422,22 +561,91 @@ def loss_total_variation(output):
     return output.diff(dim=3).abs().mean() + output.diff(dim=4).abs().mean()
 
 
-def loss_discriminator(kind, outputs):
+def patch_loss(kind, logits, real):
+    """The mean loss of the discriminators' logits against one label."""
+    if kind == "bce":
+        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
+    if kind == "lsgan":
+        return (logits - float(real)).square().mean() / 2
+    if kind == "wgan-gp":
+        return -logits.mean() if real else logits.mean()
+    return F.relu(1 - logits if real else 1 + logits).mean()
+
+
+def loss_discriminator(kind, outputs, edge_weight=0.0):
+    """The batch is real, fake and, with a weight, targets with smoothed edges, which count as fakes."""
     total = 0
     for logits, _, weight in outputs:
-        real, fake = logits.chunk(2)
-        if kind == "bce":
-            loss = F.binary_cross_entropy_with_logits(
-                real, torch.ones_like(real)
-            ) + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
-        elif kind == "lsgan":
-            loss = ((real - 1).square().mean() + fake.square().mean()) / 2
-        elif kind == "wgan-gp":
-            loss = fake.mean() - real.mean()
-        else:
-            loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        parts = logits.chunk(3 if edge_weight > 0 else 2)
+        loss = patch_loss(kind, parts[0], True) + patch_loss(kind, parts[1], False)
+        if edge_weight > 0:
+            loss = loss + edge_weight * patch_loss(kind, parts[2], False)
         total = total + weight * loss
     return total
+
+
+def real_sign(kind, outputs, parts):
+    """ADA's r_t: the mean sign of the decisions on real clips, the first of the batch's parts."""
+    middle = 0.5 if kind == "lsgan" else 0.0
+    signs = [torch.sign(logits.chunk(parts)[0] - middle).mean() for logits, _, _ in outputs]
+    return sum(signs) / len(signs)
+
+
+def loss_color(output, source):
+    """Coarse luma and the colour differences of BT.601 (U = 0.492 (B - Y), V = 0.877 (R - Y)), of colours in [0, 1]."""
+
+    def yuv(clips):
+        r, g, b = ((clips[:, i : i + 1] + 1) / 2 for i in range(3))
+        y = 0.299 * r + 0.587 * g + 0.114 * b
+        return y, 0.492 * (b - y), 0.877 * (r - y)
+
+    ours, theirs = yuv(output), yuv(source)
+    coarse = [F.avg_pool2d(to_frames(y), 8, 4) for y in (ours[0], theirs[0])]
+    return F.l1_loss(*coarse) + sum(F.huber_loss(ours[i], theirs[i]) for i in (1, 2))
+
+
+def loss_motion_consistency(output, moved, flow):
+    return F.l1_loss(warp(output.detach(), flow), moved)
+
+
+def loss_flow_consistency(output, flow, mask):
+    before = warp(output[:, :, :-1].detach(), flow)
+    return (mask.permute(0, 4, 1, 2, 3) * (output[:, :, 1:] - before).abs()).mean()
+
+
+class Projections(nn.Module):
+    """PatchNCE's projections of each of the generator's features, and its loss."""
+
+    GRID, CHANNELS = 16, 256
+
+    def __init__(self, model, channels):
+        super().__init__()
+        c = model.channels
+        self.features = []
+        for i, inputs in enumerate((Generator.inputs(model, channels), c, 2 * c, 4 * c, 4 * c)):
+            layers = nn.Module()
+            layers.conv1 = Convolution(inputs, self.CHANNELS, (1, 1), dims=2)
+            layers.conv2 = Convolution(self.CHANNELS, self.CHANNELS, (1, 1), dims=2)
+            self.add_module(f"feature{i}", layers)
+            self.features.append(layers)
+
+    def project(self, layers, x):
+        """Frames [F, C, H, W] to unit vectors [F, positions, CHANNELS]."""
+        size = [min(side, self.GRID) for side in x.shape[2:]]
+        x = F.interpolate(x, size=size, mode="nearest")
+        x = layers.conv2(F.relu(layers.conv1(x))).flatten(2)
+        x = x if x.dtype == torch.float64 else x.float()
+        return (x / (x.square().mean(1, keepdim=True) + 1e-4).sqrt() / math.sqrt(self.CHANNELS)).mT
+
+    def forward(self, output, source, temperature):
+        total = 0
+        for layers, ours, theirs in zip(self.features, output, source):
+            ours, theirs = (to_frames(x) if x.dim() == 5 else x for x in (ours, theirs))
+            queries, keys = self.project(layers, ours), self.project(layers, theirs.detach()).detach()
+            products = queries @ keys.mT / temperature
+            labels = torch.arange(products.shape[1], device=products.device).expand(products.shape[:2])
+            total = total + F.cross_entropy(products.flatten(0, 1), labels.flatten())
+        return total / len(self.features)
 
 
 def input_gradient(outputs, candidate):
@@ -499,8 +707,28 @@ class Perceptual(nn.Module):
         self.register_buffer("mean", torch.tensor((0.485, 0.456, 0.406)).reshape(3, 1, 1))
         self.register_buffer("deviation", torch.tensor((0.229, 0.224, 0.225)).reshape(3, 1, 1))
 
+    def normalized(self, clips):
+        return ((to_frames(clips) + 1) / 2 - self.mean) / self.deviation
+
+    def conv4_4(self, clips):
+        """The layer of CartoonGAN and AnimeGAN, before its ReLU."""
+        return self.features[:26](self.normalized(clips))
+
+    def content(self, output, source):
+        return F.l1_loss(self.conv4_4(output), self.conv4_4(source[:, :3]).detach())
+
+    def gram(self, clips):
+        """Gram matrices of grey frames."""
+        luma = (clips * torch.tensor((0.299, 0.587, 0.114)).to(clips)[:, None, None, None]).sum(1, keepdim=True)
+        x = self.conv4_4(luma.expand(-1, 3, -1, -1, -1)).flatten(2)
+        x = x if x.dtype == torch.float64 else x.float()
+        return x @ x.mT / x[0].numel()
+
+    def style(self, output, target):
+        return F.l1_loss(self.gram(output), self.gram(target).detach())
+
     def weighted_features(self, clips):
-        x = ((to_frames(clips) + 1) / 2 - self.mean) / self.deviation
+        x = self.normalized(clips)
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index in self.LAYER_WEIGHTS:
@@ -533,16 +761,18 @@ def upsample(frames, height, width):
 
 
 class Training:
-    """Both networks, their optimizers and the EMA; step() is one training step."""
+    """All networks, their optimizers and the EMA; step() is one training step."""
 
     def __init__(self, config, channels=3, dtype=torch.float32, norms=True, fused=False):
         self.config, self.norms = config, norms
         self.generator = GENERATORS[config.model.generator](config.model, channels).to(dtype)
         self.adversarial = config.loss.adversarial_weight > 0
         self.discriminator = Discriminators(config.model, channels).to(dtype) if self.adversarial else nn.Module()
-        self.networks = {"generator": self.generator, "discriminator": self.discriminator}
+        self.projection = Projections(config.model, channels).to(dtype) if config.loss.patch_nce > 0 else nn.Module()
+        self.networks = {"generator": self.generator, "discriminator": self.discriminator, "projection": self.projection}
+        self.augments = self.adversarial and config.augment.mode != "none"
         self.perceptual = nn.Module()
-        if config.loss.perceptual > 0:
+        if config.loss.perceptual > 0 or config.loss.content > 0 or config.loss.style > 0:
             self.perceptual = perceptual_of(config.loss.perceptual_weights, dtype)
         self.ema = {name: p.detach().clone() for name, p in self.generator.named_parameters()}
         optim = config.optim
@@ -561,6 +791,7 @@ class Training:
     def to(self, **options):
         self.generator.to(**options)
         self.discriminator.to(**options)
+        self.projection.to(**options)
         self.perceptual.to(**options)
 
     # Checkpoints
@@ -631,85 +862,164 @@ class Training:
         ramp = min(1.0, (step - optim.pretrain_steps + 1) / optim.adversarial_ramp_steps) if optim.adversarial_ramp_steps > 0 else 1.0
         return self.config.loss.adversarial_weight * ramp
 
+    # Random numbers
+
+    def inputs(self, number, source, target):
+        """The Inputs of a step, here drawn by PyTorch; without what a loader adds to the clips. Tests replace it."""
+        config, (n, _, t, h, w) = self.config, target.shape
+        model, loss, moves = config.model, config.loss, config.loss.motion_consistency > 0
+
+        def draws():
+            return augmentation_draws(torch.rand(n, 8, dtype=torch.float64), config.augment.probability, h, w)
+
+        return Inputs(
+            noise=torch.randn(n, model.noise_channels, t, h, w).to(target) if model.noise_channels > 0 else None,
+            interpolation=torch.rand(n) if loss.adversarial == "wgan-gp" else None,
+            augmentation=[draws() for _ in range(3)] if self.augments else None,
+            grey=[torch.tensor((0.199, 0.487, 0.014)) + 0.2 * torch.rand(n, 3) for _ in range(3)] if model.grey_view else None,
+            motion=(torch.randn(n, 1, 1, 1, 2) * (min(h, w) / 48)).expand(n, 1, h, w, 2) if moves else None,
+            motion_noise=0.01 * torch.randn(n, 1, 1, h, w) if moves else None,
+        )
+
     # Updates
 
-    def update(self, name, lr, losses, key):
-        optimizer, clip = self.optimizers[name], self.config.optim.clip
-        parameters = list(self.networks[name].parameters())
+    def update(self, names, lr, losses, key):
+        """Updates these networks, which are clipped together."""
+        clip, parameters = self.config.optim.clip, [p for name in names for p in self.networks[name].parameters()]
         if clip > 0 or self.norms:
             losses[key] = nn.utils.clip_grad_norm_(parameters, clip if clip > 0 else math.inf)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for name in names:
+            for group in self.optimizers[name].param_groups:
+                group["lr"] = lr
+            self.optimizers[name].step()
+            self.optimizers[name].zero_grad(set_to_none=True)
 
-    def discriminator_loss(self, source, target, output):
-        pairs = torch.cat((torch.cat((source, target), 1), torch.cat((source, output), 1)))
-        return loss_discriminator(self.config.loss.adversarial, self.discriminator(pairs))
+    REAL, FAKE, EDGES = range(3)  # the parts of a discriminator's batch
+
+    def view(self, source, candidate, inputs, part):
+        """What the discriminators see of a target or an output; each part has an augmentation of its own."""
+        augment = (lambda x: diff_augment(x, inputs.augmentation[part])) if self.augments else (lambda x: x)
+        model = self.config.model
+        return View(candidate=augment(candidate), source=augment(source) if model.conditional else None,
+                    grey=inputs.grey[part] if model.grey_view else None)
+
+    def discriminator_loss(self, source, target, output, inputs):
+        """The loss, and with augmentation the mean sign of the decisions on targets."""
+        config = self.config.loss
+        views = [self.view(source, target, inputs, self.REAL), self.view(source, output, inputs, self.FAKE)]
+        if config.edge_negatives > 0:
+            views.append(self.view(source, inputs.smoothed, inputs, self.EDGES))
+        outputs = self.discriminator(join_views(views))
+        sign = real_sign(config.adversarial, outputs, len(views)) if self.augments else None
+        return loss_discriminator(config.adversarial, outputs, config.edge_negatives), sign
 
     def applies_r1(self, number):
         loss, gan_step = self.config.loss, number - self.config.optim.pretrain_steps
         return loss.r1 > 0 and gan_step >= 0 and (gan_step + 1) % loss.r1_interval == 0
 
-    def interpolation_weights(self, number, clips):
-        """Each clip's random point between output and target, for the gradient penalty of a step."""
-        return torch.rand(clips)
+    def view_for_gradient(self, source, candidate, inputs, part):
+        """A view of which the gradient with respect to its candidate is taken."""
+        view = self.view(source, candidate.detach(), inputs, part)
+        view.candidate.requires_grad_()
+        return view
 
-    def gradient_penalty(self, source, target, output, weights):
-        weights = weights.to(target).view(-1, 1, 1, 1, 1)
-        mixed = (output + weights * (target - output)).detach().requires_grad_()
-        return loss_gradient_penalty(self.discriminator(torch.cat((source, mixed), 1)), mixed)
+    def gradient_penalty(self, source, target, output, inputs):
+        weights = inputs.interpolation.to(target).view(-1, 1, 1, 1, 1)
+        view = self.view_for_gradient(source, output + weights * (target - output), inputs, self.FAKE)
+        return loss_gradient_penalty(self.discriminator(view), view.candidate)
 
-    def discriminator_step(self, source, target, output, losses, lr, number):
-        loss, weights = self.discriminator_loss(source, target, output.detach()), self.config.loss
+    def discriminator_step(self, source, target, output, losses, lr, number, inputs):
+        loss, sign = self.discriminator_loss(source, target, output.detach(), inputs)
+        weights = self.config.loss
         losses["loss/d"] = loss.detach()
+        if sign is not None:
+            losses["augment/real_sign"] = sign.detach()
         if weights.adversarial == "wgan-gp" and weights.gradient_penalty > 0:
-            penalty = self.gradient_penalty(source, target, output, self.interpolation_weights(number, len(target)))
+            penalty = self.gradient_penalty(source, target, output, inputs)
             losses["loss/gradient_penalty"] = penalty.detach()
             loss = loss + weights.gradient_penalty * penalty
         if self.applies_r1(number):
-            target = target.detach().requires_grad_()
-            penalty = loss_r1(self.discriminator(torch.cat((source, target), 1)), target)
+            view = self.view_for_gradient(source, target, inputs, self.REAL)
+            penalty = loss_r1(self.discriminator(view), view.candidate)
             losses["loss/r1"] = penalty.detach()
             loss = loss + weights.r1 / 2 * weights.r1_interval * penalty
         loss.backward()
-        self.update("discriminator", lr, losses, "grad_norm/d")
+        self.update(["discriminator"], lr, losses, "grad_norm/d")
         self.discriminator.iterate()
 
-    def generator_loss(self, source, target, output, losses, weight, pretrain):
+    def adversarial_terms(self, source, target, output, weight, inputs):
+        weights = self.config.loss
+        fake = self.discriminator(self.view(source, output, inputs, self.FAKE))
+        yield "loss/adversarial", weight, loss_generator(weights.adversarial, fake)
+        if weights.feature_matching > 0:
+            with torch.no_grad():
+                real = self.discriminator(self.view(source, target, inputs, self.FAKE))
+            yield "loss/feature_matching", weights.feature_matching, loss_feature_matching(fake, real)
+
+    def unpaired_terms(self, source, target, output, inputs, features):
+        """The losses that need no target of the source. `features` are those of the source."""
+        weights = self.config.loss
+        if weights.patch_nce > 0:
+            ours = self.generator.encode(output, inputs.noise)
+            yield "loss/patch_nce", weights.patch_nce, self.projection(ours, features, weights.patch_nce_temperature)
+        if weights.color > 0:
+            yield "loss/color", weights.color, loss_color(output, source)
+        if weights.identity > 0:
+            yield "loss/identity", weights.identity, F.l1_loss(self.generator(target, inputs.noise), target)
+        if weights.motion_consistency > 0:
+            moved = self.generator(warp(source, inputs.motion) + inputs.motion_noise.to(source), inputs.noise)
+            term = loss_motion_consistency(output, moved, inputs.motion)
+            yield "loss/motion_consistency", weights.motion_consistency, term
+        if weights.flow_consistency > 0 and output.shape[2] > 1:
+            term = loss_flow_consistency(output, inputs.flow.to(output), inputs.flow_mask.to(output))
+            yield "loss/flow_consistency", weights.flow_consistency, term
+        if weights.content > 0:
+            yield "loss/content", weights.content, self.perceptual.content(output, source)
+        if weights.style > 0:
+            yield "loss/style", weights.style, self.perceptual.style(output, target)
+
+    def generator_loss(self, source, target, output, losses, weight, pretrain, inputs, features):
         weights, terms = self.config.loss, []
         if weights.l1 > 0:
             terms.append(("loss/l1", weights.l1, F.l1_loss(output, target)))
         if self.adversarial and not pretrain:
-            fake = self.discriminator(torch.cat((source, output), 1))
-            terms.append(("loss/adversarial", weight, loss_generator(weights.adversarial, fake)))
-            if weights.feature_matching > 0:
-                with torch.no_grad():
-                    real = self.discriminator(torch.cat((source, target), 1))
-                term = loss_feature_matching(fake, real)
-                terms.append(("loss/feature_matching", weights.feature_matching, term))
+            terms += self.adversarial_terms(source, target, output, weight, inputs)
         if weights.perceptual > 0 and not pretrain:
             terms.append(("loss/perceptual", weights.perceptual, self.perceptual(output, target)))
         if weights.temporal > 0 and not pretrain and output.shape[2] > 1:
             terms.append(("loss/temporal", weights.temporal, loss_temporal(output, target)))
         if weights.total_variation > 0 and not pretrain:
             terms.append(("loss/total_variation", weights.total_variation, loss_total_variation(output)))
+        if not pretrain:
+            terms += self.unpaired_terms(source, target, output, inputs, features)
         losses.update({name: term.detach() for name, _, term in terms})
         return sum(factor * term for _, factor, term in terms)
+
+    def generate(self, source, noise):
+        """Output, and the features of the source if a loss needs them."""
+        if self.config.loss.patch_nce <= 0:
+            return self.generator(source, noise), None
+        features = self.generator.encode(source, noise)
+        return self.generator.decode(source, features), features
 
     def step(self, number, source, target):
         """Runs step `number` (0: the first) on normalised clips; returns the losses by their names in metrics.jsonl."""
         optim, losses = self.config.optim, {}
         factor, pretrain = self.lr_factor(number), number < optim.pretrain_steps
-        output = self.generator(source)
+        inputs = self.inputs(number, source, target)
+        if inputs.noise is not None:
+            inputs = inputs._replace(noise=inputs.noise.to(source))
+        output, features = self.generate(source, inputs.noise)
         if self.adversarial and not pretrain:
-            self.discriminator_step(source, target, output, losses, optim.discriminator_lr * factor, number)
+            self.discriminator_step(source, target, output, losses, optim.discriminator_lr * factor, number, inputs)
         self.discriminator.requires_grad_(False)
-        loss = self.generator_loss(source, target, output, losses, self.adversarial_weight(number), pretrain)
+        weight = self.adversarial_weight(number)
+        loss = self.generator_loss(source, target, output, losses, weight, pretrain, inputs, features)
         loss.backward()
         self.discriminator.requires_grad_(True)
         losses["loss/g"] = loss.detach()
-        self.update("generator", optim.generator_lr * factor, losses, "grad_norm/g")
+        trained = ["generator"] + ["projection"] * (self.config.loss.patch_nce > 0 and not pretrain)
+        self.update(trained, optim.generator_lr * factor, losses, "grad_norm/g")
         with torch.no_grad():
             averages = list(self.ema.values())
             torch._foreach_mul_(averages, optim.ema)

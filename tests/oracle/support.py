@@ -63,8 +63,8 @@ def celforge(*arguments):
     return run(os.path.join(BUILD, "celforge"), *arguments)
 
 
-def synth(folder, clips, frames, size):
-    celforge("synth", folder, "--clips", str(clips), "--frames", str(frames), "--size", size)
+def synth(folder, clips, frames, size, seed=1):
+    celforge("synth", folder, "--clips", str(clips), "--frames", str(frames), "--size", size, "--seed", str(seed))
 
 
 def write_config(path, settings):

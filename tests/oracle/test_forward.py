@@ -20,6 +20,8 @@ NETWORKS = [
     for temporal, norm in (("conv3d", "rms"), ("conv3d", "instance"), ("conv3d", "group"), ("conv3d", "none"), ("none", "rms"),
                            ("convgru", "rms"))
 ]
+NETWORKS += [{"model.temporal": "conv3d", "model.norm": "rms", **more}
+             for more in ({"model.refinements": 2}, {"model.smooth_base": True, "model.refinements": 1})]
 PUBLISHED = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.norm": "instance", "model.downsamplings": 2}
 NETWORKS += [{**PUBLISHED, **more} for more in ({}, {"model.norm": "group"}, {"model.norm": "none"}, {"model.local_enhancers": 1})]
 # source height and width, output height and width
@@ -46,7 +48,8 @@ def torch_generator(folder, weights):
 
 def name_of(settings):
     kind = settings.get("model.generator", settings["model.temporal"])
-    return ", ".join([kind, settings["model.norm"]] + ["enhancer"] * settings.get("model.local_enhancers", 0))
+    more = [key for key in ("local_enhancers", "refinements", "smooth_base") if settings.get(f"model.{key}")]
+    return ", ".join([kind, settings["model.norm"], *more])
 
 
 def check(tap, folder, name, weights, size):
@@ -56,7 +59,7 @@ def check(tap, folder, name, weights, size):
     with torch.no_grad():
         expected = generator(frames)
     output = celforge_output(folder, source, weights, size[2:])
-    residual = expected if isinstance(generator, Pix2PixHD) else expected - frames
+    residual = expected if isinstance(generator, Pix2PixHD) else expected - generator.base(frames)
     error = float((output - expected).norm() / residual.norm())
     largest = float((output - expected).abs().max())
     label = f"{name}, {weights}, {size[0]}x{size[1]} to {size[2]}x{size[3]}: forward within 1e-4"
