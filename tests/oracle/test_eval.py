@@ -296,7 +296,7 @@ def check_one_sided(tap, root, folder):
               == {"line_share_cartoons", "flat_share_cartoons", "taken_for_cartoon_cartoons"},
               "--cartoons adds their shares and the classifier", " ".join(scores))
     shares = {value for key, value in scores.items() if key.startswith("taken_for_cartoon")}
-    tap.check(scores["classifier_accuracy"] == 0.5 and shares == {None}, "an unreliable classifier reports no share",
+    tap.check(0.4 < scores["classifier_accuracy"] < 0.6 and shares == {None}, "an unreliable classifier reports no share",
               f"accuracy {scores['classifier_accuracy']}, shares {shares}")
     if not cv2:
         tap.skip("shares of cartoons", "pip cannot fetch opencv-python-headless")

@@ -89,6 +89,7 @@ static void add_classifier(const ScoreInputs *in, Report *report) {
   }
   report_row(report, &row);
   report_number(report, "classifier_accuracy", style->accuracy);
+  report_number(report, "classifier_threshold", style->threshold);
   explain_classifier(style, report);
 }
 

@@ -224,21 +224,17 @@ done:
   return status;
 }
 
-Status style_classifier_share(StyleClassifier *s, const StylePatches *patches, double *out,
-                              Error *error) {
+Status style_classifier_logits(StyleClassifier *s, const StylePatches *patches, float *out,
+                               Error *error) {
   Status status = OK;
-  int64_t cartoons = 0;
   for (int64_t first = 0; first < patches->count; first += STYLE_BATCH) {
-    float logits[STYLE_BATCH];
     int64_t left = patches->count - first, count = left < STYLE_BATCH ? left : STYLE_BATCH;
     /* The rest of a last, smaller batch keeps patches of the one before. */
     TRY(buffer_upload(&s->patches, 0, patches->pixels + (size_t)first * patch_bytes(s),
                       count * (int64_t)patch_bytes(s), error));
     TRY(program_run(s->inference, error));
-    TRY(buffer_download(&s->logits, 0, logits, STYLE_BATCH, error));
-    for (int64_t i = 0; i < count; i++) cartoons += logits[i] > 0;
+    TRY(buffer_download(&s->logits, 0, out + first, count, error));
   }
-  *out = patches->count > 0 ? (double)cartoons / (double)patches->count : (double)NAN;
 done:
   return status;
 }

@@ -1,6 +1,6 @@
 /* A classifier two-sample score (Lopez-Paz, Oquab: "Revisiting Classifier Two-Sample Tests", ICLR
  * 2017): a small convolutional network learns to tell patches of the source videos from patches of
- * cartoons; then it says which share of another video's patches it takes for cartoon.
+ * cartoons; then it says for patches of other videos what it takes them for.
  *
  *   network   four 3 x 3 convolutions (strides 1, 2, 2, 1; 12, 24, 32, 48 channels), mean over all
  *             positions, layers to 32 values and to one logit; leaky ReLU of slope 0.2. It sees 17
@@ -29,8 +29,10 @@ void style_classifier_free(StyleClassifier *classifier); /* NULL is allowed */
  * OMP_NUM_THREADS, or every core), whose number changes nothing. */
 Status style_classifier_train(StyleClassifier *classifier, const StylePatches *sources,
                               const StylePatches *cartoons, int steps, int threads, Error *error);
-/* Computes the share of patches that are taken for cartoon, in [0, 1]; NaN without patches. */
-Status style_classifier_share(StyleClassifier *classifier, const StylePatches *patches, double *out,
-                              Error *error);
+/* Computes the logit of each patch, out[patches->count]: above 0 if the network takes it for
+ * cartoon.
+ */
+Status style_classifier_logits(StyleClassifier *classifier, const StylePatches *patches, float *out,
+                               Error *error);
 
 #endif

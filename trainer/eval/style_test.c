@@ -89,16 +89,57 @@ void style_test_add_candidate(StyleTest *test, int candidate, const uint8_t *rgb
 
 /* --- Asking ----------------------------------------------------------------------------------- */
 
+static const double SOURCES_ABOVE = 0.05; /* share of sources above the threshold */
+
+static int compare_floats(const void *a, const void *b) {
+  float x = *(const float *)a, y = *(const float *)b;
+  return (x > y) - (x < y);
+}
+
+/* The share of logits above the threshold, from `first` on in steps of `step`. */
+static double share_above(const float *logits, int64_t count, int64_t first, int64_t step,
+                          double threshold) {
+  int64_t above = 0, total = 0;
+  for (int64_t i = first; i < count; i += step, total++) above += logits[i] > threshold;
+  return total > 0 ? (double)above / (double)total : (double)NAN;
+}
+
+/* From every second logit of the sources, beginning with the first. */
+static double choose_threshold(const float *logits, int64_t count) {
+  int64_t half = (count + 1) / 2, above = (int64_t)(SOURCES_ABOVE * (double)half);
+  if (half == 0) return 0;
+  float *sorted = mem_new((size_t)half, sizeof *sorted);
+  for (int64_t i = 0; i < half; i++) sorted[i] = logits[2 * i];
+  qsort(sorted, (size_t)half, sizeof *sorted, compare_floats);
+  double threshold = sorted[half - 1 - above];
+  free(sorted);
+  return threshold > 0 ? threshold : 0;
+}
+
+static Status share_of(StyleClassifier *classifier, const StylePatches *patches, double threshold,
+                       double *out, Error *error) {
+  float *logits = mem_new((size_t)patches->count + 1, sizeof *logits);
+  Status status = style_classifier_logits(classifier, patches, logits, error);
+  *out = share_above(logits, patches->count, 0, 1, threshold);
+  free(logits);
+  return status;
+}
+
 static Status ask(StyleTest *test, StyleClassifier *classifier, StyleTestResult *out,
                   Error *error) {
   Status status = OK;
-  TRY(style_classifier_share(classifier, &test->source_test, &out->source, error));
-  TRY(style_classifier_share(classifier, &test->cartoon_test, &out->cartoons, error));
+  int64_t sources = test->source_test.count;
+  float *logits = mem_new((size_t)sources + 1, sizeof *logits);
+  TRY(style_classifier_logits(classifier, &test->source_test, logits, error));
+  out->threshold = choose_threshold(logits, sources);
+  out->source = share_above(logits, sources, 1, 2, out->threshold);
+  TRY(share_of(classifier, &test->cartoon_test, out->threshold, &out->cartoons, error));
   for (int i = 0; i < test->candidate_count; i++)
-    TRY(style_classifier_share(classifier, &test->candidates[i], &out->candidates[i], error));
+    TRY(share_of(classifier, &test->candidates[i], out->threshold, &out->candidates[i], error));
   out->accuracy = (1 - out->source + out->cartoons) / 2;
   out->trained = true;
 done:
+  free(logits);
   return status;
 }
 
@@ -106,7 +147,7 @@ Status style_test_run(StyleTest *test, Backend *backend, int threads, StyleTestR
                       Error *error) {
   Status status = OK;
   StyleClassifier *classifier = NULL;
-  *out = (StyleTestResult){.accuracy = NAN, .source = NAN, .cartoons = NAN};
+  *out = (StyleTestResult){.accuracy = NAN, .threshold = NAN, .source = NAN, .cartoons = NAN};
   for (int i = 0; i < STYLE_MAX_CANDIDATES; i++) out->candidates[i] = (double)NAN;
   if (test->source_train.count == 0 || test->cartoon_train.count == 0) return OK;
   TRY(style_classifier_new(backend, test->side, &classifier, error));

@@ -2,6 +2,11 @@
  * collected frame by frame, then the classifier (trainer/eval/style_classifier.h) is trained and
  * asked.
  *
+ * A patch is taken for cartoon if its logit is above a threshold: 0, or what 5 % of the patches of
+ * held-out sources exceed, if that is more. So sources of other scenes than those that trained do
+ * not count as cartoons for being new. Every second of these patches sets the threshold, the others
+ * are reported.
+ *
  * The first and the last quarter of the frames of each side train the classifier; it is tested on
  * the half between, so that it has seen none of the frames that it is asked about, and joined
  * videos are on both sides of the split. Candidates come from the same half. */
@@ -34,8 +39,9 @@ void style_test_add_cartoon(StyleTest *test, const uint8_t *rgb, const FramePosi
 void style_test_add_candidate(StyleTest *test, int candidate, const uint8_t *rgb,
                               const FramePosition *at);
 typedef struct StyleTestResult {
-  bool trained;    /* false if a side has fewer than four frames: all else is NaN */
-  double accuracy; /* mean over both classes of the share of test patches recognised */
+  bool trained;     /* false if a side has fewer than four frames: all else is NaN */
+  double accuracy;  /* mean over both classes of the share of test patches recognised */
+  double threshold; /* of the logit */
   double source, cartoons, candidates[STYLE_MAX_CANDIDATES]; /* shares taken for cartoon */
 } StyleTestResult;
 /* `threads` prepare the patches; 0: OMP_NUM_THREADS, or every core. */
