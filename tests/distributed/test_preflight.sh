@@ -51,6 +51,9 @@ expect 64 'on rank 2 run\.dir is "?b"?, on rank 0 it is "?a"?;' \
   "different configs: a string in the first section" -np 2 "$program" $a run.dir=a : -np 1 "$program" $a run.dir=b
 expect 64 "different datasets .*: rank 1 on $host \\($b\\) and rank 0 on $host \\($a\\)" \
   'different datasets: the UUIDs are named' -np 1 "$program" $a : -np 1 "$program" $b
+expect 0 '^status 0: $' 'unpaired data: two ranks with the same datasets' -np 2 "$program" $a,$b
+expect 64 "different datasets at data.path and data.target_path: rank 1 on $host \\($a and $a\\) and rank 0 on $host \\($a and $b\\)" \
+  'unpaired data: different targets' -np 1 "$program" $a,$b : -np 1 "$program" $a,$a
 expect 64 'different datasets .*: rank 1 on [^,]*, rank 2 on [^,]*, rank 3 on [^,]*, rank 4 on [^ ]* and 2 more' \
   'many differing ranks: four are named, the others counted' -np 1 "$program" $a : -np 6 "$program" $b
 SLURM_STEP_NUM_TASKS=2 expect 0 '^status 0: $' "under mpirun SLURM_STEP_NUM_TASKS is ignored" -np 3 "$program" $a

@@ -1,9 +1,10 @@
 /* Preflight checks. Without arguments it runs the cmocka tests. tests/distributed/test_preflight.sh
  * runs it as a rank under mpirun:
  *
- *     test_preflight UUID [KEY=VALUE ...]
+ *     test_preflight UUID[,TARGETS] [KEY=VALUE ...]
  *
- * calls preflight_check with this dataset and config, and rank 0 prints the result. */
+ * calls preflight_check with this dataset, that of the targets and config, and rank 0 prints the
+ * result. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -85,8 +86,10 @@ static void test_environment(void **state) {
 static int as_rank(int argc, char **argv) {
   Error error = {0};
   Status status = OK;
+  char *targets = strchr(argv[1], ',');
+  if (targets) *targets++ = '\0';
   for (int i = 2; i < argc; i++) TRY(config_assign(&config_schema, argv[i], &config, NULL, &error));
-  status = preflight_check(&config, group, argv[1], NULL, &error);
+  status = preflight_check(&config, group, argv[1], targets, &error);
 done:
   if (comm_rank(group) == 0) printf("status %d: %s\n", (int)status, error.message);
   fflush(stdout); /* mpirun kills the others when the first rank exits with an error */
