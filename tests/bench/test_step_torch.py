@@ -24,7 +24,6 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.dont_write_bytecode = True
 sys.path += [HERE, os.path.join(HERE, ".."), os.path.join(HERE, "..", "oracle")]
 import runs  # noqa: E402
-import step_inputs  # noqa: E402
 import step_torch  # noqa: E402
 
 STEPS, CLIPS, FRAMES, SIZE = 5, 2, 2, 96
@@ -75,6 +74,8 @@ def torch_losses(run, precision, device, layout, engines, compiled):
 
 def unpaired_losses(run, config, step, device):
     """With the clips, and with the random numbers, that Celforge has in each step."""
+    import step_inputs  # here, because the bundle for GPU nodes lacks it; unpaired is not among its configs
+
     clips, metrics, losses = step_inputs.Clips(config, STEPS), run.metrics(), []
     step.draw = lambda number, _, target: step_inputs.draw_inputs(config, clips, number, target.shape, metrics[number])
     for number in range(1, STEPS):
