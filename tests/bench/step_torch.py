@@ -24,6 +24,9 @@ ENGINES tells how cuDNN's engines are chosen:
     benchmark-4        the same with the first four engines
     none               without cuDNN, by PyTorch's own matrix products
 
+Unpaired configs also take random targets with smoothed edges and random optical flow, which a loader would compute, and draw
+augmentation and motion in each step.
+
 PyTorch uses its fast options: channels-last memory, fused AdamW, multi-tensor EMA and clipping, gradients set to None, and
 TF32 if the config allows it. Untimed steps come first, until everything is compiled, chosen and captured. A step time on a
 GPU is the time between two events, one after each step, so the host can run ahead; on a CPU it is wall-clock time.

@@ -1,7 +1,10 @@
 #!/usr/bin/python3
 """Ten training steps against PyTorch.
 
-Each run trains 11 steps on a dataset that is one batch, so the order of clips does not matter.
+Each run trains 11 steps on a dataset that is one batch, so the order of clips does not matter. Unpaired runs have two datasets;
+the loader itself (samples.c) gives their batches. Random numbers of a step are computed from their definitions (step_inputs.py).
+Arguments: words of the names of the cases to run; default: all.
+
 PyTorch loads weights, moments, counters and EMA from the checkpoint after step 1 and runs ten
 steps in float32. Compared (all norms are 2-norms, all errors relative to PyTorch's value):
 
