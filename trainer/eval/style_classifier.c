@@ -17,6 +17,8 @@ static const int STRIDES[CONVOLUTIONS] = {1, 2, 2, 1};
 static const float LEAKY_SLOPE = 0.2f;
 static const double LEARNING_RATE = 2e-3;
 static const float BETA1 = 0.9f, BETA2 = 0.99f, EPSILON = 1e-8f, WEIGHT_DECAY = 0.1f;
+/* Largest contrasts of jittered patches. Sources get more: clipped blacks make no drawing. */
+static const double SOURCE_CONTRAST = 1.0, CARTOON_CONTRAST = 0.6;
 static const uint64_t WEIGHT_SEED = 4, BATCH_SEED = 5;
 
 struct StyleClassifier {
@@ -182,11 +184,13 @@ static void fill_batch(StyleClassifier *s, const StylePatches *sources,
   (void)threads; /* unused without OpenMP */
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int i = 0; i < STYLE_BATCH; i++) {
-    const StylePatches *from = i < STYLE_BATCH_SOURCES ? sources : cartoons;
+    bool source = i < STYLE_BATCH_SOURCES;
+    const StylePatches *from = source ? sources : cartoons;
     Random random =
         random_stream(BATCH_SEED, RANDOM_SCORES, (uint64_t)step * STYLE_BATCH + (uint64_t)i, 0);
     size_t index = random_below(&random, (uint64_t)from->count);
-    style_patch_jitter(from->pixels + index * patch_bytes(s), s->side, &random,
+    style_patch_jitter(from->pixels + index * patch_bytes(s), s->side,
+                       source ? SOURCE_CONTRAST : CARTOON_CONTRAST, &random,
                        s->batch + (size_t)i * patch_bytes(s));
   }
 }

@@ -116,10 +116,10 @@ static void sharpen(float *pixels, int side, double deviation, double amount, fl
 }
 
 /* Saturation, contrast around the mean, brightness and gains: a matrix for all pixels. */
-static void recolor(float *pixels, int side, Random *random) {
+static void recolor(float *pixels, int side, double most_contrast, Random *random) {
   double mean = 0, saturation = between(random, 0.3, 1.7);
-  double contrast = exp(between(random, -0.6, 0.6)), brightness = between(random, -40, 40),
-         gains[3];
+  double contrast = exp(between(random, -0.6, most_contrast)),
+         brightness = between(random, -40, 40), gains[3];
   for (int c = 0; c < 3; c++) gains[c] = contrast * between(random, 0.85, 1.15);
   for (int i = 0; i < 3 * side * side; i++) mean += pixels[i];
   mean /= 3.0 * side * side;
@@ -140,13 +140,14 @@ static void add_noise(float *pixels, int side, double deviation, Random *random)
   }
 }
 
-void style_patch_jitter(const uint8_t *patch, int side, Random *random, uint8_t *out) {
+void style_patch_jitter(const uint8_t *patch, int side, double most_contrast, Random *random,
+                        uint8_t *out) {
   size_t count = patch_bytes(side);
   float *pixels = mem_new(3 * count, sizeof *pixels);
   turn(patch, side, random_u32(random) & 7, pixels);
   if (random_uniform(random) < 0.5)
     sharpen(pixels, side, between(random, 0.5, 1.5), between(random, -1, 1.5), pixels + count);
-  recolor(pixels, side, random);
+  recolor(pixels, side, most_contrast, random);
   if (random_uniform(random) < 0.3) add_noise(pixels, side, between(random, 0, 2), random);
   for (size_t i = 0; i < count; i++) {
     float value = pixels[i] > 0 ? pixels[i] : 0;

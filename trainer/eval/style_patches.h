@@ -28,8 +28,9 @@ void style_patches_add(StylePatches *patches, const uint8_t *rgb, int height, in
                        int64_t number);
 
 /* Copies a patch to `out`, changed at random so that a classifier cannot decide by colour,
- * sharpness or noise alone: flips and quarter turns, contrast, brightness, saturation and gains per
- * channel, a Gaussian blur, and white noise. */
-void style_patch_jitter(const uint8_t *patch, int side, Random *random, uint8_t *out);
+ * sharpness or noise alone: flips and quarter turns, sharpening or blur, brightness, saturation,
+ * gains per channel, and white noise. Contrast is multiplied by exp(-0.6) to exp(most_contrast). */
+void style_patch_jitter(const uint8_t *patch, int side, double most_contrast, Random *random,
+                        uint8_t *out);
 
 #endif

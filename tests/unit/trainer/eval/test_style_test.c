@@ -162,10 +162,10 @@ static void test_jitter(void **state) {
   for (uint64_t n = 0; n < 20; n++) {
     Random one = random_stream(n, RANDOM_TEST, 0, 0), same = one,
            other = random_stream(n, RANDOM_TEST, 1, 0);
-    style_patch_jitter(patch, SIDE, &one, first);
-    style_patch_jitter(patch, SIDE, &same, second);
+    style_patch_jitter(patch, SIDE, 0.6, &one, first);
+    style_patch_jitter(patch, SIDE, 0.6, &same, second);
     assert_memory_equal(first, second, sizeof first);
-    style_patch_jitter(patch, SIDE, &other, second);
+    style_patch_jitter(patch, SIDE, 0.6, &other, second);
     different += memcmp(first, second, sizeof first) != 0;
   }
   assert_int_equal(different, 20);
