@@ -219,7 +219,7 @@ if [ $read_only -eq 1 ]; then
   refuses "a read-only folder: train" 74 "closed/run" \
     "$celforge" train tiny.yaml --set run.dir=closed/run
   refuses "a read-only folder: eval --json" 74 "closed/scores.json" \
-    "$celforge" eval --checkpoint run --data data --json closed/scores.json
+    "$celforge" eval --checkpoint run --data data --no-classifier --json closed/scores.json
   if [ -e long.mp4 ]; then
     refuses "a read-only folder: translate" 74 "closed/out.mp4" \
       "$celforge" translate --checkpoint run long.mp4 closed/out.mp4
@@ -249,7 +249,7 @@ if mount -t tmpfs -o size=256k none small 2>mount; then
   fi
   head -c 300000 /dev/zero >small/ballast 2>dd
   refuses "a full disk: eval --json" 74 "No space left" \
-    "$celforge" eval --checkpoint run --data data --json small/scores.json
+    "$celforge" eval --checkpoint run --data data --no-classifier --json small/scores.json
   nothing_left "a full disk: eval leaves no scores" small/scores.json
 else
   skip "a full disk" "tmpfs cannot be mounted: $(head -n 1 mount)"
