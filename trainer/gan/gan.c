@@ -23,6 +23,7 @@ static const char *const PROGRAM_NAMES[PROGRAM_KIND_COUNT] = {
     [PROGRAM_G_UPDATE] = "generator, update",
     [PROGRAM_PRETRAIN_MICRO] = "pretraining, micro-batch",
     [PROGRAM_PRETRAIN_LAST] = "pretraining, last micro-batch",
+    [PROGRAM_PRETRAIN_UPDATE] = "pretraining, update",
 };
 
 /* --- Planning --------------------------------------------------------------------------------- */
@@ -374,7 +375,7 @@ Status gan_step(Gan *gan, const StepControls *controls, const MicroBatch *batche
   NetworkPass generator = {
       pretrain ? PROGRAM_PRETRAIN_MICRO : PROGRAM_G_MICRO,
       pretrain ? PROGRAM_PRETRAIN_LAST : PROGRAM_G_LAST,
-      PROGRAM_G_UPDATE,
+      pretrain ? PROGRAM_PRETRAIN_UPDATE : PROGRAM_G_UPDATE,
       {&gan->generator_accumulation, projects ? &gan->projection_accumulation : NULL}};
   if (gan->adversarial && !pretrain) TRY(run_pass(gan, &discriminator, controls, batches, error));
   TRY(run_pass(gan, &generator, controls, batches, error));

@@ -26,6 +26,7 @@ static double runs_per_step(const Gan *gan, ProgramKind kind, double r1) {
   case PROGRAM_PRETRAIN:
   case PROGRAM_PRETRAIN_MICRO:
   case PROGRAM_PRETRAIN_LAST:
+  case PROGRAM_PRETRAIN_UPDATE:
   case PROGRAM_KIND_COUNT:
     break;
   }

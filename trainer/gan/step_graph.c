@@ -195,6 +195,9 @@ void step_graph_build(Gan *gan, ProgramKind kind, Graph *graph) {
     step_generator_forward(&step);
     step_generator_pass(&step, STEP_PRETRAIN);
     break;
+  case PROGRAM_PRETRAIN_UPDATE:
+    generator_update(&step, STEP_PRETRAIN, false);
+    break;
   case PROGRAM_KIND_COUNT:
     break;
   }
@@ -224,6 +227,7 @@ bool gan_needs_program(const Gan *gan, ProgramKind kind) {
     return micro;
   case PROGRAM_PRETRAIN_MICRO:
   case PROGRAM_PRETRAIN_LAST:
+  case PROGRAM_PRETRAIN_UPDATE:
     return micro && pretrain;
   case PROGRAM_KIND_COUNT:
     break;

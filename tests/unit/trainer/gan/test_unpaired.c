@@ -78,12 +78,39 @@ static void test_recompute_changes_nothing(void **state) {
   compare_recompute(&config, 0.95);
 }
 
+/* Pretraining on L1 does not update the projections of PatchNCE, in one micro-batch or in two. */
+static void test_pretraining_leaves_the_projections(void **state) {
+  (void)state;
+  static const char *const SPLITS[] = {"train.micro_batch=2", "train.micro_batch=1"};
+  static uint8_t source[2 * CLIP_BYTES], target[2 * CLIP_BYTES];
+  static const int64_t samples[2] = {0, 1};
+  make_clips(source, target);
+  for (int split = 0; split < 2; split++) {
+    Config config = small_config(
+        (const char *const[]){"loss.patch_nce=1", "optim.pretrain_steps=2", SPLITS[split], NULL});
+    Gan *gan = make_gan(&config, split + 1);
+    MicroBatch batches[2] = {batch_of(source, target, 0, samples),
+                             batch_of(source, target, 1, samples)};
+    for (int64_t i = 0; i < 3; i++) {
+      AdamCounters counters;
+      run_step(gan, i, batches);
+      assert_int_equal(result_of(gan, 0).generator.applied, i + 1);
+      assert_int_equal(buffer_download(&gan_network(gan, NETWORK_PROJECTION)->counters, 0,
+                                       &counters, ADAM_COUNTER_COUNT, &error),
+                       OK);
+      assert_int_equal(counters.applied, i < 2 ? 0 : 1);
+    }
+    gan_free(gan);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_unpaired_learns_f32),
       cmocka_unit_test(test_unpaired_learns_bf16),
       cmocka_unit_test(test_unpaired_micro_batches_equal_the_whole_batch),
       cmocka_unit_test(test_recompute_changes_nothing),
+      cmocka_unit_test(test_pretraining_leaves_the_projections),
   };
   return cmocka_run_group_tests(tests, open_backend, close_backend);
 }
