@@ -238,7 +238,8 @@ UNPAIRED_CASES = {
     "identity": {**ALONE, "loss.identity": 10},
     "motion consistency": {**ALONE, "loss.motion_consistency": 20},
     "flow consistency": {**ALONE, "loss.flow_consistency": 20},
-    "content": {**ALONE, **VGG, "loss.content": 1},
+    # VGG19 has many kinks: smaller steps, more clips. At the full rate PyTorch's own float32 is 2.5e-3 away from its float64 after ten steps.
+    "content": {**ALONE, **VGG, "loss.content": 1, "optim.generator_lr": 2e-5, "train.global_batch": 4},
     "style": {**ALONE, **VGG, "loss.style": 10},
     "edge negatives, cross-entropy": {**UNPAIRED, "loss.edge_negatives": 1, "loss.adversarial": "bce"},
     "grey view alone": {**UNPAIRED, "model.image_scales": 0, "model.grey_view": True},
