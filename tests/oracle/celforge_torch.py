@@ -601,7 +601,7 @@ def loss_color(output, source):
 
     ours, theirs = yuv(output), yuv(source)
     coarse = [F.avg_pool2d(to_frames(y), 8, 4) for y in (ours[0], theirs[0])]
-    return F.l1_loss(*coarse) + sum(F.huber_loss(ours[i], theirs[i]) for i in (1, 2))
+    return F.l1_loss(*coarse) + sum(F.l1_loss(ours[i], theirs[i]) for i in (1, 2))
 
 
 def loss_motion_consistency(output, moved, flow):

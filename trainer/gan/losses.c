@@ -61,21 +61,16 @@ static ColorDifference color_difference(Graph *graph, Value a, Value b) {
   return (ColorDifference){y, u, v};
 }
 
-/* mean of x^2 / 2 below 1, |x| - 1/2 above: m |x| - m^2 / 2 with m = min(|x|, 1). */
-static Value mean_huber(Graph *graph, Value x) {
-  Value size = graph_abs(graph, x);
-  Value bounded = graph_clamp(graph, size, -1, 1);
-  Value half_square = graph_affine(graph, graph_square(graph, bounded), 0.5f, 0);
-  return graph_mean(graph, graph_sub(graph, graph_mul(graph, bounded, size), half_square));
+static Value mean_size(Graph *graph, Value x) {
+  return graph_mean(graph, graph_abs(graph, x));
 }
 
 Value loss_color(Graph *graph, Value output, Value source) {
   enum { BLOCK = 8, STRIDE = 4 };
   ColorDifference difference = color_difference(graph, output, source);
   Value coarse = graph_average_pool(graph, difference.y, BLOCK, STRIDE, 0);
-  Value luma = graph_mean(graph, graph_abs(graph, coarse));
-  Value chroma = graph_add(graph, mean_huber(graph, difference.u), mean_huber(graph, difference.v));
-  return graph_add(graph, luma, chroma);
+  Value chroma = graph_add(graph, mean_size(graph, difference.u), mean_size(graph, difference.v));
+  return graph_add(graph, mean_size(graph, coarse), chroma);
 }
 
 /* --- Consistency over time -------------------------------------------------------------------- */

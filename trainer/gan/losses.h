@@ -14,10 +14,11 @@ Value loss_total_variation(Graph *graph, Value output);
 
 /* How the colours of an output o differ from those of its source s. In BT.601 luma and colour
  * differences, Y = 0.299 R + 0.587 G + 0.114 B, U = 0.492 (B - Y), V = 0.877 (R - Y), of colours in
- * [0, 1]: mean |Y_o - Y_s| of means over 8 x 8 pixels (stride 4), plus mean huber(U_o - U_s) + mean
- * huber(V_o - V_s) of pixels, huber(x) = x^2 / 2 below 1, else |x| - 1/2 (AnimeGAN's colour
- * reconstruction loss: Chen, Liu, Chen 2020). Luma is compared coarsely, so that lines and flat
- * areas are free. `source` may have further channels, which are ignored. */
+ * [0, 1]: mean |Y_o - Y_s| of means over 8 x 8 pixels (stride 4), plus mean |U_o - U_s| + mean
+ * |V_o - V_s| of pixels. Luma is compared coarsely, so that lines and flat areas are free.
+ * (AnimeGAN's colour reconstruction loss, Chen, Liu, Chen 2020, has Huber losses of U and V, which
+ * hardly pull at all where differences are below 0.1, and luma by pixels.) `source` may have
+ * further channels, which are ignored. */
 Value loss_color(Graph *graph, Value output, Value source);
 
 /* mean |W o - m|: `output` o warped by `flow` (graph_warp), as a constant, against `moved` m, the
