@@ -36,8 +36,8 @@ static Value change_colour(Graph *graph, Value x, Value draws) {
   x = graph_add(graph, x, numbers(graph, draws, DRAW_BRIGHTNESS, 1));
   Value grey = graph_reduce_sum(graph, x, 1u << AXIS_C, 1 / (float)shape.dim[AXIS_C]);
   x = scale_distance(graph, x, grey, numbers(graph, draws, DRAW_SATURATION, 1));
-  float clip_values = (float)(shape_count(shape) / shape.dim[AXIS_N]);
-  Value mean = graph_reduce_sum(graph, x, ALL_AXES & ~(1u << AXIS_N), 1 / clip_values);
+  const int64_t clip_values = shape_count(shape) / shape.dim[AXIS_N];
+  Value mean = graph_reduce_sum(graph, x, ALL_AXES & ~(1u << AXIS_N), 1 / (float)clip_values);
   return scale_distance(graph, x, mean, numbers(graph, draws, DRAW_CONTRAST, 1));
 }
 
