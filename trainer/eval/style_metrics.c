@@ -118,12 +118,12 @@ static int64_t drop_short_strokes(uint8_t *mask, int height, int width) {
 int64_t style_metrics_lines(const uint8_t *rgb, int height, int width, uint8_t *mask) {
   double *smooth = smooth_luma(rgb, height, width);
   uint8_t *own = mask ? NULL : mem_new((size_t)height * (size_t)width, 1);
-  if (own) mask = own;
+  uint8_t *ink = mask ? mask : own;
   for (int y = 0; y < height; y++)
     for (int x = 0; x < width; x++)
-      mask[(size_t)y * (size_t)width + (size_t)x] =
+      ink[(size_t)y * (size_t)width + (size_t)x] =
           is_ink(smooth, y, x, height, width) ? INK_NEW : INK_NONE;
-  int64_t count = drop_short_strokes(mask, height, width);
+  int64_t count = drop_short_strokes(ink, height, width);
   free(smooth);
   free(own);
   return count;
