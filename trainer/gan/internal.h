@@ -84,6 +84,10 @@ bool gan_needs_program(const Gan *gan, ProgramKind kind);
 /* Whether a step with these controls computes this metric. */
 bool gan_computes_metric(const Gan *gan, const StepControls *controls, Metric metric);
 
+/* Whether a rank's step has several micro-batches. */
+static inline bool gan_in_micro_batches(const Gan *gan) {
+  return gan->options.micro_batches > 1;
+}
 /* Whether the discriminators' inputs are augmented. */
 bool gan_augments(const Gan *gan);
 

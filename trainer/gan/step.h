@@ -1,5 +1,5 @@
-/* The step under construction, shared by step_graph.c (programs and updates), discriminator_step.c
- * and generator_step.c (the two halves of a step). */
+/* The step under construction. step.c has what both halves of a step use; they are
+ * discriminator_step.c and generator_step.c; step_graph.c makes programs of them. */
 #ifndef CELFORGE_TRAINER_GAN_STEP_H
 #define CELFORGE_TRAINER_GAN_STEP_H
 

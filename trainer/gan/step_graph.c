@@ -9,66 +9,7 @@
 #include "engine/parameters/spectral_norm.h"
 #include "trainer/gan/step.h"
 
-static bool in_micro_batches(const Gan *gan) {
-  return gan->options.micro_batches > 1;
-}
-
-/* --- Controls and metrics --------------------------------------------------------------------- */
-
-Value step_control(Step *step, int offset, int count) {
-  return graph_view(step->graph, &step->gan->controls, offset, shape_vector(count));
-}
-
-Value step_metric_view(Step *step, Metric metric) {
-  return graph_view(step->graph, &step->gan->metrics, metric, shape_scalar());
-}
-
-bool step_computes(const Step *step, StepKind kind, Metric metric) {
-  return gan_computes_metric(step->gan, &(StepControls){.kind = kind}, metric);
-}
-
-void step_report(Step *step, Metric metric, Value value) {
-  if (in_micro_batches(step->gan)) {
-    float weight = 1 / (float)step->gan->options.micro_batches;
-    graph_accumulate(step->graph, graph_affine(step->graph, value, weight, 0),
-                     step_metric_view(step, metric));
-  } else {
-    graph_store(step->graph, value, step_metric_view(step, metric));
-  }
-}
-
-Value step_add_term(Step *step, Value sum, Metric metric, double weight, Value term) {
-  step_report(step, metric, term);
-  Value weighted = graph_affine(step->graph, term, (float)weight, 0);
-  return sum.id < 0 ? weighted : graph_add(step->graph, sum, weighted);
-}
-
-/* --- Backward pass and gradient accumulation -------------------------------------------------- */
-
-static AccumulationTree *accumulation_of(Gan *gan, const Parameters *parameters) {
-  if (parameters == &gan->generator) return &gan->generator_accumulation;
-  if (parameters == &gan->projection) return &gan->projection_accumulation;
-  return &gan->discriminator_accumulation;
-}
-
-/* Computes the gradient of loss / micro-batches. The last micro-batch adds the partial sums of all
- * others (the set bits of its index) and all-reduces. Neighbouring micro-batches are added first,
- * then pairs of neighbours, and so on; ranks hold neighbouring micro-batches and are added in the
- * same order, so world sizes that are powers of two round alike. */
-void step_backward(Step *step, Parameters *parameters, Value loss) {
-  Gan *gan = step->gan;
-  int micro_batches = gan->options.micro_batches;
-  AccumulationTree *tree = accumulation_of(gan, parameters);
-  Buffer *buffers[ACCUMULATION_MAX_LEVELS];
-  PartialSums partial = {0, buffers};
-  for (int k = 0; step->last_micro_batch && k < tree->levels; k++)
-    if ((micro_batches - 1) >> k & 1) buffers[partial.count++] = &tree->partial_sums[k];
-  if (in_micro_batches(gan)) loss = graph_affine(step->graph, loss, 1 / (float)micro_batches, 0);
-  bool complete = step->last_micro_batch || !in_micro_batches(gan);
-  int64_t bucket = (int64_t)(gan->config->comm.bucket_mib * 1048576);
-  parameters_differentiate(parameters, step->graph, loss, &partial,
-                           complete && gan->options.all_reduce, bucket);
-}
+/* --- Gradient accumulation -------------------------------------------------------------------- */
 
 void step_graph_accumulate(Parameters *parameters, AccumulationTree *tree, int level,
                            Graph *graph) {
@@ -205,7 +146,7 @@ void step_graph_build(Gan *gan, ProgramKind kind, Graph *graph) {
 
 bool gan_needs_program(const Gan *gan, ProgramKind kind) {
   const LossConfig *loss = &gan->config->loss;
-  bool pretrain = gan->config->optim.pretrain_steps > 0, micro = in_micro_batches(gan);
+  bool pretrain = gan->config->optim.pretrain_steps > 0, micro = gan_in_micro_batches(gan);
   bool lazy_r1 = loss->r1 > 0 && loss->r1_interval > 1;
   switch (kind) {
   case PROGRAM_STEP:
@@ -230,58 +171,6 @@ bool gan_needs_program(const Gan *gan, ProgramKind kind) {
   case PROGRAM_PRETRAIN_UPDATE:
     return micro && pretrain;
   case PROGRAM_KIND_COUNT:
-    break;
-  }
-  return false;
-}
-
-bool gan_augments(const Gan *gan) {
-  return gan->adversarial && gan->config->augment.mode != AUGMENT_NONE;
-}
-
-bool gan_computes_metric(const Gan *gan, const StepControls *controls, Metric metric) {
-  const LossConfig *loss = &gan->config->loss;
-  bool adversarial_step = controls->kind == STEP_GAN;
-  switch (metric) {
-  case METRIC_LOSS_G:
-  case METRIC_NORM_G:
-    return true;
-  case METRIC_L1:
-    return loss->l1 > 0;
-  case METRIC_LOSS_D:
-  case METRIC_NORM_D:
-  case METRIC_ADVERSARIAL:
-    return adversarial_step && gan->adversarial;
-  case METRIC_FEATURE_MATCHING:
-    return adversarial_step && gan->adversarial && loss->feature_matching > 0;
-  case METRIC_PERCEPTUAL:
-    return adversarial_step && loss->perceptual > 0;
-  case METRIC_TEMPORAL:
-    return adversarial_step && loss->temporal > 0 && gan->options.shape.frames > 1;
-  case METRIC_TOTAL_VARIATION:
-    return adversarial_step && loss->total_variation > 0;
-  case METRIC_GRADIENT_PENALTY:
-    return adversarial_step && gan->adversarial && loss->adversarial == ADVERSARIAL_WGAN_GP &&
-           loss->gradient_penalty > 0;
-  case METRIC_R1:
-    return adversarial_step && loss->r1 > 0 && (controls->apply_r1 || loss->r1_interval == 1);
-  case METRIC_REAL_SIGN:
-    return adversarial_step && gan_augments(gan);
-  case METRIC_PATCH_NCE:
-    return adversarial_step && loss->patch_nce > 0;
-  case METRIC_COLOR:
-    return adversarial_step && loss->color > 0;
-  case METRIC_IDENTITY:
-    return adversarial_step && loss->identity > 0;
-  case METRIC_MOTION_CONSISTENCY:
-    return adversarial_step && loss->motion_consistency > 0;
-  case METRIC_FLOW_CONSISTENCY:
-    return adversarial_step && loss->flow_consistency > 0 && gan->options.shape.frames > 1;
-  case METRIC_CONTENT:
-    return adversarial_step && loss->content > 0;
-  case METRIC_STYLE:
-    return adversarial_step && loss->style > 0;
-  case METRIC_COUNT:
     break;
   }
   return false;
