@@ -174,6 +174,7 @@ static void test_numbers(void **state) {
                           .gflops = 123,
                           .generator_lr = 2e-4,
                           .discriminator_lr = 1e-4,
+                          .augment_probability = (double)NAN, /* no augmentation */
                           .time_comm_exposed = 0.125,
                           .straggler_rank = 4,
                           .straggler_seconds = 0.25,
