@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "trainer/gan/networks.h"
+
 void diff_augment_draw(Random *random, double probability, int64_t height, int64_t width,
                        float draw[DRAW_VALUES]) {
   double u[8];
@@ -31,13 +33,23 @@ static Value scale_distance(Graph *graph, Value x, Value mean, Value factor) {
   return graph_add(graph, mean, graph_mul(graph, factor, graph_sub(graph, x, mean)));
 }
 
+/* The mean of each pixel's channels, [N,T,H,W,1]. By channels: a reduction over rows of three would
+ * load and store single numbers. */
+static Value mean_of_channels(Graph *graph, Value x) {
+  Value sum = graph_add(graph, frames_channel(graph, x, 0), frames_channel(graph, x, 1));
+  sum = graph_add(graph, sum, frames_channel(graph, x, 2));
+  return graph_affine(graph, sum, 1.0f / 3, 0);
+}
+
 static Value change_colour(Graph *graph, Value x, Value draws) {
-  Shape shape = graph_shape(graph, x);
-  x = graph_add(graph, x, numbers(graph, draws, DRAW_BRIGHTNESS, 1));
-  Value grey = graph_reduce_sum(graph, x, 1u << AXIS_C, 1 / (float)shape.dim[AXIS_C]);
+  Value brightness = numbers(graph, draws, DRAW_BRIGHTNESS, 1);
+  Value grey = graph_add(graph, mean_of_channels(graph, x), brightness);
+  x = graph_add(graph, x, brightness);
   x = scale_distance(graph, x, grey, numbers(graph, draws, DRAW_SATURATION, 1));
-  const int64_t clip_values = shape_count(shape) / shape.dim[AXIS_N];
-  Value mean = graph_reduce_sum(graph, x, ALL_AXES & ~(1u << AXIS_N), 1 / (float)clip_values);
+  /* Saturation keeps each pixel's mean, so that the clip's mean is that of `grey`. */
+  Shape shape = graph_shape(graph, grey);
+  const int64_t pixels = shape_count(shape) / shape.dim[AXIS_N];
+  Value mean = graph_reduce_sum(graph, grey, ALL_AXES & ~(1u << AXIS_N), 1 / (float)pixels);
   return scale_distance(graph, x, mean, numbers(graph, draws, DRAW_CONTRAST, 1));
 }
 

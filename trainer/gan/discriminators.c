@@ -37,10 +37,15 @@ static void patch_discriminator(Net *net, const ModelConfig *config, Value x, in
 
 /* --- Views ------------------------------------------------------------------------------------ */
 
+/* By channels: a reduction over rows of three would load and store single numbers. */
 Value frames_grey(Graph *graph, Value frames, Value weights) {
-  Value weighted = graph_mul(graph, graph_cast(graph, frames, DTYPE_F32), weights);
-  Value grey = graph_reduce_sum(graph, weighted, 1u << AXIS_C, 1);
-  return graph_cast(graph, grey, graph_dtype(graph, frames));
+  Value sum = NO_VALUE;
+  for (int i = 0; i < 3; i++) {
+    Value channel = graph_cast(graph, frames_channel(graph, frames, i), DTYPE_F32);
+    Value weighted = graph_mul(graph, channel, frames_channel(graph, weights, i));
+    sum = i == 0 ? weighted : graph_add(graph, sum, weighted);
+  }
+  return graph_cast(graph, sum, graph_dtype(graph, frames));
 }
 
 /* White-box Cartoonization's surface: smooths everything but strong edges. */

@@ -35,12 +35,6 @@ Value loss_total_variation(Graph *graph, Value output) {
 
 /* --- Colours ---------------------------------------------------------------------------------- */
 
-static Value channel(Graph *graph, Value x, int index) {
-  Shape size = graph_shape(graph, x);
-  size.dim[AXIS_C] = 1;
-  return graph_slice(graph, x, shape_make(0, 0, 0, 0, index), size);
-}
-
 /* The differences of luma and of both colour differences, [N,T,H,W,1] each. */
 typedef struct ColorDifference {
   Value y, u, v;
@@ -49,8 +43,8 @@ typedef struct ColorDifference {
 static ColorDifference color_difference(Graph *graph, Value a, Value b) {
   Value d[3];
   for (int i = 0; i < 3; i++) { /* halved: from [-1, 1] to [0, 1] */
-    Value difference =
-        graph_sub(graph, to_f32(graph, channel(graph, a, i)), to_f32(graph, channel(graph, b, i)));
+    Value difference = graph_sub(graph, to_f32(graph, frames_channel(graph, a, i)),
+                                 to_f32(graph, frames_channel(graph, b, i)));
     d[i] = graph_affine(graph, difference, 0.5f, 0);
   }
   Value y = graph_add(

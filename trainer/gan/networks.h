@@ -25,6 +25,9 @@ void stream_state_free(StreamState *state);
 /* Converts frames u8 [N,T,H,W,C] to [-1, 1] in `dtype`. */
 Value frames_normalize(Graph *graph, Value frames, DType dtype);
 
+/* Returns channel `index` of frames, [N,T,H,W,1]. */
+Value frames_channel(Graph *graph, Value frames, int index);
+
 /* Upsamples bilinearly to `height` x `width`; returns `frames` itself if it has that size. */
 Value frames_upsample(Graph *graph, Value frames, int64_t height, int64_t width);
 

@@ -105,15 +105,12 @@ Value loss_content(Graph *graph, Parameters *network, Value output, Value source
 /* Luma (BT.601) in all three channels. */
 static Value grey_frames(Graph *graph, Value frames) {
   static const float WEIGHTS[3] = {0.299f, 0.587f, 0.114f};
-  Shape shape = graph_shape(graph, frames), size = shape;
   Value sum = NO_VALUE;
-  size.dim[AXIS_C] = 1;
   for (int i = 0; i < 3; i++) {
-    Value channel = graph_slice(graph, frames, shape_make(0, 0, 0, 0, i), size);
-    Value weighted = graph_affine(graph, channel, WEIGHTS[i], 0);
+    Value weighted = graph_affine(graph, frames_channel(graph, frames, i), WEIGHTS[i], 0);
     sum = i == 0 ? weighted : graph_add(graph, sum, weighted);
   }
-  return graph_broadcast(graph, sum, shape);
+  return graph_broadcast(graph, sum, graph_shape(graph, frames));
 }
 
 /* The Gram matrix of each frame, [N,T,1,C,C] f32. */
