@@ -227,9 +227,14 @@ static void each_step_matches_the_cpu_pix2pixhd(void **state) {
       "loss.motion_consistency=2", "loss.flow_consistency=2", "augment.mode=fixed",                \
       "augment.probability=0.7", "optim.pretrain_steps=0"
 
+/* Most of its losses are means of |x|: where rounding changes the sign of a difference near 0, so
+ * does a gradient, which Adam scales up. */
 static void each_step_matches_the_cpu_unpaired(void **state) {
   (void)state;
-  check_each_step((const char *const[]){UNPAIRED, NULL}, 2e-5, LIMITS_F32);
+  Limits limits[QUANTITIES];
+  memcpy(limits, LIMITS_F32, sizeof limits);
+  limits[WEIGHTS] = (Limits){3e-7, 2e-5};
+  check_each_step((const char *const[]){UNPAIRED, NULL}, 2e-5, limits);
 }
 
 static void each_step_matches_the_cpu_unpaired_bf16(void **state) {
