@@ -149,7 +149,8 @@ static int collect_after(const Windows *windows, const Thumbnail *after[1 + SCEN
 }
 
 /* Decides for pending frames whether a scene starts with them, and moves them into the window. At
- * the `end` of a scene all are decided, else those that enough frames follow. */
+ * the `end` of a scene it decides for all of them, else only for frames that enough others follow.
+ */
 static Status decide_pending(Windows *windows, const Series *series, bool end, Error *error) {
   Status status = OK;
   const Thumbnail *after[1 + SCENE_NEIGHBOURS];

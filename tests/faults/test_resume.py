@@ -236,16 +236,32 @@ def test_damage(tap, folder):
               f"exit code {code}\n{run.log_text()}")
 
 
-def set_version(checkpoint, version):
+def rewrite_manifest(checkpoint, change):
+    """Rewrites manifest.json, changed by change(manifest), with a checksum that is right."""
     path = os.path.join(checkpoint, "manifest.json")
     with open(path, encoding="utf-8") as file:
         manifest = json.load(file)
-    manifest["version"] = version
+    change(manifest)
     del manifest["crc32c"]
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     manifest["crc32c"] = runs.crc32c(text.encode())
     with open(path, "w", encoding="utf-8") as file:
         json.dump(manifest, file)
+
+
+def set_version(checkpoint, version):
+    rewrite_manifest(checkpoint, lambda manifest: manifest.update(version=version))
+
+
+def set_augment_probability(checkpoint, value):
+    path = os.path.join(checkpoint, "state.json")
+    with open(path, encoding="utf-8") as file:
+        state = json.load(file)
+    text = json.dumps({**state, "augment_probability": value}).encode()
+    with open(path, "wb") as file:
+        file.write(text)
+    entry = {"bytes": len(text), "crc32c": runs.crc32c(text)}
+    rewrite_manifest(checkpoint, lambda manifest: manifest["files"].update({"state.json": entry}))
 
 
 def test_other_version(tap, folder):
@@ -357,9 +373,9 @@ def test_perceptual(tap, folder):
         tap.check(found == code and said.count(words) == 1, f"{name}: refused, exit code {code}", f"exit code {found}\n{said}")
 
 
-def refuse_resume(tap, name, run, checkpoint, words):
+def refuse_resume(tap, name, run, checkpoint, words, expected=64):
     code, said = run.train(resume=checkpoint), run.log_text()
-    tap.check(code == 64 and words in said, f"{name}: refused, exit code 64", f"exit code {code}\n{said}")
+    tap.check(code == expected and words in said, f"{name}: refused, exit code {expected}", f"exit code {code}\n{said}")
 
 
 def test_unpaired(tap, folder):
@@ -401,6 +417,12 @@ def test_unpaired(tap, folder):
     fixed = Run(os.path.join(folder, "fixed"), data, {**moved.settings, "run.dir": os.path.join(folder, "fixed"), "augment.mode": "fixed",
                                                       "augment.probability": 0.9})
     fixed.train(resume=checkpoint)
+    refused.settings["data.target_path"] = targets + "-moved"
+    set_augment_probability(checkpoint, 7.5)
+    refuse_resume(tap, "an impossible probability", refused, checkpoint, "augment_probability is 7.5, expected 0 to 1", 65)
+    set_augment_probability(checkpoint, 0.5)
+    rewrite_manifest(checkpoint, lambda manifest: manifest.pop("dataset_uuid"))
+    refuse_resume(tap, "a manifest without the dataset", refused, checkpoint, "dataset_uuid: missing", 65)
     tap.check(all(abs(record["augment/probability"] - 0.9) < 1e-6 for record in fixed.metrics()[-3:]),
               "a resumed run that no longer adapts has its own probability", fixed.log_text())
 

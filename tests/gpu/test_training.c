@@ -233,7 +233,7 @@ static void each_step_matches_the_cpu_unpaired(void **state) {
   (void)state;
   Limits limits[QUANTITIES];
   memcpy(limits, LIMITS_F32, sizeof limits);
-  limits[WEIGHTS] = (Limits){3e-7, 2e-5};
+  limits[WEIGHTS] = (Limits){1.5e-7, 2e-5};
   check_each_step((const char *const[]){UNPAIRED, NULL}, 2e-5, limits);
 }
 

@@ -3,9 +3,9 @@
  * asked.
  *
  * A patch is taken for cartoon if its logit is above a threshold: 0, or what 5 % of the patches of
- * held-out sources exceed, if that is more. So sources of other scenes than those that trained do
- * not count as cartoons for being new. Every second of these patches sets the threshold, the others
- * are reported.
+ * held-out sources exceed, if that is more. So a source does not count as a
+ * cartoon only because the classifier was not trained on its scene. Every second of these patches
+ * sets the threshold, the others are reported.
  *
  * The first and the last quarter of the frames of each side train the classifier; it is tested on
  * the half between, so that it has seen none of the frames that it is asked about, and joined

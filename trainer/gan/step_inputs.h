@@ -20,7 +20,7 @@ typedef enum StepInput {
   INPUT_COUNT,
 } StepInput;
 
-/* Describes the buffers; those that this config does not need are empty. */
+/* Describes the buffers. Buffers that this config does not need are empty. */
 void step_inputs_describe(const Gan *gan, Buffer inputs[INPUT_COUNT]);
 /* Fills and uploads the buffers for one micro-batch; `samples` are the global numbers of its
  * clips, `augment_probability` is that of INPUT_AUGMENTATION. */

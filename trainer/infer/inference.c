@@ -122,8 +122,8 @@ Inference *inference_from_parameters(const Config *config, Parameters *parameter
   return inference;
 }
 
-/* Reads the source channels of the checkpoint's generator: the input channels of its stem, minus
- * those that the generator adds to them. */
+/* Reads the source channels of the checkpoint's generator: the input channels of its stem without
+ * the channels that the generator adds (noise, the smooth base). */
 static Status source_channels(const Checkpoint *checkpoint, const Config *config, int64_t *out,
                               Error *error) {
   const Safetensors *file = checkpoint_file(checkpoint, GENERATOR_FILE);

@@ -157,25 +157,32 @@ static void append_changes(const Config *now, const Config *then, Text *out) {
   text_free(&theirs);
 }
 
-/* Compares the uuid of a dataset, NULL for none, with the one in the checkpoint's manifest. */
+/* Compares a dataset's uuid with the one that the checkpoint was trained on. */
 static Status check_dataset(const Checkpoint *checkpoint, const char *key, const char *path,
                             const char *uuid, Error *error) {
   const char *then = NULL;
-  if (json_object_get(checkpoint->manifest, key)) {
-    Status status = json_get_string(checkpoint->manifest, checkpoint->path, key, &then, error);
-    if (status != OK) return status;
-  }
-  if (!then && !uuid) return OK;
-  if (!then || !uuid)
-    return error_set(error, ERROR_USAGE,
-                     "%s: was trained on %s data, but this config has %s (data.target_path); "
-                     "resuming would mix them",
-                     checkpoint->path, then ? "unpaired" : "paired", uuid ? "unpaired" : "pairs");
-  if (strcmp(then, uuid) == 0) return OK;
+  Status status = json_get_string(checkpoint->manifest, checkpoint->path, key, &then, error);
+  if (status != OK || strcmp(then, uuid) == 0) return status;
   return error_set(
       error, ERROR_USAGE,
       "%s: was trained on dataset %s, but %s holds dataset %s; resuming would mix them",
       checkpoint->path, then, path, uuid);
+}
+
+static Status check_datasets(const Config *now, const Checkpoint *checkpoint,
+                             const DataIdentity *data, Error *error) {
+  bool is_unpaired = data->target_uuid != NULL;
+  bool was_unpaired = json_object_get(checkpoint->manifest, TARGET_UUID_KEY) != NULL;
+  if (is_unpaired != was_unpaired)
+    return error_set(error, ERROR_USAGE,
+                     "%s: was trained on %s data, but this config has %s (data.target_path); "
+                     "resuming would mix them",
+                     checkpoint->path, was_unpaired ? "unpaired" : "paired",
+                     is_unpaired ? "unpaired" : "pairs");
+  Status status = check_dataset(checkpoint, "dataset_uuid", now->data.path, data->uuid, error);
+  if (status != OK || !is_unpaired) return status;
+  return check_dataset(checkpoint, TARGET_UUID_KEY, now->data.target_path, data->target_uuid,
+                       error);
 }
 
 /* The probability that the checkpoint holds; the initial one if it holds none, or if this run does
@@ -188,6 +195,10 @@ static Status restore_augment_probability(const Config *config, Comm *comm,
       json_object_get(checkpoint->state, AUGMENT_PROBABILITY_KEY))
     status =
         json_get_double(checkpoint->state, checkpoint->path, AUGMENT_PROBABILITY_KEY, out, error);
+  if (status == OK && !(*out >= 0 && *out <= 1))
+    status = error_set(error, ERROR_DATA,
+                       "%s/state.json: " AUGMENT_PROBABILITY_KEY " is %g, expected 0 to 1",
+                       checkpoint->path, *out);
   TRY(comm_agree(comm, status, error));
   TRY(comm_broadcast(comm, out, sizeof *out, 0, error));
 done:
@@ -209,8 +220,7 @@ static Status check_config(const Config *now, const ConfigSources *sources,
         sources, "model.spectral_norm", error,
         "cannot change from %s to %s in a resumed run; start a new one, or set it back",
         then.model.spectral_norm ? "true" : "false", now->model.spectral_norm ? "true" : "false"));
-  TRY(check_dataset(checkpoint, "dataset_uuid", now->data.path, data->uuid, error));
-  TRY(check_dataset(checkpoint, TARGET_UUID_KEY, now->data.target_path, data->target_uuid, error));
+  TRY(check_datasets(now, checkpoint, data, error));
   const Config own = config_without_paths(now), saved = config_without_paths(&then);
   append_changes(&own, &saved, &changes);
   if (changes.length > 0)

@@ -6,10 +6,11 @@
  *   projection.safetensors     NAME, the projections of PatchNCE; no file without loss.patch_nce
  *   optimizer.safetensors      NETWORK.moment1.NAME, NETWORK.moment2.NAME, NETWORK.counters
  *   state.json                 step, samples (number of the next sample), seed, guard
- *                              (gradient_guard.h), augment_probability (of the next step, with
- *                              augment.mode: adaptive), perceptual_crc32c (CRC-32C of the weights
- * of loss.perceptual, if it is used) manifest.json              config (YAML), uuids of the
- * datasets, scale (output size / source size)
+ *                              (gradient_guard.h); with augment.mode: adaptive
+ *                              augment_probability (of the next step, 0 to 1); with losses on
+ *                              VGG19 perceptual_crc32c (CRC-32C of its weights)
+ *   manifest.json              config (YAML), dataset_uuid, target_dataset_uuid (unpaired data),
+ *                              scale (output size / source size)
  *
  * All of it is a function of config, data and step: an uninterrupted run and one that was resumed
  * write the same bytes. Convolution weights are [O,T,H,W,I] (PyTorch's are [O,I,T,H,W]), vectors

@@ -17,10 +17,10 @@ Status preflight_check_environment(Error *error);
 Status preflight_fail_together(int *argc, char ***argv, Status status, Error *error);
 
 /* Checks that all ranks of the group run the same program (CRC-32C of its file) with the same
- * effective config on the same dataset (and the same of targets,
- * NULL for none), and that a job step of srun is one group with all its
- * tasks. ERROR_USAGE, with ranks, hosts and the difference; for configs this is the first key that
- * differs, with both values. All ranks call this together and return the same status. */
+ * effective config on the same dataset (for unpaired data on the same two; target_uuid is NULL for
+ * pairs), and that a job step of srun is one group with all its tasks. ERROR_USAGE, with ranks,
+ * hosts and the difference; for configs this is the first key that differs, with both values. All
+ * ranks call this together and return the same status. */
 Status preflight_check(const Config *config, Comm *comm, const char *dataset_uuid,
                        const char *target_uuid, Error *error);
 
