@@ -43,6 +43,7 @@ static Config small_config(const char *const *assignments) {
                                       "model.spectral_norm=true",
                                       "loss.feature_matching=2",
                                       "loss.total_variation=0.1",
+                                      "loss.gradient=0.5",
                                       "loss.r1=0.5",
                                       "loss.r1_interval=2",
                                       "optim.clip=5",

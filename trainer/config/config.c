@@ -83,6 +83,9 @@ static const ConfigKey KEYS[] = {
     REAL("loss.adversarial_weight", loss.adversarial_weight, 0, 1e6, "1",
          "weight of the generator's adversarial loss; 0: no discriminators"),
     REAL("loss.l1", loss.l1, 0, 1e6, "10", "weight of mean |output - target|"),
+    REAL("loss.gradient", loss.gradient, 0, 1e6, "0",
+         "weight of mean |differences of neighbouring pixels of output - those of target|: flat "
+         "areas and sharp lines of aligned targets"),
     REAL("loss.feature_matching", loss.feature_matching, 0, 1e6, "0",
          "weight of mean |difference of discriminator features of output and target|"),
     REAL("loss.perceptual", loss.perceptual, 0, 1e6, "0",

@@ -40,7 +40,7 @@ typedef struct ModelConfig {
 
 typedef struct LossConfig {
   int adversarial;
-  double adversarial_weight, l1, feature_matching, perceptual, temporal, total_variation;
+  double adversarial_weight, l1, gradient, feature_matching, perceptual, temporal, total_variation;
   double gradient_penalty, r1;
   int64_t r1_interval;
   ConfigString perceptual_weights;

@@ -13,6 +13,7 @@ static Status check_unpaired(const Config *config, const ConfigSources *sources,
     const char *key;
     double weight;
   } PAIRED[] = {{"loss.l1", loss->l1},
+                {"loss.gradient", loss->gradient},
                 {"loss.feature_matching", loss->feature_matching},
                 {"loss.perceptual", loss->perceptual},
                 {"loss.temporal", loss->temporal}};

@@ -14,6 +14,8 @@ bool gan_computes_metric(const Gan *gan, const StepControls *controls, Metric me
     return true;
   case METRIC_L1:
     return loss->l1 > 0;
+  case METRIC_GRADIENT:
+    return adversarial_step && loss->gradient > 0;
   case METRIC_LOSS_D:
   case METRIC_NORM_D:
   case METRIC_ADVERSARIAL:

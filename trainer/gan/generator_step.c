@@ -104,6 +104,8 @@ static Value build_term(Step *step, Metric metric) {
   switch (metric) {
   case METRIC_L1:
     return loss_l1(graph, step->output, step->target);
+  case METRIC_GRADIENT:
+    return loss_gradient(graph, step->output, step->target);
   case METRIC_PERCEPTUAL:
     return loss_perceptual(graph, vgg, step->output, step->target);
   case METRIC_TEMPORAL:
@@ -140,6 +142,7 @@ void step_generator_pass(Step *step, StepKind kind) {
   Gan *gan = step->gan;
   const LossConfig *loss = &gan->config->loss;
   Value sum = add_term(step, kind, NO_VALUE, METRIC_L1, loss->l1);
+  sum = add_term(step, kind, sum, METRIC_GRADIENT, loss->gradient);
   if (step_computes(step, kind, METRIC_ADVERSARIAL)) sum = add_adversarial_terms(step, sum);
   sum = add_term(step, kind, sum, METRIC_PERCEPTUAL, loss->perceptual);
   sum = add_term(step, kind, sum, METRIC_TEMPORAL, loss->temporal);

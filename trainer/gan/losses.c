@@ -33,6 +33,12 @@ Value loss_total_variation(Graph *graph, Value output) {
   return graph_add(graph, down, right);
 }
 
+Value loss_gradient(Graph *graph, Value output, Value target) {
+  /* Differences are linear: those of the error are the differences of output minus target. */
+  Value error = graph_sub(graph, to_f32(graph, output), to_f32(graph, target));
+  return loss_total_variation(graph, error);
+}
+
 /* --- Colours ---------------------------------------------------------------------------------- */
 
 /* The differences of luma and of both colour differences, [N,T,H,W,1] each. */

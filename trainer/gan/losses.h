@@ -7,6 +7,12 @@
 
 /* mean |a - b| */
 Value loss_l1(Graph *graph, Value a, Value b);
+/* mean |differences of horizontal neighbours of o - b| + mean |those of vertical ones| for output o
+ * and target b, so |gradient of o - gradient of b|. Where the target is flat it asks for an output
+ * that is exactly flat, at lines for their full contrast, whatever the brightness. (The gradient
+ * difference loss of Mathieu, Couprie, LeCun 2016, "Deep Multi-Scale Video Prediction Beyond Mean
+ * Square Error", eq. 5, compares the gradients' absolute values.) */
+Value loss_gradient(Graph *graph, Value output, Value target);
 /* mean |(o_t - o_{t-1}) - (b_t - b_{t-1})| for output o and target b; needs at least two frames. */
 Value loss_temporal(Graph *graph, Value output, Value target);
 /* mean |horizontal differences| + mean |vertical differences| */

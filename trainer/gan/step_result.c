@@ -8,6 +8,7 @@ const char *gan_metric_name(Metric metric) {
       [METRIC_LOSS_G] = "loss/g",
       [METRIC_LOSS_D] = "loss/d",
       [METRIC_L1] = "loss/l1",
+      [METRIC_GRADIENT] = "loss/gradient",
       [METRIC_ADVERSARIAL] = "loss/adversarial",
       [METRIC_FEATURE_MATCHING] = "loss/feature_matching",
       [METRIC_PERCEPTUAL] = "loss/perceptual",

@@ -60,8 +60,8 @@ static void unpaired_data_is_accepted(void **state) {
 
 static void losses_against_the_own_target_need_pairs(void **state) {
   (void)state;
-  static const char *const KEYS[] = {"loss.l1", "loss.feature_matching", "loss.perceptual",
-                                     "loss.temporal"};
+  static const char *const KEYS[] = {"loss.l1", "loss.gradient", "loss.feature_matching",
+                                     "loss.perceptual", "loss.temporal"};
   for (size_t i = 0; i < sizeof KEYS / sizeof *KEYS; i++) {
     char assignment[64];
     snprintf(assignment, sizeof assignment, "%s=2", KEYS[i]);

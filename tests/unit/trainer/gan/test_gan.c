@@ -21,6 +21,7 @@ static void check_learning(const char *precision) {
                                      "loss.adversarial=wgan-gp",
                                      "loss.feature_matching=1",
                                      "loss.total_variation=0.01",
+                                     "loss.gradient=0.5",
                                      "loss.r1=0.1",
                                      "loss.r1_interval=1",
                                      "train.micro_batch=2",
@@ -41,9 +42,9 @@ static void check_learning(const char *precision) {
   last = result_of(gan, 0);
   check_metrics(&last);
   static const Metric COMPUTED[] = {
-      METRIC_LOSS_D,   METRIC_ADVERSARIAL,     METRIC_FEATURE_MATCHING,
-      METRIC_TEMPORAL, METRIC_TOTAL_VARIATION, METRIC_GRADIENT_PENALTY,
-      METRIC_R1,       METRIC_NORM_G,          METRIC_NORM_D};
+      METRIC_LOSS_D,   METRIC_ADVERSARIAL,     METRIC_GRADIENT,         METRIC_FEATURE_MATCHING,
+      METRIC_TEMPORAL, METRIC_TOTAL_VARIATION, METRIC_GRADIENT_PENALTY, METRIC_R1,
+      METRIC_NORM_G,   METRIC_NORM_D};
   for (size_t i = 0; i < sizeof COMPUTED / sizeof *COMPUTED; i++)
     assert_true(last.computed[COMPUTED[i]]);
   if (!(last.metrics[METRIC_L1] < 0.7 * first.metrics[METRIC_L1]))
