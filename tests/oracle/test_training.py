@@ -79,6 +79,7 @@ CASES = {
         "optim.weight_decay": 1,
         "optim.epsilon": 1e-3,
     },
+    "gradient": {"loss.gradient": 5, "loss.l1": 1, "model.image_scales": 2},
     "feature matching and total variation": {
         "loss.feature_matching": 5,
         "loss.total_variation": 0.5,

@@ -71,7 +71,12 @@ class Generator(nn.Module):
             y = block(y)
         residual = self.head(y)[..., : source.shape[3], : source.shape[4]]
         residual = residual if self.dims == 3 else to_clip(residual, length)
-        return residual + self.base(source)
+        return residual + (self.encoded_base(source, features) if self.smooth_base else source[:, :3])
+
+    def encoded_base(self, source, features):
+        """The smooth base that encode() computed, which is part of its first feature."""
+        x = features[0] if self.dims == 3 else to_clip(features[0], source.shape[2])
+        return x[:, source.shape[1] : source.shape[1] + 3, :, : source.shape[3], : source.shape[4]]
 
 
 # pix2pixHD: the layers of GlobalGenerator and LocalEnhancer in the authors' networks.py, under our names.

@@ -9,6 +9,10 @@ def loss_temporal(output, target):
     return (output.diff(dim=2) - target.diff(dim=2)).abs().mean()
 
 
+def loss_gradient(output, target):
+    return sum((output.diff(dim=axis) - target.diff(dim=axis)).abs().mean() for axis in (3, 4))
+
+
 def loss_total_variation(output):
     return output.diff(dim=3).abs().mean() + output.diff(dim=4).abs().mean()
 

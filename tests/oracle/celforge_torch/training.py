@@ -14,7 +14,8 @@ from .discriminators import Discriminators, View, join_views
 from .files import read_safetensors
 from .generators import GENERATORS
 from .losses import (loss_color, loss_discriminator, loss_feature_matching, loss_flow_consistency, loss_generator,
-                     loss_gradient_penalty, loss_motion_consistency, loss_r1, loss_temporal, loss_total_variation, real_sign)
+                     loss_gradient, loss_gradient_penalty, loss_motion_consistency, loss_r1, loss_temporal,
+                     loss_total_variation, real_sign)
 from .patch_nce import Projections
 from .perceptual import perceptual_of
 
@@ -255,6 +256,8 @@ class Training:
         weights, terms = self.config.loss, []
         if weights.l1 > 0:
             terms.append(("loss/l1", weights.l1, F.l1_loss(output, target)))
+        if weights.gradient > 0 and not pretrain:
+            terms.append(("loss/gradient", weights.gradient, loss_gradient(output, target)))
         if self.adversarial and not pretrain:
             terms += self.adversarial_terms(source, target, output, weight, inputs)
         if weights.perceptual > 0 and not pretrain:
