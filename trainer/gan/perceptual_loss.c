@@ -1,15 +1,13 @@
 #include "trainer/gan/perceptual_loss.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/bf16.h"
 #include "base/bulk_memory.h"
-#include "checkpoints/safetensors.h"
 #include "trainer/gan/layers.h"
 #include "trainer/gan/losses.h"
+#include "trainer/gan/pretrained.h"
 
 /* --- The network ------------------------------------------------------------------------------ */
 
@@ -131,85 +129,6 @@ Value loss_style(Graph *graph, Parameters *network, Value output, Value target) 
 
 /* --- Reading the weights ---------------------------------------------------------------------- */
 
-/* IEEE 754 binary16. */
-static float f16_to_f32(uint16_t bits) {
-  int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  float value = exponent == 0 ? ldexpf((float)fraction, -24)
-                              : ldexpf((float)(fraction | 1024), exponent - 25);
-  if (exponent == 31) value = fraction == 0 ? INFINITY : NAN;
-  return bits >> 15 ? -value : value;
-}
-
-/* Element `index` of a tensor, whose data may be unaligned. */
-static float number_at(const NamedTensor *tensor, int64_t index) {
-  const char *data = tensor->data;
-  float value;
-  uint16_t half;
-  if (tensor->type == TENSOR_F32) {
-    memcpy(&value, data + (size_t)index * sizeof value, sizeof value);
-    return value;
-  }
-  memcpy(&half, data + (size_t)index * sizeof half, sizeof half);
-  return tensor->type == TENSOR_F16 ? f16_to_f32(half) : bf16_to_f32(half);
-}
-
-/* The shape of the parameter in the file, weight [out,in,3,3] or bias [out]; returns its rank. */
-static int shape_in_file(const Parameter *parameter, int64_t shape[4]) {
-  const int64_t *dim = parameter->shape.dim;
-  bool is_weight = parameter->init == INIT_NORMAL;
-  const int64_t weight[4] = {dim[0], dim[4], dim[2], dim[3]};
-  memcpy(shape, is_weight ? weight : &dim[AXIS_C], (is_weight ? 4 : 1) * sizeof *shape);
-  return is_weight ? 4 : 1;
-}
-
-static Status find_tensor(const Safetensors *file, const char *path, const Parameter *parameter,
-                          const NamedTensor **out, Error *error) {
-  Status status = OK;
-  int64_t expected_shape[4];
-  int rank = shape_in_file(parameter, expected_shape);
-  Text found = {0}, expected = {0};
-  const NamedTensor *tensor = safetensors_find(file, parameter->name);
-  tensor_shape_append(&expected, expected_shape, rank);
-  if (!tensor)
-    FAIL(error, ERROR_DATA,
-         "%s: tensor \"%s\" is missing, expected %s; give the weights of VGG19 with torchvision's "
-         "names (docs/perceptual.md)",
-         path, parameter->name, expected.data);
-  tensor_shape_append(&found, tensor->shape, tensor->rank);
-  bool readable =
-      tensor->type == TENSOR_F32 || tensor->type == TENSOR_F16 || tensor->type == TENSOR_BF16;
-  bool fits = tensor->rank == rank &&
-              memcmp(tensor->shape, expected_shape, (size_t)rank * sizeof *expected_shape) == 0;
-  if (!readable || !fits)
-    FAIL(error, ERROR_DATA,
-         "%s: tensor \"%s\" is %s %s, expected F32, F16 or BF16 %s as in torchvision's VGG19 "
-         "(docs/perceptual.md)",
-         path, parameter->name, tensor_type_name(tensor->type), found.data, expected.data);
-  *out = tensor;
-done:
-  text_free(&found);
-  text_free(&expected);
-  return status;
-}
-
-/* Copies [out,in,height,width] as [out,1,height,width,in]; vectors are copied unchanged. */
-static Status read_tensor(const NamedTensor *tensor, const char *path, const Parameter *parameter,
-                          float *out, Error *error) {
-  const int64_t *dim = parameter->shape.dim;
-  int64_t positions = dim[2] * dim[3], inputs = parameter->init == INIT_NORMAL ? dim[4] : 1;
-  for (int64_t from = 0; from < parameter->count; from++) {
-    int64_t position = from % positions, input = from / positions % inputs;
-    int64_t output = from / positions / inputs;
-    float value = number_at(tensor, from);
-    if (!isfinite(value))
-      return error_set(
-          error, ERROR_DATA, "%s: tensor \"%s\": element %lld of %lld is not finite: %g", path,
-          parameter->name, (long long)from, (long long)parameter->count, (double)value);
-    out[(output * positions + position) * inputs + input] = value;
-  }
-  return OK;
-}
-
 /* Fills the normalisation (x / 2 + 1 / 2 - mean) / deviation as scale * x + shift; false: the
  * parameter is neither. */
 static bool fill_normalization(const Parameter *parameter, float *out) {
@@ -222,25 +141,22 @@ static bool fill_normalization(const Parameter *parameter, float *out) {
 
 Status perceptual_read(const char *path, const Parameters *network, float **out, Error *error) {
   Status status = OK;
-  Safetensors *file = NULL;
+  PretrainedFile file = {0};
   float *flat = NULL;
   *out = NULL;
   TRY(mem_bulk((size_t)network->total * sizeof *flat, "the weights of loss.perceptual",
                (void **)&flat, error));
-  memset(flat, 0, (size_t)network->total * sizeof *flat);
-  TRY(safetensors_open(path, &file, error));
+  TRY(pretrained_open(path, "torchvision's VGG19 (docs/perceptual.md)", &file, error));
   for (int i = 0; i < network->count; i++) {
     const Parameter *parameter = &network->items[i];
-    const NamedTensor *tensor = NULL;
     if (fill_normalization(parameter, flat + parameter->offset)) continue;
-    TRY(find_tensor(file, path, parameter, &tensor, error));
-    TRY(read_tensor(tensor, path, parameter, flat + parameter->offset, error));
+    TRY(pretrained_parameter(&file, parameter->name, parameter, flat + parameter->offset, error));
   }
   *out = flat;
   flat = NULL;
 done:
   if (status != OK) error_context(error, "loss.perceptual_weights");
-  safetensors_close(file);
+  pretrained_close(&file);
   free(flat);
   return status;
 }

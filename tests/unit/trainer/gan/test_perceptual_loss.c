@@ -195,8 +195,8 @@ static void test_bad_files_are_rejected(void **state) {
   const NamedTensor good = {"features.0.weight", TENSOR_F32, 4, {64, 3, 3, 3}, zeros};
   NamedTensor bad = good;
   reject(network, &good, 1,
-         "tensor \"features.0.bias\" is missing, expected [64]; give the weights of VGG19 with "
-         "torchvision's names (docs/perceptual.md)");
+         "tensor \"features.0.bias\" is missing, expected [64] as in torchvision's VGG19 "
+         "(docs/perceptual.md)");
   bad.shape[1] = 1;
   reject(network, &bad, 1,
          "tensor \"features.0.weight\" is F32 [64, 1, 3, 3], expected F32, F16 or BF16 "
