@@ -44,14 +44,15 @@ def grey_frames(clips, weights):
     return (clips * weights.to(clips)[:, :, None, None, None]).sum(1, keepdim=True)
 
 
+def box_mean(x, radius):
+    """The mean of the pixels of a square that lie inside of the frame."""
+    return F.avg_pool2d(x, 2 * radius + 1, 1, radius, count_include_pad=False)
+
+
 def guided_filter(x, radius=5, epsilon=0.2):
     """The guided filter of He, Sun, Tang (2013) with the frames as their own guide, algorithm 1."""
-
-    def box(values):
-        return F.avg_pool2d(values, 2 * radius + 1, 1, radius, count_include_pad=False)
-
-    mean, correlation = box(x), box(x * x)
+    mean, correlation = box_mean(x, radius), box_mean(x * x, radius)
     variance = correlation - mean * mean
     a = variance / (variance + epsilon)
     b = mean - a * mean
-    return box(a) * x + box(b)
+    return box_mean(a, radius) * x + box_mean(b, radius)
