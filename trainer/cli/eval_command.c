@@ -5,7 +5,7 @@
 #include "trainer/eval/evaluate.h"
 
 typedef struct Eval {
-  const char *model, *checkpoint, *data, *cartoons, *json, *device;
+  const char *model, *checkpoint, *data, *cartoons, *json, *inception, *lpips, *device;
   bool plain, no_flow, no_classifier;
   int64_t threads, clips;
 } Eval;
@@ -23,6 +23,10 @@ static const Option EVAL_OPTIONS[] = {
      .help = "skip tOF and warp error: 0.2 s of a core for each frame of 640x272"},
     {"no-classifier", OPTION_FLAG, offsetof(Eval, no_classifier),
      .help = "skip the two-sample classifier, which trains for half a minute on two cores"},
+    {"inception", OPTION_TEXT, offsetof(Eval, inception), .value = "FILE.safetensors",
+     .help = "weights for KID and FID, pytorch-fid's Inception; docs/scores.md says where from"},
+    {"lpips", OPTION_TEXT, offsetof(Eval, lpips), .value = "FILE.safetensors",
+     .help = "weights for LPIPS and tLP, of the package lpips; docs/scores.md says where from"},
     {"json", OPTION_TEXT, offsetof(Eval, json), .value = "FILE",
      .help = "write the scores to FILE"},
 };
@@ -40,12 +44,16 @@ static void explain_scores(Text *out) {
       "pixel\n"
       "  patch distance        sliced Wasserstein distance of patches to the target, by "
       "resolution\n"
+      "  KID, FID              distance of Inception features to the cartoons or the target "
+      "(--inception)\n"
       "  structure             correlation of luma with the source at half resolution\n"
       "  colour shift          CIELAB difference to the source at low resolution, and its drift\n"
       "  warp error            change along the source's motion; beside the source's own\n"
       "  flicker               changes of brightness from frame to frame; beside the source's own\n"
       "  temporal error, tOF   difference to the target of luma changes, and of motion\n"
       "  PSNR, SSIM            similarity of frames to the target\n"
+      "  LPIPS, tLP            distance in a network's features to the target, of frames and of\n"
+      "                        changes between frames (--lpips)\n"
       "Read scores of time beside the others: a still or blank output has neither warp error nor\n"
       "flicker.\n");
 }
@@ -58,6 +66,8 @@ static Status run_eval(const void *values, const Invocation *invocation, Error *
       .data = eval->data,
       .cartoons = eval->cartoons,
       .json = eval->json,
+      .inception = eval->inception,
+      .lpips = eval->lpips,
       .threads = (int)eval->threads,
       .clips = eval->clips,
       .flow = !eval->no_flow,

@@ -29,6 +29,9 @@ typedef struct Evaluation {
   TemporalMetrics *motion; /* NULL without options->flow */
   StyleTest *style;        /* NULL without a classifier */
   StyleTestResult style_result;
+  InceptionScores *inception; /* NULL without options->inception */
+  InceptionResult inception_result;
+  LpipsScores *lpips; /* NULL without options->lpips */
   CartoonShares shares;
   Report *report;
 } Evaluation;
@@ -95,6 +98,23 @@ static void collect_patches(Evaluation *e, int64_t clip) {
   }
 }
 
+/* Frames translated alone are left out where there is no target to compare time with: each costs a
+ * pass of the network. The target is the reference, or with --cartoons one of the videos. */
+static Status collect_features(Evaluation *e, int64_t clip, Error *error) {
+  Status status = OK;
+  for (int video = 0; video < VIDEO_COUNT; video++) {
+    if (!e->has_target && (video == VIDEO_FRAME || video == VIDEO_TARGET)) continue;
+    for (int t = 0; t < e->shape.frames; t++) {
+      FramePosition at = {e->height, e->width, clip * e->shape.frames + t,
+                          e->clips * e->shape.frames};
+      TRY(inception_scores_add(e->inception, (ReportColumn)video,
+                               e->videos[video] + (size_t)t * e->output_frame, &at, error));
+    }
+  }
+done:
+  return status;
+}
+
 static Status score_clips(Evaluation *e, Error *error) {
   Status status = OK;
   uint8_t *target = e->has_target ? e->videos[VIDEO_TARGET] : NULL;
@@ -108,6 +128,8 @@ static Status score_clips(Evaluation *e, Error *error) {
     if (e->motion)
       temporal_metrics_add(e->motion, (const uint8_t *const *)e->videos, e->shape.frames);
     if (e->style) collect_patches(e, clip);
+    if (e->inception) TRY(collect_features(e, clip, error));
+    if (e->lpips) TRY(lpips_scores_add(e->lpips, e->videos, e->shape.frames, error));
     progress_update(progress, clip + 1);
   }
 done:
@@ -121,9 +143,14 @@ static Status evaluate(Evaluation *e, Error *error) {
                         .motion = e->motion,
                         .cartoons = e->cartoons ? &e->shares : NULL,
                         .style = e->style ? &e->style_result : NULL,
+                        .inception = e->inception ? &e->inception_result : NULL,
+                        .lpips = e->lpips,
                         .threads = e->options->threads};
   TRY(score_clips(e, error));
-  if (e->cartoons) TRY(cartoons_measure(e->cartoons, e->style, &e->shares, error));
+  if (e->cartoons) TRY(cartoons_measure(e->cartoons, e->style, e->inception, &e->shares, error));
+  if (e->inception)
+    TRY(inception_scores_run(e->inception, e->cartoons ? COLUMN_CARTOONS : COLUMN_TARGET,
+                             e->options->threads, &e->inception_result, error));
   if (e->style)
     TRY(style_test_run(e->style, e->backend, e->options->threads, &e->style_result, error));
   TRY(score_rows_add(&inputs, e->report, error));
@@ -157,6 +184,11 @@ static Status write_json(const Evaluation *e, Error *error) {
   json_object_set_new(scores, "step", json_integer((json_int_t)inference_step(e->inference)));
   json_object_set_new(scores, "data", json_string(options->data));
   if (options->cartoons) json_object_set_new(scores, "cartoons", json_string(options->cartoons));
+  if (options->inception) json_object_set_new(scores, "inception", json_string(options->inception));
+  if (options->lpips) {
+    json_object_set_new(scores, "lpips", json_string(options->lpips));
+    json_object_set_new(scores, "lpips_network", json_string(lpips_scores_network(e->lpips)));
+  }
   json_object_set_new(scores, "weights",
                       json_string(inference_is_ema(e->inference) ? "ema" : "plain"));
   TRY(json_write_file(options->json, scores, error));
@@ -186,6 +218,28 @@ static Status open_style_test(Evaluation *e, Error *error) {
   }
   if (side == 0 || !(e->cartoons || e->has_target)) return OK;
   return style_test_new(side, VIDEO_COUNT, &e->style, error);
+}
+
+/* Reads the weights before anything is scored, so that a wrong file costs no time. */
+static Status open_networks(Evaluation *e, Error *error) {
+  Status status = OK;
+  const EvalOptions *options = e->options;
+  if (options->inception && !e->has_target && !e->cartoons)
+    FAIL(error, ERROR_USAGE,
+         "--inception: the clips of %s have no targets to compare with; give cartoons as "
+         "--cartoons DATASET",
+         options->data);
+  if (options->lpips && !e->has_target)
+    FAIL(error, ERROR_USAGE,
+         "--lpips: the clips of %s have no targets, and LPIPS compares each frame with its aligned "
+         "target; omit --lpips, or name a dataset of pairs as --data",
+         options->data);
+  if (options->inception)
+    TRY(inception_scores_new(e->backend, options->inception, &e->inception, error));
+  if (options->lpips)
+    TRY(lpips_scores_new(e->backend, options->lpips, e->height, e->width, &e->lpips, error));
+done:
+  return status;
 }
 
 static Status open_datasets(Evaluation *e, Error *error) {
@@ -244,6 +298,7 @@ static Status set_up(Evaluation *e, Error *error) {
   TRY(inference_open_model(&options->model, &device, &e->backend, &e->inference, error));
   TRY(open_datasets(e, error));
   TRY(choose_size(e, error));
+  TRY(open_networks(e, error));
   TRY(allocate(e, error));
   if (options->flow) TRY(open_motion_metrics(e, error));
   if (options->classifier) TRY(open_style_test(e, error));
@@ -258,6 +313,8 @@ static void tear_down(Evaluation *e) {
   clip_scores_free(&e->scores);
   temporal_metrics_free(e->motion);
   style_test_free(e->style);
+  inception_scores_free(e->inception);
+  lpips_scores_free(e->lpips);
   report_free(e->report);
   inference_free(e->inference);
   if (e->backend) e->backend->free(e->backend);

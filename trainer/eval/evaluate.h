@@ -6,9 +6,11 @@
 
 typedef struct EvalOptions {
   ModelChoice model;
-  const char *data;     /* a dataset of sources, with or without targets */
-  const char *cartoons; /* a dataset with a target side to compare the style with, or NULL */
-  const char *json;     /* path of a JSON report, or NULL */
+  const char *data;      /* a dataset of sources, with or without targets */
+  const char *cartoons;  /* a dataset with a target side to compare the style with, or NULL */
+  const char *json;      /* path of a JSON report, or NULL */
+  const char *inception; /* weights for FID and KID, or NULL */
+  const char *lpips;     /* weights for LPIPS and tLP, or NULL */
   Device device;
   int threads;     /* 0: OMP_NUM_THREADS, or every core */
   int64_t clips;   /* evaluate the first `clips`; 0: all */
@@ -17,7 +19,8 @@ typedef struct EvalOptions {
 } EvalOptions;
 /* Scores the output, the unchanged source and the output of single frames, and prints a table on
  * standard output. Without targets, scores that need one are missing; without targets and cartoons,
- * the classifier's, too. */
+ * the classifier's, too. ERROR_USAGE if weights are given for a score that has nothing to
+ * compare with. */
 Status eval_run(const EvalOptions *options, Error *error);
 
 #endif

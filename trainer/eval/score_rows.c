@@ -160,6 +160,36 @@ done:
   return status;
 }
 
+/* Rows of distances to a reference that have no meaning for the reference itself. */
+static void add_inception(const InceptionResult *inception, Report *report) {
+  ReportRow kid = {.key = "kid",
+                   .title = "KID, x 1e3",
+                   .best = "lower",
+                   .decimals = 2,
+                   .scale = 1e3,
+                   .columns = 0};
+  for (int c = 0; c < REPORT_COLUMNS; c++) {
+    if (inception->frames[c] > 0 && c != (int)inception->reference) kid.columns |= 1u << c;
+    kid.values[c] = inception->kid[c];
+  }
+  ReportRow fid = kid;
+  fid.key = "fid";
+  fid.title = "FID";
+  fid.scale = 1;
+  for (int c = 0; c < REPORT_COLUMNS; c++) fid.values[c] = inception->fid[c];
+  report_row(report, &kid);
+  report_row(report, &fid);
+  long long frames = inception->frames[COLUMN_OUTPUT];
+  long long others = inception->frames[inception->reference];
+  bool is_target = inception->reference == COLUMN_TARGET;
+  report_number(report, "fid_reference_frames", (double)others);
+  if (frames < FID_MIN_FRAMES || others < FID_MIN_FRAMES)
+    report_note(report,
+                "FID is biased: it compares %lld frames with %lld of the %s, and below %d it "
+                "depends on their number more than on the frames; read KID, which is unbiased",
+                frames, others, is_target ? "target" : "cartoons", FID_MIN_FRAMES);
+}
+
 /* --- Content ---------------------------------------------------------------------------------- */
 
 static double structure(const ScoreInputs *in, Video video) {
@@ -229,6 +259,10 @@ static double temporal(const ScoreInputs *in, Video video) {
   return ratio(in->clips->videos[video].temporal, (double)in->clips->pairs);
 }
 
+static double tlp(const ScoreInputs *in, Video video) {
+  return lpips_scores_tlp(in->lpips, video);
+}
+
 static void add_warp_error(const ScoreInputs *in, Report *report) {
   ReportRow row = {.key = "warp_error",
                    .title = "warp error, x 1e5",
@@ -271,12 +305,19 @@ static void add_time(const ScoreInputs *in, Report *report) {
   row.key = "tof";
   row.title = "tOF, pixels";
   if (in->motion) add_row(report, row, tof, in);
+  row.key = "tlp";
+  row.title = "tLP, x 100";
+  row.scale = 100;
+  if (in->lpips) add_row(report, row, tlp, in);
 }
 
 /* --- Similarity ------------------------------------------------------------------------------- */
 
 static double psnr(const ScoreInputs *in, Video video) {
   return image_metrics_psnr(in->clips->videos[video].squared_error / (double)in->clips->frames);
+}
+static double lpips(const ScoreInputs *in, Video video) {
+  return lpips_scores_lpips(in->lpips, video);
 }
 static double ssim(const ScoreInputs *in, Video video) {
   return in->clips->videos[video].ssim / (double)in->clips->frames;
@@ -291,6 +332,13 @@ static void add_similarity(const ScoreInputs *in, Report *report) {
   row.title = "SSIM";
   row.decimals = 4;
   add_row(report, row, ssim, in);
+  if (!in->lpips) return;
+  char title[32];
+  snprintf(title, sizeof title, "LPIPS, %s", lpips_scores_network(in->lpips));
+  row.key = "lpips";
+  row.title = title;
+  row.best = "lower";
+  add_row(report, row, lpips, in);
 }
 
 Status score_rows_add(const ScoreInputs *inputs, Report *report, Error *error) {
@@ -302,6 +350,7 @@ Status score_rows_add(const ScoreInputs *inputs, Report *report, Error *error) {
     add_lines(inputs, report);
     TRY(add_distances(inputs, report, error));
   }
+  if (inputs->inception) add_inception(inputs->inception, report);
   add_content(inputs, report);
   add_time(inputs, report);
   if (inputs->clips->has_target) add_similarity(inputs, report);

@@ -4,15 +4,19 @@
 
 #include "trainer/eval/cartoons.h"
 #include "trainer/eval/clip_scores.h"
+#include "trainer/eval/inception_scores.h"
+#include "trainer/eval/lpips_scores.h"
 #include "trainer/eval/report.h"
 #include "trainer/eval/style_test.h"
 #include "trainer/eval/temporal_metrics.h"
 
 typedef struct ScoreInputs {
   const ClipScores *clips;
-  const TemporalMetrics *motion; /* NULL: no optical flow */
-  const CartoonShares *cartoons; /* NULL: no dataset of cartoons */
-  const StyleTestResult *style;  /* NULL: no classifier. Candidates are videos, by number. */
+  const TemporalMetrics *motion;    /* NULL: no optical flow */
+  const CartoonShares *cartoons;    /* NULL: no dataset of cartoons */
+  const StyleTestResult *style;     /* NULL: no classifier. Candidates are videos, by number. */
+  const InceptionResult *inception; /* NULL: no FID and KID */
+  const LpipsScores *lpips;         /* NULL: no LPIPS and tLP */
   int threads;
 } ScoreInputs;
 
