@@ -235,6 +235,7 @@ static Status bidiagonal_norm(const double *diagonal, const double *above, int64
                               Error *error) {
   Status status = OK;
   double *d = NULL, *e = NULL, largest = 0;
+  bool finite = true;
   *out = 0;
   TRY(mem_bulk(2 * (size_t)n * sizeof *d, "singular values", (void **)&d, error));
   TRY(mem_bulk(2 * (size_t)n * sizeof *e, "singular values", (void **)&e, error));
@@ -242,8 +243,9 @@ static Status bidiagonal_norm(const double *diagonal, const double *above, int64
     e[2 * i] = diagonal[i];
     if (i + 1 < n) e[2 * i + 1] = above[i];
     largest = fmax(largest, fmax(fabs(e[2 * i]), fabs(e[2 * i + 1])));
+    finite = finite && isfinite(e[2 * i]) && isfinite(e[2 * i + 1]);
   }
-  if (!tridiagonal_eigenvalues(d, e, 2 * n, largest * DBL_EPSILON / 2))
+  if (!finite || !tridiagonal_eigenvalues(d, e, 2 * n, largest * DBL_EPSILON / 2))
     FAIL(error, ERROR_INTERNAL, "the singular values of a matrix of %lld rows do not converge",
          (long long)n);
   for (int64_t i = 0; i < 2 * n; i++) *out += fabs(d[i]) / 2;
