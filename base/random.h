@@ -36,6 +36,7 @@ typedef enum RandomPurpose {
   RANDOM_GREY,
   RANDOM_MOTION,
   RANDOM_MOTION_NOISE,
+  RANDOM_MIRROR,
 } RandomPurpose;
 
 Random random_stream(uint64_t seed, RandomPurpose purpose, uint64_t index, uint32_t subindex);

@@ -54,6 +54,7 @@ UNPAIRED = {
     "loss.l1": 0,
     "loss.temporal": 0,
     "loss.patch_nce": 1,
+    "loss.patch_nce_flip": True,
     "loss.color": 8,
     "loss.identity": 2,
     "loss.edge_negatives": 0.5,

@@ -223,9 +223,9 @@ static void each_step_matches_the_cpu_pix2pixhd(void **state) {
   "data.target_path=cartoons", "model.conditional=false", "model.image_scales=1",                  \
       "model.grey_view=true", "model.smooth_view=true", "model.refinements=1",                     \
       "model.noise_channels=1", "loss.l1=0", "loss.temporal=0", "loss.feature_matching=0",         \
-      "loss.patch_nce=1", "loss.color=8", "loss.identity=2", "loss.edge_negatives=0.5",            \
-      "loss.motion_consistency=2", "loss.flow_consistency=2", "augment.mode=fixed",                \
-      "augment.probability=0.7", "optim.pretrain_steps=0"
+      "loss.patch_nce=1", "loss.patch_nce_flip=true", "loss.color=8", "loss.identity=2",           \
+      "loss.edge_negatives=0.5", "loss.motion_consistency=2", "loss.flow_consistency=2",           \
+      "augment.mode=fixed", "augment.probability=0.7", "optim.pretrain_steps=0"
 
 /* Most of its losses are means of |x|: where rounding changes the sign of a difference near 0, so
  * does a gradient, which Adam scales up. */

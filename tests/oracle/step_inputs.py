@@ -115,6 +115,9 @@ class Draws:
 
         return torch.tensor(self.stack(reference_random.MOTION_NOISE, noise)[:, None, None], dtype=torch.float32)
 
+    def mirror(self):
+        return torch.tensor(self.stack(reference_random.MIRROR, lambda s: np.int64(s.uniform() < 0.5)))
+
     def noise(self, channels):
         shape = (self.frames, self.height, self.width, channels)
         values = self.stack(reference_random.NOISE, lambda s: np.array(s.normals(int(np.prod(shape)))).reshape(shape))
@@ -136,4 +139,5 @@ def draw_inputs(config, clips, number, shape, metrics):
         grey=draws.grey() if model.grey_view else None,
         motion=draws.motion() if moves else None,
         motion_noise=draws.motion_noise() if moves else None,
+        mirror=draws.mirror() if loss.patch_nce > 0 and loss.patch_nce_flip else None,
     )

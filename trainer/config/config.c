@@ -100,6 +100,8 @@ static const ConfigKey KEYS[] = {
          "weight of PatchNCE between source and output (Park et al. 2020): keeps the content"),
     REAL("loss.patch_nce_temperature", loss.patch_nce_temperature, 0.01, 10, "0.07",
          "temperature of PatchNCE's softmax"),
+    BOOL("loss.patch_nce_flip", loss.patch_nce_flip, "false",
+         "compare half of the clips with the features of the mirrored source, mirrored back"),
     REAL("loss.color", loss.color, 0, 1e6, "0",
          "weight of the colour difference between source and output: keeps the colours"),
     REAL("loss.identity", loss.identity, 0, 1e6, "0",

@@ -45,6 +45,7 @@ typedef struct LossConfig {
   int64_t r1_interval;
   ConfigString perceptual_weights;
   double patch_nce, patch_nce_temperature, color, identity, edge_negatives;
+  bool patch_nce_flip;
   double motion_consistency, flow_consistency, content, style;
 } LossConfig;
 

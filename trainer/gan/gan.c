@@ -44,6 +44,8 @@ static void describe_buffers(Gan *gan) {
                       ? batch * (clip->frames - 1) * clip->target_height * clip->target_width
                       : 0;
   int side = clip->target_height > clip->target_width ? clip->target_height : clip->target_width;
+  int64_t padding = generator_multiple(&gan->config->model) - 1;
+  bool needs_coordinates = gan_augments(gan) || gan_mirrors(gan->config);
   gan->source =
       buffer_describe("source frames", DTYPE_U8, batch * (int64_t)clip_source_bytes(clip));
   gan->target = buffer_describe("target frames", DTYPE_U8, targets);
@@ -51,7 +53,8 @@ static void describe_buffers(Gan *gan) {
                                   gan_needs_smoothed(gan->config) ? targets : 0);
   gan->flow = buffer_describe("optical flow", DTYPE_F32, 2 * flows);
   gan->flow_mask = buffer_describe("mask of the optical flow", DTYPE_F32, flows);
-  gan->coordinates = buffer_describe("coordinates", DTYPE_F32, gan_augments(gan) ? side : 0);
+  gan->coordinates =
+      buffer_describe("coordinates", DTYPE_F32, needs_coordinates ? side + padding : 0);
   step_inputs_describe(gan, gan->inputs);
   gan->controls = buffer_describe("controls", DTYPE_F32, CONTROL_COUNT);
   gan->metrics = buffer_describe("metrics", DTYPE_F32, METRIC_COUNT);

@@ -32,7 +32,7 @@ void step_generator_forward(Step *step) {
   step->target = frames_normalize(graph, graph_view(graph, &gan->target, 0, target), dtype);
   step->noise =
       model->noise_channels > 0 ? graph_view(graph, &gan->inputs[INPUT_NOISE], 0, noise) : NO_VALUE;
-  if (gan->config->loss.patch_nce > 0)
+  if (gan->config->loss.patch_nce > 0 && !gan_mirrors(gan->config))
     step->output = generator_build_with_features(graph, &gan->generator, model, step->source,
                                                  step->noise, &step->features);
   else
@@ -58,9 +58,31 @@ static Value add_adversarial_terms(Step *step, Value sum) {
 
 /* --- Losses against the source ---------------------------------------------------------------- */
 
+static Value mirror(Step *step, Value x) {
+  Graph *graph = step->graph;
+  Gan *gan = step->gan;
+  Shape shape = graph_shape(graph, x);
+  Value mirrored =
+      graph_view(graph, &gan->inputs[INPUT_MIRROR], 0, shape_make(shape.dim[AXIS_N], 1, 1, 1, 1));
+  Value columns =
+      graph_view(graph, &gan->coordinates, 0, shape_make(1, 1, 1, shape.dim[AXIS_W], 1));
+  return patch_nce_mirror(graph, x, mirrored, columns);
+}
+
+/* Features of the source or, of mirrored clips, of its mirror image. */
+static void encode_mirrored(Step *step, GeneratorFeatures *features) {
+  Gan *gan = step->gan;
+  Value source = mirror(step, step->source);
+  Value noise = step->noise.id < 0 ? NO_VALUE : mirror(step, step->noise);
+  generator_encode(step->graph, &gan->generator, &gan->config->model, source, noise, features);
+  for (int i = 0; i < GENERATOR_FEATURES; i++)
+    features->layers[i] = mirror(step, features->layers[i]);
+}
+
 static Value patch_nce(Step *step) {
   Gan *gan = step->gan;
   GeneratorFeatures output;
+  if (gan_mirrors(gan->config)) encode_mirrored(step, &step->features);
   generator_encode(step->graph, &gan->generator, &gan->config->model, step->output, step->noise,
                    &output);
   return loss_patch_nce(step->graph, &gan->projection, &output, &step->features,

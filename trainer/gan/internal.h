@@ -72,7 +72,8 @@ struct Gan {
   Buffer source, target, controls, metrics;
   Buffer smoothed, flow, flow_mask; /* see MicroBatch; empty if not needed */
   Buffer inputs[INPUT_COUNT];
-  Buffer coordinates; /* 0, 1, 2 ... up to the longer side of a frame; only with augmentation */
+  Buffer coordinates; /* 0, 1, 2 ... up to the longer side of a padded frame; only with
+                         augmentation or mirrored clips */
   Arena *arena;
   Program *programs[PROGRAM_KIND_COUNT]; /* NULL: not needed by this config */
   ResultSlot results[RESULT_SLOTS];
@@ -90,6 +91,10 @@ static inline bool gan_in_micro_batches(const Gan *gan) {
 }
 /* Whether the discriminators' inputs are augmented. */
 bool gan_augments(const Gan *gan);
+/* Whether PatchNCE mirrors clips. */
+static inline bool gan_mirrors(const Config *config) {
+  return config->loss.patch_nce > 0 && config->loss.patch_nce_flip;
+}
 
 /* The buffers that hold a step's inputs, all but the controls and metrics; ends with NULL. */
 enum { GAN_MAX_INPUT_BUFFERS = INPUT_COUNT + 7 };

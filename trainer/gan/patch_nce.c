@@ -63,3 +63,15 @@ Value loss_patch_nce(Graph *graph, Parameters *projection, const GeneratorFeatur
   net_end(&net);
   return sum;
 }
+
+/* Column w reads column W - 1 - w, which is w + (W - 1 - 2 w). */
+Value patch_nce_mirror(Graph *graph, Value x, Value mirrored, Value columns) {
+  Shape field = graph_shape(graph, x);
+  const float last = (float)(field.dim[AXIS_W] - 1);
+  Value distance = graph_mul(graph, mirrored, graph_affine(graph, columns, -2, last));
+  Value flow = graph_pad(graph, distance, shape_make(0, 0, 0, 0, 0), shape_make(0, 0, 0, 0, 1),
+                         PAD_ZERO); /* rows stay */
+  field.dim[AXIS_T] = 1;
+  field.dim[AXIS_C] = 2;
+  return graph_warp(graph, graph_detach(graph, x), graph_broadcast(graph, flow, field));
+}

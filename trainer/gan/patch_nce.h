@@ -22,4 +22,14 @@ enum { PATCH_NCE_GRID = 16, PATCH_NCE_CHANNELS = 256 };
 Value loss_patch_nce(Graph *graph, Parameters *projection, const GeneratorFeatures *output,
                      const GeneratorFeatures *source, float temperature);
 
+/* Flip equivariance (the same authors' FastCUT, section C.1 of the supplement): the keys of a
+ * mirrored clip come from the features of its mirrored source, mirrored back, so that the encoder
+ * learns features that do not depend on the orientation.
+ *
+ * Returns x [N,T,H,W,C] with the columns of some clips in reverse order: of those for which
+ * `mirrored` f32 [N,1,1,1,1] is 1, not 0. `columns` [1,1,1,W,1] f32 hold 0, 1, 2 ... Has no
+ * derivative. With strides, features of a mirrored clip that are mirrored back are aligned with
+ * those of the clip to within less than one position. */
+Value patch_nce_mirror(Graph *graph, Value x, Value mirrored, Value columns);
+
 #endif

@@ -14,7 +14,7 @@ typedef struct Step {
   bool apply_r1;
   Value source, target, output; /* [N,T,H,W,*] in the compute dtype */
   Value noise;                  /* or NO_VALUE */
-  GeneratorFeatures features;   /* of the source; only with loss.patch_nce */
+  GeneratorFeatures features;   /* of the source, for loss.patch_nce without flips */
 } Step;
 
 /* `count` elements of the controls, from CONTROL_... on. */

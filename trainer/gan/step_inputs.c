@@ -33,6 +33,8 @@ static int64_t elements(const Gan *gan, StepInput input) {
     return moves ? pixels * 2 : 0;
   case INPUT_MOTION_NOISE:
     return moves ? pixels : 0;
+  case INPUT_MIRROR:
+    return gan_mirrors(config);
   case INPUT_COUNT:
     break;
   }
@@ -47,6 +49,7 @@ void step_inputs_describe(const Gan *gan, Buffer inputs[INPUT_COUNT]) {
       [INPUT_GREY] = "grey weights",
       [INPUT_MOTION] = "synthetic motion",
       [INPUT_MOTION_NOISE] = "noise of the moved source",
+      [INPUT_MIRROR] = "mirrored clips",
   };
   for (StepInput input = 0; input < INPUT_COUNT; input++)
     inputs[input] = buffer_describe(NAMES[input], DTYPE_F32,
@@ -115,6 +118,7 @@ static void fill_clip(const Gan *gan, StepInput input, int64_t sample, int64_t c
       [INPUT_GREY] = RANDOM_GREY,
       [INPUT_MOTION] = RANDOM_MOTION,
       [INPUT_MOTION_NOISE] = RANDOM_MOTION_NOISE,
+      [INPUT_MIRROR] = RANDOM_MIRROR,
   };
   const ClipShape *shape = &gan->options.shape;
   int64_t batch = gan->config->train.micro_batch, each = elements(gan, input);
@@ -143,6 +147,9 @@ static void fill_clip(const Gan *gan, StepInput input, int64_t sample, int64_t c
     break;
   case INPUT_MOTION_NOISE:
     fill_motion_noise(&random, each, own);
+    break;
+  case INPUT_MIRROR:
+    *own = random_uniform(&random) < 0.5;
     break;
   case INPUT_COUNT:
     break;

@@ -17,6 +17,7 @@ typedef enum StepInput {
   INPUT_GREY,          /* [PART_COUNT][N,1,1,1,3]: weights of the grey view */
   INPUT_MOTION,        /* [N,1,H,W,2]: flow of loss.motion_consistency, in pixels */
   INPUT_MOTION_NOISE,  /* [N,1,H,W,1]: noise that it adds to the moved source */
+  INPUT_MIRROR,        /* [N,1,1,1,1]: loss.patch_nce_flip, 1 or 0 with probability 1/2 */
   INPUT_COUNT,
 } StepInput;
 

@@ -30,6 +30,7 @@ class Inputs(NamedTuple):
     motion: Optional[torch.Tensor] = None  # synthetic motion [N, 1, H, W, 2] in pixels
     motion_noise: Optional[torch.Tensor] = None  # noise of the moved source, [N, 1, 1, H, W]
     smoothed: Optional[torch.Tensor] = None  # targets with smoothed edges, [N, 3, T, H, W]
+    mirror: Optional[torch.Tensor] = None  # clips that PatchNCE mirrors, [N] of 0 and 1
     flow: Optional[torch.Tensor] = None  # optical flow of the source [N, T-1, H, W, 2]
     flow_mask: Optional[torch.Tensor] = None  # where it is reliable, [N, T-1, H, W, 1]
 
@@ -153,6 +154,7 @@ class Training:
             grey=[torch.tensor((0.199, 0.487, 0.014)) + 0.2 * torch.rand(n, 3) for _ in range(3)] if model.grey_view else None,
             motion=(torch.randn(n, 1, 1, 1, 2) * (min(h, w) / 48)).expand(n, 1, h, w, 2) if moves else None,
             motion_noise=0.01 * torch.randn(n, 1, 1, h, w) if moves else None,
+            mirror=torch.randint(0, 2, (n,)) if loss.patch_nce > 0 and loss.patch_nce_flip else None,
         )
 
     # Updates
@@ -230,11 +232,23 @@ class Training:
                 real = self.discriminator(self.view(source, target, inputs, self.FAKE))
             yield "loss/feature_matching", weights.feature_matching, loss_feature_matching(fake, real)
 
+    def mirrored_features(self, source, inputs):
+        """Features of the source; of clips that are mirrored, of the mirrored source, mirrored back."""
+
+        def mirror(x):  # a clip, or the frames of all clips
+            mirrored = inputs.mirror.to(x.device).repeat_interleave(len(x) // len(inputs.mirror))
+            return torch.where(mirrored.view(-1, *[1] * (x.dim() - 1)) > 0, x.flip(-1), x)
+
+        with torch.no_grad():
+            features = self.generator.encode(mirror(source), None if inputs.noise is None else mirror(inputs.noise))
+            return [mirror(x) for x in features]
+
     def unpaired_terms(self, source, target, output, inputs, features):
         """The losses that need no target of the source. `features` are those of the source."""
         weights = self.config.loss
         if weights.patch_nce > 0:
             ours = self.generator.encode(output, inputs.noise)
+            features = features if inputs.mirror is None else self.mirrored_features(source, inputs)
             yield "loss/patch_nce", weights.patch_nce, self.projection(ours, features, weights.patch_nce_temperature)
         if weights.color > 0:
             yield "loss/color", weights.color, loss_color(output, source)
@@ -273,7 +287,7 @@ class Training:
 
     def generate(self, source, noise):
         """Output, and the features of the source if a loss needs them."""
-        if self.config.loss.patch_nce <= 0:
+        if self.config.loss.patch_nce <= 0 or self.config.loss.patch_nce_flip:
             return self.generator(source, noise), None
         features = self.generator.encode(source, noise)
         return self.generator.decode(source, features), features

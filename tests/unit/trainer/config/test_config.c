@@ -52,10 +52,11 @@ static void unpaired_data_is_accepted(void **state) {
   accept((const char *const[]){UNPAIRED, NULL});
   Config config = config_of((const char *const[]){UNPAIRED, NULL});
   assert_true(config_is_unpaired(&config));
-  accept((const char *const[]){UNPAIRED, "loss.patch_nce=1", "loss.color=1", "loss.identity=1",
-                               "loss.edge_negatives=1", "loss.motion_consistency=1",
-                               "loss.flow_consistency=1", "augment.mode=adaptive", "loss.content=1",
-                               "loss.style=1", "loss.perceptual_weights=vgg19.safetensors", NULL});
+  accept((const char *const[]){UNPAIRED, "loss.patch_nce=1", "loss.patch_nce_flip=true",
+                               "loss.color=1", "loss.identity=1", "loss.edge_negatives=1",
+                               "loss.motion_consistency=1", "loss.flow_consistency=1",
+                               "augment.mode=adaptive", "loss.content=1", "loss.style=1",
+                               "loss.perceptual_weights=vgg19.safetensors", NULL});
 }
 
 static void losses_against_the_own_target_need_pairs(void **state) {
