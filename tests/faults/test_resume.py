@@ -414,6 +414,22 @@ def test_unpaired(tap, folder):
     refuse_resume(tap, "unpaired data", refused, paired.checkpoint(3),
                   "was trained on paired data, but this config has unpaired (data.target_path)")
 
+    without = {**settings, "data.target_path": others, "loss.patch_nce": 0, "train.steps": 3}
+    bare = Run(os.path.join(folder, "bare"), data, without).must_train()
+    bare.settings |= {"loss.patch_nce": 1, "train.steps": 6}
+    refuse_resume(tap, "PatchNCE switched on", bare, bare.checkpoint(3),
+                  f"loss.patch_nce: cannot be switched on in a resumed run: {bare.checkpoint(3)} has no projection.safetensors; "
+                  f"set it to 0, or start a new run from these weights with run.init: {bare.checkpoint(3)}")
+    started = Run(os.path.join(folder, "started"), data, {**bare.settings, "run.dir": os.path.join(folder, "started"),
+                                                          "run.init": bare.checkpoint(3)})
+    code = started.train()
+    tap.check(code == 0, "and a new run does start from it with run.init", started.log_text())
+    l1 = {"loss.adversarial_weight": 0, "loss.l1": 1, "loss.r1": 0, "train.steps": 3}
+    alone = Run(os.path.join(folder, "alone"), data, l1).must_train()
+    alone.settings["loss.adversarial_weight"] = 0.1
+    refuse_resume(tap, "discriminators switched on", alone, alone.checkpoint(3),
+                  f"loss.adversarial_weight: cannot be switched on in a resumed run: {alone.checkpoint(3)} has no discriminator")
+
     fixed = Run(os.path.join(folder, "fixed"), data, {**moved.settings, "run.dir": os.path.join(folder, "fixed"), "augment.mode": "fixed",
                                                       "augment.probability": 0.9})
     fixed.train(resume=checkpoint)

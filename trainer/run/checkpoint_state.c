@@ -253,6 +253,22 @@ static Status check_no_extra_tensors(const Parameters *parameters, const Checkpo
   return OK;
 }
 
+/* Rejects a loss whose networks the checkpoint lacks: there are no weights or moments to resume. */
+static Status check_has_network(Gan *gan, Network network, const ConfigSources *sources,
+                                const Checkpoint *checkpoint, Error *error) {
+  static const char *const KEYS[NETWORK_COUNT] = {
+      [NETWORK_DISCRIMINATOR] = "loss.adversarial_weight",
+      [NETWORK_PROJECTION] = "loss.patch_nce",
+  };
+  const char *file_name = network_file(network);
+  bool has_network = checkpoint_file(checkpoint, file_name) != NULL;
+  if (!KEYS[network] || has_network || gan_network(gan, network)->total == 0) return OK;
+  return config_error(sources, KEYS[network], error,
+                      "cannot be switched on in a resumed run: %s has no %s; set it to 0, or "
+                      "start a new run from these weights with run.init: %s",
+                      checkpoint->path, file_name, checkpoint->path);
+}
+
 /* loss.perceptual may be switched on or off by a resumed run, but its weights must not change. */
 static Status check_perceptual(Gan *gan, const ConfigSources *sources, const Checkpoint *checkpoint,
                                Error *error) {
@@ -313,9 +329,12 @@ Status training_state_restore(Gan *gan, GradientGuard *guard, Comm *comm,
   if (checkpoint) {
     status = check_config(gan_config(gan), sources, checkpoint, data, error);
     if (status == OK) status = check_perceptual(gan, sources, checkpoint, error);
-    for (Network network = 0; status == OK && network < NETWORK_COUNT; network++)
-      status = check_no_extra_tensors(gan_network(gan, network), checkpoint, network_file(network),
-                                      error);
+    for (Network network = 0; status == OK && network < NETWORK_COUNT; network++) {
+      status = check_has_network(gan, network, sources, checkpoint, error);
+      if (status == OK)
+        status = check_no_extra_tensors(gan_network(gan, network), checkpoint,
+                                        network_file(network), error);
+    }
     if (status == OK)
       status = json_get_int(checkpoint->state, checkpoint->path, "step", 0, INT64_MAX, &point->step,
                             error);
