@@ -197,6 +197,11 @@ static void initial_values(const char *network, const Parameter *parameter, uint
     random_fill_normal(&random, out, (size_t)parameter->count, parameter->deviation);
     return;
   }
+  if (parameter->init == INIT_RAMP) {
+    double step = 2.0 / (double)(parameter->count > 1 ? parameter->count - 1 : 1);
+    for (int64_t i = 0; i < parameter->count; i++) out[i] = (float)((double)i * step - 1);
+    return;
+  }
   float value = parameter->init == INIT_ONE ? 1 : 0;
   for (int64_t i = 0; i < parameter->count; i++) out[i] = value;
 }

@@ -7,7 +7,12 @@
 
 #include "engine/graph/graph.h"
 
-typedef enum InitKind { INIT_ZERO, INIT_ONE, INIT_NORMAL } InitKind;
+typedef enum InitKind {
+  INIT_ZERO,
+  INIT_ONE,
+  INIT_RAMP, /* evenly spaced from -1 to 1; a single element is -1 */
+  INIT_NORMAL,
+} InitKind;
 
 typedef struct Parameter {
   char *name; /* "block3.conv1.weight" */

@@ -221,7 +221,7 @@ static void each_step_matches_the_cpu_pix2pixhd(void **state) {
 /* Unpaired training with all losses but those on VGG19. */
 #define UNPAIRED                                                                                   \
   "data.target_path=cartoons", "model.conditional=false", "model.image_scales=1",                  \
-      "model.grey_view=true", "model.smooth_view=true", "model.refinements=1",                     \
+      "model.grey_view=true", "model.smooth_view=true", "model.refinements=1", "model.tones=8",    \
       "model.noise_channels=1", "loss.l1=0", "loss.temporal=0", "loss.feature_matching=0",         \
       "loss.patch_nce=1", "loss.patch_nce_flip=true", "loss.color=8", "loss.identity=2",           \
       "loss.edge_negatives=0.5", "loss.motion_consistency=2", "loss.flow_consistency=2",           \

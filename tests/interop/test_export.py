@@ -34,6 +34,7 @@ MODELS = {
     "refined": ({"model.refinements": 2}, [(18, 33)]),
     "smooth": ({"model.smooth_base": True, "model.refinements": 1, "model.noise_channels": 1}, [(21, 34), (32, 32)]),
     "smooth-scaled": ({"model.smooth_base": True, "data.path": "stacked", "train.global_batch": 1}, [(13, 22)]),
+    "toned": ({"model.tones": 16, "model.smooth_base": True, "model.norm": "none", "model.temporal": "none"}, [(18, 33)]),
     "large": ({"model.norm": "none", "data.path": "stacked", "train.global_batch": 1}, [(21, 32)]),
 }
 

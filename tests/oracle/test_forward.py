@@ -21,7 +21,7 @@ NETWORKS = [
                            ("convgru", "rms"))
 ]
 NETWORKS += [{"model.temporal": "conv3d", "model.norm": "rms", **more}
-             for more in ({"model.refinements": 2}, {"model.smooth_base": True, "model.refinements": 1})]
+             for more in ({"model.refinements": 2}, {"model.smooth_base": True, "model.refinements": 1}, {"model.tones": 16})]
 PUBLISHED = {"model.generator": "pix2pixhd", "model.temporal": "none", "model.norm": "instance", "model.downsamplings": 2}
 NETWORKS += [{**PUBLISHED, **more} for more in ({}, {"model.norm": "group"}, {"model.norm": "none"}, {"model.local_enhancers": 1})]
 # source height and width, output height and width
@@ -48,7 +48,7 @@ def torch_generator(folder, weights):
 
 def name_of(settings):
     kind = settings.get("model.generator", settings["model.temporal"])
-    more = [key for key in ("local_enhancers", "refinements", "smooth_base") if settings.get(f"model.{key}")]
+    more = [key for key in ("local_enhancers", "refinements", "smooth_base", "tones") if settings.get(f"model.{key}")]
     return ", ".join([kind, settings["model.norm"], *more])
 
 

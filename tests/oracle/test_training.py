@@ -79,7 +79,8 @@ CASES = {
         "optim.weight_decay": 1,
         "optim.epsilon": 1e-3,
     },
-    "gradient": {"loss.gradient": 5, "loss.l1": 1, "model.image_scales": 2},
+    "gradient, tone curve": {"loss.gradient": 5, "loss.l1": 1, "model.image_scales": 2, "model.tones": 16},
+    "tone curve, no norms, no temporal layers": {"model.tones": 8, "model.norm": "none", "model.temporal": "none"},
     "feature matching and total variation": {
         "loss.feature_matching": 5,
         "loss.total_variation": 0.5,

@@ -46,6 +46,8 @@ static const ConfigKey KEYS[] = {
         "celnet: residual blocks at full resolution behind the decoder, for lines and flat areas"),
     BOOL("model.smooth_base", model.smooth_base, "false",
          "celnet: add its output to the source without its texture (a guided filter): flat areas"),
+    INT("model.tones", model.tones, 0, 64, "0",
+        "celnet: steps of a learned tone curve behind its output, for shading in steps; 0: none"),
     INT("model.downsamplings", model.downsamplings, 1, 6, "4",
         "stride-2 convolutions of pix2pixhd; celnet always has two"),
     INT("model.local_enhancers", model.local_enhancers, 0, 1, "0",

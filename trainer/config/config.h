@@ -29,7 +29,7 @@ typedef enum CommReduce { COMM_REDUCE_FAST, COMM_REDUCE_REPRODUCIBLE } CommReduc
 /* Fields of CHOICE keys are ints that hold a value of one of the enums above. */
 typedef struct ModelConfig {
   int generator; /* a GeneratorKind */
-  int64_t channels, blocks, refinements, downsamplings, local_enhancers;
+  int64_t channels, blocks, refinements, tones, downsamplings, local_enhancers;
   int temporal, norm;
   int64_t noise_channels;
   int64_t image_scales, image_channels, image_layers;

@@ -105,6 +105,10 @@ Status config_check(const Config *config, const ConfigSources *sources, int worl
     return config_error(sources, "model.refinements", error,
                         "%lld: pix2pixhd has none; set it to 0 or model.generator to celnet",
                         (long long)model->refinements);
+  if (pix2pixhd && model->tones > 0)
+    return config_error(sources, "model.tones", error,
+                        "%lld: pix2pixhd has none; set it to 0 or model.generator to celnet",
+                        (long long)model->tones);
   if (pix2pixhd && model->smooth_base)
     return config_error(sources, "model.smooth_base", error,
                         "true: pix2pixhd has none; set it to false or model.generator to celnet");

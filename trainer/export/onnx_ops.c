@@ -268,10 +268,15 @@ static bool write_pointwise(OnnxWalk *walk, const Op *op, const char *name) {
   static const struct {
     const char *type;
     bool binary;
-  } TYPES[PW_CODE_COUNT] = {[PW_ADD] = {"Add", true},         [PW_SUB] = {"Sub", true},
-                            [PW_MUL] = {"Mul", true},         [PW_DIV] = {"Div", true},
-                            [PW_TANH] = {"Tanh", false},      [PW_SIGMOID] = {"Sigmoid", false},
-                            [PW_LEAKY_RELU] = {"Relu", false}};
+  } TYPES[PW_CODE_COUNT] = {[PW_ADD] = {"Add", true},
+                            [PW_SUB] = {"Sub", true},
+                            [PW_MUL] = {"Mul", true},
+                            [PW_DIV] = {"Div", true},
+                            [PW_TANH] = {"Tanh", false},
+                            [PW_SIGMOID] = {"Sigmoid", false},
+                            [PW_LEAKY_RELU] = {"Relu", false},
+                            /* a broadcast, which ONNX's operators do by themselves */
+                            [PW_COPY] = {"Identity", false}};
   const PointwiseProgram *program = &op->attributes.pointwise;
   const PointwiseInstruction *instruction = &program->instructions[0];
   if (program->instruction_count != 1) return false;

@@ -3,8 +3,13 @@
 #include "trainer/gan/guided_filter.h"
 #include "trainer/gan/layers.h"
 #include "trainer/gan/pix2pixhd.h"
+#include "trainer/gan/tone_curve.h"
 
 static const float HEAD_SCALE = 0.1f;
+/* Of the last convolution of a residual block without norms: such blocks begin near the identity
+ * (Zhang, Dauphin, Ma 2019, "Fixup Initialization", begin at 0), without which high learning rates
+ * diverge. */
+static const float RESIDUAL_SCALE = 0.1f;
 
 Value frames_normalize(Graph *graph, Value frames, DType dtype) {
   Value x = graph_affine(graph, graph_cast(graph, frames, DTYPE_F32), 1 / 127.5f, -1);
@@ -23,17 +28,23 @@ Value frames_upsample(Graph *graph, Value frames, int64_t height, int64_t width)
   return graph_resize(graph, frames, height, width, RESIZE_BILINEAR);
 }
 
-static Value conv_norm(Net *net, const ModelConfig *config, const char *name, Value x,
-                       int64_t channels, int kernel_time, int kernel_size, int stride) {
+static Value conv_norm_scaled(Net *net, const ModelConfig *config, const char *name, Value x,
+                              int64_t channels, int kernel_time, int kernel_size, int stride,
+                              float scale) {
   Layer layer = {.channels = channels,
                  .kernel = {kernel_time, kernel_size, kernel_size},
                  .spec = conv_spec_same(kernel_time, kernel_size, stride, PAD_REFLECT),
                  .bias = config->norm == NORM_CHOICE_NONE,
-                 .init_scale = 1};
+                 .init_scale = scale};
   graph_scope_push(net->graph, "%s", name);
   Value y = norm_layer(net, (NormChoice)config->norm, conv_layer(net, &layer, x));
   graph_scope_pop(net->graph);
   return y;
+}
+
+static Value conv_norm(Net *net, const ModelConfig *config, const char *name, Value x,
+                       int64_t channels, int kernel_time, int kernel_size, int stride) {
+  return conv_norm_scaled(net, config, name, x, channels, kernel_time, kernel_size, stride, 1);
 }
 
 /* The block called "block3" for the name "block" and index 3. */
@@ -42,7 +53,8 @@ static Value residual_block(Net *net, const ModelConfig *config, const char *nam
   int64_t channels = graph_shape(net->graph, x).dim[AXIS_C];
   graph_scope_push(net->graph, "%s%d", name, index);
   Value y = graph_relu(net->graph, conv_norm(net, config, "conv1", x, channels, kernel_time, 3, 1));
-  y = conv_norm(net, config, "conv2", y, channels, 1, 3, 1);
+  float scale = config->norm == NORM_CHOICE_NONE ? RESIDUAL_SCALE : 1;
+  y = conv_norm_scaled(net, config, "conv2", y, channels, 1, 3, 1, scale);
   graph_scope_pop(net->graph);
   return graph_add(net->graph, y, x);
 }
@@ -216,7 +228,8 @@ static Value celnet_build(Net *net, const ModelConfig *config, Value source, Val
   encode(net, config, x, &encoding);
   Value output = network_output(graph, decode(net, config, &encoding), source);
   if (features) *features = features_of(x, &encoding);
-  return graph_add(graph, output, base);
+  output = graph_add(graph, output, base);
+  return config->tones > 0 ? tone_curve(net, output, config->tones) : output;
 }
 
 static Value pix2pixhd(Net *net, const ModelConfig *config, Value source, Value noise) {

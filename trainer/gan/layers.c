@@ -26,7 +26,7 @@ static const char *parameter_name(const Net *net, const char *suffix,
   return name;
 }
 
-static Value vector_parameter(Net *net, const char *suffix, int64_t channels, InitKind init) {
+Value vector_parameter(Net *net, const char *suffix, int64_t channels, InitKind init) {
   char name[PARAMETER_NAME_SIZE];
   return parameters_vector(net->parameters, net->graph, parameter_name(net, suffix, name), channels,
                            net->source, init);

@@ -35,6 +35,8 @@ void net_end(Net *net);
  */
 Value stream_layer_state(Net *net, Value x, int64_t frames);
 
+/* Returns the vector `suffix` of the current scope, [1,1,1,1,channels], f32. */
+Value vector_parameter(Net *net, const char *suffix, int64_t channels, InitKind init);
 /* Appends a convolution, with the parameters "weight" and "bias" in the current scope. */
 Value conv_layer(Net *net, const Layer *layer, Value x);
 /* Appends a transposed convolution; it has no streaming state and needs `init_std`. */

@@ -12,10 +12,11 @@
 #include "trainer/gan/checkpoint_weights.h"
 
 const char *const *model_config_keys(const Config *config) {
-  static const char *const CELNET[] = {
-      "model.generator",   "model.channels",    "model.blocks",
-      "model.temporal",    "model.norm",        "model.noise_channels",
-      "model.refinements", "model.smooth_base", NULL};
+  static const char *const CELNET[] = {"model.generator",   "model.channels",
+                                       "model.blocks",      "model.temporal",
+                                       "model.norm",        "model.noise_channels",
+                                       "model.refinements", "model.smooth_base",
+                                       "model.tones",       NULL};
   static const char *const PIX2PIXHD[] = {"model.generator",
                                           "model.channels",
                                           "model.blocks",
@@ -69,11 +70,17 @@ static Status get_number(const ModelFile *file, const json_t *metadata, const ch
                    key, text, minimum, maximum);
 }
 
+/* Keys that files of earlier versions lack; their default is what those versions did. */
+static bool may_be_absent(const char *key) {
+  return strcmp(key, "model.tones") == 0;
+}
+
 /* Assigns the config key "model.norm" from the metadata's "celforge.model.norm". */
 static Status assign_key(ModelFile *file, const json_t *metadata, const char *key, Error *error) {
   Status status = OK;
   const char *text;
   char *member = mem_format(MODEL_KEY_CONFIG "%s", key), *assignment = NULL;
+  if (may_be_absent(key) && !json_object_get(metadata, member)) goto done;
   TRY(get_text(file, metadata, member, &text, error));
   assignment = mem_format("%s=%.100s", key, text);
   if (config_assign(&config_schema, assignment, &file->config, NULL, error) != OK)

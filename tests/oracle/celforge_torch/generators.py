@@ -9,6 +9,19 @@ from .clips import guided_filter, per_frame, to_clip, to_frames
 from .layers import Convolution, ConvGRU, Norm, Residual
 
 
+class ToneCurve(Convolution):
+    """Adds to each pixel a colour that depends on its luma: a sum of soft steps at the knots."""
+
+    def __init__(self, count):
+        super().__init__(count, 3, (1, 1), scale=0.02)
+        self.knots = nn.Parameter(torch.linspace(-1, 1, count))
+
+    def forward(self, x):
+        luma = (x.float() * torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1, 1)).sum(1, keepdim=True)
+        knots = self.knots.view(1, -1, 1, 1, 1)
+        return x + super().forward(torch.tanh((luma - knots) * len(self.knots) / 2).to(x.dtype))
+
+
 class Generator(nn.Module):
     def __init__(self, model, channels):
         super().__init__()
@@ -29,6 +42,7 @@ class Generator(nn.Module):
         for i, block in enumerate(self.refinements):
             self.add_module(f"refine{i}", block)
         self.head = Convolution(c, 3, (1, 3 if self.refinements else 7), scale=0.1, dims=dims)
+        self.tones = ToneCurve(model.tones) if model.tones > 0 else nn.Identity()
 
     @staticmethod
     def inputs(model, channels):
@@ -71,7 +85,7 @@ class Generator(nn.Module):
             y = block(y)
         residual = self.head(y)[..., : source.shape[3], : source.shape[4]]
         residual = residual if self.dims == 3 else to_clip(residual, length)
-        return residual + (self.encoded_base(source, features) if self.smooth_base else source[:, :3])
+        return self.tones(residual + (self.encoded_base(source, features) if self.smooth_base else source[:, :3]))
 
     def encoded_base(self, source, features):
         """The smooth base that encode() computed, which is part of its first feature."""

@@ -104,6 +104,13 @@ static void refinements_and_base_need_celnet(void **state) {
          "model.smooth_base", "pix2pixhd has none");
 }
 
+static void tones_need_celnet(void **state) {
+  (void)state;
+  refuse((const char *const[]){"model.generator=pix2pixhd", "model.temporal=none", "model.tones=32",
+                               NULL},
+         "model.tones", "32: pix2pixhd has none");
+}
+
 static void edge_negatives_need_labels(void **state) {
   (void)state;
   refuse((const char *const[]){"loss.edge_negatives=1", "loss.adversarial=wgan-gp", NULL},
@@ -160,6 +167,7 @@ int main(void) {
       cmocka_unit_test(unpaired_training_needs_discriminators),
       cmocka_unit_test(patch_nce_needs_celnet),
       cmocka_unit_test(refinements_and_base_need_celnet),
+      cmocka_unit_test(tones_need_celnet),
       cmocka_unit_test(edge_negatives_need_labels),
       cmocka_unit_test(losses_on_vgg19_need_its_weights),
       cmocka_unit_test(flow_consistency_needs_frames),

@@ -11,9 +11,10 @@ enum { FRAMES = 3, SIDE = 32, PIXELS = SIDE * SIDE, CLIP_BYTES = FRAMES * PIXELS
 #define UNPAIRED                                                                                   \
   "data.target_path=cartoons", "model.conditional=false", "model.image_scales=1",                  \
       "model.grey_view=true", "model.smooth_view=true", "model.blocks=2", "model.refinements=1",   \
-      "loss.l1=0", "loss.temporal=0", "loss.patch_nce=1", "loss.patch_nce_flip=true",              \
-      "loss.color=8", "loss.identity=2", "loss.edge_negatives=0.5", "loss.motion_consistency=2",   \
-      "loss.flow_consistency=2", "augment.mode=fixed", "augment.probability=0.5"
+      "model.tones=8", "loss.l1=0", "loss.temporal=0", "loss.patch_nce=1",                         \
+      "loss.patch_nce_flip=true", "loss.color=8", "loss.identity=2", "loss.edge_negatives=0.5",    \
+      "loss.motion_consistency=2", "loss.flow_consistency=2", "augment.mode=fixed",                \
+      "augment.probability=0.5"
 
 extern Backend *backend;
 extern Error error;

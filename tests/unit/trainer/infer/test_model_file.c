@@ -269,6 +269,19 @@ static void test_metadata_are_checked(void **state) {
   fixture_free(f);
 }
 
+/* A file of a version that did not know the key: it has no tone curve. */
+static void test_later_keys_may_be_absent(void **state) {
+  (void)state;
+  Fixture *f = fixture_new();
+  ModelFile *file;
+  assert_int_equal(json_object_del(f->metadata, "celforge.model.tones"), 0);
+  write_file(f);
+  check(model_file_open(path, &file, &error));
+  assert_int_equal(file->config.model.tones, 0);
+  model_file_close(file);
+  fixture_free(f);
+}
+
 static void test_tensors_are_checked(void **state) {
   (void)state;
   Fixture *f = fixture_new();
@@ -439,10 +452,15 @@ static void test_heights(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_metadata_as_written),      cmocka_unit_test(test_weights),
-      cmocka_unit_test(test_metadata_are_checked),     cmocka_unit_test(test_tensors_are_checked),
-      cmocka_unit_test(test_weights_must_be_finite),   cmocka_unit_test(test_damaged_files),
-      cmocka_unit_test(test_other_keys_do_not_matter), cmocka_unit_test(test_heights),
+      cmocka_unit_test(test_metadata_as_written),
+      cmocka_unit_test(test_weights),
+      cmocka_unit_test(test_later_keys_may_be_absent),
+      cmocka_unit_test(test_metadata_are_checked),
+      cmocka_unit_test(test_tensors_are_checked),
+      cmocka_unit_test(test_weights_must_be_finite),
+      cmocka_unit_test(test_damaged_files),
+      cmocka_unit_test(test_other_keys_do_not_matter),
+      cmocka_unit_test(test_heights),
   };
   return cmocka_run_group_tests(tests, open_backend, close_backend);
 }
