@@ -1,4 +1,5 @@
-/* Shared by the files that call HDF5: shard_writer.c and shard_inspect.c. Include it only there. */
+/* Shared by the files that call HDF5: shard_writer.c, shard_inspect.c and inspection.c. Include it
+ * only there. */
 #ifndef CELFORGE_DATA_DATASET_HDF5_H
 #define CELFORGE_DATA_DATASET_HDF5_H
 

@@ -2,161 +2,34 @@
  * file's size before memory is allocated for it. */
 #include "data/dataset/shard.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "base/files.h"
 #include "base/memory.h"
-#include "data/dataset/hdf5.h"
+#include "data/dataset/inspection.h"
 
-typedef struct Inspection {
-  const char *path;
-  hid_t file, group;
-  uint64_t bytes; /* of the file */
-} Inspection;
-
-/* Checks the signature and the superblock version: older formats have no metadata checksums, so
- * HDF5 must not parse them. */
-static Status check_signature(Inspection *shard_file, Error *error) {
-  static const unsigned char expected[9] = {0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n', 3};
-  Status status = OK;
-  unsigned char found[sizeof expected] = {0};
-  struct stat info;
-  int descriptor = open(shard_file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) return error_errno(error, errno, "%s: cannot open", shard_file->path);
-  if (fstat(descriptor, &info) != 0) {
-    status = error_errno(error, errno, "%s: cannot read", shard_file->path);
-    goto done;
-  }
-  if (!S_ISREG(info.st_mode)) FAIL(error, ERROR_DATA, "%s: not a regular file", shard_file->path);
-  shard_file->bytes = (uint64_t)info.st_size;
-  if (shard_file->bytes >= sizeof found)
-    TRY(file_pread(descriptor, shard_file->path, found, sizeof found, 0, error));
-  if (memcmp(found, expected, 8) != 0)
-    FAIL(error, ERROR_DATA, "%s: not an HDF5 file", shard_file->path);
-  if (found[8] != expected[8])
-    FAIL(error, ERROR_DATA, "%s: HDF5 superblock version %d, expected %d", shard_file->path,
-         found[8], expected[8]);
-done:
-  close(descriptor);
-  return status;
-}
-
-/* Rejects soft and external links, which could lead to another file. */
-static Status require_hard_link(const Inspection *shard_file, hid_t place, const char *name,
-                                Error *error) {
-  H5L_info_t link;
-  if (H5Lexists(place, name, H5P_DEFAULT) <= 0 ||
-      H5Lget_info(place, name, &link, H5P_DEFAULT) < 0 || link.type != H5L_TYPE_HARD)
-    return hdf5_error(error, ERROR_DATA, shard_file->path, "no \"%s\"", name);
-  return OK;
-}
-
-static Status open_shard(Inspection *shard_file, Error *error) {
-  Status status = OK;
-  hid_t access = H5I_INVALID_HID;
-  TRY(check_signature(shard_file, error));
-  access = hdf5_file_access();
-  shard_file->file = H5Fopen(shard_file->path, H5F_ACC_RDONLY, access);
-  if (shard_file->file < 0) {
-    status = hdf5_error(error, ERROR_DATA, shard_file->path, "HDF5 cannot open the file");
-    goto done;
-  }
-  TRY(require_hard_link(shard_file, shard_file->file, "clips", error));
-  shard_file->group = H5Gopen2(shard_file->file, "clips", H5P_DEFAULT);
-  if (shard_file->group < 0)
-    status = hdf5_error(error, ERROR_DATA, shard_file->path, "\"clips\" is not a group");
-done:
-  if (access >= 0) H5Pclose(access);
-  return status;
-}
-
-static void close_shard(Inspection *shard_file) {
-  if (shard_file->file >= 0) H5Fclose(shard_file->file);
-}
-
-/* --- Attributes ------------------------------------------------------------------------------- */
-
-enum { TEXT_SIZE = 64 };
-
-/* Reads a scalar attribute of `type_class` of at most `room` bytes. */
-static Status read_attribute(const Inspection *shard_file, const char *name, H5T_class_t type_class,
-                             size_t room, void *out, Error *error) {
-  Status status = OK;
-  hid_t type = H5I_INVALID_HID, space = H5I_INVALID_HID;
-  hid_t attribute = H5Aexists(shard_file->file, name) > 0
-                        ? H5Aopen(shard_file->file, name, H5P_DEFAULT)
-                        : H5I_INVALID_HID;
-  if (attribute < 0) {
-    status = hdf5_error(error, ERROR_DATA, shard_file->path, "not a shard: no attribute %s", name);
-    goto done;
-  }
-  type = H5Aget_type(attribute);
-  space = H5Aget_space(attribute);
-  bool text = type_class == H5T_STRING;
-  if (type < 0 || space < 0 || H5Tget_class(type) != type_class ||
-      (text && H5Tis_variable_str(type) != 0) || H5Tget_size(type) > room ||
-      H5Sget_simple_extent_npoints(space) != 1 ||
-      H5Aread(attribute, text ? type : H5T_NATIVE_INT64, out) < 0)
-    status = hdf5_error(error, ERROR_DATA, shard_file->path, "attribute %s: expected %s", name,
-                        text ? "a short text" : "a number");
-done:
-  if (space >= 0) H5Sclose(space);
-  if (type >= 0) H5Tclose(type);
-  if (attribute >= 0) H5Aclose(attribute);
-  return status;
-}
-
-static Status read_text(const Inspection *shard_file, const char *name, char out[TEXT_SIZE],
-                        Error *error) {
-  memset(out, 0, TEXT_SIZE);
-  return read_attribute(shard_file, name, H5T_STRING, TEXT_SIZE - 1, out, error);
-}
-
-static Status require_text(const Inspection *shard_file, const char *name, const char *expected,
-                           Error *error) {
-  char found[TEXT_SIZE];
-  Status status = read_text(shard_file, name, found, error);
-  if (status == OK && strcmp(found, expected) != 0)
-    return error_set(error, ERROR_DATA, "%s: attribute %s is \"%s\", expected \"%s\"",
-                     shard_file->path, name, found, expected);
-  return status;
-}
-
-static Status read_number(const Inspection *shard_file, const char *name, int64_t minimum,
-                          int64_t maximum, int64_t *out, Error *error) {
-  *out = 0;
-  Status status = read_attribute(shard_file, name, H5T_INTEGER, sizeof *out, out, error);
-  if (status == OK && (*out < minimum || *out > maximum))
-    return error_set(error, ERROR_DATA, "%s: attribute %s is %lld, expected %lld to %lld",
-                     shard_file->path, name, (long long)*out, (long long)minimum,
-                     (long long)maximum);
-  return status;
-}
+/* --- Header ----------------------------------------------------------------------------------- */
 
 static Status read_header(const Inspection *shard_file, ShardHeader *header, bool *one_sided,
                           Error *error) {
   Status status = OK;
   int64_t version, frames;
-  char text[TEXT_SIZE];
-  TRY(require_text(shard_file, "format", SHARD_FORMAT, error));
-  TRY(read_number(shard_file, "schema_version", SHARD_SCHEMA_PAIRED, SHARD_SCHEMA_ONE_SIDED,
-                  &version, error));
+  char text[INSPECTION_TEXT_SIZE];
+  TRY(inspection_require_text(shard_file, "format", SHARD_FORMAT, error));
+  TRY(inspection_read_number(shard_file, "schema_version", SHARD_SCHEMA_PAIRED,
+                             SHARD_SCHEMA_ONE_SIDED, &version, error));
   *one_sided = version == SHARD_SCHEMA_ONE_SIDED;
-  TRY(require_text(shard_file, "color", SHARD_COLOR, error));
-  TRY(require_text(shard_file, "layout", SHARD_LAYOUT, error));
-  TRY(read_text(shard_file, "dataset_uuid", text, error));
+  TRY(inspection_require_text(shard_file, "color", SHARD_COLOR, error));
+  TRY(inspection_require_text(shard_file, "layout", SHARD_LAYOUT, error));
+  TRY(inspection_read_text(shard_file, "dataset_uuid", text, error));
   snprintf(header->uuid, sizeof header->uuid, "%.36s", text);
-  TRY(read_text(shard_file, "fps", text, error));
+  TRY(inspection_read_text(shard_file, "fps", text, error));
   TRY(fps_parse(shard_file->path, text, &header->fps_numerator, &header->fps_denominator, error));
-  TRY(read_number(shard_file, "shard", 0, DATASET_MAX_SHARDS - 1, &header->shard, error));
-  TRY(read_number(shard_file, "clips", 1, INT32_MAX, &header->clips, error));
-  TRY(read_number(shard_file, "frames", 1, CLIP_MAX_FRAMES, &frames, error));
+  TRY(inspection_read_number(shard_file, "shard", 0, DATASET_MAX_SHARDS - 1, &header->shard,
+                             error));
+  TRY(inspection_read_number(shard_file, "clips", 1, INT32_MAX, &header->clips, error));
+  TRY(inspection_read_number(shard_file, "frames", 1, CLIP_MAX_FRAMES, &frames, error));
   header->shape.frames = (int)frames;
 done:
   return status;
@@ -169,7 +42,7 @@ static Status open_array(const Inspection *shard_file, const char *name, int ran
   Status status = OK;
   hid_t space = H5I_INVALID_HID;
   *out = H5I_INVALID_HID;
-  TRY(require_hard_link(shard_file, shard_file->group, name, error));
+  TRY(inspection_require_hard_link(shard_file, shard_file->group, name, error));
   *out = H5Dopen2(shard_file->group, name, H5P_DEFAULT);
   space = *out >= 0 ? H5Dget_space(*out) : H5I_INVALID_HID;
   if (space < 0 || H5Sget_simple_extent_ndims(space) != rank ||
@@ -352,7 +225,7 @@ Status shard_inspect(const char *path, bool with_chunks, Shard *out, Error *erro
   Inspection shard_file = {path, H5I_INVALID_HID, H5I_INVALID_HID, 0};
   *out = (Shard){0};
   hdf5_lock();
-  TRY(open_shard(&shard_file, error));
+  TRY(inspection_open(&shard_file, error));
   TRY(read_header(&shard_file, &out->header, &one_sided, error));
   TRY(read_checksums(&shard_file, out, error)); /* limits the number of clips by the file's size */
   TRY(read_sides(&shard_file, one_sided, with_chunks, out, error));
@@ -361,7 +234,7 @@ Status shard_inspect(const char *path, bool with_chunks, Shard *out, Error *erro
   if (with_chunks || !out->header.deflated)
     TRY(shard_layout_check(path, &out->layout, &out->header.shape, error));
 done:
-  close_shard(&shard_file);
+  inspection_close(&shard_file);
   hdf5_unlock();
   return status;
 }
@@ -407,13 +280,13 @@ Status shard_clip_name(const char *path, int64_t clip, ClipName *out, Error *err
   Inspection shard_file = {path, H5I_INVALID_HID, H5I_INVALID_HID, 0};
   *out = (ClipName){0};
   hdf5_lock();
-  TRY(open_shard(&shard_file, error));
+  TRY(inspection_open(&shard_file, error));
   TRY(read_entry(&shard_file, "id", clip, true, sizeof out->id, out->id, error));
   TRY(read_entry(&shard_file, "origin", clip, true, sizeof out->origin, out->origin, error));
   TRY(read_entry(&shard_file, "start_frame", clip, false, sizeof out->start_frame,
                  &out->start_frame, error));
 done:
-  close_shard(&shard_file);
+  inspection_close(&shard_file);
   hdf5_unlock();
   return status;
 }

@@ -27,7 +27,7 @@ static void append_program(const Gan *gan, const Program *program, StepTrace *tr
   step_trace_append(trace, &end);
 }
 
-/* As trainer/gan/gan.c runs one half of a step in micro-batches. */
+/* As trainer/gan/gan_step.c runs one half of a step in micro-batches. */
 static void append_half(const Gan *gan, ProgramKind micro, ProgramKind last, ProgramKind update,
                         const AccumulationTree *const trees[2], StepTrace *trace) {
   for (int i = 0; i < gan->options.micro_batches - 1; i++) {

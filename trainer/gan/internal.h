@@ -1,6 +1,6 @@
-/* The parts of a Gan, shared by gan.c (planning, allocation, stepping), step_result.c (metrics back
- * to the host), step_graph.c (the graph of each program), step_inputs.c (random numbers of a step),
- * report.c (cost, profile) and device_memory.c. */
+/* The parts of a Gan, shared by gan.c (planning, allocation), gan_step.c (running a step),
+ * step_result.c (metrics back to the host), step_graph.c (the graph of each program), step_inputs.c
+ * (random numbers of a step), report.c (cost, profile) and device_memory.c. */
 #ifndef CELFORGE_TRAINER_GAN_INTERNAL_H
 #define CELFORGE_TRAINER_GAN_INTERNAL_H
 
