@@ -45,7 +45,7 @@ endif
 # patchelf                       library paths of the bundle's binaries
 #
 # Tests install from PyPI into the build folder (and are skipped where pip cannot): safetensors; onnx and onnxruntime
-# (which must match; Debian 12 has only the former); tensorboard; opencv.
+# (which must match; Debian 12 has only the former); tensorboard; opencv; clean-fid, pytorch-fid and lpips with torchvision.
 DEPS_BUILD := build-essential pkg-config libopenmpi-dev openmpi-bin libdnnl-dev libhdf5-dev \
   libyaml-dev libjansson-dev zlib1g-dev libpng-dev \
   libavformat-dev libavcodec-dev libavfilter-dev libavutil-dev libswscale-dev

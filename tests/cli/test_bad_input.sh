@@ -72,6 +72,17 @@ refuses "eval: a checkpoint with a flipped byte" 65 "step-00000004" \
 run "$celforge" eval --checkpoint broken --data data --no-classifier
 [ $code -eq 0 ] && grep -q 'step-00000004' err && grep -q 'step-00000002' out
 result $? "eval: if the newest checkpoint of a run is damaged, it is reported and the previous one is used"
+refuses "eval: missing weights for KID and FID" 74 "--inception: absent.safetensors: cannot open" \
+  "$celforge" eval --checkpoint run --data data --inception absent.safetensors --json scores.json
+refuses "eval: missing weights for LPIPS" 74 "--lpips: absent.safetensors: cannot open" \
+  "$celforge" eval --checkpoint run --data data --lpips absent.safetensors --json scores.json
+other=run/checkpoints/step-00000004/generator.safetensors
+refuses "eval: weights of another network for KID and FID" 65 \
+  "--inception: $other: tensor \"Conv2d_1a_3x3.conv.weight\" is missing, expected [32, 3, 3, 3]" \
+  "$celforge" eval --checkpoint run --data data --inception $other --json scores.json
+refuses "eval: weights of another network for LPIPS" 65 "--lpips: $other: it holds neither \"net.slice2.3.weight\"" \
+  "$celforge" eval --checkpoint run --data data --lpips $other --json scores.json
+nothing_left "eval writes no scores without the weights" scores.json
 refuses "train --resume: a damaged checkpoint" 65 "step-00000004" \
   "$celforge" train tiny.yaml --set run.dir=other --resume broken/checkpoints/step-00000004
 truncate -s 100 broken/checkpoints/step-00000002/manifest.json

@@ -69,14 +69,13 @@ def arrays(state):
 
 
 def lpips_network(lpips, net):
+    """LPIPS with the published weights of its layers, which the package holds, on a random network."""
     torch.manual_seed(2)
-    network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False).eval()
+    network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     for name, layer in network.named_modules():
         if isinstance(layer, torch.nn.Conv2d) and name.startswith("net."):
             torch.nn.init.kaiming_normal_(layer.weight)
             torch.nn.init.uniform_(layer.bias, -0.1, 0.1)
-        elif isinstance(layer, torch.nn.Conv2d):
-            torch.nn.init.uniform_(layer.weight, 0, 1)
     return network
 
 
@@ -278,7 +277,8 @@ def check_refusals(tap, root, folder):
         ("--inception", "absent.st", data, 74, ("absent.st: cannot open",)),
         ("--inception", "cut.st", data, 65, ("cut.st",)),
         ("--inception", "missing.st", data, 65, (f'"{layer}.bn.running_var" is missing, expected [32]', "docs/scores.md")),
-        ("--inception", "shape.st", data, 65, (f'"{layer}.conv.weight" is F32 [32, 3, 3],', "expected F32, F16 or BF16 [32, 3, 3, 3]")),
+        ("--inception", "shape.st", data, 65,
+         (f'"{layer}.conv.weight" is F32 [32, 3, 3],', "expected F32, F16 or BF16 [32, 3, 3, 3]")),
         ("--inception", "infinite.st", data, 65, (f'"{layer}.conv.weight": element 0', "not finite")),
         ("--inception", "negative.st", data, 65, (f'"{layer}.bn.running_var": element 0 is -1',)),
         ("--inception", "scale.st", data, 65, (f'"{layer}.bn.weight" scales a weight to', "expected a finite number")),

@@ -94,6 +94,7 @@ static Value unit_length(Graph *graph, Value x) {
 static void append_features(Lpips *s, Graph *graph, Value out[LEVELS]) {
   Value x = scaled_frame(s, graph);
   Net net = net_begin(graph, &s->parameters, READ_COMPUTE, NULL);
+  for (int i = 0; i < LEVELS; i++) out[i] = NO_VALUE;
   for (int i = 0; i < s->network->layer_count; i++) {
     const ConvLayer *layer = &s->network->layers[i];
     int k = layer->kernel, stride = layer->stride, pad = layer->pad;
