@@ -1,10 +1,11 @@
 #!/usr/bin/python3
 """KID, FID, LPIPS and tLP of celforge eval against the code of clean-fid, pytorch-fid and lpips, with random weights.
 
-The published weights need a download of their own, so the networks are those of the packages with random weights of the
-same names and shapes. Frames are obtained as in test_eval.py.
+The published networks need a download of their own, so the packages' architectures get random weights of the same names and
+shapes; LPIPS's linear layers are the published ones. Frames are obtained as in test_eval.py.
 """
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -310,6 +311,20 @@ def check_single_frames(tap, root, folder):
               "one frame has LPIPS alone", str(unknown))
 
 
+def check_unaligned(tap, root, folder):
+    """Sources without targets: single frames have no column, and the note counts both sides."""
+    data = ("--data", f"{root}/sources", "--cartoons", f"{root}/drawn", "--clips", "1")
+    text = celforge("eval", "--checkpoint", folder, *data, "--no-classifier", "--no-flow", "--inception",
+                    f"{root}/inception.safetensors", "--json", f"{root}/unaligned.json").decode()
+    with open(f"{root}/unaligned.json", encoding="utf-8") as file:
+        scores = json.load(file)
+    tap.check({key for key in scores if key.startswith(("kid_", "fid_"))}
+              == {"kid_input", "kid_output", "fid_input", "fid_output", "fid_reference_frames"}
+              and scores["fid_reference_frames"] == 10 and None not in (scores["kid_output"], scores["fid_output"]),
+              "sources without targets: KID and FID of source and output", str(scores))
+    tap.check("compares 4 frames with 10 of the cartoons" in " ".join(text.split()), "the table says that FID is biased", text)
+
+
 def main():
     tap = Tap()
     modules = packages.pretrained_scores()
@@ -329,6 +344,7 @@ def main():
         check_scores(tap, root, modules, network, folder)
         check_single_frames(tap, root, folder)
         check_refusals(tap, root, folder)
+        check_unaligned(tap, root, folder)
     tap.end()
 
 

@@ -103,7 +103,7 @@ static void print_row(const Line *line, unsigned used, Text *out) {
     } else if (isnan(row->values[c])) {
       text_append(out, "%*s", COLUMN_WIDTH, "-");
     } else {
-      text_append(out, "%*.*f", COLUMN_WIDTH, row->decimals, scale * row->values[c]);
+      text_append(out, " %*.*f", COLUMN_WIDTH - 1, row->decimals, scale * row->values[c]);
     }
   }
   text_append(out, "  %s\n", line->best);
