@@ -98,7 +98,7 @@ static void collect_patches(Evaluation *e, int64_t clip) {
   }
 }
 
-/* Frames translated alone are left out where there is no target to compare time with: each costs a
+/* Adds all frames of a clip. Without a target, frames translated alone are skipped: each costs a
  * pass of the network. The target is the reference, or with --cartoons one of the videos. */
 static Status collect_features(Evaluation *e, int64_t clip, Error *error) {
   Status status = OK;

@@ -160,7 +160,7 @@ done:
   return status;
 }
 
-/* Rows of distances to a reference that have no meaning for the reference itself. */
+/* Adds the distances of each video to the reference, which has no column itself. */
 static void add_inception(const InceptionResult *inception, Report *report) {
   ReportRow kid = {.key = "kid",
                    .title = "KID, x 1e3",
