@@ -11,23 +11,6 @@ static const float HEAD_SCALE = 0.1f;
  * diverge. */
 static const float RESIDUAL_SCALE = 0.1f;
 
-Value frames_normalize(Graph *graph, Value frames, DType dtype) {
-  Value x = graph_affine(graph, graph_cast(graph, frames, DTYPE_F32), 1 / 127.5f, -1);
-  return graph_cast(graph, x, dtype);
-}
-
-Value frames_channel(Graph *graph, Value frames, int index) {
-  Shape size = graph_shape(graph, frames);
-  size.dim[AXIS_C] = 1;
-  return graph_slice(graph, frames, shape_make(0, 0, 0, 0, index), size);
-}
-
-Value frames_upsample(Graph *graph, Value frames, int64_t height, int64_t width) {
-  Shape shape = graph_shape(graph, frames);
-  if (shape.dim[AXIS_H] == height && shape.dim[AXIS_W] == width) return frames;
-  return graph_resize(graph, frames, height, width, RESIZE_BILINEAR);
-}
-
 static Value conv_norm_scaled(Net *net, const ModelConfig *config, const char *name, Value x,
                               int64_t channels, int kernel_time, int kernel_size, int stride,
                               float scale) {
