@@ -14,8 +14,8 @@
  * the distance of two knots. Where their sum falls as fast as Y rises, luma is the same for all
  * inputs between two steps: noise and texture vanish, which a chain of ReLU layers learns slowly,
  * since it needs a sawtooth of Y (Tancik et al. 2020, "Fourier Features Let Networks Learn High
- * Frequency Functions in Low Dimensional Domains"). Curves that are learned with the network: Gharbi
- * et al. 2017, "Deep Bilateral Learning for Real-Time Image Enhancement", section 3.4. */
+ * Frequency Functions in Low Dimensional Domains"). Curves that are learned with the network:
+ * Gharbi et al. 2017, "Deep Bilateral Learning for Real-Time Image Enhancement", section 3.4. */
 Value tone_curve(Net *net, Value frames, int64_t count);
 
 #endif
