@@ -25,3 +25,10 @@ pack() {
   for clip in $(half 1); do set -- "$@" --source "$clip"; done
   pack_once "$work/drawn" "$celforge" pack "$work/drawn" "$@" --look pop --size 384x216 --frames 2 --stride 8
 }
+
+# First with what steadies it; then lines and flat areas without total variation and motion consistency, which blur them.
+train() {
+  "$celforge" train "$config" --set run.dir="$work/first-part" --set train.steps=2500 --set loss.total_variation=0.2 \
+    --set loss.motion_consistency=3 --resume auto "$@"
+  "$celforge" train "$config" --set run.dir="$work/run" --set run.init="$work/first-part" --resume auto "$@"
+}
