@@ -2,8 +2,11 @@
  *
  * Frames are [N,T,H,W,C] in [-1, 1]. Group norm has groups of 16 channels, or one group of all
  * channels where 16 does not divide them; leaky ReLU has a slope of 0.2. Convolutions are
- * initialised from N(0, 2 / fan-in) (He, Zhang, Ren, Sun 2015), celnet's head from a tenth of that
- * deviation, so that training starts near the identity; pix2pixhd is initialised as published. */
+ * initialised from N(0, 2 / fan-in) (He, Zhang, Ren, Sun 2015). celnet begins near the identity:
+ * its head, and without norms the last convolution of each residual block, have a tenth of that
+ * deviation; for its tone curve see trainer/gan/tone_curve.h. pix2pixhd is initialised as
+ * published.
+ */
 #ifndef CELFORGE_TRAINER_GAN_NETWORKS_H
 #define CELFORGE_TRAINER_GAN_NETWORKS_H
 

@@ -14,6 +14,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "support_gan.h"
+#include "trainer/gan/internal.h"
 
 static void check_learning(const char *precision) {
   const char *const assignments[] = {precision,
@@ -331,6 +332,30 @@ static void test_cost_of_regularisation(void **state) {
   assert_true(costs[2].flops > 1.1 * costs[0].flops);  /* like R1 */
 }
 
+/* Training begins near the identity: without norms residual blocks add little, with norms they may
+ * begin at full size; the knots of the tone curve are evenly spaced. */
+static void test_initial_weights(void **state) {
+  (void)state;
+  Config plain = small_config((const char *const[]){"model.temporal=none", "model.norm=none",
+                                                    "model.blocks=1", "model.tones=5", NULL});
+  Config normed = small_config(
+      (const char *const[]){"model.temporal=none", "model.norm=rms", "model.blocks=1", NULL});
+  Gan *without = make_gan(&plain, 1), *with = make_gan(&normed, 1);
+  float first = parameters_find(&without->generator, "block0.conv1.weight")->deviation;
+  float last = parameters_find(&without->generator, "block0.conv2.weight")->deviation;
+  assert_true(fabsf(last - 0.1f * first) < 1e-6f * first);
+  assert_true(parameters_find(&with->generator, "block0.conv2.weight")->deviation ==
+              parameters_find(&with->generator, "block0.conv1.weight")->deviation);
+  assert_null(parameters_find(&with->generator, "tones.knots"));
+  const Parameter *knots = parameters_find(&without->generator, "tones.knots");
+  float *master = download(&without->generator.master);
+  for (int i = 0; i < 5; i++)
+    assert_true(fabsf(master[knots->offset + i] - (0.5f * (float)i - 1)) < 1e-6f);
+  free(master);
+  gan_free(without);
+  gan_free(with);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_schedule),
@@ -345,6 +370,7 @@ int main(void) {
       cmocka_unit_test(test_gradient_penalty_of_zero_gradient_is_finite),
       cmocka_unit_test(test_spectral_norm_survives_nonfinite_gradients),
       cmocka_unit_test(test_cost_of_regularisation),
+      cmocka_unit_test(test_initial_weights),
   };
   return cmocka_run_group_tests(tests, open_backend, close_backend);
 }
