@@ -12,28 +12,6 @@
 #include "base/bulk_memory.h"
 #include "base/memory.h"
 
-char *path_join(const char *folder, const char *name) {
-  size_t length = strlen(folder);
-  bool bare = length == 0 || folder[length - 1] == '/';
-  return mem_format("%s%s%s", folder, bare ? "" : "/", name);
-}
-
-bool path_exists(const char *path) {
-  struct stat info;
-  return stat(path, &info) == 0;
-}
-
-bool path_is_folder(const char *path) {
-  struct stat info;
-  return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-}
-
-bool path_is_same(const char *a, const char *b) {
-  struct stat first, second;
-  return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
-         first.st_ino == second.st_ino;
-}
-
 /* Returns the folder that contains `path`; the caller frees it. */
 static char *parent_of(const char *path) {
   size_t length = strlen(path);
@@ -367,7 +345,10 @@ Status folder_remove(const char *path, Error *error) {
 static Status create_one(const char *path, Error *error) {
   if (mkdir(path, 0777) == 0) return sync_parent(path, error);
   int errnum = errno;
-  if (path_is_folder(path)) return OK; /* EEXIST; or EROFS or EACCES, for parents that exist */
+  bool is_folder;
+  Status status = path_is_folder(path, &is_folder, error);
+  if (status != OK) return error_context(error, "%s: cannot create the folder", path);
+  if (is_folder) return OK; /* EEXIST; or EROFS or EACCES, for parents that exist */
   return error_errno(error, errnum == EEXIST ? ENOTDIR : errnum, "%s: cannot create the folder",
                      path);
 }

@@ -49,10 +49,13 @@ void folder_list_free(char **names, size_t count);
 Status file_read(const char *path, size_t max_bytes, char **data, size_t *size, Error *error);
 /* Fsyncs a file, or the entries of a folder if the file system supports that. */
 Status file_sync(const char *path, Error *error);
-bool path_exists(const char *path);
-bool path_is_folder(const char *path);
-/* Returns whether both paths exist and are the same file or folder. */
-bool path_is_same(const char *a, const char *b);
+/* Look a path up, following links. Only ENOENT and ENOTDIR mean that nothing is there; any other
+ * failure (EACCES, EIO, ESTALE, ...) says nothing about the path, and is ERROR_IO. *out is false
+ * then. */
+Status path_exists(const char *path, bool *out, Error *error);
+Status path_is_folder(const char *path, bool *out, Error *error);
+/* Sets *out to whether both paths exist and are the same file or folder. */
+Status path_is_same(const char *a, const char *b, bool *out, Error *error);
 /* Transfer all `size` bytes, with retries after short transfers and EINTR. A read past the end of
  * the file is ERROR_DATA. `path` names the file in errors. */
 Status file_pread(int descriptor, const char *path, void *data, size_t size, uint64_t offset,

@@ -1,6 +1,5 @@
 #include "checkpoints/checkpoint.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,8 +44,9 @@ static Status open_file(Checkpoint *checkpoint, const char *name, const json_t *
     FAIL(error, ERROR_DATA, "%s: must be a file name without a folder", where);
   TRY(json_get_int(entry, where, "bytes", 0, INT64_MAX, &size, error));
   TRY(json_get_int(entry, where, "crc32c", 0, UINT32_MAX, &crc, error));
-  if (!path_exists(path) && errno == ENOENT)
-    FAIL(error, ERROR_DATA, "%s: is missing; the manifest lists it", path);
+  bool exists;
+  TRY(path_exists(path, &exists, error));
+  if (!exists) FAIL(error, ERROR_DATA, "%s: is missing; the manifest lists it", path);
   if (strcmp(name, CHECKPOINT_STATE) == 0) {
     TRY(read_state(path, (uint64_t)size, (uint32_t)crc, &checkpoint->state, error));
     goto done;
@@ -119,7 +119,9 @@ Status checkpoint_open_up_to(const char *folder, int64_t step, Checkpoint **out,
   int64_t *steps = NULL;
   size_t count = 0;
   *out = NULL;
-  if (!path_exists(folder) && errno == ENOENT) return OK;
+  bool exists;
+  TRY(path_exists(folder, &exists, error));
+  if (!exists) return OK;
   TRY(checkpoint_steps_list(folder, &steps, &count, error));
   while (count > 0 && steps[count - 1] > step) count--;
   for (size_t i = count; i-- > 0 && !*out;) {
@@ -167,16 +169,21 @@ Status checkpoint_open_path(const char *path, Checkpoint **out, Error *error) {
   Status status = OK;
   char *manifest = path_join(path, CHECKPOINT_MANIFEST), *state = path_join(path, CHECKPOINT_STATE);
   char *folder = path_join(path, "checkpoints");
+  bool found, is_checkpoint, is_run;
   *out = NULL;
-  if (!path_exists(path)) {
-    status = error_errno(error, errno, "%s: cannot open as a checkpoint or a run", path);
-    goto done;
-  }
-  if (!path_is_folder(path))
+  TRY(path_exists(path, &found, error));
+  if (!found)
+    FAIL(error, ERROR_IO, "%s: cannot open as a checkpoint or a run: No such file or directory",
+         path);
+  TRY(path_is_folder(path, &found, error));
+  if (!found)
     FAIL(error, ERROR_DATA, "%s: is a file; must be the folder of a checkpoint or a run", path);
-  if (path_exists(manifest) || path_exists(state))
+  TRY(path_exists(manifest, &is_checkpoint, error));
+  if (!is_checkpoint) TRY(path_exists(state, &is_checkpoint, error));
+  TRY(path_is_folder(folder, &is_run, error));
+  if (is_checkpoint)
     status = checkpoint_open(path, out, error);
-  else if (path_is_folder(folder))
+  else if (is_run)
     status = open_latest_of(folder, out, error);
   else if (holds_steps(path))
     status = open_latest_of(path, out, error);

@@ -180,9 +180,11 @@ static Status remove_leftovers(const char *folder, Error *error) {
     size_t length = strlen(names[i]);
     if (length < 4 || strcmp(names[i] + length - 4, ".tmp") != 0) continue;
     char *path = path_join(folder, names[i]);
-    if (path_is_folder(path))
+    bool is_folder;
+    status = path_is_folder(path, &is_folder, error);
+    if (status == OK && is_folder)
       status = folder_remove(path, error);
-    else if (unlink(path) != 0 && errno != ENOENT)
+    else if (status == OK && unlink(path) != 0 && errno != ENOENT)
       status = error_errno(error, errno, "%s: cannot remove", path);
     free(path);
     if (status != OK) goto done;

@@ -1,5 +1,4 @@
 /* manifest.json of a checkpoint: its checksum, its format version, reading it. */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -78,9 +77,11 @@ Status checkpoint_manifest_read(const char *checkpoint, json_t **out, int64_t *s
   char *path = path_join(checkpoint, CHECKPOINT_MANIFEST), *name = last_component(checkpoint);
   *out = NULL;
   *other_version = false;
-  if (!path_is_folder(checkpoint))
-    FAIL(error, ERROR_DATA, "%s: is not a checkpoint folder", checkpoint);
-  if (!path_exists(path) && errno == ENOENT)
+  bool found;
+  TRY(path_is_folder(checkpoint, &found, error));
+  if (!found) FAIL(error, ERROR_DATA, "%s: is not a checkpoint folder", checkpoint);
+  TRY(path_exists(path, &found, error));
+  if (!found)
     FAIL(error, ERROR_DATA,
          "%s: has no %s: not a checkpoint, or one whose writing or removal was interrupted",
          checkpoint, CHECKPOINT_MANIFEST);

@@ -78,7 +78,10 @@ Status checkpoint_step_set_aside(const char *folder, int64_t step, int64_t saved
   Status status = OK;
   char *name = checkpoint_step_name(step, ""), *path = path_join(folder, name);
   char *aside = mem_format("%s.left", path);
-  for (int i = 2; path_exists(aside); i++) {
+  bool exists;
+  for (int i = 2;; i++) {
+    TRY(path_exists(aside, &exists, error));
+    if (!exists) break;
     free(aside);
     aside = mem_format("%s.left-%d", path, i);
   }

@@ -98,6 +98,13 @@ void watchdog_check_peers(Heartbeat *heartbeat) {
 
 /* --- The heartbeat thread: deadlines ---------------------------------------------------------- */
 
+/* Returns false if it cannot be looked up, too: the heartbeat thread looks again. */
+static bool has_diagnosis(const Heartbeat *heartbeat) {
+  bool exists;
+  Error ignored;
+  return path_exists(heartbeat->diagnosis_path, &exists, &ignored) == OK && exists;
+}
+
 /* Publishes the report, unless another rank has, and ends the process. */
 static void report_and_exit(Heartbeat *heartbeat, const Timeout *timeout) {
   Error error = {0};
@@ -108,8 +115,7 @@ static void report_and_exit(Heartbeat *heartbeat, const Timeout *timeout) {
   bool is_first = true;
   if (atomic_file_replace(temporary, report.data, report.length, &error) == OK) {
     /* Of several ranks only one succeeds in creating the link; a rename would succeed for all. */
-    is_first =
-        link(temporary, heartbeat->diagnosis_path) == 0 || !path_exists(heartbeat->diagnosis_path);
+    is_first = link(temporary, heartbeat->diagnosis_path) == 0 || !has_diagnosis(heartbeat);
   }
   exit_soon();
   for (char *line = report.data; is_first && *line;) {
@@ -122,7 +128,7 @@ static void report_and_exit(Heartbeat *heartbeat, const Timeout *timeout) {
 }
 
 void watchdog_exit_if_diagnosed(Heartbeat *heartbeat) {
-  if (!path_exists(heartbeat->diagnosis_path)) return;
+  if (!has_diagnosis(heartbeat)) return;
   exit_soon();
   sleep(PRINT_SECONDS); /* the rank that wrote the diagnosis logs it and aborts the group */
   comm_abort(heartbeat->comm, ERROR_INTERNAL);

@@ -29,32 +29,37 @@ typedef struct Join {
 /* --- Inspecting the parts --------------------------------------------------------------------- */
 
 /* Removes the output folder from the parts: it may lie among them after an interrupted join. */
-static void exclude_output(Join *join) {
+static Status exclude_output(Join *join, Error *error) {
+  Status status = OK;
   size_t kept = 0;
   for (size_t i = 0; i < join->count; i++) {
+    bool same = false;
     char *path = path_join(join->options->parts, join->names[i]);
-    if (path_is_same(path, join->options->out))
+    if (status == OK) status = path_is_same(path, join->options->out, &same, error);
+    if (same)
       free(join->names[i]);
     else
       join->names[kept++] = join->names[i];
     free(path);
   }
   join->count = kept;
+  return status;
 }
 
 static Status find_parts(Join *join, Error *error) {
   const JoinOptions *o = join->options;
-  if (!path_is_folder(o->parts))
-    return error_set(error, ERROR_DATA, "%s: no such folder", o->parts);
-  Status status = folder_list(o->parts, &join->names, &join->count, error);
-  if (status != OK) return status;
-  exclude_output(join);
-  if (join->count == 0)
-    return error_set(error, ERROR_DATA, "%s: no datasets in this folder", o->parts);
+  Status status = OK;
+  bool is_folder;
+  TRY(path_is_folder(o->parts, &is_folder, error));
+  if (!is_folder) FAIL(error, ERROR_DATA, "%s: no such folder", o->parts);
+  TRY(folder_list(o->parts, &join->names, &join->count, error));
+  TRY(exclude_output(join, error));
+  if (join->count == 0) FAIL(error, ERROR_DATA, "%s: no datasets in this folder", o->parts);
   if (o->count > 0 && (uint64_t)o->count != join->count)
-    return error_set(error, ERROR_DATA, "%s: %zu parts, expected %lld (--count)", o->parts,
-                     join->count, (long long)o->count);
-  return OK;
+    FAIL(error, ERROR_DATA, "%s: %zu parts, expected %lld (--count)", o->parts, join->count,
+         (long long)o->count);
+done:
+  return status;
 }
 
 static const char *storage(bool deflated) {
@@ -209,7 +214,7 @@ static Status keep_or_remove_shard(const Join *join, const DatasetFolder *folder
          "another one",
          path, join->joined.info.shards);
   const ManifestShard *wanted = &join->joined.shards[index];
-  *kept = path_is_same(path, join->files[index]);
+  TRY(path_is_same(path, join->files[index], kept, error));
   if (*kept) goto done;
   TRY(dataset_folder_inspect_shard(folder, index, wanted->uuid, &shard, error));
   if (shard.layout.bytes == wanted->layout.bytes) {

@@ -95,7 +95,8 @@ Status dataset_folder_open(const char *path, DatasetFolder *out, int64_t **shard
   *out = (DatasetFolder){.path = mem_string(path), .lock = -1};
   *shards = NULL;
   *count = 0;
-  bool existed = path_exists(path);
+  bool existed;
+  TRY(path_exists(path, &existed, error));
   TRY(folder_create(path, error));
   out->created = !existed;
   TRY(lock_folder(out, error));

@@ -101,7 +101,12 @@ done:
 }
 
 Status dataset_describe(const char *path, Text *out, Error *error) {
-  if (!path_exists(path)) return error_set(error, ERROR_DATA, "%s: no such file or folder", path);
-  return path_is_folder(path) ? describe_dataset(path, out, error)
-                              : describe_shard(path, out, error);
+  Status status = OK;
+  bool exists, is_folder;
+  TRY(path_exists(path, &exists, error));
+  if (!exists) FAIL(error, ERROR_DATA, "%s: no such file or folder", path);
+  TRY(path_is_folder(path, &is_folder, error));
+  TRY(is_folder ? describe_dataset(path, out, error) : describe_shard(path, out, error));
+done:
+  return status;
 }

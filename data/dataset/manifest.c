@@ -267,10 +267,13 @@ Status manifest_read(const char *folder, Manifest *out, Error *error) {
   char *path = path_join(folder, MANIFEST_NAME), *text = NULL;
   size_t size;
   *out = (Manifest){0};
-  if (!path_exists(folder)) FAIL(error, ERROR_DATA, "%s: no such folder", folder);
-  if (!path_is_folder(folder))
-    FAIL(error, ERROR_DATA, "%s: not a dataset: a file, expected a folder", folder);
-  if (!path_exists(path))
+  bool found;
+  TRY(path_exists(folder, &found, error));
+  if (!found) FAIL(error, ERROR_DATA, "%s: no such folder", folder);
+  TRY(path_is_folder(folder, &found, error));
+  if (!found) FAIL(error, ERROR_DATA, "%s: not a dataset: a file, expected a folder", folder);
+  TRY(path_exists(path, &found, error));
+  if (!found)
     FAIL(error, ERROR_DATA,
          "%s: not a dataset: no " MANIFEST_NAME "; if synth, pack or join was interrupted, run it "
          "again to finish",

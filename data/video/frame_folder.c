@@ -190,7 +190,9 @@ Status folder_writer_open(const char *path, MediaKind kind, const VideoWriterOpt
   while (length > 1 && writer->path[length - 1] == '/') writer->path[--length] = '\0';
   TRY(image_new(options->width, options->height, &writer->frame, error));
   if (writer->is_image) goto done;
-  if (path_exists(writer->path))
+  bool exists;
+  TRY(path_exists(writer->path, &exists, error));
+  if (exists)
     FAIL(error, ERROR_USAGE, "%s: already exists; choose a new folder for the frames",
          writer->path);
   char *temporary = mem_format("%s.tmp", writer->path);
@@ -220,11 +222,12 @@ static Status folder_write(void *state, const uint8_t *rgb, const char *name, Er
     return error_set(error, ERROR_USAGE, "%s: \"%s\": expected a file name ending in .png",
                      writer->path, name);
   char *path = path_join(writer->temporary, name);
-  Status status = OK;
-  if (path_exists(path))
+  bool exists;
+  Status status = path_exists(path, &exists, error);
+  if (status == OK && exists)
     status =
         error_set(error, ERROR_USAGE, "%s: two frames have the name \"%s\"", writer->path, name);
-  else
+  else if (status == OK)
     status = image_write_png(path, &writer->frame, error);
   free(path);
   if (status == OK) writer->written++;

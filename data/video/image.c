@@ -97,7 +97,9 @@ Status image_read_png(const char *path, Image *out, Error *error) {
   *out = (Image){0};
   state.file = fopen(path, "rbe");
   if (!state.file) return error_errno(error, errno, "%s: cannot open", path);
-  if (path_is_folder(path)) FAIL(error, ERROR_IO, "%s: is a folder, expected a PNG file", path);
+  bool is_folder;
+  TRY(path_is_folder(path, &is_folder, error));
+  if (is_folder) FAIL(error, ERROR_IO, "%s: is a folder, expected a PNG file", path);
   if (fread(signature, 1, 8, state.file) != 8 || png_sig_cmp(signature, 0, 8) != 0)
     FAIL(error, ERROR_DATA, "%s: not a PNG file: wrong signature", path);
   rewind(state.file);

@@ -22,14 +22,26 @@ struct VideoWriter {
 
 enum { MAX_SIDE = 32768 };
 
-MediaKind media_kind(const char *path) {
-  size_t length = strlen(path);
-  if (path_is_folder(path) || (length > 0 && path[length - 1] == '/')) return MEDIA_FOLDER;
-  if (length > 4 && strcasecmp(path + length - 4, ".png") == 0) return MEDIA_IMAGE;
-  if (path_exists(path)) return MEDIA_VIDEO;
+static MediaKind kind_of_name(const char *path) {
   const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
   const char *dot = strrchr(name, '.');
   return dot && dot != name ? MEDIA_VIDEO : MEDIA_FOLDER;
+}
+
+Status media_kind(const char *path, MediaKind *out, Error *error) {
+  Status status = OK;
+  size_t length = strlen(path);
+  bool exists = false, is_folder = false;
+  TRY(path_is_folder(path, &is_folder, error));
+  if (!is_folder) TRY(path_exists(path, &exists, error));
+  if (is_folder || (length > 0 && path[length - 1] == '/'))
+    *out = MEDIA_FOLDER;
+  else if (length > 4 && strcasecmp(path + length - 4, ".png") == 0)
+    *out = MEDIA_IMAGE;
+  else
+    *out = exists ? MEDIA_VIDEO : kind_of_name(path);
+done:
+  return status;
 }
 
 static Status check_size(const char *path, int width, int height, int minimum, Error *error) {
@@ -49,8 +61,11 @@ Status video_open(const char *path, const VideoReaderOptions *options, VideoRead
   *out = NULL;
   if (!options) options = &none;
   TRY(check_size(path, options->width, options->height, 0, error));
-  if (!path_exists(path)) FAIL(error, ERROR_IO, "%s: no such file or folder", path);
-  MediaKind kind = media_kind(path);
+  bool exists;
+  MediaKind kind;
+  TRY(path_exists(path, &exists, error));
+  if (!exists) FAIL(error, ERROR_IO, "%s: no such file or folder", path);
+  TRY(media_kind(path, &kind, error));
   reader->info.kind = kind;
   reader->ops = kind == MEDIA_VIDEO ? &stream_reader_ops : &folder_reader_ops;
   if (kind == MEDIA_VIDEO)
@@ -90,7 +105,8 @@ Status video_writer_open(const char *path, const VideoWriterOptions *options, Vi
   VideoWriter *writer = mem_new(1, sizeof *writer);
   *out = NULL;
   TRY(check_size(path, options->width, options->height, 1, error));
-  MediaKind kind = media_kind(path);
+  MediaKind kind;
+  TRY(media_kind(path, &kind, error));
   writer->ops = kind == MEDIA_VIDEO ? &stream_writer_ops : &folder_writer_ops;
   if (kind == MEDIA_VIDEO)
     TRY(stream_writer_open(path, options, &writer->state, error));

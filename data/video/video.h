@@ -64,7 +64,8 @@ Status video_write(VideoWriter *writer, const uint8_t *rgb, const char *name, Er
 Status video_writer_finish(VideoWriter *writer, Error *error);
 void video_writer_abandon(VideoWriter *writer);
 
-/* Returns the kind as which a path is opened or written. */
-MediaKind media_kind(const char *path);
+/* Sets *out to the kind as which a path is opened or written. ERROR_IO if it cannot be looked up.
+ */
+Status media_kind(const char *path, MediaKind *out, Error *error);
 
 #endif

@@ -138,15 +138,20 @@ done:
 
 /* Uses --dir, else the nearest existing parent of the config's run.dir. */
 static Status find_place(Bench *bench, Error *error) {
+  Status status = OK;
+  bool is_folder;
   const char *given = bench->options->folder;
   bench->place = mem_string(given ? given : bench->config.run.dir);
-  while (!given && !path_is_folder(bench->place)) {
+  for (;;) {
+    TRY(path_is_folder(bench->place, &is_folder, error));
+    if (is_folder) goto done;
+    if (given) FAIL(error, ERROR_IO, "%s: no such folder", bench->place);
     char *above = mem_string(dirname(bench->place)); /* ends at "." or "/" */
     free(bench->place);
     bench->place = above;
   }
-  if (path_is_folder(bench->place)) return OK;
-  return error_set(error, ERROR_IO, "%s: no such folder", bench->place);
+done:
+  return status;
 }
 
 /* Weights, averaged weights and both moments of the generator, weights and moments of the

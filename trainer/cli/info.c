@@ -9,11 +9,11 @@
 #include "trainer/cli/info.h"
 #include "trainer/run/metrics_log.h"
 
-static bool holds(const char *folder, const char *name) {
+static Status holds(const char *folder, const char *name, bool *out, Error *error) {
   char *path = path_join(folder, name);
-  bool there = path_exists(path);
+  Status status = path_exists(path, out, error);
   free(path);
-  return there;
+  return status;
 }
 
 /* Appends how many sample sheets the run has, and the newest one; names sort by step. */
@@ -21,7 +21,9 @@ static Status describe_samples(const char *run, Text *out, Error *error) {
   Status status = OK;
   char *folder = path_join(run, "samples"), **names = NULL;
   size_t count = 0;
-  if (path_is_folder(folder)) TRY(folder_list(folder, &names, &count, error));
+  bool is_folder;
+  TRY(path_is_folder(folder, &is_folder, error));
+  if (is_folder) TRY(folder_list(folder, &names, &count, error));
   text_append(out, "  samples     %zu", count);
   if (count > 0) text_append(out, ", the newest %s/%s", folder, names[count - 1]);
   text_append(out, "\n");
@@ -60,8 +62,10 @@ static Status describe_run(const char *run, Text *out, Error *error) {
   Status status = OK;
   Checkpoint *checkpoint = NULL;
   char *folder = path_join(run, "checkpoints");
+  bool is_folder;
   text_append(out, "run %s\n", run);
-  if (path_is_folder(folder)) TRY(checkpoint_open_latest(folder, &checkpoint, error));
+  TRY(path_is_folder(folder, &is_folder, error));
+  if (is_folder) TRY(checkpoint_open_latest(folder, &checkpoint, error));
   if (checkpoint)
     text_append(out, "  checkpoint  %s, step %lld\n", checkpoint->path,
                 (long long)checkpoint->step);
@@ -76,11 +80,22 @@ done:
 }
 
 static Status describe(const char *path, Text *out, Error *error) {
-  if (!path_is_folder(path)) return dataset_describe(path, out, error);
-  if (holds(path, "metrics.jsonl") || holds(path, "checkpoints"))
-    return describe_run(path, out, error);
-  if (holds(path, "state.json")) return checkpoint_describe(path, out, error);
-  if (holds(path, "manifest.json")) return dataset_describe(path, out, error);
+  static const struct {
+    const char *member; /* the first one that the folder holds decides */
+    Status (*describe)(const char *path, Text *out, Error *error);
+  } kinds[] = {{"metrics.jsonl", describe_run},
+               {"checkpoints", describe_run},
+               {"state.json", checkpoint_describe},
+               {"manifest.json", dataset_describe}};
+  bool found;
+  Status status = path_is_folder(path, &found, error);
+  if (status != OK) return status;
+  if (!found) return dataset_describe(path, out, error);
+  for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+    status = holds(path, kinds[i].member, &found, error);
+    if (status != OK) return status;
+    if (found) return kinds[i].describe(path, out, error);
+  }
   return error_set(error, ERROR_DATA,
                    "%s: neither a dataset or a checkpoint (no manifest.json) nor a run (no "
                    "metrics.jsonl, no checkpoints/)",

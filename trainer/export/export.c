@@ -92,14 +92,17 @@ static Status check_output(const char *input, const char *output, Error *error) 
   Status status = OK;
   char **names = NULL;
   size_t count = 0;
-  if (path_is_same(input, output))
-    FAIL(error, ERROR_USAGE, "%s: is also the input; choose another output", output);
-  if (!path_is_folder(input)) goto done;
+  bool same, is_folder;
+  TRY(path_is_same(input, output, &same, error));
+  if (same) FAIL(error, ERROR_USAGE, "%s: is also the input; choose another output", output);
+  TRY(path_is_folder(input, &is_folder, error));
+  if (!is_folder) goto done;
   TRY(folder_list(input, &names, &count, error));
   for (size_t i = 0; i < count; i++) {
     char *path = path_join(input, names[i]);
-    bool same = path_is_same(path, output);
+    status = path_is_same(path, output, &same, error);
     free(path);
+    if (status != OK) goto done;
     if (same)
       FAIL(error, ERROR_USAGE, "%s: is a file of the checkpoint; choose another output", output);
   }

@@ -19,16 +19,26 @@ typedef struct Folders {
 
 /* Takes over `path`, and adds it without "..". A missing folder, or one that was added before, is
  * not added. */
-static void folders_add(Folders *folders, char *path) {
-  char *real = realpath(path, NULL);
-  bool known = !real || !path_is_folder(real);
-  for (size_t i = 0; i < folders->count && !known; i++)
-    known = strcmp(folders->paths[i], real) == 0;
-  free(path);
-  if (known) free(real);
-  if (known) return;
+static Status folders_add(Folders *folders, char *path, Error *error) {
+  Status status = OK;
+  bool is_folder;
+  char *real = NULL;
+  TRY(path_is_folder(path, &is_folder, error));
+  if (!is_folder) goto done;
+  real = realpath(path, NULL);
+  if (!real) {
+    status = error_errno(error, errno, "%s: cannot be looked up", path);
+    goto done;
+  }
+  for (size_t i = 0; i < folders->count; i++)
+    if (strcmp(folders->paths[i], real) == 0) goto done;
   folders->paths = mem_resize(folders->paths, folders->count + 1, sizeof *folders->paths);
   folders->paths[folders->count++] = real;
+  real = NULL;
+done:
+  free(path);
+  free(real);
+  return status;
 }
 
 static void folders_free(Folders *folders) {
@@ -36,42 +46,58 @@ static void folders_free(Folders *folders) {
   free(folders->paths);
 }
 
-static void add_environment(Folders *folders) {
+static Status add_environment(Folders *folders, Error *error) {
+  Status status = OK;
   const char *next = getenv("CELFORGE_MODELS");
   while (next && *next) {
     size_t length = strcspn(next, ":");
-    if (length > 0) folders_add(folders, mem_format("%.*s", (int)length, next));
+    if (length > 0) TRY(folders_add(folders, mem_format("%.*s", (int)length, next), error));
     next += length + (next[length] == ':');
   }
+done:
+  return status;
 }
 
-/* A build folder is build/ or, for a second build, build/NAME. The README tells models/ of a source
- * tree from a folder of that name which belongs to something else. */
-static void add_source_tree(Folders *folders, const char *program_folder) {
+/* The README tells models/ of a source tree from a folder of that name which belongs to something
+ * else. */
+static Status is_source_models(const char *folder, bool *out, Error *error) {
+  char *readme = path_join(folder, "README.md"), *recipes = path_join(folder, "clips.tsv");
+  Status status = path_exists(readme, out, error);
+  if (status == OK && *out) status = path_exists(recipes, out, error);
+  free(readme);
+  free(recipes);
+  return status;
+}
+
+/* A build folder is build/ or, for a second build, build/NAME. */
+static Status add_source_tree(Folders *folders, const char *program_folder, Error *error) {
   static const char *const UP[] = {"..", "../.."};
-  for (size_t i = 0; i < sizeof UP / sizeof *UP; i++) {
+  Status status = OK;
+  bool found = false;
+  for (size_t i = 0; i < sizeof UP / sizeof *UP && !found; i++) {
     char *folder = mem_format("%s/%s/models", program_folder, UP[i]);
-    char *readme = path_join(folder, "README.md"), *recipes = path_join(folder, "clips.tsv");
-    bool found = path_exists(readme) && path_exists(recipes);
-    free(readme);
-    free(recipes);
-    if (found)
-      folders_add(folders, folder);
+    status = is_source_models(folder, &found, error);
+    if (status == OK && found)
+      status = folders_add(folders, folder, error);
     else
       free(folder);
-    if (found) return;
+    if (status != OK) break;
   }
+  return status;
 }
 
-static void find_folders(Folders *out) {
+static Status find_folders(Folders *out, Error *error) {
+  Status status = OK;
   char program[PATH_MAX];
-  add_environment(out);
+  TRY(add_environment(out, error));
   ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
-  if (length <= 0) return;
+  if (length <= 0) goto done;
   program[length] = '\0';
   *strrchr(program, '/') = '\0';
-  add_source_tree(out, program);
-  folders_add(out, mem_format("%s/../share/celforge/models", program));
+  TRY(add_source_tree(out, program, error));
+  TRY(folders_add(out, mem_format("%s/../share/celforge/models", program), error));
+done:
+  return status;
 }
 
 /* --- List ------------------------------------------------------------------------------------- */
@@ -140,7 +166,7 @@ Status model_list_open(ModelList *out, Error *error) {
   Status status = OK;
   Folders folders = {0};
   *out = (ModelList){0};
-  find_folders(&folders);
+  TRY(find_folders(&folders, error));
   for (size_t i = 0; i < folders.count; i++) TRY(list_folder(out, folders.paths[i], error));
   if (out->count > 0) qsort(out->files, out->count, sizeof *out->files, compare_names);
 done:
@@ -190,16 +216,18 @@ static Status unknown_name(const char *name, Error *error) {
 Status model_open(const char *name, ModelFile **out, Error *error) {
   *out = NULL;
   if (strchr(name, '/') || has_ending(name)) return model_file_open(name, out, error);
+  Status status = OK;
   Folders folders = {0};
   char *path = NULL;
-  find_folders(&folders);
-  for (size_t i = 0; i < folders.count && !path; i++) {
-    path = mem_format("%s/%s%s", folders.paths[i], name, MODEL_FILE_ENDING);
-    if (path_exists(path)) break;
+  bool exists = false;
+  TRY(find_folders(&folders, error));
+  for (size_t i = 0; i < folders.count && !exists; i++) {
     free(path);
-    path = NULL;
+    path = mem_format("%s/%s%s", folders.paths[i], name, MODEL_FILE_ENDING);
+    TRY(path_exists(path, &exists, error));
   }
-  Status status = path ? open_named(path, out, error) : unknown_name(name, error);
+  TRY(exists ? open_named(path, out, error) : unknown_name(name, error));
+done:
   free(path);
   folders_free(&folders);
   return status;

@@ -26,17 +26,23 @@ static const char *kind_name(MediaKind kind) {
 }
 
 static Status check_paths(const TranslateOptions *options, Error *error) {
-  MediaKind from = media_kind(options->input), to = media_kind(options->output);
-  for (int i = -1; i < options->further_count; i++)
-    if (path_is_same(i < 0 ? options->input : options->further[i], options->output))
-      return error_set(error, ERROR_USAGE, "%s: is also an input; choose another output",
-                       options->output);
+  Status status = OK;
+  MediaKind from, to;
+  bool same;
+  TRY(media_kind(options->input, &from, error));
+  TRY(media_kind(options->output, &to, error));
+  for (int i = -1; i < options->further_count; i++) {
+    TRY(path_is_same(i < 0 ? options->input : options->further[i], options->output, &same, error));
+    if (same)
+      FAIL(error, ERROR_USAGE, "%s: is also an input; choose another output", options->output);
+  }
   if (from != to)
-    return error_set(error, ERROR_USAGE,
-                     "%s: is %s, but %s is %s; both must be videos (by extension), PNG pictures, "
-                     "or folders of PNG frames",
-                     options->output, kind_name(to), options->input, kind_name(from));
-  return OK;
+    FAIL(error, ERROR_USAGE,
+         "%s: is %s, but %s is %s; both must be videos (by extension), PNG pictures, or folders "
+         "of PNG frames",
+         options->output, kind_name(to), options->input, kind_name(from));
+done:
+  return status;
 }
 
 static Status open_model(Translation *t, Error *error) {

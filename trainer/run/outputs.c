@@ -54,7 +54,9 @@ static Status refuse_earlier_run(const Run *run, const char *folder, Error *erro
   Status status = OK;
   char **names = NULL;
   size_t count = 0;
-  if (path_exists(folder)) TRY(folder_list(folder, &names, &count, error));
+  bool exists;
+  TRY(path_exists(folder, &exists, error));
+  if (exists) TRY(folder_list(folder, &names, &count, error));
   if (count > 0)
     FAIL(error, ERROR_USAGE,
          "%s: contains checkpoints of an earlier run; continue it with --resume auto, or choose "
@@ -70,7 +72,7 @@ Status run_open_resume_checkpoint(Run *run, const char *resume, Checkpoint **out
   char *folder = checkpoints_folder(run);
   *out = NULL;
   if (strcmp(resume, "auto") == 0) {
-    if (path_is_folder(folder)) TRY(checkpoint_open_latest(folder, out, error));
+    TRY(checkpoint_open_latest(folder, out, error));
   } else if (strcmp(resume, "none") != 0) {
     TRY(checkpoint_open_path(resume, out, error));
     run->external_checkpoint = mem_string((*out)->path);
@@ -135,22 +137,25 @@ done:
   return status;
 }
 
-/* Returns the name of `checkpoint` if it is in the folder of this run, else NULL. Caller frees. */
-static char *own_name(const char *folder, const Checkpoint *checkpoint) {
+/* Sets *out to the name of `checkpoint` if it is in the folder of this run, else NULL. Caller
+ * frees. */
+static Status own_name(const char *folder, const Checkpoint *checkpoint, char **out, Error *error) {
+  bool same;
   char *name = checkpoint_step_name(checkpoint->step, "");
   char *path = path_join(folder, name);
-  bool same = path_is_same(checkpoint->path, path);
+  Status status = path_is_same(checkpoint->path, path, &same, error);
   free(path);
-  if (same) return name;
-  free(name);
-  return NULL;
+  *out = same ? name : NULL;
+  if (!same) free(name);
+  return status;
 }
 
 Status run_open_outputs(Run *run, const Checkpoint *checkpoint, Error *error) {
   Status status = OK;
   const Config *config = run->config;
   char *folder = checkpoints_folder(run), *samples = path_join(config->run.dir, "samples");
-  char *from = checkpoint ? own_name(folder, checkpoint) : NULL;
+  char *from = NULL;
+  if (checkpoint) TRY(own_name(folder, checkpoint, &from, error));
   TRY(checkpoint_writer_open(folder, (int)config->checkpoint.keep, from, &run->checkpoints, error));
   TRY(write_config(run, error));
   TRY(folder_create(samples, error));
@@ -211,8 +216,10 @@ Status run_write_missed_sample_sheet(Run *run, Error *error) {
   Status status = OK;
   int64_t every = run->config->samples.every;
   char *path = sample_sheet_path(run);
-  if (every > 0 && run->step > 0 && run->step % every == 0 && !path_exists(path))
-    status = run_write_sample_sheet(run, error);
+  bool exists = true;
+  if (every > 0 && run->step > 0 && run->step % every == 0) TRY(path_exists(path, &exists, error));
+  if (!exists) TRY(run_write_sample_sheet(run, error));
+done:
   free(path);
   return status;
 }

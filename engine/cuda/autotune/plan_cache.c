@@ -55,9 +55,11 @@ Status plan_cache_read(const char *folder, const char *key, const Convolution *c
   CudnnPlan *plan = NULL;
   const char *found = NULL, *name = NULL, *details = NULL, *text = NULL;
   int64_t engine = 0;
+  bool exists;
   char *path = file_path(folder, key);
   *out = NULL;
-  if (!path_exists(path)) goto done;
+  TRY(path_exists(path, &exists, error));
+  if (!exists) goto done;
   TRY(json_read_file(path, MAX_FILE_BYTES, &root, error));
   TRY(json_get_string(root, path, "key", &found, error));
   if (strcmp(found, key) != 0)

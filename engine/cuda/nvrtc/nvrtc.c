@@ -170,8 +170,10 @@ static bool entry_read(const char *path, const Text *key, Code *code) {
   size_t size = 0;
   bool found = false;
   *code = (Code){0};
-  if (!path_exists(path)) return false;
-  if (file_read(path, MAX_ENTRY_BYTES, &bytes, &size, &why) != OK) {
+  Status status = path_exists(path, &found, &why);
+  if (status == OK && !found) return false;
+  found = false;
+  if (status != OK || file_read(path, MAX_ENTRY_BYTES, &bytes, &size, &why) != OK) {
     log_warning("%s; compiling the kernel again", why.message);
     return false;
   }

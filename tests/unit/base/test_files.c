@@ -40,6 +40,12 @@ static char *inside(const char *name) {
   return path_join(folder, name);
 }
 
+static bool is_folder(const char *path) {
+  bool found;
+  assert_int_equal(path_is_folder(path, &found, &error), OK);
+  return found;
+}
+
 /* The names in the folder are `expected`, "a b c". */
 static void assert_holds(const char *expected) {
   char **names, held[1000] = "";
@@ -87,7 +93,7 @@ static void content_appears_at_commit(void **state) {
   assert_string_equal(file.temporary, temporary);
   assert_int_equal(atomic_file_write(&file, "new", 3, &error), OK);
   assert_int_equal(atomic_file_write(&file, "er", 2, &error), OK);
-  assert_true(path_exists(temporary));
+  assert_int_equal(access(temporary, F_OK), 0);
   assert_content(path, "old");
   assert_int_equal(atomic_file_commit(&file, &error), OK);
   assert_content(path, "newer");
@@ -301,7 +307,7 @@ static void folder_commit_moves_between_parents(void **state) {
   assert_int_equal(folder_create(temporary, &error), OK);
   assert_int_equal(folder_create(to, &error), OK);
   assert_int_equal(folder_commit(temporary, final, &error), OK);
-  assert_true(path_is_folder(final));
+  assert_true(is_folder(final));
   free(final);
   free(to);
   free(temporary);
@@ -344,10 +350,10 @@ static void folder_create_makes_parents(void **state) {
   char *deep = inside("a/b//c/"), *file = inside("file"), *below = inside("file/sub");
   assert_int_equal(folder_create(deep, &error), OK);
   assert_int_equal(folder_create(deep, &error), OK);
-  assert_true(path_is_folder(deep));
+  assert_true(is_folder(deep));
   assert_int_equal(folder_create("/", &error), OK);
   assert_int_equal(atomic_file_replace(file, "", 0, &error), OK);
-  assert_false(path_is_folder(file));
+  assert_false(is_folder(file));
   assert_int_equal(folder_create(below, &error), ERROR_IO);
   assert_message("file: cannot create the folder: Not a directory");
   assert_int_equal(folder_create(file, &error), ERROR_IO);
@@ -363,20 +369,64 @@ static void missing_permission_is_reported(void **state) {
   uid_t self = geteuid();
   char *closed = inside("closed"), *path = inside("closed/sub"), **names;
   size_t count;
-  Error errors[3];
+  Error errors[4];
+  bool found;
   assert_int_equal(mkdir(closed, 0), 0);
   if (self == 0 && seteuid(NOBODY) != 0) skip();
   Status created = folder_create(path, &errors[0]);
   Status replaced = atomic_file_replace(path, "x", 1, &errors[1]);
   Status listed = folder_list(closed, &names, &count, &errors[2]);
+  Status looked_up = path_exists(path, &found, &errors[3]);
   assert_int_equal(seteuid(self), 0);
+  assert_int_equal(looked_up, ERROR_IO);
   assert_int_equal(created, ERROR_IO);
   assert_int_equal(replaced, ERROR_IO);
   assert_int_equal(listed, ERROR_IO);
-  for (int i = 0; i < 3; i++) assert_non_null(strstr(errors[i].message, "Permission denied"));
+  for (int i = 0; i < 4; i++) assert_non_null(strstr(errors[i].message, "Permission denied"));
   assert_int_equal(chmod(closed, 0777), 0);
   free(closed);
   free(path);
+}
+
+/* Looks `path` up in all ways; each must return `status` and `found`. */
+static void assert_looked_up(const char *path, Status status, bool exists, bool folder_there) {
+  bool found;
+  assert_int_equal(path_exists(path, &found, &error), status);
+  assert_int_equal(found, exists);
+  assert_int_equal(path_is_folder(path, &found, &error), status);
+  assert_int_equal(found, folder_there);
+  assert_int_equal(path_is_same(path, path, &found, &error), status);
+  assert_int_equal(found, exists);
+}
+
+/* Only ENOENT and ENOTDIR mean that nothing is there. */
+static void failed_look_up_is_not_absence(void **state) {
+  (void)state;
+  char *file = inside("file"), *loop = inside("loop"), *dangling = inside("dangling");
+  char *missing = inside("none/sub"), *below = inside("file/sub"), *name = mem_new(301, 1);
+  assert_int_equal(atomic_file_replace(file, "", 0, &error), OK);
+  assert_int_equal(symlink("loop", loop), 0);
+  assert_int_equal(symlink("none", dangling), 0);
+  memset(name, 'n', 300);
+  char *too_long = inside(name);
+  assert_looked_up(folder, OK, true, true);
+  assert_looked_up(file, OK, true, false);
+  assert_looked_up(missing, OK, false, false);
+  assert_looked_up(below, OK, false, false);
+  assert_looked_up(dangling, OK, false, false);
+  assert_looked_up(too_long, ERROR_IO, false, false);
+  assert_message("cannot be looked up: File name too long");
+  assert_looked_up(loop, ERROR_IO, false, false);
+  assert_message("loop: cannot be looked up: Too many levels of symbolic links");
+  assert_int_equal(folder_create(loop, &error), ERROR_IO);
+  assert_message("loop: cannot create the folder: ");
+  free(file);
+  free(loop);
+  free(dangling);
+  free(missing);
+  free(below);
+  free(name);
+  free(too_long);
 }
 
 static void folder_list_is_sorted(void **state) {
@@ -422,7 +472,7 @@ static void file_read_does_not_trust_the_size(void **state) {
   (void)state;
   char *data;
   size_t size;
-  if (!path_exists("/proc/self/maps")) skip();
+  if (access("/proc/self/maps", F_OK) != 0) skip();
   assert_int_equal(file_read("/proc/self/maps", 1 << 24, &data, &size, &error), OK);
   assert_true(size > 500);
   assert_int_equal(size, strlen(data));
@@ -533,6 +583,7 @@ int main(void) {
       IN_FOLDER(folder_remove_does_not_follow_links),
       IN_FOLDER(folder_create_makes_parents),
       IN_FOLDER(missing_permission_is_reported),
+      IN_FOLDER(failed_look_up_is_not_absence),
       IN_FOLDER(folder_list_is_sorted),
       IN_FOLDER(file_read_returns_all_bytes),
       cmocka_unit_test(file_read_does_not_trust_the_size),

@@ -24,6 +24,7 @@ void make_dataset(const char *folder, const DatasetSpec *spec, int64_t clips);
 
 /* Inverts the byte at `offset`. */
 void flip_byte(const char *path, int64_t offset);
+bool is_there(const char *path); /* in support_media.c */
 int64_t file_bytes(const char *path);
 /* Returns the offset of the first `needle` in the file; fails the test if there is none. */
 int64_t find_bytes(const char *path, const void *needle, size_t size);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -32,6 +33,10 @@ const char *media_path(const char *name) {
   char *buffer = buffers[next++ % 8];
   snprintf(buffer, sizeof buffers[0], "%s/%s", folder, name);
   return buffer;
+}
+
+bool is_there(const char *path) {
+  return access(path, F_OK) == 0;
 }
 
 void assert_done(Status status, const Error *error) {

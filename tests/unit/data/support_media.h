@@ -15,6 +15,7 @@ int media_teardown(void **state);
 /* Returns a path in that folder, in one of eight static buffers in turn. */
 const char *media_path(const char *name);
 
+bool is_there(const char *path);
 void assert_done(Status status, const Error *error);
 void assert_mentions(const Error *error, const char *part);
 

@@ -214,13 +214,13 @@ static void unusable_folders_and_specs_are_rejected(void **state) {
   spec.maker = "another";
   assert_int_equal(open_writer(data, &spec, &error), ERROR_USAGE);
   assert_says(&error, "shard-00000.h5", "run with other options", NULL);
-  assert_true(path_exists(inside(*state, "data/shard-00000.h5")));
+  assert_true(is_there(inside(*state, "data/shard-00000.h5")));
   assert_int_equal(open_writer(*state, &spec, &error), ERROR_USAGE);
   assert_says(&error, "\"data\"", "not part of a dataset", NULL);
   spec.shape.source_channels = 4;
   assert_int_equal(open_writer(inside(*state, "new"), &spec, &error), ERROR_USAGE);
   assert_says(&error, "source channels is 4", NULL);
-  assert_false(path_exists(inside(*state, "new")));
+  assert_false(is_there(inside(*state, "new")));
   spec = small_spec();
   spec.shape.frames = 0;
   assert_int_equal(open_writer(inside(*state, "new"), &spec, &error), ERROR_USAGE);
@@ -243,7 +243,7 @@ static void second_writer_is_rejected(void **state) {
   assert_says(&error, "another process is writing", NULL);
   assert_int_equal(dataset_writer_finish(writer, &error), ERROR_DATA);
   assert_says(&error, "at least one", NULL);
-  assert_false(path_exists(inside(*state, "data"))); /* the empty folder was removed */
+  assert_false(is_there(inside(*state, "data"))); /* the empty folder was removed */
 }
 
 static void expect_open(const char *folder, ...) {
@@ -467,7 +467,7 @@ static void full_disk_leaves_no_files(void **state) {
     dataset_writer_abandon(writer);
     assert_int_equal(status, ERROR_IO);
     assert_says(&error, "shard-00000.h5: cannot write", "File too large", NULL);
-    assert_false(path_exists(inside(*state, "data")));
+    assert_false(is_there(inside(*state, "data")));
   }
   free(clip);
 }

@@ -191,8 +191,8 @@ static void shard_files_are_copied_across_file_systems(void **state) {
   flip_byte(inside(other, sources[2]), file_bytes(inside(other, sources[2])) / 2);
   assert_int_equal(join_run(&o, &error), ERROR_DATA);
   assert_says(&error, sources[2], "CRC-32C of the file is", NULL);
-  assert_false(path_exists(inside(folder, "joined/manifest.json")));
-  assert_false(path_exists(inside(folder, shards[2])));
+  assert_false(is_there(inside(folder, "joined/manifest.json")));
+  assert_false(is_there(inside(folder, shards[2])));
   remove_folder(other);
   remove_folder(folder);
 }
@@ -214,7 +214,7 @@ static void interrupted_join_continues(void **state) {
   must_join(&o);
   check_joined(o.out, 4);
   assert_same_file(first, manifest);
-  assert_false(path_exists(inside(folder, "joined/shard-00001.h5.7.tmp")));
+  assert_false(is_there(inside(folder, "joined/shard-00001.h5.7.tmp")));
   remove_folder(folder);
 }
 
@@ -236,7 +236,7 @@ static void expect_usage_error(const char *folder, const char *shard, const char
   const JoinOptions o = options(folder);
   assert_int_equal(join_run(&o, &error), ERROR_USAGE);
   assert_says(&error, says, NULL);
-  assert_true(path_exists(inside(folder, shard))); /* not touched */
+  assert_true(is_there(inside(folder, shard))); /* not touched */
 }
 
 static void other_files_are_not_touched(void **state) {
@@ -312,7 +312,7 @@ static void expect_data_error(const char *folder, int64_t count, const char *a, 
   Error error = {0};
   assert_int_equal(join_run(&o, &error), ERROR_DATA);
   assert_says(&error, a, b, NULL);
-  assert_false(path_exists(o.out));
+  assert_false(is_there(o.out));
 }
 
 static void incompatible_parts_are_rejected(void **state) {

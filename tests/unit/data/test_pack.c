@@ -227,7 +227,7 @@ static void scale_shrinks_the_source(void **state) {
   o.scale = 5;
   assert_int_equal(pack_run(&o, &error), ERROR_USAGE);
   assert_mentions(&error, "--scale 5 does not divide the target size 32x24");
-  assert_false(path_exists(media_path("other")));
+  assert_false(is_there(media_path("other")));
 }
 
 static void sizes_follow_the_target(void **state) {
@@ -256,12 +256,12 @@ static void different_lengths_are_rejected(void **state) {
     assert_int_equal(pack_run(&o, &error), ERROR_DATA);
     assert_mentions(&error, "live has 17 frames");
     assert_mentions(&error, "toon has 13 frames");
-    assert_false(path_exists(media_path("data")));
+    assert_false(is_there(media_path("data")));
     /* Also if they differ only after the range. */
     o.range_end = 8;
     assert_int_equal(pack_run(&o, &error), ERROR_DATA);
     assert_mentions(&error, "17 frames");
-    assert_false(path_exists(media_path("data")));
+    assert_false(is_there(media_path("data")));
   }
 }
 
@@ -279,7 +279,7 @@ static void bad_options_are_rejected(void **state) {
   o = options(media_path("none"), media_path("live"));
   assert_int_equal(pack_run(&o, &error), ERROR_IO);
   assert_mentions(&error, "none");
-  assert_false(path_exists(media_path("data")));
+  assert_false(is_there(media_path("data")));
 }
 
 /* Options that do not fit together, with a part of the message. */
@@ -316,7 +316,7 @@ static void options_that_do_not_fit_are_rejected(void **state) {
     o.look = cases[i].look;
     assert_int_equal(pack_run(&o, &error), ERROR_USAGE);
     assert_mentions(&error, cases[i].says);
-    assert_false(path_exists(media_path("data")));
+    assert_false(is_there(media_path("data")));
   }
 }
 
@@ -495,7 +495,7 @@ static void rates_of_several_videos(void **state) {
   o.look = "comic";
   assert_int_equal(pack_run(&o, &error), ERROR_DATA);
   assert_mentions(&error, "b.mp4 has 30/1, the videos before it have 25/1");
-  assert_false(path_exists(media_path("data")));
+  assert_false(is_there(media_path("data")));
 }
 
 /* Decisions need the source without its filter, frame by frame. */
@@ -514,7 +514,7 @@ static void source_filters_that_change_the_rate_are_rejected(void **state) {
   assert_int_equal(pack_run(&o, &error), ERROR_DATA);
   assert_mentions(&error, "--source-filter changes the number of frames");
   assert_mentions(&error, "--detect none");
-  assert_false(path_exists(media_path("data")));
+  assert_false(is_there(media_path("data")));
 }
 
 /* The shards written before the failure are removed. A folder that existed before stays, empty. */
@@ -529,7 +529,7 @@ static void bad_pair_leaves_no_files(void **state) {
   assert_int_equal(pack_run(&o, &error), ERROR_DATA);
   assert_mentions(&error, "live.mp4 has 20 frames");
   assert_mentions(&error, "toon.mp4 has 17 frames");
-  assert_false(path_exists(media_path("data")));
+  assert_false(is_there(media_path("data")));
   assert_done(folder_create(media_path("data"), &error), &error);
   assert_int_equal(pack_run(&o, &error), ERROR_DATA);
   assert_done(folder_list(media_path("data"), &names, &count, &error), &error);
@@ -545,7 +545,7 @@ static void filters_that_change_length_or_rate_are_rejected(void **state) {
   assert_int_equal(pack_run(&o, &error), ERROR_DATA);
   assert_mentions(&error, "has 20 frames");
   assert_mentions(&error, "has 10 frames");
-  assert_false(path_exists(media_path("data")));
+  assert_false(is_there(media_path("data")));
   o.target_filter = "fps=50";
   assert_int_equal(pack_run(&o, &error), ERROR_DATA);
   assert_mentions(&error, "25/1");
@@ -553,7 +553,7 @@ static void filters_that_change_length_or_rate_are_rejected(void **state) {
   o.target_filter = "nosuchfilter";
   assert_int_equal(pack_run(&o, &error), ERROR_USAGE);
   assert_mentions(&error, "nosuchfilter");
-  assert_false(path_exists(media_path("data")));
+  assert_false(is_there(media_path("data")));
 }
 
 static void different_rates_are_rejected(void **state) {
@@ -564,7 +564,7 @@ static void different_rates_are_rejected(void **state) {
   assert_int_equal(pack_run(&o, &error), ERROR_DATA);
   assert_mentions(&error, "25/1");
   assert_mentions(&error, "30/1");
-  assert_false(path_exists(media_path("data")));
+  assert_false(is_there(media_path("data")));
   /* A folder has no rate and takes the other side's. */
   media_make(media_path("toon"), 8, 64, 48, 25);
   o = options(media_path("live.mp4"), media_path("toon"));

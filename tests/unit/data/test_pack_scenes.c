@@ -422,7 +422,7 @@ static void the_error_says_what_was_dropped(void **state) {
                   "13 frames in the range; 6 duplicates, 3 black or blank frames, 2 title frames "
                   "dropped; a clip needs 3 in one scene (--frames)");
   assert_mentions(&error, "--detect cuts,black,titles");
-  assert_false(path_exists(media_path("data")));
+  assert_false(is_there(media_path("data")));
 }
 
 #define TEST(function) cmocka_unit_test_setup_teardown(function, media_setup, media_teardown)

@@ -214,7 +214,7 @@ static void bad_options_are_rejected(void **state) {
   assert_mentions(&error, "--size 4x48");
   o = options(media_path("a"), -1);
   assert_int_equal(synth_run(&o, &error), ERROR_USAGE);
-  assert_false(path_exists(media_path("a")));
+  assert_false(is_there(media_path("a")));
 }
 
 #define TEST(function) cmocka_unit_test_setup_teardown(function, media_setup, media_teardown)

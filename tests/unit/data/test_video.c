@@ -21,14 +21,20 @@ static Error error;
 
 /* --- Also without FFmpeg ---------------------------------------------------------------------- */
 
+static MediaKind kind_of(const char *path) {
+  MediaKind kind;
+  assert_done(media_kind(path, &kind, &error), &error);
+  return kind;
+}
+
 static void media_kind_follows_from_the_path(void **state) {
   (void)state;
-  assert_int_equal(media_kind("a/b.png"), MEDIA_IMAGE);
-  assert_int_equal(media_kind("a/b.PNG"), MEDIA_IMAGE);
-  assert_int_equal(media_kind("a.b/frames"), MEDIA_FOLDER);
-  assert_int_equal(media_kind("a/frames/"), MEDIA_FOLDER);
-  assert_int_equal(media_kind("a/clip.mp4"), MEDIA_VIDEO);
-  assert_int_equal(media_kind(media_path("")), MEDIA_FOLDER);
+  assert_int_equal(kind_of("a/b.png"), MEDIA_IMAGE);
+  assert_int_equal(kind_of("a/b.PNG"), MEDIA_IMAGE);
+  assert_int_equal(kind_of("a.b/frames"), MEDIA_FOLDER);
+  assert_int_equal(kind_of("a/frames/"), MEDIA_FOLDER);
+  assert_int_equal(kind_of("a/clip.mp4"), MEDIA_VIDEO);
+  assert_int_equal(kind_of(media_path("")), MEDIA_FOLDER);
 }
 
 static void folders_round_trip(void **state) {
@@ -37,7 +43,7 @@ static void folders_round_trip(void **state) {
   VideoReader *reader = NULL;
   bool end = false;
   media_make(media_path("frames"), 3, 17, 9, 25);
-  assert_false(path_exists(media_path("frames.tmp")));
+  assert_false(is_there(media_path("frames.tmp")));
   assert_done(video_open(media_path("frames"), NULL, &reader, &error), &error);
   const VideoInfo *info = video_info(reader);
   assert_int_equal(info->width, 17);
@@ -92,8 +98,8 @@ static void bad_folders_are_rejected(void **state) {
   assert_int_equal(video_write(writer, rgb, "a.png", &error), ERROR_USAGE);
   assert_int_equal(video_write(writer, rgb, "../a.png", &error), ERROR_USAGE);
   video_writer_abandon(writer);
-  assert_false(path_exists(media_path("twice")));
-  assert_false(path_exists(media_path("twice.tmp")));
+  assert_false(is_there(media_path("twice")));
+  assert_false(is_there(media_path("twice.tmp")));
 }
 
 static void images_round_trip(void **state) {
@@ -109,7 +115,7 @@ static void images_round_trip(void **state) {
   assert_done(video_write(writer, frame, NULL, &error), &error);
   assert_int_equal(video_write(writer, frame, NULL, &error), ERROR_USAGE);
   video_writer_abandon(writer);
-  assert_false(path_exists(media_path("two.png")));
+  assert_false(is_there(media_path("two.png")));
 }
 
 #if WITH_FFMPEG
@@ -416,7 +422,7 @@ static void abandoned_writer_leaves_no_files(void **state) {
       .width = 16, .height = 16, .fps_numerator = 25, .fps_denominator = 1, .quality = -1};
   assert_done(video_writer_open(media_path("a.mp4"), &options, &writer, &error), &error);
   assert_done(video_write(writer, rgb, NULL, &error), &error);
-  assert_false(path_exists(media_path("a.mp4")));
+  assert_false(is_there(media_path("a.mp4")));
   video_writer_abandon(writer);
   char **names;
   size_t count;
