@@ -86,7 +86,7 @@ done:
 void audio_copy_close(AudioCopy *audio) {
   if (!audio) return;
   av_packet_free(&audio->packet);
-  avformat_close_input(&audio->input);
+  demuxer_close(&audio->input);
   free(audio->output_stream);
   free(audio->path);
   free(audio);
@@ -97,6 +97,8 @@ static Status next_packet(AudioCopy *audio, Error *error) {
   AVPacket *packet = audio->packet;
   for (;;) {
     int code = av_read_frame(audio->input, packet);
+    Status status = demuxer_check(audio->input, error);
+    if (status != OK) return status;
     if (code == AVERROR_EOF) {
       audio->ended = true;
       return OK;
@@ -238,7 +240,7 @@ done:
 void frame_timestamps_close(FrameTimestamps *timestamps) {
   if (!timestamps) return;
   av_packet_free(&timestamps->packet);
-  avformat_close_input(&timestamps->input);
+  demuxer_close(&timestamps->input);
   free(timestamps->path);
   free(timestamps);
 }
@@ -247,6 +249,8 @@ static Status fill_heap(FrameTimestamps *timestamps, Error *error) {
   AVPacket *packet = timestamps->packet;
   while (!timestamps->ended && timestamps->count < REORDER_DEPTH) {
     int code = av_read_frame(timestamps->input, packet);
+    Status status = demuxer_check(timestamps->input, error);
+    if (status != OK) return status;
     if (code == AVERROR_EOF) {
       timestamps->ended = true;
       break;

@@ -1,4 +1,4 @@
-/* Demuxes and decodes videos. Damage is an error: FFmpeg would conceal it or skip it. */
+/* Decodes videos. Damage is an error: FFmpeg would conceal it or skip it. */
 #include "data/video/internal.h"
 
 #if WITH_FFMPEG
@@ -29,31 +29,6 @@ typedef struct StreamReader {
   bool pending;           /* `frame` was decoded for its format and is not yet filtered */
   bool no_more_frames;
 } StreamReader;
-
-Status demuxer_open(const char *path, AVFormatContext **out, Error *error) {
-  ffmpeg_log_capture();
-  ffmpeg_log_clear();
-  *out = NULL;
-  /* "file:" keeps a name with a colon from being parsed as a URL. */
-  char *url = mem_format("file:%s", path);
-  AVDictionary *options = NULL;
-  av_dict_set(&options, "protocol_whitelist", "file", 0);
-  int code = avformat_open_input(out, url, NULL, &options);
-  av_dict_free(&options);
-  free(url);
-  if (code < 0) {
-    bool system = code == AVERROR(ENOENT) || code == AVERROR(EACCES) || code == AVERROR(EIO);
-    return ffmpeg_error(error, system ? ERROR_IO : ERROR_DATA, code, "%s: cannot open as a video",
-                        path);
-  }
-  ffmpeg_log_clear(); /* errors in the header, if the file can be opened, do not matter */
-  code = avformat_find_stream_info(*out, NULL);
-  if (code < 0) {
-    avformat_close_input(out);
-    return ffmpeg_error(error, ERROR_DATA, code, "%s: no stream can be decoded", path);
-  }
-  return OK;
-}
 
 /* True for codecs whose frame threads are safe on damaged files. MPEG-4's abort the process (FFmpeg
  * 5.1). Slice threads are not used at all: MPEG-2's reject good files, H.264's do not report
@@ -179,9 +154,7 @@ static Status send_next_packet(StreamReader *reader, Error *error) {
   for (;;) {
     int code = av_read_frame(reader->format, packet);
     keep_fault(reader);
-    const AVIOContext *file = reader->format->pb;
-    if (code == AVERROR_EOF && file && file->error < 0 && file->error != AVERROR_EOF)
-      code = file->error;
+    TRY(demuxer_check(reader->format, error));
     if (code == AVERROR_EOF) {
       avcodec_send_packet(reader->codec, NULL);
       return OK;
@@ -326,7 +299,7 @@ static void stream_reader_close(void *state) {
   av_frame_free(&reader->frame);
   av_packet_free(&reader->packet);
   avcodec_free_context(&reader->codec);
-  avformat_close_input(&reader->format);
+  demuxer_close(&reader->format);
   free(reader->fault);
   free(reader->path);
   free(reader);

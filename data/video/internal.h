@@ -2,13 +2,14 @@
  *
  *   video.c                  chooses the reader or writer
  *   frame_folder.c           folders of PNG frames and single images
- *   decode.c                 demuxing and decoding
+ *   demuxer.c                opening of video files, and the containers that are allowed
+ *   decode.c                 decoding
  *   filter_graph.c           filter graph, resize, conversion to RGB
  *   encode.c                 conversion from RGB, encoding, muxing
  *   audio_and_timestamps.c   audio and timestamps copied from another video
  *   ffmpeg_log.c             FFmpeg's messages; stubs for a build without FFmpeg
  *
- * Only the last five include FFmpeg headers. */
+ * Only the last six include FFmpeg headers. */
 #ifndef CELFORGE_DATA_VIDEO_INTERNAL_H
 #define CELFORGE_DATA_VIDEO_INTERNAL_H
 
@@ -112,7 +113,17 @@ Status frame_timestamps_next(FrameTimestamps *timestamps, int64_t *timestamp, in
                              Error *error);
 void frame_timestamps_close(FrameTimestamps *timestamps);
 
-/* Opens a local file for demuxing; the caller closes *out with avformat_close_input. */
+/* --- Demuxing -----------------------------------------------------------------------------------
+ */
+/* Opens a file and reads its header; the caller closes *out with demuxer_close. FFmpeg reads the
+ * file through a descriptor of ours and can open no other file. ERROR_USAGE if the path is a pipe,
+ * socket or device; ERROR_IO if it cannot be read; ERROR_DATA if its container is unknown or not
+ * allowed, which names the container and the allowed ones. */
 Status demuxer_open(const char *path, struct AVFormatContext **out, Error *error);
+/* After av_read_frame, which may hide it: ERROR_IO if a read has failed, ERROR_DATA if the demuxer
+ * has asked for another file. */
+Status demuxer_check(const struct AVFormatContext *format, Error *error);
+/* Closes the file and sets *format to NULL. */
+void demuxer_close(struct AVFormatContext **format);
 
 #endif

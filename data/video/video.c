@@ -51,6 +51,13 @@ static Status check_size(const char *path, int width, int height, int minimum, E
   return OK;
 }
 
+static Status refuse_standard_stream(const char *path, const char *stream, Error *error) {
+  if (strcmp(path, "-") != 0) return OK;
+  return error_set(error, ERROR_USAGE,
+                   "-: standard %s is not supported for videos; give a file or a folder of frames",
+                   stream);
+}
+
 /* --- Reading ---------------------------------------------------------------------------------- */
 
 Status video_open(const char *path, const VideoReaderOptions *options, VideoReader **out,
@@ -61,6 +68,7 @@ Status video_open(const char *path, const VideoReaderOptions *options, VideoRead
   *out = NULL;
   if (!options) options = &none;
   TRY(check_size(path, options->width, options->height, 0, error));
+  TRY(refuse_standard_stream(path, "input", error));
   bool exists;
   MediaKind kind;
   TRY(path_exists(path, &exists, error));
@@ -105,6 +113,7 @@ Status video_writer_open(const char *path, const VideoWriterOptions *options, Vi
   VideoWriter *writer = mem_new(1, sizeof *writer);
   *out = NULL;
   TRY(check_size(path, options->width, options->height, 1, error));
+  TRY(refuse_standard_stream(path, "output", error));
   MediaKind kind;
   TRY(media_kind(path, &kind, error));
   writer->ops = kind == MEDIA_VIDEO ? &stream_writer_ops : &folder_writer_ops;

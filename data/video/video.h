@@ -28,9 +28,13 @@ typedef struct VideoReaderOptions {
 } VideoReaderOptions;
 
 typedef struct VideoReader VideoReader;
-/* Opens a video, folder or image. `options` may be NULL. ERROR_IO if it cannot be opened,
+/* Opens a video, folder or image. `options` may be NULL. ERROR_IO if it cannot be opened or read,
  * ERROR_DATA if it cannot be decoded, ERROR_USAGE with FFmpeg's message if the filter graph is
- * wrong. */
+ * wrong, and for pipes, sockets and devices.
+ *
+ * The content of a video is not trusted: its container must be one of those in demuxer.c, and
+ * whatever it refers to is not opened. A filter graph is trusted like the command line that it
+ * comes from: its filters may read and write files (movie=, metadata=file). */
 Status video_open(const char *path, const VideoReaderOptions *options, VideoReader **out,
                   Error *error);
 void video_close(VideoReader *reader);
