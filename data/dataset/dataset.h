@@ -17,8 +17,9 @@
  * A dataset has pairs, or one side alone: sources without targets, or targets without sources. The
  * array and the manifest's entries of an absent side do not exist.
  *
- * dataset_open checks every shard through the HDF5 library, on the calling thread. Clips are then
- * read with pread alone, since HDF5 allows one thread at a time. No HDF5 type appears here. */
+ * libhdf5 only writes shards. They are read without it (data/dataset/hdf5_reader.h): dataset_open
+ * checks the structure of every shard, and clips are read with pread, by any number of threads. So
+ * a shard may come from anywhere: damaged or hostile, it leads to an error. */
 #ifndef CELFORGE_DATA_DATASET_DATASET_H
 #define CELFORGE_DATA_DATASET_DATASET_H
 
@@ -79,7 +80,7 @@ typedef struct ClipName {
  * once. */
 Status dataset_read(const Dataset *dataset, int64_t index, uint8_t *source, uint8_t *target,
                     Error *error);
-/* Reads a clip's name and origin. Opens the shard through HDF5 each time: slow. */
+/* Reads a clip's name and origin. Opens the shard each time. */
 Status dataset_clip_name(const Dataset *dataset, int64_t index, ClipName *out, Error *error);
 
 /* Compares every checksum of every shard. Without `report` it fails on the first mismatch. With one

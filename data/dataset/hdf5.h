@@ -1,5 +1,5 @@
-/* Shared by the files that call HDF5: shard_writer.c, shard_inspect.c and inspection.c. Include it
- * only there. */
+/* Shared by the files that call libhdf5, which only writes shards: shard_writer.c and
+ * hdf5_driver.c. Include it only there. */
 #ifndef CELFORGE_DATA_DATASET_HDF5_H
 #define CELFORGE_DATA_DATASET_HDF5_H
 
@@ -7,11 +7,7 @@
 
 #include "data/dataset/shard_reader.h"
 
-#define SHARD_FORMAT "celforge-shard"
-#define SHARD_COLOR  "rgb24"
-#define SHARD_LAYOUT "NTHWC"
-/* Version 1 has both sides, version 2 one side alone. */
-enum { SHARD_SCHEMA_PAIRED = 1, SHARD_SCHEMA_ONE_SIDED = 2, DEFLATE_LEVEL = 1 };
+enum { DEFLATE_LEVEL = 1 };
 
 /* Every public function that calls HDF5 does so between these two. They serialise all threads (HDF5
  * may be built without thread safety) and turn HDF5's own error printing off. Recursive. */

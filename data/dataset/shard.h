@@ -1,5 +1,6 @@
-/* Writes and inspects one shard through HDF5 (format: data/dataset/dataset.h). No HDF5 type appears
- * here. Any thread may call these functions; they run one at a time. */
+/* Writes one shard through libhdf5, and inspects one without it (format: data/dataset/dataset.h).
+ * No HDF5 type appears here. Any thread may call these functions; those that write run one at a
+ * time. */
 #ifndef CELFORGE_DATA_DATASET_SHARD_H
 #define CELFORGE_DATA_DATASET_SHARD_H
 
@@ -29,10 +30,11 @@ typedef struct Shard {
   uint32_t (*checksums)[SIDES]; /* [clips][SIDES] CRC-32C of the decoded bytes; owned */
 } Shard;
 
-/* Opens a shard through HDF5, checks all attributes and arrays against each other and against the
- * file's size, and closes it. `with_chunks` also reads the chunk table of a deflated shard, which
- * takes time; otherwise layout.chunks is NULL. ERROR_DATA if anything differs from the format. Call
- * shard_free also after a failure. */
+/* Opens a shard, checks all attributes and arrays against each other and against the file's size,
+ * and closes it. Any bytes may be in the file: data/dataset/hdf5_reader.h. `with_chunks` also reads
+ * the chunk table of a deflated shard; otherwise layout.chunks is NULL. ERROR_DATA if anything
+ * differs from the format; ERROR_IO if the operating system cannot read. Call shard_free also after
+ * a failure. */
 Status shard_inspect(const char *path, bool with_chunks, Shard *out, Error *error);
 void shard_free(Shard *shard);
 /* Reads the name of clip `clip` of the shard. */

@@ -18,6 +18,12 @@ enum {
   FPS_MAX = 1000000000,
 };
 
+#define SHARD_FORMAT "celforge-shard"
+#define SHARD_COLOR  "rgb24"
+#define SHARD_LAYOUT "NTHWC"
+/* Version 1 has both sides, version 2 one side alone. */
+enum { SHARD_SCHEMA_PAIRED = 1, SHARD_SCHEMA_ONE_SIDED = 2 };
+
 /* The attributes of a shard. */
 typedef struct ShardHeader {
   ClipShape shape;

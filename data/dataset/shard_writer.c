@@ -16,6 +16,7 @@
 enum {
   DATA_ALIGNMENT = 4096, /* a page, as mappings and direct reads need */
   ALIGNED_FROM = 65536,  /* bytes; smaller arrays need no alignment */
+  MAX_COMPACT_ATTRIBUTES = 16,
 };
 
 struct ShardWriter {
@@ -120,6 +121,7 @@ static Status create_file(ShardWriter *writer, Error *error) {
   hid_t group_how = H5Pcreate(H5P_GROUP_CREATE);
   H5Pset_obj_track_times(how, false);
   H5Pset_obj_track_times(group_how, false);
+  H5Pset_attr_phase_change(how, MAX_COMPACT_ATTRIBUTES, 0); /* in the header, not a heap */
   H5Pset_alignment(access, ALIGNED_FROM, DATA_ALIGNMENT);
   writer->h5 = H5Fcreate(writer->file.temporary, H5F_ACC_TRUNC, how, access);
   if (writer->h5 < 0) {
