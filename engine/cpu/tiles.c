@@ -277,6 +277,9 @@ static void run_instruction(const PointwiseInstruction *instruction, const float
   case PW_LOG:
     UNARY(float_log(x));
     break;
+  case PW_ROUND_BF16:
+    UNARY(bf16_to_f32(bf16_from_f32(x)));
+    break;
   case PW_CODE_COUNT:
     break;
   }

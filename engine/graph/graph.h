@@ -12,6 +12,12 @@
  * parameters, losses and all gradients of views are f32; Adam's counters are i64. A pointwise op
  * with operands of several dtypes gives bf16 if every operand of the full output shape is bf16,
  * f32 otherwise; its arithmetic is f32.
+ *
+ * Rounding is a property of the graph: a chain of pointwise ops gives the same bits whether its
+ * values are stored or stay in registers (fusion), so what else reads a value does not matter. One
+ * kernel computes an activation behind a convolution, and activation and residual behind a norm,
+ * and rounds once, if nothing else reads the value in between: networks whose results must not
+ * depend on the program around them read the activated value instead.
  */
 #ifndef CELFORGE_ENGINE_GRAPH_GRAPH_H
 #define CELFORGE_ENGINE_GRAPH_GRAPH_H

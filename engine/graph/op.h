@@ -62,7 +62,8 @@ typedef enum PointwiseCode {
   PW_CLAMP,           /* min(max(a, p), q) */
   PW_CLAMP_STEP,      /* p < a && a < q ? 1 : 0 */
   PW_EXP,
-  PW_LOG, /* natural; -infinity at 0, NaN below */
+  PW_LOG,        /* natural; -infinity at 0, NaN below */
+  PW_ROUND_BF16, /* a rounded to bf16, to nearest even; appended by fusion */
   PW_CODE_COUNT,
 } PointwiseCode;
 

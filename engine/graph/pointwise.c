@@ -24,6 +24,7 @@ static const struct {
     [PW_CLAMP_STEP] = {"clamp_step", 1},
     [PW_EXP] = {"exp", 1},
     [PW_LOG] = {"log", 1},
+    [PW_ROUND_BF16] = {"round_bf16", 1},
 };
 
 const char *pointwise_name(PointwiseCode code) {

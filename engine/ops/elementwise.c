@@ -262,11 +262,11 @@ static void pointwise_gradient(Graph *graph, const Op *op, const Value *output_g
 
 static double pointwise_flops(const Op *op, const Shape *inputs, const Shape *outputs) {
   (void)inputs;
-  int instructions = 0; /* copies and constants do not count */
+  int instructions = 0; /* copies, roundings and constants do not count */
   const PointwiseProgram *program = &op->attributes.pointwise;
   for (int i = 0; i < program->instruction_count; i++) {
     PointwiseCode code = program->instructions[i].code;
-    if (code != PW_COPY && code != PW_CONSTANT) instructions++;
+    if (code != PW_COPY && code != PW_ROUND_BF16 && code != PW_CONSTANT) instructions++;
   }
   return (double)instructions * (double)shape_count(outputs[0]);
 }

@@ -133,7 +133,7 @@ static bool can_join(const Plan *plan, int producer, int consumer, unsigned kept
   if (!same_shape && (kept || !is_trivial(from))) return false;
   return plan_inputs_unchanged_between(plan, producer, consumer) &&
          keeps_memory_low(plan, producer, consumer, joins_all) &&
-         pointwise_compose(from, to, kept, fused);
+         pointwise_compose(plan, from, to, kept, fused);
 }
 
 static void join(Plan *plan, int producer, int consumer, const Op *fused) {

@@ -75,10 +75,12 @@ void plan_fuse_pointwise(Plan *plan);
 void plan_bind_stores(Plan *plan);
 
 /* Composes the pointwise op `producer` with `consumer` (pointwise or reduce), which reads it, into
- * one op
- * `*fused`. Its outputs are those of the consumer followed by those of the producer in the mask
- * `kept`. False if the result exceeds the limits of a pointwise program. */
-bool pointwise_compose(const Op *producer, const Op *consumer, unsigned kept, Op *fused);
+ * one op `*fused` that computes the same bits: a bf16 output of the producer is rounded in its
+ * register before the consumer reads it. Its outputs are those of the consumer followed by those of
+ * the producer in the mask `kept`. False if the result exceeds the limits of a pointwise program.
+ */
+bool pointwise_compose(const Plan *plan, const Op *producer, const Op *consumer, unsigned kept,
+                       Op *fused);
 
 /* --- Scheduling of collectives (engine/planner/schedule_collectives.c) ------------------------ */
 /* Drops ops that do not run and moves each all-reduce up to directly after the last op that

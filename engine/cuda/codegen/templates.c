@@ -178,6 +178,9 @@ const char template_functions[] = CODE(
     }
     DEVICE float pw_log(float a, float, float, float) {
       return logf(a);
+    }
+    DEVICE float pw_round_bf16(float a, float, float, float) {
+      return __uint_as_float(pack(a, 0.0f) << 16);
     });
 
 const char template_divide_32[] = CODE(

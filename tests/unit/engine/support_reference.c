@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bf16.h"
+
 bool reference_next(Shape shape, int64_t p[RANK]) {
   for (int axis = RANK - 1; axis >= 0; axis--) {
     if (++p[axis] < shape.dim[axis]) return true;
@@ -74,6 +76,8 @@ static double instruction(const PointwiseInstruction *i, double a, double b) {
     return exp(a);
   case PW_LOG:
     return log(a);
+  case PW_ROUND_BF16:
+    return (double)bf16_to_f32(bf16_from_f32((float)a));
   case PW_CODE_COUNT:
     break;
   }
