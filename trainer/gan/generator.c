@@ -11,23 +11,22 @@ static const float HEAD_SCALE = 0.1f;
  * diverge. */
 static const float RESIDUAL_SCALE = 0.1f;
 
-static Value conv_norm_scaled(Net *net, const ModelConfig *config, const char *name, Value x,
-                              int64_t channels, int kernel_time, int kernel_size, int stride,
-                              float scale) {
-  Layer layer = {.channels = channels,
+/* A convolution that keeps the size (divided by the stride), without a bias. */
+static Layer same_conv(int64_t channels, int kernel_time, int kernel_size, int stride) {
+  return (Layer){.channels = channels,
                  .kernel = {kernel_time, kernel_size, kernel_size},
                  .spec = conv_spec_same(kernel_time, kernel_size, stride, PAD_REFLECT),
-                 .bias = config->norm == NORM_CHOICE_NONE,
-                 .init_scale = scale};
+                 .init_scale = 1};
+}
+
+/* The convolution, with a bias or else the configured norm behind it. */
+static Value conv_norm(Net *net, const ModelConfig *config, const char *name, Value x,
+                       Layer layer) {
+  layer.bias = config->norm == NORM_CHOICE_NONE;
   graph_scope_push(net->graph, "%s", name);
   Value y = norm_layer(net, (NormChoice)config->norm, conv_layer(net, &layer, x));
   graph_scope_pop(net->graph);
   return y;
-}
-
-static Value conv_norm(Net *net, const ModelConfig *config, const char *name, Value x,
-                       int64_t channels, int kernel_time, int kernel_size, int stride) {
-  return conv_norm_scaled(net, config, name, x, channels, kernel_time, kernel_size, stride, 1);
 }
 
 /* The block called "block3" for the name "block" and index 3. */
@@ -35,9 +34,10 @@ static Value residual_block(Net *net, const ModelConfig *config, const char *nam
                             Value x, int kernel_time) {
   int64_t channels = graph_shape(net->graph, x).dim[AXIS_C];
   graph_scope_push(net->graph, "%s%d", name, index);
-  Value y = graph_relu(net->graph, conv_norm(net, config, "conv1", x, channels, kernel_time, 3, 1));
-  float scale = config->norm == NORM_CHOICE_NONE ? RESIDUAL_SCALE : 1;
-  y = conv_norm_scaled(net, config, "conv2", y, channels, 1, 3, 1, scale);
+  Layer first = same_conv(channels, kernel_time, 3, 1), second = same_conv(channels, 1, 3, 1);
+  if (config->norm == NORM_CHOICE_NONE) second.init_scale = RESIDUAL_SCALE;
+  Value y = graph_relu(net->graph, conv_norm(net, config, "conv1", x, first));
+  y = conv_norm(net, config, "conv2", y, second);
   graph_scope_pop(net->graph);
   return graph_add(net->graph, y, x);
 }
@@ -100,7 +100,7 @@ static Value conv_gru(Net *net, Value x) {
 static Value up_stage(Net *net, const ModelConfig *config, const char *name, Value x, Value skip) {
   Shape size = graph_shape(net->graph, skip);
   Value large = graph_resize(net->graph, x, size.dim[AXIS_H], size.dim[AXIS_W], RESIZE_NEAREST);
-  Value y = conv_norm(net, config, name, large, size.dim[AXIS_C], 1, 3, 1);
+  Value y = conv_norm(net, config, name, large, same_conv(size.dim[AXIS_C], 1, 3, 1));
   return graph_add(net->graph, graph_relu(net->graph, y), skip);
 }
 
@@ -118,9 +118,12 @@ static void encode(Net *net, const ModelConfig *config, Value x, Encoding *out) 
   Graph *graph = net->graph;
   int64_t channels = config->channels;
   int kernel_time = temporal_kernel(config);
-  out->stem = graph_relu(graph, conv_norm(net, config, "stem", x, channels, kernel_time, 7, 1));
-  out->half = graph_relu(graph, conv_norm(net, config, "down1", out->stem, 2 * channels, 1, 3, 2));
-  Value y = graph_relu(graph, conv_norm(net, config, "down2", out->half, 4 * channels, 1, 3, 2));
+  out->stem =
+      graph_relu(graph, conv_norm(net, config, "stem", x, same_conv(channels, kernel_time, 7, 1)));
+  out->half = graph_relu(
+      graph, conv_norm(net, config, "down1", out->stem, same_conv(2 * channels, 1, 3, 2)));
+  Value y = graph_relu(
+      graph, conv_norm(net, config, "down2", out->half, same_conv(4 * channels, 1, 3, 2)));
   if (config->temporal == TEMPORAL_CONVGRU) y = graph_add(graph, y, conv_gru(net, y));
   out->quarter = y;
   for (int i = 0; i < config->blocks / 2; i++)
