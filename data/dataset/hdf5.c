@@ -3,12 +3,13 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <string.h>
+
+#include "data/dataset/hdf5_driver.h"
 
 static pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
-/* Celforge closes all files itself. HDF5's clean-up at exit would crash on a file that could not be
- * closed on a full disk. */
+/* Celforge closes all files itself; libhdf5's clean-up at exit would only try again to write a file
+ * that could not be written. */
 static pthread_once_t first_use = PTHREAD_ONCE_INIT;
 static void disable_exit_handler(void) {
   H5dont_atexit();
@@ -28,16 +29,9 @@ typedef struct Reason {
   char text[256];
 } Reason;
 
-/* Keeps the innermost message. Of a failed system call it keeps only the system's part, since HDF5
- * adds times and addresses. */
 static herr_t keep_innermost(unsigned n, const H5E_error2_t *entry, void *context) {
-  static const char marker[] = "error message = '";
   Reason *reason = context;
-  if (n != 0 || !entry->desc) return 0;
-  const char *quoted = strstr(entry->desc, marker);
-  const char *text = quoted ? quoted + sizeof marker - 1 : entry->desc;
-  size_t length = quoted ? strcspn(text, "'") : strlen(text);
-  snprintf(reason->text, sizeof reason->text, "%.*s", (int)length, text);
+  if (n == 0 && entry->desc) snprintf(reason->text, sizeof reason->text, "%s", entry->desc);
   return 0;
 }
 
@@ -54,10 +48,11 @@ Status hdf5_error(Error *error, Status code, const char *path, const char *forma
 }
 
 /* The 1.10 format has checksums of its own over all metadata. */
-hid_t hdf5_file_access(void) {
+hid_t hdf5_file_access(int descriptor, int *errnum) {
   hid_t access = H5Pcreate(H5P_FILE_ACCESS);
   if (H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0 ||
-      H5Pset_file_locking(access, 0, 1) < 0 || H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) < 0) {
+      H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) < 0 ||
+      hdf5_driver_select(access, descriptor, errnum) < 0) {
     H5Pclose(access);
     return H5I_INVALID_HID;
   }

@@ -18,8 +18,9 @@ void hdf5_unlock(void);
 Status hdf5_error(Error *error, Status code, const char *path, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* Returns the access properties that shards are opened with: 1.10 format, no file locking, and
- * closing the file closes all objects in it. The caller closes it; negative on failure. */
-hid_t hdf5_file_access(void);
+/* Returns the access properties that shards are created with: 1.10 format, closing the file closes
+ * all objects in it, and the driver of data/dataset/hdf5_driver.h. The caller closes it; negative
+ * on failure. */
+hid_t hdf5_file_access(int descriptor, int *errnum);
 
 #endif

@@ -1,10 +1,9 @@
 /* Writes a shard through HDF5. */
 #include "data/dataset/shard.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include <zlib.h>
 
 #include "base/bulk_memory.h"
@@ -24,6 +23,7 @@ struct ShardWriter {
   char *path; /* the final name */
   ShardHeader header;
   int64_t clips; /* so far */
+  int errnum;    /* of the first write that failed; see data/dataset/hdf5_driver.h */
   hid_t h5, group, arrays[SIDES];
   uint32_t (*checksums)[SIDES]; /* [header.clips][SIDES] */
   ClipName *names;              /* [header.clips] */
@@ -32,7 +32,14 @@ struct ShardWriter {
 };
 
 static Status write_error(const ShardWriter *writer, Error *error, const char *what) {
-  return hdf5_error(error, ERROR_IO, writer->path, "cannot write %s", what);
+  if (writer->errnum != 0)
+    return error_errno(error, writer->errnum, "%s: cannot write %s", writer->path, what);
+  return hdf5_error(error, ERROR_INTERNAL, writer->path, "cannot write %s", what);
+}
+
+/* libhdf5 does not report failed writes: data/dataset/hdf5_driver.h. */
+static Status check_written(const ShardWriter *writer, Error *error, const char *what) {
+  return writer->errnum != 0 ? write_error(writer, error, what) : OK;
 }
 
 static Status write_attribute(const ShardWriter *writer, const char *name, hid_t type,
@@ -117,7 +124,8 @@ static Status create_array(ShardWriter *writer, int side, Error *error) {
 
 static Status create_file(ShardWriter *writer, Error *error) {
   Status status = OK;
-  hid_t how = H5Pcreate(H5P_FILE_CREATE), access = hdf5_file_access();
+  hid_t how = H5Pcreate(H5P_FILE_CREATE),
+        access = hdf5_file_access(writer->file.descriptor, &writer->errnum);
   hid_t group_how = H5Pcreate(H5P_GROUP_CREATE);
   H5Pset_obj_track_times(how, false);
   H5Pset_obj_track_times(group_how, false);
@@ -136,6 +144,7 @@ static Status create_file(ShardWriter *writer, Error *error) {
   TRY(write_header(writer, error));
   for (int side = 0; side < SIDES; side++)
     if (clip_has_side(&writer->header.shape, side)) TRY(create_array(writer, side, error));
+  TRY(check_written(writer, error, "the file"));
 done:
   H5Pclose(group_how);
   H5Pclose(access);
@@ -224,6 +233,7 @@ Status shard_writer_add(ShardWriter *writer, const uint8_t *source, const uint8_
       TRY(write_chunk(writer, side, sides[side], error));
     else
       TRY(write_plain(writer, side, sides[side], error));
+    TRY(check_written(writer, error, side_name(side)));
     writer->checksums[writer->clips][side] = crc32c(0, sides[side], clip_side_bytes(shape, side));
   }
   writer->names[writer->clips++] = *name;
@@ -283,8 +293,10 @@ done:
 }
 
 static Status close_file(ShardWriter *writer, Error *error) {
-  if (H5Fclose(writer->h5) < 0) return write_error(writer, error, "the end of the file");
-  writer->h5 = H5I_INVALID_HID;
+  hid_t h5 = writer->h5;
+  writer->h5 = H5I_INVALID_HID; /* also after a failure: a second H5Fclose may crash */
+  if (H5Fclose(h5) < 0 || writer->errnum != 0)
+    return write_error(writer, error, "the end of the file");
   return OK;
 }
 
@@ -298,7 +310,7 @@ static Status copy_to_smaller(ShardWriter *writer, ShardLayout *layout, Error *e
   header.clips = writer->clips;
   for (int side = 0; side < SIDES; side++)
     TRY(mem_bulk(clip_side_bytes(&header.shape, side), "a clip", &sides[side], error));
-  /* Frees the temporary name for the new shard; HDF5 keeps the unlinked file open. */
+  /* Frees the temporary name for the new shard; the driver keeps the unlinked file open. */
   atomic_file_abort(&writer->file);
   TRY(shard_writer_open(writer->path, &header, &exact, error));
   for (int64_t i = 0; i < header.clips; i++) {
@@ -307,9 +319,9 @@ static Status copy_to_smaller(ShardWriter *writer, ShardLayout *layout, Error *e
       hid_t file_space, memory_space;
       select_clip(writer->arrays[side], i, &file_space, &memory_space);
       if (H5Dread(writer->arrays[side], H5T_NATIVE_UINT8, memory_space, file_space, H5P_DEFAULT,
-                  sides[side]) < 0)
-        status =
-            hdf5_error(error, ERROR_IO, writer->path, "cannot read back clip %lld", (long long)i);
+                  sides[side]) < 0 ||
+          writer->errnum != 0)
+        status = write_error(writer, error, "a smaller shard with the same clips");
       H5Sclose(memory_space);
       H5Sclose(file_space);
       if (status != OK) goto done;
@@ -352,13 +364,8 @@ Status shard_writer_finish(ShardWriter *writer, ShardLayout *layout, Error *erro
 void shard_writer_abandon(ShardWriter *writer) {
   if (!writer) return;
   hdf5_lock();
-  if (writer->h5 >= 0) {
-    /* On a full disk HDF5 cannot write its cached data and would fail to close the file. Truncating
-     * the file makes enough space. */
-    if (writer->file.final && ftruncate(writer->file.descriptor, 0) == 0)
-      unlink(writer->file.temporary);
-    H5Fclose(writer->h5);
-  }
+  if (writer->errnum == 0) writer->errnum = ECANCELED; /* writes no cached data */
+  if (writer->h5 >= 0) H5Fclose(writer->h5);
   atomic_file_abort(&writer->file);
   free(writer->packed);
   free(writer->names);
