@@ -76,7 +76,7 @@ static inline void hdf5_renew_checksums(uint8_t *file, size_t size, const Hdf5Bl
     const uint8_t *header = file + blocks[i].start;
     hdf5_store_checksum(file + blocks[i].checksum, hdf5_block_checksum(file, &blocks[i]));
     if (memcmp(header, "OHDR", 4) != 0) continue;
-    size_t prefix = 6 + (header[5] & 0x20 ? 16 : 0) + (header[5] & 0x10 ? 4 : 0), declared = 0;
+    size_t prefix = 6u + (header[5] & 0x20 ? 16u : 0) + (header[5] & 0x10 ? 4u : 0), declared = 0;
     int bytes = 1 << (header[5] & 3);
     if (blocks[i].start + prefix + 8 > size) continue;
     for (int k = 0; k < bytes; k++) declared |= (size_t)header[prefix + (size_t)k] << (8 * k);
