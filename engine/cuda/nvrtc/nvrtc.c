@@ -110,7 +110,8 @@ static nvrtcResult take_code(nvrtcProgram program, bool binary, Code *code) {
 }
 
 /* The same arithmetic as the CPU kernels: correctly rounded division and square root, denormals,
- * and fused multiply-adds. These are also the compiler's defaults. */
+ * and multiply-adds that are fused only where the source says fmaf: otherwise a product would be
+ * rounded or not depending on whether its reader is in the same kernel. */
 static Status compile(const char *name, const char *source, const char *target, Code *code,
                       Error *error) {
   Status status = OK;
@@ -118,7 +119,7 @@ static Status compile(const char *name, const char *source, const char *target, 
   char file[64], architecture[64];
   snprintf(file, sizeof file, "%s.cu", name);
   snprintf(architecture, sizeof architecture, "--gpu-architecture=%s", target);
-  const char *options[] = {architecture,        "--std=c++17",      "--fmad=true",
+  const char *options[] = {architecture,        "--std=c++17",      "--fmad=false",
                            "--prec-div=true",   "--prec-sqrt=true", "--ftz=false",
                            "--disable-warnings" /* about unused functions */};
   *code = (Code){0};
