@@ -50,7 +50,10 @@ static Status open_container(StreamWriter *writer, Error *error) {
   TRY(atomic_file_open(writer->path, &writer->file, error));
   url = mem_format("file:%s", writer->file.temporary);
   int code = avformat_alloc_output_context2(&writer->format, kind, NULL, url);
-  if (code >= 0) code = avio_open(&writer->format->pb, url, AVIO_FLAG_WRITE);
+  if (code >= 0) {
+    do code = avio_open(&writer->format->pb, url, AVIO_FLAG_WRITE);
+    while (code == AVERROR(EINTR));
+  }
   if (code < 0) status = encode_error(writer, ERROR_IO, code, "cannot write", error);
 done:
   free(url);
@@ -181,10 +184,10 @@ Status stream_writer_open(const char *path, const VideoWriterOptions *options, v
                         &writer->audio, error));
   int code = avformat_write_header(writer->format, NULL);
   if (code < 0) {
-    bool full = code == AVERROR(ENOSPC) || code == AVERROR(EIO);
-    status =
-        encode_error(writer, full ? ERROR_IO : ERROR_USAGE, code,
-                     full ? "cannot write" : "the container does not accept the streams", error);
+    bool write_failed = writer->format->pb->error < 0; /* else the muxer refused */
+    status = encode_error(
+        writer, write_failed ? ERROR_IO : ERROR_USAGE, code,
+        write_failed ? "cannot write" : "the container does not accept the streams", error);
     goto done;
   }
   writer->header_written = true;
@@ -262,7 +265,7 @@ static Status stream_finish(void *state, Error *error) {
   int code = av_write_trailer(writer->format);
   writer->header_written = false;
   int closed = avio_closep(&writer->format->pb);
-  if (code >= 0) code = closed;
+  if (code >= 0 && closed != AVERROR(EINTR)) code = closed; /* after EINTR it is closed, too */
   if (code < 0) {
     status = encode_error(writer, ERROR_IO, code, "cannot write", error);
     goto done;
