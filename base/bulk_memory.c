@@ -20,14 +20,19 @@ static Status out_of_memory(size_t bytes, const char *what, Error *error) {
   return ERROR_INTERNAL;
 }
 
-Status mem_bulk(size_t bytes, const char *what, void **out, Error *error) {
+Status mem_bulk_unset(size_t bytes, const char *what, void **out, Error *error) {
   *out = NULL;
   if (bytes > PTRDIFF_MAX - ALIGNMENT) return out_of_memory(bytes, what, error);
   size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
   if (rounded == 0) rounded = ALIGNMENT;
   void *memory = aligned_alloc(ALIGNMENT, rounded);
   if (!memory) return out_of_memory(bytes, what, error);
-  memset(memory, 0, rounded);
   *out = memory;
   return OK;
+}
+
+Status mem_bulk(size_t bytes, const char *what, void **out, Error *error) {
+  Status status = mem_bulk_unset(bytes, what, out, error);
+  if (status == OK) memset(*out, 0, bytes > 0 ? bytes : 1);
+  return status;
 }

@@ -11,5 +11,7 @@
  * after OK. Free with free(). `what` names the purpose in the error: "the activation arena".
  * ERROR_INTERNAL, and *out NULL, if there is not enough memory. */
 Status mem_bulk(size_t bytes, const char *what, void **out, Error *error);
+/* The same without setting the bytes, for callers that overwrite all of them. */
+Status mem_bulk_unset(size_t bytes, const char *what, void **out, Error *error);
 
 #endif

@@ -39,6 +39,8 @@ Status folder_commit(const char *temporary, const char *final, Error *error);
 Status folder_remove(const char *path, Error *error);
 /* Creates a folder and its missing parents, and fsyncs their entries. */
 Status folder_create(const char *path, Error *error);
+/* Fsyncs the entry of `path` in its parent. */
+Status folder_sync_parent(const char *path, Error *error);
 /* Lists the names in a folder, sorted by bytes, without "." and ".."; free with folder_list_free.
  */
 Status folder_list(const char *path, char ***names, size_t *count, Error *error);
@@ -47,6 +49,9 @@ void folder_list_free(char **names, size_t count);
 /* Reads a whole regular file and appends a NUL, which *size does not count. More than `max_bytes`
  * is ERROR_DATA. The caller frees *data. */
 Status file_read(const char *path, size_t max_bytes, char **data, size_t *size, Error *error);
+/* Opens a regular file for reading; anything else is refused, without blocking on a pipe. Close it
+ * with file_close. */
+Status file_open_regular(const char *path, int *descriptor, uint64_t *size, Error *error);
 /* Fsyncs a file, or the entries of a folder if the file system supports that. */
 Status file_sync(const char *path, Error *error);
 /* Look a path up, following links. Only ENOENT and ENOTDIR mean that nothing is there; any other
@@ -61,6 +66,17 @@ Status path_is_same(const char *a, const char *b, bool *out, Error *error);
 Status file_pread(int descriptor, const char *path, void *data, size_t size, uint64_t offset,
                   Error *error);
 Status file_write(int descriptor, const char *path, const void *data, size_t size, Error *error);
+
+/* System calls, retried after EINTR; they return -1 and set errno. A file is created with mode 0666
+ * less the umask. A rename or removal that was interrupted, and then finds nothing, succeeded at
+ * the first try. */
+int file_open(const char *path, int flags); /* and O_CLOEXEC */
+int file_open_at(int folder, const char *path, int flags);
+int file_flush(int descriptor);  /* fsync */
+int file_close(int *descriptor); /* sets it to -1; does nothing to a negative one */
+int file_unlink(const char *path);
+int file_rename(const char *from, const char *to, unsigned flags); /* flags of renameat2 */
+
 /* Returns "folder/name"; the caller frees it. */
 char *path_join(const char *folder, const char *name);
 

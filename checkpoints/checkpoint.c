@@ -35,7 +35,7 @@ done:
 
 /* Opens the file that one member of "files" in the manifest describes. */
 static Status open_file(Checkpoint *checkpoint, const char *name, const json_t *entry,
-                        Error *error) {
+                        const char *needed_file, Error *error) {
   Status status = OK;
   int64_t size, crc;
   char *path = path_join(checkpoint->path, name);
@@ -53,7 +53,9 @@ static Status open_file(Checkpoint *checkpoint, const char *name, const json_t *
   }
   if (checkpoint->file_count == CHECKPOINT_MAX_FILES)
     FAIL(error, ERROR_DATA, "%s: more than %d files", where, CHECKPOINT_MAX_FILES);
-  TRY(safetensors_open_checked(path, (uint64_t)size, (uint32_t)crc,
+  const ExpectedFile expected = {(uint64_t)size, (uint32_t)crc};
+  const bool with_data = !needed_file || strcmp(needed_file, name) == 0;
+  TRY(safetensors_open_checked(path, &expected, with_data,
                                &checkpoint->files[checkpoint->file_count], error));
   checkpoint->names[checkpoint->file_count++] = mem_string(name);
 done:
@@ -63,8 +65,8 @@ done:
 }
 
 /* Opens like checkpoint_open. *other_version: it failed because of the format version. */
-static Status open_checkpoint(const char *path, Checkpoint **out, bool *other_version,
-                              Error *error) {
+static Status open_checkpoint(const char *path, const char *needed_file, Checkpoint **out,
+                              bool *other_version, Error *error) {
   Status status = OK;
   const char *name;
   json_t *files, *entry;
@@ -76,7 +78,7 @@ static Status open_checkpoint(const char *path, Checkpoint **out, bool *other_ve
                                error));
   TRY(json_get_object(checkpoint->manifest, where, "files", &files, error));
   json_object_foreach(files, name, entry) {
-    TRY(open_file(checkpoint, name, entry, error));
+    TRY(open_file(checkpoint, name, entry, needed_file, error));
   }
   if (!checkpoint->state)
     FAIL(error, ERROR_DATA, "%s: files: %s is missing", where, CHECKPOINT_STATE);
@@ -90,7 +92,15 @@ done:
 
 Status checkpoint_open(const char *path, Checkpoint **out, Error *error) {
   bool other_version;
-  return open_checkpoint(path, out, &other_version, error);
+  return open_checkpoint(path, NULL, out, &other_version, error);
+}
+
+Status checkpoint_validate(const char *path, Error *error) {
+  bool other_version;
+  Checkpoint *checkpoint = NULL;
+  Status status = open_checkpoint(path, "", &checkpoint, &other_version, error);
+  checkpoint_close(checkpoint);
+  return status;
 }
 
 void checkpoint_close(Checkpoint *checkpoint) {
@@ -114,62 +124,114 @@ const Safetensors *checkpoint_file(const Checkpoint *checkpoint, const char *nam
 
 /* --- Choosing a checkpoint -------------------------------------------------------------------- */
 
-Status checkpoint_open_up_to(const char *folder, int64_t step, Checkpoint **out, Error *error) {
+static const CheckpointOptions DEFAULT_OPTIONS = {0};
+
+/* Tries the checkpoint of `step`. A damaged one leaves *out NULL and is logged, if an older one may
+ * be taken. `is_oldest`: there is no older one. */
+static Status try_step(const char *folder, int64_t step, bool is_oldest,
+                       const CheckpointOptions *options, Checkpoint **out, Error *error) {
+  Status status = OK;
+  Error found = {0};
+  bool other_version = false;
+  char *name = checkpoint_step_name(step, ""), *path = path_join(folder, name);
+  status = open_checkpoint(path, options->needed_file, out, &other_version, &found);
+  if (status == OK) goto done;
+  if (status != ERROR_DATA)
+    FAIL(error, status,
+         "%s: no older checkpoint is used, because this one may be whole; try again, or name "
+         "another checkpoint",
+         found.message);
+  if (other_version) FAIL(error, status, "%s", found.message);
+  if (!options->allow_older)
+    FAIL(error, status, "%s: the newest checkpoint is damaged%s%s", found.message,
+         options->advice ? "; " : "", options->advice ? options->advice : "");
+  log_warning("%s; %s", found.message,
+              is_oldest ? "there is no earlier checkpoint" : "trying the previous checkpoint");
+  status = OK;
+done:
+  free(name);
+  free(path);
+  return status;
+}
+
+Status checkpoint_open_up_to(const char *folder, int64_t step, const CheckpointOptions *options,
+                             Checkpoint **out, Error *error) {
   Status status = OK;
   int64_t *steps = NULL;
   size_t count = 0;
-  *out = NULL;
   bool exists;
+  *out = NULL;
+  if (!options) options = &DEFAULT_OPTIONS;
   TRY(path_exists(folder, &exists, error));
   if (!exists) return OK;
   TRY(checkpoint_steps_list(folder, &steps, &count, error));
   while (count > 0 && steps[count - 1] > step) count--;
-  for (size_t i = count; i-- > 0 && !*out;) {
-    char *name = checkpoint_step_name(steps[i], ""), *path = path_join(folder, name);
-    Error found = {0};
-    bool other_version = false;
-    status = open_checkpoint(path, out, &other_version, &found);
-    free(name);
-    free(path);
-    if (other_version) FAIL(error, found.status, "%s", found.message);
-    if (status != OK)
-      log_warning("%s; %s", found.message,
-                  i > 0 ? "trying the previous checkpoint" : "there is no earlier checkpoint");
-    status = OK;
-  }
+  for (size_t i = count; i-- > 0 && !*out;)
+    TRY(try_step(folder, steps[i], i == 0, options, out, error));
   if (count > 0 && !*out)
     FAIL(error, ERROR_DATA, "%s: all checkpoints are damaged (tried %zu, reasons above)", folder,
          count);
+  if (*out && (*out)->step != steps[count - 1])
+    log_warning("%s: an older checkpoint is used, of step %lld instead of %lld", (*out)->path,
+                (long long)(*out)->step, (long long)steps[count - 1]);
 done:
   free(steps);
   return status;
 }
 
-Status checkpoint_open_latest(const char *folder, Checkpoint **out, Error *error) {
-  return checkpoint_open_up_to(folder, INT64_MAX, out, error);
+Status checkpoint_open_latest(const char *folder, const CheckpointOptions *options,
+                              Checkpoint **out, Error *error) {
+  return checkpoint_open_up_to(folder, INT64_MAX, options, out, error);
 }
 
-static Status open_latest_of(const char *folder, Checkpoint **out, Error *error) {
-  Status status = checkpoint_open_latest(folder, out, error);
+static Status open_latest_of(const char *folder, const CheckpointOptions *options, Checkpoint **out,
+                             Error *error) {
+  Status status = checkpoint_open_latest(folder, options, out, error);
   if (status == OK && !*out)
     return error_set(error, ERROR_DATA, "%s: contains no checkpoint", folder);
   return status;
 }
 
-static bool holds_steps(const char *folder) {
+static Status holds_steps(const char *folder, bool *out, Error *error) {
   int64_t *steps;
   size_t count;
-  Error ignored;
-  bool found = checkpoint_steps_list(folder, &steps, &count, &ignored) == OK && count > 0;
+  Status status = checkpoint_steps_list(folder, &steps, &count, error);
+  *out = count > 0;
   free(steps);
-  return found;
+  return status;
 }
 
-Status checkpoint_open_path(const char *path, Checkpoint **out, Error *error) {
+/* The kinds of folders that a path to a checkpoint can name. */
+typedef enum PathKind { KIND_CHECKPOINT, KIND_RUN, KIND_STEPS, KIND_OTHER } PathKind;
+
+static Status find_kind(const char *path, PathKind *out, Error *error) {
   Status status = OK;
   char *manifest = path_join(path, CHECKPOINT_MANIFEST), *state = path_join(path, CHECKPOINT_STATE);
   char *folder = path_join(path, "checkpoints");
-  bool found, is_checkpoint, is_run;
+  bool found;
+  *out = KIND_CHECKPOINT;
+  TRY(path_exists(manifest, &found, error));
+  if (found) goto done;
+  TRY(path_exists(state, &found, error));
+  if (found) goto done;
+  *out = KIND_RUN;
+  TRY(path_is_folder(folder, &found, error));
+  if (found) goto done;
+  TRY(holds_steps(path, &found, error));
+  *out = found ? KIND_STEPS : KIND_OTHER;
+done:
+  free(manifest);
+  free(state);
+  free(folder);
+  return status;
+}
+
+Status checkpoint_open_path(const char *path, const CheckpointOptions *options, Checkpoint **out,
+                            Error *error) {
+  Status status = OK;
+  PathKind kind;
+  bool found, other_version;
+  char *folder = path_join(path, "checkpoints");
   *out = NULL;
   TRY(path_exists(path, &found, error));
   if (!found)
@@ -178,21 +240,15 @@ Status checkpoint_open_path(const char *path, Checkpoint **out, Error *error) {
   TRY(path_is_folder(path, &found, error));
   if (!found)
     FAIL(error, ERROR_DATA, "%s: is a file; must be the folder of a checkpoint or a run", path);
-  TRY(path_exists(manifest, &is_checkpoint, error));
-  if (!is_checkpoint) TRY(path_exists(state, &is_checkpoint, error));
-  TRY(path_is_folder(folder, &is_run, error));
-  if (is_checkpoint)
-    status = checkpoint_open(path, out, error);
-  else if (is_run)
-    status = open_latest_of(folder, out, error);
-  else if (holds_steps(path))
-    status = open_latest_of(path, out, error);
-  else
+  TRY(find_kind(path, &kind, error));
+  if (kind == KIND_OTHER)
     FAIL(error, ERROR_DATA, "%s: is neither a checkpoint (no %s) nor a run (no checkpoints/)", path,
          CHECKPOINT_MANIFEST);
+  if (kind == KIND_CHECKPOINT)
+    TRY(open_checkpoint(path, options ? options->needed_file : NULL, out, &other_version, error));
+  else
+    TRY(open_latest_of(kind == KIND_RUN ? folder : path, options, out, error));
 done:
-  free(manifest);
-  free(state);
   free(folder);
   return status;
 }
@@ -238,11 +294,12 @@ static void describe_member(const char *key, const json_t *value, Text *out) {
   free(dump);
 }
 
-Status checkpoint_describe(const char *path, Text *out, Error *error) {
+Status checkpoint_describe(const char *path, const CheckpointOptions *options, Text *out,
+                           Error *error) {
   const char *key;
   json_t *value;
   Checkpoint *checkpoint;
-  Status status = checkpoint_open_path(path, &checkpoint, error);
+  Status status = checkpoint_open_path(path, options, &checkpoint, error);
   if (status != OK) return status;
   text_append(out, "checkpoint %s\n  step: %lld\n", checkpoint->path, (long long)checkpoint->step);
   for (int i = 0; i < checkpoint->file_count; i++)

@@ -9,7 +9,8 @@
  *   2. Rename the folder to step-N and fsync its parent.
  *   3. Replace `latest` atomically.
  *   4. Remove old checkpoints, manifest first. At least two valid ones always remain, and so does
- *      the one that the run was resumed from.
+ *      the one that the run was resumed from. One that cannot be removed is reported once, as a
+ *      warning, and tried again after the next checkpoint.
  *
  * A process killed at any moment leaves a complete checkpoint or a folder that readers ignore.
  *
@@ -26,6 +27,8 @@
 #include "base/text.h"
 #include "checkpoints/safetensors.h"
 
+/* The largest step of a checkpoint, as of train.steps; steps times clips per step fit int64_t. */
+#define CHECKPOINT_MAX_STEP ((int64_t)1000000000000)
 enum {
   CHECKPOINT_MAX_FILES = 8,
   CHECKPOINT_WAIT_SECONDS = 1800, /* how long submit and close wait for the previous write */
@@ -91,26 +94,41 @@ typedef struct Checkpoint {
 } Checkpoint;
 
 /* Opens one checkpoint folder and validates its manifest, and the sizes, checksums and headers of
- * its files. ERROR_DATA if any of them is wrong. */
+ * its files, all of which it reads into memory. ERROR_DATA if any of them is wrong; ERROR_IO, which
+ * says nothing about the content, if a file cannot be read. */
 Status checkpoint_open(const char *path, Checkpoint **out, Error *error);
 void checkpoint_close(Checkpoint *checkpoint); /* NULL is allowed */
 /* Returns NULL if the checkpoint has no file of this name. */
 const Safetensors *checkpoint_file(const Checkpoint *checkpoint, const char *name);
 
-/* Opens the newest valid checkpoint in RUN/checkpoints. A damaged one is logged with the reason,
- * and the previous one is tried. Returns OK with *out NULL if there is no checkpoint at all,
- * ERROR_DATA if all are damaged or if one is of another format version. */
-Status checkpoint_open_latest(const char *checkpoints_folder, Checkpoint **out, Error *error);
+typedef struct CheckpointOptions {
+  /* If the newest checkpoint of a run is damaged, logs the reason and takes the newest valid one.
+   */
+  bool allow_older;
+  const char *advice; /* what to do if it is damaged and no older one is allowed; ends the error */
+  /* The tensor file whose data are needed; "": none; NULL: all. The other files are validated, too,
+   * but are not kept in memory: their tensors have no data (safetensors_read reads it). */
+  const char *needed_file;
+} CheckpointOptions;
+
+/* Opens the newest checkpoint in RUN/checkpoints. `options` may be NULL (all zero). Returns OK with
+ * *out NULL if there is no checkpoint at all. ERROR_DATA, naming the file, if the newest is damaged
+ * (or all are, if older ones are allowed), or if one is of another format version. An older one is
+ * never taken because of any other error, such as ERROR_IO: the newest may be whole. */
+Status checkpoint_open_latest(const char *checkpoints_folder, const CheckpointOptions *options,
+                              Checkpoint **out, Error *error);
 /* Does the same among the checkpoints of at most `step` steps. */
-Status checkpoint_open_up_to(const char *checkpoints_folder, int64_t step, Checkpoint **out,
-                             Error *error);
+Status checkpoint_open_up_to(const char *checkpoints_folder, int64_t step,
+                             const CheckpointOptions *options, Checkpoint **out, Error *error);
 
 /* Opens a path given as --checkpoint or --resume: a run folder or its checkpoints folder (both mean
- * the newest valid checkpoint), or the folder of one checkpoint. ERROR_IO if the path is missing,
+ * the newest checkpoint), or the folder of one checkpoint. ERROR_IO if the path is missing,
  * ERROR_DATA if it holds no valid checkpoint. */
-Status checkpoint_open_path(const char *path, Checkpoint **out, Error *error);
+Status checkpoint_open_path(const char *path, const CheckpointOptions *options, Checkpoint **out,
+                            Error *error);
 
 /* Appends a description for people: step, files, tensors, sizes, config, dataset. */
-Status checkpoint_describe(const char *path, Text *out, Error *error);
+Status checkpoint_describe(const char *path, const CheckpointOptions *options, Text *out,
+                           Error *error);
 
 #endif

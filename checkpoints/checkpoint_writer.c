@@ -3,14 +3,17 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/files.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/thread.h"
 #include "checkpoints/internal.h"
+
+typedef struct StepSet {
+  int64_t *steps;
+  size_t count, capacity;
+} StepSet;
 
 struct CheckpointWriter {
   char *folder;
@@ -20,8 +23,8 @@ struct CheckpointWriter {
   CheckpointSnapshot snapshot; /* owned by the thread while `writing`, by the caller otherwise */
 
   /* Used by the thread only. */
-  int64_t *valid_steps; /* checkpoints that this writer has written or validated */
-  size_t valid_count, valid_capacity;
+  StepSet valid;        /* checkpoints that this writer has written or validated */
+  StepSet stuck;        /* those that could not be removed, of which it has warned */
   int64_t last_written; /* step; -1: none yet */
 
   pthread_mutex_t mutex; /* protects the members below */
@@ -32,37 +35,34 @@ struct CheckpointWriter {
 
 /* --- The thread: commit and retention --------------------------------------------------------- */
 
-static bool is_known_valid(const CheckpointWriter *writer, int64_t step) {
-  for (size_t i = 0; i < writer->valid_count; i++) {
-    if (writer->valid_steps[i] == step) return true;
+static bool steps_hold(const StepSet *set, int64_t step) {
+  for (size_t i = 0; i < set->count; i++) {
+    if (set->steps[i] == step) return true;
   }
   return false;
 }
 
-static void remember_valid(CheckpointWriter *writer, int64_t step) {
-  if (is_known_valid(writer, step)) return;
-  MEM_PUSH_SLOT(writer->valid_steps, writer->valid_count, writer->valid_capacity);
-  writer->valid_steps[writer->valid_count++] = step;
+static void steps_add(StepSet *set, int64_t step) {
+  if (steps_hold(set, step)) return;
+  MEM_PUSH_SLOT(set->steps, set->count, set->capacity);
+  set->steps[set->count++] = step;
 }
 
-static void forget_valid(CheckpointWriter *writer, int64_t step) {
-  for (size_t i = 0; i < writer->valid_count; i++) {
-    if (writer->valid_steps[i] == step)
-      writer->valid_steps[i--] = writer->valid_steps[--writer->valid_count];
+static void steps_drop(StepSet *set, int64_t step) {
+  for (size_t i = 0; i < set->count; i++) {
+    if (set->steps[i] == step) set->steps[i--] = set->steps[--set->count];
   }
 }
 
 static bool is_valid(CheckpointWriter *writer, int64_t step) {
-  if (is_known_valid(writer, step)) return true;
+  if (steps_hold(&writer->valid, step)) return true;
   Error error = {0};
-  Checkpoint *checkpoint = NULL;
   char *name = checkpoint_step_name(step, ""), *path = path_join(writer->folder, name);
-  bool valid = checkpoint_open(path, &checkpoint, &error) == OK;
+  bool valid = checkpoint_validate(path, &error) == OK;
   if (valid)
-    remember_valid(writer, step);
+    steps_add(&writer->valid, step);
   else
     log_warning("%s; it does not count towards checkpoint.keep", error.message);
-  checkpoint_close(checkpoint);
   free(name);
   free(path);
   return valid;
@@ -78,14 +78,32 @@ static Status set_later_aside(CheckpointWriter *writer, int64_t step, Error *err
   for (size_t i = 0; i < count; i++) {
     if (steps[i] < step) continue;
     if (steps[i] == step && step == writer->last_written)
-      TRY(checkpoint_step_remove(writer->folder, step, error));
+      TRY(checkpoint_step_discard(writer->folder, step, error));
     else
       TRY(checkpoint_step_set_aside(writer->folder, steps[i], step, error));
-    forget_valid(writer, steps[i]);
+    steps_drop(&writer->valid, steps[i]);
   }
 done:
   free(steps);
   return status;
+}
+
+/* A failure is no reason to end the run: the new checkpoint is complete, and what is left of the
+ * old one is no valid checkpoint any more, or still a whole one. Network file systems refuse to
+ * remove what another process reads. */
+static void remove_old(CheckpointWriter *writer, int64_t step) {
+  Error found = {0};
+  steps_drop(&writer->valid, step);
+  if (checkpoint_step_remove(writer->folder, step, &found) == OK) {
+    steps_drop(&writer->stuck, step);
+    return;
+  }
+  if (!steps_hold(&writer->stuck, step))
+    log_warning(
+        "%s; training continues, and the removal of this old checkpoint is tried again at each "
+        "following one",
+        found.message);
+  steps_add(&writer->stuck, step);
 }
 
 /* Removes all checkpoints except the newest `keep` valid ones and those that the run may roll back
@@ -105,8 +123,7 @@ static Status apply_retention(CheckpointWriter *writer, Error *error) {
       kept += valid;
       if (may_be_target && valid) needs_target = false;
     } else if (steps[i] != writer->protected) {
-      forget_valid(writer, steps[i]);
-      TRY(checkpoint_step_remove(writer->folder, steps[i], error));
+      remove_old(writer, steps[i]);
     }
   }
 done:
@@ -122,20 +139,34 @@ static Status write_latest(const CheckpointWriter *writer, const char *name, Err
   return status;
 }
 
+/* Removes the checkpoint that the one of `step` has replaced, if any. */
+static void remove_discarded(const CheckpointWriter *writer, int64_t step) {
+  Error found = {0};
+  char *name = checkpoint_step_name(step, CHECKPOINT_DISCARDED);
+  char *path = path_join(writer->folder, name);
+  if (folder_remove(path, &found) != OK)
+    log_warning("%s; this replaced checkpoint stays until the next start", found.message);
+  free(name);
+  free(path);
+}
+
 static Status write_checkpoint(CheckpointWriter *writer, Error *error) {
   Status status = OK;
   int64_t step = writer->snapshot.content.step;
   char *name = checkpoint_step_name(step, ""), *final = path_join(writer->folder, name);
   char *temporary = mem_format("%s.tmp", final);
+  Error found = {0};
   TRY(folder_remove(temporary, error));
   TRY(folder_create(temporary, error));
   TRY(checkpoint_snapshot_write(&writer->snapshot, temporary, error));
   TRY(set_later_aside(writer, step, error));
   TRY(folder_commit(temporary, final, error));
-  remember_valid(writer, step);
+  steps_add(&writer->valid, step);
   writer->last_written = step;
   TRY(write_latest(writer, name, error));
-  TRY(apply_retention(writer, error));
+  remove_discarded(writer, step);
+  if (apply_retention(writer, &found) != OK)
+    log_warning("%s; old checkpoints are removed after the next one", found.message);
 done:
   if (status != OK) {
     Error ignored;
@@ -170,24 +201,29 @@ static void *run(void *argument) {
 
 /* --- The calling thread ----------------------------------------------------------------------- */
 
-/* Removes the temporary files of killed processes. */
+/* Removes a file or folder, if it is there. */
+static Status remove_path(const char *path, Error *error) {
+  if (file_unlink(path) == 0 || errno == ENOENT) return OK;
+  if (errno == EISDIR || errno == EPERM) return folder_remove(path, error);
+  return error_errno(error, errno, "%s: cannot remove", path);
+}
+
+/* Removes the temporary files of killed processes. Failures are warnings, because readers ignore
+ * these files. */
 static Status remove_leftovers(const char *folder, Error *error) {
   Status status = OK;
   char **names = NULL;
   size_t count = 0;
   TRY(folder_list(folder, &names, &count, error));
   for (size_t i = 0; i < count; i++) {
+    Error found = {0};
     size_t length = strlen(names[i]);
     if (length < 4 || strcmp(names[i] + length - 4, ".tmp") != 0) continue;
     char *path = path_join(folder, names[i]);
-    bool is_folder;
-    status = path_is_folder(path, &is_folder, error);
-    if (status == OK && is_folder)
-      status = folder_remove(path, error);
-    else if (status == OK && unlink(path) != 0 && errno != ENOENT)
-      status = error_errno(error, errno, "%s: cannot remove", path);
+    if (remove_path(path, &found) != OK)
+      log_warning("%s; this leftover of a killed process stays until the next start",
+                  found.message);
     free(path);
-    if (status != OK) goto done;
   }
 done:
   folder_list_free(names, count);
@@ -198,7 +234,8 @@ static void free_writer(CheckpointWriter *writer) {
   pthread_cond_destroy(&writer->changed);
   pthread_mutex_destroy(&writer->mutex);
   checkpoint_snapshot_free(&writer->snapshot);
-  free(writer->valid_steps);
+  free(writer->valid.steps);
+  free(writer->stuck.steps);
   free(writer->folder);
   free(writer);
 }
@@ -220,7 +257,7 @@ Status checkpoint_writer_open(const char *folder, int keep, const char *protecte
   TRY(folder_create(folder, error));
   TRY(checkpoint_refuse_other_versions(folder, error));
   TRY(remove_leftovers(folder, error));
-  if (writer->protected >= 0) remember_valid(writer, writer->protected);
+  if (writer->protected >= 0) steps_add(&writer->valid, writer->protected);
   TRY(thread_start(&writer->thread, "checkpoints", run, writer, error));
   *out = writer;
   writer = NULL;

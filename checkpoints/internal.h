@@ -24,10 +24,34 @@ enum { SAFETENSORS_LENGTH = 8, SAFETENSORS_MAX_HEADER = 100000000 };
 
 /* Returns the bytes of one element; 0 for an unknown type. */
 size_t tensor_type_size(TensorType type);
-/* Opens like safetensors_open, after checking the length and CRC-32C of the file; ERROR_DATA if
- * they differ from `size` and `crc`. */
-Status safetensors_open_checked(const char *path, uint64_t size, uint32_t crc, Safetensors **out,
-                                Error *error);
+struct Safetensors {
+  json_t *header; /* owns the names */
+  NamedTensor *tensors;
+  int count;
+  void *bytes;       /* the content of a file that was read whole; or NULL */
+  char *path;        /* of a file of which the header was read; or NULL */
+  int descriptor;    /* of such a file; or -1 */
+  uint64_t *offsets; /* [count] of the tensors in the file */
+};
+/* Parses a file of `size` bytes. Without data, `bytes` hold length field and header alone, or as
+ * much as there is of them. */
+Status safetensors_parse_part(const char *name, const void *bytes, size_t size, bool with_data,
+                              Safetensors **out, Error *error);
+
+/* A file as its manifest describes it. */
+typedef struct ExpectedFile {
+  uint64_t size;
+  uint32_t crc; /* CRC-32C of the content */
+} ExpectedFile;
+/* Opens like safetensors_open, or, without data, like safetensors_open_header, after checking
+ * length and CRC-32C of the file; ERROR_DATA if they are not as expected (NULL: not known). */
+Status safetensors_open_checked(const char *path, const ExpectedFile *expected, bool with_data,
+                                Safetensors **out, Error *error);
+
+/* --- checkpoint.c ----------------------------------------------------------------------------- */
+
+/* Opens a checkpoint like checkpoint_open and closes it, in a memory of 1 MiB. */
+Status checkpoint_validate(const char *path, Error *error);
 
 /* --- steps.c: the folders step-N in RUN/checkpoints ------------------------------------------- */
 
@@ -37,6 +61,10 @@ int64_t checkpoint_step_of_name(const char *name);
 Status checkpoint_steps_list(const char *folder, int64_t **steps, size_t *count, Error *error);
 /* Removes a checkpoint, manifest first: a removal that is cut short leaves no valid checkpoint. */
 Status checkpoint_step_remove(const char *folder, int64_t step, Error *error);
+/* Renames a checkpoint to step-N.old.tmp, which readers ignore, to replace it by another one of
+ * this step; of such a folder that is already there the content is removed. */
+#define CHECKPOINT_DISCARDED ".old.tmp"
+Status checkpoint_step_discard(const char *folder, int64_t step, Error *error);
 /* Renames a checkpoint to step-N.left (.left-2, ...), so that no resume finds it, and warns that
  * the run now saves step `saved_step`. */
 Status checkpoint_step_set_aside(const char *folder, int64_t step, int64_t saved_step,

@@ -89,7 +89,7 @@ Status checkpoint_manifest_read(const char *checkpoint, json_t **out, int64_t *s
   TRY(check_format(path, manifest, &version, error));
   *other_version = version != CHECKPOINT_VERSION;
   if (*other_version) TRY(refuse_version(checkpoint, version, error));
-  TRY(json_get_int(manifest, path, "step", 0, INT64_MAX, step, error));
+  TRY(json_get_int(manifest, path, "step", 0, CHECKPOINT_MAX_STEP, step, error));
   int64_t named = checkpoint_step_of_name(name); /* -1 for a copy with any other name */
   if (named >= 0 && named != *step)
     FAIL(error, ERROR_DATA, "%s: step is %lld, but the folder is named %s", path, (long long)*step,
@@ -114,11 +114,12 @@ Status checkpoint_refuse_other_versions(const char *folder, Error *error) {
     int64_t step;
     bool other_version;
     Error found = {0};
-    checkpoint_manifest_read(path, &manifest, &step, &other_version, &found);
+    Status read = checkpoint_manifest_read(path, &manifest, &step, &other_version, &found);
     json_decref(manifest);
     free(name);
     free(path);
-    if (other_version) FAIL(error, found.status, "%s", found.message);
+    if (other_version || (read != OK && read != ERROR_DATA))
+      FAIL(error, found.status, "%s", found.message);
   }
 done:
   free(steps);

@@ -1,16 +1,10 @@
 #include "checkpoints/safetensors.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "base/crc32c.h"
 #include "base/files.h"
 #include "base/json.h"
 #include "base/memory.h"
@@ -48,14 +42,6 @@ size_t named_tensor_bytes(const NamedTensor *tensor) {
   for (int i = 0; i < tensor->rank; i++) bytes *= (size_t)tensor->shape[i];
   return bytes;
 }
-
-struct Safetensors {
-  json_t *header; /* owns the names */
-  NamedTensor *tensors;
-  int count;
-  void *mapping; /* NULL when parsed from memory */
-  size_t mapped;
-};
 
 /* Formats a name from the file for an error message: truncated, without control characters. */
 typedef char ShownName[124];
@@ -231,13 +217,14 @@ static Status check_lengths(const char *name, const char *bytes, size_t size, ui
   return OK;
 }
 
-Status safetensors_parse(const char *name, const void *bytes, size_t size, Safetensors **out,
-                         Error *error) {
+Status safetensors_parse_part(const char *name, const void *bytes, size_t size, bool with_data,
+                              Safetensors **out, Error *error) {
   Status status = OK;
   Entry *entries = NULL;
   uint64_t length = 0;
   int count = 0;
   Safetensors *file = mem_new(1, sizeof *file);
+  file->descriptor = -1;
   *out = NULL;
   TRY(check_lengths(name, bytes, size, &length, error));
   const char *text = (const char *)bytes + SAFETENSORS_LENGTH, *data = text + length;
@@ -247,10 +234,12 @@ Status safetensors_parse(const char *name, const void *bytes, size_t size, Safet
   qsort(entries, (size_t)count, sizeof *entries, compare_offsets);
   TRY(check_cover(name, entries, count, size - SAFETENSORS_LENGTH - length, error));
   file->tensors = mem_new((size_t)count + 1, sizeof *file->tensors);
+  file->offsets = mem_new((size_t)count + 1, sizeof *file->offsets);
   file->count = count;
   for (int i = 0; i < count; i++) {
     file->tensors[i] = entries[i].tensor;
-    file->tensors[i].data = data + entries[i].begin;
+    file->tensors[i].data = with_data ? data + entries[i].begin : NULL;
+    file->offsets[i] = SAFETENSORS_LENGTH + length + entries[i].begin;
   }
   *out = file;
   file = NULL;
@@ -260,65 +249,17 @@ done:
   return status;
 }
 
-/* Maps the whole file read-only. *mapping is NULL for an empty file. */
-static Status map_file(const char *path, void **mapping, size_t *size, Error *error) {
-  struct stat info;
-  Status status = OK;
-  *mapping = NULL;
-  *size = 0;
-  int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) return error_errno(error, errno, "%s: cannot open", path);
-  if (fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode))
-    FAIL(error, ERROR_IO, "%s: is not a regular file", path);
-  if (info.st_size == 0) goto done;
-  void *start = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-  if (start == MAP_FAILED) {
-    status = error_errno(error, errno, "%s: cannot map", path);
-    goto done;
-  }
-  *mapping = start;
-  *size = (size_t)info.st_size;
-done:
-  close(descriptor);
-  return status;
-}
-
-/* `expected_size` and `expected_crc` may be NULL. */
-static Status open_mapped(const char *path, const uint64_t *expected_size,
-                          const uint32_t *expected_crc, Safetensors **out, Error *error) {
-  Status status = OK;
-  void *mapping;
-  size_t size;
-  *out = NULL;
-  TRY(map_file(path, &mapping, &size, error));
-  if (expected_size && size != *expected_size)
-    FAIL(error, ERROR_DATA, "%s: has %zu bytes; its manifest says %llu", path, size,
-         (unsigned long long)*expected_size);
-  uint32_t crc = expected_crc ? crc32c(0, mapping, size) : 0;
-  if (expected_crc && crc != *expected_crc)
-    FAIL(error, ERROR_DATA, "%s: CRC-32C is %08x; its manifest says %08x: the content has changed",
-         path, crc, *expected_crc);
-  TRY(safetensors_parse(path, mapping, size, out, error));
-  (*out)->mapping = mapping;
-  (*out)->mapped = size;
-  mapping = NULL;
-done:
-  if (mapping) munmap(mapping, size);
-  return status;
-}
-
-Status safetensors_open(const char *path, Safetensors **out, Error *error) {
-  return open_mapped(path, NULL, NULL, out, error);
-}
-
-Status safetensors_open_checked(const char *path, uint64_t size, uint32_t crc, Safetensors **out,
-                                Error *error) {
-  return open_mapped(path, &size, &crc, out, error);
+Status safetensors_parse(const char *name, const void *bytes, size_t size, Safetensors **out,
+                         Error *error) {
+  return safetensors_parse_part(name, bytes, size, true, out, error);
 }
 
 void safetensors_close(Safetensors *file) {
   if (!file) return;
-  if (file->mapping) munmap(file->mapping, file->mapped);
+  file_close(&file->descriptor);
+  free(file->path);
+  free(file->bytes);
+  free(file->offsets);
   json_decref(file->header);
   free(file->tensors);
   free(file);

@@ -1,4 +1,7 @@
-/* safetensors files: named tensors after a JSON header. Files are memory-mapped, not copied.
+/* safetensors files: named tensors after a JSON header.
+ *
+ * Files are read, not memory-mapped: a page of a mapping that cannot be read, or that is behind the
+ * end of a file that was truncated, would kill the process with SIGBUS.
  *
  * Format: header length (u64, little-endian), the header (JSON, space-padded to a multiple of 8
  * bytes), then the data. Specification: README of https://github.com/huggingface/safetensors.
@@ -36,7 +39,8 @@ typedef struct NamedTensor {
   TensorType type;
   int rank;
   int64_t shape[TENSOR_MAX_RANK];
-  const void *data; /* row-major, little-endian; may be unaligned in files of other programs */
+  const void *data; /* row-major, little-endian; may be unaligned in files of other programs;
+                       NULL if only the header was read */
 } NamedTensor;
 
 /* Returns the name used in the header: "F32". */
@@ -54,15 +58,21 @@ Status safetensors_write(const char *path, const NamedTensor *tensors, int count
                          const json_t *metadata, uint32_t *crc, uint64_t *size, Error *error);
 
 typedef struct Safetensors Safetensors;
-/* Maps the file, which must not be truncated while it is open. ERROR_IO if it cannot be read,
- * ERROR_DATA with tensor and member if the content is invalid. */
+/* Reads the whole file into memory. ERROR_IO if it cannot be read, ERROR_DATA, with tensor and
+ * member, if the content is invalid, or if the file is truncated meanwhile. */
 Status safetensors_open(const char *path, Safetensors **out, Error *error);
-/* Does the same from memory, which must outlive *out; `name` names the file in errors. */
+/* Reads the header only and keeps the file open: tensors have no data, safetensors_read reads it.
+ */
+Status safetensors_open_header(const char *path, Safetensors **out, Error *error);
+/* Copies the data of a tensor of `file` to `data` [named_tensor_bytes(tensor)]. Errors as above. */
+Status safetensors_read(const Safetensors *file, const NamedTensor *tensor, void *data,
+                        Error *error);
+/* Opens from memory, which must outlive *out; `name` names the file in errors. */
 Status safetensors_parse(const char *name, const void *bytes, size_t size, Safetensors **out,
                          Error *error);
 void safetensors_close(Safetensors *file); /* NULL is allowed */
 int safetensors_count(const Safetensors *file);
-/* Tensors are in file order; their data point into the mapping. NULL if `index` is out of range. */
+/* Tensors are in file order; their data belong to `file`. NULL if `index` is out of range. */
 const NamedTensor *safetensors_tensor(const Safetensors *file, int index);
 /* Returns NULL if no tensor has this name. */
 const NamedTensor *safetensors_find(const Safetensors *file, const char *name);

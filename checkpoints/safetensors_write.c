@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/crc32c.h"
 #include "base/files.h"
@@ -114,7 +113,7 @@ Status safetensors_write(const char *path, const NamedTensor *tensors, int count
   qsort(sorted, (size_t)count, sizeof *sorted, compare_for_writing);
   TRY(make_header(path, sorted, count, metadata, &header, error));
 
-  descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  descriptor = file_open(path, O_WRONLY | O_CREAT | O_TRUNC);
   if (descriptor < 0) {
     status = error_errno(error, errno, "%s: cannot create", path);
     goto done;
@@ -123,12 +122,12 @@ Status safetensors_write(const char *path, const NamedTensor *tensors, int count
   for (int i = 0; i < count; i++)
     TRY(write_with_checksum(descriptor, path, sorted[i]->data, named_tensor_bytes(sorted[i]), &sum,
                             &total, error));
-  if (fsync(descriptor) != 0) status = error_errno(error, errno, "%s: cannot flush", path);
+  if (file_flush(descriptor) != 0) status = error_errno(error, errno, "%s: cannot flush", path);
 done:
   if (descriptor >= 0) {
-    if (close(descriptor) != 0 && status == OK)
+    if (file_close(&descriptor) != 0 && status == OK)
       status = error_errno(error, errno, "%s: cannot close", path);
-    if (status != OK) unlink(path);
+    if (status != OK) file_unlink(path);
   }
   if (status == OK && crc) *crc = sum;
   if (status == OK && size) *size = total;

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/files.h"
 #include "base/log.h"
@@ -60,7 +59,7 @@ Status checkpoint_step_remove(const char *folder, int64_t step, Error *error) {
   Status status = OK;
   char *name = checkpoint_step_name(step, ""), *path = path_join(folder, name);
   char *manifest = path_join(path, CHECKPOINT_MANIFEST);
-  if (unlink(manifest) != 0 && errno != ENOENT) {
+  if (file_unlink(manifest) != 0 && errno != ENOENT) {
     status = error_errno(error, errno, "%s: cannot remove", manifest);
     goto done;
   }
@@ -70,6 +69,20 @@ done:
   free(name);
   free(path);
   free(manifest);
+  return status;
+}
+
+Status checkpoint_step_discard(const char *folder, int64_t step, Error *error) {
+  Status status = OK;
+  char *name = checkpoint_step_name(step, ""), *path = path_join(folder, name);
+  char *discarded = mem_format("%s%s", path, CHECKPOINT_DISCARDED);
+  TRY(folder_remove(discarded, error));
+  if (file_rename(path, discarded, 0) != 0)
+    status = error_errno(error, errno, "%s: cannot rename to %s", path, discarded);
+done:
+  free(name);
+  free(path);
+  free(discarded);
   return status;
 }
 
@@ -85,7 +98,7 @@ Status checkpoint_step_set_aside(const char *folder, int64_t step, int64_t saved
     free(aside);
     aside = mem_format("%s.left-%d", path, i);
   }
-  if (rename(path, aside) != 0) {
+  if (file_rename(path, aside, 0) != 0) {
     status = error_errno(error, errno, "%s: cannot rename to %s", path, aside);
     goto done;
   }

@@ -46,7 +46,7 @@ static Status run(char **arguments, Error *error) {
   int64_t sizes[6];
   for (int i = 0; i < 6; i++) sizes[i] = strtoll(arguments[4 + i], NULL, 10);
   const InferenceShape shape = {sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]};
-  TRY(checkpoint_open_path(arguments[1], &checkpoint, error));
+  TRY(checkpoint_open_path(arguments[1], NULL, &checkpoint, error));
   TRY(backend_cpu_new(0, &backend, error));
   TRY(inference_from_checkpoint(checkpoint, ema, precision, backend, &inference, error));
   TRY(translate(inference, &shape, sizes[0], error));

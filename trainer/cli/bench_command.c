@@ -148,7 +148,10 @@ static Status run_checkpoint(const Bench *bench, const Invocation *invocation, E
 static Status run_translate(const Bench *bench, Error *error) {
   bool sized = bench->size.width > 0;
   BenchTranslateOptions options = {
-      .model = {.checkpoint = bench->path, .model = bench->model, .ema = true},
+      .model = {.checkpoint = bench->path,
+                .model = bench->model,
+                .allow_older = bench->path != NULL, /* the time does not depend on the weights */
+                .ema = true},
       .json = bench->json,
       .width = sized ? bench->size.width : 640,
       .height = sized ? bench->size.height : 272,

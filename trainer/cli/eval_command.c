@@ -6,7 +6,7 @@
 
 typedef struct Eval {
   const char *model, *checkpoint, *data, *cartoons, *json, *inception, *lpips, *device;
-  bool plain, no_flow, no_classifier;
+  bool plain, allow_older, no_flow, no_classifier;
   int64_t threads, clips;
 } Eval;
 
@@ -61,17 +61,19 @@ static void explain_scores(Text *out) {
 static Status run_eval(const void *values, const Invocation *invocation, Error *error) {
   const Eval *eval = values;
   (void)invocation;
-  EvalOptions options = {
-      .model = {.checkpoint = eval->checkpoint, .model = eval->model, .ema = !eval->plain},
-      .data = eval->data,
-      .cartoons = eval->cartoons,
-      .json = eval->json,
-      .inception = eval->inception,
-      .lpips = eval->lpips,
-      .threads = (int)eval->threads,
-      .clips = eval->clips,
-      .flow = !eval->no_flow,
-      .classifier = !eval->no_classifier};
+  EvalOptions options = {.model = {.checkpoint = eval->checkpoint,
+                                   .model = eval->model,
+                                   .allow_older = eval->allow_older,
+                                   .ema = !eval->plain},
+                         .data = eval->data,
+                         .cartoons = eval->cartoons,
+                         .json = eval->json,
+                         .inception = eval->inception,
+                         .lpips = eval->lpips,
+                         .threads = (int)eval->threads,
+                         .clips = eval->clips,
+                         .flow = !eval->no_flow,
+                         .classifier = !eval->no_classifier};
   Status status = command_parse_device(eval->device, &options.device, error);
   if (status != OK) return status;
   return eval_run(&options, error);

@@ -31,7 +31,7 @@ Status command_parse_precision(const char *text, DType *out, Error *error) {
 typedef struct Translate {
   const char *model, *checkpoint, *input, *output, *codec, *device, *precision;
   TextList further;
-  bool plain;
+  bool plain, allow_older;
   int64_t threads, quality;
 } Translate;
 
@@ -60,6 +60,7 @@ static Status run_translate(const void *values, const Invocation *invocation, Er
   (void)invocation;
   TranslateOptions options = {.model = {.checkpoint = translate->checkpoint,
                                         .model = translate->model,
+                                        .allow_older = translate->allow_older,
                                         .ema = !translate->plain},
                               .device = {.threads = (int)translate->threads},
                               .input = translate->input,
@@ -88,7 +89,7 @@ const Command command_translate = {.name = "translate",
 typedef struct Export {
   const char *model, *checkpoint, *output, *format;
   const char *name, *look, *licence, *trained_on, *height, *date;
-  bool plain, stream;
+  bool plain, allow_older, stream;
 } Export;
 
 static const Option EXPORT_OPTIONS[] = {
@@ -144,16 +145,18 @@ static Status check_export(const Export *export, ExportFormat format, Error *err
 static Status run_export(const void *values, const Invocation *invocation, Error *error) {
   const Export *export = values;
   (void)invocation;
-  ExportOptions options = {
-      .model = {.checkpoint = export->checkpoint, .model = export->model, .ema = !export->plain},
-      .output = export->output,
-      .stream = export->stream,
-      .card = {.name = export->name,
-               .date = export->date,
-               .look = export->look,
-               .licence = export->licence,
-               .trained_on = export->trained_on,
-               .height = export->height}};
+  ExportOptions options = {.model = {.checkpoint = export->checkpoint,
+                                     .model = export->model,
+                                     .allow_older = export->allow_older,
+                                     .ema = !export->plain},
+                           .output = export->output,
+                           .stream = export->stream,
+                           .card = {.name = export->name,
+                                    .date = export->date,
+                                    .look = export->look,
+                                    .licence = export->licence,
+                                    .trained_on = export->trained_on,
+                                    .height = export->height}};
   Status status = parse_format(export->format, &options.format, error);
   if (status == OK) status = check_export(export, options.format, error);
   return status == OK ? export_run(&options, error) : status;
@@ -171,15 +174,19 @@ const Command command_export = {.name = "export",
 
 typedef struct Info {
   const char *path;
+  bool allow_older;
 } Info;
 
 static const Option INFO_OPTIONS[] = {{"PATH", OPTION_ARGUMENT, offsetof(Info, path), true,
-                                       .help = "shard, dataset, checkpoint or run folder"}};
+                                       .help = "shard, dataset, checkpoint or run folder"},
+                                      {"allow-older", OPTION_FLAG, offsetof(Info, allow_older),
+                                       .help = "of a run: if the newest checkpoint is damaged, "
+                                               "describe an older one"}};
 
 static Status run_info(const void *values, const Invocation *invocation, Error *error) {
   const Info *info = values;
   (void)invocation;
-  return info_run(info->path, error);
+  return info_run(info->path, info->allow_older, error);
 }
 
 const Command command_info = {.name = "info",

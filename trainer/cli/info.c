@@ -58,14 +58,15 @@ done:
   return status;
 }
 
-static Status describe_run(const char *run, Text *out, Error *error) {
+static Status describe_run(const char *run, const CheckpointOptions *options, Text *out,
+                           Error *error) {
   Status status = OK;
   Checkpoint *checkpoint = NULL;
   char *folder = path_join(run, "checkpoints");
   bool is_folder;
   text_append(out, "run %s\n", run);
   TRY(path_is_folder(folder, &is_folder, error));
-  if (is_folder) TRY(checkpoint_open_latest(folder, &checkpoint, error));
+  if (is_folder) TRY(checkpoint_open_latest(folder, options, &checkpoint, error));
   if (checkpoint)
     text_append(out, "  checkpoint  %s, step %lld\n", checkpoint->path,
                 (long long)checkpoint->step);
@@ -79,33 +80,43 @@ done:
   return status;
 }
 
-static Status describe(const char *path, Text *out, Error *error) {
-  static const struct {
-    const char *member; /* the first one that the folder holds decides */
-    Status (*describe)(const char *path, Text *out, Error *error);
-  } kinds[] = {{"metrics.jsonl", describe_run},
-               {"checkpoints", describe_run},
-               {"state.json", checkpoint_describe},
-               {"manifest.json", dataset_describe}};
-  bool found;
-  Status status = path_is_folder(path, &found, error);
-  if (status != OK) return status;
-  if (!found) return dataset_describe(path, out, error);
-  for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-    status = holds(path, kinds[i].member, &found, error);
-    if (status != OK) return status;
-    if (found) return kinds[i].describe(path, out, error);
-  }
-  return error_set(error, ERROR_DATA,
-                   "%s: neither a dataset or a checkpoint (no manifest.json) nor a run (no "
-                   "metrics.jsonl, no checkpoints/)",
-                   path);
+static Status describe_folder(const char *path, const CheckpointOptions *options, Text *out,
+                              Error *error) {
+  Status status = OK;
+  bool metrics, checkpoints, state, manifest;
+  TRY(holds(path, "metrics.jsonl", &metrics, error));
+  TRY(holds(path, "checkpoints", &checkpoints, error));
+  TRY(holds(path, "state.json", &state, error));
+  TRY(holds(path, "manifest.json", &manifest, error));
+  if (metrics || checkpoints)
+    TRY(describe_run(path, options, out, error));
+  else if (state)
+    TRY(checkpoint_describe(path, options, out, error));
+  else if (manifest)
+    TRY(dataset_describe(path, out, error));
+  else
+    FAIL(error, ERROR_DATA,
+         "%s: neither a dataset or a checkpoint (no manifest.json) nor a run (no metrics.jsonl, no "
+         "checkpoints/)",
+         path);
+done:
+  return status;
 }
 
-Status info_run(const char *path, Error *error) {
+Status info_run(const char *path, bool allow_older, Error *error) {
+  Status status = OK;
   Text text = {0};
-  Status status = describe(path, &text, error);
-  if (status == OK) fputs(text.data, stdout);
+  bool is_folder;
+  const CheckpointOptions options = {.allow_older = allow_older,
+                                     .advice = "--allow-older takes the newest whole one",
+                                     .needed_file = ""};
+  TRY(path_is_folder(path, &is_folder, error));
+  if (is_folder)
+    TRY(describe_folder(path, &options, &text, error));
+  else
+    TRY(dataset_describe(path, &text, error));
+  fputs(text.data, stdout);
+done:
   text_free(&text);
   return status;
 }

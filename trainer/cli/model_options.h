@@ -10,8 +10,9 @@
   {"model", OPTION_TEXT, offsetof(Values, model), .value = "NAME",                                 \
    .help = "installed model (see celforge models), or path of a model file"},                      \
       {"checkpoint", OPTION_TEXT, offsetof(Values, checkpoint), .value = "PATH",                   \
-       .help =                                                                                     \
-           "run folder (its newest good checkpoint) or checkpoint folder, instead of --model"},    \
+       .help = "run folder (its newest checkpoint) or checkpoint folder, instead of --model"},     \
+      {"allow-older", OPTION_FLAG, offsetof(Values, allow_older),                                  \
+       .help = "with --checkpoint RUN: if the newest checkpoint is damaged, use an older one"},    \
   {                                                                                                \
     "plain-weights", OPTION_FLAG, offsetof(Values, plain),                                         \
         .help = "with --checkpoint: use the plain weights instead of the averaged (EMA) ones"      \

@@ -10,7 +10,7 @@
 
 Status pretrained_open(const char *path, const char *origin, PretrainedFile *out, Error *error) {
   *out = (PretrainedFile){.path = path, .origin = origin};
-  return safetensors_open(path, &out->tensors, error);
+  return safetensors_open_header(path, &out->tensors, error);
 }
 
 void pretrained_close(PretrainedFile *file) {
@@ -22,17 +22,10 @@ bool pretrained_has(const PretrainedFile *file, const char *name) {
   return safetensors_find(file->tensors, name) != NULL;
 }
 
-/* Element `index` of a tensor, whose data may be unaligned. */
-static float number_at(const NamedTensor *tensor, int64_t index) {
-  const char *data = tensor->data;
-  float value;
-  uint16_t half;
-  if (tensor->type == TENSOR_F32) {
-    memcpy(&value, data + (size_t)index * sizeof value, sizeof value);
-    return value;
-  }
-  memcpy(&half, data + (size_t)index * sizeof half, sizeof half);
-  return tensor->type == TENSOR_F16 ? half_to_f32(half) : bf16_to_f32(half);
+static float number_at(TensorType type, const void *data, int64_t index) {
+  if (type == TENSOR_F32) return ((const float *)data)[index];
+  const uint16_t half = ((const uint16_t *)data)[index];
+  return type == TENSOR_F16 ? half_to_f32(half) : bf16_to_f32(half);
 }
 
 static bool is_readable(const NamedTensor *tensor) {
@@ -63,19 +56,23 @@ done:
 
 Status pretrained_values(const PretrainedFile *file, const char *name, const int64_t *shape,
                          int rank, float *out, Error *error) {
+  Status status = OK;
   const NamedTensor *tensor = NULL;
+  void *data = NULL;
   int64_t count = 1;
-  Status status = find_tensor(file, name, shape, rank, &tensor, error);
-  if (status != OK) return status;
+  TRY(find_tensor(file, name, shape, rank, &tensor, error));
+  TRY(mem_bulk_unset(named_tensor_bytes(tensor), "a tensor", &data, error));
+  TRY(safetensors_read(file->tensors, tensor, data, error));
   for (int i = 0; i < rank; i++) count *= shape[i];
   for (int64_t i = 0; i < count; i++) {
-    out[i] = number_at(tensor, i);
+    out[i] = number_at(tensor->type, data, i);
     if (!isfinite(out[i]))
-      return error_set(error, ERROR_DATA,
-                       "%s: tensor \"%s\": element %lld of %lld is not finite: %g", file->path,
-                       name, (long long)i, (long long)count, (double)out[i]);
+      FAIL(error, ERROR_DATA, "%s: tensor \"%s\": element %lld of %lld is not finite: %g",
+           file->path, name, (long long)i, (long long)count, (double)out[i]);
   }
-  return OK;
+done:
+  free(data);
+  return status;
 }
 
 /* Copies [out,in,height,width] as [out,height,width,in]. */

@@ -1,5 +1,6 @@
 #include "trainer/infer/open_model.h"
 
+#include "trainer/gan/checkpoint_weights.h"
 #include "trainer/gan/device.h"
 #include "trainer/infer/model_search.h"
 
@@ -11,6 +12,9 @@ Status model_choice_check(const ModelChoice *choice, Error *error) {
     return error_set(error, ERROR_USAGE,
                      "--plain-weights: has no effect on --model, whose file holds one set of "
                      "weights; use it with --checkpoint");
+  if (choice->model && choice->allow_older)
+    return error_set(error, ERROR_USAGE,
+                     "--allow-older: has no effect on --model; use it with --checkpoint");
   if (choice->checkpoint || choice->model) return OK;
   ModelList list;
   Text names = {0};
@@ -30,11 +34,14 @@ Status inference_open_model(const ModelChoice *choice, const ModelDevice *device
   Status status = OK;
   Checkpoint *checkpoint = NULL;
   ModelFile *file = NULL;
+  const CheckpointOptions options = {.allow_older = choice->allow_older,
+                                     .advice = "--allow-older takes the newest whole one",
+                                     .needed_file = GENERATOR_FILE};
   TRY(model_choice_check(choice, error));
   if (choice->model)
     TRY(model_open(choice->model, &file, error));
   else
-    TRY(checkpoint_open_path(choice->checkpoint, &checkpoint, error));
+    TRY(checkpoint_open_path(choice->checkpoint, &options, &checkpoint, error));
   TRY(device_open_default(device->device, device->threads, backend, error));
   if (choice->model)
     TRY(inference_from_model_file(file, device->precision, *backend, out, error));

@@ -7,6 +7,7 @@
 typedef struct ModelChoice {
   const char *checkpoint; /* run or checkpoint folder, or NULL */
   const char *model;      /* model file, or name of an installed model (model_search.h), or NULL */
+  bool allow_older;       /* if the newest checkpoint of a run is damaged, use an older one */
   bool ema;               /* the checkpoint's EMA weights, not the plain ones */
 } ModelChoice;
 
@@ -17,7 +18,7 @@ typedef struct ModelDevice {
 } ModelDevice;
 
 /* Fails with ERROR_USAGE unless exactly one of checkpoint and model is given, and plain weights
- * only of a checkpoint; the message lists the installed models. */
+ * and older checkpoints only of a checkpoint; the message lists the installed models. */
 Status model_choice_check(const ModelChoice *choice, Error *error);
 
 /* Checks the choice, finds the model, opens the device and loads the weights. Free *out with

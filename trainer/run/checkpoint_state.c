@@ -320,6 +320,15 @@ done:
   return status;
 }
 
+/* Reads the steps done, which the manifest states, too. */
+static Status read_step(const Checkpoint *checkpoint, int64_t *out, Error *error) {
+  Status status =
+      json_get_int(checkpoint->state, checkpoint->path, "step", 0, CHECKPOINT_MAX_STEP, out, error);
+  if (status != OK || *out == checkpoint->step) return status;
+  return error_set(error, ERROR_DATA, "%s/state.json: step is %lld, but manifest.json says %lld",
+                   checkpoint->path, (long long)*out, (long long)checkpoint->step);
+}
+
 Status training_state_restore(Gan *gan, GradientGuard *guard, Comm *comm,
                               const Checkpoint *checkpoint, const DataIdentity *data,
                               const ConfigSources *sources, bool rolling_back, ResumePoint *point,
@@ -335,9 +344,7 @@ Status training_state_restore(Gan *gan, GradientGuard *guard, Comm *comm,
         status = check_no_extra_tensors(gan_network(gan, network), checkpoint,
                                         network_file(network), error);
     }
-    if (status == OK)
-      status = json_get_int(checkpoint->state, checkpoint->path, "step", 0, INT64_MAX, &point->step,
-                            error);
+    if (status == OK) status = read_step(checkpoint, &point->step, error);
   }
   TRY(comm_agree(comm, status, error));
   TRY(comm_broadcast(comm, &point->step, sizeof point->step, 0, error));

@@ -67,14 +67,17 @@ done:
   return status;
 }
 
+/* A damaged checkpoint costs the steps since the one before, not the run. */
+static const CheckpointOptions RESUME_OPTIONS = {.allow_older = true};
+
 Status run_open_resume_checkpoint(Run *run, const char *resume, Checkpoint **out, Error *error) {
   Status status = OK;
   char *folder = checkpoints_folder(run);
   *out = NULL;
   if (strcmp(resume, "auto") == 0) {
-    TRY(checkpoint_open_latest(folder, out, error));
+    TRY(checkpoint_open_latest(folder, &RESUME_OPTIONS, out, error));
   } else if (strcmp(resume, "none") != 0) {
-    TRY(checkpoint_open_path(resume, out, error));
+    TRY(checkpoint_open_path(resume, &RESUME_OPTIONS, out, error));
     run->external_checkpoint = mem_string((*out)->path);
   } else {
     TRY(refuse_earlier_run(run, folder, error));
@@ -88,7 +91,7 @@ Status run_open_rollback_checkpoint(Run *run, int64_t step, Checkpoint **out, Er
   Status status = OK;
   char *folder = checkpoints_folder(run);
   TRY(checkpoint_writer_wait(run->checkpoints, run->config->comm.checkpoint_timeout, error));
-  TRY(checkpoint_open_up_to(folder, step, out, error));
+  TRY(checkpoint_open_up_to(folder, step, &RESUME_OPTIONS, out, error));
   if (!*out && run->external_checkpoint) TRY(checkpoint_open(run->external_checkpoint, out, error));
 done:
   free(folder);

@@ -206,8 +206,9 @@ done:
 static Status initialize(Run *run, Error *error) {
   Status status = OK;
   const char *path = run->config->run.init;
+  const CheckpointOptions options = {.advice = "set run.init to the folder of an older one"};
   Checkpoint *init = NULL;
-  if (run->rank == 0 && path[0]) status = checkpoint_open_path(path, &init, error);
+  if (run->rank == 0 && path[0]) status = checkpoint_open_path(path, &options, &init, error);
   if (status != OK) error_context(error, "run.init");
   TRY(run_agree(run, status, error));
   TRY(run_agree(run, training_state_initialize(run->gan, run->comm, init, run->sources, error),

@@ -13,6 +13,8 @@
 
 enum { ELEMENTS = 1000 };
 
+static const CheckpointOptions OLDER = {.allow_older = true};
+
 /* Writes checkpoints of these steps; 0 ends the list. */
 static void make_steps(const int64_t *steps) {
   CheckpointWriter *writer;
@@ -40,7 +42,7 @@ static void replace(const char *path, const char *from, const char *to) {
 }
 
 static void open_latest(void *result) {
-  MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), result, &error));
+  MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), &OLDER, result, &error));
 }
 
 /* The newest, 200, is damaged: it must be named with the reason, and 100 opened instead. */
@@ -58,7 +60,49 @@ static void must_fall_back(const char *reason) {
   assert_int_equal(checkpoint->step, 100);
   check_content(checkpoint, ELEMENTS);
   checkpoint_close(checkpoint);
-  MUST_FAIL(checkpoint_open_path(step_path(200), &checkpoint, &error), ERROR_DATA, reason);
+  MUST_FAIL(checkpoint_open_path(step_path(200), &OLDER, &checkpoint, &error), ERROR_DATA, reason);
+}
+
+/* Without allow_older, the error names the damaged file and says what to do. */
+static void test_older_is_not_taken_unasked(void **state) {
+  (void)state;
+  Checkpoint *checkpoint;
+  const CheckpointOptions strict = {.advice = "use --some-option"};
+  flip_bit(step_file(200, "generator.safetensors"), 300, 1);
+  MUST_FAIL(checkpoint_open_path(in_folder("."), NULL, &checkpoint, &error), ERROR_DATA,
+            "step-00000200/generator.safetensors: CRC-32C is ");
+  assert_null(checkpoint);
+  MUST_FAIL(checkpoint_open_latest(in_folder("checkpoints"), &strict, &checkpoint, &error),
+            ERROR_DATA,
+            "the content has changed: the newest checkpoint is damaged; use --some-option");
+  MUST_FAIL(checkpoint_describe(in_folder("."), &strict, &(Text){0}, &error), ERROR_DATA,
+            "step-00000200/generator.safetensors: CRC-32C is ");
+  MUST_OK(checkpoint_open_path(step_path(100), &strict, &checkpoint, &error));
+  checkpoint_close(checkpoint);
+}
+
+/* The other files are validated, too, but not kept. */
+static void test_only_the_needed_file_is_kept(void **state) {
+  (void)state;
+  Checkpoint *checkpoint;
+  float kept[ELEMENTS];
+  const CheckpointOptions one = {.needed_file = "generator.safetensors"};
+  MUST_OK(checkpoint_open_path(step_path(200), &one, &checkpoint, &error));
+  const Safetensors *needed = checkpoint_file(checkpoint, "generator.safetensors");
+  const Safetensors *other = checkpoint_file(checkpoint, "optimizer.safetensors");
+  const NamedTensor *tensor = safetensors_find(needed, "parameters");
+  const NamedTensor *without = safetensors_find(other, "parameters");
+  assert_non_null(tensor->data);
+  assert_null(without->data);
+  MUST_OK(safetensors_read(other, without, kept, &error));
+  assert_memory_equal(kept, tensor->data, sizeof kept); /* both files hold the same tensors */
+  MUST_OK(safetensors_read(needed, tensor, kept, &error));
+  assert_memory_equal(kept, tensor->data, sizeof kept);
+  assert_int_equal(truncate(step_file(200, "optimizer.safetensors"), 400), 0);
+  MUST_FAIL(safetensors_read(other, without, kept, &error), ERROR_DATA, "ends too early");
+  checkpoint_close(checkpoint);
+  MUST_FAIL(checkpoint_open_path(step_path(200), &one, &checkpoint, &error), ERROR_DATA,
+            "optimizer.safetensors: has 400 bytes");
 }
 
 static void test_round_trip(void **state) {
@@ -153,15 +197,34 @@ static void test_damaged_version(void **state) {
   must_fall_back("manifest.json: its CRC-32C is ");
 }
 
-static void set_version(int64_t step, int version) {
+/* Changes an integer of the manifest, which keeps a valid checksum. */
+static void set_number(int64_t step, const char *key, json_int_t value) {
   const char *path = step_file(step, "manifest.json");
   json_t *manifest;
   MUST_OK(json_read_file(path, 1 << 20, &manifest, &error));
-  json_object_set_new(manifest, "version", json_integer(version));
+  json_object_set_new(manifest, key, json_integer(value));
   json_object_set_new(manifest, "crc32c",
                       json_integer((json_int_t)checkpoint_manifest_crc(manifest)));
   MUST_OK(json_write_file(path, manifest, &error));
   json_decref(manifest);
+}
+
+static void set_version(int64_t step, int version) {
+  set_number(step, "version", version);
+}
+
+static void test_impossible_steps_are_refused(void **state) {
+  (void)state;
+  Checkpoint *checkpoint;
+  assert_int_equal(rename(step_path(200), in_folder("checkpoints/best")), 0);
+  const int64_t steps[] = {INT64_MAX, CHECKPOINT_MAX_STEP + 1, -1};
+  for (int i = 0; i < 3; i++) {
+    assert_int_equal(rename(in_folder("checkpoints/best"), step_path(200)), 0);
+    set_number(200, "step", steps[i]);
+    assert_int_equal(rename(step_path(200), in_folder("checkpoints/best")), 0);
+    MUST_FAIL(checkpoint_open(in_folder("checkpoints/best"), &checkpoint, &error), ERROR_DATA,
+              "best/manifest.json: step: ");
+  }
 }
 
 static void test_other_versions_are_refused(void **state) {
@@ -174,24 +237,25 @@ static void test_other_versions_are_refused(void **state) {
                  step_path(200));
   set_version(200, 1);
   MUST_FAIL(checkpoint_open(step_path(200), &checkpoint, &error), ERROR_DATA, old);
-  MUST_FAIL(checkpoint_open_path(in_folder(""), &checkpoint, &error), ERROR_DATA, old);
-  MUST_FAIL(checkpoint_open_latest(in_folder("checkpoints"), &checkpoint, &error), ERROR_DATA, old);
+  MUST_FAIL(checkpoint_open_path(in_folder(""), &OLDER, &checkpoint, &error), ERROR_DATA, old);
+  MUST_FAIL(checkpoint_open_latest(in_folder("checkpoints"), &OLDER, &checkpoint, &error),
+            ERROR_DATA, old);
   assert_null(checkpoint);
   MUST_FAIL(checkpoint_writer_open(in_folder("checkpoints"), 2, NULL, &writer, &error), ERROR_DATA,
             old);
   assert_null(writer);
-  MUST_OK(checkpoint_open_up_to(in_folder("checkpoints"), 199, &checkpoint, &error));
+  MUST_OK(checkpoint_open_up_to(in_folder("checkpoints"), 199, &OLDER, &checkpoint, &error));
   assert_int_equal(checkpoint->step, 100);
   checkpoint_close(checkpoint);
   set_version(200, 3);
-  MUST_FAIL(checkpoint_open_latest(in_folder("checkpoints"), &checkpoint, &error), ERROR_DATA,
-            "step-00000200: was written by a later Celforge (checkpoint version 3)");
+  MUST_FAIL(checkpoint_open_latest(in_folder("checkpoints"), &OLDER, &checkpoint, &error),
+            ERROR_DATA, "step-00000200: was written by a later Celforge (checkpoint version 3)");
   free(old);
 }
 
 static void open_latest_into_status(void *result) {
   Checkpoint *checkpoint = NULL;
-  *(Status *)result = checkpoint_open_latest(in_folder("checkpoints"), &checkpoint, &error);
+  *(Status *)result = checkpoint_open_latest(in_folder("checkpoints"), &OLDER, &checkpoint, &error);
   assert_null(checkpoint);
 }
 
@@ -250,21 +314,21 @@ static void test_all_damaged(void **state) {
 static void test_no_checkpoint(void **state) {
   (void)state;
   Checkpoint *checkpoint = (Checkpoint *)1;
-  MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), &checkpoint,
+  MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), &OLDER, &checkpoint,
                                  &error)); /* the folder is missing */
   assert_null(checkpoint);
   MUST_OK(folder_create(in_folder("checkpoints"), &error));
-  MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), &checkpoint, &error));
+  MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), &OLDER, &checkpoint, &error));
   assert_null(checkpoint);
-  MUST_FAIL(checkpoint_open_path(in_folder("."), &checkpoint, &error), ERROR_DATA,
+  MUST_FAIL(checkpoint_open_path(in_folder("."), &OLDER, &checkpoint, &error), ERROR_DATA,
             "checkpoints: contains no checkpoint");
   MUST_OK(folder_create(in_folder("elsewhere"), &error));
-  MUST_FAIL(checkpoint_open_path(in_folder("elsewhere"), &checkpoint, &error), ERROR_DATA,
+  MUST_FAIL(checkpoint_open_path(in_folder("elsewhere"), &OLDER, &checkpoint, &error), ERROR_DATA,
             "elsewhere: is neither a checkpoint (no manifest.json) nor a run (no checkpoints/)");
-  MUST_FAIL(checkpoint_open_path(in_folder("gone"), &checkpoint, &error), ERROR_IO,
+  MUST_FAIL(checkpoint_open_path(in_folder("gone"), &OLDER, &checkpoint, &error), ERROR_IO,
             "gone: cannot open as a checkpoint or a run: No such file");
   write_bytes(in_folder("file"), "x", 1);
-  MUST_FAIL(checkpoint_open_path(in_folder("file"), &checkpoint, &error), ERROR_DATA,
+  MUST_FAIL(checkpoint_open_path(in_folder("file"), &OLDER, &checkpoint, &error), ERROR_DATA,
             "file: is a file; must be the folder of a checkpoint or a run");
 }
 
@@ -293,12 +357,12 @@ static void test_paths(void **state) {
   static const char *const names[] = {".", "checkpoints", "checkpoints/",
                                       "checkpoints/step-00000200", "checkpoints/step-00000200/"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-    MUST_OK(checkpoint_open_path(in_folder(names[i]), &checkpoint, &error));
+    MUST_OK(checkpoint_open_path(in_folder(names[i]), &OLDER, &checkpoint, &error));
     assert_int_equal(checkpoint->step, 200);
     checkpoint_close(checkpoint);
   }
   assert_int_equal(rename(step_path(100), in_folder("best")), 0); /* a copy with another name */
-  MUST_OK(checkpoint_open_path(in_folder("best"), &checkpoint, &error));
+  MUST_OK(checkpoint_open_path(in_folder("best"), &OLDER, &checkpoint, &error));
   assert_int_equal(checkpoint->step, 100);
   checkpoint_close(checkpoint);
 }
@@ -306,7 +370,7 @@ static void test_paths(void **state) {
 static void test_describe(void **state) {
   (void)state;
   Text text = {0};
-  MUST_OK(checkpoint_describe(in_folder("."), &text, &error));
+  MUST_OK(checkpoint_describe(in_folder("."), NULL, &text, &error));
   static const char *const parts[] = {"step-00000200\n",
                                       "step: 200\n",
                                       "generator.safetensors: 3 tensors, ",
@@ -319,7 +383,7 @@ static void test_describe(void **state) {
     if (!strstr(text.data, parts[i])) fail_msg("no \"%s\" in:\n%s", parts[i], text.data);
   }
   text_free(&text);
-  MUST_FAIL(checkpoint_describe(in_folder("gone"), &text, &error), ERROR_IO, "gone");
+  MUST_FAIL(checkpoint_describe(in_folder("gone"), NULL, &text, &error), ERROR_IO, "gone");
 }
 
 #define ON_TWO(test) cmocka_unit_test_setup_teardown(test, make_two, remove_folder)
@@ -327,6 +391,9 @@ static void test_describe(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       ON_TWO(test_round_trip),
+      ON_TWO(test_older_is_not_taken_unasked),
+      ON_TWO(test_only_the_needed_file_is_kept),
+      ON_TWO(test_impossible_steps_are_refused),
       ON_TWO(test_truncated),
       ON_TWO(test_bit_flipped),
       ON_TWO(test_state_flipped),

@@ -155,7 +155,7 @@ static void test_lengths(void **state) {
   write_bytes(in_folder("empty"), "", 0);
   MUST_FAIL(safetensors_open(in_folder("empty"), &file, &error), ERROR_DATA, "empty: has 0 bytes");
   MUST_FAIL(safetensors_open(in_folder("gone"), &file, &error), ERROR_IO, "No such file");
-  MUST_FAIL(safetensors_open(in_folder("."), &file, &error), ERROR_IO, "not a regular file");
+  MUST_FAIL(safetensors_open(in_folder("."), &file, &error), ERROR_IO, "is a folder, not a file");
 }
 
 #define ENTRY(dtype, shape, offsets)                                                               \

@@ -18,6 +18,8 @@
 
 enum { ELEMENTS = 1000 };
 
+static const CheckpointOptions OLDER = {.allow_older = true};
+
 static CheckpointWriter *open_writer(int keep, const char *protected) {
   CheckpointWriter *writer;
   MUST_OK(checkpoint_writer_open(in_folder("checkpoints"), keep, protected, &writer, &error));
@@ -124,13 +126,13 @@ static void test_rollback_target_is_kept(void **state) {
   for (int64_t step = 10; step <= 20; step += 10) write_step(writer, step, ELEMENTS);
   for (int64_t step = 26; step <= 29; step++) write_in_trouble(writer, step, 25);
   must_hold("00000020 00000028 00000029");
-  MUST_OK(checkpoint_open_up_to(in_folder("checkpoints"), 25, &checkpoint, &error));
+  MUST_OK(checkpoint_open_up_to(in_folder("checkpoints"), 25, &OLDER, &checkpoint, &error));
   assert_int_equal(checkpoint->step, 20);
   checkpoint_close(checkpoint);
-  MUST_OK(checkpoint_open_up_to(in_folder("checkpoints"), 28, &checkpoint, &error));
+  MUST_OK(checkpoint_open_up_to(in_folder("checkpoints"), 28, &OLDER, &checkpoint, &error));
   assert_int_equal(checkpoint->step, 28);
   checkpoint_close(checkpoint);
-  MUST_OK(checkpoint_open_up_to(in_folder("checkpoints"), 19, &checkpoint, &error));
+  MUST_OK(checkpoint_open_up_to(in_folder("checkpoints"), 19, &OLDER, &checkpoint, &error));
   assert_null(checkpoint);
   write_step(writer, 40, ELEMENTS);
   must_hold("00000029 00000040");
@@ -165,7 +167,7 @@ static void test_later_checkpoints_are_set_aside(void **state) {
                   "step 25): renamed to "));
   free(log);
   must_hold("00000010 00000020 00000025 00000030.left");
-  MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), &checkpoint, &error));
+  MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), &OLDER, &checkpoint, &error));
   assert_int_equal(checkpoint->step, 25);
   checkpoint_close(checkpoint);
   write_step(writer, 30, 2 * ELEMENTS);
@@ -356,7 +358,7 @@ static void test_kills(void **state) {
     if (!WIFSIGNALED(result)) fail_msg("the writer ended by itself: %d", WEXITSTATUS(result));
 
     Checkpoint *checkpoint;
-    MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), &checkpoint, &error));
+    MUST_OK(checkpoint_open_latest(in_folder("checkpoints"), &OLDER, &checkpoint, &error));
     assert_non_null(checkpoint);
     assert_true(checkpoint->step >= newest); /* no complete checkpoint is lost */
     if (checkpoint->step == newest) duration *= 1.1;
