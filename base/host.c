@@ -22,3 +22,10 @@ int host_processor_count(void) {
   int count = CPU_COUNT(&set);
   return count > 0 ? count : 1;
 }
+
+int host_thread_limit(void) {
+  const long per_processor = 8, least = 64, most = 1 << 20;
+  long online = sysconf(_SC_NPROCESSORS_ONLN);
+  long limit = online < most / per_processor ? online * per_processor : most;
+  return (int)(limit > least ? limit : least);
+}

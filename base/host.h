@@ -15,5 +15,9 @@ void host_name(char out[HOST_NAME_SIZE]);
 cpu_set_t host_processor_set(void);
 /* Returns the number of processors in that set, at least 1. */
 int host_processor_count(void);
+/* Returns how many threads of one kind a process may be asked to start: 8 for each processor that
+ * is online (whether or not in the set), and at least 64. More would only slow the work down, and
+ * where the system cannot start them, libgomp ends the process. */
+int host_thread_limit(void);
 
 #endif

@@ -8,8 +8,12 @@
 
 #include "base/error.h"
 
-/* Reports progress in `unit` ("clips", "frames"). `total` is -1 if unknown. */
-typedef void (*BuildProgress)(void *context, int64_t done, int64_t total, const char *unit);
+/* Reports progress in `unit` ("clips", "frames"). `total` is -1 if unknown. Returns false to stop:
+ * the run then ends with STOPPED, without temporary files. */
+typedef bool (*BuildProgress)(void *context, int64_t done, int64_t total, const char *unit);
+/* Calls `progress` unless it is NULL. All done, it no longer stops the run. */
+Status build_report(BuildProgress progress, void *context, int64_t done, int64_t total,
+                    const char *unit, Error *error);
 
 typedef struct SynthOptions {
   const char *out;

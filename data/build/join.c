@@ -173,9 +173,10 @@ done:
   return status;
 }
 
-static void report(const Join *join, int64_t clips) {
+static Status report(const Join *join, int64_t clips, Error *error) {
   const JoinOptions *o = join->options;
-  if (o->progress) o->progress(o->progress_context, clips, join->joined.info.clips, "clips");
+  return build_report(o->progress, o->progress_context, clips, join->joined.info.clips, "clips",
+                      error);
 }
 
 /* --- Linking or copying shard files ----------------------------------------------------------- */
@@ -268,7 +269,7 @@ static Status link_or_copy_shards(Join *join, Error *error) {
   for (int i = 0; i < join->joined.info.shards; i++) {
     if (!complete[i]) TRY(link_or_copy_shard(join, &folder, i, error));
     clips += join->joined.shards[i].layout.clips;
-    report(join, clips);
+    TRY(report(join, clips, error));
   }
   TRY(file_sync(folder.path, error)); /* the links, before the manifest lists them */
   TRY(manifest_write(folder.path, &join->joined, error));
@@ -322,8 +323,8 @@ static Status rewrite_part(const Join *join, Rewrite *rewrite, const char *path,
     TRY(dataset_read(part, i, source, target, error));
     TRY(dataset_clip_name(part, i, &name, error));
     TRY(dataset_writer_add(rewrite->writer, source, target, &name, error));
+    TRY(report(join, rewrite->done + 1, error));
   }
-  report(join, rewrite->done);
 done:
   dataset_close(part);
   return status;

@@ -190,9 +190,9 @@ static Status no_clips(const Pack *pack, const char *path, Error *error) {
 
 /* --- Packing ---------------------------------------------------------------------------------- */
 
-static void report(const Pack *pack) {
+static Status report(const Pack *pack, Error *error) {
   const PackOptions *o = pack->plan.options;
-  if (o->progress) o->progress(o->progress_context, pack->done, pack->total, "frames");
+  return build_report(o->progress, o->progress_context, pack->done, pack->total, "frames", error);
 }
 
 /* Reads a series. Several streams are read to their ends, also after the range, since their lengths
@@ -208,7 +208,7 @@ static Status pack_frames(Pack *pack, Series *series, int64_t *frames, Error *er
     windows_next(&pack->windows, next);
     TRY(series_read(&pack->plan, series, next, &ended, error));
     if (ended) break;
-    if (pack->done++ % PROGRESS_EVERY == 0) report(pack);
+    if (pack->done++ % PROGRESS_EVERY == 0) TRY(report(pack, error));
     if (position < o->range_begin || (o->range_end >= 0 && position >= o->range_end)) continue;
     TRY(windows_take(&pack->windows, series, position, error));
   }
@@ -235,7 +235,7 @@ static Status pack_series(Pack *pack, int index, Error *error) {
   add_tally(&pack->sum, tally);
   if (index + 1 < pack->plan.series) goto done;
   if (pack->sum.clips == 0) TRY(no_clips(pack, series_path(&series), error));
-  report(pack);
+  TRY(report(pack, error));
 done:
   text_free(&line);
   series_close(&series);

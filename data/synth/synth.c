@@ -65,7 +65,7 @@ static Status write_clips(const SynthOptions *o, int64_t already, DatasetWriter 
                              (uint8_t *)targets + bytes * (size_t)i, &name, error));
     }
     done += count;
-    if (o->progress) o->progress(o->progress_context, done, o->clips, "clips");
+    TRY(build_report(o->progress, o->progress_context, done, o->clips, "clips", error));
   }
 done:
   free(targets);

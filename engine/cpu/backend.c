@@ -167,6 +167,12 @@ Status backend_cpu_new(int threads, Backend **out, Error *error) {
   if (threads < 0)
     FAIL(error, ERROR_USAGE, "CPU backend: %d threads, expected at least 0 (0: all processors)",
          threads);
+  if (threads > host_thread_limit())
+    FAIL(error, ERROR_USAGE,
+         "%d compute threads (train.threads or --threads); at most %d are allowed on this host, "
+         "which offers %d processor%s",
+         threads, host_thread_limit(), host_processor_count(),
+         host_processor_count() == 1 ? "" : "s");
   made->threads = threads > 0 ? threads : default_threads();
   made->base = (Backend){
       .name = "cpu",

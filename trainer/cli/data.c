@@ -7,6 +7,7 @@
 #include "base/bulk_memory.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "base/signals.h"
 #include "data/build/build.h"
 #include "data/build/looks.h"
 #include "data/dataset/dataset.h"
@@ -15,10 +16,12 @@
 
 /* --- Shared by synth, pack and join ----------------------------------------------------------- */
 
-static void show_progress(void *context, int64_t done, int64_t total, const char *what) {
+/* Returns false once a signal has asked the process to stop. */
+static bool show_progress(void *context, int64_t done, int64_t total, const char *what) {
   Progress **progress = context;
   if (!*progress) *progress = progress_new(what, done, total);
   progress_update(*progress, done);
+  return !signals_stop_requested();
 }
 
 static Status report(const char *folder, Error *error) {
@@ -107,8 +110,11 @@ static Status synth_video(const Synth *synth, Error *error) {
   TRY(video_writer_open(synth->out, &options, &writer, error));
   synth_clip((uint64_t)synth->seed, synth->first_clip, (int)synth->frames, width, height, source,
              target);
-  for (int64_t t = 0; t < synth->frames; t++)
+  for (int64_t t = 0; t < synth->frames; t++) {
+    if (signals_stop_requested())
+      FAIL(error, STOPPED, "synth: stopped by a signal; no output is left");
     TRY(video_write(writer, source + (size_t)t * frame, NULL, error));
+  }
   VideoWriter *finished = writer;
   writer = NULL;
   TRY(video_writer_finish(finished, error));
@@ -121,6 +127,7 @@ done:
 
 static Status run_synth(const void *values, const Invocation *invocation, Error *error) {
   const Synth *synth = values;
+  signals_install();
   if (is_video_name(synth->out)) return synth_video(synth, error);
   Progress *progress = NULL;
   SynthOptions options = {.out = synth->out,
@@ -228,6 +235,7 @@ static Status run_pack(const void *values, const Invocation *invocation, Error *
                          .command = invocation->line,
                          .progress = show_progress,
                          .progress_context = &progress};
+  signals_install();
   if (pack->range)
     TRY(pack_parse_range(pack->range, &options.range_begin, &options.range_end, error));
   if (pack->detect) TRY(pack_parse_detect(pack->detect, &options.detect, error));
@@ -280,6 +288,7 @@ static Status run_join(const void *values, const Invocation *invocation, Error *
                          .clips_per_shard = join->clips_per_shard,
                          .progress = show_progress,
                          .progress_context = &progress};
+  signals_install();
   Status status = join_run(&options, error);
   progress_end(progress);
   return status == OK ? report(join->out, error) : status;
