@@ -5,7 +5,8 @@
 #   make test         installs packages, builds and runs all tests
 #   make bench        trains beside PyTorch and prints the tables of the README
 #   make test-gpu     tests that need a GPU; make bundle: a folder that runs them on another node
-#   make faults       200 faults injected into training runs, each restarted until it finishes
+#   make faults       200 faults injected into training runs, and failing system calls in all commands
+#   make fuzz         fuzzes every parser of files from outside, ten minutes each
 #   make help         the rest
 #
 # Settings: CC, BUILD (folder), ARCH (-march), WITH_FFMPEG=0, SANITIZE=address,undefined | thread,
@@ -226,29 +227,39 @@ $(BUILD)/tests/gpu/%: $(BUILD)/obj/tests/gpu/%.o $(GPU_SUPPORT) $(ALL_LIBS)
 	@mkdir -p $(@D)
 	@$(CC) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(ALL_SYS)
 
-# --- Fuzz targets: tests/fuzz/fuzz_ROOM_NAME.c, libFuzzer (clang) -----------------------------------
-FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
-FUZZ     := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
-.PHONY: fuzz-targets
-fuzz-targets: $(FUZZ)
-$(BUILD)/fuzz/%: tests/fuzz/%.c FORCE
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz-obj CC=clang SANITIZE=fuzzer-no-link,address,undefined \
-	  $(patsubst %,$(BUILD)/fuzz-obj/lib%.a,$(fuzz_room) base) >/dev/null
-	@mkdir -p $(@D)
-	@echo "  fuzz    $@"
-	@clang -std=c17 -g -O1 -I. -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -o $@ $< \
-	  $(CFLAGS_base) $(CFLAGS_$(fuzz_room)) $(patsubst %,$(BUILD)/fuzz-obj/lib%.a,$(fuzz_room) base) \
-	  $(call SYS,$(fuzz_room)) -pthread
-fuzz_room = $(word 2,$(subst _, ,$*))
+# --- Fuzz targets: tests/fuzz/ROOM/fuzz_NAME.c becomes $(BUILD)/fuzz/NAME, libFuzzer (clang); it links that room, what it may
+# use, and tests/fuzz/support. Two functions of base/files.h are wrapped, so that text parsers read their input from memory. ---
+FUZZ_FLAGS   := CC=clang SANITIZE=fuzzer-no-link,address,undefined OPT='-O2 -fno-omit-frame-pointer' WITH_CUDA=0
+FUZZ_SUPPORT := $(patsubst %.c,$(BUILD)/obj/%.o,$(sort $(wildcard tests/fuzz/support/*.c)))
+FUZZ_LINK    := -fsanitize=fuzzer -Wl,--wrap=file_read,--wrap=path_exists
+define FUZZ
+FUZZ_$(1) := $$(patsubst tests/fuzz/$(1)/fuzz_%.c,$$(BUILD)/fuzz/%,$$(sort $$(wildcard tests/fuzz/$(1)/fuzz_*.c)))
+$$(BUILD)/obj/tests/fuzz/$(1)/fuzz_%.o: ROOM_CFLAGS = $$(CFLAGS_$(1))
+$$(FUZZ_$(1)): $$(BUILD)/fuzz/%: $$(BUILD)/obj/tests/fuzz/$(1)/fuzz_%.o $$(FUZZ_SUPPORT) $$(call LIBS,$(1))
+	@mkdir -p $$(@D)
+	@$$(CC) $$(LDFLAGS_ALL) $$(FUZZ_LINK) -o $$@ -Wl,--start-group $$^ -Wl,--end-group $$(call SYS,$(1)) -lz
+endef
+$(foreach room,$(ROOMS),$(eval $(call FUZZ,$(room))))
+$(FUZZ_SUPPORT): ROOM_CFLAGS = $(CFLAGS_data) -fno-sanitize=fuzzer-no-link -Wno-missing-prototypes
+# The plan cache is compiled without CUDA, against the names that the emulator declares; the target replaces cuDNN.
+PLAN_CACHE := $(patsubst %,$(BUILD)/obj/%.o,engine/cuda/autotune/plan_cache engine/cuda/convolution/conv_variant)
+ifeq ($(WITH_CUDA),0)
+$(PLAN_CACHE) $(BUILD)/obj/tests/fuzz/engine/fuzz_plan_cache.o: ROOM_CFLAGS = $(CFLAGS_engine) $(cuda_CFLAGS_emulated)
+$(BUILD)/fuzz/plan_cache: $(PLAN_CACHE)
+endif
+.PHONY: fuzz-binaries fuzz-targets
+fuzz-binaries: $(foreach room,$(ROOMS),$(FUZZ_$(room)))
+fuzz-targets:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz $(FUZZ_FLAGS) fuzz-binaries
 
 # --- Commands -------------------------------------------------------------------------------------
-.PHONY: help found deps deps-build demo test test-gpu bench faults bundle install format lint clean unit gpu-tests
+.PHONY: help found deps deps-build demo test test-gpu bench faults fuzz bundle install format lint clean unit gpu-tests
 
 help:
-	@sed -n '3,12p' Makefile | cut -c3-
+	@sed -n '3,13p' Makefile | cut -c3-
 	@echo "  make unit | unit-ROOM   builds the unit tests (of one room)"
 	@echo "  make format | lint      clang-format in place; clang-format and clang-tidy checks"
-	@echo "  make fuzz-targets       builds the fuzz targets into $(BUILD)/fuzz"
+	@echo "  make fuzz-targets       builds the fuzz targets into $(BUILD)/fuzz, for tests/fuzz/run"
 	@echo "  make install            PREFIX=$(PREFIX)"
 
 CUDA_FOUND_1 = toolkit $$($(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p'), for sm_$(subst $(space),$(comma) sm_,$(CUDA_ARCHS))
@@ -300,10 +311,16 @@ test-gpu: deps
 bundle: deps
 	@BUILD=$(BUILD) tests/gpu/bundle
 
-# Training runs with faults injected at random moments, restarted until they finish.
+# Training runs with faults injected at random moments, restarted until they finish; then all commands with failing system calls.
 faults: deps
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) tests/faults/campaign
+	@BUILD=$(BUILD) tests/faults/syscalls/campaign
+
+# Every parser of files from outside, ten minutes each.
+fuzz: deps
+	@$(MAKE) --no-print-directory all fuzz-targets
+	@BUILD=$(BUILD) tests/fuzz/run --seconds 600
 
 install: all
 	install -D -m 755 $(BUILD)/celforge $(DESTDIR)$(PREFIX)/bin/celforge

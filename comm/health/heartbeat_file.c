@@ -38,14 +38,14 @@ static char *record_to_json(const HeartbeatRecord *record) {
 static Status write_and_rename(const char *temporary, const char *final, const char *text,
                                Error *error) {
   Status status = OK;
-  int descriptor = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  int descriptor = file_open(temporary, O_WRONLY | O_CREAT | O_TRUNC);
   if (descriptor < 0) return error_errno(error, errno, "%s", temporary);
   TRY(file_write(descriptor, temporary, text, strlen(text), error));
   TRY(file_write(descriptor, temporary, "\n", 1, error));
-  if (rename(temporary, final) != 0) status = error_errno(error, errno, "%s", final);
+  if (file_rename(temporary, final, 0) != 0) status = error_errno(error, errno, "%s", final);
 done:
-  close(descriptor);
-  if (status != OK) unlink(temporary);
+  file_close(&descriptor);
+  if (status != OK) file_unlink(temporary);
   return status;
 }
 
@@ -75,6 +75,17 @@ static Status parse_phase(const json_t *value, const char *path, Phase *phase, E
   return error_set(error, ERROR_DATA, "%s: phase: \"%s\" is unknown", path, name);
 }
 
+/* Reads seconds that fit a time_t, and whose differences fit a report. */
+static Status parse_seconds(const json_t *value, const char *path, const char *key, double *out,
+                            Error *error) {
+  const double largest = 1e11; /* the year 5138 */
+  Status status = json_get_double(value, path, key, out, error);
+  if (status == OK && !(*out >= 0 && *out <= largest))
+    return error_set(error, ERROR_DATA, "%s: %s: is %g; must be 0 to %g s", path, key, *out,
+                     largest);
+  return status;
+}
+
 static Status parse(const json_t *value, const char *path, HeartbeatRecord *record, Error *error) {
   Status status = OK;
   const char *run, *host;
@@ -87,9 +98,9 @@ static Status parse(const json_t *value, const char *path, HeartbeatRecord *reco
   TRY(json_get_int(value, path, "step", INT64_MIN, INT64_MAX, &record->step, error));
   TRY(json_get_int(value, path, "operations_started", 0, INT64_MAX, &record->operations_started,
                    error));
-  TRY(json_get_double(value, path, "started", &record->started, error));
-  TRY(json_get_double(value, path, "time", &record->time, error));
-  TRY(json_get_double(value, path, "since", &record->since, error));
+  TRY(parse_seconds(value, path, "started", &record->started, error));
+  TRY(parse_seconds(value, path, "time", &record->time, error));
+  TRY(parse_seconds(value, path, "since", &record->since, error));
   TRY(parse_phase(value, path, &record->phase, error));
   snprintf(record->run, sizeof record->run, "%s", run);
   snprintf(record->host, sizeof record->host, "%s", host);
