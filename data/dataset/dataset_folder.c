@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/files.h"
@@ -79,14 +80,60 @@ done:
   return status;
 }
 
-/* File systems that cannot lock folders are used without a lock. */
-static Status lock_folder(DatasetFolder *folder, Error *error) {
-  folder->lock = open(folder->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+static void unlock_folder(DatasetFolder *folder) {
+  if (folder->lock >= 0) close(folder->lock);
+  folder->lock = -1;
+  folder->locked = false;
+}
+
+/* Locks the folder. *removed is true if another process removed it before it was locked: then there
+ * is none, or another one, at its path. File systems that cannot lock folders are used without a
+ * lock. */
+static Status lock_folder(DatasetFolder *folder, bool *removed, Error *error) {
+  struct stat locked, found;
+  int result;
+  *removed = false;
+  do folder->lock = open(folder->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  while (folder->lock < 0 && errno == EINTR);
+  if (folder->lock < 0 && errno == ENOENT) *removed = true;
+  if (*removed) return OK;
   if (folder->lock < 0) return error_errno(error, errno, "%s: cannot open", folder->path);
-  if (flock(folder->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+  do result = flock(folder->lock, LOCK_EX | LOCK_NB);
+  while (result != 0 && errno == EINTR);
+  if (result != 0 && errno == EWOULDBLOCK)
     return error_set(error, ERROR_USAGE, "%s: another process is writing to this folder",
                      folder->path);
+  folder->locked = result == 0;
+  bool there = stat(folder->path, &found) == 0;
+  if ((!there && errno != ENOENT) || fstat(folder->lock, &locked) != 0)
+    return error_errno(error, errno, "%s: cannot look up", folder->path);
+  *removed = !there || found.st_dev != locked.st_dev || found.st_ino != locked.st_ino;
   return OK;
+}
+
+/* Creates the folder if necessary and locks it. Another process may create or remove it meanwhile:
+ * one whose run fails removes the folder that it created. */
+static Status create_and_lock(DatasetFolder *folder, Error *error) {
+  enum { TRIES = 50 };
+  Status status = OK;
+  for (int i = 0; i < TRIES; i++) {
+    bool existed, exists, removed;
+    TRY(path_exists(folder->path, &existed, error));
+    status = folder_create(folder->path, error);
+    if (status != OK) {
+      Error other;
+      if (i + 1 == TRIES || path_exists(folder->path, &exists, &other) != OK || exists) goto done;
+      continue;
+    }
+    TRY(lock_folder(folder, &removed, error));
+    folder->created = !existed;
+    if (!removed) goto done;
+    unlock_folder(folder);
+  }
+  FAIL(error, ERROR_USAGE, "%s: other processes create and remove this folder all the time",
+       folder->path);
+done:
+  return status;
 }
 
 Status dataset_folder_open(const char *path, DatasetFolder *out, int64_t **shards, size_t *count,
@@ -95,11 +142,7 @@ Status dataset_folder_open(const char *path, DatasetFolder *out, int64_t **shard
   *out = (DatasetFolder){.path = mem_string(path), .lock = -1};
   *shards = NULL;
   *count = 0;
-  bool existed;
-  TRY(path_exists(path, &existed, error));
-  TRY(folder_create(path, error));
-  out->created = !existed;
-  TRY(lock_folder(out, error));
+  TRY(create_and_lock(out, error));
   TRY(list_shards(path, shards, count, error));
 done:
   if (status != OK) {
@@ -111,8 +154,8 @@ done:
 
 void dataset_folder_close(DatasetFolder *folder) {
   if (!folder->path) return;
-  if (folder->created) rmdir(folder->path); /* fails if it is not empty, as intended */
-  if (folder->lock >= 0) close(folder->lock);
+  if (folder->created && folder->locked) rmdir(folder->path); /* unless it is not empty */
+  unlock_folder(folder);
   free(folder->path);
   *folder = (DatasetFolder){.lock = -1};
 }

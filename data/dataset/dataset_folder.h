@@ -7,7 +7,8 @@
 typedef struct DatasetFolder {
   char *path;   /* owned */
   bool created; /* by dataset_folder_open */
-  int lock;     /* descriptor of the folder, locked against a second writer */
+  bool locked;  /* against a second writer; false if the file system has no locks */
+  int lock;     /* descriptor of the folder */
 } DatasetFolder;
 
 /* Creates the folder if necessary, locks it and removes temporary files. *shards receives the
@@ -16,7 +17,8 @@ typedef struct DatasetFolder {
  * dataset_folder_close also after a failure. */
 Status dataset_folder_open(const char *path, DatasetFolder *out, int64_t **shards, size_t *count,
                            Error *error);
-/* Unlocks the folder; removes it if dataset_folder_open created it and it is empty. */
+/* Unlocks the folder; before that, removes it if dataset_folder_open created it, holds its lock,
+ * and it is empty. */
 void dataset_folder_close(DatasetFolder *folder);
 
 /* Returns the path of shard `shard`; the caller frees. */
