@@ -1,6 +1,5 @@
 #include "data/video/image.h"
 
-#include <errno.h>
 #include <math.h>
 #include <png.h>
 #include <setjmp.h>
@@ -12,7 +11,8 @@
 #include "base/files.h"
 #include "base/memory.h"
 
-enum { MAX_SIDE = 32768 };
+enum { MAX_SIDE = 32768, MAX_FILE_PIXELS = 1 << 28 };
+static const size_t max_file_bytes = (size_t)1 << 31;
 
 Status image_new(int width, int height, Image *out, Error *error) {
   void *pixels = NULL;
@@ -38,8 +38,9 @@ void image_free(Image *image) {
 typedef struct Png {
   png_structp png;
   png_infop info;
-  FILE *file;
   png_bytep *rows;
+  const char *bytes;  /* when reading: the file */
+  size_t size, used;  /* of it */
   AtomicFile *target; /* when writing */
   Error write_error;
   char reason[200];
@@ -56,6 +57,13 @@ static void ignore_warning(png_structp png, png_const_charp message) {
   (void)message;
 }
 
+static void read_bytes(png_structp png, png_bytep out, size_t size) {
+  Png *state = png_get_io_ptr(png);
+  if (size > state->size - state->used) png_error(png, "the file is truncated");
+  memcpy(out, state->bytes + state->used, size);
+  state->used += size;
+}
+
 /* Converts every kind of PNG to 8-bit RGB. */
 static void set_conversions(png_structp png, png_infop info) {
   int type = png_get_color_type(png, info);
@@ -70,8 +78,13 @@ static void set_conversions(png_structp png, png_infop info) {
 static bool read_header(Png *state) {
   if (setjmp(png_jmpbuf(state->png))) return false;
   png_set_user_limits(state->png, MAX_SIDE, MAX_SIDE);
-  png_init_io(state->png, state->file);
+  png_set_read_fn(state->png, state, read_bytes);
   png_read_info(state->png, state->info);
+  return true;
+}
+
+static bool start_rows(Png *state) {
+  if (setjmp(png_jmpbuf(state->png))) return false;
   set_conversions(state->png, state->info);
   return true;
 }
@@ -90,32 +103,57 @@ static png_bytep *row_pointers(const Image *image) {
   return rows;
 }
 
-Status image_read_png(const char *path, Image *out, Error *error) {
+/* Fails if the file is too short for the size it claims, before memory is allocated for that:
+ * deflate shrinks at most by a factor of 1032 (zlib's "Technical Details"). */
+static Status check_claim(const char *path, const Png *state, Error *error) {
+  enum { DEFLATE_MAX_RATIO = 1032 };
+  uint64_t width = png_get_image_width(state->png, state->info);
+  uint64_t height = png_get_image_height(state->png, state->info);
+  uint64_t bits = (uint64_t)png_get_bit_depth(state->png, state->info) *
+                  png_get_channels(state->png, state->info);
+  if (width * height > MAX_FILE_PIXELS)
+    return error_set(error, ERROR_DATA, "%s: %llux%llu pixels; at most %d are read", path,
+                     (unsigned long long)width, (unsigned long long)height, MAX_FILE_PIXELS);
+  if (width * height * bits / 8 > state->size * DEFLATE_MAX_RATIO)
+    return error_set(error, ERROR_DATA,
+                     "%s: damaged PNG: %llux%llu pixels of %llu bits do not fit into a file of %zu "
+                     "bytes",
+                     path, (unsigned long long)width, (unsigned long long)height,
+                     (unsigned long long)bits, state->size);
+  return OK;
+}
+
+/* Decodes state->bytes. */
+static Status decode_png(const char *path, Png *state, Image *out, Error *error) {
   Status status = OK;
-  Png state = {0};
-  unsigned char signature[8];
-  *out = (Image){0};
-  state.file = fopen(path, "rbe");
-  if (!state.file) return error_errno(error, errno, "%s: cannot open", path);
-  bool is_folder;
-  TRY(path_is_folder(path, &is_folder, error));
-  if (is_folder) FAIL(error, ERROR_IO, "%s: is a folder, expected a PNG file", path);
-  if (fread(signature, 1, 8, state.file) != 8 || png_sig_cmp(signature, 0, 8) != 0)
+  enum { SIGNATURE = 8 };
+  if (state->size < SIGNATURE || png_sig_cmp((png_const_bytep)state->bytes, 0, SIGNATURE) != 0)
     FAIL(error, ERROR_DATA, "%s: not a PNG file: wrong signature", path);
-  rewind(state.file);
-  state.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &state, keep_reason, ignore_warning);
-  if (state.png) state.info = png_create_info_struct(state.png);
-  if (!state.info) FAIL(error, ERROR_INTERNAL, "%s: cannot initialise libpng", path);
-  if (!read_header(&state)) FAIL(error, ERROR_DATA, "%s: damaged PNG: %s", path, state.reason);
-  TRY(image_new((int)png_get_image_width(state.png, state.info),
-                (int)png_get_image_height(state.png, state.info), out, error));
-  state.rows = row_pointers(out);
-  if (!read_rows(&state)) FAIL(error, ERROR_DATA, "%s: damaged PNG: %s", path, state.reason);
+  state->png = png_create_read_struct(PNG_LIBPNG_VER_STRING, state, keep_reason, ignore_warning);
+  if (state->png) state->info = png_create_info_struct(state->png);
+  if (!state->info) FAIL(error, ERROR_INTERNAL, "%s: cannot initialise libpng", path);
+  if (!read_header(state)) FAIL(error, ERROR_DATA, "%s: damaged PNG: %s", path, state->reason);
+  TRY(check_claim(path, state, error));
+  if (!start_rows(state)) FAIL(error, ERROR_DATA, "%s: damaged PNG: %s", path, state->reason);
+  TRY(image_new((int)png_get_image_width(state->png, state->info),
+                (int)png_get_image_height(state->png, state->info), out, error));
+  state->rows = row_pointers(out);
+  if (!read_rows(state)) FAIL(error, ERROR_DATA, "%s: damaged PNG: %s", path, state->reason);
 done:
-  if (state.png) png_destroy_read_struct(&state.png, &state.info, NULL);
-  free(state.rows);
-  fclose(state.file);
+  if (state->png) png_destroy_read_struct(&state->png, &state->info, NULL);
+  free(state->rows);
+  return status;
+}
+
+Status image_read_png(const char *path, Image *out, Error *error) {
+  Png state = {0};
+  char *bytes = NULL;
+  *out = (Image){0};
+  Status status = file_read(path, max_file_bytes, &bytes, &state.size, error);
+  state.bytes = bytes;
+  if (status == OK) status = decode_png(path, &state, out, error);
   if (status != OK) image_free(out);
+  free(bytes);
   return status;
 }
 

@@ -15,8 +15,8 @@ typedef struct Image {
 Status image_new(int width, int height, Image *out, Error *error);
 void image_free(Image *image);
 /* Reads a PNG file of any kind: palette, grey and 16 bits are converted, alpha is dropped. ERROR_IO
- * if it cannot be opened, ERROR_DATA if it is damaged or no PNG. The caller frees with image_free.
- */
+ * if the file cannot be opened or read, or is no regular file; ERROR_DATA if it is damaged, no PNG,
+ * or has more than 2^28 pixels. The caller frees with image_free. */
 Status image_read_png(const char *path, Image *out, Error *error);
 /* Writes a PNG file atomically. */
 Status image_write_png(const char *path, const Image *image, Error *error);

@@ -8,9 +8,14 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zlib.h>
 
 #include "base/files.h"
 #include "data/video/image.h"
+#include "data/video/video.h"
 #include "tests/unit/data/support_media.h"
 
 static Error error;
@@ -87,6 +92,79 @@ static void bad_files_are_rejected(void **state) {
   image_free(&image);
 }
 
+/* Writes a PNG whose header claims a size, in front of the pixels of a small one. */
+static void write_claim(const char *path, uint32_t width, uint32_t height) {
+  char *bytes = NULL;
+  size_t size;
+  enum { HEADER = 12, WIDTH = 16, CHECKSUM = 29 };
+  media_make(media_path("a.png"), 1, 40, 40, 25);
+  assert_done(file_read(media_path("a.png"), 1 << 20, &bytes, &size, &error), &error);
+  for (int i = 0; i < 4; i++) {
+    bytes[WIDTH + i] = (char)(width >> (24 - 8 * i));
+    bytes[WIDTH + 4 + i] = (char)(height >> (24 - 8 * i));
+  }
+  uint32_t sum = (uint32_t)crc32(0, (const Bytef *)bytes + HEADER, CHECKSUM - HEADER);
+  for (int i = 0; i < 4; i++) bytes[CHECKSUM + i] = (char)(sum >> (24 - 8 * i));
+  assert_done(atomic_file_replace(path, bytes, size, &error), &error);
+  free(bytes);
+}
+
+/* Memory for the claimed pixels would be more than this process may have. */
+static void claims_are_checked_before_memory_is_allocated(void **state) {
+  (void)state;
+  static const struct {
+    uint32_t width, height;
+    const char *says;
+  } claims[] = {{32768, 32768, "32768x32768 pixels; at most"},
+                {16384, 16384, "do not fit into a file of"},
+                {32768, 4096, "do not fit into a file of"},
+                {40000, 8, "damaged PNG"},
+                {0, 8, "damaged PNG"}};
+  struct rlimit before, small;
+  Image image;
+  getrlimit(RLIMIT_AS, &before);
+  small = before;
+  small.rlim_cur = (rlim_t)1 << 28;
+  for (size_t i = 0; i < sizeof claims / sizeof *claims; i++) {
+    write_claim(media_path("claim.png"), claims[i].width, claims[i].height);
+#ifndef __SANITIZE_ADDRESS__
+    setrlimit(RLIMIT_AS, &small);
+#endif
+    Status status = image_read_png(media_path("claim.png"), &image, &error);
+    setrlimit(RLIMIT_AS, &before);
+    assert_int_equal(status, ERROR_DATA);
+    assert_mentions(&error, "claim.png");
+    assert_mentions(&error, claims[i].says);
+  }
+}
+
+/* A pipe without a writer would block for ever. */
+static void only_regular_files_are_read(void **state) {
+  (void)state;
+  Image image;
+  VideoReader *reader = NULL;
+  const char *pipe_path = media_path("frames/2.png");
+  assert_int_equal(mkdir(media_path("frames"), 0777), 0);
+  assert_done(image_new(8, 8, &image, &error), &error);
+  memset(image.pixels, 0, 8 * 8 * 3);
+  assert_done(image_write_png(media_path("frames/1.png"), &image, &error), &error);
+  uint8_t pixels[8 * 8 * 3];
+  bool end = false;
+  image_free(&image);
+  assert_int_equal(mkfifo(pipe_path, 0666), 0);
+  alarm(20);
+  assert_int_equal(image_read_png(pipe_path, &image, &error), ERROR_IO);
+  assert_mentions(&error, "frames/2.png");
+  assert_int_equal(image_read_png("/dev/zero", &image, &error), ERROR_IO);
+  assert_int_equal(image_read_png(media_path("frames"), &image, &error), ERROR_IO);
+  assert_mentions(&error, "folder");
+  assert_done(video_open(media_path("frames"), NULL, &reader, &error), &error);
+  assert_done(video_read(reader, pixels, &end, &error), &error);
+  assert_int_equal(video_read(reader, pixels, &end, &error), ERROR_IO);
+  video_close(reader);
+  alarm(0);
+}
+
 /* The definition: weights by a triangle as wide as the coarser of the two grids. */
 static double reference(const Image *from, int to_width, int to_height, int x, int y, int c) {
   double rx = (double)from->width / to_width, ry = (double)from->height / to_height;
@@ -128,8 +206,11 @@ static void resizing_matches_the_definition(void **state) {
 #define TEST(function) cmocka_unit_test_setup_teardown(function, media_setup, media_teardown)
 
 int main(void) {
-  const struct CMUnitTest tests[] = {TEST(png_round_trip), TEST(all_kinds_of_png_become_rgb),
+  const struct CMUnitTest tests[] = {TEST(png_round_trip),
+                                     TEST(all_kinds_of_png_become_rgb),
                                      TEST(bad_files_are_rejected),
+                                     TEST(claims_are_checked_before_memory_is_allocated),
+                                     TEST(only_regular_files_are_read),
                                      TEST(resizing_matches_the_definition)};
   return cmocka_run_group_tests_name("image", tests, NULL, NULL);
 }
