@@ -3,6 +3,7 @@ import os
 import random
 import re
 
+import support_tools
 import support_world as world_of
 from support_faults import SHORT, draw
 
@@ -10,34 +11,34 @@ USAGE, IO = 64, 74
 
 
 class Life:
-    """`number` and the seed of the campaign determine all of it."""
+    """Its faults are given, or drawn: the seed of the campaign and `number` determine them."""
 
-    def __init__(self, world, tool, seed, number):
+    def __init__(self, world, tool, seed, number, faults=None):
         self.world, self.tool, self.number = world, tool, number
         self.reference = world.reference(tool)
-        self.moments = random.Random(f"{seed}-{number}")
+        moments = random.Random(f"{seed}-{number}")
+        self.faults = faults or [draw(moments, self.reference.calls) for _ in range(moments.choice((1, 1, 1, 2)))]
         self.injections, self.wrong = [], []
 
     def run(self):
         """Returns the record of this life."""
         world_of.copy_into(self.reference.template, self.world.life)
         finished = False
-        for attempt in range(self.moments.choice((1, 1, 1, 2))):
-            finished = self.faulted_start(attempt)
+        for attempt, fault in enumerate(self.faults):
+            finished = self.faulted_start(attempt, fault)
             if finished or self.wrong:
                 break
         if not self.wrong:
             self.last_start(finished)
         return {"life": self.number, "tool": self.tool.name, "injections": self.injections, "wrong": self.wrong}
 
-    def faulted_start(self, attempt):
+    def faulted_start(self, attempt, fault):
         """Starts the command with a fault. Returns whether the output is finished."""
-        fault = draw(self.moments, self.reference.calls)
         log = f"{self.world.folder}/injected"
         if os.path.exists(log):
             os.unlink(log)
         self.checkpoints = world_of.checkpoints(self.world.life)
-        start = self.start(fault.environment(self.world.shim, self.world.life, log))
+        start = self.world.start(self.tool, fault.environment(self.world.shim, self.world.life, log))
         hits = world_of.read(log).decode().splitlines() if os.path.exists(log) else []
         self.injections.append({**vars(fault), "hits": len(hits), "code": start.code, "seconds": round(start.seconds, 2),
                                 "message": (start.warnings() or [""])[-1]})
@@ -50,9 +51,6 @@ class Life:
     def is_complete(self, start):
         """Whether the command refuses to write an output again that an earlier start has finished."""
         return start.code == USAGE and any(words in start.log for words in self.tool.complete)
-
-    def start(self, environment):
-        return world_of.Start(self.tool.command(self.world.life), environment, f"{self.world.folder}/log")
 
     def report(self, problem, start=None):
         self.wrong.append(problem + (f"\n{start.log}{start.output}" if start else ""))
@@ -87,14 +85,14 @@ class Life:
     def check_success(self, start, fault, attempt):
         """Everything that no warning names is the same as without the fault."""
         warnings = "\n".join(start.warnings())
-        changed = self.differences()
+        changed = self.differences(with_old=True)
         if attempt == 0 and world_of.event_bytes(self.world.life) != self.reference.event_bytes:
             changed.append("run/tensorboard")
         unnamed = [path for path in changed if not any(part in warnings for part in path.rstrip("/").split("/")[1:] or [path])]
         if unnamed:
             self.report(f"exit code {start.code}, but other files than without a fault, and no warning: {', '.join(unnamed)}", start)
         elif attempt == 0 and start.messages() != self.reference.messages:
-            text = os.strerror(fault.number())
+            text = "no locks" if fault.error == "ENOLCK" else os.strerror(fault.number())
             if fault.error == SHORT or text not in warnings:
                 self.report(f"exit code {start.code} and other messages, and no warning says \"{text}\"", start)
 
@@ -107,11 +105,12 @@ class Life:
 
     # --- Files
 
-    def differences(self):
-        """The paths that differ from those of an undisturbed run."""
+    def differences(self, with_old=False):
+        """The paths that differ from those of an undisturbed run. Checkpoints older than those that a run keeps can be there or
+        not: one that was resumed from is kept longer, one that could not be removed is removed after the next checkpoint."""
         now, expected = world_of.snapshot(self.world.life), self.reference.files
-        changed = sorted(path for path in now.keys() | expected.keys() if now.get(path) != expected.get(path)
-                         and not (path not in now and is_old_checkpoint(path, expected)))
+        changed = [path for path in sorted(now.keys() | expected.keys()) if now.get(path) != expected.get(path)]
+        changed = [path for path in changed if not is_old_checkpoint(path, expected) or with_old and path in now]
         if world_of.records(self.world.life) != self.reference.records:
             changed.append("run/metrics.jsonl")
         return changed
@@ -136,7 +135,7 @@ class Life:
         """Without a fault the command succeeds, and leaves the files of an undisturbed run."""
         if not finished or self.differences() or self.left_over():
             self.checkpoints = world_of.checkpoints(self.world.life)
-            start = self.start({})
+            start = self.world.start(self.tool, {})
             if start.code != self.reference.code and not self.is_complete(start):
                 self.report(f"without a fault: exit code {start.code}", start)
             self.check_resumed(start)
@@ -151,6 +150,8 @@ class Life:
 
 
 def is_old_checkpoint(path, expected):
-    """Whether the file belongs to a checkpoint older than the newest two: a run keeps it if it has resumed from it."""
-    steps = sorted({other.split("/")[2] for other in expected if re.match(r"run/checkpoints/step-\d+/", other)})
-    return re.match(r"run/checkpoints/step-\d+/", path) is not None and path.split("/")[2] not in steps[-2:]
+    """Whether the file belongs to a checkpoint older than the newest two of an undisturbed run."""
+    pattern = r"run/checkpoints/(step-\d+)/"
+    steps = sorted({found[1] for found in (re.match(pattern, other) for other in expected) if found})
+    found = re.match(pattern, path)
+    return found is not None and found[1] not in steps[-support_tools.TRAIN["checkpoint.keep"]:]

@@ -9,8 +9,8 @@ import support_world
 from support_world import runs
 
 TRAIN = {"train.steps": 4, "train.threads": 1, "checkpoint.every": 2, "checkpoint.keep": 2, "samples.every": 2,
-         "samples.clips": 2, "comm.reduce": "reproducible", "comm.timeout": 20, "comm.start_timeout": 20,
-         "comm.checkpoint_timeout": 20, "comm.evaluation_timeout": 20}
+         "samples.clips": 2, "comm.reduce": "reproducible", "comm.timeout": 40, "comm.start_timeout": 40,
+         "comm.checkpoint_timeout": 40, "comm.evaluation_timeout": 40}
 
 
 class Tool:

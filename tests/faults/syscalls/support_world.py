@@ -41,7 +41,7 @@ def build_shim(folder):
 class Start:
     """One run of a command. hung: whether it had to be killed."""
 
-    def __init__(self, command, environment, log, seconds=SECONDS):
+    def __init__(self, command, environment, log, seconds):
         begin = time.monotonic()
         self.hung = False
         with open(log, "wb") as errors, open(f"{log}.out", "wb") as output:
@@ -144,8 +144,7 @@ class Reference:
         for rank in range(tool.ranks):
             copy_into(self.template, world.life)
             trace = f"{world.folder}/trace"
-            start = Start(tool.command(world.life), {"LD_PRELOAD": world.shim, "SHIM_FOLDER": world.life, "SHIM_TRACE": trace,
-                                                     "SHIM_RANK": str(rank)}, f"{world.folder}/log")
+            start = world.start(tool, {"LD_PRELOAD": world.shim, "SHIM_FOLDER": world.life, "SHIM_TRACE": trace, "SHIM_RANK": str(rank)})
             result = (start.code, snapshot(world.life), records(world.life), event_bytes(world.life), kinds(world.life),
                       start.messages())
             self.calls.append(count_calls(trace))
@@ -173,8 +172,8 @@ def count_calls(trace):
 class World:
     """The folder of a campaign. All lives have the same paths, so that files that hold paths are equal."""
 
-    def __init__(self, folder):
-        self.folder = os.path.realpath(folder)
+    def __init__(self, folder, slack):
+        self.folder, self.seconds = os.path.realpath(folder), SECONDS * slack
         self.life = os.path.join(self.folder, "life")
         self.shim = build_shim(self.folder)
         self.references, self.inputs = {}, {}
@@ -190,6 +189,9 @@ class World:
             make(self.life)
         copy_into(self.life, template)
         self.inputs[makers] = template
+
+    def start(self, tool, environment):
+        return Start(tool.command(self.life), environment, f"{self.folder}/log", self.seconds)
 
     def reference(self, tool):
         if tool.name not in self.references:
