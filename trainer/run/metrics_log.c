@@ -98,7 +98,7 @@ Status metrics_log_read_last(const char *path, json_t **out, Error *error) {
   BackwardReader reader = {0};
   int64_t size = 0, newline, previous;
   *out = NULL;
-  int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  int descriptor = file_open(path, O_RDONLY | O_NONBLOCK);
   if (descriptor < 0 && errno == ENOENT) return OK;
   if (descriptor < 0) return error_errno(error, errno, "%s: cannot open", path);
   TRY(open_reader(descriptor, path, &reader, &size, error));
@@ -108,7 +108,7 @@ Status metrics_log_read_last(const char *path, json_t **out, Error *error) {
   TRY(parse_line(&reader, previous + 1, newline, out, error));
 done:
   free(reader.block);
-  close(descriptor);
+  file_close(&descriptor);
   return status;
 }
 
@@ -130,7 +130,10 @@ static Status truncate_after(const MetricsLog *log, int64_t step, Error *error) 
     newline = previous;
   }
   if (newline + 1 == size) goto done;
-  if (ftruncate(log->descriptor, newline + 1) != 0 || fsync(log->descriptor) != 0)
+  int result;
+  do result = ftruncate(log->descriptor, newline + 1);
+  while (result != 0 && errno == EINTR);
+  if (result != 0 || file_flush(log->descriptor) != 0)
     status = error_errno(error, errno, "%s: cannot truncate", log->path);
 done:
   free(reader.block);
@@ -141,7 +144,7 @@ Status metrics_log_open(const char *run_dir, int64_t step, MetricsLog **out, Err
   Status status = OK;
   MetricsLog *log = mem_new(1, sizeof *log);
   log->path = path_join(run_dir, "metrics.jsonl");
-  log->descriptor = open(log->path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
+  log->descriptor = file_open(log->path, O_RDWR | O_APPEND | O_CREAT);
   if (log->descriptor < 0) {
     status = error_errno(error, errno, "%s: cannot open", log->path);
     goto done;
@@ -213,13 +216,13 @@ Status metrics_log_write(MetricsLog *log, const MetricsRecord *record, Error *er
 }
 
 Status metrics_log_sync(MetricsLog *log, Error *error) {
-  if (fdatasync(log->descriptor) == 0) return OK;
-  return error_errno(error, errno, "%s", log->path);
+  if (file_flush(log->descriptor) == 0) return OK;
+  return error_errno(error, errno, "%s: cannot flush", log->path);
 }
 
 void metrics_log_close(MetricsLog *log) {
   if (!log) return;
-  if (log->descriptor >= 0) close(log->descriptor);
+  file_close(&log->descriptor);
   free(log->path);
   free(log);
 }

@@ -26,12 +26,15 @@ Status run_lock_folder(Run *run, Error *error) {
   Status status = OK;
   char *path = path_join(run->config->run.dir, "lock");
   TRY(folder_create(run->config->run.dir, error));
-  run->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  run->lock = file_open(path, O_RDWR | O_CREAT);
   if (run->lock < 0) {
-    status = error_errno(error, errno, "%s", path);
+    status = error_errno(error, errno, "%s: cannot open or create", path);
     goto done;
   }
-  if (flock(run->lock, LOCK_EX | LOCK_NB) == 0) goto done;
+  int result;
+  do result = flock(run->lock, LOCK_EX | LOCK_NB);
+  while (result != 0 && errno == EINTR);
+  if (result == 0) goto done;
   if (errno == EWOULDBLOCK)
     FAIL(error, ERROR_USAGE,
          "%s: another process is training in this folder (ranks/0.json names host and pid); stop "

@@ -309,6 +309,6 @@ void run_tear_down(Run *run) {
   guard_free(run->guard);
   step_timing_free(run->timing);
   if (run->backend) run->backend->free(run->backend);
-  if (run->lock >= 0) close(run->lock);
+  file_close(&run->lock);
   free(run->external_checkpoint);
 }

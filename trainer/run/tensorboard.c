@@ -109,9 +109,9 @@ static Status create_file(Tensorboard *board, const char *folder, Error *error) 
   TRY(choose_second(folder, &second, error));
   host_name(host);
   board->path = mem_format("%s/%s%010lld.%s.%d", folder, PREFIX, second, host, (int)getpid());
-  board->descriptor = open(board->path, O_WRONLY | O_APPEND | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  board->descriptor = file_open(board->path, O_WRONLY | O_APPEND | O_CREAT | O_EXCL);
   if (board->descriptor < 0) {
-    status = error_errno(error, errno, "%s", board->path);
+    status = error_errno(error, errno, "%s: cannot create", board->path);
     goto done;
   }
   TRY(file_sync(folder, error)); /* so that tensorboard_sync only has to flush the file */
@@ -193,13 +193,13 @@ done:
 }
 
 Status tensorboard_sync(Tensorboard *board, Error *error) {
-  if (fdatasync(board->descriptor) == 0) return OK;
-  return error_errno(error, errno, "%s", board->path);
+  if (file_flush(board->descriptor) == 0) return OK;
+  return error_errno(error, errno, "%s: cannot flush", board->path);
 }
 
 void tensorboard_close(Tensorboard *board) {
   if (!board) return;
-  if (board->descriptor >= 0) close(board->descriptor);
+  file_close(&board->descriptor);
   free(board->path);
   free(board);
 }
