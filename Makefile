@@ -311,11 +311,13 @@ test-gpu: deps
 bundle: deps
 	@BUILD=$(BUILD) tests/gpu/bundle
 
-# Training runs with faults injected at random moments, restarted until they finish; then all commands with failing system calls.
+# Training runs with faults injected at random moments, restarted until they finish; then all commands with failing system calls;
+# then one run of 20,000 steps (an hour or more).
 faults: deps
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) tests/faults/campaign
 	@BUILD=$(BUILD) tests/faults/syscalls/campaign
+	@BUILD=$(BUILD) tests/faults/soak
 
 # Every parser of files from outside, ten minutes each.
 fuzz: deps
