@@ -40,6 +40,24 @@ void text_append_bytes(Text *text, const void *bytes, size_t size) {
   text->data[text->length] = '\0';
 }
 
+void text_append_printable(Text *text, const char *string) {
+  text_append_bytes(text, "", 0);
+  while (*string) {
+    const char *next = string;
+    int32_t point = text_next_code_point(&next);
+    const char *name = point == '\n' ? "\\n" : point == '\r' ? "\\r" : point == '\t' ? "\\t" : NULL;
+    bool control = point < 0x20 || (point >= 0x7f && point < 0xa0); /* or -1: not UTF-8 */
+    if (name)
+      text_append(text, "%s", name);
+    else if (!control)
+      text_append_bytes(text, string, (size_t)(next - string));
+    else
+      for (const char *byte = string; byte < next; byte++)
+        text_append(text, "\\x%02x", (unsigned char)*byte);
+    string = next;
+  }
+}
+
 void text_clear(Text *text) {
   text->length = 0;
   if (text->data) text->data[0] = '\0';

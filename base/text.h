@@ -12,6 +12,9 @@ typedef struct Text {
 
 void text_append(Text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void text_append_bytes(Text *text, const void *bytes, size_t size);
+/* Appends a string as one printable line: control characters and bytes that are not UTF-8 as \n,
+ * \r, \t or \xNN. */
+void text_append_printable(Text *text, const char *string);
 void text_clear(Text *text);
 void text_free(Text *text);
 

@@ -7,7 +7,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/bulk_memory.h"
 #include "base/files.h"
@@ -53,7 +52,7 @@ void dataset_close(Dataset *dataset) {
   if (!dataset) return;
   for (int i = 0; i < dataset->manifest.info.shards; i++) {
     OpenShard *shard = &dataset->shards[i];
-    if (shard->descriptor >= 0) close(shard->descriptor);
+    file_close(&shard->descriptor);
     free(shard->checksums);
     free(shard->path);
   }
@@ -84,7 +83,7 @@ static Status raise_file_limit(const char *folder, int shards, Error *error) {
 /* Opens the file and compares its size: HDF5's message about a truncated file is unclear. */
 static Status open_file(OpenShard *shard, const ShardLayout *layout, Error *error) {
   struct stat info;
-  shard->descriptor = open(shard->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  shard->descriptor = file_open(shard->path, O_RDONLY | O_NONBLOCK);
   if (shard->descriptor < 0 && errno == ENOENT)
     return error_set(error, ERROR_DATA, "%s: missing, but listed in the manifest", shard->path);
   if (shard->descriptor < 0 || fstat(shard->descriptor, &info) != 0)
@@ -239,7 +238,8 @@ typedef struct Verification {
 /* Appends bad data to the report and returns OK, if there is a report. */
 static Status report_mismatch(Verification *verification, Status status, Error *error) {
   if (status != ERROR_DATA || !verification->report) return status;
-  text_append(verification->report, "%s\n", error->message);
+  text_append_printable(verification->report, error->message); /* a path may have a newline */
+  text_append(verification->report, "\n");
   verification->mismatches++;
   return OK;
 }

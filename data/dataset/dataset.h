@@ -95,8 +95,9 @@ typedef struct DatasetSpec {
   int fps_numerator, fps_denominator;
   int64_t clips_per_shard; /* 0: about 256 MiB per shard; at most 16384 if deflated */
   bool deflate;            /* zlib level 1, no byte shuffle */
-  const char *maker;       /* one line for the manifest: the command and its seed. Shards of an
-                              interrupted run with another maker are not continued. */
+  const char *maker;       /* for the manifest: the command and its seed. Control characters and
+                              bytes that are not UTF-8 are escaped. Shards of an interrupted run
+                              with another maker are not continued. */
 } DatasetSpec;
 
 typedef struct DatasetWriter DatasetWriter;

@@ -55,7 +55,7 @@ static Status check_entries(const char *folder, char **names, size_t count, Erro
 /* Removes the file and frees its path. */
 static Status remove_file(char *path, Error *error) {
   Status status = OK;
-  if (unlink(path) != 0 && errno != ENOENT)
+  if (file_unlink(path) != 0 && errno != ENOENT)
     status = error_errno(error, errno, "%s: cannot remove", path);
   free(path);
   return status;
@@ -81,8 +81,7 @@ done:
 }
 
 static void unlock_folder(DatasetFolder *folder) {
-  if (folder->lock >= 0) close(folder->lock);
-  folder->lock = -1;
+  file_close(&folder->lock);
   folder->locked = false;
 }
 
@@ -93,8 +92,7 @@ static Status lock_folder(DatasetFolder *folder, bool *removed, Error *error) {
   struct stat locked, found;
   int result;
   *removed = false;
-  do folder->lock = open(folder->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  while (folder->lock < 0 && errno == EINTR);
+  folder->lock = file_open(folder->path, O_RDONLY | O_DIRECTORY);
   if (folder->lock < 0 && errno == ENOENT) *removed = true;
   if (*removed) return OK;
   if (folder->lock < 0) return error_errno(error, errno, "%s: cannot open", folder->path);
@@ -175,7 +173,9 @@ Status dataset_folder_inspect_shard(const DatasetFolder *folder, int64_t shard, 
   Status status = OK;
   Error fault;
   char *path = dataset_folder_shard_path(folder, shard);
-  if (shard_inspect(path, true, out, &fault) != OK)
+  Status inspected = shard_inspect(path, true, out, &fault);
+  if (inspected == ERROR_IO) FAIL(error, ERROR_IO, "%s", fault.message);
+  if (inspected != OK)
     FAIL(error, ERROR_USAGE, "%s; remove the file or choose another folder", fault.message);
   if (strcmp(out->header.uuid, uuid) != 0)
     FAIL(error, ERROR_USAGE,

@@ -25,7 +25,8 @@ void dataset_folder_close(DatasetFolder *folder);
 char *dataset_folder_shard_path(const DatasetFolder *folder, int64_t shard);
 Status dataset_folder_remove_shard(const DatasetFolder *folder, int64_t shard, Error *error);
 /* Inspects a shard of an interrupted run. ERROR_USAGE if the file is not a shard, or was written
- * for another dataset than `uuid`. Call shard_free also after a failure. */
+ * for another dataset than `uuid`; ERROR_IO if it cannot be read. Call shard_free also after a
+ * failure. */
 Status dataset_folder_inspect_shard(const DatasetFolder *folder, int64_t shard, const char *uuid,
                                     Shard *out, Error *error);
 

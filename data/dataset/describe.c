@@ -43,9 +43,19 @@ static void describe_bytes(double bytes, double decoded, Text *out) {
   text_append(out, " decoded)\n");
 }
 
+/* A path or a text from a file may have control characters, which must not reach a terminal. */
+static void describe_text(const char *what, const char *text, Text *out) {
+  text_append(out, "%s", what);
+  text_append_printable(out, text);
+  text_append(out, "\n");
+}
+
 static void describe_name(int64_t clip, const ClipName *name, Text *out) {
-  text_append(out, "  clip %-7lld %s, from %s, frame %lld\n", (long long)clip, name->id,
-              name->origin, (long long)name->start_frame);
+  text_append(out, "  clip %-7lld ", (long long)clip);
+  text_append_printable(out, name->id);
+  text_append(out, ", from ");
+  text_append_printable(out, name->origin);
+  text_append(out, ", frame %lld\n", (long long)name->start_frame);
 }
 
 static Status describe_shard(const char *path, Text *out, Error *error) {
@@ -55,8 +65,10 @@ static Status describe_shard(const char *path, Text *out, Error *error) {
   const ShardHeader *header = &shard.header;
   double decoded = (double)header->clips *
                    (double)(clip_source_bytes(&header->shape) + clip_target_bytes(&header->shape));
-  text_append(out, "shard %s\n", path);
-  text_append(out, "  dataset      %s, shard %lld\n", header->uuid, (long long)header->shard);
+  describe_text("shard ", path, out);
+  text_append(out, "  dataset      ");
+  text_append_printable(out, header->uuid);
+  text_append(out, ", shard %lld\n", (long long)header->shard);
   text_append(out, "  clips        %lld\n", (long long)header->clips);
   describe_clips(&header->shape, header->fps_numerator, header->fps_denominator, header->deflated,
                  out);
@@ -82,9 +94,9 @@ static Status describe_dataset(const char *folder, Text *out, Error *error) {
   for (int i = 0; i < info->shards; i++) bytes += (double)manifest.shards[i].layout.bytes;
   double decoded = (double)info->clips *
                    (double)(clip_source_bytes(&info->shape) + clip_target_bytes(&info->shape));
-  text_append(out, "dataset %s\n", folder);
+  describe_text("dataset ", folder, out);
   text_append(out, "  uuid         %s\n", info->uuid);
-  text_append(out, "  made by      %s\n", manifest.maker);
+  describe_text("  made by      ", manifest.maker, out);
   text_append(out, "  clips        %lld in %d shard%s\n", (long long)info->clips, info->shards,
               info->shards == 1 ? "" : "s");
   describe_clips(&info->shape, info->fps_numerator, info->fps_denominator, info->deflated, out);

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/files.h"
 #include "base/memory.h"
@@ -124,8 +123,7 @@ Status hdf5_reader_open(const char *path, Hdf5Reader *out, Error *error) {
   struct stat info;
   *out = (Hdf5Reader){.path = path};
   /* O_NONBLOCK: opening a pipe without a writer would block. */
-  do out->descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  while (out->descriptor < 0 && errno == EINTR);
+  out->descriptor = file_open(path, O_RDONLY | O_NONBLOCK);
   if (out->descriptor < 0) return error_errno(error, errno, "%s: cannot open", path);
   if (fstat(out->descriptor, &info) != 0) return error_errno(error, errno, "%s: cannot read", path);
   if (!S_ISREG(info.st_mode)) return error_set(error, ERROR_DATA, "%s: not a regular file", path);
@@ -134,8 +132,7 @@ Status hdf5_reader_open(const char *path, Hdf5Reader *out, Error *error) {
 }
 
 void hdf5_reader_close(Hdf5Reader *reader) {
-  if (reader->descriptor >= 0) close(reader->descriptor);
-  reader->descriptor = -1;
+  file_close(&reader->descriptor);
 }
 
 /* --- Object headers --------------------------------------------------------------------------- */

@@ -153,8 +153,29 @@ static void distance_agrees_with_its_definition(void **state) {
   }
 }
 
+static void printable_texts_have_no_control_characters(void **state) {
+  (void)state;
+  static const struct {
+    const char *text, *printable;
+  } cases[] = {
+      {"", ""},
+      {"a b\\c ~", "a b\\c ~"},
+      {"a\nb\r\t", "a\\nb\\r\\t"},
+      {"\033[2J\001\177", "\\x1b[2J\\x01\\x7f"},
+      {"caf\xc3\xa9 \xe6\xbc\xab", "caf\xc3\xa9 \xe6\xbc\xab"},
+      {"\xc2\x9b caf\xe9 \xc3", "\\xc2\\x9b caf\\xe9 \\xc3"},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Text text = {0};
+    text_append_printable(&text, cases[i].text);
+    assert_string_equal(text.data, cases[i].printable);
+    text_free(&text);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(printable_texts_have_no_control_characters),
       cmocka_unit_test(append_grows_the_text),
       cmocka_unit_test(words_wrap_at_the_width),
       cmocka_unit_test(bytes_may_hold_nul),

@@ -493,6 +493,32 @@ static void too_many_open_shards_name_the_limit(void **state) {
   assert_true(WIFEXITED(result) && WEXITSTATUS(result) == 0);
 }
 
+/* A command line in the manifest, and names from a stranger's shard, may have any bytes. */
+static void texts_with_control_characters_are_escaped(void **state) {
+  Error error;
+  Text text = {0};
+  DatasetWriter *writer;
+  int64_t already;
+  DatasetSpec spec = small_spec();
+  const ClipName name = {.id = "clip\n1", .origin = "live\033[2J\r.mp4"};
+  uint8_t clip[3 * 12 * 16 * 3] = {0};
+  const char *data = inside(*state, "a\nb");
+  spec.maker = "synth a\nb caf\xc3\xa9 caf\xe9";
+  assert_int_equal(dataset_writer_open(data, &spec, &writer, &already, &error), OK);
+  assert_int_equal(dataset_writer_add(writer, clip, clip, &name, &error), OK);
+  if (dataset_writer_finish(writer, &error) != OK) fail_msg("%s", error.message);
+  assert_int_equal(dataset_describe(data, &text, &error), OK);
+  assert_non_null(strstr(text.data, "a\\nb\n"));
+  assert_non_null(strstr(text.data, "made by      synth a\\nb caf\xc3\xa9 caf\\xe9\n"));
+  assert_non_null(strstr(text.data, "clip\\n1, from live\\x1b[2J\\r.mp4, frame 0\n"));
+  assert_int_equal(open_writer(data, &spec, &error), ERROR_USAGE); /* the same run, complete */
+  text_clear(&text);
+  flip_byte(inside(data, "shard-00000.h5"), file_bytes(inside(data, "shard-00000.h5")) - 1);
+  assert_int_equal(dataset_verify(data, &text, &error), ERROR_DATA);
+  assert_int_equal(strcspn(text.data, "\n") + 1, strlen(text.data)); /* one line per mismatch */
+  text_free(&text);
+}
+
 static void descriptions_list_contents_and_origin(void **state) {
   Error error;
   Text text = {0};
@@ -531,6 +557,7 @@ int main(void) {
       WITH_FOLDER(bad_manifests_are_named),
       WITH_FOLDER(full_disk_leaves_no_files),
       WITH_FOLDER(too_many_open_shards_name_the_limit),
+      WITH_FOLDER(texts_with_control_characters_are_escaped),
       WITH_FOLDER(descriptions_list_contents_and_origin),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -118,6 +118,29 @@ static void failed_reads_of_datasets_are_io_errors(void **state) {
   fail_each_read("tests/unit/data/dense_attributes.h5", inspect);
 }
 
+/* Continues a run that was interrupted behind its last shard. */
+static Status continue_run(const char *path, Error *error) {
+  DatasetWriter *writer;
+  DatasetSpec spec = small_spec();
+  int64_t already;
+  Status status = dataset_writer_open(path, &spec, &writer, &already, error);
+  if (status == OK) dataset_writer_abandon(writer);
+  return status;
+}
+
+/* Shards that cannot be read for a moment are kept. */
+static void failed_reads_do_not_remove_shards(void **state) {
+  (void)state;
+  char *folder = temporary_folder();
+  DatasetSpec spec = small_spec();
+  make_dataset(folder, &spec, 8);
+  assert_int_equal(unlink(inside(folder, "data/manifest.json")), 0);
+  fail_each_read(inside(folder, "data"), continue_run);
+  assert_true(is_there(inside(folder, "data/shard-00000.h5")));
+  assert_true(is_there(inside(folder, "data/shard-00001.h5")));
+  remove_folder(folder);
+}
+
 static void failed_reads_of_images_are_io_errors(void **state) {
   (void)state;
   Error error;
@@ -134,6 +157,7 @@ static void failed_reads_of_images_are_io_errors(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(failed_reads_of_datasets_are_io_errors),
+      cmocka_unit_test(failed_reads_do_not_remove_shards),
       cmocka_unit_test(failed_reads_of_images_are_io_errors),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
