@@ -187,8 +187,9 @@ static Status check_file(const char *from, const ShardLayout *layout, const char
   Status status = OK;
   AtomicFile copy = {.descriptor = -1};
   uint32_t found;
-  int descriptor = open(from, O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) return error_errno(error, errno, "%s: cannot open", from);
+  uint64_t size;
+  int descriptor = -1;
+  TRY(file_open_regular(from, &descriptor, &size, error));
   if (path) TRY(atomic_file_open(path, &copy, error));
   TRY(shard_file_crc32c(descriptor, from, layout->bytes, path ? &copy : NULL, &found, error));
   if (found != layout->crc32c)
@@ -197,7 +198,7 @@ static Status check_file(const char *from, const ShardLayout *layout, const char
   if (path) TRY(atomic_file_commit(&copy, error));
 done:
   atomic_file_abort(&copy);
-  close(descriptor);
+  file_close(&descriptor);
   return status;
 }
 
@@ -219,7 +220,9 @@ static Status keep_or_remove_shard(const Join *join, const DatasetFolder *folder
   if (*kept) goto done;
   TRY(dataset_folder_inspect_shard(folder, index, wanted->uuid, &shard, error));
   if (shard.layout.bytes == wanted->layout.bytes) {
-    *kept = check_file(path, &wanted->layout, NULL, &fault) == OK;
+    Status checked = check_file(path, &wanted->layout, NULL, &fault);
+    if (checked == ERROR_IO) FAIL(error, ERROR_IO, "%s", fault.message); /* it may be intact */
+    *kept = checked == OK;
     if (!*kept) log_warning("%s; copying the shard again", fault.message);
   }
   if (!*kept) TRY(dataset_folder_remove_shard(folder, index, error));
@@ -235,12 +238,21 @@ static bool is_link_unsupported(int errnum) {
          errnum == ENOSYS;
 }
 
+/* Retries after EINTR; the link may then exist already. */
+static int link_file(const char *from, const char *to) {
+  for (bool interrupted = false;; interrupted = true) {
+    if (linkat(AT_FDCWD, from, AT_FDCWD, to, AT_SYMLINK_FOLLOW) == 0) return 0;
+    if (interrupted && errno == EEXIST) return 0;
+    if (errno != EINTR) return -1;
+  }
+}
+
 /* Links the part's file into the folder; copies it if links are not supported. */
 static Status link_or_copy_shard(Join *join, const DatasetFolder *folder, int index, Error *error) {
   Status status = OK;
   const char *from = join->files[index];
   char *path = dataset_folder_shard_path(folder, index);
-  if (linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0) goto done;
+  if (link_file(from, path) == 0) goto done;
   if (!is_link_unsupported(errno)) {
     status = error_errno(error, errno, "%s: cannot link as %s", from, path);
     goto done;

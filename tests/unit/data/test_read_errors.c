@@ -6,13 +6,18 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/files.h"
+#include "base/memory.h"
+#include "data/build/build.h"
 #include "data/dataset/dataset.h"
 #include "data/dataset/shard.h"
 #include "data/video/image.h"
@@ -141,6 +146,39 @@ static void failed_reads_do_not_remove_shards(void **state) {
   remove_folder(folder);
 }
 
+/* Continues a join that was interrupted behind the copy of its only shard; `path` has both. */
+static Status continue_join(const char *path, Error *error) {
+  JoinOptions options = {.out = inside(path, "joined"), .parts = inside(path, "parts")};
+  Status status = join_run(&options, error);
+  if (status == OK) assert_int_equal(unlink(inside(path, "joined/manifest.json")), 0);
+  assert_true(is_there(inside(path, "joined/shard-00000.h5")));
+  return status;
+}
+
+static void failed_reads_do_not_remove_copies(void **state) {
+  (void)state;
+  Error error;
+  char *bytes, *folder = temporary_folder();
+  size_t size;
+  struct stat before, after;
+  DatasetSpec spec = small_spec();
+  make_dataset(folder, &spec, 4);
+  char *joined = mem_string(inside(folder, "joined/shard-00000.h5"));
+  assert_int_equal(folder_create(inside(folder, "parts"), &error), OK);
+  assert_int_equal(folder_create(inside(folder, "joined"), &error), OK);
+  assert_int_equal(rename(inside(folder, "data"), inside(folder, "parts/a")), 0);
+  assert_int_equal(
+      file_read(inside(folder, "parts/a/shard-00000.h5"), 1 << 24, &bytes, &size, &error), OK);
+  assert_int_equal(atomic_file_replace(joined, bytes, size, &error), OK);
+  assert_int_equal(stat(joined, &before), 0);
+  fail_each_read(folder, continue_join);
+  assert_int_equal(stat(joined, &after), 0);
+  assert_int_equal(after.st_ino, before.st_ino); /* neither copied again nor linked */
+  free(bytes);
+  free(joined);
+  remove_folder(folder);
+}
+
 static void failed_reads_of_images_are_io_errors(void **state) {
   (void)state;
   Error error;
@@ -158,6 +196,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(failed_reads_of_datasets_are_io_errors),
       cmocka_unit_test(failed_reads_do_not_remove_shards),
+      cmocka_unit_test(failed_reads_do_not_remove_copies),
       cmocka_unit_test(failed_reads_of_images_are_io_errors),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
