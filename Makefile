@@ -256,7 +256,7 @@ fuzz-targets:
 .PHONY: help found deps deps-build demo test test-gpu bench faults fuzz bundle install format lint clean unit gpu-tests
 
 help:
-	@sed -n '3,13p' Makefile | cut -c3-
+	@sed -n '3,14p' Makefile | cut -c3-
 	@echo "  make unit | unit-ROOM   builds the unit tests (of one room)"
 	@echo "  make format | lint      clang-format in place; clang-format and clang-tidy checks"
 	@echo "  make fuzz-targets       builds the fuzz targets into $(BUILD)/fuzz, for tests/fuzz/run"
@@ -318,6 +318,7 @@ faults: deps
 	@BUILD=$(BUILD) tests/faults/campaign
 	@BUILD=$(BUILD) tests/faults/syscalls/campaign
 	@BUILD=$(BUILD) tests/faults/soak
+	@BUILD=$(BUILD) tests/faults/configurations
 
 # Every parser of files from outside, ten minutes each.
 fuzz: deps

@@ -190,7 +190,7 @@ static const ConfigKey KEYS[] = {
            "folder for plans and compiled kernels; empty: $XDG_CACHE_HOME/celforge or "
            "~/.cache/celforge"),
 
-    INT("guard.max_skips", guard.max_skips, 1, 1e9, "20",
+    INT("guard.max_skips", guard.max_skips, 1, 1e6, "20",
         "consecutive skipped steps before the run rolls back to its last checkpoint"),
     INT("guard.max_rollbacks", guard.max_rollbacks, 0, 1e6, "3",
         "rollbacks, each skipping the batches at fault, before the run stops"),

@@ -7,9 +7,11 @@
 
 #include "base/memory.h"
 #include "base/statistics.h"
+#include "checkpoints/checkpoint.h"
 #include "data/loader/shuffle.h"
 
 enum { MIN_NORMS = 32 };                 /* in a window, before there is a limit */
+enum { MAX_COUNT = 1000000 };            /* the largest guard.max_skips and guard.max_rollbacks */
 static const double NORMAL_MAD = 0.6745; /* the MAD of the standard normal distribution */
 static const double MIN_SCALE = 0.05;
 static const char STATE_NAME[] = "state.json: guard"; /* in errors */
@@ -255,7 +257,7 @@ static Status restore_pending(const json_t *saved, const char *where, StepOutcom
     TRY(json_get_object(object, where, NETWORK_KEYS[i], &network, error));
     TRY(restore_network(network, where, &pending->networks[i], error));
   }
-  TRY(json_get_int(object, where, "step", 0, INT64_MAX, &pending->step, error));
+  TRY(json_get_int(object, where, "step", 0, CHECKPOINT_MAX_STEP, &pending->step, error));
 done:
   return status;
 }
@@ -280,18 +282,23 @@ done:
   return status;
 }
 
+/* They are saved in ascending order. Any other would take time quadratic in their number. */
 static Status restore_skipped_batches(GradientGuard *guard, const json_t *saved, const char *where,
                                       Error *error) {
   Status status = OK;
   size_t index;
+  int64_t last = -1;
   json_t *batches, *batch;
   guard->skipped_batch_count = 0;
-  TRY(json_get_int(saved, where, "rollbacks", 0, INT64_MAX, &guard->rollbacks, error));
+  TRY(json_get_int(saved, where, "rollbacks", 0, MAX_COUNT, &guard->rollbacks, error));
   TRY(json_get_array(saved, where, "skipped_batches", &batches, error));
   json_array_foreach(batches, index, batch) {
-    if (!json_is_integer(batch) || json_integer_value(batch) < 0)
-      FAIL(error, ERROR_DATA, "%s: skipped_batches[%zu]: must be a batch number", where, index);
-    skip_batch(guard, json_integer_value(batch));
+    int64_t number = json_integer_value(batch);
+    if (!json_is_integer(batch) || number <= last)
+      FAIL(error, ERROR_DATA,
+           "%s: skipped_batches[%zu]: must be a batch number above the one before", where, index);
+    skip_batch(guard, number);
+    last = number;
   }
 done:
   return status;
@@ -308,8 +315,8 @@ Status guard_restore(GradientGuard *guard, const json_t *saved, const char *wher
   TRY(restore_kind(saved, where, &guard->kind, error));
   TRY(restore_windows(guard, saved, where, error));
   TRY(restore_pending(saved, where, pending, error));
-  TRY(json_get_int(saved, where, "bad_first", 0, INT64_MAX, &guard->first_skip, error));
-  TRY(json_get_int(saved, where, "bad_steps", 0, INT64_MAX, &guard->consecutive_skips, error));
+  TRY(json_get_int(saved, where, "bad_first", 0, CHECKPOINT_MAX_STEP, &guard->first_skip, error));
+  TRY(json_get_int(saved, where, "bad_steps", 0, MAX_COUNT, &guard->consecutive_skips, error));
   if (!rolling_back) TRY(restore_skipped_batches(guard, saved, where, error));
 done:
   return status;

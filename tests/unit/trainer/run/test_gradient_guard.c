@@ -263,6 +263,9 @@ static void rollback_keeps_the_skipped_batches(void **state) {
   guard_free(guard);
 }
 
+#define NO_NORMS                                                                                   \
+  "{\"kind\": 0, \"good_norms\": {\"generator\": [], \"discriminator\": []}, \"pending\": null, "
+
 static void invalid_states_are_rejected(void **state) {
   (void)state;
   static const struct {
@@ -273,9 +276,17 @@ static void invalid_states_are_rejected(void **state) {
       {"{\"kind\": 0, \"good_norms\": {\"generator\": [1, -2]}}", "good_norms.generator[1]"},
       {"{\"kind\": 0, \"good_norms\": {\"generator\": [], \"discriminator\": []}, \"pending\": 3}",
        "pending"},
-      {"{\"kind\": 0, \"good_norms\": {\"generator\": [], \"discriminator\": []}, \"pending\": "
-       "null, \"bad_first\": 0, \"bad_steps\": 0, \"rollbacks\": 0, \"skipped_batches\": [\"a\"]}",
+      {NO_NORMS
+       "\"bad_first\": 0, \"bad_steps\": 0, \"rollbacks\": 0, \"skipped_batches\": [\"a\"]}",
        "skipped_batches[0]"},
+      {NO_NORMS
+       "\"bad_first\": 0, \"bad_steps\": 0, \"rollbacks\": 0, \"skipped_batches\": [4, 4]}",
+       "skipped_batches[1]"},
+      /* A rollback would skip this many batches, one by one. */
+      {NO_NORMS "\"bad_first\": 0, \"bad_steps\": 9223372036854775807}", "bad_steps"},
+      {NO_NORMS "\"bad_first\": 9223372036854775807, \"bad_steps\": 1}", "bad_first"},
+      {NO_NORMS "\"bad_first\": 0, \"bad_steps\": 0, \"rollbacks\": 9223372036854775807}",
+       "rollbacks"},
   };
   for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
     json_t *saved = NULL;
