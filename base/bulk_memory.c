@@ -3,11 +3,12 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/text.h"
 
-enum { ALIGNMENT = 64 };
+enum { ALIGNMENT = 64, HUGE_PAGE = 2 << 20, LEAST_HUGE = 8 << 20 };
 
 static Status out_of_memory(size_t bytes, const char *what, Error *error) {
   double physical = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
@@ -20,19 +21,25 @@ static Status out_of_memory(size_t bytes, const char *what, Error *error) {
   return ERROR_INTERNAL;
 }
 
-Status mem_bulk_unset(size_t bytes, const char *what, void **out, Error *error) {
+static Status allocate(size_t bytes, size_t alignment, const char *what, void **out, Error *error) {
   *out = NULL;
-  if (bytes > PTRDIFF_MAX - ALIGNMENT) return out_of_memory(bytes, what, error);
-  size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-  if (rounded == 0) rounded = ALIGNMENT;
-  void *memory = aligned_alloc(ALIGNMENT, rounded);
-  if (!memory) return out_of_memory(bytes, what, error);
-  *out = memory;
-  return OK;
+  if (bytes > PTRDIFF_MAX - alignment) return out_of_memory(bytes, what, error);
+  size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  if (rounded == 0) rounded = alignment;
+  *out = aligned_alloc(alignment, rounded);
+  return *out ? OK : out_of_memory(bytes, what, error);
+}
+
+Status mem_bulk_unset(size_t bytes, const char *what, void **out, Error *error) {
+  size_t alignment = bytes < LEAST_HUGE ? ALIGNMENT : HUGE_PAGE;
+  Status status = allocate(bytes, alignment, what, out, error);
+  /* Reading a cached file into pages of 4 KiB takes three times as long. It is only advice. */
+  if (status == OK && alignment == HUGE_PAGE) (void)madvise(*out, bytes, MADV_HUGEPAGE);
+  return status;
 }
 
 Status mem_bulk(size_t bytes, const char *what, void **out, Error *error) {
-  Status status = mem_bulk_unset(bytes, what, out, error);
+  Status status = allocate(bytes, ALIGNMENT, what, out, error);
   if (status == OK) memset(*out, 0, bytes > 0 ? bytes : 1);
   return status;
 }

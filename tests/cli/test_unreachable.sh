@@ -4,6 +4,7 @@
 set -u
 cd "$(dirname "$0")/../.."
 . tests/cli/support.sh
+tests=$PWD/tests
 cd "$work" || exit 1
 unanswered="cannot be looked up: Too many levels of symbolic links"
 
@@ -88,6 +89,40 @@ refuses "--allow-older with --model" 64 "--allow-older: has no effect on --model
   "$celforge" export --model comic --allow-older --format safetensors out2.safetensors
 refuses "run.init: the newest checkpoint is damaged" 65 "set run.init to the folder of an older one" \
   "$celforge" train tiny.yaml --set run.dir=other --set run.init=run
+
+# --- A checkpoint that no training can have written -----------------------------------------------
+set_step() { # FOLDER STEP-IN-STATE STEP-IN-MANIFEST: with valid checksums
+  python3 - "$tests" "$@" >out 2>err <<'PYTHON'
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+import runs
+folder, state_step, manifest_step = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+state_path, manifest_path = (os.path.join(folder, name) for name in ("state.json", "manifest.json"))
+state, manifest = (json.load(open(path, encoding="utf-8")) for path in (state_path, manifest_path))
+state["step"], manifest["step"] = state_step, manifest_step
+data = json.dumps(state).encode()
+open(state_path, "wb").write(data)
+manifest["files"]["state.json"] = {"bytes": len(data), "crc32c": runs.crc32c(data)}
+del manifest["crc32c"]
+manifest["crc32c"] = runs.crc32c(json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+json.dump(manifest, open(manifest_path, "w", encoding="utf-8"))
+PYTHON
+}
+cp -r run/checkpoints/step-00000002 odd
+refuse_step() { # NAME MESSAGE
+  refuses "$1" 65 "$2" "$celforge" train tiny.yaml --set run.dir=elsewhere --resume odd
+}
+set_step odd 2 2
+succeeds "a rewritten checkpoint is accepted" "$celforge" info odd
+set_step odd 9223372036854775807 9223372036854775807
+refuse_step "the largest integer as step" "odd/manifest.json: step: "
+set_step odd 1000000000001 1000000000001
+refuse_step "a step above the largest train.steps" "odd/manifest.json: step: "
+set_step odd 9223372036854775807 2
+refuse_step "the largest integer in state.json" "odd: step: "
+set_step odd 3 2
+refuse_step "two steps that differ" "odd/state.json: step is 3, but manifest.json says 2"
+
 succeeds "--resume auto takes the older one" "${train[@]}" --resume auto
 grep -qF "resuming from run/checkpoints/step-00000002 at step 2" err
 result $? "it says so"

@@ -74,6 +74,20 @@ static void bulk_is_zeroed_and_aligned(void **state) {
   }
 }
 
+static void bulk_without_zeros_is_aligned(void **state) {
+  (void)state;
+  static const size_t sizes[] = {0, 1, 65, (8 << 20) - 1, 8 << 20, (9 << 20) + 1};
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    Error error;
+    void *memory = NULL;
+    assert_int_equal(mem_bulk_unset(sizes[i], "a file", &memory, &error), OK);
+    assert_non_null(memory);
+    assert_int_equal((uintptr_t)memory % 64, 0);
+    memset(memory, 1, sizes[i]);
+    free(memory);
+  }
+}
+
 static void bulk_reports_what_did_not_fit(void **state) {
   (void)state;
   static const size_t sizes[] = {(size_t)1 << 60, PTRDIFF_MAX, SIZE_MAX};
@@ -81,6 +95,9 @@ static void bulk_reports_what_did_not_fit(void **state) {
     Error error = {0};
     void *memory = &error;
     assert_int_equal(mem_bulk(sizes[i], "the activation arena", &memory, &error), ERROR_INTERNAL);
+    assert_null(memory);
+    memory = &error;
+    assert_int_equal(mem_bulk_unset(sizes[i], "a file", &memory, NULL), ERROR_INTERNAL);
     assert_null(memory);
     assert_non_null(strstr(error.message, "the activation arena: cannot allocate "));
     assert_non_null(strstr(error.message, "EiB (this machine has "));
@@ -138,6 +155,7 @@ int main(void) {
       cmocka_unit_test(lists_grow),
       cmocka_unit_test(string_and_format_copy),
       cmocka_unit_test(bulk_is_zeroed_and_aligned),
+      cmocka_unit_test(bulk_without_zeros_is_aligned),
       cmocka_unit_test(bulk_reports_what_did_not_fit),
       cmocka_unit_test(bookkeeping_aborts_with_one_line),
   };
