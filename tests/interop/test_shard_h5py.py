@@ -141,6 +141,22 @@ def check_one_sided(root):
             check(f"{kind}: celforge verify", verified.returncode == 0, verified.stderr[-500:])
 
 
+def check_chunk_index(root):
+    """Where h5py finds each chunk, and where Celforge does: HDF5 indexes one chunk, a few, and many in different ways."""
+    for clips in (1, 2, 1024, 1025, 2050):
+        folder = os.path.join(root, f"chunks{clips}")
+        made = celforge("synth", folder, "--clips", str(clips), "--clips-per-shard", str(clips), "--frames", "1",
+                        "--size", "8x8", "--deflate", "--threads", "1")
+        check(f"{clips} deflated clips in a shard", made.returncode == 0, made.stderr[-500:])
+        with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as stream:
+            entry = json.load(stream)["shards"][0]
+        with h5py.File(os.path.join(folder, entry["file"]), "r") as shard:
+            sides = ("source", "target")
+            check(f"{clips} deflated clips: h5py finds all chunks at the manifest's offsets",
+                  offsets(shard["clips"], entry, sides) == recorded(entry, sides))
+        shutil.rmtree(folder)
+
+
 def main():
     with tempfile.TemporaryDirectory(prefix="celforge-h5py-") as root:
         plain, deflated, joined = (os.path.join(root, *path) for path in (("parts", "plain"), ("deflated",), ("joined",)))
@@ -149,6 +165,7 @@ def main():
         shutil.copytree(plain, os.path.join(root, "parts", "again"))
         check_dataset("joined", joined, 2 * CLIPS, celforge("join", joined, os.path.join(root, "parts")))
         check_one_sided(root)
+        check_chunk_index(root)
     print(f"1..{count}")
     return 1 if failed else 0
 
