@@ -147,11 +147,11 @@ static void find_structures(File *file) {
   file->count = file->message_count = 0;
   if (file->size >= 48) add_bytes(file, 0, 48); /* superblock */
   for (size_t at = 0; at + 8 <= file->size; at++) {
-    const uint8_t *signature = file->data + at;
-    if (memcmp(signature, "OHDR", 4) == 0) find_object_header(file, at);
-    if (memcmp(signature, "FAHD", 4) == 0) find_fixed_array(file, at);
-    if (memcmp(signature, "BTHD", 4) == 0) find_tree(file, at);
-    if (memcmp(signature, "FRHP", 4) == 0) find_heap(file, at);
+    const uint8_t *s = file->data + at;
+    if (s[0] == 'O' && s[1] == 'H' && s[2] == 'D' && s[3] == 'R') find_object_header(file, at);
+    if (s[0] == 'F' && s[1] == 'A' && s[2] == 'H' && s[3] == 'D') find_fixed_array(file, at);
+    if (s[0] == 'B' && s[1] == 'T' && s[2] == 'H' && s[3] == 'D') find_tree(file, at);
+    if (s[0] == 'F' && s[1] == 'R' && s[2] == 'H' && s[3] == 'P') find_heap(file, at);
   }
 }
 
