@@ -109,6 +109,22 @@ def test_reproducible_bf16(tap, folder):
         tap.check(not differs, f"bf16 on {ranks} ranks: the bytes of one rank after {LONG} steps", differs)
 
 
+def test_reproducible_recurrent(tap, folder):
+    """comm.reduce: reproducible, in bf16 with a GRU: one micro-batch for each of 4 ranks, several for fewer"""
+    data = runs.synth(os.path.join(folder, "data"))
+    settings = {"train.steps": 6, "comm.reduce": "reproducible", "train.precision": "bf16", "model.temporal": "convgru"}
+    one = runs.Run(os.path.join(folder, "one"), data, settings)
+    code = one.train(1, "none")
+    if code == 64 and "bf16 does not run on this device" in one.log_text():
+        tap.skip("bf16 with a GRU on 1, 2 and 4 ranks", "this processor has no bf16")
+        return
+    tap.check(code == 0, "6 steps in bf16 with a GRU", one.log_text())
+    for ranks in (2, 4):
+        other = runs.Run(os.path.join(folder, f"ranks-{ranks}"), data, settings).must_train(ranks, "none")
+        differs = runs.difference(one.last_checkpoint(), other.last_checkpoint())
+        tap.check(not differs, f"bf16 with a GRU on {ranks} ranks: the bytes of one rank", differs)
+
+
 def slow_down(run, pid, share, until):
     """Suspends the process for a share of the time. Returns the metrics records written meanwhile."""
     begin, deadline = run.metrics_line_count(), time.monotonic() + 60
@@ -221,5 +237,5 @@ if __name__ == "__main__":
     if not shutil.which("mpirun"):
         print("ok 1 - training on several ranks # SKIP no mpirun")
         sys.exit(0)
-    runs.main([test_world_sizes, test_reproducible, test_reproducible_unpaired, test_reproducible_bf16, test_straggler, test_deadlines, test_threads,
-               test_rejected_world_size])
+    runs.main([test_world_sizes, test_reproducible, test_reproducible_unpaired, test_reproducible_bf16, test_reproducible_recurrent,
+               test_straggler, test_deadlines, test_threads, test_rejected_world_size])
