@@ -230,6 +230,23 @@ done:
   return status;
 }
 
+/* Names the newest checkpoint in `latest`: a process that ended between the rename of a checkpoint
+ * and that of `latest` has left the name of an older one. */
+static Status renew_latest(const CheckpointWriter *writer, Error *error) {
+  Status status = OK;
+  int64_t *steps = NULL;
+  size_t count;
+  TRY(checkpoint_steps_list(writer->folder, &steps, &count, error));
+  if (count > 0) {
+    char *name = checkpoint_step_name(steps[count - 1], "");
+    status = write_latest(writer, name, error);
+    free(name);
+  }
+done:
+  free(steps);
+  return status;
+}
+
 static void free_writer(CheckpointWriter *writer) {
   pthread_cond_destroy(&writer->changed);
   pthread_mutex_destroy(&writer->mutex);
@@ -257,6 +274,7 @@ Status checkpoint_writer_open(const char *folder, int keep, const char *protecte
   TRY(folder_create(folder, error));
   TRY(checkpoint_refuse_other_versions(folder, error));
   TRY(remove_leftovers(folder, error));
+  TRY(renew_latest(writer, error));
   if (writer->protected >= 0) steps_add(&writer->valid, writer->protected);
   TRY(thread_start(&writer->thread, "checkpoints", run, writer, error));
   *out = writer;

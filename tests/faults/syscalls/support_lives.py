@@ -75,7 +75,7 @@ class Life:
     def check_message(self, start, fault, hits):
         """A message, or a warning, names the cause and the place."""
         text, said = os.strerror(fault.number()), "\n".join(start.warnings())
-        names = {re.sub(r"(\.#)?\.tmp$", "", name) for hit in hits for name in hit.split(" ", 1)[1].split("/")}
+        names = {re.sub(r"(\.#(-#)?)?\.tmp$", "", name) for hit in hits for name in hit.split(" ", 1)[1].split("/")}
         patterns = [re.escape(name).replace(r"\#", "#").replace("#", r"\d+") for name in names]
         if text not in said:
             self.report(f"no message says \"{text}\"", start)
@@ -124,8 +124,12 @@ class Life:
             if path == "run/checkpoints/latest" and world_of.read(f"{self.world.life}/{path}").decode().strip() in self.names():
                 continue
             self.report(f"{path}: neither the file of before nor that of an undisturbed run")
+        for path in before.keys() | expected.keys():
+            place = f"{self.world.life}/{path}"
+            if "/checkpoints/step-" in path and os.path.exists(f"{os.path.dirname(place)}/manifest.json") and not os.path.exists(place):
+                self.report(f"{path}: is missing from a checkpoint with a manifest")
         for path in before:
-            if not os.path.exists(f"{self.world.life}/{path}") and path in expected:
+            if not os.path.exists(f"{self.world.life}/{path}") and path in expected and not is_old_checkpoint(path, expected):
                 self.report(f"{path}: was there before, and is gone")
 
     def names(self):

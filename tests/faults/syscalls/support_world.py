@@ -65,7 +65,7 @@ class Start:
     def messages(self):
         """Standard error without times and progress, and standard output."""
         lines = [re.sub(r"^\d\d:\d\d:\d\d\.\d{3} ", "", line) for line in self.log.splitlines()]
-        return [re.sub(r"\b\d+\.tmp\b", "PID.tmp", line) for line in lines if not PROGRESS.search(line)] + self.output.splitlines()
+        return [re.sub(r"\b[\d-]+\.tmp\b", "PID.tmp", line) for line in lines if not PROGRESS.search(line)] + self.output.splitlines()
 
     def warnings(self):
         return [line for line in self.messages() if re.search(r"(^|\] )(warning|error): |^celforge: ", line)]

@@ -149,6 +149,20 @@ static void test_temporary_files_are_removed(void **state) {
   must_hold("notes");
 }
 
+static void test_latest_is_renewed(void **state) {
+  (void)state;
+  char *latest;
+  size_t size;
+  CheckpointWriter *writer = open_writer(2, NULL);
+  for (int64_t step = 10; step <= 20; step += 10) write_step(writer, step, ELEMENTS);
+  MUST_OK(checkpoint_writer_close(writer, &error));
+  write_bytes(in_folder("checkpoints/latest"), "step-00000010\n", 14);
+  MUST_OK(checkpoint_writer_close(open_writer(2, "step-00000020"), &error));
+  MUST_OK(file_read(in_folder("checkpoints/latest"), 100, &latest, &size, &error));
+  assert_string_equal(latest, "step-00000020\n");
+  free(latest);
+}
+
 static void write_25(void *writer) {
   write_step(writer, 25, ELEMENTS);
 }
@@ -379,6 +393,7 @@ int main(void) {
       IN_FOLDER(test_damaged_checkpoints_do_not_count),
       IN_FOLDER(test_rollback_target_is_kept),
       IN_FOLDER(test_temporary_files_are_removed),
+      IN_FOLDER(test_latest_is_renewed),
       IN_FOLDER(test_later_checkpoints_are_set_aside),
       IN_FOLDER(test_invalid_arguments_are_rejected),
       IN_FOLDER(test_failed_write),
