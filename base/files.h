@@ -2,10 +2,9 @@
  *
  * A file is written to a temporary file in the same folder, fsynced and renamed to its final name;
  * then the folder is fsynced. A folder is written as NAME.tmp, its files are fsynced, and it is
- * renamed. Readers therefore find either the complete content or none. A temporary file is called
- * "NAME.PID.tmp", so a process may write a name only once at a time; readers ignore names that end
- * in ".tmp", which a killed process can leave behind. Errors are ERROR_IO, with the path and the
- * text of errno, unless stated otherwise. */
+ * renamed. Readers therefore find either the complete content or none. They ignore names that end
+ * in ".tmp", which a killed process can leave behind: base/temporary.h names and removes them.
+ * Errors are ERROR_IO, with the path and the text of errno, unless stated otherwise. */
 #ifndef CELFORGE_BASE_FILES_H
 #define CELFORGE_BASE_FILES_H
 
@@ -61,6 +60,9 @@ Status path_exists(const char *path, bool *out, Error *error);
 Status path_is_folder(const char *path, bool *out, Error *error);
 /* Sets *out to whether both paths exist and are the same file or folder. */
 Status path_is_same(const char *a, const char *b, bool *out, Error *error);
+/* Refuses a path whose last part is a symbolic link (ERROR_USAGE): for files and folders inside a
+ * folder that is not to be left, where a planted link would lead elsewhere. */
+Status path_refuse_link(const char *path, Error *error);
 /* Transfer all `size` bytes, with retries after short transfers and EINTR. A read past the end of
  * the file is ERROR_DATA. `path` names the file in errors. */
 Status file_pread(int descriptor, const char *path, void *data, size_t size, uint64_t offset,

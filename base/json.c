@@ -7,6 +7,7 @@
 
 #include "base/files.h"
 #include "base/memory.h"
+#include "base/temporary.h"
 #include "base/text.h"
 
 Status json_parse(const char *name, const char *text, size_t size, json_t **out, Error *error) {
@@ -48,6 +49,7 @@ Status json_write_file(const char *path, const json_t *value, Error *error) {
          path);
   text_append_bytes(&text, dump, strlen(dump));
   text_append_bytes(&text, "\n", 1);
+  temporary_remove_leftovers_of(path);
   TRY(atomic_file_replace(path, text.data, text.length, error));
 done:
   text_free(&text);

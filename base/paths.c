@@ -45,3 +45,17 @@ Status path_is_same(const char *a, const char *b, bool *out, Error *error) {
 done:
   return status;
 }
+
+Status path_refuse_link(const char *path, Error *error) {
+  struct stat info;
+  int result;
+  do result = lstat(path, &info);
+  while (result != 0 && errno == EINTR);
+  if (result != 0 && errno != ENOENT && errno != ENOTDIR)
+    return error_errno(error, errno, "%s: cannot be looked up", path);
+  if (result != 0 || !S_ISLNK(info.st_mode)) return OK;
+  return error_set(error, ERROR_USAGE,
+                   "%s: is a symbolic link, which is not followed here, so that nothing outside of "
+                   "the folder is written; remove it (the folder itself may be a link)",
+                   path);
+}

@@ -26,6 +26,9 @@ void queue_close(Queue *queue); /* wakes all waiting threads; queued items can s
 Status thread_start(pthread_t *thread, const char *name, void *(*run)(void *), void *argument,
                     Error *error);
 
+/* Joins the thread; returns false if it has not ended at `deadline` (clock_seconds). */
+bool thread_join_until(pthread_t thread, double deadline);
+
 double clock_seconds(void);      /* monotonic */
 double clock_wall_seconds(void); /* since the epoch */
 /* Initialises a condition variable that waits on the monotonic clock. */

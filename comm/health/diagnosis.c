@@ -1,5 +1,6 @@
 /* Finds out from the heartbeats which ranks are behind, and reports it. */
 #include <errno.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,6 +55,12 @@ void append_rank(const HeartbeatRecord *record, Text *text) {
   if (record->valid) text_append(text, " (host %s, pid %d)", record->host, record->pid);
 }
 
+/* The seconds since the heartbeat, by the wall clocks of two hosts: 0 if they disagree on which is
+ * later. For reports alone; deadlines are on the monotonic clock. */
+static double age_of(const HeartbeatRecord *record, double now) {
+  return fmax(0, now - record->time);
+}
+
 void append_location(const HeartbeatRecord *record, double now, Text *text) {
   char clock[16] = "";
   struct tm local;
@@ -62,7 +69,8 @@ void append_location(const HeartbeatRecord *record, double now, Text *text) {
   if (localtime_r(&seconds, &local)) strftime(clock, sizeof clock, "%H:%M:%S", &local);
   text_append(text, "in %s", phase_name(record->phase));
   if (record->waiting[0]) text_append(text, " (%s)", record->waiting);
-  text_append(text, " since %s (%.0f s), step %lld", clock, now - start, (long long)record->step);
+  text_append(text, " since %s (%.0f s), step %lld", clock, age_of(record, now) + record->since,
+              (long long)record->step);
 }
 
 /* The process state letter of proc(5), or 0. */
@@ -137,7 +145,7 @@ static void append_behind(const HeartbeatSnapshot *snapshot, int rank, const cha
   append_rank(record, report);
   if (rank_status(snapshot, rank) == RANK_SILENT) {
     text_append(report, ": %s", explain_silence(record, own_host));
-    if (record->valid) text_append(report, "; last heartbeat %.0f s ago,", now - record->time);
+    if (record->valid) text_append(report, "; last heartbeat %.0f s ago,", age_of(record, now));
   }
   if (record->valid) {
     text_append(report, " ");

@@ -38,7 +38,7 @@ static char *record_to_json(const HeartbeatRecord *record) {
 static Status write_and_rename(const char *temporary, const char *final, const char *text,
                                Error *error) {
   Status status = OK;
-  int descriptor = file_open(temporary, O_WRONLY | O_CREAT | O_TRUNC);
+  int descriptor = file_open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW);
   if (descriptor < 0) return error_errno(error, errno, "%s", temporary);
   TRY(file_write(descriptor, temporary, text, strlen(text), error));
   TRY(file_write(descriptor, temporary, "\n", 1, error));

@@ -193,7 +193,6 @@ void nccl_abort(Nccl *nccl) {
   pthread_t threads[MAX_LEVELS + 1];
   int count = 0, left = 0;
   Error error;
-  struct timespec until;
   if (!nccl) return;
   nccl->failed = true;
   for (int i = -1; i < nccl->levels; i++) {
@@ -203,10 +202,9 @@ void nccl_abort(Nccl *nccl) {
   }
   nccl->group = NULL;
   nccl->levels = 0;
-  clock_gettime(CLOCK_REALTIME, &until);
-  until.tv_sec += ABORT_SECONDS;
+  const double until = clock_seconds() + ABORT_SECONDS;
   for (int i = 0; i < count; i++) {
-    if (pthread_timedjoin_np(threads[i], NULL, &until) == 0) continue;
+    if (thread_join_until(threads[i], until)) continue;
     pthread_detach(threads[i]);
     left++;
   }

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/bulk_memory.h"
 #include "base/log.h"
@@ -268,13 +267,11 @@ done:
 
 /* Waits for the workers to end. False if one still hangs in a read at the deadline. */
 static bool join_workers(Loader *loader) {
-  struct timespec deadline;
-  clock_gettime(CLOCK_REALTIME, &deadline);
   int seconds = loader->timed_out ? CLOSE_SECONDS_AFTER_TIMEOUT : CLOSE_SECONDS;
-  deadline.tv_sec += seconds;
+  double deadline = clock_seconds() + seconds;
   bool all = true;
   for (int i = 0; i < loader->worker_count; i++)
-    if (pthread_timedjoin_np(loader->workers[i].thread, NULL, &deadline) != 0) {
+    if (!thread_join_until(loader->workers[i].thread, deadline)) {
       log_warning("loader thread %d still hangs in a read after %d s; it is abandoned", i, seconds);
       all = false;
     }

@@ -13,6 +13,7 @@
 
 #include "base/files.h"
 #include "base/memory.h"
+#include "base/temporary.h"
 
 enum { DEFAULT_QUALITY = 18 };
 
@@ -47,6 +48,7 @@ static Status open_container(StreamWriter *writer, Error *error) {
     FAIL(error, ERROR_USAGE,
          "%s: FFmpeg has no video container with this extension; use .mp4, .mkv or .mov",
          writer->path);
+  temporary_remove_leftovers_of(writer->path);
   TRY(atomic_file_open(writer->path, &writer->file, error));
   url = mem_format("file:%s", writer->file.temporary);
   int code = avformat_alloc_output_context2(&writer->format, kind, NULL, url);

@@ -1,11 +1,15 @@
 /* Reads and writes folders of PNG frames, in the order of their names, and single images. */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/file.h>
 
 #include "base/files.h"
 #include "base/memory.h"
+#include "base/temporary.h"
 #include "data/video/image.h"
 #include "data/video/internal.h"
 
@@ -174,34 +178,63 @@ const VideoReaderOps folder_reader_ops = {folder_read, folder_frame_name, folder
 
 typedef struct FolderWriter {
   char *path, *temporary; /* temporary: NULL for an image, and after the rename */
+  int lock;               /* descriptor of `temporary`, or -1 */
   Image frame;
   bool is_image;
   int64_t written;
 } FolderWriter;
+
+/* Opens and locks a folder; *descriptor is -1 if it does not exist. File systems that cannot lock
+ * folders are used without a lock. */
+static Status lock_folder(const char *path, int *descriptor, Error *error) {
+  *descriptor = file_open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+  if (*descriptor < 0 && errno == ENOENT) return OK;
+  if (*descriptor < 0) return error_errno(error, errno, "%s: cannot open", path);
+  int result;
+  do result = flock(*descriptor, LOCK_EX | LOCK_NB);
+  while (result != 0 && errno == EINTR);
+  if (result == 0 || errno != EWOULDBLOCK) return OK;
+  file_close(descriptor);
+  return error_set(error, ERROR_USAGE, "%s: another process is writing to this folder", path);
+}
+
+/* Creates and locks the folder that is renamed at the end. Removes that of an interrupted run,
+ * whose lock is free. */
+static Status create_temporary(FolderWriter *writer, Error *error) {
+  Status status = OK;
+  int left = -1;
+  char *path = mem_format("%s.tmp", writer->path);
+  TRY(lock_folder(path, &left, error));
+  if (left >= 0) TRY(folder_remove(path, error));
+  TRY(folder_create(path, error));
+  TRY(lock_folder(path, &writer->lock, error));
+  writer->temporary = path;
+  path = NULL;
+done:
+  file_close(&left);
+  free(path);
+  return status;
+}
 
 Status folder_writer_open(const char *path, MediaKind kind, const VideoWriterOptions *options,
                           void **state, Error *error) {
   Status status = OK;
   FolderWriter *writer = mem_new(1, sizeof *writer);
   *state = writer;
+  writer->lock = -1;
   writer->is_image = kind == MEDIA_IMAGE;
   writer->path = mem_string(path);
   size_t length = strlen(path);
   while (length > 1 && writer->path[length - 1] == '/') writer->path[--length] = '\0';
   TRY(image_new(options->width, options->height, &writer->frame, error));
+  if (writer->is_image) temporary_remove_leftovers_of(path);
   if (writer->is_image) goto done;
   bool exists;
   TRY(path_exists(writer->path, &exists, error));
   if (exists)
     FAIL(error, ERROR_USAGE, "%s: already exists; choose a new folder for the frames",
          writer->path);
-  char *temporary = mem_format("%s.tmp", writer->path);
-  status = folder_remove(temporary, error); /* of an interrupted run */
-  if (status == OK) status = folder_create(temporary, error);
-  if (status == OK)
-    writer->temporary = temporary;
-  else
-    free(temporary);
+  TRY(create_temporary(writer, error));
 done:
   return status;
 }
@@ -255,6 +288,7 @@ static Status folder_finish(void *state, Error *error) {
 static void folder_writer_close(void *state) {
   FolderWriter *writer = state;
   if (writer->temporary) folder_remove(writer->temporary, NULL);
+  file_close(&writer->lock);
   image_free(&writer->frame);
   free(writer->temporary);
   free(writer->path);

@@ -1,6 +1,7 @@
 #!/bin/bash
 # The environment of the process: closed standard streams, OMP_NUM_THREADS, a limit of file sizes, a log without a reader,
 # a lost terminal, and stop signals in the commands that write datasets and videos.
+# tests/run: mostly waits
 set -u
 cd "$(dirname "$0")/../.."
 . tests/cli/support.sh

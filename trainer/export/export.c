@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/temporary.h"
 #include "base/version.h"
 #include "trainer/export/model.h"
 #include "trainer/export/names.h"
@@ -165,6 +166,7 @@ Status export_run(const ExportOptions *options, Error *error) {
                           .source_channels = inference_source_channels(inference),
                           .step = inference_step(inference)};
   model.properties = model_properties(&model, inference_is_ema(inference));
+  temporary_remove_leftovers_of(options->output);
   TRY(export_as(&model, inference, options, error));
   log_info("%s: exported the generator of %s", options->output, inference_path(inference));
 done:

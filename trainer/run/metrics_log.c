@@ -144,7 +144,7 @@ Status metrics_log_open(const char *run_dir, int64_t step, MetricsLog **out, Err
   Status status = OK;
   MetricsLog *log = mem_new(1, sizeof *log);
   log->path = path_join(run_dir, "metrics.jsonl");
-  log->descriptor = file_open(log->path, O_RDWR | O_APPEND | O_CREAT);
+  log->descriptor = file_open(log->path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW);
   if (log->descriptor < 0) {
     status = error_errno(error, errno, "%s: cannot open", log->path);
     goto done;

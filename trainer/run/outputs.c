@@ -10,6 +10,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/temporary.h"
 #include "trainer/run/run.h"
 #include "trainer/run/status_line.h"
 
@@ -22,11 +23,26 @@ static bool cannot_lock(int errnum) {
   return errnum == ENOSYS || errnum == ENOLCK || errnum == EOPNOTSUPP;
 }
 
+/* Whatever the run creates or appends to by its name. Other files are written under temporary names
+ * and renamed, which replaces a link. */
+static Status refuse_links(const char *folder, Error *error) {
+  static const char *const NAMES[] = {"lock",    "checkpoints", "metrics.jsonl",
+                                      "samples", "tensorboard", "ranks"};
+  Status status = OK;
+  for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES && status == OK; i++) {
+    char *path = path_join(folder, NAMES[i]);
+    status = path_refuse_link(path, error);
+    free(path);
+  }
+  return status;
+}
+
 Status run_lock_folder(Run *run, Error *error) {
   Status status = OK;
   char *path = path_join(run->config->run.dir, "lock");
   TRY(folder_create(run->config->run.dir, error));
-  run->lock = file_open(path, O_RDWR | O_CREAT);
+  TRY(refuse_links(run->config->run.dir, error));
+  run->lock = file_open(path, O_RDWR | O_CREAT | O_NOFOLLOW);
   if (run->lock < 0) {
     status = error_errno(error, errno, "%s: cannot open or create", path);
     goto done;
@@ -165,6 +181,8 @@ Status run_open_outputs(Run *run, const Checkpoint *checkpoint, Error *error) {
   TRY(checkpoint_writer_open(folder, (int)config->checkpoint.keep, from, &run->checkpoints, error));
   TRY(write_config(run, error));
   TRY(folder_create(samples, error));
+  temporary_remove_leftovers(samples, NULL);
+  temporary_remove_leftovers(config->run.dir, NULL);
   run->sample_inference =
       inference_from_parameters(config, gan_generator(run->gan), READ_EMA, run->backend);
   TRY(run_reopen_metrics(run, error));

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "base/files.h"
+#include "base/temporary.h"
 #include "tests/unit/base/temporary.h"
 
 static Error error;
@@ -89,7 +90,7 @@ static void content_appears_at_commit(void **state) {
   AtomicFile file;
   assert_int_equal(atomic_file_replace(path, "old", 3, &error), OK);
   assert_int_equal(atomic_file_open(path, &file, &error), OK);
-  char *temporary = mem_format("%s.%d.tmp", path, (int)getpid());
+  char *temporary = temporary_name(path, (int)getpid());
   assert_string_equal(file.temporary, temporary);
   assert_int_equal(atomic_file_write(&file, "new", 3, &error), OK);
   assert_int_equal(atomic_file_write(&file, "er", 2, &error), OK);
@@ -177,7 +178,7 @@ static void pipes_and_devices_are_not_replaced(void **state) {
 static void old_temporary_is_not_followed(void **state) {
   (void)state;
   char *path = inside("final"), *victim = inside("victim");
-  char *temporary = mem_format("%s.%d.tmp", path, (int)getpid());
+  char *temporary = temporary_name(path, (int)getpid());
   assert_int_equal(atomic_file_replace(victim, "precious", 8, &error), OK);
   assert_int_equal(symlink(victim, temporary), 0);
   assert_int_equal(atomic_file_replace(path, "x", 1, &error), OK);
@@ -202,7 +203,8 @@ static void killed_writer_leaves_the_old_content(void **state) {
   }
   assert_int_equal(waitpid(child, NULL, 0), child);
   assert_content(path, "old");
-  char *left = mem_format("final final.%d.tmp", (int)child);
+  char *name = temporary_name("final", (int)child), *left = mem_format("final %s", name);
+  free(name);
   assert_holds(left);
   free(left);
   free(path);

@@ -177,6 +177,24 @@ static void started_threads_have_a_name_and_block_signals(void **state) {
   queue_free(self.named);
 }
 
+static void *sleep_for(void *argument) {
+  usleep(*(useconds_t *)argument);
+  return NULL;
+}
+
+static void join_has_a_deadline(void **state) {
+  (void)state;
+  pthread_t thread;
+  useconds_t pause = 300000;
+  assert_int_equal(thread_start(&thread, "sleeper", sleep_for, &pause, NULL), OK);
+  double begin = clock_seconds();
+  assert_false(thread_join_until(thread, begin - 1)); /* in the past: looks once */
+  assert_false(thread_join_until(thread, begin + 0.05));
+  assert_true(clock_seconds() - begin >= 0.05);
+  assert_true(thread_join_until(thread, begin + 60));
+  assert_true(clock_seconds() - begin < 30);
+}
+
 static void failed_start_is_reported(void **state) {
   (void)state;
   pthread_attr_t usual, enormous;
@@ -226,6 +244,7 @@ int main(void) {
       cmocka_unit_test(closed_queue_pops_its_items_only),
       cmocka_unit_test(close_wakes_all_waiting_threads),
       cmocka_unit_test(started_threads_have_a_name_and_block_signals),
+      cmocka_unit_test(join_has_a_deadline),
       cmocka_unit_test(failed_start_is_reported),
       cmocka_unit_test(clocks_advance_in_seconds),
       cmocka_unit_test(condition_times_out),

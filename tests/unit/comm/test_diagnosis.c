@@ -145,6 +145,25 @@ static void test_diagnosis_explains_silent_ranks(void **state) {
                               "waiting in reduce (barrier), step 34: rank 0\n", NULL});
 }
 
+/* A host's clock is an hour ahead: what is reported is a duration on that host, and never negative.
+ */
+static void test_diagnosis_survives_clocks_that_differ(void **state) {
+  (void)state;
+  HeartbeatSnapshot snapshot = new_snapshot();
+  snapshot.records[3].time += 3600;
+  snapshot.records[3].since = 30;
+  snapshot.first_beats[3] = snapshot.records[3].beat;
+  check_report(&snapshot,
+               (const char *const[]){"last heartbeat 0 s ago, in reduce (barrier) since ",
+                                     " (30 s), step 34", NULL});
+  snapshot = new_snapshot();
+  snapshot.records[2].time += 3600;
+  snapshot.records[2].since = 20;
+  snapshot.records[2].phase = PHASE_DATA;
+  snapshot.records[2].waiting[0] = '\0';
+  check_report(&snapshot, (const char *const[]){"behind: rank 2 (host ", " (20 s), step 34", NULL});
+}
+
 static void test_diagnosis_of_ranks_in_different_collectives(void **state) {
   (void)state;
   HeartbeatSnapshot snapshot = new_snapshot();
@@ -177,6 +196,7 @@ int main(void) {
       cmocka_unit_test(test_only_heartbeat_files_are_removed),
       cmocka_unit_test(test_diagnosis_names_the_rank_that_does_not_wait),
       cmocka_unit_test(test_diagnosis_explains_silent_ranks),
+      cmocka_unit_test(test_diagnosis_survives_clocks_that_differ),
       cmocka_unit_test(test_diagnosis_of_ranks_in_different_collectives),
       cmocka_unit_test(test_diagnosis_names_a_stalled_communication_thread),
   };
