@@ -8,7 +8,7 @@ import zlib
 import support_world
 from support_world import runs
 
-TRAIN = {"train.steps": 4, "train.threads": 1, "checkpoint.every": 2, "checkpoint.keep": 2, "samples.every": 2,
+TRAIN = {"train.steps": 4, "train.threads": 1, "train.device": "cpu", "checkpoint.every": 2, "checkpoint.keep": 2, "samples.every": 2,
          "samples.clips": 2, "comm.reduce": "reproducible", "comm.timeout": 40, "comm.start_timeout": 40,
          "comm.checkpoint_timeout": 40, "comm.evaluation_timeout": 40}
 
@@ -115,7 +115,7 @@ def model_file(folder):
 
 HOLDS = ("already holds a dataset",)
 DATASET = "--frames 2 --clips-per-shard 4"
-SCORE = "--clips 2 --no-flow --no-classifier --threads 1"
+SCORE = "--clips 2 --no-flow --no-classifier --threads 1 --device cpu"
 TOOLS = {tool.name: tool for tool in (
     Tool("synth", f"synth @out --clips 6 --size 32x32 --threads 1 {DATASET}", complete=HOLDS),
     Tool("synth-deflate", f"synth @a/b/out --clips 6 --size 32x32 --threads 2 --deflate {DATASET}", complete=HOLDS),
@@ -143,8 +143,8 @@ TOOLS = {tool.name: tool for tool in (
     Tool("export-safetensors", "export @out.safetensors --checkpoint @run --format safetensors", [trained]),
     Tool("export-model", "export @out.safetensors --checkpoint @run --format model --date 2026-01-01 --look L --licence MIT "
          "--trained-on clips --height 32", [trained]),
-    Tool("translate", "translate @in.mp4 @out.mp4 --checkpoint @run --threads 1", [trained, video, old_output("out.mp4")]),
-    Tool("translate-model", "translate @in.mp4 @out.mp4 --model @look.safetensors --threads 1", [model_file, video]),
-    Tool("translate-png", "translate @source @out --checkpoint @run --threads 1", [trained, frames]),
-    Tool("translate-picture", "translate @source/0000.png @out.png --checkpoint @run --threads 1", [trained, frames]),
+    Tool("translate", "translate @in.mp4 @out.mp4 --checkpoint @run --threads 1 --device cpu", [trained, video, old_output("out.mp4")]),
+    Tool("translate-model", "translate @in.mp4 @out.mp4 --model @look.safetensors --threads 1 --device cpu", [model_file, video]),
+    Tool("translate-png", "translate @source @out --checkpoint @run --threads 1 --device cpu", [trained, frames]),
+    Tool("translate-picture", "translate @source/0000.png @out.png --checkpoint @run --threads 1 --device cpu", [trained, frames]),
 )}
