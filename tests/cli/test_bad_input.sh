@@ -69,9 +69,11 @@ cp -r run broken
 printf 'x' | dd of=broken/checkpoints/step-00000004/generator.safetensors bs=1 seek=3000 conv=notrunc 2>dd
 refuses "eval: a checkpoint with a flipped byte" 65 "step-00000004" \
   "$celforge" eval --checkpoint broken/checkpoints/step-00000004 --data data
-run "$celforge" eval --checkpoint broken --data data --no-classifier
+refuses "eval: the newest checkpoint of a run is damaged" 65 "--allow-older takes the newest whole one" \
+  "$celforge" eval --checkpoint broken --data data --no-classifier
+run "$celforge" eval --checkpoint broken --data data --no-classifier --allow-older
 [ $code -eq 0 ] && grep -q 'step-00000004' err && grep -q 'step-00000002' out
-result $? "eval: if the newest checkpoint of a run is damaged, it is reported and the previous one is used"
+result $? "eval --allow-older: the damaged one is reported and the previous one is used"
 refuses "eval: missing weights for KID and FID" 74 "--inception: absent.safetensors: cannot open" \
   "$celforge" eval --checkpoint run --data data --inception absent.safetensors --json scores.json
 refuses "eval: missing weights for LPIPS" 74 "--lpips: absent.safetensors: cannot open" \

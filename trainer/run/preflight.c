@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/crc32c.h"
+#include "base/files.h"
 #include "base/host.h"
 #include "base/memory.h"
 #include "base/text.h"
@@ -53,16 +54,16 @@ static Status program_crc32c(uint32_t *out, Error *error) {
   uint8_t *bytes = mem_new(READ_BYTES, 1);
   ssize_t count = 0;
   *out = 0;
-  int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+  int descriptor = file_open(path, O_RDONLY);
   if (descriptor < 0) {
     status = error_errno(error, errno, "%s: cannot open", path);
     goto done;
   }
-  while ((count = read(descriptor, bytes, READ_BYTES)) > 0)
-    *out = crc32c(*out, bytes, (size_t)count);
+  while ((count = read(descriptor, bytes, READ_BYTES)) > 0 || (count < 0 && errno == EINTR))
+    if (count > 0) *out = crc32c(*out, bytes, (size_t)count);
   if (count < 0) status = error_errno(error, errno, "%s: cannot read", path);
 done:
-  if (descriptor >= 0) close(descriptor);
+  file_close(&descriptor);
   free(bytes);
   return status;
 }
