@@ -41,6 +41,7 @@ class Life:
         start = self.world.start(self.tool, fault.environment(self.world.shim, self.world.life, log))
         hits = world_of.read(log).decode().splitlines() if os.path.exists(log) else []
         self.injections.append({**vars(fault), "hits": len(hits), "code": start.code, "seconds": round(start.seconds, 2),
+                                "as_reference": start.code == self.reference.code or self.is_complete(start),
                                 "message": (start.warnings() or [""])[-1]})
         complete = self.is_complete(start)
         if not complete:
