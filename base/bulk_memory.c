@@ -8,7 +8,7 @@
 
 #include "base/text.h"
 
-enum { ALIGNMENT = 64, HUGE_PAGE = 2 << 20, LEAST_HUGE = 8 << 20 };
+enum { ALIGNMENT = 64, HUGE_PAGE = 2 << 20, LEAST_HUGE = 4 << 20 };
 
 static Status out_of_memory(size_t bytes, const char *what, Error *error) {
   double physical = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
