@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/files.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "base/temporary.h"
 
@@ -56,10 +57,17 @@ Status atomic_file_commit(AtomicFile *file, Error *error) {
   return status;
 }
 
+static void remove_temporary(const char *path) {
+  Error found = {0};
+  if (file_unlink(path) == 0 || errno == ENOENT) return;
+  error_errno(&found, errno, "%s: cannot remove the temporary file", path);
+  log_warning("%s; it stays until the next command writes there", found.message);
+}
+
 void atomic_file_abort(AtomicFile *file) {
   if (file->final) {
     file_close(&file->descriptor);
-    if (file->temporary) file_unlink(file->temporary);
+    if (file->temporary) remove_temporary(file->temporary);
     free(file->temporary);
     free(file->final);
   }

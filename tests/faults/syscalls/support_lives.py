@@ -18,7 +18,7 @@ class Life:
         self.reference = world.reference(tool)
         moments = random.Random(f"{seed}-{number}")
         self.faults = faults or [draw(moments, self.reference.calls) for _ in range(moments.choice((1, 1, 1, 2)))]
-        self.injections, self.wrong = [], []
+        self.injections, self.wrong, self.warned = [], [], ""
 
     def run(self):
         """Returns the record of this life."""
@@ -43,6 +43,7 @@ class Life:
         self.injections.append({**vars(fault), "hits": len(hits), "code": start.code, "seconds": round(start.seconds, 2),
                                 "as_reference": start.code == self.reference.code or self.is_complete(start),
                                 "message": (start.warnings() or [""])[-1]})
+        self.warned += "\n".join(start.warnings())
         complete = self.is_complete(start)
         if not complete:
             self.check_end(start, fault, hits, attempt)
@@ -89,7 +90,7 @@ class Life:
         changed = self.differences(with_old=True)
         if attempt == 0 and world_of.event_bytes(self.world.life) != self.reference.event_bytes:
             changed.append("run/tensorboard")
-        unnamed = [path for path in changed if not any(part in warnings for part in path.rstrip("/").split("/")[1:] or [path])]
+        unnamed = [path for path in changed if not any(world_of.without_pid(part) in warnings for part in path.rstrip("/").split("/")[1:] or [path])]
         if unnamed:
             self.report(f"exit code {start.code}, but other files than without a fault, and no warning: {', '.join(unnamed)}", start)
         elif attempt == 0 and start.messages() != self.reference.messages:
@@ -144,14 +145,19 @@ class Life:
             if start.code != self.reference.code and not self.is_complete(start):
                 self.report(f"without a fault: exit code {start.code}", start)
             self.check_resumed(start)
-        changed = self.differences()
+        changed = [path for path in self.differences() if not self.was_warned_of(path)]
         if changed:
             self.report(f"without a fault: other files than an undisturbed run: {', '.join(changed)}")
         if self.left_over():
             self.report(f"without a fault: left over: {', '.join(self.left_over())}")
 
     def left_over(self):
-        return sorted(world_of.kinds(self.world.life) - self.reference.kinds)
+        """The kinds of path that an undisturbed run does not leave, without temporary files that a warning named."""
+        return sorted({world_of.kind(path) for path in world_of.paths(self.world.life) if not self.was_warned_of(path)} - self.reference.kinds)
+
+    def was_warned_of(self, path):
+        """Whether a warning named the temporary file, which stays until a command writes there."""
+        return world_of.is_temporary(path) and world_of.without_pid(os.path.basename(path)) + ": cannot remove" in self.warned
 
 
 def is_old_checkpoint(path, expected):

@@ -65,7 +65,7 @@ class Start:
     def messages(self):
         """Standard error without times and progress, and standard output."""
         lines = [re.sub(r"^\d\d:\d\d:\d\d\.\d{3} ", "", line) for line in self.log.splitlines()]
-        return [re.sub(r"\b[\d-]+\.tmp\b", "PID.tmp", line) for line in lines if not PROGRESS.search(line)] + self.output.splitlines()
+        return [without_pid(line) for line in lines if not PROGRESS.search(line)] + self.output.splitlines()
 
     def warnings(self):
         return [line for line in self.messages() if re.search(r"(^|\] )(warning|error): |^celforge: ", line)]
@@ -92,10 +92,19 @@ def snapshot(folder):
     return found
 
 
-def kinds(folder):
-    """The kinds of path (shim.h) of all files and folders below the folder."""
-    return {re.sub(r"\d+", "#", os.path.relpath(os.path.join(place, name), folder))
-            for place, folders, names in os.walk(folder) for name in folders + names}
+def paths(folder):
+    """All files and folders below the folder, relative to it."""
+    return {os.path.relpath(os.path.join(place, name), folder) for place, folders, names in os.walk(folder) for name in folders + names}
+
+
+def kind(path):
+    """The kind of path, as in shim.h."""
+    return re.sub(r"\d+", "#", path)
+
+
+def without_pid(text):
+    """The text, with a fixed word for the host and process in the names of temporary files."""
+    return re.sub(r"\b[\d-]+\.tmp\b", "PID.tmp", text)
 
 
 def is_temporary(path):
@@ -145,7 +154,7 @@ class Reference:
             copy_into(self.template, world.life)
             trace = f"{world.folder}/trace"
             start = world.start(tool, {"LD_PRELOAD": world.shim, "SHIM_FOLDER": world.life, "SHIM_TRACE": trace, "SHIM_RANK": str(rank)})
-            result = (start.code, snapshot(world.life), records(world.life), event_bytes(world.life), kinds(world.life),
+            result = (start.code, snapshot(world.life), records(world.life), event_bytes(world.life), set(map(kind, paths(world.life))),
                       start.messages())
             self.calls.append(count_calls(trace))
             os.unlink(trace)

@@ -26,6 +26,7 @@ REGRESSIONS = [
     ("resume", Fault("rmdir", "run/checkpoints/step-#", 1, "ENOTEMPTY", "kind", 0)),
     ("train", Fault("create", "run/checkpoints/latest.#-#.tmp", 2, "ENOSPC", "once", 0)),
     ("eval", Fault("open", "run/checkpoints/step-#/generator.safetensors", 1, "ESTALE", "once", 0)),
+    ("pack-png", Fault("unlink", "out/shard-#.h#.#-#.tmp", 1, "EROFS", "kind", 0)),
     ("pack-png", Fault("read", "source/#.png", 1, "EIO", "once", 0)),
 ]
 
