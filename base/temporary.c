@@ -65,10 +65,6 @@ static int lock(int descriptor) {
   return result == 0 ? 0 : errno;
 }
 
-void temporary_unlock(int descriptor) {
-  flock(descriptor, LOCK_UN);
-}
-
 typedef enum Place { AT_PATH, ELSEWHERE, UNKNOWN } Place;
 
 /* Whether `path` leads to the open file: another process may have removed it. */

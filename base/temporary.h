@@ -14,9 +14,8 @@ char *temporary_name(const char *path, int pid);
 
 /* Creates and locks a new temporary file of `path`, with another number behind PID where a living
  * process has the name. On file systems without locks it has none, and is never taken for a
- * leftover. Libraries that lock their files themselves (HDF5) need temporary_unlock before. */
+ * leftover. */
 Status temporary_create(const char *path, int *descriptor, char **temporary, Error *error);
-void temporary_unlock(int descriptor);
 
 /* Removes the leftovers of `name` in `folder`; of all names if it is NULL. Failures are not
  * reported: a leftover does no harm but take space. */

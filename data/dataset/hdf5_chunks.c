@@ -23,6 +23,7 @@ static Status read_header(const Hdf5Reader *reader, const Hdf5Object *array, Fix
   Status status = hdf5_read_block(reader, array->name, "FAHD", array->layout.address, HEADER_SIZE,
                                   &block, error);
   if (status != OK) return status;
+  out->page_elements = 1;
   Cursor cursor = {block, HEADER_SIZE, 4, false};
   uint64_t version = cursor_number(&cursor, 1), client = cursor_number(&cursor, 1);
   out->element_size = cursor_number(&cursor, 1);
@@ -37,7 +38,7 @@ static Status read_header(const Hdf5Reader *reader, const Hdf5Object *array, Fix
                           (unsigned long long)out->count, (unsigned long long)out->element_size,
                           (unsigned long long)array->space.dims[0]);
   else
-    out->page_elements = (uint64_t)1 << page_bits;
+    out->page_elements <<= page_bits;
   free(block);
   return status;
 }

@@ -10,7 +10,6 @@
 #include "base/crc32c.h"
 #include "base/files.h"
 #include "base/memory.h"
-#include "base/temporary.h"
 #include "data/dataset/hdf5.h"
 
 enum {
@@ -162,7 +161,6 @@ Status shard_writer_open(const char *path, const ShardHeader *header, ShardWrite
   writer->checksums = mem_new((size_t)header->clips, sizeof *writer->checksums);
   writer->names = mem_new((size_t)header->clips, sizeof *writer->names);
   TRY(atomic_file_open(path, &writer->file, error));
-  temporary_unlock(writer->file.descriptor); /* HDF5 locks the file itself */
   if (header->deflated) {
     for (int side = 0; side < SIDES; side++) {
       size_t bound = compressBound(clip_side_bytes(&header->shape, side));

@@ -12,12 +12,6 @@
 #include "base/files.h"
 #include "base/memory.h"
 
-/* Called by LeakSanitizer: HDF5 1.10 leaks memory when it reads a damaged file. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void) {
-  return "leak:libhdf5";
-}
-
 char *temporary_folder(void) {
   const char *root = getenv("TMPDIR");
   char *path = mem_format("%s/celforge-data-XXXXXX", root && *root ? root : "/tmp");
