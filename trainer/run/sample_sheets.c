@@ -148,10 +148,13 @@ Status sample_sheet_write(const Dataset *dataset, const Dataset *targets, Infere
   TRY(sheet_new(dataset, targets, rows, &sheet, error));
   for (int row = 0; row < rows && !signals_stop_requested(); row++) {
     Error bad = {0};
-    if (read_row(&sheet, row, rows, &bad) == OK)
+    Status found = read_row(&sheet, row, rows, &bad);
+    if (found == OK)
       TRY(place_clip(&sheet, inference, row, error));
-    else /* data.on_corrupt applies to the loader only */
+    else if (found == ERROR_DATA) /* data.on_corrupt applies to the loader only */
       log_warning("%s: a row is empty: %s", path, bad.message);
+    else
+      FAIL(error, found, "%s: %s", path, bad.message);
   }
   if (signals_stop_requested()) goto done;
   TRY(image_write_png(path, &sheet.image, error));

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 """A short campaign of failing system calls: one life of each command, with faults that CELFORGE_TEST_SEED selects."""
+import dataclasses
 import importlib.machinery
 import importlib.util
 import os
@@ -17,6 +18,7 @@ from support_world import runs  # noqa: E402
 SLACK = 3  # for busy machines
 SEED = int(os.environ.get("CELFORGE_TEST_SEED", "17"))
 
+LAST = 0
 # Faults that once ended in a wrong exit code, a wrong message or lost data.
 REGRESSIONS = [
     ("synth-video", Fault("write", "out.mp#.#-#.tmp", 1, "ESTALE", "once", 0)),
@@ -25,6 +27,7 @@ REGRESSIONS = [
     ("train-used", Fault("stat", "run/checkpoints", 1, "EIO", "once", 0)),
     ("resume", Fault("rmdir", "run/checkpoints/step-#", 1, "ENOTEMPTY", "kind", 0)),
     ("train", Fault("create", "run/checkpoints/latest.#-#.tmp", 2, "ENOSPC", "once", 0)),
+    ("train", Fault("read", "data/shard-#.h#", LAST, "EIO", "once", 0)),  # of a sample sheet, or of a clip prefetched in vain
     ("eval", Fault("open", "run/checkpoints/step-#/generator.safetensors", 1, "ESTALE", "once", 0)),
     ("pack-png", Fault("unlink", "out/shard-#.h#.#-#.tmp", 1, "EROFS", "kind", 0)),
     ("pack-png", Fault("read", "source/#.png", 1, "EIO", "once", 0)),
@@ -47,6 +50,8 @@ def test_each_command(tap, folder):
     campaign = load_campaign()
     world = support_world.World(folder, SLACK)
     for number, (tool, fault) in enumerate(REGRESSIONS, 1):
+        calls = world.reference(TOOLS[tool]).calls[fault.rank][fault.call]
+        fault = dataclasses.replace(fault, at=fault.at or calls[fault.kind])
         life = Life(world, TOOLS[tool], SEED, number, [fault]).run()
         tap.check(not life["wrong"] and life["injections"][0]["hits"], f"{tool}: {fault.error} at {fault.call} of {fault.kind}",
                   campaign.describe(life))
