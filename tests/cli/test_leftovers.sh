@@ -37,7 +37,7 @@ check_kind() { # KIND IN OUT
   rm -rf "$out"
 }
 mkdir frames
-"$celforge" synth one.mp4 --frames 24 --size 96x64 >out 2>err
+"$celforge" synth one.mp4 --frames 240 --size 96x64 >out 2>err
 if [ $? -eq 0 ]; then
   check_kind "video" one.mp4 killed.mp4
   begin one.mp4 both.mp4
@@ -59,7 +59,7 @@ import struct, zlib
 def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 pixels = b"".join(b"\0" + bytes((x * 3 + y) % 256 for x in range(96 * 3)) for y in range(64))
-for i in range(24):
+for i in range(240):
     with open(f"frames/{i:03}.png", "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 96, 64, 8, 2, 0, 0, 0))
                    + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b""))
@@ -69,12 +69,12 @@ begin frames busy
 refuses "frame folder: another translate to the same output is refused" 64 "another process is writing" \
   "${translate[@]}" frames busy
 end CONT
-[ "$code" -eq 0 ] && [ "$(find busy -name '*.png' | wc -l)" -eq 24 ]
+[ "$code" -eq 0 ] && [ "$(find busy -name '*.png' | wc -l)" -eq 240 ]
 result $? "frame folder: and the living one ends well"
 
 # --- Links -------------------------------------------------------------------------------------------------
 mkdir outside
-for name in checkpoints samples tensorboard ranks metrics.jsonl lock; do
+for name in tensorboard ranks metrics.jsonl lock; do
   rm -rf linked
   mkdir linked
   case $name in
@@ -86,11 +86,12 @@ for name in checkpoints samples tensorboard ranks metrics.jsonl lock; do
 done
 [ -z "$(ls -A outside)" ]
 result $? "nothing is written where the links lead"
-mkdir elsewhere
+mkdir elsewhere large
 ln -s elsewhere folder
+ln -s ../large elsewhere/checkpoints
 tiny_config folder.yaml data folder
-succeeds "run.dir may be a link" "$celforge" train folder.yaml
-[ -e elsewhere/checkpoints/latest ]
-result $? "and the run is written where it leads"
+succeeds "run.dir and checkpoints may be links" "$celforge" train folder.yaml
+[ -e elsewhere/metrics.jsonl ] && [ -e large/latest ]
+result $? "and the run is written where they lead"
 
 done_testing

@@ -31,6 +31,10 @@ static DiscriminatorInput input_of(Step *step, Value candidate, Part part) {
   };
 }
 
+Value step_visible_output(Step *step) {
+  return graph_clamp(step->graph, step->output, -1, 1);
+}
+
 static DiscriminatorOutputs discriminate(Step *step, const DiscriminatorInput *input) {
   DiscriminatorOutputs outputs;
   discriminators_build(step->graph, &step->gan->discriminator, &step->gan->config->model, input,
@@ -83,7 +87,7 @@ static Value add_gradient_penalty(Step *step, Value sum) {
   Gan *gan = step->gan;
   Shape one_per_clip = shape_make(gan->config->train.micro_batch, 1, 1, 1, 1);
   Value weights = graph_view(step->graph, &gan->inputs[INPUT_INTERPOLATION], 0, one_per_clip);
-  Value mixed = frames_interpolate(step->graph, step->output, step->target, weights);
+  Value mixed = frames_interpolate(step->graph, step_visible_output(step), step->target, weights);
   DiscriminatorInput input = input_of(step, mixed, PART_FAKE);
   DiscriminatorOutputs outputs = discriminate(step, &input);
   Value penalty = loss_gradient_penalty(step->graph, &outputs, input.candidate);
@@ -99,7 +103,7 @@ void step_discriminator_pass(Step *step) {
   DiscriminatorInput parts[PART_COUNT];
   int count = config->edge_negatives > 0 ? 3 : 2;
   parts[PART_REAL] = input_of(step, step->target, PART_REAL);
-  parts[PART_FAKE] = input_of(step, step->output, PART_FAKE);
+  parts[PART_FAKE] = input_of(step, step_visible_output(step), PART_FAKE);
   if (count > 2) parts[PART_EDGES] = input_of(step, smoothed_targets(step), PART_EDGES);
   DiscriminatorInput batch = concatenate(step, parts, count);
   DiscriminatorOutputs outputs = discriminate(step, &batch);

@@ -44,7 +44,7 @@ void step_generator_forward(Step *step) {
 static Value add_adversarial_terms(Step *step, Value sum) {
   Graph *graph = step->graph;
   const LossConfig *loss = &step->gan->config->loss;
-  DiscriminatorOutputs fake = step_discriminate(step, step->output, PART_FAKE);
+  DiscriminatorOutputs fake = step_discriminate(step, step_visible_output(step), PART_FAKE);
   Value adversarial = loss_generator(graph, (Adversarial)loss->adversarial, &fake);
   step_report(step, METRIC_ADVERSARIAL, adversarial);
   Value weight = step_control(step, CONTROL_ADVERSARIAL_WEIGHT, 1);

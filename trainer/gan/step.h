@@ -27,6 +27,11 @@ Value step_add_term(Step *step, Value sum, Metric metric, double weight, Value t
 /* Whether a step of this kind computes the metric. */
 bool step_computes(const Step *step, StepKind kind, Metric metric);
 
+/* The output as a video holds it: values beyond -1 and 1 are clipped. Discriminators see no other:
+ * celnet's output is unbounded, and against the unbounded losses of GANs (hinge, Wasserstein) it
+ * would be pushed out of the range of colours for ever. */
+Value step_visible_output(Step *step);
+
 /* The discriminators on `candidate`, a target or an output, augmented with the draws of `part`. */
 DiscriminatorOutputs step_discriminate(Step *step, Value candidate, Part part);
 

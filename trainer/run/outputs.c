@@ -23,11 +23,11 @@ static bool cannot_lock(int errnum) {
   return errnum == ENOSYS || errnum == ENOLCK || errnum == EOPNOTSUPP;
 }
 
-/* Whatever the run creates or appends to by its name. Other files are written under temporary names
- * and renamed, which replaces a link. */
+/* What the run appends to or overwrites by name. Folders of checkpoints and samples may be links,
+ * to a larger disk: their files are written under temporary names and renamed, which replaces a
+ * link. */
 static Status refuse_links(const char *folder, Error *error) {
-  static const char *const NAMES[] = {"lock",    "checkpoints", "metrics.jsonl",
-                                      "samples", "tensorboard", "ranks"};
+  static const char *const NAMES[] = {"lock", "metrics.jsonl", "tensorboard", "ranks"};
   Status status = OK;
   for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES && status == OK; i++) {
     char *path = path_join(folder, NAMES[i]);

@@ -182,7 +182,7 @@ class Training:
     def discriminator_loss(self, source, target, output, inputs):
         """The loss, and with augmentation the mean sign of the decisions on targets."""
         config = self.config.loss
-        views = [self.view(source, target, inputs, self.REAL), self.view(source, output, inputs, self.FAKE)]
+        views = [self.view(source, target, inputs, self.REAL), self.view(source, output.clamp(-1, 1), inputs, self.FAKE)]
         if config.edge_negatives > 0:
             views.append(self.view(source, inputs.smoothed, inputs, self.EDGES))
         outputs = self.discriminator(join_views(views))
@@ -200,7 +200,7 @@ class Training:
         return view
 
     def gradient_penalty(self, source, target, output, inputs):
-        weights = inputs.interpolation.to(target).view(-1, 1, 1, 1, 1)
+        weights, output = inputs.interpolation.to(target).view(-1, 1, 1, 1, 1), output.clamp(-1, 1)
         view = self.view_for_gradient(source, output + weights * (target - output), inputs, self.FAKE)
         return loss_gradient_penalty(self.discriminator(view), view.candidate)
 
@@ -225,7 +225,7 @@ class Training:
 
     def adversarial_terms(self, source, target, output, weight, inputs):
         weights = self.config.loss
-        fake = self.discriminator(self.view(source, output, inputs, self.FAKE))
+        fake = self.discriminator(self.view(source, output.clamp(-1, 1), inputs, self.FAKE))
         yield "loss/adversarial", weight, loss_generator(weights.adversarial, fake)
         if weights.feature_matching > 0:
             with torch.no_grad():
