@@ -79,6 +79,10 @@ static Place place_of(const char *path, int descriptor) {
   return same ? AT_PATH : ELSEWHERE;
 }
 
+bool temporary_is_held(const char *path, int descriptor) {
+  return place_of(path, descriptor) != ELSEWHERE;
+}
+
 /* Removes the file unless a living process has it locked; returns whether it is gone. Where there
  * are no locks it is removed only if it is `own`, with this process's PID. Its lock is held until
  * the end, so that two processes do not both find it without one. */
@@ -107,8 +111,7 @@ static int create(const char *path, int *descriptor) {
     *descriptor = file_open(path, O_RDWR | O_CREAT | O_EXCL);
   }
   if (*descriptor < 0) return errno;
-  /* Between creation and lock, another process may have taken it for a leftover. */
-  if (lock(*descriptor) != EWOULDBLOCK && place_of(path, *descriptor) != ELSEWHERE) return 0;
+  if (lock(*descriptor) != EWOULDBLOCK && temporary_is_held(path, *descriptor)) return 0;
   file_close(descriptor);
   return EEXIST;
 }

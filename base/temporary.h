@@ -7,6 +7,8 @@
 #ifndef CELFORGE_BASE_TEMPORARY_H
 #define CELFORGE_BASE_TEMPORARY_H
 
+#include <stdbool.h>
+
 #include "base/error.h"
 
 /* Returns the name for a process of this host; the caller frees it. */
@@ -16,6 +18,10 @@ char *temporary_name(const char *path, int pid);
  * process has the name. On file systems without locks it has none, and is never taken for a
  * leftover. */
 Status temporary_create(const char *path, int *descriptor, char **temporary, Error *error);
+
+/* Whether `path` is still the open file or folder, which was locked after it had been created: in
+ * between another process may have taken it for a leftover. */
+bool temporary_is_held(const char *path, int descriptor);
 
 /* Removes the leftovers of `name` in `folder`; of all names if it is NULL. Failures are not
  * reported: a leftover does no harm but take space. */

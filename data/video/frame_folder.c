@@ -6,6 +6,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 
 #include "base/files.h"
 #include "base/memory.h"
@@ -198,6 +199,19 @@ static Status lock_folder(const char *path, int *descriptor, Error *error) {
   return error_set(error, ERROR_USAGE, "%s: another process is writing to this folder", path);
 }
 
+/* Creates the folder with its parents, and locks it before anything that takes time. */
+static Status create_locked(const char *path, int *descriptor, Error *error) {
+  if (mkdir(path, 0777) != 0) {
+    if (errno != ENOENT) return error_errno(error, errno, "%s: cannot create", path);
+    Status status = folder_create(path, error);
+    if (status != OK) return status;
+  }
+  Status status = lock_folder(path, descriptor, error);
+  if (status == OK && (*descriptor < 0 || !temporary_is_held(path, *descriptor)))
+    status = error_set(error, ERROR_USAGE, "%s: another process is writing to this folder", path);
+  return status == OK ? folder_sync_parent(path, error) : status;
+}
+
 /* Creates and locks the folder that is renamed at the end. Removes that of an interrupted run,
  * whose lock is free. */
 static Status create_temporary(FolderWriter *writer, Error *error) {
@@ -206,8 +220,7 @@ static Status create_temporary(FolderWriter *writer, Error *error) {
   char *path = mem_format("%s.tmp", writer->path);
   TRY(lock_folder(path, &left, error));
   if (left >= 0) TRY(folder_remove(path, error));
-  TRY(folder_create(path, error));
-  TRY(lock_folder(path, &writer->lock, error));
+  TRY(create_locked(path, &writer->lock, error));
   writer->temporary = path;
   path = NULL;
 done:

@@ -15,10 +15,15 @@ translate=("$celforge" translate --checkpoint run)
 
 # --- Leftovers ---------------------------------------------------------------------------------------------
 begin() { # IN OUT: starts to translate, stops the process once its temporary file exists; sets $process
-  "${translate[@]}" "$1" "$2" >/dev/null 2>"$2.err" &
-  process=$!
-  while ! compgen -G "$2*.tmp" >/dev/null && kill -0 $process 2>/dev/null; do sleep 0.01; done
-  kill -STOP $process
+  local attempt
+  for attempt in {1..20}; do
+    "${translate[@]}" "$1" "$2" >/dev/null 2>"$2.err" &
+    process=$!
+    while ! compgen -G "$2*.tmp" >/dev/null && kill -0 $process 2>/dev/null; do sleep 0.01; done
+    kill -STOP $process 2>/dev/null && compgen -G "$2*.tmp" >/dev/null && return
+    wait $process # it was done before it could be stopped
+    rm -rf "$2"
+  done
 }
 end() { # SIGNAL: ends the process; sets $code
   kill "-$1" $process
@@ -37,7 +42,7 @@ check_kind() { # KIND IN OUT
   rm -rf "$out"
 }
 mkdir frames
-"$celforge" synth one.mp4 --frames 240 --size 96x64 >out 2>err
+"$celforge" synth one.mp4 --frames 48 --size 96x64 >out 2>err
 if [ $? -eq 0 ]; then
   check_kind "video" one.mp4 killed.mp4
   begin one.mp4 both.mp4
@@ -59,7 +64,7 @@ import struct, zlib
 def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 pixels = b"".join(b"\0" + bytes((x * 3 + y) % 256 for x in range(96 * 3)) for y in range(64))
-for i in range(240):
+for i in range(48):
     with open(f"frames/{i:03}.png", "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 96, 64, 8, 2, 0, 0, 0))
                    + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b""))
@@ -69,7 +74,7 @@ begin frames busy
 refuses "frame folder: another translate to the same output is refused" 64 "another process is writing" \
   "${translate[@]}" frames busy
 end CONT
-[ "$code" -eq 0 ] && [ "$(find busy -name '*.png' | wc -l)" -eq 240 ]
+[ "$code" -eq 0 ] && [ "$(find busy -name '*.png' | wc -l)" -eq 48 ]
 result $? "frame folder: and the living one ends well"
 
 # --- Links -------------------------------------------------------------------------------------------------
