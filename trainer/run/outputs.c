@@ -23,7 +23,7 @@ static bool cannot_lock(int errnum) {
   return errnum == ENOSYS || errnum == ENOLCK || errnum == EOPNOTSUPP;
 }
 
-/* What the run appends to or overwrites by name. Folders of checkpoints and samples may be links,
+/* The run appends to or overwrites these by name. Folders of checkpoints and samples may be links,
  * to a larger disk: their files are written under temporary names and renamed, which replaces a
  * link. */
 static Status refuse_links(const char *folder, Error *error) {
