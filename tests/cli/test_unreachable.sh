@@ -26,6 +26,9 @@ hide run/checkpoints
 refuses "export: checkpoints/ cannot be reached" 74 "run/checkpoints: $unanswered" \
   "$celforge" export --checkpoint run --format onnx out.onnx
 refuses "info: checkpoints/ cannot be reached" 74 "run/checkpoints: $unanswered" "$celforge" info run
+for resume in auto none; do
+  refuses "--resume $resume: checkpoints/ cannot be reached" 74 "run/checkpoints: " "${train[@]}" --resume $resume
+done
 show run/checkpoints
 hide run/checkpoints/step-00000004
 refuses "--resume auto: the newest checkpoint cannot be reached" 74 "run/checkpoints/step-00000004: $unanswered" \
