@@ -9,7 +9,6 @@ enum {
   CLIENT_FILTERED = 1, /* elements have the size of their chunk */
   HEADER_SIZE = 24,
   PREFIX_SIZE = 14, /* of the data block */
-  CHECKSUM_SIZE = 4,
   MAX_PAGE_BITS = 11, /* HDF5 writes 10 */
 };
 

@@ -6,6 +6,8 @@
 
 #include "data/dataset/hdf5_reader.h"
 
+enum { CHECKSUM_SIZE = 4 }; /* bytes behind each structure */
+
 /* Takes little-endian numbers from a block. Past its end `overrun` is set, and all numbers are 0.
  */
 typedef struct Cursor {

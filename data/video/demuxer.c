@@ -262,7 +262,7 @@ Status demuxer_open(const char *path, AVFormatContext **out, Error *error) {
   *out = NULL;
   Status status = io_open(path, &io, error);
   if (status == OK) status = open_container(path, io, out, error);
-  if (status != OK) return status;
+  if (status != OK || !*out) return status; /* never NULL, which clang's analyzer does not see */
   ffmpeg_log_clear(); /* errors in the header, if the file can be opened, do not matter */
   int code = avformat_find_stream_info(*out, NULL);
   status = demuxer_check(*out, error);

@@ -14,13 +14,19 @@ result $code "train: a run to translate with"
 translate=("$celforge" translate --checkpoint run)
 
 # --- Leftovers ---------------------------------------------------------------------------------------------
-begin() { # IN OUT: starts to translate, stops the process once its temporary file exists; sets $process
+locked() { # PATH: it exists, and a process has locked it
+  [ -e "$1" ] && ! flock -n "$1" true
+}
+begin() { # IN OUT: starts to translate, stops the process once its temporary file is locked; sets $process
   local attempt
   for attempt in {1..20}; do
     "${translate[@]}" "$1" "$2" >/dev/null 2>"$2.err" &
     process=$!
-    while ! compgen -G "$2*.tmp" >/dev/null && kill -0 $process 2>/dev/null; do sleep 0.01; done
-    kill -STOP $process 2>/dev/null && compgen -G "$2*.tmp" >/dev/null && return
+    while kill -STOP $process 2>/dev/null; do
+      locked "$2"*.tmp && return
+      kill -CONT $process
+      sleep 0.01
+    done
     wait $process # it was done before it could be stopped
     rm -rf "$2"
   done

@@ -100,12 +100,12 @@ stopped() { # NAME SIGNAL COMMAND...: the signal comes with the first progress, 
   result $? "$name"
 }
 mkdir undisturbed stopped
-synth=("$celforge" synth data --clips 12 --frames 8 --size 96x96 --clips-per-shard 2)
+synth=("$celforge" synth data --clips 120 --frames 8 --size 96x96 --clips-per-shard 2)
 cd undisturbed && succeeds "synth: without a signal" "${synth[@]}"
 cd ../stopped || exit 1
 for number in HUP TERM; do
   stopped "synth: $number ends it with 75" $number "${synth[@]}"
-  ! compgen -G "data/*.tmp" >/dev/null && [ "$(find data -name 'shard-*.h5' | wc -l)" -lt 6 ] && ! [ -e data/manifest.json ]
+  ! compgen -G "data/*.tmp" >/dev/null && [ "$(find data -name 'shard-*.h5' | wc -l)" -lt 60 ] && ! [ -e data/manifest.json ]
   result $? "synth: $number leaves complete shards alone"
 done
 succeeds "synth: the same command continues" "${synth[@]}"

@@ -161,7 +161,8 @@ def test_overflow(tap, folder):
     """Learning rates that make the gradients overflow"""
     data = runs.synth(os.path.join(folder, "data"))
     sane = {"train.steps": 40, "checkpoint.every": 4, "guard.max_skips": 3, "guard.max_rollbacks": 2,
-            "optim.clip": 0, "optim.lr_schedule": "constant", "model.norm": "none", "model.discriminator_norm": "none"}
+            "optim.clip": 0, "optim.lr_schedule": "constant", "model.norm": "none", "model.discriminator_norm": "none",
+            "model.blocks": 24}  # so deep that activations overflow with such rates
     wild = {**sane, "optim.generator_lr": 1, "optim.discriminator_lr": 1}
     folder = os.path.join(folder, "run")
     Run(folder, data, {**sane, "train.steps": 8}).must_train()

@@ -14,12 +14,12 @@ steps in float32. Compared (all norms are 2-norms, all errors relative to PyTorc
                          ||b|| of at least 1e-2 an element, for biases that are still almost zero
   each step by itself,   losses and gradient norms within 1e-3; the update of each network as one
   from our checkpoint    vector within 5e-2; each tensor of both moments, in the first quartile of
-                         the steps, within 2e-5
+                         the steps, within 2e-5 of PyTorch's float32 or float64
 
-A pre-activation within rounding of zero may fall on either side of a ReLU's kink, which changes some
-gradients by up to a percent, also between PyTorch's float32 and float64. That affects single steps, a
-wrong formula would affect all: hence the strict limit on the first quartile. With CELFORGE_FLOAT64=1
-the errors of ten steps in a row are also printed against PyTorch in float64.
+A pre-activation within rounding of zero may fall on either side of a ReLU's kink, and a colour near black or white on
+either side of where the discriminators' input is clipped. That changes some gradients by up to a percent, also between
+PyTorch's float32 and float64, but affects single steps; a wrong formula would affect all: hence the strict limit on the
+first quartile. With CELFORGE_FLOAT64=1 the errors of ten steps in a row are also printed against PyTorch in float64.
 """
 import json
 import os
@@ -393,6 +393,20 @@ def update_error(run, before, ours, theirs):
     return max(errors)
 
 
+def first_quartile(errors):
+    return largest({key: float(np.quantile(steps, 0.25)) for key, steps in errors.items()})
+
+
+def errors_against_float64(run):
+    """The moments' errors in each step against PyTorch in float64."""
+    errors = {}
+    for step in range(1, STEPS):
+        state = run.continue_from(step, 1, torch.float64)[1]
+        for key in run.compared(state, r"\w+\.moment"):
+            errors.setdefault(key, []).append(distance(run.states[step + 1][key], state[key]))
+    return errors
+
+
 def check_one_by_one(tap, name, run):
     metrics, updates, moments = [], [], {}
     for step in range(1, STEPS):
@@ -405,7 +419,9 @@ def check_one_by_one(tap, name, run):
     worst, where = loss_error(run.metrics[1:], metrics, METRICS)
     tap.check(worst <= 1e-3, f"{name}: each step's losses and norms within 1e-3", f"largest {worst:.1e}: {where}")
     tap.check(max(updates) <= 5e-2, f"{name}: each step's update within 5e-2", f"largest {max(updates):.1e}")
-    worst, where = largest({key: float(np.quantile(errors, 0.25)) for key, errors in moments.items()})
+    worst, where = first_quartile(moments)
+    if worst > 2e-5:  # where many values are near to a kink, float32 misses it in other steps than we do
+        worst, where = first_quartile(errors_against_float64(run))
     tap.check(worst <= 2e-5, f"{name}: moments in the first quartile of steps within 2e-5", f"largest {worst:.1e}: {where}")
 
 

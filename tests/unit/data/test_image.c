@@ -120,15 +120,13 @@ static void claims_are_checked_before_memory_is_allocated(void **state) {
                 {32768, 4096, "do not fit into a file of"},
                 {40000, 8, "damaged PNG"},
                 {0, 8, "damaged PNG"}};
-  struct rlimit before, small;
+  struct rlimit before;
   Image image;
   getrlimit(RLIMIT_AS, &before);
-  small = before;
-  small.rlim_cur = (rlim_t)1 << 28;
   for (size_t i = 0; i < sizeof claims / sizeof *claims; i++) {
     write_claim(media_path("claim.png"), claims[i].width, claims[i].height);
 #ifndef __SANITIZE_ADDRESS__
-    setrlimit(RLIMIT_AS, &small);
+    setrlimit(RLIMIT_AS, &(struct rlimit){(rlim_t)1 << 28, before.rlim_max});
 #endif
     Status status = image_read_png(media_path("claim.png"), &image, &error);
     setrlimit(RLIMIT_AS, &before);
