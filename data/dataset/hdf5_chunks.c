@@ -8,7 +8,7 @@
 enum {
   CLIENT_FILTERED = 1, /* elements have the size of their chunk */
   HEADER_SIZE = 24,
-  PREFIX_SIZE = 14, /* of the data block */
+  PREFIX_SIZE = 14,   /* of the data block */
   MAX_PAGE_BITS = 11, /* HDF5 writes 10 */
 };
 
