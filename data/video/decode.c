@@ -234,7 +234,9 @@ static Status open_filter(StreamReader *reader, VideoInfo *info, Error *error) {
   bool turned = input.rotation % 180 != 0;
   info->file_width = turned ? input.height : input.width;
   info->file_height = turned ? input.width : input.height;
-  TRY(frame_filter_open(&input, &reader->options, &reader->filter, error));
+  status = frame_filter_open(&input, &reader->options, &reader->filter, error);
+  if (status != OK) status = error_context(error, "%s", reader->path);
+  if (status != OK) goto done;
   frame_filter_output(reader->filter, &info->width, &info->height, &info->fps_numerator,
                       &info->fps_denominator);
 done:

@@ -86,7 +86,7 @@ static Status append_source(FrameFilter *filter, const FilterInput *input, AVFil
                         input->width, input->height, input->format, input->time_base_numerator,
                         input->time_base_denominator, input->aspect_numerator,
                         input->aspect_denominator > 0 ? input->aspect_denominator : 1);
-  if (input->rate_numerator > 0)
+  if (input->rate_numerator > 0 && input->rate_denominator > 0)
     snprintf(arguments + length, sizeof arguments - (size_t)length, ":frame_rate=%d/%d",
              input->rate_numerator, input->rate_denominator);
   Status status = append(filter, last, "buffer", arguments, error);
