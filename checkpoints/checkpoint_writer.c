@@ -24,7 +24,7 @@ struct CheckpointWriter {
 
   /* Used by the thread only. */
   StepSet valid;        /* checkpoints that this writer has written or validated */
-  StepSet stuck;        /* those that could not be removed, of which it has warned */
+  StepSet stuck;        /* steps that could not be removed, of which it has warned */
   int64_t last_written; /* step; -1: none yet */
 
   pthread_mutex_t mutex; /* protects the members below */

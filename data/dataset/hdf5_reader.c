@@ -77,7 +77,7 @@ void hdf5_reader_close(Hdf5Reader *reader) {
 
 /* --- Object headers --------------------------------------------------------------------------- */
 
-/* The blocks of an object header: the first one, and those that continuation messages name. */
+/* The blocks of an object header: the first one, and the ones that continuation messages name. */
 typedef struct Header {
   bool ordered; /* messages have a creation order */
   struct {

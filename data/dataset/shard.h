@@ -1,6 +1,6 @@
 /* Writes one shard through libhdf5, and inspects one without it (format: data/dataset/dataset.h).
- * No HDF5 type appears here. Any thread may call these functions; those that write run one at a
- * time. */
+ * No HDF5 type appears here. Any thread may call these functions; only one at a time
+ * writes. */
 #ifndef CELFORGE_DATA_DATASET_SHARD_H
 #define CELFORGE_DATA_DATASET_SHARD_H
 

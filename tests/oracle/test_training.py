@@ -19,7 +19,7 @@ steps in float32. Compared (all norms are 2-norms, all errors relative to PyTorc
 A pre-activation within rounding of zero may fall on either side of a ReLU's kink, and a colour near black or white on
 either side of where the discriminators' input is clipped. That changes some gradients by up to a percent, also between
 PyTorch's float32 and float64, but affects single steps; a wrong formula would affect all: hence the strict limit on the
-first quartile. What is further from PyTorch's float32 must be as near to its float64, or not further than float32 is.
+first quartile. What is further from PyTorch's float32 must be as near to its float64.
 """
 import json
 import os
@@ -249,7 +249,8 @@ UNPAIRED_CASES = {
     "motion consistency": {**ALONE, "loss.motion_consistency": 20},
     "flow consistency": {**ALONE, "loss.flow_consistency": 20},
     # VGG19 has many kinks: smaller steps, more clips. At the full rate PyTorch's own float32 is 2.5e-3 away from its float64 after ten steps.
-    "content": {**ALONE, **VGG, "loss.content": 1, "optim.generator_lr": 2e-5, "train.global_batch": 4},
+    # The seed: with the default one, values are within rounding of VGG's kinks in most steps.
+    "content": {**ALONE, **VGG, "run.seed": 3, "loss.content": 1, "optim.generator_lr": 2e-5, "train.global_batch": 4},
     "style": {**ALONE, **VGG, "loss.style": 10},
     "edge negatives, cross-entropy": {**UNPAIRED, "loss.edge_negatives": 1, "loss.adversarial": "bce"},
     "grey view alone": {**UNPAIRED, "model.image_scales": 0, "model.grey_view": True},
@@ -398,14 +399,13 @@ def first_quartile(errors):
 
 
 def errors_against_float64(run):
-    """The moments' errors in each step against PyTorch in float64: ours, and those of PyTorch in float32."""
-    ours, theirs = {}, {}
+    """The moments' errors in each step against PyTorch in float64."""
+    errors = {}
     for step in range(1, STEPS):
-        state, exact = run.continue_from(step, 1)[1], run.continue_from(step, 1, torch.float64)[1]
+        state = run.continue_from(step, 1, torch.float64)[1]
         for key in run.compared(state, r"\w+\.moment"):
-            ours.setdefault(key, []).append(distance(run.states[step + 1][key], exact[key]))
-            theirs.setdefault(key, []).append(distance(state[key], exact[key]))
-    return ours, theirs
+            errors.setdefault(key, []).append(distance(run.states[step + 1][key], state[key]))
+    return errors
 
 
 def check_one_by_one(tap, name, run):
@@ -421,12 +421,10 @@ def check_one_by_one(tap, name, run):
     tap.check(worst <= 1e-3, f"{name}: each step's losses and norms within 1e-3", f"largest {worst:.1e}: {where}")
     tap.check(max(updates) <= 5e-2, f"{name}: each step's update within 5e-2", f"largest {max(updates):.1e}")
     worst, where = first_quartile(moments)
-    limit = 2e-5
-    if worst > limit:  # where many values are near to a kink, float32 is on the other side in other steps than we are
-        exact, rounding = errors_against_float64(run)
+    if worst > 2e-5:  # where many values are near to a kink, float32 is on the other side in other steps than we are
+        exact = errors_against_float64(run)
         worst, where = first_quartile({key: np.minimum(errors, exact[key]) for key, errors in moments.items()})
-        limit = max(limit, first_quartile(rounding)[0])
-    tap.check(worst <= limit, f"{name}: moments in the first quartile of steps within 2e-5", f"largest {worst:.1e} of {limit:.1e}: {where}")
+    tap.check(worst <= 2e-5, f"{name}: moments in the first quartile of steps within 2e-5", f"largest {worst:.1e}: {where}")
 
 
 def check_learning_rates(tap, name, run):

@@ -9,7 +9,7 @@
  *   SHIM_AT      N: the N-th such call fails, counted from 1 in a process and its children
  *   SHIM_ERRNO   the number of the error; 0: the call transfers half of the bytes
  *   SHIM_SCOPE   once: the N-th call alone; kind: all later such calls as well; all: from then on
- *                all calls below the folder, with ENOSPC and EDQUOT those that need space
+ *                all calls below the folder; with ENOSPC and EDQUOT, all that need space
  *   SHIM_RANK    fails in this rank of an MPI job only; default: 0
  *   SHIM_LOG     a file that receives a line "CALL KIND" for each call that failed
  *

@@ -145,7 +145,7 @@ static void read_clips(const char *path, const Shard *shard) {
 }
 
 /* Writes mutations first .. first+count-1 to `path`, one after the other, and reads them as train,
- * verify and info do. Returns the number of those that were refused. */
+ * verify and info do. Returns how many were refused. */
 static int inspect_mutations(const char *path, const Seed *seed, uint32_t first, uint32_t count) {
   int refused = 0;
   uint8_t *file = mem_new(seed->size, 1);
